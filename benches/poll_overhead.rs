@@ -1,0 +1,281 @@
+//! What measuring adds to one poll: pollwatch beside a bare runtime, hand-written floors, tokio's poll-time histogram and
+//! tokio-metrics' `TaskMonitor`. The results are kept in `docs/overhead.md`.
+//!
+//! `cargo bench --bench poll_overhead [-- --quick] [-- NAME]`. Every round runs all variants, one after the other, each round
+//! beginning with another one, so that a change of the machine's speed meets all of them. `--quick` only checks that it runs;
+//! a name leaves out the variants whose name does not contain it (for a profiler).
+
+use std::pin::Pin;
+use std::process::Command;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use pin_project_lite::pin_project;
+use pollwatch::Watchdog;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+
+/// A hand-written measurement with nothing to spare: no sites, no slot, no detection.
+mod floor {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const SUB_BITS: u32 = 3;
+    const BINS: usize = 320;
+
+    thread_local! {
+        static BEGIN: Cell<u64> = const { Cell::new(0) };
+        static HISTOGRAM: [AtomicU64; BINS] = const { [const { AtomicU64::new(0) }; BINS] };
+    }
+
+    /// The clock, which callers keep: no look-up in a poll.
+    pub(crate) fn clock() -> quanta::Clock {
+        static CLOCK: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
+        CLOCK.clone()
+    }
+
+    #[cfg(tokio_unstable)]
+    pub(crate) fn before(clock: &quanta::Clock) {
+        BEGIN.set(clock.raw());
+    }
+
+    #[cfg(tokio_unstable)]
+    pub(crate) fn after(clock: &quanta::Clock) {
+        record(clock, BEGIN.get());
+    }
+
+    #[inline]
+    pub(crate) fn record(clock: &quanta::Clock, begin: u64) {
+        let nanos = clock.delta_as_nanos(begin, clock.raw());
+        let exponent = 63 - (nanos | 1).leading_zeros();
+        let shift = exponent.saturating_sub(SUB_BITS);
+        let bin = ((shift as usize) << SUB_BITS) + (nanos >> shift) as usize;
+        HISTOGRAM.with(|bins| {
+            let bin = &bins[bin.min(BINS - 1)];
+            bin.store(bin.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        });
+    }
+}
+
+pin_project! {
+    /// The floor as a wrapper.
+    struct FloorWrapper<F> {
+        #[pin]
+        inner: F,
+        clock: quanta::Clock,
+    }
+}
+
+impl<F: Future> Future for FloorWrapper<F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let begin = this.clock.raw();
+        let result = this.inner.poll(cx);
+        floor::record(this.clock, begin);
+        result
+    }
+}
+
+/// Tasks that take turns. A single one would have the worker look for other work and for events between any two polls, and
+/// that would hide what measuring adds.
+const TASKS: u32 = 16;
+
+/// The task of every variant: polls that do nothing but come back.
+async fn task(polls: u32) {
+    for _ in 0..polls {
+        tokio::task::yield_now().await;
+    }
+}
+
+const BARE: &str = "bare";
+const FLOOR_WRAPPER: &str = "floor: wrapper";
+const POLLWATCH_WRAPPER: &str = "pollwatch: wrapper";
+const TASK_MONITOR: &str = "tokio-metrics: TaskMonitor";
+#[cfg(tokio_unstable)]
+const FLOOR_HOOKS: &str = "floor: hooks";
+#[cfg(tokio_unstable)]
+const POLLWATCH_HOOKS: &str = "pollwatch: hooks";
+const TOKIO_HISTOGRAM: &str = "tokio: poll-time histogram";
+
+type Build = fn() -> Builder;
+type Spawn = Box<dyn Fn(&Runtime, u32) -> JoinHandle<()>>;
+
+/// One way to measure, and its nanoseconds a poll, round by round.
+struct Variant {
+    name: &'static str,
+    runtime: Runtime,
+    spawn: Spawn,
+    samples: Vec<f64>,
+}
+
+impl Variant {
+    fn new(name: &'static str, runtime: Runtime, spawn: Spawn) -> Variant {
+        Variant { name, runtime, spawn, samples: Vec::new() }
+    }
+
+    fn sample(&mut self, polls: u32) {
+        let start = Instant::now();
+        let tasks: Vec<_> = (0..TASKS).map(|_| (self.spawn)(&self.runtime, polls / TASKS)).collect();
+        self.runtime.block_on(async {
+            for task in tasks {
+                task.await.expect("the task ends");
+            }
+        });
+        self.samples.push(start.elapsed().as_nanos() as f64 / f64::from(polls));
+    }
+}
+
+fn plain() -> Spawn {
+    Box::new(|runtime, polls| runtime.spawn(task(polls)))
+}
+
+fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
+    let build = || builder().build().expect("a runtime");
+    let mut all = vec![Variant::new(BARE, build(), plain())];
+
+    #[cfg(tokio_unstable)]
+    {
+        let (before, after) = (floor::clock(), floor::clock());
+        let hooked = builder()
+            .on_before_task_poll(move |_| floor::before(&before))
+            .on_after_task_poll(move |_| floor::after(&after))
+            .build();
+        all.push(Variant::new(FLOOR_HOOKS, hooked.expect("a runtime"), plain()));
+        let watched = watchdog.build_runtime(&format!("{flavor}, hooks"), &mut builder()).expect("a runtime");
+        all.push(Variant::new(POLLWATCH_HOOKS, watched, plain()));
+    }
+
+    let clock = floor::clock();
+    let wrapped: Spawn =
+        Box::new(move |runtime, polls| runtime.spawn(FloorWrapper { inner: task(polls), clock: clock.clone() }));
+    all.push(Variant::new(FLOOR_WRAPPER, build(), wrapped));
+
+    let attached = build();
+    watchdog.attach(&format!("{flavor}, wrapper"), attached.handle()).expect("attached");
+    let handle = watchdog.clone();
+    let watched: Spawn = Box::new(move |runtime, polls| runtime.spawn(handle.watch(task(polls))));
+    all.push(Variant::new(POLLWATCH_WRAPPER, attached, watched));
+
+    #[cfg(tokio_unstable)]
+    {
+        let timed = builder().enable_metrics_poll_time_histogram().build();
+        all.push(Variant::new(TOKIO_HISTOGRAM, timed.expect("a runtime"), plain()));
+    }
+
+    let monitor = tokio_metrics::TaskMonitor::new();
+    let instrumented: Spawn = Box::new(move |runtime, polls| runtime.spawn(monitor.instrument(task(polls))));
+    all.push(Variant::new(TASK_MONITOR, build(), instrumented));
+    all
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { values[middle - 1].midpoint(values[middle]) }
+}
+
+/// The figures of one flavour; every comparison is made within a round, and the median taken of all rounds.
+struct Results<'a>(&'a [Variant]);
+
+impl Results<'_> {
+    fn find(&self, name: &str) -> Option<&[f64]> {
+        self.0.iter().find(|v| v.name == name).map(|v| v.samples.as_slice())
+    }
+
+    /// Median over rounds of `f(a, b, bare)`, or nothing where one of them did not run.
+    fn compare(&self, a: &str, b: &str, f: impl Fn(f64, f64, f64) -> f64) -> Option<f64> {
+        let (a, b, bare) = (self.find(a)?, self.find(b)?, self.find(BARE)?);
+        Some(median((0..a.len()).map(|i| f(a[i], b[i], bare[i])).collect()))
+    }
+
+    fn row(&self, name: &str) -> String {
+        let show = |value: Option<f64>, digits| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+        let nanos = self.find(name).map(|samples| median(samples.to_vec()));
+        let added = self.compare(name, BARE, |a, _, bare| a - bare).filter(|_| name != BARE);
+        let (floor, ours) = match name {
+            POLLWATCH_WRAPPER => (Some(FLOOR_WRAPPER), true),
+            #[cfg(tokio_unstable)]
+            POLLWATCH_HOOKS => (Some(FLOOR_HOOKS), true),
+            _ => (None, false),
+        };
+        let of_floor = floor.and_then(|floor| self.compare(name, floor, |a, b, _| a / b));
+        let of_added = |other| self.compare(name, other, |a, b, bare| (a - bare) / (b - bare)).filter(|_| ours);
+        format!(
+            "| {name} | {} | {} | {} | {} | {} |",
+            show(nanos, 1),
+            show(added, 1),
+            show(of_floor, 2),
+            show(of_added(TOKIO_HISTOGRAM), 2),
+            show(of_added(TASK_MONITOR), 3),
+        )
+    }
+
+    fn print(&self, flavor: &str) {
+        println!("\n{flavor} runtime:\n");
+        println!(
+            "| variant | ns a poll | added to bare | of its floor, whole poll (bar 1.15) | added, of tokio's histogram (bar 0.5) \
+             | added, of TaskMonitor (bar 0.167) |"
+        );
+        println!("|---|---|---|---|---|---|");
+        for variant in self.0 {
+            println!("{}", self.row(variant.name));
+        }
+    }
+}
+
+fn describe(rounds: usize, polls: u32) {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|info| {
+        let line = info.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    let rustc = Command::new("rustc").arg("--version").output().ok();
+    let rustc = rustc.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let unknown = || "unknown".to_owned();
+    println!(
+        "- CPU: {}, {} cores",
+        cpu.unwrap_or_else(unknown),
+        std::thread::available_parallelism().map_or(0, usize::from)
+    );
+    println!("- kernel: {} {}", std::env::consts::OS, kernel.unwrap_or_else(unknown).trim());
+    println!("- compiler: {}, {}", rustc.unwrap_or_else(unknown), std::env::consts::ARCH);
+    println!("- mode: {}", if cfg!(tokio_unstable) { "tokio_unstable" } else { "stable" });
+    println!("- {rounds} rounds of {polls} polls a variant; medians");
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    // Without cargo bench's own flag this runs as a test.
+    let quick = has("--quick") || !has("--bench");
+    let (rounds, polls) = if quick { (2, 2_000) } else { (151, 40_000) };
+    let only = args.iter().find(|arg| !arg.starts_with('-'));
+
+    describe(rounds, polls);
+    let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
+    let flavors: [(&str, Build); 2] = [
+        ("current-thread", Builder::new_current_thread),
+        ("multi-thread, 1 worker", || {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(1);
+            builder
+        }),
+    ];
+    for (flavor, builder) in flavors {
+        let mut variants = variants(&watchdog, flavor, builder);
+        variants.retain(|v| only.is_none_or(|name| v.name.contains(name.as_str())));
+        variants.iter_mut().for_each(|v| v.sample(polls / 10));
+        variants.iter_mut().for_each(|v| v.samples.clear());
+        let count = variants.len();
+        for round in 0..rounds {
+            for turn in 0..count {
+                variants[(round + turn) % count].sample(polls);
+            }
+        }
+        Results(&variants).print(flavor);
+    }
+}

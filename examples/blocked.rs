@@ -1,0 +1,74 @@
+//! Symptom: some requests take long, the CPU is idle, and no profiler shows anything. Something waits inside a poll.
+//!
+//! `cargo run --release --example blocked` blocks a worker in the four usual ways, one after the other; `-- sleep`, `file`, `lock`
+//! or `dns` in one of them. Watch the log: pollwatch names the function and the line while the worker is still blocked, says what it
+//! waits for, and what to do instead.
+
+use std::io::Read;
+use std::net::ToSocketAddrs;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use pollwatch::Watchdog;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().without_time().init();
+    let watchdog = Watchdog::builder().start()?;
+    let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for way in ["sleep", "file", "lock", "dns"] {
+        if !wanted.is_empty() && !wanted.iter().any(|w| w == way) {
+            continue;
+        }
+        println!("\n{way}:");
+        let begin = Instant::now();
+        runtime.block_on(async {
+            match way {
+                "sleep" => watchdog.spawn(sleeps()).await,
+                "file" => watchdog.spawn(reads_a_file()).await,
+                "lock" => watchdog.spawn(waits_for_a_lock()).await,
+                _ => watchdog.spawn(looks_a_name_up()).await,
+            }
+        })?;
+        println!("({way} blocked its worker for {} ms)", begin.elapsed().as_millis());
+    }
+    drop(runtime);
+    watchdog.shutdown();
+    Ok(())
+}
+
+async fn sleeps() {
+    std::thread::sleep(Duration::from_millis(60));
+}
+
+/// A file that answers late: a pipe stands for the network file system.
+async fn reads_a_file() {
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(60));
+        drop(writer);
+    });
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("it ends");
+}
+
+async fn waits_for_a_lock() {
+    let balance = Arc::new(Mutex::new(0));
+    let held = balance.clone();
+    let (locked, is_locked) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _held = held.lock().expect("it is free");
+        let _ = locked.send(());
+        std::thread::sleep(Duration::from_millis(60));
+    });
+    is_locked.await.expect("the other thread has it");
+    *balance.lock().expect("it becomes free") += 1;
+}
+
+/// Blocks as long as the resolver takes: not at all where one refuses at once.
+async fn looks_a_name_up() {
+    match ("a-name-that-is-not.example", 80).to_socket_addrs() {
+        Ok(found) => println!("found {} addresses", found.count()),
+        Err(error) => println!("{error}"),
+    }
+}

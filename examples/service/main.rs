@@ -1,0 +1,153 @@
+//! The latency of every route rises while the CPUs have time to spare: something blocks the event loop. What, and where?
+//!
+//! An axum service with two routes that block their worker (a render of 20 ms, an upstream called with a blocking client) and
+//! their fixed twins. It puts each under load, and prints what clients saw next to what pollwatch found.
+//!
+//! `cargo run --release --example service`, or with `-- --help`.
+
+mod args;
+mod load;
+mod render;
+mod report;
+mod routes;
+mod upstream;
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use pollwatch::Watchdog;
+use tokio::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::fmt::time::uptime;
+
+use crate::args::Args;
+use crate::load::Load;
+use crate::report::Phase;
+
+/// Said here, so that the effect is the same on every machine.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())) {
+        Ok(Some(args)) => args,
+        Ok(None) => {
+            print!("{}", args::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(text) => return refuse(&format!("{text}; --help tells the flags")),
+    };
+    log_to_stderr();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Address(text)) => refuse(&text),
+        Err(Failure::Other(error)) => {
+            eprintln!("service: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    // What a service of yours would do: start a watchdog, let it build the runtime, serve as ever.
+    let watchdog = Watchdog::builder().listen(args.listen).start().map_err(|error| match error.is_listen() {
+        true => in_use("--listen", args.listen, &error.source().map(ToString::to_string).unwrap_or_default()),
+        false => error.into(),
+    })?;
+    let runtime = watchdog
+        .build_runtime("main", tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all())?;
+    let listener = runtime
+        .block_on(TcpListener::bind(args.serve))
+        .map_err(|error| in_use("--serve", args.serve, &error.to_string()))?;
+    let service = listener.local_addr()?;
+    let app = routes::router(&watchdog, upstream::start()?)?;
+    runtime.spawn(async move { axum::serve(listener, app).await });
+
+    // What is left is the demonstration.
+    let pages = watchdog.local_addr().ok_or("the watchdog has no server")?;
+    println!("the service:  http://{service}  ({WORKERS} workers)");
+    println!(
+        "its pages:    curl http://{pages}/metrics  (also /stalls and /healthz; they answer during the load, too)"
+    );
+    println!(
+        "it sees:      {}",
+        match watchdog.coverage().hooks {
+            true => "every task of the runtime (tokio_unstable is on)",
+            false => "the tasks and futures given to `Watchdog::spawn` and `watch` (tokio_unstable is off)",
+        }
+    );
+    if args.load {
+        drive_load(&watchdog, &Load::new(service, pages)?, args.duration)?;
+    }
+    if !args.once {
+        println!("\nStill there, until Ctrl-C: curl http://{service}{}", routes::ROUTES[0]);
+        println!("                           curl http://{pages}/metrics");
+        runtime.block_on(tokio::signal::ctrl_c())?;
+    }
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Puts one route after the other under load, and prints the tables.
+fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<(), Box<dyn Error>> {
+    println!(
+        "the load:     {} connections, {} s a route; stalls are logged as they are found\n",
+        load::CONNECTIONS,
+        duration.as_secs()
+    );
+    let mut phases = Vec::new();
+    for (i, route) in routes::ROUTES.into_iter().enumerate() {
+        println!("[{}/{}] {route} ...", i + 1, routes::ROUTES.len());
+        let before = watchdog.snapshot();
+        let outcome = load.drive(route, duration)?;
+        // The answer is out before the poll that sent it has ended, and the watchdog has heard of it.
+        thread::sleep(Duration::from_millis(100));
+        phases.push(Phase { route, outcome, stalls: report::stalls_between(&before, &watchdog.snapshot()) });
+    }
+    report::print(&phases, watchdog.snapshot().watchdog.threshold, WORKERS);
+    Ok(())
+}
+
+/// Log lines on stderr, only the sentence of each: a service would keep the fields as well. `RUST_LOG` as usual.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let sentence = debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .fmt_fields(sentence)
+        .with_timer(uptime())
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+}
+
+/// Why it could not run.
+enum Failure {
+    Address(String),
+    Other(Box<dyn Error>),
+}
+
+impl<E: Into<Box<dyn Error>>> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::Other(error.into())
+    }
+}
+
+fn in_use(flag: &str, addr: SocketAddr, why: &str) -> Failure {
+    Failure::Address(format!(
+        "cannot listen on {addr}: {why}; choose another with {flag} ADDR (port 0: any that is free)"
+    ))
+}
+
+/// The flags must be changed: exit code 2, as is usual.
+fn refuse(text: &str) -> ExitCode {
+    eprintln!("service: {text}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,121 @@
+//! What a watchdog can see, and what it cannot.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::detect::capture;
+use crate::measure::hooks;
+use crate::shared::Shared;
+
+/// What a watchdog can see, and what it cannot; from [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` tells it in
+/// a few lines.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Coverage {
+    /// tokio's task hooks are compiled in (`tokio_unstable`).
+    pub hooks: bool,
+    /// A sleeping watchdog is woken by the first poll (`membarrier`); else it looks by itself ten times a second when idle, and
+    /// the first stall after an idle time may be found up to 100 ms late.
+    pub exact_wakeup: bool,
+    /// Where times come from: `cpu counter`, or `monotonic` (slower, equally right).
+    pub clock: &'static str,
+    /// Whether stalls come with stacks.
+    pub stacks: StackCoverage,
+    /// The runtimes, in the order in which they became known.
+    pub runtimes: Vec<RuntimeCoverage>,
+    /// Threads that were not measured, because there were more than 4,096 at a time.
+    pub unmeasured_threads: u64,
+    /// Slow polls that came faster than the watchdog could take them: counted in the histogram, told nowhere.
+    pub lost_polls: u64,
+}
+
+/// Whether stalls come with the stacks of the blocked threads; all else is told without them, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StackCoverage {
+    /// They are taken.
+    Taken,
+    /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
+    SwitchedOff,
+    /// The feature `capture` is off.
+    NotCompiled,
+    /// What they need was not there when the watchdog started, for this reason.
+    NotHere(&'static str),
+}
+
+impl StackCoverage {
+    pub(crate) fn of(wanted: bool) -> StackCoverage {
+        match capture::obstacle() {
+            _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
+            _ if !wanted => StackCoverage::SwitchedOff,
+            Some(why) => StackCoverage::NotHere(why),
+            None => StackCoverage::Taken,
+        }
+    }
+}
+
+impl fmt::Display for StackCoverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StackCoverage::Taken => f.write_str("taken"),
+            StackCoverage::SwitchedOff => f.write_str("switched off (capture_stacks)"),
+            StackCoverage::NotCompiled => f.write_str("not compiled (feature capture)"),
+            StackCoverage::NotHere(why) => write!(f, "not here: {why}"),
+        }
+    }
+}
+
+/// What is seen of one runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RuntimeCoverage {
+    /// Its name.
+    pub name: Arc<str>,
+    /// It has not been shut down.
+    pub alive: bool,
+    /// Every spawned task is seen; else only what `watch` and `spawn` wrap.
+    pub every_task: bool,
+}
+
+impl Coverage {
+    pub(crate) fn of(shared: &Shared) -> Coverage {
+        let meter = &shared.meter;
+        let runtimes = meter.runtimes.all().into_iter().filter(|r| r.id != crate::measure::runtime::OTHER);
+        Coverage {
+            hooks: hooks::INSTALLED,
+            exact_wakeup: meter.wake.is_exact(),
+            clock: meter.clock.name(),
+            stacks: shared.stacks,
+            runtimes: runtimes
+                .map(|r| RuntimeCoverage { name: r.name.clone(), alive: r.is_live(), every_task: r.is_hooked() })
+                .collect(),
+            unmeasured_threads: meter.refused_threads(),
+            lost_polls: meter.lost_polls(),
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let yes = |yes: bool| if yes { "yes" } else { "no" };
+        writeln!(f, "task hooks (tokio_unstable): {}", yes(self.hooks))?;
+        writeln!(f, "woken from idle by the first poll: {}", yes(self.exact_wakeup))?;
+        writeln!(f, "clock: {}", self.clock)?;
+        write!(f, "stacks: {}", self.stacks)?;
+        for runtime in &self.runtimes {
+            let what = match (runtime.alive, runtime.every_task) {
+                (false, _) => "shut down",
+                (true, true) => "every spawned task; `block_on` roots and LocalSet tasks only where watched",
+                (true, false) => "watched futures only",
+            };
+            write!(f, "\nruntime {:?}: {what}", runtime.name)?;
+        }
+        if self.unmeasured_threads > 0 {
+            write!(f, "\nthreads not measured: {}", self.unmeasured_threads)?;
+        }
+        if self.lost_polls > 0 {
+            write!(f, "\nslow polls not told: {}", self.lost_polls)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! The way in by a signal: the blocked thread copies its own registers and stack, and does nothing else.
+//!
+//! One request at a time in the process. The handler runs on the interrupted thread: it checks who sent the signal and whom it is
+//! for, claims the request by one compare-and-swap, copies plain memory into a buffer that was made and touched before, and says
+//! so. It takes no lock, allocates nothing, touches no thread-local but `errno` (which it puts back), and unwinds nothing.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::arch::{self, Regs};
+use crate::util::lock;
+
+/// Ignored by default, and what others use for such purposes (Go's runtime preempts by it): a stray one does no harm.
+const SIGNAL: libc::c_int = libc::SIGURG;
+
+/// The most that is copied of a stack.
+pub(super) const MAX_STACK: usize = 512 * 1024;
+
+/// How long a thread may take to get to its handler, before the request is withdrawn.
+pub(super) const PATIENCE: Duration = Duration::from_millis(5);
+/// How long a handler that has begun may take: it copies half a megabyte at most, but may lose its CPU meanwhile.
+const LONG_PATIENCE: Duration = Duration::from_millis(500);
+
+const IDLE: u64 = 0;
+const REQUESTED: u64 = 1;
+const BUSY: u64 = 2;
+const DONE: u64 = 3;
+const PHASE: u64 = 3;
+
+/// The one request. Written by the requester while `IDLE`, by the handler while `BUSY`, read by the requester when `DONE`.
+struct Request {
+    /// Whom it is for (the upper half), which one it is, and its phase (the lowest two bits): claimed or withdrawn as a whole, so
+    /// that a late handler takes no other's.
+    state: AtomicU64,
+    /// The stack's bounds: the handler copies nothing from elsewhere.
+    low: AtomicUsize,
+    high: AtomicUsize,
+    buffer: AtomicPtr<u8>,
+    len: AtomicUsize,
+    sp: AtomicU64,
+    regs: [AtomicU64; arch::REGS],
+}
+
+static REQUEST: Request = Request {
+    state: AtomicU64::new(IDLE),
+    low: AtomicUsize::new(0),
+    high: AtomicUsize::new(0),
+    buffer: AtomicPtr::new(std::ptr::null_mut()),
+    len: AtomicUsize::new(0),
+    sp: AtomicU64::new(0),
+    regs: [const { AtomicU64::new(0) }; arch::REGS],
+};
+
+/// The handler that was installed before ours. It is called for every signal: theirs and ours may arrive as one, and one too many
+/// harms nobody who uses this signal, while one too few may.
+static EARLIER: Earlier = Earlier { action: AtomicUsize::new(libc::SIG_DFL), takes_info: AtomicU32::new(0) };
+
+struct Earlier {
+    action: AtomicUsize,
+    takes_info: AtomicU32,
+}
+
+/// The requester's side: whoever holds it may make a request.
+struct Requester {
+    /// Never freed: a handler may come late.
+    buffer: &'static [UnsafeCell<u8>],
+    /// Counts the requests.
+    sequence: u64,
+}
+
+/// Why there is no copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The thread did not get to its handler in time.
+    Timeout,
+    /// The thread runs on a stack that is not its own (a coroutine's, a grown one).
+    Elsewhere,
+    /// No handler could be installed, or the thread is gone.
+    Unavailable,
+}
+
+/// The one requester, with its handler installed; `None` where that cannot be done.
+fn requester() -> Option<&'static Mutex<Requester>> {
+    static REQUESTER: OnceLock<Option<Mutex<Requester>>> = OnceLock::new();
+    REQUESTER
+        .get_or_init(|| {
+            // Filled, so that every page is there before a handler writes to it.
+            let buffer: Box<[UnsafeCell<u8>]> = (0..MAX_STACK).map(|_| UnsafeCell::new(1)).collect();
+            let buffer: &'static [UnsafeCell<u8>] = Box::leak(buffer);
+            REQUEST.buffer.store(UnsafeCell::raw_get(buffer.as_ptr()), Ordering::Release);
+            install().then(|| Mutex::new(Requester { buffer, sequence: 0 }))
+        })
+        .as_ref()
+}
+
+fn install() -> bool {
+    // SAFETY: `action` and `earlier` are valid for the calls; the handler is an `extern "C"` function of the three-argument kind
+    // that SA_SIGINFO asks for, and lives as long as the process. The earlier handler is kept before ours can run: it is read
+    // first by itself, so that a signal in between finds it.
+    unsafe {
+        let mut earlier: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(SIGNAL, std::ptr::null(), &mut earlier) != 0 {
+            return false;
+        }
+        remember(&earlier);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+        libc::sigfillset(&mut action.sa_mask);
+        if libc::sigaction(SIGNAL, &action, &mut earlier) != 0 {
+            return false;
+        }
+        // Should somebody have installed another in between, it is that one.
+        remember(&earlier);
+        true
+    }
+}
+
+fn remember(earlier: &libc::sigaction) {
+    EARLIER.takes_info.store(u32::from(earlier.sa_flags & libc::SA_SIGINFO != 0), Ordering::Relaxed);
+    EARLIER.action.store(earlier.sa_sigaction, Ordering::Release);
+}
+
+extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: errno's place is valid on every thread, also in a handler.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: the kernel hands valid pointers to a three-argument handler.
+    unsafe { answer(info, context) };
+    // SAFETY: as above, and these are the arguments that we were called with.
+    unsafe { chain(signal, info, context) };
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Copies, if this signal is a request of ours to this thread.
+unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: `info` is valid; for a signal sent by tgkill, si_pid is there. getpid and gettid are async-signal-safe.
+    let (ours, tid) = unsafe {
+        let sent_by_us = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
+        (sent_by_us, libc::syscall(libc::SYS_gettid) as u64)
+    };
+    let state = REQUEST.state.load(Ordering::Acquire);
+    if !ours || state >> 32 != tid || state & PHASE != REQUESTED {
+        return;
+    }
+    let busy = state & !PHASE | BUSY;
+    if REQUEST.state.compare_exchange(state, busy, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        return;
+    }
+    // SAFETY: the kernel hands a valid ucontext to a three-argument handler.
+    let (sp, regs) = unsafe { arch::from_context(context.cast()) };
+    let (low, high) = (REQUEST.low.load(Ordering::Relaxed), REQUEST.high.load(Ordering::Relaxed));
+    let mut len = 0;
+    if (low..high).contains(&(sp as usize)) {
+        len = (high - sp as usize).min(MAX_STACK);
+        // SAFETY: `sp..high` lies within this thread's own stack, which is mapped from its stack pointer up. The buffer has
+        // MAX_STACK bytes and belongs to the handler while the phase is BUSY. The bytes are copied by the machine, not by the
+        // language: other threads may write what they have borrowed of this stack meanwhile, and then either value is copied.
+        unsafe { arch::copy(sp as *const u8, REQUEST.buffer.load(Ordering::Relaxed), len) };
+    }
+    for (place, reg) in REQUEST.regs.iter().zip(regs) {
+        place.store(reg, Ordering::Relaxed);
+    }
+    REQUEST.sp.store(sp, Ordering::Relaxed);
+    REQUEST.len.store(len, Ordering::Relaxed);
+    REQUEST.state.store(state & !PHASE | DONE, Ordering::Release);
+}
+
+unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let action = EARLIER.action.load(Ordering::Acquire);
+    if action == libc::SIG_DFL || action == libc::SIG_IGN {
+        return;
+    }
+    // SAFETY: `action` is the handler that was installed before ours, with the flag that says how it wants to be called.
+    unsafe {
+        if EARLIER.takes_info.load(Ordering::Relaxed) != 0 {
+            let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(action);
+            call(signal, info, context);
+        } else {
+            let call: extern "C" fn(libc::c_int) = std::mem::transmute(action);
+            call(signal);
+        }
+    }
+}
+
+/// Makes the buffer and installs the handler, so that the first copy does not wait for it.
+pub(super) fn warm() {
+    requester();
+}
+
+/// Has thread `tid` of this process copy its stack, from its stack pointer up to `high`. On the watchdog only.
+pub(super) fn copy(tid: i32, low: usize, high: usize, stack: &mut Vec<u8>) -> Result<Regs, Failure> {
+    let requester = requester().ok_or(Failure::Unavailable)?;
+    let mut requester = lock(requester);
+    if REQUEST.state.load(Ordering::Acquire) & PHASE == BUSY {
+        // The last handler has begun and not ended: the thread was stopped in it. The buffer is its until then.
+        return Err(Failure::Unavailable);
+    }
+    requester.sequence = requester.sequence.wrapping_add(1) % (1 << 30);
+    let request = (tid as u64) << 32 | requester.sequence << 2;
+    REQUEST.low.store(low, Ordering::Relaxed);
+    REQUEST.high.store(high, Ordering::Relaxed);
+    REQUEST.state.store(request | REQUESTED, Ordering::Release);
+    // SAFETY: tgkill takes three integers; a thread that is gone makes it fail.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, SIGNAL) } == 0;
+    let withdraw =
+        || REQUEST.state.compare_exchange(request | REQUESTED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if !sent && withdraw() {
+        return Err(Failure::Unavailable);
+    }
+    if !wait(PATIENCE) && withdraw() {
+        return Err(Failure::Timeout);
+    }
+    if !wait(LONG_PATIENCE) {
+        return Err(Failure::Timeout);
+    }
+    let len = REQUEST.len.load(Ordering::Relaxed);
+    let regs =
+        Regs::new(REQUEST.sp.load(Ordering::Relaxed), std::array::from_fn(|i| REQUEST.regs[i].load(Ordering::Relaxed)));
+    stack.clear();
+    // SAFETY: the state is DONE (read with Acquire in `wait`): the handler is through with the buffer, and no other can begin
+    // before the next request, which needs the lock that is held here.
+    stack.extend(requester.buffer[..len].iter().map(|byte| unsafe { *byte.get() }));
+    REQUEST.state.store(IDLE, Ordering::Release);
+    if len == 0 { Err(Failure::Elsewhere) } else { Ok(regs) }
+}
+
+fn wait(patience: Duration) -> bool {
+    let begin = Instant::now();
+    let mut turns = 0u32;
+    while REQUEST.state.load(Ordering::Acquire) & PHASE != DONE {
+        if begin.elapsed() >= patience {
+            return false;
+        }
+        turns += 1;
+        // A running thread takes the signal at once; one that has to be given a CPU first does not hurry for a busy waiter.
+        if turns < 200 { std::hint::spin_loop() } else { std::thread::sleep(Duration::from_micros(20)) }
+    }
+    true
+}
+
+// SAFETY: the cells are written by the handler and read by the requester in turns, ordered by `REQUEST.state`.
+unsafe impl Send for Requester {}

@@ -1,0 +1,200 @@
+mod hammer;
+mod interrupted;
+mod truth;
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::report::stack::Stack;
+
+/// A thread that does one thing until the test is through with it.
+struct Subject {
+    target: Target,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Subject {
+    fn start(run: impl FnOnce(&AtomicBool) + Send + 'static) -> Subject {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (send, receive) = mpsc::channel();
+        let seen = stop.clone();
+        let thread = thread::spawn(move || {
+            send.send(Target { tid: crate::sys::thread_id().unwrap(), stack: crate::sys::own_stack().unwrap() })
+                .unwrap();
+            run(&seen);
+        });
+        Subject { target: receive.recv().unwrap(), stop, thread: Some(thread) }
+    }
+
+    fn capture(&self, capturer: &mut Capturer) -> (Outcome, Option<RawStack>) {
+        capturer.capture(self.target, procfs::syscall(self.target.tid), || true)
+    }
+
+    /// The readable stack, once there is a complete one that names `function`.
+    fn stack_with(&self, function: &str) -> Stack {
+        let mut capturer = Capturer::default();
+        let begin = Instant::now();
+        loop {
+            let (outcome, raw) = self.capture(&mut capturer);
+            let stack = raw.map(|raw| symbols().stack(&raw));
+            match stack {
+                Some(stack)
+                    if outcome == Outcome::Ok && stack.user_frames().first().is_some_and(|f| names_it(f, function)) =>
+                {
+                    return stack;
+                }
+                _ => assert!(begin.elapsed() < Duration::from_secs(30), "{outcome:?} {stack:#?}"),
+            }
+        }
+    }
+}
+
+/// Runs this test once more, alone, in a process of its own, and kills that if it does not end. `module` and `name` are the test's.
+fn alone(module: &str, name: &str, time: Duration, run: impl FnOnce()) {
+    const ROLE: &str = "POLLWATCH_TEST_CHILD";
+    if std::env::var_os(ROLE).is_some() {
+        return run();
+    }
+    let test = format!("{}::{name}", module.split_once("::").unwrap().1);
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &test, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let id = child.id() as i32;
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || send.send(child.wait_with_output()));
+    let Ok(output) = receive.recv_timeout(time) else {
+        // SAFETY: the child has not been waited for: the id is still its own.
+        unsafe { libc::kill(id, libc::SIGKILL) };
+        panic!("did not end in {time:?}: {:?}", receive.recv());
+    };
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(output.status.success(), "{:?}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "no test is called {test}");
+}
+
+/// Whether a function that begins at an address is on a stack.
+fn is_on(raw: &RawStack, function: usize) -> bool {
+    let start = |address: u64| Some(raw.modules.of(address)?.function(address)?.start);
+    raw.chain.addresses.iter().any(|&address| start(address) == Some(function as u64))
+}
+
+fn names_it(frame: &crate::report::stack::Frame, function: &str) -> bool {
+    frame.function.as_deref().is_some_and(|f| f.ends_with(function))
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().unwrap();
+        thread.thread().unpark();
+        let _ = thread.join();
+    }
+}
+
+#[inline(never)]
+fn computes(stop: &AtomicBool) {
+    static SUM: AtomicU64 = AtomicU64::new(0);
+    while !stop.load(Ordering::Relaxed) {
+        for i in 0..1000u64 {
+            SUM.store(SUM.load(Ordering::Relaxed).wrapping_mul(31).wrapping_add(i), Ordering::Relaxed);
+        }
+    }
+}
+
+#[inline(never)]
+fn sleeps(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+#[inline(never)]
+fn waits_for_a_lock(stop: &AtomicBool, lock: &Mutex<()>) {
+    while !stop.load(Ordering::Relaxed) {
+        drop(lock.lock());
+    }
+}
+
+#[inline(never)]
+fn recurses(depth: u32, stop: &AtomicBool) -> u32 {
+    if depth == 0 {
+        computes(stop);
+        return 0;
+    }
+    std::hint::black_box(recurses(std::hint::black_box(depth - 1), stop)) + 1
+}
+
+#[test]
+fn of_a_thread_that_computes() {
+    let subject = Subject::start(computes);
+    let stack = subject.stack_with("::computes");
+    assert!(
+        stack.user_frames()[0].file.as_deref().is_some_and(|f| f.ends_with("src/detect/capture/tests.rs")),
+        "{stack:#}"
+    );
+}
+
+#[test]
+fn of_a_thread_that_sleeps() {
+    let subject = Subject::start(sleeps);
+    let stack = subject.stack_with("::sleeps");
+    let line = stack.user_frames()[0].line.unwrap();
+    let text = include_str!("tests.rs").lines().nth(line as usize - 1).unwrap();
+    assert!(text.contains("thread::sleep"), "{line}: {text}\n{stack:#}");
+}
+
+#[test]
+fn of_a_thread_that_waits_for_a_lock() {
+    let lock = Arc::new(Mutex::new(()));
+    let held = lock.lock().unwrap();
+    let theirs = lock.clone();
+    let subject = Subject::start(move |stop| waits_for_a_lock(stop, &theirs));
+    let stack = subject.stack_with("::waits_for_a_lock");
+    assert!(stack.leaf_frames().iter().any(|f| f.to_string().contains("Mutex")), "{stack:#}");
+    subject.stop.store(true, Ordering::Relaxed);
+    drop(held);
+}
+
+#[test]
+fn of_a_deep_recursion() {
+    let subject = Subject::start(|stop| {
+        recurses(2_000, stop);
+    });
+    let stack = subject.stack_with("::computes");
+    let shown = stack.frames().iter().filter(|f| names_it(f, "::recurses")).count();
+    let more = |frame: &crate::report::stack::Frame| {
+        frame.function.as_deref()?.strip_prefix('[')?.split(' ').next()?.parse().ok()
+    };
+    let omitted: usize = stack.frames().iter().find_map(more).expect("the middle is left out");
+    assert_eq!(shown + omitted, 2_001, "all that is left out is the recursion");
+}
+
+#[test]
+fn of_another_poll_is_dropped() {
+    let subject = Subject::start(sleeps);
+    let (target, begin) = (subject.target, Instant::now());
+    loop {
+        let (outcome, raw) = Capturer::default().capture(target, procfs::syscall(target.tid), || false);
+        assert!(raw.is_none(), "{outcome:?}");
+        if outcome == Outcome::Moved {
+            return;
+        }
+        // Between two sleeps, on a busy machine, it may have no CPU to answer on.
+        assert!(begin.elapsed() < Duration::from_secs(30), "{outcome:?}");
+    }
+}
+
+#[test]
+fn of_a_thread_that_is_gone() {
+    let target = Subject::start(|_| {}).target;
+    let (outcome, raw) = Capturer::default().capture(target, procfs::syscall(target.tid), || true);
+    assert_eq!((outcome, raw.is_none()), (Outcome::Unavailable, true));
+}

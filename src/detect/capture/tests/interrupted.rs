@@ -1,0 +1,194 @@
+//! What captures do to the user's system calls: those that a signal cuts short are counted, with and without.
+
+use std::hint::black_box;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+/// Over all calls.
+const CAPTURES: u64 = 2_000;
+/// Of those, calls that may be cut short: where a thread enters a call just when it was seen running.
+const FEW: u64 = 40;
+/// On a busy machine a thread may lose its CPU between the look and the signal.
+const ATTEMPTS: usize = 3;
+const WAIT: Duration = Duration::from_millis(2);
+/// Computed between calls.
+const WORK: Duration = Duration::from_micros(500);
+
+/// Whether a call was cut short. Each ends by itself after about [`WAIT`].
+type Call = fn(&Peer) -> bool;
+
+/// The other side of a call, which answers now and then.
+struct Peer {
+    stream: UnixStream,
+    pipe: (std::io::PipeReader, std::io::PipeWriter),
+}
+
+fn interrupted() -> bool {
+    std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+}
+
+fn timespec() -> libc::timespec {
+    libc::timespec { tv_sec: 0, tv_nsec: WAIT.as_nanos() as i64 }
+}
+
+fn nanosleep(_: &Peer) -> bool {
+    // SAFETY: the time is valid; what is left is not asked for.
+    unsafe { libc::nanosleep(&timespec(), std::ptr::null_mut()) != 0 }
+}
+
+fn poll(peer: &Peer) -> bool {
+    let mut fd = libc::pollfd { fd: peer.stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor.
+    unsafe { libc::poll(&mut fd, 1, WAIT.as_millis() as i32) < 0 && interrupted() }
+}
+
+fn select(_: &Peer) -> bool {
+    let mut time = libc::timeval { tv_sec: 0, tv_usec: WAIT.as_micros() as i64 };
+    let none = std::ptr::null_mut();
+    // SAFETY: no descriptors at all.
+    unsafe { libc::select(0, none, none, none, &mut time) < 0 && interrupted() }
+}
+
+fn receive_with_a_time_out(peer: &Peer) -> bool {
+    let mut buffer = [0u8; 8];
+    // SAFETY: the buffer has that length.
+    unsafe { libc::recv(peer.stream.as_raw_fd(), buffer.as_mut_ptr().cast(), 8, 0) < 0 && interrupted() }
+}
+
+fn futex_with_a_time_out(_: &Peer) -> bool {
+    let word = 0u32;
+    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word and the time are valid during the call.
+    unsafe { libc::syscall(libc::SYS_futex, &word, wait, 0, &timespec()) < 0 && interrupted() }
+}
+
+fn read_of_a_pipe(peer: &Peer) -> bool {
+    let mut byte = [0u8; 1];
+    // SAFETY: the buffer has that length.
+    unsafe { libc::read(peer.pipe.0.as_raw_fd(), byte.as_mut_ptr().cast(), 1) != 1 }
+}
+
+fn write_to_a_pipe(peer: &Peer) -> bool {
+    let much = [0u8; 1 << 14];
+    // SAFETY: the buffer has that length.
+    let written = unsafe { libc::write(peer.pipe.1.as_raw_fd(), much.as_ptr().cast(), much.len()) };
+    written != much.len() as isize
+}
+
+const CALLS: [(&str, Call); 7] = [
+    ("nanosleep", nanosleep),
+    ("poll", poll),
+    ("select", select),
+    ("recv, SO_RCVTIMEO", receive_with_a_time_out),
+    ("futex, time-out", futex_with_a_time_out),
+    ("read, pipe", read_of_a_pipe),
+    ("write, pipe", write_to_a_pipe),
+];
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    calls: u64,
+    cut_short: u64,
+}
+
+#[inline(never)]
+fn calls(call: Call, peer: &Peer, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen::default();
+    while !stop.load(Ordering::Relaxed) {
+        seen.calls += 1;
+        seen.cut_short += u64::from(black_box(call)(peer));
+        let begin = Instant::now();
+        while begin.elapsed() < WORK {}
+    }
+    seen
+}
+
+/// Answers a pipe's reader with a byte, or reads what its writer writes, each [`WAIT`].
+fn answers(name: &str, peer: &mut (Option<std::io::PipeReader>, Option<std::io::PipeWriter>), stop: &AtomicBool) {
+    use std::io::{Read, Write};
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(WAIT);
+        match name {
+            "read, pipe" => drop(peer.1.as_mut().unwrap().write(b"x")),
+            "write, pipe" => drop(peer.0.as_mut().unwrap().read(&mut [0; 1 << 14])),
+            _ => {}
+        }
+    }
+    // Whoever still waits gets an end.
+    *peer = (None, None);
+}
+
+/// One call, over and over, while `look` is done to the thread that makes it.
+fn run((name, call): (&'static str, Call), mut look: impl FnMut(Target)) -> Seen {
+    let (stream, _other) = UnixStream::pair().unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let (theirs, ours) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    // Their reader reads what we write, and the other way round.
+    let peer = Peer { stream, pipe: (theirs.0, ours.1) };
+    let mut answering = (Some(ours.0), Some(theirs.1));
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let answering = thread::spawn(move || answers(name, &mut answering, &stopped));
+    let (send, seen) = mpsc::channel();
+    let subject = Subject::start(move |stop| send.send(calls(call, &peer, stop)).unwrap());
+    let mut seed = 1u64;
+    for _ in 0..CAPTURES / CALLS.len() as u64 {
+        look(subject.target);
+        // At any moment of the call.
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        thread::sleep(Duration::from_micros(seed >> 53));
+    }
+    subject.stop.store(true, Ordering::Relaxed);
+    thread::sleep(WAIT);
+    stop.store(true, Ordering::Relaxed);
+    answering.join().unwrap();
+    seen.recv().unwrap()
+}
+
+#[test]
+fn few_system_calls_are_cut_short() {
+    alone(module_path!(), "few_system_calls_are_cut_short", Duration::from_secs(180), || {
+        // SAFETY: it is ignored: a writer without a reader gets an error.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        let mut with = u64::MAX;
+        for _ in 0..ATTEMPTS {
+            with = with.min(counted());
+            if with <= FEW {
+                return;
+            }
+        }
+        panic!("{with} calls");
+    });
+}
+
+/// How many calls were cut short by captures.
+fn counted() -> u64 {
+    let mut capturer = Capturer::default();
+    let mut taken = 0u64;
+    let mut table = [[Seen::default(); 3]; CALLS.len()];
+    for (call, row) in CALLS.into_iter().zip(&mut table) {
+        row[0] = run(call, |_| {});
+        row[1] = run(call, |target| {
+            let (outcome, _) = capturer.capture(target, procfs::syscall(target.tid), || true);
+            taken += u64::from(outcome == Outcome::Ok);
+        });
+        row[2] = run(call, |target| {
+            let _ = signal::copy(target.tid, target.stack.0, target.stack.1, &mut Vec::new());
+        });
+    }
+    let total = |way: usize| table.iter().map(|row| row[way].cut_short).sum::<u64>();
+    println!("{:<18} {:>14} {:>14} {:>14}", "cut short of calls", "no captures", "captures", "signals only");
+    for ((name, _), row) in CALLS.iter().zip(&table) {
+        let cell = |seen: Seen| format!("{} of {}", seen.cut_short, seen.calls);
+        println!("{name:<18} {:>14} {:>14} {:>14}", cell(row[0]), cell(row[1]), cell(row[2]));
+    }
+    println!("{:<18} {:>14} {:>14} {:>14}; {taken} stacks", "all", total(0), total(1), total(2));
+    assert!(table.iter().flatten().all(|seen| seen.calls > 0));
+    // A pipe's last write may come short by itself, when the other end goes.
+    assert!(total(0) * 100 <= total(2), "{} without", total(0));
+    assert!(total(2) > 2 * FEW, "only {}: this test could not tell", total(2));
+    assert!(taken * 10 >= CAPTURES * 8, "only {taken} stacks were taken");
+    total(1).saturating_sub(total(0))
+}

@@ -1,0 +1,164 @@
+//! Looks at one blocked thread: what it waits for, how much CPU it used, its stack. On the watchdog thread, some 100 µs.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::capture::{Capturer, RawStack, Target};
+use super::classify::{Evidence, Purpose, classify, describe};
+use super::outcome::Outcome;
+use super::procfs::{self, Syscall as At};
+use crate::measure::thread::ThreadState;
+use crate::report::stall::{Cause, Syscall};
+use crate::shared::Shared;
+use crate::sys;
+
+/// Stacks taken without waiting, and one more each so many nanoseconds: a flood of stalls must not keep the watchdog from finding them.
+const BURST: u32 = 64;
+const EVERY: u64 = 5_000_000;
+/// A share of CPU time is not judged over less.
+const LEAST_WINDOW: u64 = 1_000_000;
+
+/// CPU time and clock (nanoseconds) when a poll was first seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First {
+    pub(crate) cpu: u64,
+    pub(crate) at: u64,
+    /// `procfs::run_delay` by then, if it was asked for.
+    pub(crate) run_delay: Option<u64>,
+}
+
+/// A starved thread with less than this share of a CPU is not asked for its stack.
+const STANDS: f64 = 0.05;
+
+/// What was found.
+pub(crate) struct Finding {
+    pub(crate) cause: Cause,
+    pub(crate) syscall: Option<Syscall>,
+    pub(crate) on_cpu: Option<Duration>,
+    /// Where the time on a CPU is counted from.
+    pub(crate) first: Option<First>,
+    pub(crate) stack: Option<RawStack>,
+}
+
+/// See the module's text.
+pub(crate) struct Examiner {
+    shared: Arc<Shared>,
+    capturer: Capturer,
+    tokens: u32,
+    refilled: u64,
+}
+
+impl Examiner {
+    pub(crate) fn new(shared: Arc<Shared>) -> Examiner {
+        Examiner { shared, capturer: Default::default(), tokens: BURST, refilled: 0 }
+    }
+
+    /// Prepares what the first stack would wait for.
+    pub(crate) fn warm(&mut self) {
+        if self.shared.capture {
+            self.capturer.warm();
+        }
+    }
+
+    /// Examines the poll `number` of a thread. Nothing is said of it if it is over before that is through.
+    pub(crate) fn examine(&mut self, thread: &ThreadState, number: u64, first: Option<First>) -> Finding {
+        let at = thread.tid.and_then(procfs::syscall);
+        let (on_cpu, share, first) = self.on_cpu(thread, first, at);
+        let mut cause = classify(Evidence { at, on_cpu: share });
+        if cause == Cause::Starved && !self.was_starved(thread, first, on_cpu) {
+            // It waited for something else, and goes on just now.
+            cause = Cause::Unknown;
+        }
+        // A thread that is given no CPU at all takes its signal late: the watchdog would wait for nothing that matters.
+        let stands = cause == Cause::Starved && share.is_some_and(|share| share < STANDS);
+        let stack = if stands { None } else { self.stack(thread, number, at) };
+        let syscall = syscall(at);
+        if !thread.slot.holds(number) {
+            return Finding { cause: Cause::Unknown, syscall: None, on_cpu: None, first, stack: None };
+        }
+        Finding { cause, syscall, on_cpu, first, stack }
+    }
+
+    /// CPU time since the poll was first seen, and its share of that time.
+    fn on_cpu(
+        &self,
+        thread: &ThreadState,
+        first: Option<First>,
+        at: Option<At>,
+    ) -> (Option<Duration>, Option<f64>, Option<First>) {
+        let clock = &self.shared.meter.clock;
+        let Some(tid) = thread.tid else { return (None, None, None) };
+        let sample = || Some(First { cpu: sys::thread_cpu_nanos(tid)?, at: clock.nanos(clock.now()), run_delay: None });
+        let Some(mut now) = sample() else { return (None, None, None) };
+        let first = first.unwrap_or(now);
+        if now.at.saturating_sub(first.at) < LEAST_WINDOW && !matches!(at, Some(At::Waiting { .. })) {
+            std::thread::sleep(Duration::from_nanos(LEAST_WINDOW));
+            let Some(later) = sample() else { return (None, None, Some(first)) };
+            now = later;
+        }
+        let (used, window) = (now.cpu.saturating_sub(first.cpu), now.at.saturating_sub(first.at));
+        (Some(Duration::from_nanos(used)), (window > 0).then(|| used as f64 / window as f64), Some(first))
+    }
+
+    /// Whether a thread that runs or is ready to, but has used little CPU time, was kept from it: by what the kernel says that it
+    /// waited for a CPU, or, as long as it has not been given one since, by its waiting still.
+    fn was_starved(&self, thread: &ThreadState, first: Option<First>, on_cpu: Option<Duration>) -> bool {
+        let (Some(tid), Some(first), Some(on_cpu)) = (thread.tid, first, on_cpu) else { return false };
+        let clock = &self.shared.meter.clock;
+        let off_cpu = clock.nanos(clock.now()).saturating_sub(first.at).saturating_sub(on_cpu.as_nanos() as u64);
+        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(first.run_delay?));
+        let Some(before) = waited() else { return true };
+        if before >= off_cpu / 2 {
+            return true;
+        }
+        let cpu = sys::thread_cpu_nanos(tid);
+        std::thread::sleep(Duration::from_nanos(LEAST_WINDOW));
+        cpu == sys::thread_cpu_nanos(tid) && procfs::syscall(tid) == Some(At::Running)
+            || waited().is_some_and(|waited| waited >= off_cpu / 2)
+    }
+
+    fn stack(&mut self, thread: &ThreadState, number: u64, at: Option<At>) -> Option<RawStack> {
+        if !self.shared.capture {
+            return None;
+        }
+        let target = thread.tid.zip(thread.stack).map(|(tid, stack)| Target { tid, stack });
+        let (outcome, stack) = match target {
+            _ if !self.admit() => (Outcome::Limited, None),
+            None => (Outcome::Unavailable, None),
+            Some(target) => self.capturer.capture(target, at, || thread.slot.holds(number)),
+        };
+        self.shared.captures[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        stack
+    }
+
+    fn admit(&mut self) -> bool {
+        let clock = &self.shared.meter.clock;
+        let now = clock.nanos(clock.now());
+        let earned = now.saturating_sub(self.refilled) / EVERY;
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned.min(u64::from(BURST)) as u32).min(BURST);
+            self.refilled = now;
+        }
+        let admitted = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        admitted
+    }
+}
+
+fn syscall(at: Option<At>) -> Option<Syscall> {
+    let At::Waiting { call: Some((number, argument)), .. } = at? else { return None };
+    let (name, purpose) = describe(number);
+    let target = (purpose == Purpose::Io || purpose == Purpose::FileLock).then(|| target(argument)).flatten();
+    Some(Syscall { name, target, purpose })
+}
+
+fn target(fd: u64) -> Option<Arc<str>> {
+    let target = procfs::descriptor(fd)?;
+    if target.starts_with("socket:")
+        && let Some(peer) = sys::peer(fd)
+    {
+        return Some(format!("socket to {peer}").into());
+    }
+    Some(target.into())
+}

@@ -1,0 +1,28 @@
+//! Second floor: one thread that finds the polls that last too long.
+//!
+//! [`watcher`] reads the slots and carries out what [`scan`], [`pause`] and [`classify`] decide; those are pure functions of
+//! slots and time, tested with made-up clocks.
+
+#[cfg(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub(crate) mod capture;
+#[cfg(not(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+#[path = "capture_off.rs"]
+pub(crate) mod capture;
+pub(crate) mod classify;
+pub(crate) mod examine;
+pub(crate) mod live;
+pub(crate) mod outcome;
+pub(crate) mod pause;
+pub(crate) mod procfs;
+pub(crate) mod scan;
+pub(crate) mod watcher;

@@ -1,0 +1,266 @@
+//! Which polls are stalls, when they are told again, and when to look next. Pure: slots and time in, changes out.
+
+use std::collections::{HashMap, HashSet};
+
+use super::pause::Pauses;
+use crate::measure::site::SiteId;
+
+/// One poll, told from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PollKey {
+    pub(crate) thread: u64,
+    pub(crate) number: u64,
+}
+
+/// A poll that was seen; times in nanoseconds of the watchdog's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Poll {
+    pub(crate) key: PollKey,
+    pub(crate) begin: u64,
+    pub(crate) runtime: u16,
+    pub(crate) site: SiteId,
+    /// The innermost watched future inside it.
+    pub(crate) watched: Option<SiteId>,
+    pub(crate) task: u64,
+    /// When it began to stand still, because a part of it is meant to block.
+    pub(crate) stands_since: Option<u64>,
+}
+
+/// A poll that lasted at least the threshold and told so at its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndedPoll {
+    pub(crate) poll: Poll,
+    pub(crate) nanos: u64,
+    /// The worker that it blocked to its end.
+    pub(crate) worker: Option<u16>,
+}
+
+/// Where a running poll is right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// It blocks this worker.
+    Worker(u16),
+    /// It blocks none: off the runtime's workers, or its worker's index has been handed on.
+    Off,
+    /// It is over.
+    Over,
+}
+
+/// What happened to a stall. `elapsed` leaves pauses out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Began {
+        id: u64,
+        poll: Poll,
+        worker: u16,
+        elapsed: u64,
+    },
+    Continued {
+        id: u64,
+        elapsed: u64,
+    },
+    /// It goes on, and is not told again yet.
+    GoesOn {
+        id: u64,
+        elapsed: u64,
+    },
+    Ended {
+        id: u64,
+        elapsed: u64,
+    },
+    /// It was over before it was seen. With an excuse it would have been short; then `elapsed` is all of it.
+    Missed {
+        id: u64,
+        poll: Poll,
+        worker: u16,
+        elapsed: u64,
+        excuse: Option<Excuse>,
+    },
+}
+
+/// Why a poll that was short by itself took long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excuse {
+    /// The process stood still.
+    Paused,
+    /// Nothing of it was given a CPU.
+    Starved,
+}
+
+#[derive(Debug)]
+enum Track {
+    Stall {
+        id: u64,
+        seen: u64,
+        next: u64,
+    },
+    /// Not, or no longer, on a worker: never a stall again.
+    Ignored,
+}
+
+/// What one look at all slots found.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) running: Vec<Poll>,
+    pub(crate) ended: Vec<EndedPoll>,
+    /// Threads whose slot moved too fast to be read: nothing is concluded about them.
+    pub(crate) unread: Vec<u64>,
+}
+
+/// Remembers the polls that have crossed the threshold.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    threshold: u64,
+    tracked: HashMap<PollKey, Track>,
+    last_id: u64,
+}
+
+impl Tracker {
+    pub(crate) fn new(threshold: u64) -> Tracker {
+        Tracker { threshold, tracked: HashMap::new(), last_id: 0 }
+    }
+
+    /// The changes since the last look. `place` is asked about polls over the threshold only.
+    pub(crate) fn step(
+        &mut self,
+        now: u64,
+        look: &Look,
+        pauses: &Pauses,
+        mut place: impl FnMut(&Poll) -> Placement,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for poll in &look.running {
+            let elapsed = effective(poll.begin, poll.stands_since.unwrap_or(now).min(now), pauses);
+            match self.tracked.get_mut(&poll.key) {
+                Some(Track::Ignored) => {}
+                Some(Track::Stall { id, seen, next }) => {
+                    let id = *id;
+                    match place(poll) {
+                        Placement::Worker(_) => {
+                            *seen = elapsed.max(*seen);
+                            if elapsed >= *next {
+                                *next = self.threshold.doubled_past(elapsed);
+                                changes.push(Change::Continued { id, elapsed });
+                            } else {
+                                changes.push(Change::GoesOn { id, elapsed });
+                            }
+                        }
+                        Placement::Off => {
+                            changes.push(Change::Ended { id, elapsed });
+                            self.tracked.insert(poll.key, Track::Ignored);
+                        }
+                        // Its true duration is among the ended ones, of this look or the next.
+                        Placement::Over => {}
+                    }
+                }
+                None if elapsed >= self.threshold => match place(poll) {
+                    Placement::Worker(worker) => {
+                        let id = self.new_id();
+                        let next = self.threshold.doubled_past(elapsed);
+                        self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
+                        changes.push(Change::Began { id, poll: *poll, worker, elapsed });
+                    }
+                    Placement::Off => {
+                        self.tracked.insert(poll.key, Track::Ignored);
+                    }
+                    Placement::Over => {}
+                },
+                None => {}
+            }
+        }
+        for ended in &look.ended {
+            let (poll, worker) = (ended.poll, ended.worker);
+            let elapsed = effective(poll.begin, poll.begin + ended.nanos, pauses);
+            let known = self.tracked.remove(&poll.key);
+            if look.running.iter().any(|running| running.key == poll.key) {
+                // Its frame was seen in this very look, and may be in the next: it leaves its word before it goes.
+                self.tracked.insert(poll.key, Track::Ignored);
+            }
+            match (known, worker) {
+                (Some(Track::Stall { id, seen, .. }), Some(_)) => {
+                    changes.push(Change::Ended { id, elapsed: elapsed.max(seen) });
+                }
+                // It left its worker since it was last seen there; when, is not known.
+                (Some(Track::Stall { id, seen, .. }), None) => changes.push(Change::Ended { id, elapsed: seen }),
+                (None, Some(worker)) if ended.nanos >= self.threshold => {
+                    let starved = pauses.starved(poll.begin, poll.begin + ended.nanos);
+                    let excuse = match () {
+                        () if elapsed < self.threshold => Some(Excuse::Paused),
+                        () if elapsed.saturating_sub(starved) < self.threshold => Some(Excuse::Starved),
+                        () => None,
+                    };
+                    let elapsed = if excuse.is_some() { ended.nanos } else { elapsed };
+                    changes.push(Change::Missed { id: self.new_id(), poll, worker, elapsed, excuse });
+                }
+                _ => {}
+            }
+        }
+        self.end_the_vanished(look, &mut changes);
+        changes
+    }
+
+    /// Their last word was lost (a full ring, a thread that exited): they end with what was seen.
+    fn end_the_vanished(&mut self, look: &Look, changes: &mut Vec<Change>) {
+        if self.tracked.is_empty() {
+            return;
+        }
+        let there: HashSet<PollKey> = look.running.iter().map(|p| p.key).collect();
+        self.tracked.retain(|key, track| {
+            let stays = there.contains(key) || look.unread.contains(&key.thread);
+            if let (false, Track::Stall { id, seen, .. }) = (stays, track) {
+                changes.push(Change::Ended { id: *id, elapsed: *seen });
+            }
+            stays
+        });
+    }
+
+    /// When to look again: at the earliest moment at which a poll could be due, but at most four times a threshold. A poll
+    /// that begins after this look cannot be due before `now + threshold`.
+    pub(crate) fn next_look(&self, now: u64, look: &Look, pauses: &Pauses) -> u64 {
+        let due = |poll: &Poll| {
+            let after = match self.tracked.get(&poll.key) {
+                None => self.threshold,
+                Some(Track::Stall { next, .. }) => *next,
+                Some(Track::Ignored) => return None,
+            };
+            if poll.stands_since.is_some() {
+                return None;
+            }
+            Some(poll.begin.saturating_add(after).saturating_add(pauses.overlap(poll.begin, now)))
+        };
+        let earliest = look.running.iter().filter_map(due).min().unwrap_or(u64::MAX);
+        earliest.clamp(now + self.threshold / 4, now + self.threshold)
+    }
+
+    /// Whether a stall goes on.
+    pub(crate) fn has_stalls(&self) -> bool {
+        self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {
+    end.saturating_sub(begin).saturating_sub(pauses.overlap(begin, end))
+}
+
+trait DoubledPast {
+    /// The first of 2x, 4x, 8x ... that lies past `elapsed`.
+    fn doubled_past(self, elapsed: Self) -> Self;
+}
+
+impl DoubledPast for u64 {
+    fn doubled_past(self, elapsed: u64) -> u64 {
+        let mut next = self.saturating_mul(2);
+        while next <= elapsed && next < u64::MAX / 2 {
+            next *= 2;
+        }
+        next
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;

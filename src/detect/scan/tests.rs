@@ -1,0 +1,209 @@
+use super::*;
+use crate::detect::pause::Sleep;
+
+const MS: u64 = 1_000_000;
+const T: u64 = 10 * MS;
+
+fn poll(number: u64, begin: u64) -> Poll {
+    Poll {
+        key: PollKey { thread: 1, number },
+        begin,
+        runtime: 1,
+        site: SiteId(1),
+        watched: None,
+        task: 9,
+        stands_since: None,
+    }
+}
+
+fn running(polls: &[Poll]) -> Look {
+    Look { running: polls.to_vec(), ..Look::default() }
+}
+
+fn ended(poll: Poll, nanos: u64) -> Look {
+    Look { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Look::default() }
+}
+
+fn on_worker(_: &Poll) -> Placement {
+    Placement::Worker(0)
+}
+
+#[test]
+fn told_at_the_threshold_then_at_each_doubling_then_with_the_true_duration() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    assert_eq!(tracker.step(T - 1, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(
+        tracker.step(T, &running(&[p]), &pauses, on_worker),
+        [Change::Began { id: 1, poll: p, worker: 0, elapsed: T }]
+    );
+    let mut told = Vec::new();
+    for now in (T..200 * MS).step_by(MS as usize) {
+        told.extend(tracker.step(now, &running(&[p]), &pauses, on_worker));
+    }
+    let at = |n: u64| Change::Continued { id: 1, elapsed: n * T };
+    let (again, quiet): (Vec<_>, Vec<_>) = told.into_iter().partition(|c| matches!(c, Change::Continued { .. }));
+    assert_eq!(again, [at(2), at(4), at(8), at(16)]);
+    assert!(quiet.iter().all(|c| matches!(c, Change::GoesOn { id: 1, .. })));
+    assert!(tracker.has_stalls());
+    assert_eq!(
+        tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
+        [Change::Ended { id: 1, elapsed: 214 * MS }]
+    );
+    assert_eq!(tracker.step(217 * MS, &Look::default(), &pauses, on_worker), []);
+    assert!(!tracker.has_stalls());
+}
+
+#[test]
+fn a_cooperative_load_is_silent() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    for i in 0..1_000 {
+        let p = poll(i, i * T);
+        assert_eq!(tracker.step(i * T + T - 1, &running(&[p]), &pauses, on_worker), []);
+    }
+}
+
+#[test]
+fn one_that_ended_unseen_is_told_once() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(7, 0);
+    let told = tracker.step(30 * MS, &ended(p, 12 * MS), &pauses, on_worker);
+    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 12 * MS, excuse: None }]);
+    assert_eq!(tracker.step(31 * MS, &Look::default(), &pauses, on_worker), []);
+}
+
+#[test]
+fn seen_and_ended_in_one_look_begins_and_ends() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(7, 0);
+    let look = Look { running: vec![p], ..ended(p, 15 * MS) };
+    let told = tracker.step(15 * MS, &look, &pauses, on_worker);
+    assert_eq!(
+        told,
+        [Change::Began { id: 1, poll: p, worker: 0, elapsed: 15 * MS }, Change::Ended { id: 1, elapsed: 15 * MS }]
+    );
+}
+
+#[test]
+fn over_when_asked_is_left_to_its_last_word() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(7, 0);
+    let look = Look { running: vec![p], ..ended(p, 15 * MS) };
+    let told = tracker.step(16 * MS, &look, &pauses, |_| Placement::Over);
+    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 15 * MS, excuse: None }]);
+}
+
+#[test]
+fn off_a_worker_is_never_a_stall() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    let mut asked = 0;
+    for now in [T, 2 * T, 5 * T] {
+        let told = tracker.step(now, &running(&[p]), &pauses, |_| {
+            asked += 1;
+            Placement::Off
+        });
+        assert_eq!(told, []);
+    }
+    assert_eq!(asked, 1, "the question takes a lock: asked once a poll");
+    assert_eq!(tracker.step(6 * T, &ended(p, 6 * T), &pauses, on_worker), []);
+}
+
+#[test]
+fn a_hand_off_ends_the_stall_for_good() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    tracker.step(T, &running(&[p]), &pauses, on_worker);
+    let told = tracker.step(15 * MS, &running(&[p]), &pauses, |_| Placement::Off);
+    assert_eq!(told, [Change::Ended { id: 1, elapsed: 15 * MS }]);
+    assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
+}
+
+#[test]
+fn a_hand_off_that_only_the_end_tells_ends_where_it_was_seen() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
+    let look = Look { ended: vec![EndedPoll { poll: p, nanos: 80 * MS, worker: None }], ..Look::default() };
+    assert_eq!(tracker.step(81 * MS, &look, &pauses, on_worker), [Change::Ended { id: 1, elapsed: 12 * MS }]);
+}
+
+#[test]
+fn a_lost_last_word_ends_it_with_what_was_seen_and_an_unread_slot_does_not() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
+    let unread = Look { unread: vec![1], ..Look::default() };
+    assert_eq!(tracker.step(14 * MS, &unread, &pauses, on_worker), []);
+    assert_eq!(
+        tracker.step(16 * MS, &Look::default(), &pauses, on_worker),
+        [Change::Ended { id: 1, elapsed: 12 * MS }]
+    );
+}
+
+#[test]
+fn a_part_that_may_block_does_not_count() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let standing = Poll { stands_since: Some(4 * MS), ..poll(1, 0) };
+    assert_eq!(tracker.step(80 * MS, &running(&[standing]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_look(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
+    // The part is over: the poll seems to have begun 80 ms later.
+    let goes_on = poll(1, 80 * MS);
+    assert_eq!(tracker.step(89 * MS, &running(&[goes_on]), &pauses, on_worker), []);
+    let told = tracker.step(90 * MS, &running(&[goes_on]), &pauses, on_worker);
+    assert_eq!(told, [Change::Began { id: 1, poll: goes_on, worker: 0, elapsed: T }]);
+}
+
+#[test]
+fn what_got_no_cpu_and_ended_unseen_is_starved() {
+    let (mut tracker, mut pauses) = (Tracker::new(T), Pauses::default());
+    let sleep = Sleep { begin: 0, due: MS, end: 40 * MS, own_run_delay: Some(38 * MS), busiest: Some(0) };
+    assert_eq!(pauses.note(&sleep, T), None, "no pause: others had the CPU");
+    let p = poll(1, MS);
+    let told = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
+    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 38 * MS, excuse: Some(Excuse::Starved) }]);
+}
+
+fn a_pause(begin: u64, end: u64) -> Pauses {
+    let mut pauses = Pauses::default();
+    let sleep = Sleep { begin, due: begin + MS, end, own_run_delay: Some(0), busiest: Some(0) };
+    pauses.note(&sleep, T).expect("a pause");
+    pauses
+}
+
+#[test]
+fn a_pause_is_not_the_tasks_fault() {
+    let mut tracker = Tracker::new(T);
+    let pauses = a_pause(2 * MS, 1_000 * MS);
+    let p = poll(1, 0);
+    assert_eq!(tracker.step(1_001 * MS, &running(&[p]), &pauses, on_worker), []);
+    let told = tracker.step(1_003 * MS, &ended(p, 1_002 * MS), &pauses, on_worker);
+    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 1_002 * MS, excuse: Some(Excuse::Paused) }]);
+}
+
+#[test]
+fn a_block_that_goes_on_after_a_pause_is() {
+    let mut tracker = Tracker::new(T);
+    let pauses = a_pause(2 * MS, 1_000 * MS);
+    let p = poll(1, 0);
+    assert_eq!(tracker.next_look(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
+    let told = tracker.step(1_008 * MS, &running(&[p]), &pauses, on_worker);
+    assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: 10 * MS }]);
+    let told = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
+    assert_eq!(told, [Change::Ended { id: 1, elapsed: 27 * MS }]);
+}
+
+#[test]
+fn looks_when_the_earliest_is_due_but_not_too_often() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let now = 100 * MS;
+    assert_eq!(tracker.next_look(now, &Look::default(), &pauses), now + T);
+    assert_eq!(tracker.next_look(now, &running(&[poll(1, 95 * MS), poll(2, 97 * MS)]), &pauses), 105 * MS);
+    assert_eq!(tracker.next_look(now, &running(&[poll(1, 91 * MS)]), &pauses), now + T / 4, "four a threshold");
+    let old = poll(3, 60 * MS);
+    tracker.step(now, &running(&[old]), &pauses, on_worker);
+    assert_eq!(tracker.next_look(now, &running(&[old]), &pauses), now + T, "the next doubling is far");
+    let now = 137 * MS;
+    assert_eq!(tracker.next_look(now, &running(&[old]), &pauses), 140 * MS, "at 8x");
+}

@@ -1,0 +1,302 @@
+//! The watchdog thread: sleeps until a poll could be due, looks at all slots, has the changes told.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use super::examine::First;
+use super::live;
+use super::pause::{Pauses, Sleep};
+use super::procfs;
+use super::scan::{Change, EndedPoll, Look, Placement, Poll, PollKey, Tracker};
+use crate::measure::ended::Ended;
+use crate::measure::runtime::Runtime;
+use crate::measure::site::SiteId;
+use crate::measure::slot::{Frame, Reading, What};
+use crate::measure::thread::ThreadState;
+use crate::report::reporter::Reporter;
+use crate::report::teller::Told;
+use crate::shared::Shared;
+use crate::sys::{self, OwnRunDelay};
+
+/// After this long without a poll the watchdog sleeps until there is one.
+const IDLE_NANOS: u64 = 1_000_000_000;
+/// A runtime that is polling has its probe woken this often.
+const PROBE_NANOS: u64 = 100_000_000;
+
+/// A poll that has lasted this long may come to be a stall: more is noted about its thread.
+const LONG_NANOS: u64 = 500_000;
+
+/// What is kept from one look to the next.
+pub(crate) struct Watcher {
+    shared: Arc<Shared>,
+    reporter: Reporter,
+    tracker: Tracker,
+    pauses: Pauses,
+    /// The threads that were in a poll when the last sleep began.
+    cpu: HashMap<u64, CpuTime>,
+    run_delay: OwnRunDelay,
+    /// Its reading before the last sleep.
+    delay: Option<u64>,
+    /// The moment up to which it is known whether the watchdog ran when it meant to. Standstills do not wait for it to sleep.
+    trusted: u64,
+    /// Runtimes whose probe was woken while they were polling.
+    probing: HashSet<u16>,
+    probed: u64,
+    /// Changes whenever anything was polled.
+    fingerprint: u64,
+    active: u64,
+}
+
+/// The CPU time of a thread in a poll.
+#[derive(Clone, Copy)]
+struct CpuTime {
+    poll: PollKey,
+    tid: i32,
+    first: First,
+    /// When the last sleep began.
+    latest: u64,
+}
+
+/// A look, with the threads that it speaks of.
+struct Seen {
+    at: u64,
+    now: u64,
+    look: Look,
+    threads: HashMap<u64, Arc<ThreadState>>,
+    fingerprint: u64,
+}
+
+impl Watcher {
+    pub(crate) fn new(shared: Arc<Shared>, teller: SyncSender<Told>) -> Watcher {
+        Watcher {
+            reporter: Reporter::new(shared.clone(), teller),
+            tracker: Tracker::new(shared.meter.threshold),
+            shared,
+            pauses: Pauses::default(),
+            cpu: HashMap::new(),
+            run_delay: OwnRunDelay::open(),
+            delay: None,
+            trusted: 0,
+            probing: HashSet::new(),
+            probed: 0,
+            fingerprint: 0,
+            active: 0,
+        }
+    }
+
+    /// Runs until the watchdog stops.
+    pub(crate) fn run(mut self) {
+        self.shared.meter.wake.set_thread(std::thread::current());
+        self.reporter.warm();
+        self.trusted = self.now();
+        loop {
+            let stopping = self.shared.is_stopping();
+            let seen = self.look();
+            self.mistrust(self.trusted);
+            if self.carry_out(&seen) {
+                // A stack may have been waited for: the time that this took says nothing about the process.
+                self.trusted = self.now();
+            }
+            if stopping {
+                return;
+            }
+            self.probe(&seen);
+            if seen.fingerprint != self.fingerprint || !seen.look.running.is_empty() || self.tracker.has_stalls() {
+                self.fingerprint = seen.fingerprint;
+                self.active = seen.now;
+            }
+            if seen.now.saturating_sub(self.active) >= IDLE_NANOS {
+                self.sleep_until_a_poll();
+            } else {
+                self.sleep(&seen);
+            }
+            self.shared.wakeups.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads all slots, then what has ended: a poll that is in neither began after.
+    fn look(&self) -> Seen {
+        let meter = &self.shared.meter;
+        let at = meter.clock.now();
+        let mut look = Look::default();
+        let mut threads = HashMap::new();
+        let mut fingerprint = 0u64;
+        let live = meter.threads();
+        for thread in &live {
+            match thread.slot.read() {
+                Some(reading) => {
+                    fingerprint = fingerprint.wrapping_add(reading.state);
+                    self.polls_of(thread, &reading, &mut look.running);
+                }
+                None => {
+                    fingerprint = fingerprint.wrapping_add(1);
+                    look.unread.push(thread.id);
+                }
+            }
+        }
+        for thread in live.into_iter().chain(meter.take_departed()) {
+            thread.ended.drain(|ended| look.ended.push(self.ended_of(&thread, &ended)));
+            threads.insert(thread.id, thread);
+        }
+        Seen { at, now: meter.clock.nanos(at), look, threads, fingerprint }
+    }
+
+    fn polls_of(&self, thread: &ThreadState, reading: &Reading, polls: &mut Vec<Poll>) {
+        let clock = &self.shared.meter.clock;
+        for (frame, what, stands) in reading.polls() {
+            let mut poll = self.poll_of(thread, frame.number, frame.begin, what, frame.task);
+            poll.watched = reading.scope_of(frame);
+            poll.stands_since = stands.map(|reading| clock.nanos(reading));
+            polls.push(poll);
+        }
+    }
+
+    fn poll_of(&self, thread: &ThreadState, number: u64, begin: u64, what: What, task: u64) -> Poll {
+        Poll {
+            key: PollKey { thread: thread.id, number },
+            begin: self.shared.meter.clock.nanos(begin),
+            runtime: what.runtime,
+            site: thread.tally.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
+            watched: None,
+            task,
+            stands_since: None,
+        }
+    }
+
+    fn ended_of(&self, thread: &ThreadState, ended: &Ended) -> EndedPoll {
+        let what = What::unpack(ended.what);
+        let poll = self.poll_of(thread, ended.number, ended.begin, what, ended.task);
+        EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
+    }
+
+    fn now(&self) -> u64 {
+        let clock = &self.shared.meter.clock;
+        clock.nanos(clock.now())
+    }
+
+    /// Has the changes told; whether there were any.
+    fn carry_out(&mut self, seen: &Seen) -> bool {
+        let place = |poll: &Poll| place(&self.shared, seen, poll);
+        let changes = self.tracker.step(seen.now, &seen.look, &self.pauses, place);
+        let told = changes.iter().any(|change| !matches!(change, Change::GoesOn { .. }));
+        for change in changes {
+            let cpu = &self.cpu;
+            self.reporter.tell(change, seen.at, |id| {
+                let thread = seen.threads.get(&id)?.clone();
+                Some((thread, cpu.get(&id).map(|cpu| cpu.first)))
+            });
+        }
+        told
+    }
+
+    /// Wakes the probes of the runtimes that have been polling.
+    fn probe(&mut self, seen: &Seen) {
+        let polling: HashSet<u16> = seen.look.running.iter().map(|poll| poll.runtime).collect();
+        let runtime = |id: u16| self.shared.meter.runtimes.get(id);
+        // A current-thread runtime that nobody drives answers no probe: what it waits for is not its schedule.
+        self.probing.retain(|id| {
+            let idle = !polling.contains(id);
+            if let Some(runtime) = runtime(*id).filter(|runtime| idle && !runtime.is_multi_thread()) {
+                runtime.probe.withdraw();
+            }
+            !idle
+        });
+        if seen.now.saturating_sub(self.probed) < PROBE_NANOS {
+            return;
+        }
+        self.probed = seen.now;
+        for id in polling {
+            if let Some(runtime) = runtime(id) {
+                runtime.probe.send(self.shared.meter.clock.now());
+                self.probing.insert(id);
+            }
+        }
+    }
+
+    fn sleep(&mut self, seen: &Seen) {
+        let delay = self.run_delay.nanos();
+        self.mistrust(self.trusted);
+        self.delay = delay;
+        self.remember_cpu(seen);
+        let begin = self.now();
+        let due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).max(begin);
+        std::thread::park_timeout(Duration::from_nanos(due - begin));
+        self.mistrust(due);
+    }
+
+    /// Whether this moment is later than it was `due` to be, and why.
+    fn mistrust(&mut self, due: u64) {
+        let end = self.now();
+        let begin = std::mem::replace(&mut self.trusted, end);
+        let mut sleep = Sleep { begin, due, end, own_run_delay: None, busiest: None };
+        let threshold = self.shared.meter.threshold;
+        if !sleep.overslept(threshold) {
+            return;
+        }
+        self.shared.oversleeps.fetch_add(1, Ordering::Relaxed);
+        sleep.own_run_delay = self.delay.zip(self.run_delay.nanos()).map(|(then, now)| now.saturating_sub(then));
+        sleep.busiest = self.busiest();
+        if let Some(nanos) = self.pauses.note(&sleep, threshold) {
+            self.reporter.tell_pause(nanos);
+        }
+    }
+
+    fn sleep_until_a_poll(&mut self) {
+        self.cpu.clear();
+        let meter = &self.shared.meter;
+        let fingerprint = self.fingerprint;
+        meter.wake.fall_asleep(|| {
+            let threads = meter.threads();
+            let states = threads.iter().map(|thread| thread.slot.state());
+            !self.shared.is_stopping() && states.fold(0u64, u64::wrapping_add) == fingerprint
+        });
+        self.trusted = self.now();
+        // Whatever woke it, there is something to watch for a while.
+        if self.shared.meter.wake.is_exact() {
+            self.active = self.trusted;
+        }
+    }
+
+    fn remember_cpu(&mut self, seen: &Seen) {
+        let mut now = HashMap::new();
+        for poll in &seen.look.running {
+            let tid = seen.threads.get(&poll.key.thread).and_then(|t| t.tid);
+            let Some((tid, latest)) = tid.and_then(|tid| Some((tid, sys::thread_cpu_nanos(tid)?))) else { continue };
+            let known = self.cpu.get(&poll.key.thread).filter(|cpu| cpu.poll == poll.key);
+            let mut first = known.map_or(First { cpu: latest, at: self.now(), run_delay: None }, |cpu| cpu.first);
+            // Costs some microseconds: only for polls that are already longer than those of a healthy service.
+            if first.run_delay.is_none() && seen.now.saturating_sub(poll.begin) >= LONG_NANOS {
+                first.run_delay = procfs::run_delay(tid);
+            }
+            now.insert(poll.key.thread, CpuTime { poll: poll.key, tid, first, latest });
+        }
+        self.cpu = now;
+    }
+
+    /// The most that one of them has used since the last sleep began.
+    fn busiest(&self) -> Option<u64> {
+        let used = |cpu: &CpuTime| Some(sys::thread_cpu_nanos(cpu.tid)?.saturating_sub(cpu.latest));
+        self.cpu.values().filter_map(used).max()
+    }
+}
+
+fn place(shared: &Shared, seen: &Seen, poll: &Poll) -> Placement {
+    let thread = seen.threads.get(&poll.key.thread);
+    let Some(thread) = thread else { return Placement::Over };
+    let frame = thread.slot.read().and_then(|r| r.frames().iter().find(|f| f.number == poll.key.number).copied());
+    let (Some(frame), Some(runtime)) = (frame, shared.meter.runtimes.get(poll.runtime)) else {
+        return Placement::Over;
+    };
+    on(&runtime, thread, &frame)
+}
+
+fn on(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> Placement {
+    match live::worker_of(runtime, thread, frame) {
+        Some(worker) => Placement::Worker(worker),
+        None if thread.slot.holds(frame.number) => Placement::Off,
+        None => Placement::Over,
+    }
+}

@@ -1,0 +1,225 @@
+//! The snapshot as Prometheus metric families. Pure.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::snapshot::{HistogramSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
+use super::table::{self, Def, PREFIX, Type};
+use crate::coverage::StackCoverage;
+use crate::measure::hooks;
+use crate::shared::Shared;
+
+/// `/metrics`.
+pub(crate) fn text(shared: &Shared) -> String {
+    // Encoding fails on a family without metrics only, and those are left out.
+    TextEncoder::new().encode_to_string(&families(&Snapshot::take(shared))).unwrap_or_default()
+}
+
+/// A family under construction: made from its definition, dropped if nothing is in it.
+struct Family {
+    def: Def,
+    metrics: Vec<Metric>,
+}
+
+impl Family {
+    fn new(def: Def) -> Family {
+        Family { def, metrics: Vec::new() }
+    }
+
+    fn metric(&mut self, labels: &[&str]) -> Metric {
+        debug_assert_eq!(labels.len(), self.def.labels.len(), "{}", self.def.name);
+        let pair = |(name, value): (&&str, &&str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).into());
+            pair.set_value((*value).into());
+            pair
+        };
+        Metric::from_label(self.def.labels.iter().zip(labels).map(pair).collect())
+    }
+
+    fn value(&mut self, labels: &[&str], value: f64) {
+        let mut metric = self.metric(labels);
+        match self.def.kind {
+            Type::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            _ => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        }
+        self.metrics.push(metric);
+    }
+
+    fn histogram(&mut self, labels: &[&str], from: &HistogramSnapshot) {
+        let bucket = |&(bound, count): &(Duration, u64)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound.as_secs_f64());
+            bucket.set_cumulative_count(count);
+            bucket
+        };
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(from.buckets.iter().map(bucket).collect());
+        histogram.set_sample_count(from.count);
+        histogram.set_sample_sum(from.sum.as_secs_f64());
+        let mut metric = self.metric(labels);
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    fn finish(self) -> Option<MetricFamily> {
+        if self.metrics.is_empty() {
+            return None;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(format!("{PREFIX}{}", self.def.name));
+        family.set_help(self.def.help.into());
+        family.set_field_type(match self.def.kind {
+            Type::Counter => MetricType::COUNTER,
+            Type::Gauge => MetricType::GAUGE,
+            Type::Histogram => MetricType::HISTOGRAM,
+        });
+        family.set_metric(self.metrics);
+        Some(family)
+    }
+}
+
+/// One family of all items.
+fn of<T>(def: Def, items: &[T], mut add: impl FnMut(&mut Family, &T)) -> Option<MetricFamily> {
+    let mut family = Family::new(def);
+    for item in items {
+        add(&mut family, item);
+    }
+    family.finish()
+}
+
+/// All families that have a value.
+pub(crate) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
+    let mut all = Vec::new();
+    runtimes(&snapshot.runtimes, &mut all);
+    sites(&snapshot.sites, &mut all);
+    tokio_figures(&snapshot.runtimes, &mut all);
+    watchdog(snapshot, &mut all);
+    all.into_iter().flatten().collect()
+}
+
+fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
+    all.extend([
+        of(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls.count as f64)),
+        of(table::BUSY, runtimes, |f, r| f.value(&[&r.name], r.polls.sum.as_secs_f64())),
+        of(table::DURATION, runtimes, |f, r| f.histogram(&[&r.name], &r.polls)),
+        of(table::STALLS, runtimes, |f, r| {
+            r.stalls.iter().for_each(|(cause, s)| f.value(&[&r.name, cause.as_str()], s.count as f64));
+        }),
+        of(table::STALL_SECONDS, runtimes, |f, r| {
+            r.stalls.iter().for_each(|(cause, s)| f.value(&[&r.name, cause.as_str()], s.time.as_secs_f64()));
+        }),
+        of(table::BLOCKED, runtimes, |f, r| f.value(&[&r.name], r.blocked_workers as f64)),
+        of(table::OLDEST, runtimes, |f, r| f.value(&[&r.name], r.oldest_stall.as_secs_f64())),
+        of(table::DELAY, runtimes, |f, r| f.histogram(&[&r.name], &r.schedule_delay)),
+    ]);
+}
+
+fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
+    let places = labels(sites);
+    let sites: Vec<(&SiteSnapshot, &str)> = sites.iter().zip(places.iter().map(String::as_str)).collect();
+    let mut counts = |def, read: fn(&SiteSnapshot) -> Option<f64>| {
+        all.push(of(def, &sites, |f, (s, place)| {
+            if let Some(value) = read(s) {
+                f.value(&[&s.runtime, place], value);
+            }
+        }));
+    };
+    counts(table::SITE_POLLS, |s| Some(s.polls as f64));
+    counts(table::SITE_BUSY, |s| Some(s.busy.as_secs_f64()));
+    counts(table::SITE_MAX, |s| Some(s.poll_max.as_secs_f64()));
+    counts(table::SITE_STALLS, |s| Some(s.stalls.count as f64));
+    counts(table::SITE_STALL_SECONDS, |s| Some(s.stalls.time.as_secs_f64()));
+    // A place where nothing was spawned has no tasks; one that was never wrapped has no outcomes.
+    counts(table::SPAWNED, |s| (s.spawned > 0).then_some(s.spawned as f64));
+    counts(table::TERMINATED, |s| (s.spawned > 0).then_some(s.terminated as f64));
+    counts(table::ALIVE, |s| s.alive().filter(|_| s.spawned > 0).map(|alive| alive as f64));
+    let wrapped = |s: &SiteSnapshot| s.completed + s.cancelled + s.panicked > 0;
+    let mut outcomes = |def, read: fn(&SiteSnapshot) -> u64| {
+        all.push(of(def, &sites, |f, (s, place)| {
+            if wrapped(s) {
+                f.value(&[&s.runtime, place], read(s) as f64);
+            }
+        }));
+    };
+    outcomes(table::COMPLETED, |s| s.completed);
+    outcomes(table::CANCELLED, |s| s.cancelled);
+    outcomes(table::PANICKED, |s| s.panicked);
+}
+
+/// The sites' labels. Two that read alike (one crate from two registries) get their whole paths: no series may be there twice.
+fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
+    let mut places: Vec<String> = sites.iter().map(|s| s.site.to_string()).collect();
+    let mut count: HashMap<(&str, &str), u32> = HashMap::new();
+    for (site, place) in sites.iter().zip(&places) {
+        *count.entry((&site.runtime, place)).or_default() += 1;
+    }
+    let twice: Vec<usize> = (0..sites.len()).filter(|&i| count[&(&*sites[i].runtime, &*places[i])] > 1).collect();
+    for i in twice {
+        if let Some(location) = sites[i].site.location() {
+            places[i] = location.to_string();
+        }
+    }
+    places
+}
+
+fn tokio_figures(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
+    for (i, def) in table::runtime_counters().enumerate() {
+        all.push(of(def, runtimes, |f, r| f.value(&[&r.name], r.stats.counters[i])));
+    }
+    for (i, def) in table::runtime_gauges().enumerate() {
+        all.push(of(def, runtimes, |f, r| f.value(&[&r.name], r.stats.gauges[i])));
+    }
+    all.push(of(table::RUNTIME_BUSY_RATIO, runtimes, |f, r| f.value(&[&r.name], r.stats.busy_ratio)));
+    for (i, def) in table::worker_counters().enumerate() {
+        all.push(of(def, runtimes, |f, r| {
+            for (worker, totals) in r.stats.workers.iter().enumerate() {
+                f.value(&[&r.name, &worker.to_string()], totals.counters[i]);
+            }
+        }));
+    }
+    for (i, def) in table::worker_gauges().enumerate() {
+        all.push(of(def, runtimes, |f, r| {
+            for (worker, totals) in r.stats.workers.iter().enumerate() {
+                f.value(&[&r.name, &worker.to_string()], totals.gauges[i]);
+            }
+        }));
+    }
+}
+
+fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
+    let w = &snapshot.watchdog;
+    let mut one = |def, value: f64| all.push(of(def, &[()], |f, ()| f.value(&[], value)));
+    one(table::THRESHOLD, w.threshold.as_secs_f64());
+    one(table::SUPPRESSED, w.reports_suppressed as f64);
+    one(table::REPORTS_LOST, w.reports_lost as f64);
+    one(table::OVERFLOWED, w.sites_overflowed as f64);
+    one(table::LOST, w.coverage.lost_polls as f64);
+    one(table::UNMEASURED, w.coverage.unmeasured_threads as f64);
+    one(table::OVERSLEEPS, w.oversleeps as f64);
+    one(table::WAKEUPS, w.wakeups as f64);
+    one(table::CALLBACK_PANICS, w.callback_panics as f64);
+    all.push(of(table::CAPTURES, &w.captures, |f, (result, count)| f.value(&[result], *count as f64)));
+    all.push(of(table::ALLOWED, &w.allowed_blocking, |f, (reason, time)| f.value(&[reason], time.as_secs_f64())));
+    let ways = [
+        ("hooks", w.coverage.runtimes.iter().any(|r| r.alive && r.every_task)),
+        ("watch", true),
+        ("exact_wakeup", w.coverage.exact_wakeup),
+        ("cpu_counter", w.coverage.clock == "cpu counter"),
+        ("stacks", w.coverage.stacks == StackCoverage::Taken),
+    ];
+    all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));
+    let mode = if hooks::INSTALLED { "unstable" } else { "stable" };
+    all.push(of(table::BUILD, &[()], |f, ()| f.value(&[env!("CARGO_PKG_VERSION"), mode], 1.0)));
+}

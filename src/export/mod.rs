@@ -1,0 +1,16 @@
+//! Third floor, other half: everything that is known, as plain data, as Prometheus metrics and as pages. Runs on the thread that
+//! asks, or on the server's own; never on a worker unless the user asks from there.
+
+#[cfg(feature = "prometheus")]
+pub(crate) mod collector;
+#[cfg(feature = "prometheus")]
+pub(crate) mod families;
+#[cfg(feature = "server")]
+pub(crate) mod health;
+#[cfg(feature = "server")]
+pub(crate) mod profile;
+#[cfg(feature = "server")]
+pub(crate) mod server;
+pub mod snapshot;
+#[cfg(feature = "prometheus")]
+pub(crate) mod table;

@@ -1,0 +1,236 @@
+//! All metrics as plain data: the parts of a [`Snapshot`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::coverage::Coverage;
+use crate::detect::live;
+use crate::detect::outcome::Outcome;
+use crate::measure::histogram::{BOUNDS, HistogramTotals};
+use crate::measure::runtime::{OTHER, Runtime};
+use crate::measure::runtime_stats::StatsTotals;
+use crate::measure::site::{Site, SiteId};
+use crate::measure::tally::{Event, Sum, Totals};
+use crate::report::book::{Amount, Sums};
+use crate::report::stall::Cause;
+use crate::shared::Shared;
+
+/// All metrics of one moment; from [`Watchdog::snapshot`](crate::Watchdog::snapshot). The exact meaning of each is that of the
+/// Prometheus metric of the same name.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Each runtime, in the order in which it became known.
+    pub runtimes: Vec<RuntimeSnapshot>,
+    /// Each site at which something was counted.
+    pub sites: Vec<SiteSnapshot>,
+    /// pollwatch itself.
+    pub watchdog: WatchdogSnapshot,
+}
+
+/// One runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RuntimeSnapshot {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Polls: how many, and how long.
+    pub polls: HistogramSnapshot,
+    /// From the moment a task was woken to its poll, as the probe met it while the runtime was polling.
+    pub schedule_delay: HistogramSnapshot,
+    /// Stalls by cause: every cause, also those with none.
+    pub stalls: Vec<(Cause, StallSnapshot)>,
+    /// Workers that are in a poll for at least the threshold at this moment.
+    pub blocked_workers: usize,
+    /// How long the longest of these polls has lasted so far; zero when there is none.
+    pub oldest_stall: Duration,
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
+    pub(crate) stats: StatsTotals,
+}
+
+/// One site of one runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SiteSnapshot {
+    /// The runtime's name.
+    pub runtime: Arc<str>,
+    /// The place.
+    pub site: Site,
+    /// Polls of the tasks spawned there.
+    pub polls: u64,
+    /// The time that these took.
+    pub busy: Duration,
+    /// The longest of them.
+    pub poll_max: Duration,
+    /// Stalls of these tasks that are their fault.
+    pub stalls: StallSnapshot,
+    /// Tasks spawned there.
+    pub spawned: u64,
+    /// Tasks spawned there that have ended, however they did.
+    pub terminated: u64,
+    /// Watched futures that were polled to their end.
+    pub completed: u64,
+    /// Watched futures that were dropped before their end.
+    pub cancelled: u64,
+    /// Watched futures that panicked.
+    pub panicked: u64,
+}
+
+impl SiteSnapshot {
+    /// Tasks that have not ended; `None` for `other`, whose ends are not all told apart.
+    pub fn alive(&self) -> Option<u64> {
+        self.site.location().map(|_| self.spawned.saturating_sub(self.terminated))
+    }
+}
+
+/// How many stalls, and how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StallSnapshot {
+    /// Stalls that have begun.
+    pub count: u64,
+    /// Their time, that of those that go on included.
+    pub time: Duration,
+}
+
+/// Durations in buckets.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HistogramSnapshot {
+    /// How many.
+    pub count: u64,
+    /// The sum of all.
+    pub sum: Duration,
+    /// Upper bound, and how many took at most that long.
+    pub buckets: Vec<(Duration, u64)>,
+    totals: HistogramTotals,
+}
+
+impl HistogramSnapshot {
+    fn new(totals: HistogramTotals, sum: Option<u64>) -> HistogramSnapshot {
+        let buckets = BOUNDS.iter().map(|&b| Duration::from_nanos(b)).zip(totals.cumulative());
+        HistogramSnapshot {
+            count: totals.count(),
+            sum: Duration::from_nanos(sum.unwrap_or_else(|| totals.sum())),
+            buckets: buckets.collect(),
+            totals,
+        }
+    }
+
+    /// The duration that the share `q` (0 to 1) did not exceed, to within 1/16 of its value; zero when there are none.
+    pub fn quantile(&self, q: f64) -> Duration {
+        Duration::from_nanos(self.totals.quantile(q))
+    }
+}
+
+/// pollwatch itself.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WatchdogSnapshot {
+    /// The threshold.
+    pub threshold: Duration,
+    /// What is seen and what is not.
+    pub coverage: Coverage,
+    /// Stalls left out of the log, because their place had been told often.
+    pub reports_suppressed: u64,
+    /// Reports that log and callback never got, because those took too long.
+    pub reports_lost: u64,
+    /// Stacks asked for, by how that ended.
+    pub captures: Vec<(&'static str, u64)>,
+    /// Time in `allow_blocking` scopes that have ended, by reason.
+    pub allowed_blocking: Vec<(&'static str, Duration)>,
+    /// Places that did not fit into `max_sites`, once a thread and place.
+    pub sites_overflowed: u64,
+    /// Times that the watchdog woke up late by a threshold (at least 5 ms) or more.
+    pub oversleeps: u64,
+    /// Times that the watchdog woke up.
+    pub wakeups: u64,
+    /// Panics in callbacks and hooks of yours.
+    pub callback_panics: u64,
+}
+
+impl Snapshot {
+    pub(crate) fn take(shared: &Shared) -> Snapshot {
+        let meter = &shared.meter;
+        let mut sum = meter.sum();
+        let stalls = shared.sums();
+        let runtimes = meter.runtimes.all();
+        let names: Vec<Arc<str>> = runtimes.iter().map(|r| r.name.clone()).collect();
+        let sites = sites(shared, &sum.cells, &stalls, &names);
+        let runtimes = runtimes.iter().filter(|r| r.id != OTHER || sum.polls.contains_key(&OTHER));
+        Snapshot {
+            sites,
+            runtimes: runtimes
+                .cloned()
+                .collect::<Vec<_>>()
+                .iter()
+                .map(|r| runtime(shared, r, &mut sum, &stalls))
+                .collect(),
+            watchdog: WatchdogSnapshot {
+                threshold: Duration::from_nanos(meter.threshold),
+                coverage: Coverage::of(shared),
+                reports_suppressed: shared.suppressed.load(Ordering::Relaxed),
+                reports_lost: shared.untold.load(Ordering::Relaxed),
+                captures: Outcome::ALL
+                    .map(|o| (o.as_str(), shared.captures[o as usize].load(Ordering::Relaxed)))
+                    .into(),
+                allowed_blocking: meter.allowed().into_iter().map(|(r, n)| (r, Duration::from_nanos(n))).collect(),
+                sites_overflowed: meter.sites.overflowed(),
+                oversleeps: shared.oversleeps.load(Ordering::Relaxed),
+                wakeups: shared.wakeups.load(Ordering::Relaxed),
+                callback_panics: shared.callback_panics.load(Ordering::Relaxed)
+                    + meter.hook_panics.load(Ordering::Relaxed),
+            },
+        }
+    }
+}
+
+fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> RuntimeSnapshot {
+    let busy = sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, t)| t.busy).sum();
+    let blocked = live::blocked(&shared.meter, runtime);
+    let mut delay = HistogramTotals::default();
+    runtime.delay.add_to(&mut delay);
+    RuntimeSnapshot {
+        name: runtime.name.clone(),
+        polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
+        schedule_delay: HistogramSnapshot::new(delay, None),
+        stalls: Cause::ALL.map(|cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).into(),
+        blocked_workers: blocked.len(),
+        oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
+        stats: runtime.stats(),
+    }
+}
+
+fn sites(
+    shared: &Shared,
+    cells: &HashMap<(u16, SiteId), Totals>,
+    stalls: &Sums,
+    names: &[Arc<str>],
+) -> Vec<SiteSnapshot> {
+    let mut keys: Vec<_> = cells.keys().copied().collect();
+    keys.sort_unstable();
+    let snapshot = |key: (u16, SiteId)| {
+        let totals = &cells[&key];
+        Some(SiteSnapshot {
+            runtime: names.get(key.0 as usize)?.clone(),
+            site: shared.meter.sites.get(key.1),
+            polls: totals.polls,
+            busy: Duration::from_nanos(totals.busy),
+            poll_max: Duration::from_nanos(totals.max),
+            stalls: amount(stalls.sites.get(&key)),
+            spawned: totals.event(Event::Spawned),
+            terminated: totals.event(Event::Terminated),
+            completed: totals.event(Event::Completed),
+            cancelled: totals.event(Event::Cancelled),
+            panicked: totals.event(Event::Panicked),
+        })
+    };
+    keys.into_iter().filter_map(snapshot).collect()
+}
+
+fn amount(amount: Option<&Amount>) -> StallSnapshot {
+    let amount = amount.copied().unwrap_or_default();
+    StallSnapshot { count: amount.count, time: Duration::from_nanos(amount.nanos) }
+}

@@ -1,0 +1,70 @@
+//! Finds the code that blocks a Tokio event loop, while it is still blocking, and exports it as Prometheus metrics.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! let watchdog = pollwatch::Watchdog::builder()
+//!     .threshold(Duration::from_millis(10))
+//!     .listen("127.0.0.1:9464".parse()?) // /metrics, /stalls, /healthz
+//!     .start()?;
+//! let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+//! runtime.block_on(watchdog.watch(async {
+//!     // your service
+//! }));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A poll that keeps a worker for the threshold or longer is a [`Stall`]: logged (target `pollwatch::stall`) while it lasts,
+//! given to [`on_stall`](WatchdogBuilder::on_stall), kept in [`Watchdog::stalls`], and counted in the metrics.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `capture` (default) | stacks of stalls: where, and, with the kernel's help, why |
+//! | `server` (default) | the HTTP server on its own thread: `/metrics`, `/stalls`, `/healthz`, `/`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
+//! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
+//! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
+//! | `serde` (with `server`) | `serde::Serialize` for [`Stall`] |
+//!
+//! # What it can see
+//!
+//! With `--cfg tokio_unstable` every task of a runtime that [`Watchdog::build_runtime`] built, third-party ones too. Without
+//! it, and for a runtime that is only [attached](Watchdog::attach), the futures given to [`Watchdog::watch`] and
+//! [`Watchdog::spawn`]. [`Watchdog::coverage`] tells which.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod coverage;
+mod detect;
+mod error;
+mod export;
+mod measure;
+mod report;
+mod shared;
+mod sync;
+mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod util;
+mod watchdog;
+
+pub use coverage::{Coverage, RuntimeCoverage, StackCoverage};
+pub use error::Error;
+pub use export::snapshot;
+pub use export::snapshot::Snapshot;
+pub use measure::allow::allow_blocking;
+pub use measure::future::Watched;
+pub use measure::hooks::Hooks;
+pub use measure::site::Site;
+pub use report::stack::{Frame, Stack};
+pub use report::stall::{Cause, Phase, Stall, Syscall};
+pub use watchdog::{Watchdog, WatchdogBuilder};
+
+#[cfg(feature = "prometheus")]
+pub use export::collector::Collector;
+
+/// The README's code compiles.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

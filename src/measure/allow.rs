@@ -1,0 +1,58 @@
+//! Scopes that are meant to block.
+
+use super::slot::{Kind, What};
+use super::thread;
+
+/// Runs `f`, which is meant to block: its time is counted under `reason` (`pollwatch_allowed_blocking_seconds_total`) and left out
+/// of the poll that it is part of. The rest of the poll is measured as ever, and a stall that is going on stands still meanwhile.
+///
+/// Scopes nest; each is counted without those within. Outside of a measured poll it only runs `f`. It changes nothing for the
+/// other tasks of the worker, which do wait: use it where you know that they may (at start-up, in a tool, for a bounded call that
+/// has no async form), and [`tokio::task::spawn_blocking`] everywhere else.
+///
+/// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.
+///
+/// ```
+/// let config = pollwatch::allow_blocking("reads its configuration", || std::fs::read_to_string("app.toml"));
+/// # drop(config);
+/// ```
+pub fn allow_blocking<R>(reason: &'static str, f: impl FnOnce() -> R) -> R {
+    let _scope = Scope::enter(reason);
+    f()
+}
+
+struct Scope {
+    reason: &'static str,
+}
+
+impl Scope {
+    fn enter(reason: &'static str) -> Scope {
+        let what = What { kind: Kind::Allowed, runtime: 0, index: 0 }.pack();
+        thread::for_each(|thread| {
+            if thread.state.slot.depth() > 0 {
+                thread.state.push(what, 0, None);
+            }
+        });
+        Scope { reason }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        thread::for_each(|thread| {
+            let slot = &thread.state.slot;
+            let top = match slot.top() {
+                Some(top) if What::unpack(top.what()).kind == Kind::Allowed => top,
+                // Too deep to be published.
+                None if slot.depth() > 0 => return slot.pop(),
+                _ => return,
+            };
+            let now = thread.state.now();
+            let began = top.begin();
+            // First the frames beneath: a reader in between sees them younger, never older, than they are.
+            slot.delay_beneath(now.saturating_sub(began));
+            slot.pop();
+            thread.add_allowed(self.reason, began, now);
+        });
+    }
+}

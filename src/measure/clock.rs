@@ -1,0 +1,111 @@
+//! The clock of the poll path: the CPU's time-stamp counter where it can be trusted, the monotonic clock elsewhere.
+//!
+//! A counter reading costs some 8 ns on the machine of `docs/overhead.md`; a monotonic one about three times as much.
+//! `quanta` reads and calibrates the counter (once a process, 10 to 200 ms) and falls back by itself where the CPU does not
+//! promise an invariant one. Where the kernel itself has given the counter up as its time source, neither do we trust it.
+
+use std::time::Instant;
+
+/// Where readings come from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// With the nanoseconds that 2^32 of its ticks take: one multiplication a poll.
+    Counter(quanta::Clock, u64),
+    Monotonic(Instant),
+}
+
+/// A source of readings that only go forward. Readings of clones compare.
+#[derive(Clone, Debug)]
+pub(crate) struct Clock {
+    source: Source,
+    /// Reading at which `nanos` is zero.
+    anchor: u64,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Clock {
+        let source = if kernel_distrusts_counter() {
+            Source::Monotonic(Instant::now())
+        } else {
+            let clock = quanta::Clock::new();
+            let scale = clock.delta_as_nanos(0, 1 << 32);
+            Source::Counter(clock, scale)
+        };
+        let mut clock = Clock { source, anchor: 0 };
+        clock.anchor = clock.now();
+        clock
+    }
+
+    /// A raw reading.
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        match &self.source {
+            Source::Counter(clock, _) => clock.raw(),
+            Source::Monotonic(anchor) => anchor.elapsed().as_nanos() as u64,
+        }
+    }
+
+    /// Nanoseconds between two readings, to within a billionth; 0 when they are in the wrong order.
+    #[inline]
+    pub(crate) fn delta(&self, begin: u64, end: u64) -> u64 {
+        match &self.source {
+            Source::Counter(_, scale) => scaled(end.saturating_sub(begin), *scale),
+            Source::Monotonic(_) => end.saturating_sub(begin),
+        }
+    }
+
+    /// Nanoseconds from a reading to now. The source is chosen once.
+    #[inline]
+    pub(crate) fn since(&self, begin: u64) -> u64 {
+        match &self.source {
+            Source::Counter(clock, scale) => scaled(clock.raw().saturating_sub(begin), *scale),
+            Source::Monotonic(anchor) => (anchor.elapsed().as_nanos() as u64).saturating_sub(begin),
+        }
+    }
+
+    /// A reading as nanoseconds since this clock was made.
+    pub(crate) fn nanos(&self, reading: u64) -> u64 {
+        self.delta(self.anchor, reading)
+    }
+
+    /// What the readings come from, for `coverage()`.
+    pub(crate) fn name(&self) -> &'static str {
+        match &self.source {
+            Source::Counter(..) => "cpu counter",
+            Source::Monotonic(_) => "monotonic",
+        }
+    }
+}
+
+#[inline]
+fn scaled(ticks: u64, scale: u64) -> u64 {
+    ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
+}
+
+/// Linux marks a counter as unstable by taking another clock source; one of these says so.
+fn kernel_distrusts_counter() -> bool {
+    std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+        .is_ok_and(|source| matches!(source.trim(), "hpet" | "acpi_pm" | "jiffies" | "refined-jiffies"))
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn agrees_with_the_monotonic_clock() {
+        for clock in [Clock::new(), Clock { source: Source::Monotonic(Instant::now()), anchor: 0 }] {
+            let (outer, begin) = (Instant::now(), clock.now());
+            let inner = Instant::now();
+            std::thread::sleep(Duration::from_millis(20));
+            let inner = inner.elapsed().as_nanos() as f64;
+            let nanos = clock.delta(begin, clock.now()) as f64;
+            let outer = outer.elapsed().as_nanos() as f64;
+            assert!(nanos >= inner * 0.99 && nanos <= outer * 1.01, "{}: {inner} <= {nanos} <= {outer}", clock.name());
+            assert_eq!(clock.delta(clock.now(), begin), 0);
+            assert!(clock.since(begin) as f64 >= nanos);
+            assert_eq!(clock.since(clock.now() + clock.now()), 0);
+        }
+    }
+}

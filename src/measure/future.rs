@@ -1,0 +1,243 @@
+//! The way in by a wrapper: `watch` and `spawn`, on stable and unstable tokio.
+
+use std::panic::Location;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+
+use super::meter::Meter;
+use super::poll::{self, Entered};
+use super::site::SiteId;
+use super::tally::Event;
+use super::task_id::to_bits;
+use super::thread::{self, Attached, Origin};
+
+/// Where a wrapper's poll is, as stacks tell it.
+#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+pub(crate) const FILE: &str = file!();
+
+/// Not polled yet.
+const UNRESOLVED: u16 = u16::MAX;
+
+pin_project! {
+    /// A future whose polls are watched; made by [`Watchdog::watch`](crate::Watchdog::watch).
+    ///
+    /// Where tokio's hooks see the task already, this is a named part of its polls and counts none of its own. It adds
+    /// 16 bytes to the future; what it adds to a poll is in `docs/overhead.md`.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Watched<F> {
+        #[pin]
+        inner: F,
+        tag: Tag,
+    }
+}
+
+impl<F> std::fmt::Debug for Watched<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watched").field("site", &self.tag.meter.sites.get(self.tag.site)).finish_non_exhaustive()
+    }
+}
+
+/// What a wrapper carries: 16 bytes.
+struct Tag {
+    meter: Arc<Meter>,
+    site: SiteId,
+    runtime: u16,
+    /// How it ended, counted when it is dropped.
+    outcome: Outcome,
+    /// It is a task whose spawn was counted here, so that its end is, too.
+    task: bool,
+}
+
+const _: () = assert!(size_of::<usize>() != 8 || size_of::<Tag>() == 16);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Outcome {
+    Pending,
+    Completed,
+    Panicked,
+}
+
+impl<F> Watched<F> {
+    /// A future to be polled anywhere.
+    #[track_caller]
+    pub(crate) fn new(meter: &Arc<Meter>, inner: F) -> Watched<F> {
+        let place = Location::caller();
+        let site = attached(meter).map(|thread| thread.site(place)).unwrap_or_else(|| meter.sites.intern(place));
+        let tag = Tag { meter: meter.clone(), site, runtime: UNRESOLVED, outcome: Outcome::Pending, task: false };
+        Watched { inner, tag }
+    }
+
+    /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count its spawn and its end.
+    #[track_caller]
+    pub(crate) fn task(meter: &Arc<Meter>, inner: F) -> Watched<F> {
+        let mut watched = Watched::new(meter, inner);
+        let hooked = watched.tag.resolve();
+        watched.tag.task = !hooked;
+        if !hooked {
+            watched.tag.count(Event::Spawned);
+        }
+        watched
+    }
+}
+
+#[inline(always)]
+fn attached(meter: &Arc<Meter>) -> Option<Rc<Attached>> {
+    thread::attached(meter.id, || Some(meter.clone()))
+}
+
+impl Tag {
+    /// Finds the runtime that polls this; tells whether the hooks see its tasks.
+    #[cold]
+    fn resolve(&mut self) -> bool {
+        let handle = Handle::try_current().ok();
+        let id = handle.as_ref().map(Handle::id);
+        let thread = attached(&self.meter);
+        // The runtime of the last one resolved on this thread, as a rule: found without a lock.
+        let last = thread.as_ref().and_then(|thread| thread.last_runtime.get());
+        if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
+            self.runtime = runtime;
+            return hooked;
+        }
+        let runtimes = &self.meter.runtimes;
+        let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, self.meter.id));
+        let runtime = known.unwrap_or_else(|| runtimes.other(self.meter.id));
+        self.runtime = runtime.id;
+        let hooked = runtime.is_hooked();
+        if let (Some(thread), Some(id)) = (thread, id) {
+            thread.last_runtime.set(Some((id, runtime.id, hooked)));
+        }
+        hooked
+    }
+
+    fn count(&self, event: Event) {
+        let Some(thread) = attached(&self.meter) else { return };
+        let cell = thread.cell(Origin::Site(self.site), self.runtime);
+        if let Some(cell) = thread.state.tally.cell(cell) {
+            cell.event(event);
+        }
+    }
+}
+
+impl Drop for Tag {
+    fn drop(&mut self) {
+        if self.runtime == UNRESOLVED {
+            return;
+        }
+        self.count(match self.outcome {
+            Outcome::Pending => Event::Cancelled,
+            Outcome::Completed => Event::Completed,
+            Outcome::Panicked => Event::Panicked,
+        });
+        if self.task {
+            self.count(Event::Terminated);
+        }
+    }
+}
+
+/// Withdraws the frame, also when the poll unwinds.
+struct Leave(Option<(Rc<Attached>, Entered)>);
+
+impl Leave {
+    #[inline(always)]
+    fn leave(&mut self) {
+        if let Some((thread, entered)) = self.0.take() {
+            poll::leave(&thread, entered);
+        }
+    }
+
+    /// A function of its own, so that the poll that returns can be inlined.
+    #[cold]
+    #[inline(never)]
+    fn unwind(&mut self) {
+        self.leave();
+    }
+}
+
+impl Drop for Leave {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.unwind();
+        }
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let tag = this.tag;
+        if tag.runtime == UNRESOLVED {
+            tag.resolve();
+        }
+        let entered = attached(&tag.meter).and_then(|thread| {
+            let entered = poll::enter(&thread, tag.runtime, tag.site, || to_bits(tokio::task::try_id()))?;
+            Some((thread, entered))
+        });
+        let mut leave = Leave(entered);
+        // Stays so if the poll unwinds.
+        tag.outcome = Outcome::Panicked;
+        let result = this.inner.poll(cx);
+        leave.leave();
+        tag.outcome = if result.is_ready() { Outcome::Completed } else { Outcome::Pending };
+        result
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::tally::Totals;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::task::Waker;
+
+    fn poll<F: Future>(future: &mut Pin<Box<Watched<F>>>) -> Poll<F::Output> {
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn depth(meter: &Meter) -> usize {
+        meter.threads()[0].slot.depth()
+    }
+
+    fn totals(meter: &Meter) -> Totals {
+        *meter.sum().cells.values().next().expect("one site")
+    }
+
+    #[test]
+    fn a_poll_is_withdrawn_when_it_returns_and_when_it_unwinds() {
+        let meter = Meter::new(10_000_000, 10);
+        let inside = meter.clone();
+        let mut unwinds = Box::pin(Watched::new(&meter, async move {
+            assert_eq!(depth(&inside), 1);
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        }));
+        assert!(poll(&mut unwinds).is_pending());
+        assert_eq!((depth(&meter), totals(&meter).event(Event::Panicked)), (0, 0));
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut unwinds))).is_err());
+        assert_eq!(depth(&meter), 0);
+        drop(unwinds);
+        let totals = totals(&meter);
+        assert_eq!((totals.polls, totals.event(Event::Panicked), totals.event(Event::Cancelled)), (2, 1, 0));
+    }
+
+    /// The outer poll holds the thread's tie to its own watchdog meanwhile.
+    #[test]
+    fn another_watchdog_is_met_within_a_poll() {
+        let [outer, inner, innermost] = std::array::from_fn(|_| Meter::new(10_000_000, 10));
+        let nested = Watched::new(&outer, async {
+            Watched::new(&inner, async { Watched::new(&innermost, async {}).await }).await;
+        });
+        assert!(poll(&mut Box::pin(nested)).is_ready());
+        for meter in [&outer, &inner, &innermost] {
+            assert_eq!((totals(meter).polls, totals(meter).event(Event::Completed), depth(meter)), (1, 1, 0));
+        }
+    }
+}

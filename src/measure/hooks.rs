@@ -1,0 +1,163 @@
+//! The way in by tokio's task hooks: every task of a runtime, third-party ones too (`tokio_unstable`). The stable twin
+//! installs nothing.
+
+pub use imp::Hooks;
+pub(crate) use imp::{INSTALLED, install, uninstall};
+
+#[cfg(tokio_unstable)]
+mod imp {
+    use std::fmt;
+    use std::panic::Location;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use tokio::runtime::{Builder, TaskMeta};
+
+    use crate::measure::poll;
+    use crate::measure::runtime::Runtime;
+    use crate::measure::task_id::to_bits;
+    use crate::util::call_user;
+
+    /// Whether [`install`] does anything.
+    pub(crate) const INSTALLED: bool = true;
+
+    type Hook = Box<dyn Fn(&TaskMeta<'_>) + Send + Sync>;
+
+    /// Your own task hooks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
+    ///
+    /// tokio keeps one callback a hook and overwrites it silently: hooks that were set on the builder before are lost, those
+    /// given here run as well. Yours run outside of the time that pollwatch measures. A panic in one is caught and counted
+    /// (`pollwatch_callback_panics_total`). Thread callbacks (`on_thread_start` and the like) stay on the builder: pollwatch
+    /// takes none of them.
+    ///
+    /// In stable mode tokio has no task hooks, and this type no methods but `new`.
+    #[derive(Default)]
+    pub struct Hooks {
+        spawn: Option<Hook>,
+        before: Option<Hook>,
+        after: Option<Hook>,
+        terminate: Option<Hook>,
+    }
+
+    impl Hooks {
+        /// No hooks.
+        pub fn new() -> Hooks {
+            Hooks::default()
+        }
+
+        /// Runs before a task is spawned, on the thread that spawns it.
+        pub fn on_task_spawn(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
+            self.spawn = Some(Box::new(f));
+            self
+        }
+
+        /// Runs before each poll of a task, on its worker.
+        pub fn on_before_task_poll(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
+            self.before = Some(Box::new(f));
+            self
+        }
+
+        /// Runs after each poll of a task, on its worker.
+        pub fn on_after_task_poll(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
+            self.after = Some(Box::new(f));
+            self
+        }
+
+        /// Runs when a task has ended, on the thread that ended it.
+        pub fn on_task_terminate(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
+            self.terminate = Some(Box::new(f));
+            self
+        }
+    }
+
+    impl fmt::Debug for Hooks {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Hooks")
+                .field("on_task_spawn", &self.spawn.is_some())
+                .field("on_before_task_poll", &self.before.is_some())
+                .field("on_after_task_poll", &self.after.is_some())
+                .field("on_task_terminate", &self.terminate.is_some())
+                .finish()
+        }
+    }
+
+    fn place(meta: &TaskMeta<'_>) -> &'static Location<'static> {
+        meta.spawned_at()
+    }
+
+    #[inline(never)]
+    fn run_user(runtime: &Runtime, hook: &Hook, meta: &TaskMeta<'_>) {
+        if call_user(|| hook(meta))
+            && let Some(meter) = runtime.meter.upgrade()
+        {
+            meter.hook_panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts our hooks, and the user's around them, into the builder.
+    pub(crate) fn install(builder: &mut Builder, runtime: &Arc<Runtime>, user: Hooks) {
+        // One closure each, with or without a user's hook: the poll path is inlined where it has one caller only.
+        let rt = runtime.clone();
+        builder.on_before_task_poll(move |meta| {
+            if let Some(hook) = &user.before {
+                run_user(&rt, hook, meta);
+            }
+            poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+        });
+        let rt = runtime.clone();
+        builder.on_after_task_poll(move |meta| {
+            poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+            if let Some(hook) = &user.after {
+                run_user(&rt, hook, meta);
+            }
+        });
+        let rt = runtime.clone();
+        builder.on_task_spawn(move |meta| {
+            poll::spawned(&rt, place(meta), to_bits(Some(meta.id())));
+            if let Some(hook) = &user.spawn {
+                run_user(&rt, hook, meta);
+            }
+        });
+        let rt = runtime.clone();
+        builder.on_task_terminate(move |meta| {
+            poll::terminated(&rt, place(meta), to_bits(Some(meta.id())));
+            if let Some(hook) = &user.terminate {
+                run_user(&rt, hook, meta);
+            }
+        });
+    }
+
+    /// Takes them out again, so that what the user builds next from the same builder is not counted under this name.
+    pub(crate) fn uninstall(builder: &mut Builder) {
+        builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
+    }
+}
+
+#[cfg(not(tokio_unstable))]
+mod imp {
+    use std::sync::Arc;
+
+    use tokio::runtime::Builder;
+
+    use crate::measure::runtime::Runtime;
+
+    /// Whether [`install`] does anything.
+    pub(crate) const INSTALLED: bool = false;
+
+    /// Your own task hooks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with). In stable mode tokio
+    /// has no task hooks, and this type no methods but `new`; with `tokio_unstable` it has one for each.
+    #[derive(Debug, Default)]
+    #[non_exhaustive]
+    pub struct Hooks {}
+
+    impl Hooks {
+        /// No hooks.
+        pub fn new() -> Hooks {
+            Hooks::default()
+        }
+    }
+
+    pub(crate) fn install(_builder: &mut Builder, _runtime: &Arc<Runtime>, _user: Hooks) {}
+
+    pub(crate) fn uninstall(_builder: &mut Builder) {}
+}

@@ -1,0 +1,138 @@
+//! What the measuring floor of one watchdog shares: clock, sites, threads, runtimes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::clock::Clock;
+use super::runtime::Runtimes;
+use super::site::Sites;
+use super::tally::Sum;
+use super::thread::ThreadState;
+use super::wake::Wake;
+use crate::util::lock;
+
+/// Threads measured at a time; further ones are counted and left alone.
+const MAX_THREADS: usize = 4096;
+/// Exited threads kept for the watchdog to take their last slow polls from.
+const MAX_DEPARTED: usize = 256;
+/// Reasons to block told apart.
+const MAX_REASONS: usize = 64;
+
+/// See the module's text. Hooks, futures and layers hold this, never the floors above.
+pub(crate) struct Meter {
+    pub(crate) id: u64,
+    pub(crate) clock: Clock,
+    /// In nanoseconds.
+    pub(crate) threshold: u64,
+    pub(crate) max_sites: usize,
+    pub(crate) sites: Sites,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) wake: Arc<Wake>,
+    /// Panics in hooks that the user gave.
+    pub(crate) hook_panics: AtomicU64,
+    threads: Mutex<Vec<Arc<ThreadState>>>,
+    /// Locked before `threads` by those who take both.
+    retired: Mutex<Sum>,
+    departed: Mutex<Vec<Arc<ThreadState>>>,
+    /// Nanoseconds by reason.
+    allowed: Mutex<BTreeMap<&'static str, u64>>,
+    next_thread: AtomicU64,
+    refused: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn new(threshold: u64, max_sites: usize) -> Arc<Meter> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new_cyclic(|me| Meter {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            clock: Clock::new(),
+            threshold,
+            max_sites,
+            sites: Sites::new(max_sites),
+            runtimes: Runtimes::new(me.clone()),
+            wake: Arc::new(Wake::new()),
+            hook_panics: AtomicU64::new(0),
+            threads: Mutex::default(),
+            retired: Mutex::default(),
+            departed: Mutex::default(),
+            allowed: Mutex::default(),
+            next_thread: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes the calling thread's state; `None` when there are too many threads.
+    pub(crate) fn register_thread(&self) -> Option<Arc<ThreadState>> {
+        let mut threads = lock(&self.threads);
+        if threads.len() >= MAX_THREADS {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let state = Arc::new(ThreadState::new(self, self.next_thread.fetch_add(1, Ordering::Relaxed)));
+        threads.push(state.clone());
+        Some(state)
+    }
+
+    /// Folds an exiting thread's counters into the retired ones. Runs on that thread.
+    pub(crate) fn retire_thread(&self, state: &Arc<ThreadState>) {
+        let mut retired = lock(&self.retired);
+        state.tally.add_to(&mut retired);
+        self.lost.fetch_add(state.ended.lost(), Ordering::Relaxed);
+        // Before it leaves the others: a look in between finds its last words twice rather than not at all, and takes them once.
+        if !state.ended.is_empty() {
+            let mut departed = lock(&self.departed);
+            if departed.len() < MAX_DEPARTED {
+                departed.push(state.clone());
+            } else {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        lock(&self.threads).retain(|t| t.id != state.id);
+    }
+
+    /// Counts time that was meant to block.
+    pub(crate) fn add_allowed(&self, reason: &'static str, nanos: u64) {
+        let mut allowed = lock(&self.allowed);
+        let known = allowed.contains_key(reason) || allowed.len() < MAX_REASONS;
+        *allowed.entry(if known { reason } else { "other" }).or_default() += nanos;
+    }
+
+    /// Nanoseconds that were meant to block, by reason.
+    pub(crate) fn allowed(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.allowed).clone()
+    }
+
+    /// The threads of now.
+    pub(crate) fn threads(&self) -> Vec<Arc<ThreadState>> {
+        lock(&self.threads).clone()
+    }
+
+    /// Takes the exited threads that have something left to tell.
+    pub(crate) fn take_departed(&self) -> Vec<Arc<ThreadState>> {
+        std::mem::take(&mut *lock(&self.departed))
+    }
+
+    /// Everything counted so far. A thread that exits meanwhile waits, so it is counted once.
+    pub(crate) fn sum(&self) -> Sum {
+        let retired = lock(&self.retired);
+        let mut sum = retired.clone();
+        for thread in self.threads() {
+            thread.tally.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// Threads that were not measured because there were too many.
+    pub(crate) fn refused_threads(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Slow polls that the watchdog never heard of, because they came faster than it could take them.
+    pub(crate) fn lost_polls(&self) -> u64 {
+        let _nobody_leaves = lock(&self.retired);
+        self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.ended.lost()).sum::<u64>()
+    }
+}

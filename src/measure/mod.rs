@@ -1,0 +1,23 @@
+//! First floor: measures every poll, on the user's threads, and publishes what each thread is doing.
+//!
+//! Its ways in are [`hooks`], [`future`] and, off the poll path, [`probe`]. Nobody above calls down into a thread; they read
+//! [`meter::Meter`].
+
+pub(crate) mod allow;
+pub(crate) mod clock;
+pub(crate) mod ended;
+pub(crate) mod future;
+pub(crate) mod histogram;
+pub(crate) mod hooks;
+pub(crate) mod meter;
+pub(crate) mod placement;
+pub(crate) mod poll;
+pub(crate) mod probe;
+pub(crate) mod runtime;
+pub(crate) mod runtime_stats;
+pub(crate) mod site;
+pub(crate) mod slot;
+pub(crate) mod tally;
+pub(crate) mod task_id;
+pub(crate) mod thread;
+pub(crate) mod wake;

@@ -1,0 +1,131 @@
+//! Whether a poll blocks a worker, and which.
+//!
+//! A poll blocks a worker as long as its thread runs that worker's index: not after `block_in_place` has handed the index
+//! to another thread, and never on a thread that only called `block_on`.
+
+use std::thread::ThreadId;
+
+use tokio::runtime::RuntimeMetrics;
+
+use super::thread::Attached;
+
+pub(crate) use imp::{PlaceCache, observe};
+
+/// The worker whose index `thread` holds right now; `place` is what the thread itself observed at the poll's begin.
+/// Takes locks of tokio's: for the watchdog and the slow path only.
+pub(crate) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, place: u64) -> Option<u16> {
+    imp::worker_of(metrics, thread, place)
+}
+
+/// tokio tells which thread runs which worker.
+#[cfg(tokio_unstable)]
+mod imp {
+    use super::*;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct PlaceCache;
+
+    #[inline]
+    pub(crate) fn observe(_thread: &Attached, _runtime: u16, _nested: bool) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, _place: u64) -> Option<u16> {
+        (0..metrics.num_workers())
+            .find(|&worker| metrics.worker_thread_id(worker) == Some(thread))
+            .and_then(|worker| u16::try_from(worker).ok())
+    }
+}
+
+/// Stable tokio tells a thread its own worker index, how often a worker has parked, and how long it was busy (published at a
+/// park and every 61 ticks). Neither can move during a poll of the worker's: when one has, another thread has the index. One
+/// that got it and went straight into a long poll of its own is not told apart until that ends.
+#[cfg(not(tokio_unstable))]
+mod imp {
+    use super::*;
+    use std::cell::RefCell;
+
+    /// The runtime that this thread last polled for; no lock in a poll. A worker of such a runtime ends with it, so nothing is
+    /// kept alive.
+    #[derive(Debug, Default)]
+    pub(crate) struct PlaceCache(RefCell<Option<Cached>>);
+
+    #[derive(Debug)]
+    struct Cached {
+        runtime: u16,
+        /// How many workers it has, with its metrics if it is a multi-thread one.
+        workers: usize,
+        metrics: Option<RuntimeMetrics>,
+    }
+
+    /// A word: worker + 1, whether its runtime is a multi-thread one, and how far the worker is.
+    const WORKER_MASK: u64 = 0xffff;
+    const MULTI_THREAD: u64 = 1 << 16;
+    const PROGRESS_SHIFT: u32 = 17;
+
+    /// Parks and busy nanoseconds only grow, so their sum moves with either; the bits that the word has room for.
+    #[inline]
+    fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
+        let busy = metrics.worker_total_busy_duration(worker).as_nanos() as u64;
+        metrics.worker_park_unpark_count(worker).wrapping_add(busy) << PROGRESS_SHIFT
+    }
+
+    /// The worker index + 1 and, on a multi-thread runtime, how far it is at this moment; `Some(0)` off a worker.
+    ///
+    /// The `block_on` of a multi-thread runtime leaves the index of whatever runtime it is called on: `nested` in a poll of another
+    /// one that was seen, the index is that one's. Where the outer task is not watched, that cannot be told.
+    #[inline]
+    pub(crate) fn observe(thread: &Attached, runtime: u16, nested: bool) -> Option<u64> {
+        if nested && thread.runtime(runtime).is_none_or(|entry| entry.is_multi_thread()) {
+            return Some(0);
+        }
+        Some(tokio::runtime::worker_index().and_then(|worker| place(thread, runtime, worker)).unwrap_or(0))
+    }
+
+    #[inline]
+    fn place(thread: &Attached, runtime: u16, worker: usize) -> Option<u64> {
+        let cached = thread.place.0.try_borrow().ok()?;
+        match &*cached {
+            Some(cached) if cached.runtime == runtime => cached.place(worker),
+            _ => {
+                drop(cached);
+                place_anew(thread, runtime, worker)
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn place_anew(thread: &Attached, runtime: u16, worker: usize) -> Option<u64> {
+        let entry = thread.runtime(runtime)?;
+        let metrics = if entry.is_multi_thread() { Some(entry.metrics()?) } else { None };
+        let workers = metrics.as_ref().map_or(1, RuntimeMetrics::num_workers);
+        let cached = Cached { runtime, workers, metrics };
+        let place = cached.place(worker);
+        *thread.place.0.try_borrow_mut().ok()? = Some(cached);
+        place
+    }
+
+    impl Cached {
+        #[inline]
+        fn place(&self, worker: usize) -> Option<u64> {
+            let word = worker as u64 + 1;
+            match &self.metrics {
+                None => Some(word),
+                Some(metrics) if worker < self.workers => Some(progress(metrics, worker) | MULTI_THREAD | word),
+                Some(_) => None,
+            }
+        }
+    }
+
+    pub(super) fn worker_of(metrics: &RuntimeMetrics, _thread: ThreadId, place: u64) -> Option<u16> {
+        let worker = (place & WORKER_MASK).checked_sub(1)?;
+        // The one worker of a current-thread runtime never hands its index on.
+        if worker as usize >= metrics.num_workers() {
+            return None;
+        }
+        let kept = place & MULTI_THREAD == 0
+            || progress(metrics, worker as usize) == place >> PROGRESS_SHIFT << PROGRESS_SHIFT;
+        kept.then_some(worker as u16)
+    }
+}

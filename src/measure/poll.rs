@@ -1,0 +1,176 @@
+//! The poll path: what happens at the begin and the end of a poll. No lock, no allocation, no system call (but the one that
+//! wakes a sleeping watchdog), no read-modify-write on a shared line; the cold parts are functions of their own.
+
+use super::ended::Ended;
+#[cfg(tokio_unstable)]
+use super::runtime::Runtime;
+use super::site::SiteId;
+use super::slot::{FrameCell, Kind, What};
+#[cfg(tokio_unstable)]
+use super::tally::Event;
+use super::thread::{Attached, OWN_CELL, Origin};
+
+#[cfg(tokio_unstable)]
+#[inline(always)]
+fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
+    super::thread::with(runtime.meter_id, || runtime.meter.upgrade(), f);
+}
+
+/// A poll that tokio's hooks report begins.
+#[cfg(tokio_unstable)]
+#[inline(always)]
+pub(crate) fn begin_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+    with(runtime, |thread| {
+        let cell = thread.cell(Origin::Place(place), runtime.id);
+        if cell != OWN_CELL {
+            let what = What { kind: Kind::Task, runtime: runtime.id, index: cell };
+            thread.state.push(what.pack(), task, None);
+        }
+    });
+}
+
+/// A poll that tokio's hooks report ends: it returned, it panicked, or the task was aborted.
+#[cfg(tokio_unstable)]
+#[inline(always)]
+pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+    with(runtime, |thread| match thread.state.slot.top() {
+        Some(top) if top.task() == task => {
+            finish(thread, top);
+            thread.state.slot.pop();
+        }
+        // Our own task has no frame, and what lies beneath it is another's.
+        Some(_) => {}
+        None => end_unpublished(thread, runtime, place),
+    });
+}
+
+/// The end of a poll that was too deep to be published: it has a place in the depth all the same, unless it was our own.
+#[cfg(tokio_unstable)]
+#[cold]
+#[inline(never)]
+fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static std::panic::Location<'static>) {
+    if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id) != OWN_CELL {
+        thread.state.slot.pop();
+    }
+}
+
+/// Counts a poll that is about to be withdrawn.
+#[inline(always)]
+fn finish(thread: &Attached, top: &FrameCell) {
+    let what = What::unpack(top.what());
+    let (nanos, slow) = thread.state.since(top.begin());
+    if let Some(cell) = thread.state.tally.cell(what.index) {
+        cell.poll(nanos);
+    }
+    thread.state.tally.histogram(what.runtime).record(nanos);
+    if slow {
+        leave_word(thread, top, nanos);
+    }
+}
+
+/// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
+#[cold]
+#[inline(never)]
+fn leave_word(thread: &Attached, top: &FrameCell, nanos: u64) {
+    let frame = top.load();
+    let runtime = What::unpack(frame.what).runtime;
+    let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, frame.place));
+    thread.state.ended.push(Ended {
+        number: frame.number,
+        begin: frame.begin,
+        nanos,
+        what: frame.what,
+        task: frame.task,
+        worker,
+    });
+}
+
+/// What a wrapper pushed, for it to take back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entered {
+    number: u64,
+    poll: bool,
+}
+
+/// A wrapper's poll begins: a poll of its own, unless this thread is within a poll of the same runtime already.
+#[inline(always)]
+pub(crate) fn enter(thread: &Attached, runtime: u16, site: SiteId, task: impl FnOnce() -> u64) -> Option<Entered> {
+    let slot = &thread.state.slot;
+    let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|what| what.runtime == runtime);
+    let what = if within {
+        What { kind: Kind::Scope, runtime, index: site.0 }
+    } else {
+        let cell = thread.cell(Origin::Site(site), runtime);
+        if cell == OWN_CELL {
+            return None;
+        }
+        What { kind: Kind::Watched, runtime, index: cell }
+    };
+    // A scope carries no task: only the frame of a poll is one that the hooks may take back.
+    let (task, place) =
+        if within { (0, None) } else { (task(), super::placement::observe(thread, runtime, slot.depth() > 0)) };
+    let number = thread.state.push(what.pack(), task, place);
+    Some(Entered { number, poll: !within })
+}
+
+/// A wrapper's poll ends, by a return or an unwind.
+#[inline(always)]
+pub(crate) fn leave(thread: &Attached, entered: Entered) {
+    let slot = &thread.state.slot;
+    match slot.top() {
+        Some(top) if top.number() == entered.number => {
+            if entered.poll {
+                finish(thread, top);
+            }
+            slot.pop();
+        }
+        // Too deep to be published, or not ours.
+        None if entered.number == 0 && slot.depth() > 0 => slot.pop(),
+        _ => {}
+    }
+}
+
+/// A task was spawned, on whatever thread.
+#[cfg(tokio_unstable)]
+#[inline]
+pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+    with(runtime, |thread| {
+        let cell = thread.cell(Origin::Place(place), runtime.id);
+        count(thread, cell, Event::Spawned);
+        if thread.unplaced.get() == task {
+            count(thread, cell, Event::Terminated);
+        }
+    });
+}
+
+/// A task ended. Within its own poll it was one that the hooks saw spawned. Outside of one it was dropped at the runtime's
+/// shutdown, or it is no task at all: `spawn_blocking` and the hand-off of `block_in_place` terminate, too, but are never
+/// spawned; their places are not known, and are not made known here.
+#[cfg(tokio_unstable)]
+#[inline]
+pub(crate) fn terminated(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+    if super::thread::is_stranger(runtime, place) {
+        return;
+    }
+    with(runtime, |thread| {
+        let polled = thread.state.slot.top().is_some_and(|top| top.task() == task);
+        let cell = if polled {
+            Some(thread.cell(Origin::Place(place), runtime.id))
+        } else {
+            thread.known_cell(Origin::Place(place), runtime.id)
+        };
+        match cell {
+            Some(cell) => count(thread, cell, Event::Terminated),
+            // On a runtime that is shut down, tokio tells of a task's end before it tells of its spawn.
+            None => thread.unplaced.set(task),
+        }
+    });
+}
+
+#[cfg(tokio_unstable)]
+#[inline]
+fn count(thread: &Attached, cell: u32, event: Event) {
+    if let Some(cell) = thread.state.tally.cell(cell) {
+        cell.event(event);
+    }
+}

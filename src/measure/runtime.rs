@@ -1,0 +1,236 @@
+//! The runtimes that a watchdog knows.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
+
+use super::histogram::Histogram;
+use super::meter::Meter;
+use super::placement;
+use super::probe::Probe;
+use super::runtime_stats::{RuntimeStats, StatsTotals};
+use super::tally::MAX_RUNTIMES;
+use super::thread::ThreadState;
+use crate::error::Error;
+use crate::util::lock;
+
+/// The id of the runtime that stands for all that is not known: polls outside of any runtime, or beyond [`MAX_RUNTIMES`].
+pub(crate) const OTHER: u16 = 0;
+
+/// One named runtime. The entry outlives the runtime: another one of the same name goes on with its counters.
+pub(crate) struct Runtime {
+    pub(crate) id: u16,
+    pub(crate) name: Arc<str>,
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) meter_id: u64,
+    pub(crate) meter: Weak<Meter>,
+    pub(crate) probe: Probe,
+    /// From waking the probe to its poll.
+    pub(crate) delay: Histogram,
+    /// Every task of this runtime is seen by tokio's hooks.
+    hooked: AtomicBool,
+    multi_thread: AtomicBool,
+    /// Counts the tokio runtimes that have gone by this name.
+    generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    reserved: bool,
+    live: Option<Live>,
+    /// The runtime that was live when the watchdog stopped: what is still counted of it belongs here.
+    stopped: Option<Id>,
+    totals: StatsTotals,
+}
+
+/// What keeps tokio's handle: it must go when the runtime goes, since our hooks are in that handle, and we in our hooks.
+struct Live {
+    id: Id,
+    metrics: RuntimeMetrics,
+    stats: RuntimeStats,
+}
+
+impl Runtime {
+    fn new(id: u16, name: &str, meter: &Weak<Meter>, meter_id: u64) -> Arc<Runtime> {
+        Arc::new(Runtime {
+            id,
+            name: name.into(),
+            meter_id,
+            meter: meter.clone(),
+            probe: Probe::new(),
+            delay: Histogram::new(),
+            hooked: AtomicBool::new(false),
+            multi_thread: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Ties the entry to a tokio runtime, from here on until its tasks are dropped.
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool) {
+        self.hooked.store(hooked, Ordering::Relaxed);
+        self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        lock(&self.state).live =
+            Some(Live { id: handle.id(), metrics: handle.metrics(), stats: RuntimeStats::new(handle) });
+        super::probe::spawn(handle, self, generation);
+    }
+
+    /// The probe was dropped, so the runtime's tasks were: it is shutting down.
+    pub(super) fn gone(&self, generation: u64) {
+        if self.generation.load(Ordering::Relaxed) == generation {
+            self.release();
+        }
+    }
+
+    /// Lets go of tokio's handle.
+    pub(crate) fn release(&self) {
+        let live = {
+            let mut state = lock(&self.state);
+            state.reserved = false;
+            let mut live = state.live.take();
+            if let Some(live) = &mut live {
+                live.stats.update(&mut state.totals);
+            }
+            live
+        };
+        drop(live);
+    }
+
+    /// Lets go of tokio's handle; the watchdog stops, the runtime goes on.
+    fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = state.live.as_ref().map(|live| live.id).or(state.stopped);
+        drop(state);
+        self.probe.stop();
+        self.release();
+    }
+
+    fn is(&self, id: Id) -> bool {
+        let state = lock(&self.state);
+        state.live.as_ref().map(|live| live.id).or(state.stopped) == Some(id)
+    }
+
+    pub(crate) fn is_hooked(&self) -> bool {
+        self.hooked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_multi_thread(&self) -> bool {
+        self.multi_thread.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        lock(&self.state).live.is_some()
+    }
+
+    /// The worker of this runtime that a thread's poll blocks; see [`placement`].
+    pub(crate) fn worker_of(&self, thread: &ThreadState, place: u64) -> Option<u16> {
+        placement::worker_of(&self.metrics()?, thread.thread, place)
+    }
+
+    /// tokio's metrics, while the runtime lives.
+    pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
+        lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
+    }
+
+    /// tokio-metrics' figures, summed over all runtimes that have gone by this name.
+    pub(crate) fn stats(&self) -> StatsTotals {
+        let state = &mut *lock(&self.state);
+        match &mut state.live {
+            Some(live) => live.stats.update(&mut state.totals),
+            None => state.totals.clear_gauges(),
+        }
+        state.totals.clone()
+    }
+}
+
+/// All runtimes of one watchdog, by id.
+pub(crate) struct Runtimes {
+    meter: Weak<Meter>,
+    list: Mutex<Vec<Arc<Runtime>>>,
+    adopting: Mutex<()>,
+}
+
+impl Runtimes {
+    pub(crate) fn new(meter: Weak<Meter>) -> Runtimes {
+        Runtimes { meter, list: Mutex::default(), adopting: Mutex::default() }
+    }
+
+    /// Reserves a name for a runtime about to be built or attached.
+    pub(crate) fn reserve(&self, name: &str, meter_id: u64) -> Result<Arc<Runtime>, Error> {
+        if name.trim().is_empty() {
+            return Err(Error::invalid("a runtime's name must not be empty: it is the `runtime` label of its metrics"));
+        }
+        let mut list = self.with_other(meter_id);
+        let known = list.iter().find(|r| &*r.name == name).cloned();
+        let runtime = match known {
+            Some(runtime) => runtime,
+            None if list.len() >= MAX_RUNTIMES => {
+                return Err(Error::invalid(format!("one watchdog tells at most {} runtimes apart", MAX_RUNTIMES - 1)));
+            }
+            None => {
+                let runtime = Runtime::new(list.len() as u16, name, &self.meter, meter_id);
+                list.push(runtime.clone());
+                runtime
+            }
+        };
+        let mut state = lock(&runtime.state);
+        if runtime.id == OTHER || state.reserved {
+            return Err(Error::invalid(format!(
+                "a runtime named {name:?} is watched already: two would share one `runtime` label, so give this one another \
+                 name, or shut the first one down before"
+            )));
+        }
+        state.reserved = true;
+        drop(state);
+        Ok(runtime)
+    }
+
+    fn with_other(&self, meter_id: u64) -> std::sync::MutexGuard<'_, Vec<Arc<Runtime>>> {
+        let mut list = lock(&self.list);
+        if list.is_empty() {
+            list.push(Runtime::new(OTHER, "other", &self.meter, meter_id));
+        }
+        list
+    }
+
+    /// The runtime that stands for all unknown ones.
+    pub(crate) fn other(&self, meter_id: u64) -> Arc<Runtime> {
+        self.with_other(meter_id)[OTHER as usize].clone()
+    }
+
+    pub(crate) fn get(&self, id: u16) -> Option<Arc<Runtime>> {
+        lock(&self.list).get(id as usize).cloned()
+    }
+
+    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's name for it.
+    pub(crate) fn find_or_adopt(&self, handle: &Handle, meter_id: u64) -> Option<Arc<Runtime>> {
+        let _one_at_a_time = lock(&self.adopting);
+        if let Some(known) = self.find(handle.id()) {
+            return Some(known);
+        }
+        let unnamed = format!("runtime-{}", handle.id());
+        let runtime = match handle.name().and_then(|name| self.reserve(name, meter_id).ok()) {
+            Some(runtime) => runtime,
+            None => self.reserve(&unnamed, meter_id).ok()?,
+        };
+        runtime.go_live(handle, false);
+        Some(runtime)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Runtime>> {
+        lock(&self.list).clone()
+    }
+
+    /// The live runtime with tokio's id.
+    pub(crate) fn find(&self, id: Id) -> Option<Arc<Runtime>> {
+        self.all().into_iter().find(|r| r.is(id))
+    }
+
+    /// Lets go of all tokio handles; the watchdog stops.
+    pub(crate) fn release_all(&self) {
+        self.all().iter().for_each(|runtime| runtime.stop());
+    }
+}

@@ -1,0 +1,339 @@
+//! The slot: what one thread is polling right now, published for the watchdog to read.
+//!
+//! One writer (the thread itself), any number of readers, no lock and no read-modify-write. `state` holds the number of
+//! the last push and the depth; a reader copies the frames between two reads of `state` and keeps them only if the two agree.
+//! The fields of a frame are stored with `Release`: a reader that saw a field of a later frame therefore also sees that
+//! `state` has moved on (its own fence pairs with the store), and throws its copy away. On x86 these are plain stores.
+
+use super::site::SiteId;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// Frames published at most; deeper ones are counted in the depth only.
+pub(crate) const MAX_FRAMES: usize = 16;
+
+const DEPTH_BITS: u32 = 16;
+const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
+const READ_TRIES: usize = 3;
+
+/// What a frame stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A poll that tokio's hooks reported.
+    Task,
+    /// A poll that a wrapper saw, with no hook around it: a `block_on` root, or a watched task in stable mode.
+    Watched,
+    /// A watched future inside a poll: part of it, never a poll of its own.
+    Scope,
+    /// A part of a poll that is meant to block: while it lasts, the polls beneath it stand still.
+    Allowed,
+}
+
+impl Kind {
+    /// Whether it is a poll, not a part of one.
+    #[inline]
+    pub(crate) fn is_poll(self) -> bool {
+        matches!(self, Kind::Task | Kind::Watched)
+    }
+}
+
+/// The identity of what a frame polls, packed into one word: kind, runtime, and the thread's tally cell (for a poll)
+/// or the site (for a scope).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct What {
+    pub(crate) kind: Kind,
+    pub(crate) runtime: u16,
+    pub(crate) index: u32,
+}
+
+impl What {
+    #[inline]
+    pub(crate) fn pack(self) -> u64 {
+        (self.kind as u64) << 48 | u64::from(self.runtime) << 32 | u64::from(self.index)
+    }
+
+    #[inline]
+    pub(crate) fn unpack(word: u64) -> What {
+        What {
+            kind: match word >> 48 {
+                0 => Kind::Task,
+                1 => Kind::Watched,
+                2 => Kind::Scope,
+                _ => Kind::Allowed,
+            },
+            runtime: (word >> 32) as u16,
+            index: word as u32,
+        }
+    }
+}
+
+/// A copy of one frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// The push number: unique on this thread, it tells one poll from the next.
+    pub(crate) number: u64,
+    /// Clock reading at the push.
+    pub(crate) begin: u64,
+    /// [`What`], packed.
+    pub(crate) what: u64,
+    /// The task id's bits, 0 where there is none.
+    pub(crate) task: u64,
+    /// The worker that a wrapper saw itself on (stable mode); see `placement`.
+    pub(crate) place: u64,
+}
+
+/// The memory of one frame.
+#[derive(Debug)]
+pub(crate) struct FrameCell {
+    number: AtomicU64,
+    begin: AtomicU64,
+    what: AtomicU64,
+    task: AtomicU64,
+    place: AtomicU64,
+}
+
+/// See the module's text. The state and the outermost frame, all that most polls write, are in one cache line.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Slot {
+    state: AtomicU64,
+    frames: [FrameCell; MAX_FRAMES],
+}
+
+/// A consistent copy of a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// The slot's state word: it differs as soon as anything was pushed or popped.
+    pub(crate) state: u64,
+    frames: [Frame; MAX_FRAMES],
+    len: usize,
+}
+
+impl Reading {
+    /// The frames, outermost first.
+    pub(crate) fn frames(&self) -> &[Frame] {
+        &self.frames[..self.len]
+    }
+
+    /// The innermost watched future in a poll, up to the next poll within it.
+    pub(crate) fn scope_of(&self, poll: &Frame) -> Option<SiteId> {
+        let within = self.frames().iter().skip_while(|f| f.number != poll.number).skip(1);
+        let parts = within.map(|f| What::unpack(f.what)).take_while(|what| !what.kind.is_poll());
+        parts.filter(|what| what.kind == Kind::Scope).last().map(|what| SiteId(what.index))
+    }
+
+    /// The polls, outermost first; with each, the clock reading at which it stands still because a part of it is meant to block.
+    pub(crate) fn polls(&self) -> impl Iterator<Item = (&Frame, What, Option<u64>)> {
+        let kind = |frame: &Frame| What::unpack(frame.what).kind;
+        self.frames().iter().enumerate().filter(move |(_, frame)| kind(frame).is_poll()).map(move |(i, frame)| {
+            let allowed = self.frames()[i..].iter().find(|f| kind(f) == Kind::Allowed);
+            (frame, What::unpack(frame.what), allowed.map(|f| f.begin))
+        })
+    }
+}
+
+impl Slot {
+    pub(crate) fn new() -> Slot {
+        Slot {
+            state: AtomicU64::new(0),
+            frames: std::array::from_fn(|_| FrameCell {
+                number: AtomicU64::new(0),
+                begin: AtomicU64::new(0),
+                what: AtomicU64::new(0),
+                task: AtomicU64::new(0),
+                place: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// Publishes a frame; only the owning thread calls this. Returns the push number, 0 for a frame too deep to be published.
+    #[inline]
+    pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
+        let state = self.state.load(Ordering::Relaxed);
+        let next = state.wrapping_add((1 << DEPTH_BITS) + 1);
+        let mut number = 0;
+        if let Some(cell) = self.frames.get((state & DEPTH_MASK) as usize) {
+            number = next >> DEPTH_BITS;
+            cell.number.store(number, Ordering::Release);
+            cell.begin.store(begin, Ordering::Release);
+            cell.what.store(what, Ordering::Release);
+            cell.task.store(task, Ordering::Release);
+            if let Some(place) = place {
+                cell.place.store(place, Ordering::Release);
+            }
+        }
+        self.state.store(next, Ordering::Release);
+        number
+    }
+
+    /// The innermost frame; `None` when there is none, or it is too deep to be published. For its owner, which takes from it
+    /// only what it needs.
+    #[inline]
+    pub(crate) fn top(&self) -> Option<&FrameCell> {
+        self.frames.get(self.depth().wrapping_sub(1))
+    }
+
+    /// The innermost frame that is a poll, as its owner wrote it.
+    #[inline]
+    pub(crate) fn innermost_poll(&self) -> Option<What> {
+        let depth = self.depth().min(MAX_FRAMES);
+        let frames = self.frames[..depth].iter().rev();
+        frames.map(|cell| What::unpack(cell.what.load(Ordering::Relaxed))).find(|what| what.kind.is_poll())
+    }
+
+    /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
+    #[inline]
+    pub(crate) fn pop(&self) {
+        let state = self.state.load(Ordering::Relaxed);
+        debug_assert!(state & DEPTH_MASK != 0, "pop without push");
+        self.state.store(state - 1, Ordering::Release);
+    }
+
+    /// Lets every frame but the innermost begin later; only the owning thread calls this.
+    pub(crate) fn delay_beneath(&self, ticks: u64) {
+        let depth = self.depth().min(MAX_FRAMES);
+        for cell in &self.frames[..depth.saturating_sub(1)] {
+            cell.begin.store(cell.begin().saturating_add(ticks), Ordering::Release);
+        }
+    }
+
+    /// How many frames are pushed; exact on the owning thread.
+    #[inline]
+    pub(crate) fn depth(&self) -> usize {
+        (self.state.load(Ordering::Relaxed) & DEPTH_MASK) as usize
+    }
+
+    /// The state word: two equal readings mean that nothing was pushed or popped between them.
+    pub(crate) fn state(&self) -> u64 {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Whether the frame with this push number is still there.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.read().is_some_and(|r| r.frames().iter().any(|f| f.number == number))
+    }
+
+    /// A consistent copy, or `None` when the thread pushed and popped faster than it could be read: such a thread is not
+    /// blocked.
+    pub(crate) fn read(&self) -> Option<Reading> {
+        for _ in 0..READ_TRIES {
+            let state = self.state.load(Ordering::Acquire);
+            let len = ((state & DEPTH_MASK) as usize).min(MAX_FRAMES);
+            let mut frames = [Frame::default(); MAX_FRAMES];
+            for (copy, cell) in frames.iter_mut().zip(&self.frames).take(len) {
+                *copy = cell.load();
+            }
+            fence(Ordering::Acquire);
+            if self.state.load(Ordering::Relaxed) == state {
+                return Some(Reading { state, frames, len });
+            }
+        }
+        None
+    }
+}
+
+impl FrameCell {
+    /// Its push number; the owning thread only, as the next three.
+    #[inline]
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn begin(&self) -> u64 {
+        self.begin.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn what(&self) -> u64 {
+        self.what.load(Ordering::Relaxed)
+    }
+
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    #[inline]
+    pub(crate) fn task(&self) -> u64 {
+        self.task.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn load(&self) -> Frame {
+        Frame {
+            number: self.number.load(Ordering::Relaxed),
+            begin: self.begin.load(Ordering::Relaxed),
+            what: self.what.load(Ordering::Relaxed),
+            task: self.task.load(Ordering::Relaxed),
+            place: self.place.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nests_and_unwinds() {
+        let slot = Slot::new();
+        assert!(slot.read().unwrap().frames().is_empty());
+        assert!(slot.top().is_none());
+        assert_eq!(slot.push(10, 7, 1, None), 1);
+        slot.push(20, 8, 2, Some(5));
+        let reading = slot.read().unwrap();
+        assert_eq!(reading.frames().iter().map(|f| f.begin).collect::<Vec<_>>(), [10, 20]);
+        assert_eq!(slot.top().unwrap().load().place, 5);
+        let outer = reading.frames()[0].number;
+        slot.pop();
+        assert!(slot.holds(outer));
+        slot.push(30, 9, 3, None);
+        assert_ne!(slot.state(), reading.state, "another frame at the same depth is another state");
+        slot.pop();
+        slot.pop();
+        assert!(!slot.holds(outer));
+    }
+
+    #[test]
+    fn deeper_than_published_is_still_balanced() {
+        let slot = Slot::new();
+        for i in 0..MAX_FRAMES as u64 + 4 {
+            let number = slot.push(i, 0, 0, None);
+            assert_eq!(number, if i < MAX_FRAMES as u64 { i + 1 } else { 0 });
+        }
+        assert!(slot.top().is_none());
+        assert_eq!(slot.read().unwrap().frames().len(), MAX_FRAMES);
+        for _ in 0..MAX_FRAMES + 4 {
+            slot.pop();
+        }
+        assert_eq!(slot.depth(), 0);
+    }
+
+    #[test]
+    fn what_survives_packing() {
+        for kind in [Kind::Task, Kind::Watched, Kind::Scope, Kind::Allowed] {
+            let what = What { kind, runtime: 63, index: u32::MAX };
+            assert_eq!(What::unpack(what.pack()), what);
+        }
+    }
+}
+
+#[cfg(all(test, pollwatch_loom))]
+mod models {
+    use super::*;
+
+    /// No reader ever keeps a mixture of two polls.
+    #[test]
+    fn a_reading_is_of_one_poll() {
+        let write = |slot: &Slot| {
+            for i in 1..=2 {
+                slot.push(i, i, i, Some(i));
+                slot.pop();
+            }
+        };
+        let read = |slot: &Slot| {
+            let Some(reading) = slot.read() else { return false };
+            for f in reading.frames() {
+                assert!([f.number, f.begin, f.what, f.task].iter().all(|word| *word == f.place), "{f:?}");
+            }
+            !reading.frames().is_empty()
+        };
+        crate::sync::model_one_writer(Slot::new, write, read, |slot| assert_eq!(slot.depth(), 0));
+    }
+}

@@ -1,0 +1,382 @@
+//! One thread's share of the measuring floor, and the way to it from the thread itself.
+
+#[cfg(tokio_unstable)]
+use std::cell::Ref;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::panic::Location;
+use std::rc::Rc;
+use std::sync::atomic::{Ordering, compiler_fence};
+use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
+
+use super::clock::Clock;
+use super::ended::EndedRing;
+use super::meter::Meter;
+use super::placement::PlaceCache;
+use super::runtime::Runtime;
+use super::site::SiteId;
+use super::slot::Slot;
+use super::tally::Tally;
+use super::wake::Wake;
+
+/// What a thread publishes. It writes, all others read.
+#[derive(Debug)]
+pub(crate) struct ThreadState {
+    pub(crate) slot: Slot,
+    pub(crate) tally: Tally,
+    pub(crate) ended: EndedRing,
+    clock: Clock,
+    threshold: u64,
+    wake: Arc<Wake>,
+    /// Unique within the watchdog, never reused.
+    pub(crate) id: u64,
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) thread: ThreadId,
+    pub(crate) name: Arc<str>,
+    /// The kernel's thread id, where there is one.
+    pub(crate) tid: Option<i32>,
+    /// The thread's stack, where stacks can be taken.
+    pub(crate) stack: Option<(usize, usize)>,
+}
+
+impl ThreadState {
+    pub(crate) fn new(meter: &Meter, id: u64) -> ThreadState {
+        let thread = std::thread::current();
+        ThreadState {
+            slot: Slot::new(),
+            tally: Tally::new(meter.max_sites),
+            ended: EndedRing::new(),
+            clock: meter.clock.clone(),
+            threshold: meter.threshold,
+            wake: meter.wake.clone(),
+            id,
+            thread: thread.id(),
+            name: thread.name().unwrap_or("unnamed").into(),
+            tid: crate::sys::thread_id(),
+            #[cfg(feature = "capture")]
+            stack: crate::sys::own_stack(),
+            #[cfg(not(feature = "capture"))]
+            stack: None,
+        }
+    }
+
+    /// Reads the clock and publishes a frame; then, should the watchdog sleep, wakes it. Returns what [`Slot::push`] does.
+    ///
+    /// The store of the frame may still be in this CPU's buffer when the flag is read. That is made safe from the other
+    /// side: see [`Wake::fall_asleep`].
+    #[inline]
+    pub(crate) fn push(&self, what: u64, task: u64, place: Option<u64>) -> u64 {
+        let number = self.slot.push(self.clock.now(), what, task, place);
+        compiler_fence(Ordering::SeqCst);
+        self.wake.check();
+        number
+    }
+
+    /// A reading of the clock.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Nanoseconds since a reading, and whether that is a slow poll.
+    #[inline]
+    pub(crate) fn since(&self, begin: u64) -> (u64, bool) {
+        let nanos = self.clock.since(begin);
+        (nanos, nanos >= self.threshold)
+    }
+}
+
+/// A cell index that stands for pollwatch's own tasks: in no count, in no slot.
+pub(crate) const OWN_CELL: u32 = u32::MAX;
+/// A cell index that stands for a place where no task was ever seen to be spawned.
+const UNKNOWN_CELL: u32 = u32::MAX - 1;
+
+const CACHE: usize = 128;
+
+/// Where a poll or a task comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    /// A spawn location, as the hooks tell it.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    Place(&'static Location<'static>),
+    /// A site that a wrapper has interned.
+    Site(SiteId),
+}
+
+impl Origin {
+    /// Addresses of locations are even (they are aligned), tagged sites are odd.
+    #[inline]
+    fn key(self) -> usize {
+        match self {
+            Origin::Place(location) => std::ptr::from_ref(location) as usize,
+            Origin::Site(site) => (site.0 as usize) << 1 | 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cached {
+    key: usize,
+    runtime: u32,
+    cell: u32,
+}
+
+/// A thread's tie to one watchdog: its state, and its private table from origins to cells.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    meter_id: u64,
+    meter: Weak<Meter>,
+    pub(crate) state: Arc<ThreadState>,
+    cache: Box<[Cell<Cached>; CACHE]>,
+    cells: RefCell<HashMap<(usize, u16), u32>>,
+    by_site: RefCell<HashMap<(SiteId, u16), u32>>,
+    sites: RefCell<HashMap<usize, SiteId>>,
+    #[cfg_attr(tokio_unstable, allow(dead_code))]
+    pub(crate) place: PlaceCache,
+    /// The runtime of the last future that was resolved here: its id of tokio's (never used again), ours, and whether it is hooked.
+    pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u16, bool)>>,
+    /// The last task that ended here, of a place where none was spawned so far.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) unplaced: Cell<u64>,
+}
+
+impl Attached {
+    fn new(meter: &Arc<Meter>) -> Option<Attached> {
+        Some(Attached {
+            meter_id: meter.id,
+            meter: Arc::downgrade(meter),
+            state: meter.register_thread()?,
+            cache: Box::new(std::array::from_fn(|_| Cell::default())),
+            cells: RefCell::default(),
+            by_site: RefCell::default(),
+            sites: RefCell::default(),
+            place: Default::default(),
+            last_runtime: Cell::default(),
+            unplaced: Cell::default(),
+        })
+    }
+
+    /// Counts time that was meant to block.
+    pub(crate) fn add_allowed(&self, reason: &'static str, began: u64, ended: u64) {
+        if let Some(meter) = self.meter.upgrade() {
+            meter.add_allowed(reason, meter.clock.delta(began, ended));
+        }
+    }
+
+    pub(crate) fn runtime(&self, id: u16) -> Option<Arc<Runtime>> {
+        self.meter.upgrade()?.runtimes.get(id)
+    }
+
+    /// The site of a place, interned at first sight.
+    pub(crate) fn site(&self, place: &'static Location<'static>) -> SiteId {
+        let key = std::ptr::from_ref(place) as usize;
+        let known = self.sites.borrow().get(&key).copied();
+        if let Some(site) = known {
+            return site;
+        }
+        let site = self.meter.upgrade().map_or(SiteId::OTHER, |meter| meter.sites.intern(place));
+        self.sites.borrow_mut().insert(key, site);
+        site
+    }
+
+    /// The cell of an origin, made at first sight.
+    #[inline]
+    pub(crate) fn cell(&self, origin: Origin, runtime: u16) -> u32 {
+        match self.cached(origin, runtime) {
+            Some(cell) if cell != UNKNOWN_CELL => cell,
+            _ => self.find_and_cache(origin, runtime, true),
+        }
+    }
+
+    /// The cell of an origin that was seen to spawn.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) fn known_cell(&self, origin: Origin, runtime: u16) -> Option<u32> {
+        let cell = self.cached(origin, runtime).unwrap_or_else(|| self.find_and_cache(origin, runtime, false));
+        (cell != UNKNOWN_CELL && cell != OWN_CELL).then_some(cell)
+    }
+
+    #[inline]
+    fn cached(&self, origin: Origin, runtime: u16) -> Option<u32> {
+        let key = origin.key();
+        let cached = self.entry(key, runtime).get();
+        (cached.key == key && cached.runtime == u32::from(runtime)).then_some(cached.cell)
+    }
+
+    #[inline]
+    fn entry(&self, key: usize, runtime: u16) -> &Cell<Cached> {
+        let hash = (key as u64 ^ u64::from(runtime) << 48).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &self.cache[(hash >> (64 - CACHE.ilog2())) as usize]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_and_cache(&self, origin: Origin, runtime: u16, make: bool) -> u32 {
+        let cell = self.find(origin, runtime, make);
+        let key = origin.key();
+        self.entry(key, runtime).set(Cached { key, runtime: u32::from(runtime), cell });
+        cell
+    }
+
+    fn find(&self, origin: Origin, runtime: u16, make: bool) -> u32 {
+        let key = (origin.key(), runtime);
+        let known = self.cells.borrow().get(&key).copied();
+        match known {
+            Some(UNKNOWN_CELL) if make => {}
+            Some(cell) => return cell,
+            None => {}
+        }
+        let Some(meter) = self.meter.upgrade() else { return OWN_CELL };
+        let site = match origin {
+            Origin::Site(site) => Some(site),
+            Origin::Place(location) if make => Some(meter.sites.intern(location)),
+            Origin::Place(location) => meter.sites.find(location),
+        };
+        let cell = match site {
+            None => UNKNOWN_CELL,
+            Some(SiteId::OWN) => OWN_CELL,
+            Some(site) => self.cell_of_site(site, runtime),
+        };
+        self.cells.borrow_mut().insert(key, cell);
+        cell
+    }
+
+    fn cell_of_site(&self, site: SiteId, runtime: u16) -> u32 {
+        let known = self.by_site.borrow().get(&(site, runtime)).copied();
+        if let Some(cell) = known {
+            return cell;
+        }
+        let cell = match self.state.tally.add_cell(runtime, site) {
+            Some(cell) => cell,
+            None if site == SiteId::OTHER => OWN_CELL,
+            None => self.cell_of_site(SiteId::OTHER, runtime),
+        };
+        self.by_site.borrow_mut().insert((site, runtime), cell);
+        cell
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Some(meter) = self.meter.upgrade() {
+            meter.retire_thread(&self.state);
+        }
+    }
+}
+
+/// A thread serves one watchdog as a rule; further ones (tests have many) are looked up in a list.
+struct Local {
+    first: RefCell<Option<Rc<Attached>>>,
+    others: RefCell<Vec<Rc<Attached>>>,
+}
+
+thread_local! {
+    static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
+}
+
+/// This thread's tie to the watchdog `id`, made at first use. `None` where that cannot be: the thread is exiting, the
+/// watchdog is gone, or there are too many threads. It may be kept for the length of a poll.
+#[inline(always)]
+pub(crate) fn attached(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<Attached>> {
+    let found = LOCAL.try_with(|local| match local.first(id) {
+        Some(first) => Some(first),
+        None => local.find_or_attach(id, meter),
+    });
+    found.ok()?
+}
+
+/// Whether a task that ended on this thread is none that was spawned: the thread is not tied to the watchdog, and the place is
+/// nobody's (`spawn_blocking`). Such a thread is not tied for that; the last such place is remembered.
+#[cfg(tokio_unstable)]
+pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) -> bool {
+    thread_local! {
+        static LAST: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+    }
+    let tied = |local: &Local| {
+        local.first(runtime.meter_id).is_some()
+            || local.others.try_borrow().is_ok_and(|others| others.iter().any(|a| a.meter_id == runtime.meter_id))
+    };
+    if LOCAL.try_with(tied).unwrap_or(false) {
+        return false;
+    }
+    let key = (runtime.meter_id, std::ptr::from_ref(place) as usize);
+    if LAST.try_with(Cell::get).is_ok_and(|last| last == key) {
+        return true;
+    }
+    let stranger = runtime.meter.upgrade().is_none_or(|meter| meter.sites.find(place).is_none());
+    if stranger {
+        let _ = LAST.try_with(|last| last.set(key));
+    }
+    stranger
+}
+
+/// Calls `f` with each of this thread's ties. `f` must not call user code.
+pub(crate) fn for_each(mut f: impl FnMut(&Attached)) {
+    let _ = LOCAL.try_with(|local| {
+        if let Ok(first) = local.first.try_borrow() {
+            first.iter().for_each(|attached| f(attached));
+        }
+        if let Ok(others) = local.others.try_borrow() {
+            others.iter().for_each(|attached| f(attached));
+        }
+    });
+}
+
+/// Calls `f` with what [`attached`] finds, without counting a reference. `f` must not call user code.
+#[cfg(tokio_unstable)]
+#[inline(always)]
+pub(crate) fn with(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>, f: impl FnOnce(&Attached)) {
+    // One call of `f`, so that it is inlined. An error: the thread is exiting.
+    let _ = LOCAL.try_with(|local| {
+        let attached = match local.borrow_first(id) {
+            Some(first) => first,
+            None => match local.borrow_attached(id, meter) {
+                Some(attached) => attached,
+                None => return,
+            },
+        };
+        f(&attached);
+    });
+}
+
+impl Local {
+    #[cfg(tokio_unstable)]
+    #[inline(always)]
+    fn borrow_first(&self, id: u64) -> Option<Ref<'_, Rc<Attached>>> {
+        let first = self.first.try_borrow().ok()?;
+        Ref::filter_map(first, |first| first.as_ref().filter(|attached| attached.meter_id == id)).ok()
+    }
+
+    #[cfg(tokio_unstable)]
+    #[cold]
+    #[inline(never)]
+    fn borrow_attached(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Ref<'_, Rc<Attached>>> {
+        self.find_or_attach(id, meter)?;
+        self.borrow_first(id).or_else(|| {
+            let others = self.others.try_borrow().ok()?;
+            Ref::filter_map(others, |others| others.iter().find(|attached| attached.meter_id == id)).ok()
+        })
+    }
+
+    #[inline(always)]
+    fn first(&self, id: u64) -> Option<Rc<Attached>> {
+        self.first.try_borrow().ok()?.as_ref().filter(|attached| attached.meter_id == id).cloned()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_or_attach(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<Attached>> {
+        let mut others = self.others.try_borrow_mut().ok()?;
+        if let Some(known) = others.iter().find(|a| a.meter_id == id) {
+            return Some(known.clone());
+        }
+        let attached = Rc::new(Attached::new(&meter()?)?);
+        let mut first = self.first.try_borrow_mut().ok()?;
+        others.retain(|a| a.meter.strong_count() > 0);
+        if first.as_ref().is_none_or(|a| a.meter.strong_count() == 0) {
+            *first = Some(attached.clone());
+        } else {
+            others.push(attached.clone());
+        }
+        Some(attached)
+    }
+}

@@ -1,0 +1,243 @@
+//! The account of stalls: recent ones, going ones, and sums that only grow. Written by the watchdog thread, read by all.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::stall::{Cause, Phase, Stall, Syscall};
+use crate::measure::site::SiteId;
+use crate::measure::thread::ThreadState;
+
+/// Stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) keeps.
+pub(crate) const RECENT: usize = 256;
+
+/// How many, and how long in all (nanoseconds).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amount {
+    pub(crate) count: u64,
+    pub(crate) nanos: u64,
+}
+
+/// Sums by runtime and cause, and by runtime and site.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) causes: HashMap<(u16, Cause), Amount>,
+    pub(crate) sites: HashMap<(u16, SiteId), Amount>,
+}
+
+/// What the sums are kept by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Account {
+    pub(crate) runtime: u16,
+    pub(crate) site: SiteId,
+    pub(crate) cause: Cause,
+}
+
+impl Sums {
+    fn add(&mut self, account: Account, count: u64, nanos: u64) {
+        let mut to = vec![self.causes.entry((account.runtime, account.cause)).or_default()];
+        if account.cause.is_blamed() {
+            to.push(self.sites.entry((account.runtime, account.site)).or_default());
+        }
+        for amount in to {
+            amount.count += count;
+            amount.nanos += nanos;
+        }
+    }
+}
+
+/// A stall that goes on.
+#[derive(Debug)]
+struct Ongoing {
+    stall: Stall,
+    account: Account,
+    thread: Arc<ThreadState>,
+    number: u64,
+    /// Clock reading at which `stall.elapsed` was right.
+    at: u64,
+    /// Nanoseconds that the sums have shown of it: they never take any back.
+    shown: u64,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    recent: VecDeque<Stall>,
+    ongoing: Vec<Ongoing>,
+    sums: Sums,
+}
+
+impl Book {
+    /// Enters a stall that goes on, seen at clock reading `at`.
+    pub(crate) fn begin(&mut self, stall: Stall, account: Account, thread: Arc<ThreadState>, number: u64, at: u64) {
+        self.sums.add(account, 1, 0);
+        self.keep(stall.clone());
+        self.ongoing.push(Ongoing { stall, account, thread, number, at, shown: 0 });
+    }
+
+    /// Enters a stall that is over.
+    pub(crate) fn enter(&mut self, stall: Stall, account: Account) {
+        self.sums.add(account, 1, stall.elapsed.as_nanos() as u64);
+        self.keep(stall);
+    }
+
+    /// Updates a stall that goes on; its state after that.
+    pub(crate) fn update(
+        &mut self,
+        id: u64,
+        elapsed: Duration,
+        on_cpu: Option<Duration>,
+        (cause, syscall): (Cause, Option<Syscall>),
+        at: u64,
+    ) -> Option<Stall> {
+        let ongoing = self.ongoing.iter_mut().find(|o| o.stall.id == id)?;
+        // The cause stays the first one; a call of another cause would contradict it.
+        if cause == ongoing.stall.cause {
+            ongoing.stall.syscall = syscall.or(ongoing.stall.syscall.take());
+        }
+        ongoing.at = at;
+        ongoing.stall.elapsed = elapsed;
+        ongoing.stall.on_cpu = on_cpu.or(ongoing.stall.on_cpu);
+        let stall = ongoing.stall.clone();
+        self.replace(&stall);
+        Some(stall)
+    }
+
+    /// Notes how long a stall has lasted by the look at clock reading `at`.
+    pub(crate) fn go_on(&mut self, id: u64, elapsed: Duration, at: u64) {
+        if let Some(ongoing) = self.ongoing.iter_mut().find(|o| o.stall.id == id) {
+            (ongoing.stall.elapsed, ongoing.at) = (elapsed, at);
+        }
+    }
+
+    /// Ends a stall; its last state.
+    pub(crate) fn end(&mut self, id: u64, elapsed: Duration) -> Option<Stall> {
+        let index = self.ongoing.iter().position(|o| o.stall.id == id)?;
+        let Ongoing { mut stall, account, shown, .. } = self.ongoing.swap_remove(index);
+        stall.phase = Phase::Resolved;
+        stall.elapsed = elapsed;
+        let nanos = elapsed.as_nanos() as u64;
+        self.sums.add(account, 0, nanos.saturating_sub(shown));
+        self.replace(&stall);
+        Some(stall)
+    }
+
+    /// Enters what the teller found out about a stall.
+    pub(crate) fn describe(&mut self, told: &Stall) {
+        let ongoing = self.ongoing.iter_mut().map(|o| &mut o.stall).filter(|s| s.id == told.id);
+        for stall in ongoing.chain(self.recent.iter_mut().rev().find(|s| s.id == told.id)) {
+            stall.stack.clone_from(&told.stack);
+            (stall.moving, stall.reason, stall.advice) = (told.moving, told.reason, told.advice);
+        }
+    }
+
+    /// The sums of now, the time of the stalls that go on included. `since` gives the nanoseconds since a clock reading.
+    pub(crate) fn sums(&mut self, since: impl Fn(u64) -> u64) -> Sums {
+        for ongoing in &mut self.ongoing {
+            let mut nanos = ongoing.stall.elapsed.as_nanos() as u64;
+            let more = since(ongoing.at);
+            // Only a poll that is still there, and in no part that is meant to block, has gone on: the watchdog may not yet
+            // have heard of its end.
+            let reading = ongoing.thread.slot.read();
+            let mut polls = reading.iter().flat_map(|r| r.polls());
+            if polls.any(|(frame, _, stands)| frame.number == ongoing.number && stands.is_none()) {
+                nanos += more;
+            }
+            let grown = nanos.saturating_sub(ongoing.shown);
+            ongoing.shown += grown;
+            self.sums.add(ongoing.account, 0, grown);
+        }
+        self.sums.clone()
+    }
+
+    /// The recent stalls, most recent last.
+    pub(crate) fn recent(&self) -> Vec<Stall> {
+        self.recent.iter().cloned().collect()
+    }
+
+    fn keep(&mut self, stall: Stall) {
+        if self.recent.len() == RECENT {
+            let over = self.recent.iter().position(|s| s.phase == Phase::Resolved).unwrap_or(0);
+            self.recent.remove(over);
+        }
+        self.recent.push_back(stall);
+    }
+
+    fn replace(&mut self, stall: &Stall) {
+        if let Some(entry) = self.recent.iter_mut().rev().find(|s| s.id == stall.id) {
+            entry.clone_from(stall);
+        }
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::meter::Meter;
+
+    const ACCOUNT: Account = Account { runtime: 1, site: SiteId(1), cause: Cause::Unknown };
+
+    fn stall(id: u64, millis: u64) -> Stall {
+        Stall {
+            id,
+            phase: Phase::Ongoing,
+            runtime: "main".into(),
+            worker: Some(0),
+            thread: "t".into(),
+            task: None,
+            site: Meter::new(1, 1).sites.get(SiteId::OTHER),
+            watched: None,
+            cause: Cause::Unknown,
+            began: std::time::SystemTime::UNIX_EPOCH,
+            elapsed: Duration::from_millis(millis),
+            on_cpu: None,
+            syscall: None,
+            stack: None,
+            moving: None,
+            reason: "",
+            advice: None,
+        }
+    }
+
+    #[test]
+    fn seconds_move_during_a_stall_and_never_go_back() {
+        let meter = Meter::new(1_000_000, 10);
+        let thread = Arc::new(ThreadState::new(&meter, 1));
+        let number = thread.slot.push(0, 0, 0, None);
+        let mut book = Book::default();
+        book.begin(stall(1, 10), ACCOUNT, thread.clone(), number, 0);
+        let key = (1, SiteId(1));
+        assert_eq!(book.sums(|_| 0).sites[&key], Amount { count: 1, nanos: 10_000_000 });
+        assert_eq!(book.sums(|_| 5_000_000).sites[&key].nanos, 15_000_000);
+        thread.slot.pop();
+        assert_eq!(book.sums(|_| 9_000_000).sites[&key].nanos, 15_000_000, "it is over, though nobody has said so");
+        assert_eq!(book.end(1, Duration::from_millis(14)).unwrap().phase, Phase::Resolved);
+        assert_eq!(book.sums(|_| 0).sites[&key].nanos, 15_000_000, "what was shown stays");
+        assert_eq!(book.sums(|_| 0).causes[&(1, Cause::Unknown)].count, 1);
+    }
+
+    #[test]
+    fn a_pause_is_counted_but_not_under_the_site() {
+        let mut book = Book::default();
+        book.enter(stall(1, 500), Account { cause: Cause::Paused, ..ACCOUNT });
+        let sums = book.sums(|_| 0);
+        assert_eq!(sums.causes[&(1, Cause::Paused)], Amount { count: 1, nanos: 500_000_000 });
+        assert!(sums.sites.is_empty());
+    }
+
+    #[test]
+    fn keeps_the_recent_and_the_going() {
+        let meter = Meter::new(1_000_000, 10);
+        let thread = Arc::new(ThreadState::new(&meter, 1));
+        let mut book = Book::default();
+        book.begin(stall(1, 10), ACCOUNT, thread, 1, 0);
+        for id in 2..2_000 {
+            book.enter(Stall { phase: Phase::Resolved, ..stall(id, 10) }, ACCOUNT);
+        }
+        let recent = book.recent();
+        assert_eq!(recent.len(), RECENT);
+        assert_eq!((recent[0].id, recent[RECENT - 1].id), (1, 1_999));
+        book.update(1, Duration::from_millis(99), None, (Cause::Unknown, None), 0);
+        assert_eq!(book.recent()[0].elapsed, Duration::from_millis(99));
+    }
+}

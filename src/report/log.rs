@@ -1,0 +1,52 @@
+//! Stalls as `tracing` events: target `pollwatch::stall`, level WARN, outside of any span.
+
+use tracing::{Level, event};
+
+use super::stall::Stall;
+
+/// One event; `untold` stalls of the same place were not told since the last one. Called on the teller's thread only.
+pub(crate) fn stall(stall: &Stall, untold: u64) {
+    let task = stall.task.map(tracing::field::display);
+    let watched = stall.watched.map(tracing::field::display);
+    let suffix = match untold {
+        0 => String::new(),
+        n => format!("\n  {n} more from this place since it was last told"),
+    };
+    event!(
+        target: "pollwatch::stall",
+        parent: None,
+        Level::WARN,
+        stall = stall.id,
+        phase = %stall.phase,
+        runtime = &*stall.runtime,
+        worker = stall.worker,
+        thread = &*stall.thread,
+        task,
+        site = %stall.site,
+        watched,
+        cause = %stall.cause,
+        reason = (!stall.reason.is_empty()).then_some(stall.reason),
+        syscall = stall.syscall.as_ref().map(|s| s.name),
+        at = stall.stack.as_ref().and_then(|s| s.user_frames().first()).map(tracing::field::display),
+        advice = stall.advice,
+        elapsed_ms = stall.elapsed.as_micros() as f64 / 1e3,
+        untold = (untold > 0).then_some(untold),
+        "{stall}{suffix}",
+    );
+}
+
+/// The process stood still.
+pub(crate) fn pause(seconds: f64) {
+    event!(
+        target: "pollwatch::watchdog",
+        parent: None,
+        Level::WARN,
+        seconds,
+        "the whole process stood still for {seconds:.3} s (stopped, suspended, or without any CPU): no task is blamed for it",
+    );
+}
+
+/// Something that cannot be done; said once.
+pub(crate) fn cannot(what: &str) {
+    event!(target: "pollwatch::watchdog", parent: None, Level::WARN, "{what}");
+}

@@ -1,0 +1,80 @@
+//! What stalls add up to: blocked time by site, cause and stack. Bounded; written by the teller, read by whoever asks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::book::Amount;
+use super::stall::{Cause, Phase, Stall};
+
+/// Different stacks kept; what comes later is added up as one without a stack.
+const MAX_ENTRIES: usize = 2_000;
+/// Functions of a stack kept: the innermost.
+const MAX_DEPTH: usize = 128;
+
+/// What is told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) runtime: Arc<str>,
+    /// The site as text, or `other`.
+    pub(crate) site: Arc<str>,
+    pub(crate) cause: Cause,
+    /// The user's part of the stack, outermost first; empty where none was taken.
+    pub(crate) stack: Vec<Function>,
+}
+
+/// One function of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Function {
+    pub(crate) name: Arc<str>,
+    pub(crate) file: Option<Arc<str>>,
+    pub(crate) line: Option<u32>,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Profile {
+    entries: HashMap<Key, Amount>,
+}
+
+impl Profile {
+    /// Adds time of a stall to the stack that it has now, and the stall itself if it is over.
+    pub(crate) fn add(&mut self, stall: &Stall, time: Duration) {
+        let mut key = Key {
+            runtime: stall.runtime.clone(),
+            site: stall.site.to_string().into(),
+            cause: stall.cause,
+            stack: functions(stall),
+        };
+        if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&key) {
+            key.stack.clear();
+            key.site = "other".into();
+        }
+        let amount = self.entries.entry(key).or_default();
+        amount.count += u64::from(stall.phase == Phase::Resolved);
+        amount.nanos += time.as_nanos() as u64;
+    }
+
+    /// All of it, most blocked time first.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn entries(&self) -> Vec<(Key, Amount)> {
+        let mut entries: Vec<_> = self.entries.iter().map(|(key, amount)| (key.clone(), *amount)).collect();
+        entries.sort_by(|(a, left), (b, right)| {
+            let names = |key: &Key| key.stack.iter().map(|f| f.name.clone()).collect::<Vec<_>>();
+            right.nanos.cmp(&left.nanos).then_with(|| (&a.site, names(a)).cmp(&(&b.site, names(b))))
+        });
+        entries
+    }
+}
+
+fn functions(stall: &Stall) -> Vec<Function> {
+    let Some(stack) = &stall.stack else { return Vec::new() };
+    let function = |frame: &super::stack::Frame| Function {
+        name: frame.name().into(),
+        file: frame.file.clone(),
+        line: frame.line,
+    };
+    let mut functions: Vec<_> = stack.user_frames().iter().take(MAX_DEPTH).map(function).collect();
+    functions.reverse();
+    functions
+}

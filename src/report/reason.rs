@@ -1,0 +1,224 @@
+//! Why a poll blocks, in words, and what to do about it: one table. Pure.
+
+use super::stack::{Frame, Stack};
+use super::stall::{Cause, Syscall};
+use crate::detect::classify::Purpose;
+
+/// What is said of a stall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reason {
+    /// Goes on after "blocked in" or the like.
+    pub(crate) what: &'static str,
+    pub(crate) advice: Option<&'static str>,
+}
+
+/// Functions near the leaf that tell more than the system call does. The first that matches counts, so the special come first.
+const LOCKS: &[(&[&str], Reason)] = &[
+    (
+        &["futures_executor::", "futures_lite::future::block_on", "pollster::", "async_std::task::block_on"],
+        Reason {
+            what: "another executor's block_on",
+            advice: Some("await the future instead of calling block_on inside a task"),
+        },
+    ),
+    (
+        &[
+            "tokio::runtime::park::",
+            "tokio::runtime::context::blocking",
+            "tokio::runtime::handle::Handle::block_on",
+            "tokio::runtime::runtime::Runtime::block_on",
+        ],
+        Reason {
+            what: "block_on inside a task",
+            advice: Some("await the future, or move the call to tokio::task::spawn_blocking"),
+        },
+    ),
+    (
+        &[
+            "std::thread::JoinHandle",
+            "std::thread::join_handle",
+            "std::thread::JoinInner",
+            "std::sys::thread::",
+            "pthread_join",
+        ],
+        Reason {
+            what: "a wait for another thread's end",
+            advice: Some("join in tokio::task::spawn_blocking, or have the thread send on a tokio::sync::oneshot"),
+        },
+    ),
+    (
+        &["std::sync::mpsc", "std::sync::mpmc", "crossbeam_channel::", "flume::"],
+        Reason {
+            what: "a receive from a blocking channel",
+            advice: Some("use tokio::sync::mpsc, or receive in tokio::task::spawn_blocking"),
+        },
+    ),
+    (
+        &["Condvar", "condvar"],
+        Reason { what: "a wait on a Condvar", advice: Some("use tokio::sync::Notify or tokio::sync::watch") },
+    ),
+    (
+        &["std::sync::once", "std::sync::poison::once", "std::sys::sync::once", "OnceLock", "LazyLock", "once_cell::"],
+        Reason {
+            what: "a value that another thread is initialising",
+            advice: Some("initialise it before the runtime starts, or use tokio::sync::OnceCell"),
+        },
+    ),
+    (
+        &["RwLock", "rwlock", "raw_rwlock"],
+        Reason {
+            what: "an RwLock",
+            advice: Some("hold it for less time elsewhere, never across blocking work, or use tokio::sync::RwLock"),
+        },
+    ),
+    (
+        &["Mutex", "mutex", "parking_lot"],
+        Reason {
+            what: "a Mutex",
+            advice: Some("shorten the critical section of whoever holds it, or use tokio::sync::Mutex"),
+        },
+    ),
+    (
+        &["std::thread::park", "std::sys::sync::thread_parking", "Parker"],
+        Reason { what: "thread::park", advice: Some("use tokio::sync::Notify") },
+    ),
+];
+
+const DNS: Reason =
+    Reason { what: "a name look-up (DNS)", advice: Some("use tokio::net::lookup_host or an async resolver") };
+
+const BLOCK_ON: &[&str] =
+    &["futures_executor::", "futures_lite::future::block_on", "pollster::", "tokio::runtime::park::", "::block_on"];
+
+/// How many functions near the leaf are looked at.
+const NEAR: usize = 24;
+
+/// The reason for a cause; `stack` where there is one.
+pub(crate) fn reason(cause: Cause, syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
+    let said = |what, advice| Reason { what, advice: Some(advice) };
+    match cause {
+        Cause::Cpu => said(
+            "computing",
+            "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await",
+        ),
+        Cause::Lock => by_symbols(stack, LOCKS)
+            .unwrap_or_else(|| said("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking")),
+        Cause::Syscall if near(stack, &["getaddrinfo", "lookup_host", "LookupHost"]) => DNS,
+        Cause::Syscall => by_syscall(syscall, stack),
+        Cause::Starved => Reason { what: "ready to run, but was given no CPU", advice: None },
+        Cause::Paused => Reason { what: "the whole process stood still", advice: None },
+        Cause::Unknown => Reason { what: "", advice: None },
+    }
+}
+
+fn by_syscall(syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
+    let said = |what, advice| Reason { what, advice: Some(advice) };
+    let Some(syscall) = syscall else {
+        return said(
+            "memory that has to be read from disk",
+            "read files in tokio::task::spawn_blocking, and lock hot memory",
+        );
+    };
+    let target = syscall.target.as_deref().unwrap_or("");
+    match syscall.purpose {
+        Purpose::Sleep => said("a sleep", "use tokio::time::sleep"),
+        Purpose::Poll if near(stack, BLOCK_ON) => {
+            said("block_on inside a task", "await the future, or move the call to tokio::task::spawn_blocking")
+        }
+        Purpose::Poll => said("a wait for I/O", "use an async driver, or move it to tokio::task::spawn_blocking"),
+        Purpose::Process => said("a wait for a child process", "use tokio::process::Command"),
+        Purpose::FileLock => said("a file lock", "take it in tokio::task::spawn_blocking"),
+        Purpose::Io if target.starts_with("socket") || matches!(syscall.name, "connect" | "accept" | "accept4") => {
+            said(
+                "a sync socket call",
+                "use tokio::net or an async driver (client), or move it to tokio::task::spawn_blocking",
+            )
+        }
+        Purpose::Io if target.starts_with("pipe") => {
+            said("a sync pipe call", "use tokio::process or tokio::io, or move it to tokio::task::spawn_blocking")
+        }
+        Purpose::Io if syscall.name.contains("write") => {
+            said("a sync file write", "use tokio::fs or move it to tokio::task::spawn_blocking")
+        }
+        Purpose::Io if syscall.name.contains("read") => {
+            said("a sync file read", "use tokio::fs or move it to tokio::task::spawn_blocking")
+        }
+        Purpose::Io | Purpose::Other => {
+            said("a sync file call", "use tokio::fs or move it to tokio::task::spawn_blocking")
+        }
+        Purpose::Futex => said("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking"),
+    }
+}
+
+fn by_symbols(stack: Option<&Stack>, table: &[(&[&str], Reason)]) -> Option<Reason> {
+    table.iter().find(|(patterns, _)| near(stack, patterns)).map(|(_, reason)| *reason)
+}
+
+/// Whether a function near the leaf, of those within the poll, matches.
+fn near(stack: Option<&Stack>, patterns: &[&str]) -> bool {
+    let Some(stack) = stack else { return false };
+    let name = |frame: &'_ Frame| frame.function.clone();
+    let inner = stack.leaf_frames().iter().chain(stack.user_frames().iter().filter(|frame| frame.dependency));
+    // Without debug information a dependency is told by its name alone.
+    inner.take(NEAR).filter_map(name).any(|f| patterns.iter().any(|p| f.contains(p)))
+        || stack.user_frames().iter().take(NEAR).filter_map(name).any(|f| patterns.iter().any(|p| f.starts_with(p)))
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    fn stack(leaf: &[&str]) -> Stack {
+        let library = |name: &&str| Frame { function: Some((*name).into()), library: true, ..Frame::default() };
+        let mut frames: Vec<Frame> = leaf.iter().map(library).collect();
+        frames.push(Frame { function: Some("app::Mutex_like".into()), ..Frame::default() });
+        Stack::new(frames, true, |_| false)
+    }
+
+    fn lock(leaf: &[&str]) -> &'static str {
+        reason(Cause::Lock, None, Some(&stack(leaf))).what
+    }
+
+    #[test]
+    fn locks_by_the_functions_near_the_leaf() {
+        assert_eq!(lock(&["syscall", "std::sys::sync::mutex::futex::Mutex::lock_contended"]), "a Mutex");
+        assert_eq!(lock(&["syscall", "std::sys::sync::rwlock::futex::RwLock::read_contended"]), "an RwLock");
+        assert_eq!(lock(&["syscall", "std::sys::sync::condvar::futex::Condvar::wait"]), "a wait on a Condvar");
+        assert_eq!(
+            lock(&["syscall", "std::thread::park", "std::sync::mpmc::context::Context::wait_until"]),
+            "a receive from a blocking channel"
+        );
+        assert_eq!(
+            lock(&["syscall", "std::sys::sync::once::futex::Once::call", "deref"]),
+            "a value that another thread is initialising"
+        );
+        assert_eq!(lock(&["pthread_join", "std::thread::JoinInner::join"]), "a wait for another thread's end");
+        assert_eq!(lock(&[]), "a lock", "the user's own functions decide nothing");
+        assert_eq!(reason(Cause::Lock, None, None).what, "a lock");
+    }
+
+    #[test]
+    fn calls_by_what_they_are_for_and_on() {
+        let call = |name, purpose, target: &str| {
+            let syscall = Syscall { name, target: Some(target.into()), purpose };
+            reason(Cause::Syscall, Some(&syscall), None).what
+        };
+        assert_eq!(call("read", Purpose::Io, "/var/data"), "a sync file read");
+        assert_eq!(call("read", Purpose::Io, "socket:[1]"), "a sync socket call");
+        assert_eq!(call("write", Purpose::Io, "pipe:[1]"), "a sync pipe call");
+        assert_eq!(call("connect", Purpose::Io, ""), "a sync socket call");
+        assert_eq!(call("nanosleep", Purpose::Sleep, ""), "a sleep");
+        assert_eq!(call("wait4", Purpose::Process, ""), "a wait for a child process");
+        assert_eq!(reason(Cause::Syscall, None, None).what, "memory that has to be read from disk");
+        let syscall = Syscall { name: "poll", target: None, purpose: Purpose::Poll };
+        let resolving = stack(&["poll", "getaddrinfo"]);
+        assert_eq!(reason(Cause::Syscall, Some(&syscall), Some(&resolving)), DNS);
+    }
+
+    #[test]
+    fn nobody_is_told_to_mend_what_is_not_theirs() {
+        for cause in [Cause::Starved, Cause::Paused, Cause::Unknown] {
+            assert_eq!(reason(cause, None, None).advice, None);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The watchdog thread's end of reporting: has a stall examined, enters it into the book, hands it to the teller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, SystemTime};
+
+use super::book::Account;
+use super::stall::{Cause, Phase, Stall};
+use super::teller::Told;
+use crate::detect::capture::RawStack;
+use crate::detect::examine::{Examiner, Finding, First};
+use crate::detect::scan::{Change, Excuse, Poll};
+use crate::measure::site::SiteId;
+use crate::measure::task_id;
+use crate::measure::thread::ThreadState;
+use crate::shared::Shared;
+use crate::util::lock;
+
+/// A stall that goes on.
+struct Going {
+    thread: Arc<ThreadState>,
+    number: u64,
+    first: Option<First>,
+    key: (u16, SiteId),
+}
+
+/// See the module's text.
+pub(crate) struct Reporter {
+    shared: Arc<Shared>,
+    examiner: Examiner,
+    teller: SyncSender<Told>,
+    going: HashMap<u64, Going>,
+}
+
+impl Reporter {
+    pub(crate) fn new(shared: Arc<Shared>, teller: SyncSender<Told>) -> Reporter {
+        Reporter { examiner: Examiner::new(shared.clone()), shared, teller, going: HashMap::new() }
+    }
+
+    pub(crate) fn warm(&mut self) {
+        self.examiner.warm();
+    }
+
+    /// Carries out one change. `at` is the clock reading of the look; `thread` gives the poll's thread where a poll is named, and
+    /// what was known when the poll was first seen.
+    pub(crate) fn tell(
+        &mut self,
+        change: Change,
+        at: u64,
+        thread: impl FnOnce(u64) -> Option<(Arc<ThreadState>, Option<First>)>,
+    ) {
+        match change {
+            Change::Began { id, poll, worker, elapsed } => {
+                let Some((thread, first)) = thread(poll.key.thread) else { return };
+                let found = self.examiner.examine(&thread, poll.key.number, first);
+                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread, at);
+                stall.elapsed = Duration::from_nanos(elapsed);
+                (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
+                stall.syscall.clone_from(&found.syscall);
+                stall.explain();
+                let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
+                let key = (poll.runtime, poll.site);
+                let first = found.first;
+                self.going.insert(id, Going { thread: thread.clone(), number: poll.key.number, first, key });
+                lock(&self.shared.book).begin(stall.clone(), account, thread, poll.key.number, at);
+                self.send(Told::Stall { stall: stall.into(), key, stack: found.stack });
+            }
+            Change::Continued { id, elapsed } => {
+                let Some(going) = self.going.get(&id) else { return };
+                let found = self.examiner.examine(&going.thread, going.number, going.first);
+                let key = going.key;
+                let Finding { on_cpu, stack, syscall, cause, .. } = found;
+                let stall =
+                    lock(&self.shared.book).update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                self.send_some(stall, key, stack);
+            }
+            Change::GoesOn { id, elapsed } => {
+                lock(&self.shared.book).go_on(id, Duration::from_nanos(elapsed), at);
+            }
+            Change::Ended { id, elapsed } => {
+                let stall = lock(&self.shared.book).end(id, Duration::from_nanos(elapsed));
+                let key = self.going.remove(&id).map(|going| going.key);
+                self.send_some(stall, key.unwrap_or((0, SiteId::OTHER)), None);
+            }
+            Change::Missed { id, poll, worker, elapsed, excuse } => {
+                let Some((thread, _)) = thread(poll.key.thread) else { return };
+                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread, at);
+                stall.elapsed = Duration::from_nanos(elapsed);
+                stall.cause = match excuse {
+                    None => Cause::Unknown,
+                    Some(Excuse::Paused) => Cause::Paused,
+                    Some(Excuse::Starved) => Cause::Starved,
+                };
+                stall.explain();
+                let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
+                lock(&self.shared.book).enter(stall.clone(), account);
+                self.send(Told::Stall { stall: stall.into(), key: (poll.runtime, poll.site), stack: None });
+            }
+        }
+    }
+
+    /// Tells that the process stood still.
+    pub(crate) fn tell_pause(&mut self, nanos: u64) {
+        self.send(Told::Pause { nanos });
+    }
+
+    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState, at: u64) -> Stall {
+        let meter = &self.shared.meter;
+        let ago = Duration::from_nanos(meter.clock.nanos(at).saturating_sub(poll.begin));
+        Stall {
+            id,
+            phase,
+            runtime: meter.runtimes.get(poll.runtime).map_or_else(|| "other".into(), |r| r.name.clone()),
+            worker: Some(worker as usize),
+            thread: thread.name.clone(),
+            // SAFETY: the bits are those that a poll of this process published, made by `to_bits`, or 0.
+            task: unsafe { task_id::from_bits(poll.task) },
+            site: meter.sites.get(poll.site),
+            watched: poll.watched.map(|site| meter.sites.get(site)),
+            cause: Cause::Unknown,
+            began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
+            elapsed: Duration::ZERO,
+            on_cpu: None,
+            syscall: None,
+            stack: None,
+            moving: None,
+            reason: "",
+            advice: None,
+        }
+    }
+
+    fn send_some(&mut self, stall: Option<Stall>, key: (u16, SiteId), stack: Option<RawStack>) {
+        if let Some(stall) = stall {
+            self.send(Told::Stall { stall: stall.into(), key, stack });
+        }
+    }
+
+    /// Never waits: a log or a callback that takes too long loses reports, not detection.
+    fn send(&mut self, told: Told) {
+        if self.teller.try_send(told).is_err() {
+            self.shared.untold.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

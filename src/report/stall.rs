@@ -1,0 +1,243 @@
+//! What a stall is told as.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::reason;
+use super::stack::Stack;
+use crate::Site;
+use crate::detect::classify::Purpose;
+
+/// Whether a stall goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Phase {
+    /// The poll has not returned.
+    Ongoing,
+    /// The poll has returned, or no longer blocks a worker.
+    Resolved,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Ongoing => "ongoing",
+            Phase::Resolved => "resolved",
+        })
+    }
+}
+
+/// What the thread was doing during a stall. The label `cause` of the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Cause {
+    /// It computed.
+    Cpu,
+    /// It waited in a system call: a sleep, a file, a socket.
+    Syscall,
+    /// It waited for a lock, a channel or a thread (a futex).
+    Lock,
+    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's fault.
+    Starved,
+    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended): not the task's fault.
+    Paused,
+    /// Not known: it ended before it was seen, or the platform cannot tell.
+    Unknown,
+}
+
+impl Cause {
+    /// All causes, in the order of the metrics.
+    pub const ALL: [Cause; 6] =
+        [Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Cpu => "cpu",
+            Cause::Syscall => "syscall",
+            Cause::Lock => "lock",
+            Cause::Starved => "starved",
+            Cause::Paused => "paused",
+            Cause::Unknown => "unknown",
+        }
+    }
+
+    /// Whether the task is to blame.
+    pub(crate) fn is_blamed(self) -> bool {
+        !matches!(self, Cause::Starved | Cause::Paused)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A system call that a thread was waiting in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Syscall {
+    /// Its name.
+    pub name: &'static str,
+    /// What its descriptor is, where it takes one: a path, `socket to 10.0.0.1:5432`, `pipe:[..]`.
+    pub target: Option<Arc<str>>,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) purpose: Purpose,
+}
+
+/// A poll that kept a worker from everything else for at least the threshold.
+///
+/// Given to [`on_stall`](crate::WatchdogBuilder::on_stall) at each step of its life, and kept, in its last state, in
+/// [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` has everything that the log line has.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Stall {
+    /// Counts the stalls of a watchdog, from 1. Equal in all reports of one stall.
+    pub id: u64,
+    /// Whether it goes on.
+    pub phase: Phase,
+    /// The name of the runtime whose worker is blocked.
+    pub runtime: Arc<str>,
+    /// The index of that worker.
+    pub worker: Option<usize>,
+    /// The name of the thread.
+    pub thread: Arc<str>,
+    /// The task that was polled; `None` for a `block_on` root.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
+    pub task: Option<tokio::task::Id>,
+    /// Where the task was spawned, or the future was wrapped.
+    pub site: Site,
+    /// Where the innermost watched future inside the poll was wrapped, if there was one.
+    pub watched: Option<Site>,
+    /// What the thread was doing, as first classified.
+    pub cause: Cause,
+    /// When the poll began.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "began_unix_seconds"))]
+    pub began: SystemTime,
+    /// How long the poll has lasted so far, or in all. A time in which the whole process stood still is left out.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
+    pub elapsed: Duration,
+    /// CPU time that the thread used since the watchdog first saw the stall, up to this report; `None` for a stall that ended
+    /// before it was seen, and where the platform cannot tell.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_optional_seconds", rename = "on_cpu_seconds"))]
+    pub on_cpu: Option<Duration>,
+    /// The system call that the thread was waiting in, with the causes `syscall` and `lock`.
+    pub syscall: Option<Syscall>,
+    /// What the thread was doing: the last stack that was taken. It comes with the first report of a stall, or with the second where
+    /// symbols had to be loaded first, and not with a stall that was over before it was seen.
+    pub stack: Option<Stack>,
+    /// Whether a later look found the thread in another function than the one before; `None` until there are two.
+    pub moving: Option<bool>,
+    /// Why it blocks, in a few words: `a sync file read`. Empty where nothing is known.
+    pub reason: &'static str,
+    /// What to do about it.
+    pub advice: Option<&'static str>,
+}
+
+impl Stall {
+    /// Reason and advice for what is known now.
+    pub(crate) fn explain(&mut self) {
+        let reason = reason::reason(self.cause, self.syscall.as_ref(), self.stack.as_ref());
+        (self.reason, self.advice) = (reason.what, reason.advice);
+    }
+
+    fn fmt_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let syscall = match (self.cause, &self.syscall) {
+            (Cause::Unknown, _) => return Ok(()),
+            (Cause::Cpu | Cause::Starved | Cause::Paused, _) => return write!(f, ": {} ({})", self.reason, self.cause),
+            (_, None) => return write!(f, ": blocked in {} (off-CPU)", self.reason),
+            (_, Some(syscall)) => syscall,
+        };
+        write!(f, ": blocked in {} (off-CPU, syscall {})", self.reason, syscall.name)?;
+        match &syscall.target {
+            Some(target) => write!(f, " on {target}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elapsed = Millis(self.elapsed);
+        match self.phase {
+            Phase::Ongoing => write!(f, "stall #{} ongoing {elapsed}", self.id)?,
+            Phase::Resolved => write!(f, "stall #{} resolved after {elapsed}", self.id)?,
+        }
+        match self.worker {
+            Some(worker) => write!(f, " on worker {worker} of {:?}", self.runtime)?,
+            None => write!(f, " on thread {:?} of {:?}", self.thread, self.runtime)?,
+        }
+        self.fmt_reason(f)?;
+        match self.task {
+            Some(task) => write!(f, "\n  task {task} spawned at {}", self.site)?,
+            None => write!(f, "\n  future watched at {}", self.site)?,
+        }
+        if let Some(watched) = self.watched.filter(|w| *w != self.site) {
+            write!(f, " · within the future watched at {watched}")?;
+        }
+        if let Some(stack) = &self.stack {
+            let still = match (self.phase, self.moving) {
+                (Phase::Ongoing, Some(false)) => "still at",
+                (Phase::Ongoing, Some(true)) => "now at",
+                _ => "at",
+            };
+            write!(f, "\n  {still} {stack}")?;
+        }
+        if let Some(advice) = self.advice {
+            write!(f, "\n  advice: {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A duration as a person reads it in a log line.
+pub(crate) struct Millis(pub(crate) Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1e3;
+        match millis {
+            m if m < 1.0 => write!(f, "{m:.2} ms"),
+            m if m < 10.0 => write!(f, "{m:.1} ms"),
+            m if m < 10_000.0 => write!(f, "{m:.0} ms"),
+            m => write!(f, "{:.1} s", m / 1e3),
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+mod serialize {
+    use super::*;
+    use serde::Serializer;
+
+    pub(super) fn as_text<S: Serializer>(task: &Option<tokio::task::Id>, s: S) -> Result<S::Ok, S::Error> {
+        match task {
+            Some(task) => s.collect_str(task),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn as_seconds<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(duration.as_secs_f64())
+    }
+
+    pub(super) fn as_optional_seconds<S: Serializer>(duration: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => s.serialize_f64(duration.as_secs_f64()),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(super) fn as_unix_seconds<S: Serializer>(time: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(time.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64()))
+    }
+}
+
+#[cfg(feature = "serde")]
+use serialize::{as_optional_seconds, as_seconds, as_text, as_unix_seconds};

@@ -1,0 +1,162 @@
+//! Tells stalls: symbols, log, callback. On a thread of its own, so that whatever takes long there keeps no stall from being found.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::log;
+use super::stack::Stack;
+use super::stall::{Phase, Stall};
+use super::throttle::Throttle;
+use crate::detect::capture::{RawStack, symbols};
+use crate::measure::site::SiteId;
+use crate::shared::Shared;
+use crate::util::{call_user, lock};
+
+/// Reports that may wait to be told.
+pub(crate) const QUEUE: usize = 1_024;
+/// Stalls remembered; a lost end must not keep one for ever.
+const REMEMBERED: usize = 4 * QUEUE;
+/// A callback that takes longer is told about, once.
+const SLOW_CALLBACK: Duration = Duration::from_millis(100);
+/// How often unused symbol tables are looked for.
+const TIDY: Duration = Duration::from_secs(5);
+
+/// Something to tell.
+// Nearly all are stalls: a box for each would only cost.
+#[allow(clippy::large_enum_variant)]
+pub(crate) enum Told {
+    Stall { stall: Box<Stall>, key: (u16, SiteId), stack: Option<RawStack> },
+    Pause { nanos: u64 },
+}
+
+/// A stall that was told and goes on.
+#[derive(Default)]
+struct Known {
+    logged: bool,
+    stack: Option<Stack>,
+    moving: Option<bool>,
+    /// Of its time, what stands in the profile.
+    #[cfg(feature = "server")]
+    counted: Duration,
+}
+
+/// See the module's text.
+pub(crate) struct Teller {
+    shared: Arc<Shared>,
+    throttle: Throttle<(u16, SiteId)>,
+    pauses: Throttle<()>,
+    /// By id: the oldest first.
+    known: BTreeMap<u64, Known>,
+    told_slow: bool,
+}
+
+impl Teller {
+    pub(crate) fn new(shared: Arc<Shared>) -> Teller {
+        Teller { shared, throttle: Throttle::new(), pauses: Throttle::new(), known: BTreeMap::new(), told_slow: false }
+    }
+
+    /// Runs until nobody can have anything to tell any more.
+    pub(crate) fn run(mut self, queue: Receiver<Told>) {
+        loop {
+            let patience = if symbols().holds_loaders() { TIDY } else { Duration::MAX };
+            match queue.recv_timeout(patience) {
+                Ok(Told::Stall { stall, key, stack }) => {
+                    // A subscriber of the user's may panic; the next report is told all the same.
+                    if call_user(|| self.tell(*stall, key, stack)) {
+                        self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Ok(Told::Pause { nanos }) => self.tell_pause(nanos),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            symbols().tidy();
+        }
+    }
+
+    fn tell(&mut self, mut stall: Stall, key: (u16, SiteId), raw: Option<RawStack>) {
+        let earlier = self.known.remove(&stall.id);
+        let is_first = earlier.is_none();
+        // Its end is logged if its begin was; one that comes with its end is logged as a begin would be.
+        let may_begin = stall.phase == Phase::Ongoing || earlier.is_none();
+        let mut known = earlier.unwrap_or_default();
+        // Tables that have to be loaded first take some 100 ms: a new stall is told before, without its stack.
+        let is_cold = is_first && may_begin && raw.as_ref().is_some_and(|raw| !symbols().is_ready(raw));
+        if is_cold {
+            stall.explain();
+            self.say(&stall, key, may_begin, is_first, &mut known);
+        }
+        if let Some(raw) = raw {
+            let stack = symbols().stack(&raw);
+            known.moving = known.stack.as_ref().map(|before| !before.same_place(&stack));
+            known.stack = Some(stack);
+        }
+        (stall.stack, stall.moving) = (known.stack.clone(), known.moving);
+        stall.explain();
+        lock(&self.shared.book).describe(&stall);
+        #[cfg(feature = "server")]
+        {
+            // Each look's stack stands for the time since the look before.
+            let time = stall.elapsed.saturating_sub(known.counted);
+            known.counted += time;
+            lock(&self.shared.profile).add(&stall, time);
+        }
+        if !is_cold {
+            self.say(&stall, key, may_begin, is_first, &mut known);
+        }
+        if stall.phase == Phase::Ongoing {
+            self.known.insert(stall.id, known);
+            if self.known.len() > REMEMBERED {
+                self.known.pop_first();
+            }
+        }
+    }
+
+    /// One report, to the log and the callback.
+    fn say(&mut self, stall: &Stall, key: (u16, SiteId), may_begin: bool, is_first: bool, known: &mut Known) {
+        if known.logged {
+            log::stall(stall, 0);
+        } else if may_begin && let Some(untold) = self.admit(key, is_first) {
+            known.logged = true;
+            log::stall(stall, untold);
+        }
+        self.call(stall);
+    }
+
+    fn tell_pause(&mut self, nanos: u64) {
+        let clock = &self.shared.meter.clock;
+        if self.shared.log && self.pauses.admit((), clock.nanos(clock.now()), true).is_some() {
+            log::pause(nanos as f64 / 1e9);
+        }
+    }
+
+    /// Whether one of this place may be logged now; a stall counts as left out once, at its first report.
+    fn admit(&mut self, key: (u16, SiteId), is_first: bool) -> Option<u64> {
+        if !self.shared.log {
+            return None;
+        }
+        let clock = &self.shared.meter.clock;
+        let admitted = self.throttle.admit(key, clock.nanos(clock.now()), is_first);
+        if admitted.is_none() && is_first {
+            self.shared.suppressed.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    fn call(&mut self, stall: &Stall) {
+        let Some(callback) = &self.shared.on_stall else { return };
+        let begin = std::time::Instant::now();
+        if call_user(|| callback(stall)) {
+            self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
+        }
+        if begin.elapsed() > SLOW_CALLBACK && !self.told_slow {
+            self.told_slow = true;
+            log::cannot(
+                "an on_stall callback took more than 100 ms: later reports wait for it, and are lost when they are too many",
+            );
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Settings.
+
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::Watchdog;
+use super::threads::Threads;
+use crate::coverage::StackCoverage;
+use crate::error::Error;
+use crate::measure::meter::Meter;
+use crate::report::book::Book;
+use crate::report::stall::Stall;
+use crate::shared::{OnStall, Shared};
+
+/// Sets a [`Watchdog`] up.
+#[must_use = "a builder does nothing until `start`"]
+pub struct WatchdogBuilder {
+    threshold: Duration,
+    max_sites: usize,
+    log: bool,
+    capture: bool,
+    unhealthy_after: Duration,
+    on_stall: Option<OnStall>,
+    #[cfg(feature = "server")]
+    listen: Option<std::net::SocketAddr>,
+}
+
+impl Default for WatchdogBuilder {
+    fn default() -> Self {
+        WatchdogBuilder {
+            threshold: Self::DEFAULT_THRESHOLD,
+            max_sites: Self::DEFAULT_MAX_SITES,
+            log: true,
+            capture: true,
+            unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
+            on_stall: None,
+            #[cfg(feature = "server")]
+            listen: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for WatchdogBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("WatchdogBuilder");
+        debug.field("threshold", &self.threshold).field("max_sites", &self.max_sites).field("log", &self.log);
+        debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
+        #[cfg(feature = "server")]
+        debug.field("listen", &self.listen);
+        debug.finish()
+    }
+}
+
+impl WatchdogBuilder {
+    /// 10 ms: a render of 20 ms on a worker must not pass unseen.
+    pub const DEFAULT_THRESHOLD: Duration = Duration::from_millis(10);
+    /// The thresholds that [`start`](Self::start) takes: 100 µs to 1 hour.
+    pub const THRESHOLDS: std::ops::RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(3600);
+    /// 1,000 places.
+    pub const DEFAULT_MAX_SITES: usize = 1_000;
+    /// The most that [`max_sites`](Self::max_sites) takes.
+    pub const MAX_SITES: usize = 100_000;
+    /// 5 seconds.
+    pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
+
+    /// A poll that lasts this long is a stall. [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD) unless told.
+    ///
+    /// Costs nothing a poll; the busy watchdog wakes up to four times a threshold.
+    pub fn threshold(mut self, threshold: Duration) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// How many places (spawn locations, `watch` calls) are told apart; the rest is `other`, and counted
+    /// (`pollwatch_sites_overflowed_total`). [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES) unless told.
+    ///
+    /// Costs up to 128 bytes a place, runtime and thread, as they are met, and up to five series a place and runtime in `/metrics`.
+    pub fn max_sites(mut self, max: usize) -> Self {
+        self.max_sites = max;
+        self
+    }
+
+    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN). They are, unless told.
+    ///
+    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not.
+    pub fn log(mut self, log: bool) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Whether the stacks of blocked threads are taken, with the feature `capture` on Linux (x86_64, aarch64). They are, unless told.
+    ///
+    /// A thread that waits in a system call is only read (on aarch64 it gets the signal, too); one that runs is sent SIGURG, whose handler copies its stack (about a
+    /// microsecond) and passes on what is not for it. A system call that begins just then may return `EINTR`, or fewer bytes. The unwind
+    /// tables of what is loaded are kept in memory, symbols only while stalls are told.
+    pub fn capture_stacks(mut self, capture: bool) -> Self {
+        self.capture = capture;
+        self
+    }
+
+    /// Called at each step of a stall: when it is found, at 2, 4, 8 ... thresholds, and at its end. All stalls, also those that
+    /// the log leaves out.
+    ///
+    /// Runs on a thread of pollwatch's own that nothing else waits for but later reports: when they wait for more than 1,024, the
+    /// further ones are lost (`pollwatch_reports_lost_total`); detection and metrics go on. A panic in it is caught and counted
+    /// (`pollwatch_callback_panics_total`). It must not hold the [`Watchdog`] itself, which would then never be the last handle.
+    pub fn on_stall(mut self, callback: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
+        self.on_stall = Some(Box::new(callback));
+        self
+    }
+
+    /// How long all workers of a runtime may be blocked at once before `/healthz` answers 503.
+    /// [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER) unless told.
+    pub fn unhealthy_after(mut self, limit: Duration) -> Self {
+        self.unhealthy_after = limit;
+        self
+    }
+
+    /// Serves `/metrics`, `/stalls`, `/healthz` and `/` at this address, from a thread and a runtime of pollwatch's own: it answers
+    /// while every worker of yours is blocked. No server unless told.
+    ///
+    /// What the stalls that are over add up to since the start, by runtime, site, cause and stack (2,000 different ones at most, the
+    /// rest without their stacks), in wall time for which a worker was blocked:
+    ///
+    /// - `/stalls/flamegraph`: an SVG picture for the browser;
+    /// - `/stalls/folded`: a line a stack, `runtime;site;function;function 1234`, in microseconds, for flame graph tools;
+    /// - `/stalls/speedscope`: JSON in nanoseconds, to drop onto <https://www.speedscope.app>;
+    /// - `/debug/pprof/stalls`: for `go tool pprof http://ADDRESS/debug/pprof/stalls`; values `blocked` (nanoseconds, shown unless
+    ///   told) and `stalls` (a count), labels `runtime`, `site` and `cause`.
+    ///
+    /// Each look at a stall stands for the time since the look before. A stall that is not its task's fault stands below `[starved]` or `[paused]`, not
+    /// directly below its runtime; in pprof its label `cause` says so (`-tagignore=cause=starved`).
+    ///
+    /// The pages name places in your code and are not protected: listen on loopback, or on an address that only your scraper
+    /// reaches. Port 0 lets the system choose; see [`Watchdog::local_addr`].
+    #[cfg(feature = "server")]
+    pub fn listen(mut self, addr: std::net::SocketAddr) -> Self {
+        self.listen = Some(addr);
+        self
+    }
+
+    /// Starts the watchdog: one thread, and one more for the server if there is one. The first in a process takes some 10 ms (at
+    /// most 200) to calibrate the clock.
+    ///
+    /// # Errors
+    ///
+    /// A setting out of its range ([`Error::is_invalid`]), an address that cannot be bound ([`Error::is_listen`]), or a thread
+    /// that cannot be started.
+    pub fn start(self) -> Result<Watchdog, Error> {
+        if !Self::THRESHOLDS.contains(&self.threshold) {
+            return Err(Error::invalid(format!(
+                "the threshold must be from 100 µs to 1 hour, not {:?}; 10 ms suits a service",
+                self.threshold
+            )));
+        }
+        if !(1..=Self::MAX_SITES).contains(&self.max_sites) {
+            return Err(Error::invalid(format!(
+                "max_sites must be from 1 to {}, not {}",
+                Self::MAX_SITES,
+                self.max_sites
+            )));
+        }
+        let shared = Arc::new(Shared {
+            meter: Meter::new(self.threshold.as_nanos() as u64, self.max_sites),
+            book: Mutex::new(Book::default()),
+            #[cfg(feature = "server")]
+            profile: Mutex::default(),
+            #[cfg(feature = "server")]
+            started: std::time::Instant::now(),
+            on_stall: self.on_stall,
+            log: self.log,
+            capture: self.capture,
+            stacks: StackCoverage::of(self.capture),
+            captures: Default::default(),
+            untold: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            suppressed: AtomicU64::new(0),
+            callback_panics: AtomicU64::new(0),
+            oversleeps: AtomicU64::new(0),
+            wakeups: AtomicU64::new(0),
+            unhealthy_after: self.unhealthy_after,
+        });
+        let threads = Threads::start(&shared)?;
+        #[cfg(feature = "server")]
+        if let Some(addr) = self.listen {
+            threads.serve(addr)?;
+        }
+        if self.log
+            && let StackCoverage::NotHere(why) = shared.stacks
+        {
+            crate::report::log::cannot(&format!("stalls are told without stacks: {why}"));
+        }
+        if self.log && !shared.meter.wake.is_exact() {
+            crate::report::log::cannot(
+                "no membarrier system call here: the watchdog looks ten times a second when all is idle, and may find the \
+                 first stall after an idle time up to 100 ms late",
+            );
+        }
+        Ok(Watchdog { shared, threads: Arc::new(threads) })
+    }
+}

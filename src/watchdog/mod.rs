@@ -1,0 +1,119 @@
+//! The handle that users hold.
+
+mod builder;
+mod runtimes;
+mod threads;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use crate::coverage::Coverage;
+use crate::export::snapshot::Snapshot;
+use crate::measure::future::Watched;
+use crate::report::stall::Stall;
+use crate::shared::Shared;
+use crate::util::lock;
+
+pub use builder::WatchdogBuilder;
+use threads::Threads;
+#[cfg(feature = "server")]
+pub(crate) use threads::Worker;
+
+/// Watches runtimes for polls that block them.
+///
+/// A cheap handle: clones share one watchdog. Its threads stop when the last one is dropped, or at [`shutdown`](Self::shutdown).
+/// What was measured stays readable through futures, collectors and hooks that are still around, but those do not keep the threads alive.
+///
+/// It may be dropped before or after the runtimes that it watches, in any order.
+#[derive(Clone)]
+pub struct Watchdog {
+    shared: Arc<Shared>,
+    threads: Arc<Threads>,
+}
+
+impl std::fmt::Debug for Watchdog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watchdog").field("local_addr", &self.local_addr()).finish_non_exhaustive()
+    }
+}
+
+impl Watchdog {
+    /// Begins to set a watchdog up.
+    pub fn builder() -> WatchdogBuilder {
+        WatchdogBuilder::default()
+    }
+
+    /// Watches a future's polls: a `block_on` root, a part of a task that you want named, or, in stable mode, a whole task.
+    ///
+    /// Within a poll that is seen already (by tokio's hooks, or by a wrapper further out) it only names that part; else its
+    /// polls are counted, and are stalls when they block a worker. The runtime is found at the first poll; one that nobody has
+    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or `runtime-ID`.
+    ///
+    /// The site is the caller's.
+    #[track_caller]
+    pub fn watch<F: Future>(&self, future: F) -> Watched<F> {
+        Watched::new(&self.shared.meter, future)
+    }
+
+    /// Spawns a task on the current runtime, its polls watched and its outcome (completed, cancelled, panicked) counted.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime, as [`tokio::spawn`] does.
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        tokio::spawn(Watched::task(&self.shared.meter, future))
+    }
+
+    /// The recent stalls, at most 256, most recent last; each once, in its last state.
+    pub fn stalls(&self) -> Vec<Stall> {
+        lock(&self.shared.book).recent()
+    }
+
+    /// All metrics as plain data, of this moment. Some milliseconds with 1,000 sites; not for the poll path.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.shared)
+    }
+
+    /// What this watchdog can see.
+    pub fn coverage(&self) -> Coverage {
+        Coverage::of(&self.shared)
+    }
+
+    /// The server's address, where there is a server: with port 0 in [`WatchdogBuilder::listen`], the one that the system chose.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.threads.local_addr()
+    }
+
+    /// Stops the watchdog's threads and closes its server. Waits for them, two seconds at most (a callback that hangs is left
+    /// behind), but not on one of those threads and not on a runtime's.
+    ///
+    /// Runtimes go on; their polls are still counted, but no stall is found any more.
+    pub fn shutdown(&self) {
+        self.threads.stop();
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn stop_and_wait(&self) {
+        self.threads.stop_and_wait();
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4, as `/metrics` gives them.
+    #[cfg(feature = "prometheus")]
+    pub fn metrics_text(&self) -> String {
+        crate::export::families::text(&self.shared)
+    }
+
+    /// A collector for your own [`prometheus::Registry`]. It holds no handle: after the watchdog has stopped, polls
+    /// are still counted, and no further stall is.
+    #[cfg(feature = "prometheus")]
+    pub fn collector(&self) -> crate::export::collector::Collector {
+        crate::export::collector::Collector::new(self.shared.clone())
+    }
+}

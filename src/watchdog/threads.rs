@@ -1,0 +1,121 @@
+//! The threads of a watchdog, and how they end.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use crate::detect::watcher::Watcher;
+use crate::error::Error;
+#[cfg(feature = "server")]
+use crate::export::server::Server;
+use crate::report::teller::{self, Teller};
+use crate::shared::Shared;
+use crate::util::lock;
+
+/// How long `stop` waits for a thread.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A thread that says when it is through.
+pub(crate) struct Worker {
+    handle: JoinHandle<()>,
+    through: Receiver<()>,
+}
+
+impl Worker {
+    pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Worker, Error> {
+        let (done, through) = mpsc::channel::<()>();
+        let body = move || {
+            // Dropped at the end, however that comes.
+            let _done = done;
+            run();
+        };
+        let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(Error::thread)?;
+        Ok(Worker { handle, through })
+    }
+
+    fn id(&self) -> ThreadId {
+        self.handle.thread().id()
+    }
+
+    /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on it.
+    fn join(self) {
+        if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(PATIENCE) {
+            let _ = self.handle.join();
+        }
+    }
+}
+
+/// Owned by the handles; the last one dropped stops all.
+pub(crate) struct Threads {
+    shared: Arc<Shared>,
+    running: Mutex<Vec<Worker>>,
+    #[cfg(feature = "server")]
+    server: Mutex<Option<Server>>,
+    addr: Mutex<Option<SocketAddr>>,
+}
+
+impl Threads {
+    pub(crate) fn start(shared: &Arc<Shared>) -> Result<Threads, Error> {
+        let (send, queue) = mpsc::sync_channel(teller::QUEUE);
+        let (for_teller, for_watcher) = (shared.clone(), shared.clone());
+        // Ends when the watcher, which holds the other end of the queue, does.
+        let teller = Worker::start("pollwatch-tell", move || Teller::new(for_teller).run(queue))?;
+        let watcher = Worker::start("pollwatch", move || Watcher::new(for_watcher, send).run())?;
+        // Named before any poll could want to wake it.
+        shared.meter.wake.set_thread(watcher.handle.thread().clone());
+        Ok(Threads {
+            shared: shared.clone(),
+            running: Mutex::new(vec![watcher, teller]),
+            #[cfg(feature = "server")]
+            server: Mutex::default(),
+            addr: Mutex::default(),
+        })
+    }
+
+    /// Binds the address here, so that the caller hears of a failure, and serves it from a thread.
+    #[cfg(feature = "server")]
+    pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
+        let (server, worker) = Server::start(addr, self.shared.clone())?;
+        *lock(&self.addr) = Some(server.local_addr());
+        *lock(&self.server) = Some(server);
+        lock(&self.running).push(worker);
+        Ok(())
+    }
+
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        *lock(&self.addr)
+    }
+
+    /// Stops, and waits wherever it is called.
+    #[cfg(feature = "testing")]
+    pub(crate) fn stop_and_wait(&self) {
+        self.signal_stop().into_iter().for_each(Worker::join);
+    }
+
+    pub(crate) fn stop(&self) {
+        let running = self.signal_stop();
+        let here = thread::current().id();
+        if running.iter().any(|worker| worker.id() == here) || tokio::runtime::Handle::try_current().is_ok() {
+            return;
+        }
+        running.into_iter().for_each(Worker::join);
+    }
+
+    fn signal_stop(&self) -> Vec<Worker> {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.meter.wake.kick();
+        #[cfg(feature = "server")]
+        drop(lock(&self.server).take());
+        self.shared.meter.runtimes.release_all();
+        std::mem::take(&mut *lock(&self.running))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

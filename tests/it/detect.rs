@@ -1,0 +1,231 @@
+//! When a stall is found, and when nothing is.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use pollwatch::{Cause, Phase, Watchdog};
+
+use crate::support::*;
+
+/// The block ends only after it has been told: found in flight, or the test never passes.
+#[test]
+fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let (heard, runtime_name) = (told.clone(), name.to_owned());
+        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
+            heard.wait(|s| *s.runtime == *runtime_name && s.elapsed >= THRESHOLD * 8).map(|s| s.phase)
+        });
+        let phase = runtime.block_on(task).unwrap();
+        assert_eq!(phase, Some(Phase::Ongoing), "{name}: told while it blocked");
+        let end = told.wait_resolved(name);
+        let reports = told.of(name);
+        assert!(reports.iter().all(|s| s.id == end.id && s.site.to_string() == place), "{name}: {reports:#?}");
+        let (last, ongoing) = reports.split_last().unwrap();
+        assert_eq!(last.phase, Phase::Resolved);
+        assert!(ongoing.iter().all(|s| s.phase == Phase::Ongoing));
+        assert!(ongoing[0].elapsed >= THRESHOLD);
+        // Each further report has passed a doubling that the one before had not.
+        let doublings = |elapsed: Duration| (elapsed.as_nanos() / THRESHOLD.as_nanos()).ilog2();
+        for pair in ongoing.windows(2) {
+            assert!(doublings(pair[1].elapsed) > doublings(pair[0].elapsed), "{name}: {ongoing:#?}");
+        }
+        assert!(last.elapsed >= ongoing[ongoing.len() - 1].elapsed);
+        let kept = watchdog.stalls();
+        assert_eq!(kept.len(), 1, "{name}: one entry, updated in place");
+        assert_eq!((kept[0].id, kept[0].phase, kept[0].elapsed), (last.id, Phase::Resolved, last.elapsed));
+    }
+}
+
+#[test]
+fn the_duration_is_the_true_one() {
+    undisturbed(|| {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+        let outer = Instant::now();
+        let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 5) }));
+        let outer = outer.elapsed();
+        let stall = told.wait_resolved("main");
+        if watchdog.snapshot().watchdog.oversleeps > 0 {
+            return Err("the watchdog was late: a pause may have been left out of the duration".into());
+        }
+        // Two clocks, which agree to within a thousandth or so.
+        assert!(stall.elapsed >= inner.mul_f64(0.99), "{inner:?} {stall:?}");
+        assert!(stall.elapsed <= outer.mul_f64(1.01), "{outer:?} {stall:?}");
+        assert!(stall.began.elapsed().unwrap() >= stall.elapsed.mul_f64(0.99));
+        Ok(())
+    });
+}
+
+/// A poll just above the threshold is always told, one just below never, however they and the looks lie.
+#[test]
+fn the_threshold_is_exact() {
+    const ROUNDS: usize = 10;
+    let threshold = Duration::from_millis(10);
+    undisturbed(|| {
+        let (watchdog, told) = start(threshold);
+        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+        let (mut above, mut below) = (String::new(), String::new());
+        for _ in 0..ROUNDS {
+            let outer = Instant::now();
+            let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
+            runtime.block_on(root);
+            if outer.elapsed() >= threshold - Duration::from_micros(100) {
+                return Err(format!("the short one took {:?}", outer.elapsed()));
+            }
+            below = place;
+            let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
+            runtime.block_on(root);
+            above = place;
+        }
+        let told: Vec<_> = told_so_far(&watchdog, &told);
+        assert!(told.iter().all(|s| s.site.to_string() == above), "{below} is told: {told:#?}");
+        let ends = told.iter().filter(|s| s.phase == Phase::Resolved).count();
+        assert_eq!(ends, ROUNDS, "each long one once");
+        if told.iter().any(|s| matches!(s.cause, Cause::Starved | Cause::Paused)) {
+            return Err("one had no CPU when it woke, and is not counted for its place".to_owned());
+        }
+        let counts = [&below, &above].map(|place| site_of(&watchdog, "main", place).stalls.count);
+        assert_eq!(counts, [0, ROUNDS as u64], "{told:#?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn many_short_polls_are_silent() {
+    for (name, builder) in flavours() {
+        let mut builder = builder;
+        undisturbed(|| {
+            let threshold = THRESHOLD * 5;
+            let (watchdog, told) = start(threshold);
+            let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+            let tasks: Vec<_> = (0..4)
+                .map(|_| {
+                    let cooperative = async move {
+                        let begin = Instant::now();
+                        while begin.elapsed() < threshold * 5 {
+                            block(Duration::from_micros(100));
+                            yield_once().await;
+                        }
+                    };
+                    spawn_seen(&watchdog, runtime.handle(), cooperative).0
+                })
+                .collect();
+            runtime.block_on(async {
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+            let stalls = told_so_far(&watchdog, &told);
+            let now = runtime_of(&watchdog.snapshot(), name);
+            let count: u64 = now.stalls.iter().map(|(_, s)| s.count).sum();
+            assert_eq!(count == 0, stalls.is_empty(), "told and counted alike");
+            if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
+        });
+    }
+}
+
+fn wakeups(watchdog: &Watchdog) -> u64 {
+    watchdog.snapshot().watchdog.wakeups
+}
+
+/// A second, in which a busy watchdog would wake some hundred times.
+fn sleeps_through_a_second(watchdog: &Watchdog) -> Option<u64> {
+    let before = wakeups(watchdog);
+    block(Duration::from_secs(1));
+    (wakeups(watchdog) == before).then_some(before)
+}
+
+#[test]
+fn an_idle_watchdog_does_not_wake_and_still_finds_the_next_stall() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(Duration::from_millis(10));
+        if !watchdog.coverage().exact_wakeup {
+            eprintln!("skipped: no membarrier here, so the idle watchdog looks ten times a second");
+            return;
+        }
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        runtime.block_on(watchdog.watch(yields(3)));
+        let asleep = wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
+        let (heard, runtime_name) = (told.clone(), name.to_owned());
+        let (task, _) =
+            spawn_seen(&watchdog, runtime.handle(), async move { heard.wait_ongoing(&runtime_name).is_some() });
+        assert!(runtime.block_on(task).unwrap(), "{name}: the first stall after an idle time is told while it blocks");
+        assert!(wakeups(&watchdog) > asleep);
+        wait_for("and it sleeps again", || sleeps_through_a_second(&watchdog));
+    }
+}
+
+/// A poll that pends for ever is no poll in progress: a server that waits for requests costs nothing.
+#[test]
+fn a_parked_runtime_lets_the_watchdog_sleep() {
+    let (watchdog, _) = start(Duration::from_millis(10));
+    if !watchdog.coverage().exact_wakeup {
+        return;
+    }
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { stopped.await.is_ok() });
+    wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
+    stop.send(()).unwrap();
+    assert!(runtime.block_on(task).unwrap());
+}
+
+/// A callback that hangs keeps no stall from being found, and is given all of them afterwards.
+#[test]
+fn a_callback_that_hangs_blinds_nobody() {
+    let (gate, told, first) = (Gate::new(), Told::default(), AtomicBool::new(true));
+    let (key, keep) = (gate.key(), told.keep());
+    let (in_callback, is_in_callback) = mpsc::channel();
+    let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
+        if first.swap(false, Ordering::Relaxed) {
+            in_callback.send(()).unwrap();
+            key.pass();
+        }
+        keep(stall);
+    });
+    let watchdog = watchdog.start().unwrap();
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(async { is_in_callback.recv_timeout(PATIENCE).expect("the first one is found") }));
+    let mut blocked = Vec::new();
+    for i in 2..5 {
+        let finder = watchdog.clone();
+        // Each blocks until it is found: in flight, while the callback hangs.
+        let (root, place) = watch_at(&watchdog, async move {
+            wait_until("it is found", || finder.stalls().iter().any(|s| s.id == i && s.phase == Phase::Ongoing));
+        });
+        runtime.block_on(root);
+        blocked.push(place);
+    }
+    assert!(told.of("main").is_empty());
+    gate.open();
+    wait_until("all are told, to their ends", || {
+        let resolved: Vec<_> = told.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
+        resolved.len() == blocked.len() + 1
+    });
+    for (i, place) in (2..).zip(&blocked) {
+        let steps: Vec<_> = told.of("main").into_iter().filter(|s| s.id == i).collect();
+        assert_eq!((steps[0].phase, steps[0].site.to_string()), (Phase::Ongoing, place.clone()));
+        assert!(steps.is_sorted_by_key(|s| s.elapsed), "{steps:#?}");
+    }
+}
+
+/// A worker that exits right after a slow poll takes nothing with it.
+#[test]
+fn a_stall_of_a_thread_that_is_gone_is_told() {
+    let (watchdog, told) = start(THRESHOLD);
+    for i in 0..5 {
+        let name = format!("runtime {i}");
+        let runtime = watchdog.build_runtime(&name, &mut current_thread()).unwrap();
+        let inner = watchdog.clone();
+        std::thread::spawn(move || {
+            runtime.block_on(inner.watch(async { block(THRESHOLD * 2) }));
+            runtime.shutdown_background();
+        })
+        .join()
+        .unwrap();
+        assert!(told.wait_resolved(&name).elapsed >= THRESHOLD * 2 - THRESHOLD / 20);
+    }
+}

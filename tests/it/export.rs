@@ -1,0 +1,244 @@
+//! The pages and the collector: right numbers that move, while every worker of the user's is blocked.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pollwatch::{Phase, Watchdog};
+use prometheus::{Registry, TextEncoder};
+
+use crate::support::*;
+
+fn serving(unhealthy_after: Duration) -> (Watchdog, Told, SocketAddr) {
+    let builder = Watchdog::builder().threshold(THRESHOLD).log(false).unhealthy_after(unhealthy_after);
+    let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let addr = watchdog.local_addr().expect("it listens");
+    assert_ne!(addr.port(), 0);
+    (watchdog, told, addr)
+}
+
+#[test]
+fn metrics_move_while_every_worker_is_blocked() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told, addr) = serving(Duration::from_secs(3600));
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let handle = runtime.handle().clone();
+        let workers = handle.metrics().num_workers();
+        let runtime_label = [("runtime", name)];
+        let before = Metrics::scrape(addr);
+        assert_eq!(before.get("pollwatch_blocked_workers", &runtime_label), 0.0);
+        assert_eq!(before.sum("pollwatch_stalls_total", &runtime_label), 0.0, "series exist from the start");
+        assert_eq!(before.get("pollwatch_threshold_seconds", &[]), THRESHOLD.as_secs_f64());
+
+        let gate = Gate::new();
+        let mut place = String::new();
+        for _ in 0..workers {
+            let key = gate.key();
+            place = spawn_seen(&watchdog, &handle, async move { key.pass() }).1;
+        }
+        // A current-thread runtime needs somebody to drive it.
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let driver = std::thread::spawn(move || runtime.block_on(stopped).is_ok());
+        let first = wait_for("all workers are blocked and told", || {
+            let metrics = Metrics::scrape(addr);
+            let all = metrics.get("pollwatch_blocked_workers", &runtime_label) == workers as f64;
+            (all && metrics.sum("pollwatch_stalls_total", &runtime_label) == workers as f64).then_some(metrics)
+        });
+        block(THRESHOLD);
+        let second = Metrics::scrape(addr);
+        let site = [("runtime", name), ("site", place.as_str())];
+        for (metric, labels) in [
+            ("pollwatch_oldest_stall_seconds", &runtime_label[..]),
+            ("pollwatch_stall_seconds_total", &runtime_label),
+            ("pollwatch_site_stall_seconds_total", &site),
+        ] {
+            let (then, now) = (first.sum(metric, labels), second.sum(metric, labels));
+            assert!(then > 0.0 && now >= then + THRESHOLD.as_secs_f64() * 0.99, "{name}: {metric} {then} {now}");
+        }
+        assert_eq!(second.get("pollwatch_site_stalls_total", &site), workers as f64);
+        assert_eq!(second.get("pollwatch_blocked_workers", &runtime_label), workers as f64);
+
+        gate.open();
+        let gauges = |m: &Metrics| {
+            [
+                m.get("pollwatch_blocked_workers", &runtime_label),
+                m.get("pollwatch_oldest_stall_seconds", &runtime_label),
+            ]
+        };
+        wait_until("the gauges are back", || gauges(&Metrics::scrape(addr)) == [0.0, 0.0]);
+        wait_until("all are resolved", || {
+            told.of(name).iter().filter(|s| s.phase == Phase::Resolved).count() == workers
+        });
+        stop.send(()).unwrap();
+        assert!(driver.join().unwrap());
+        let after = Metrics::scrape(addr);
+        let took: f64 = watchdog.stalls().iter().map(|s| s.elapsed.as_secs_f64()).sum();
+        let told_seconds = after.sum("pollwatch_stall_seconds_total", &runtime_label);
+        assert!((told_seconds - took).abs() <= took * 0.01, "{name}: {told_seconds} {took}");
+        assert_eq!(after.sum("pollwatch_stalls_total", &runtime_label), workers as f64);
+    }
+}
+
+#[test]
+fn healthz_says_when_all_workers_are_blocked() {
+    let (watchdog, _, addr) = serving(Duration::from_millis(50));
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let healthy = || get(addr, "/healthz").status == 200;
+    assert!(healthy());
+    let gates = [Gate::new(), Gate::new()];
+    let block_one = |gate: &Gate| {
+        let key = gate.key();
+        spawn_seen(&watchdog, runtime.handle(), async move { key.pass() }).0
+    };
+    let blocked = || runtime_of(&watchdog.snapshot(), "main");
+    let first = block_one(&gates[0]);
+    wait_until("one is blocked for long", || blocked().oldest_stall > Duration::from_millis(100));
+    assert!(healthy(), "one of two is not all");
+    let second = block_one(&gates[1]);
+    let reply = wait_for("it is unhealthy", || Some(get(addr, "/healthz")).filter(|r| r.status != 200));
+    assert_eq!(reply.status, 503);
+    assert!(reply.body.contains("\"main\"") && reply.body.contains("2 workers"), "{}", reply.body);
+    gates.iter().for_each(Gate::open);
+    wait_until("it is healthy again", healthy);
+    assert!(runtime.block_on(first).unwrap() && runtime.block_on(second).unwrap());
+}
+
+#[test]
+fn stalls_as_json() {
+    let (watchdog, told, addr) = serving(Duration::from_secs(5));
+    let read = || {
+        let reply = get(addr, "/stalls");
+        assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, "application/json"));
+        serde_json::from_str::<Vec<serde_json::Value>>(&reply.body).expect("an array")
+    };
+    assert!(read().is_empty());
+    let runtime = watchdog.build_runtime("a \"quoted\\\" name", &mut current_thread()).unwrap();
+    for _ in 0..3 {
+        runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
+        runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
+    }
+    wait_until("all are resolved", || told.all().iter().filter(|s| s.phase == Phase::Resolved).count() == 6);
+    wait_until("the last is in the book", || read().last().is_some_and(|s| s["id"] == 6));
+    let stalls = read();
+    let ids: Vec<_> = stalls.iter().filter_map(|s| s["id"].as_u64()).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6], "most recent last");
+    let (last, kept) = (&stalls[5], &watchdog.stalls()[5]);
+    assert_eq!(last["runtime"], "a \"quoted\\\" name");
+    assert_eq!((&last["phase"], &last["worker"]), (&"resolved".into(), &0.into()));
+    assert_eq!(last["site"], kept.site.to_string());
+    assert_eq!(last["elapsed_seconds"], kept.elapsed.as_secs_f64());
+    assert!(last["began_unix_seconds"].as_f64() > stalls[0]["began_unix_seconds"].as_f64());
+    assert!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "a \"quoted\\\" name")]) == 6.0);
+}
+
+#[test]
+fn paths_and_methods() {
+    let (watchdog, _, addr) = serving(Duration::from_secs(5));
+    let _runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+        ("/stalls", "application/json"),
+        ("/healthz", "text/plain; charset=utf-8"),
+        ("/metrics?name%5B%5D=x", "text/plain; version=0.0.4; charset=utf-8"),
+    ] {
+        let reply = get(addr, path);
+        assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, kind), "{path}");
+        assert!(!reply.body.is_empty());
+        let head = request(addr, "HEAD", path);
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}: a head has no body");
+        assert_eq!(head.headers["content-type"], kind);
+    }
+    for path in ["/metric", "/metrics/", "/../etc/passwd", "//", "/stalls/1"] {
+        let reply = get(addr, path);
+        assert_eq!(reply.status, 404, "{path}");
+        assert!(reply.body.contains("/metrics"), "names what there is: {}", reply.body);
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        let reply = request(addr, method, "/metrics");
+        assert_eq!((reply.status, reply.headers["allow"].as_str()), (405, "GET, HEAD"), "{method}");
+    }
+}
+
+/// The user's own registry gathers what the page shows.
+#[test]
+fn the_collector_gathers_the_same() {
+    let (watchdog, _, addr) = serving(Duration::from_secs(5));
+    let registry = Registry::new();
+    registry.register(Box::new(watchdog.collector())).expect("every metric is described, and validly");
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(async {
+        watchdog.spawn(yields(7)).await.unwrap();
+        block(THRESHOLD * 2);
+    }));
+    drop(runtime);
+    let text = |registry: &Registry| TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let mine = wait_for("the stall is resolved", || {
+        let resolved = watchdog.stalls().first().is_some_and(|s| s.phase == Phase::Resolved);
+        resolved.then(|| Metrics::parse(&text(&registry)))
+    });
+    let served = Metrics::scrape(addr);
+    let still = |metrics: &Metrics| -> BTreeMap<String, f64> {
+        let moving = |name: &str| name.contains("wakeups") || name.contains("oversleeps");
+        metrics.series.iter().filter(|(name, _)| !moving(name)).map(|(n, v)| (n.clone(), *v)).collect()
+    };
+    assert_eq!(still(&mine), still(&served));
+    assert_eq!(mine.kinds, served.kinds);
+    assert_eq!(mine.sum("pollwatch_stalls_total", &[("runtime", "main")]), 1.0);
+    assert!(mine.get("pollwatch_polls_total", &[("runtime", "main")]) >= 8.0);
+    assert!(prometheus::gather().is_empty(), "the global registry is nobody's business");
+    // It outlives the watchdog.
+    drop(watchdog);
+    assert_eq!(
+        Metrics::parse(&text(&registry)).get("pollwatch_polls_total", &[("runtime", "main")]),
+        mine.get("pollwatch_polls_total", &[("runtime", "main")])
+    );
+}
+
+/// Threads and runtimes come and go; no counter goes down or away, and no histogram contradicts itself.
+#[test]
+fn counters_never_go_down() {
+    let (watchdog, _, addr) = serving(Duration::from_secs(5));
+    let churn = {
+        let watchdog = watchdog.clone();
+        std::thread::spawn(move || {
+            for i in 0..30 {
+                let mut builder = if i % 2 == 0 { multi_thread(2) } else { current_thread() };
+                let runtime = watchdog.build_runtime("churn", &mut builder).unwrap();
+                let tasks: Vec<_> = (0..20).map(|_| spawn_seen(&watchdog, runtime.handle(), yields(20)).0).collect();
+                runtime.spawn_blocking(|| ());
+                runtime.block_on(watchdog.watch(async {
+                    for task in tasks {
+                        task.await.unwrap();
+                    }
+                    block(THRESHOLD.mul_f64(1.1));
+                }));
+            }
+        })
+    };
+    let mut before = Metrics::default();
+    loop {
+        let done = churn.is_finished();
+        let now = Metrics::scrape(addr);
+        for (series, then) in before.counters() {
+            let value = now.series.get(series).unwrap_or_else(|| panic!("{series} is gone"));
+            assert!(*value >= then, "{series}: {then} -> {value}");
+        }
+        if now.find("pollwatch_polls_total", &[("runtime", "churn")]).is_some() {
+            let runtime = [("runtime", "churn")];
+            let count = now.get("pollwatch_poll_duration_seconds_count", &runtime);
+            assert_eq!(now.get("pollwatch_poll_duration_seconds_bucket", &[runtime[0], ("le", "+Inf")]), count);
+        }
+        before = now;
+        if done {
+            break;
+        }
+    }
+    churn.join().unwrap();
+    let last = Metrics::scrape(addr);
+    let tasks: f64 =
+        last.counters().filter(|(s, _)| s.starts_with("pollwatch_tasks_spawned_total")).map(|(_, v)| v).sum();
+    assert_eq!(tasks, 600.0);
+    let alive: f64 = last.series.iter().filter(|(s, _)| s.starts_with("pollwatch_tasks_alive")).map(|(_, v)| v).sum();
+    assert_eq!(alive, 0.0);
+}

@@ -1,0 +1,148 @@
+//! The user's own task hooks, around ours (`tokio_unstable`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pollwatch::Hooks;
+use tokio::runtime::TaskMeta;
+
+use crate::support::*;
+
+type Counters = [Arc<AtomicU64>; 4];
+
+fn bump(counter: &Arc<AtomicU64>) -> impl Fn() + Send + Sync + 'static {
+    let counter = counter.clone();
+    move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts what happens to the tasks of this file. The user's hooks see pollwatch's own task as well, and the ends of
+/// tokio's worker threads.
+fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'static {
+    let bump = bump(counter);
+    move |meta| {
+        if meta.spawned_at().file() == file!() {
+            bump();
+        }
+    }
+}
+
+/// Counts spawns, polls begun, polls ended, terminations.
+fn counting(counters: &Counters) -> Hooks {
+    let [spawn, before, after, terminate] = counters.each_ref().map(count);
+    Hooks::new().on_task_spawn(spawn).on_before_task_poll(before).on_after_task_poll(after).on_task_terminate(terminate)
+}
+
+#[test]
+fn the_users_hooks_run_as_well() {
+    for (name, mut builder) in flavours() {
+        let counters = Counters::default();
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime_with(name, &mut builder, counting(&counters)).unwrap();
+        let (task, place) = spawn_on(runtime.handle(), yields(10));
+        runtime.block_on(task).unwrap();
+        drop(runtime);
+        assert_eq!(counters.map(|c| c.load(Ordering::Relaxed)), [1, 11, 11, 1], "{name}");
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.polls, site.spawned, site.terminated), (11, 1, 1), "{name}");
+        assert_eq!(watchdog.snapshot().watchdog.callback_panics, 0);
+    }
+}
+
+#[test]
+fn a_panicking_hook_is_caught_and_counted() {
+    for (name, mut builder) in flavours() {
+        let panics = || panic!("on purpose");
+        let hooks = Hooks::new()
+            .on_task_spawn(move |_| panics())
+            .on_before_task_poll(move |_| panics())
+            .on_after_task_poll(move |_| panics())
+            .on_task_terminate(move |_| panics());
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime_with(name, &mut builder, hooks).unwrap();
+        let (task, place) = spawn_on(runtime.handle(), async {
+            yields(4).await;
+            block(THRESHOLD * 2);
+        });
+        runtime.block_on(task).unwrap();
+        drop(runtime);
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.polls, site.spawned, site.terminated), (5, 1, 1), "{name}: measuring goes on");
+        assert!(watchdog.snapshot().watchdog.callback_panics >= 12, "{name}");
+        assert_eq!(told.wait_resolved(name).site.to_string(), place);
+        let text = Metrics::parse(&watchdog.metrics_text());
+        assert!(text.get("pollwatch_callback_panics_total", &[]) >= 12.0, "{name}");
+    }
+}
+
+/// Blocking in a user's hook is not the task's time.
+#[test]
+fn a_slow_hook_is_not_the_tasks_time() {
+    undisturbed(|| {
+        let hooks = Hooks::new()
+            .on_before_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD))
+            .on_after_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD));
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime_with("main", &mut current_thread(), hooks).unwrap();
+        let (task, place) = spawn_on(runtime.handle(), yields(1));
+        runtime.block_on(task).unwrap();
+        drop(runtime);
+        let site = site_of(&watchdog, "main", &place);
+        assert_eq!(site.polls, 2);
+        if site.poll_max < THRESHOLD { Ok(()) } else { Err(format!("{site:?}")) }
+    });
+}
+
+/// pollwatch takes no thread callback: those on the builder stay.
+#[test]
+fn thread_callbacks_on_the_builder_survive() {
+    let counters: [Arc<AtomicU64>; 4] = Default::default();
+    let [started, stopped, parked, unparked] = counters.each_ref().map(bump);
+    let mut builder = multi_thread(2);
+    builder.on_thread_start(started).on_thread_stop(stopped).on_thread_park(parked).on_thread_unpark(unparked);
+    let (watchdog, _) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+    let (task, place) = spawn_on(runtime.handle(), async { tokio::time::sleep(THRESHOLD).await });
+    runtime.block_on(task).unwrap();
+    drop(runtime);
+    let [started, stopped, parked, unparked] = counters.map(|c| c.load(Ordering::Relaxed));
+    assert_eq!((started, stopped), (2, 2));
+    assert!(parked > 0 && unparked > 0, "{parked} {unparked}");
+    assert_eq!(site_of(&watchdog, "main", &place).spawned, 1);
+}
+
+/// Tasks spawned by code that knows nothing of pollwatch are seen with their own places.
+#[test]
+fn tasks_of_others_are_seen() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    assert!(watchdog.coverage().hooks && watchdog.coverage().runtimes[0].every_task);
+    let place = runtime.block_on(async {
+        let mut set = tokio::task::JoinSet::new();
+        let line = line!() + 1;
+        set.spawn(async { block(THRESHOLD * 3) });
+        set.join_all().await;
+        format!("hooks.rs:{line}:")
+    });
+    assert!(told.wait_resolved("main").site.to_string().contains(&place));
+}
+
+/// What the user builds next from the same builder is another runtime: it is not counted under the first one's name.
+#[test]
+fn a_builder_gives_its_hooks_to_one_runtime() {
+    let (watchdog, _) = start(THRESHOLD);
+    let mut builder = current_thread();
+    let first = watchdog.build_runtime("first", &mut builder).unwrap();
+    let plain = builder.build().unwrap();
+    let (task, _) = spawn_on(plain.handle(), yields(5));
+    plain.block_on(task).unwrap();
+    assert_eq!(polls(&watchdog, "first"), 0);
+    let second = watchdog.build_runtime("second", &mut builder).unwrap();
+    for runtime in [&first, &second] {
+        let (task, _) = spawn_on(runtime.handle(), yields(5));
+        runtime.block_on(task).unwrap();
+    }
+    drop((first, second));
+    assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (6, 6));
+}

@@ -1,0 +1,112 @@
+//! Peers that misbehave do not keep a scraper out.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use pollwatch::Watchdog;
+
+use crate::support::*;
+
+/// Less than the server's own time limits: an answer in this time did not wait for one of them.
+const PROMPT: Duration = Duration::from_secs(8);
+
+fn serving() -> (Watchdog, std::net::SocketAddr) {
+    let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
+    let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let addr = watchdog.local_addr().unwrap();
+    (watchdog, addr)
+}
+
+/// Whether the server has closed the connection; what it said before.
+fn is_closed(mut stream: &TcpStream) -> bool {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+fn answers_promptly(addr: std::net::SocketAddr) {
+    let begin = Instant::now();
+    assert_eq!(get(addr, "/metrics").status, 200);
+    assert!(begin.elapsed() < PROMPT, "it waited for somebody else");
+}
+
+#[test]
+fn a_half_open_head_is_closed() {
+    let (_watchdog, addr) = serving();
+    let mut half = connect(addr);
+    half.write_all(b"GET /metrics HTTP/1.1\r\nhost: ").unwrap();
+    let silent = connect(addr);
+    answers_promptly(addr);
+    assert!(is_closed(&half) && is_closed(&silent), "closed by a time limit of the server's");
+    answers_promptly(addr);
+}
+
+#[test]
+fn an_endless_head_is_refused() {
+    let (_watchdog, addr) = serving();
+    let mut endless = connect(addr);
+    endless.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let begin = Instant::now();
+    let line = [b"x-filler: ".as_slice(), &[b'x'; 1000], b"\r\n"].concat();
+    let mut sent = 0;
+    while endless.write_all(&line).is_ok() {
+        sent += line.len();
+        // What the kernel buffers on either side, and no more.
+        assert!(sent < 64 << 20, "it reads for ever");
+    }
+    assert!(begin.elapsed() < PROMPT, "refused by its size, not by its time");
+    answers_promptly(addr);
+}
+
+#[test]
+fn garbage_is_refused() {
+    let (_watchdog, addr) = serving();
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..],
+        b"\0\0\0\0\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut stream = connect(addr);
+        stream.write_all(garbage).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(is_closed(&stream));
+    }
+    answers_promptly(addr);
+}
+
+#[test]
+fn five_hundred_idle_connections() {
+    let (watchdog, addr) = serving();
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
+    answers_promptly(addr);
+    // The oldest were closed for the newest, long before any time limit.
+    let begin = Instant::now();
+    assert!(is_closed(&idle[0]));
+    assert!(begin.elapsed() < PROMPT);
+    runtime.block_on(watchdog.watch(yields(3)));
+    let metrics = Metrics::scrape(addr);
+    assert_eq!(metrics.get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring goes on");
+    drop(idle);
+    answers_promptly(addr);
+}
+
+/// A reader that never reads its answer keeps nobody from theirs.
+#[test]
+fn a_reader_that_does_not_read() {
+    let (_watchdog, addr) = serving();
+    let mut deaf = connect(addr);
+    deaf.set_nonblocking(true).unwrap();
+    let requests = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    // Until the server stops reading, because nobody reads what it writes.
+    for _ in 0..100 {
+        if deaf.write(&requests).is_err() {
+            break;
+        }
+    }
+    answers_promptly(addr);
+}

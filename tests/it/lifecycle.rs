@@ -1,0 +1,118 @@
+//! Handles and runtimes may go in any order.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use pollwatch::{Stall, Watchdog};
+
+use crate::support::*;
+
+#[test]
+fn the_watchdog_goes_first() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let watched = watchdog.watch(async { (yields(3).await, block(THRESHOLD * 2)) });
+        let collector = watchdog.collector();
+        in_time("a drop", move || drop(watchdog));
+        // All still works, watched or not; nobody looks.
+        runtime.block_on(watched);
+        let (task, _) = spawn_on(runtime.handle(), async { (yields(3).await, block(THRESHOLD * 2)) });
+        runtime.block_on(task).unwrap();
+        drop(runtime);
+        drop(collector);
+        assert!(told.all().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_runtime_goes_first() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        assert!(watchdog.coverage().runtimes[0].alive);
+        in_time("a drop", move || drop(runtime));
+        assert!(!watchdog.coverage().runtimes[0].alive, "{name}");
+        assert_eq!(told_so_far(&watchdog, &told).len(), 0, "the watchdog goes on");
+    }
+}
+
+/// In the middle of a block, either of the two.
+#[test]
+fn either_goes_during_a_stall() {
+    for background in [false, true] {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+        let gate = Gate::new();
+        let key = gate.key();
+        let (_task, _) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+        told.wait_ongoing("main").expect("it is found");
+        if background {
+            runtime.shutdown_background();
+            gate.open();
+            told.wait_resolved("main");
+            in_time("a drop", move || drop(watchdog));
+        } else {
+            in_time("a drop", move || drop(watchdog));
+            gate.open();
+            in_time("a drop", move || drop(runtime));
+        }
+    }
+}
+
+#[test]
+fn clones_share_one_watchdog() {
+    let (watchdog, told) = start(THRESHOLD);
+    let clone = watchdog.clone();
+    drop(watchdog);
+    let runtime = clone.build_runtime("main", &mut current_thread()).unwrap();
+    let heard = told.clone();
+    assert!(runtime.block_on(clone.watch(async move { heard.wait_ongoing("main").is_some() })));
+    clone.shutdown();
+    clone.shutdown();
+    assert_eq!(clone.stalls().len(), 1, "what was found stays readable");
+    assert!(clone.metrics_text().contains("pollwatch_stalls_total"));
+}
+
+/// A callback that hangs is left behind after a time limit.
+#[test]
+fn a_hanging_callback_does_not_hang_the_shutdown() {
+    let (gate, left) = (Gate::new(), Arc::new(AtomicBool::new(false)));
+    let (key, has_left) = (gate.key(), left.clone());
+    let (entered, is_entered) = mpsc::channel();
+    let hang = move |_: &Stall| {
+        let _ = entered.send(());
+        key.pass();
+        has_left.store(true, Ordering::Release);
+    };
+    let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(hang).start().unwrap();
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(PATIENCE).expect("the callback hangs") }));
+    let begin = Instant::now();
+    watchdog.shutdown();
+    let took = begin.elapsed();
+    assert!(!left.load(Ordering::Acquire), "it still hangs");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    gate.open();
+    wait_until("it ends once it can", || left.load(Ordering::Acquire));
+}
+
+/// A stall that goes on when the watchdog stops is not blamed on anybody afterwards, and its seconds stay.
+#[test]
+fn shutdown_during_a_stall() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let gate = Gate::new();
+    let key = gate.key();
+    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+    told.wait_ongoing("main").expect("it is found");
+    let before = site_of(&watchdog, "main", &place).stalls;
+    watchdog.shutdown();
+    gate.open();
+    assert!(runtime.block_on(task).unwrap());
+    drop(runtime);
+    let after = site_of(&watchdog, "main", &place).stalls;
+    assert_eq!(after.count, 1);
+    assert!(after.time >= before.time);
+}

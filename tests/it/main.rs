@@ -1,0 +1,17 @@
+//! Real runtimes, real threads, real sockets.
+
+mod support;
+
+mod blocking;
+mod detect;
+mod export;
+#[cfg(tokio_unstable)]
+mod hooks;
+mod hostile;
+mod input;
+mod lifecycle;
+mod nesting;
+mod outcomes;
+mod polls;
+mod report;
+mod stacks;

@@ -1,0 +1,149 @@
+//! Polls within polls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+
+use crate::support::*;
+
+/// `block_in_place` + `Handle::block_on` of the same runtime, twice: parts of the one poll.
+#[test]
+fn block_on_within_block_in_place() {
+    let (watchdog, told) = start(THRESHOLD * 10);
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let inner = watchdog.clone();
+    let polled = Arc::new(AtomicU64::new(0));
+    let count = polled.clone();
+    let (task, place) = spawn_seen(
+        &watchdog,
+        runtime.handle(),
+        counted(polled.clone(), async move {
+            for _ in 0..3 {
+                yield_once().await;
+                let innermost = inner.clone();
+                block_in_place(|| {
+                    Handle::current().block_on(inner.watch(async {
+                        yields(4).await;
+                        block_in_place(|| Handle::current().block_on(innermost.watch(yields(2))));
+                    }));
+                });
+            }
+        }),
+    );
+    runtime.block_on(task).unwrap();
+    drop(runtime);
+    assert_eq!(count.load(Ordering::Relaxed), 4);
+    assert_eq!(site_of(&watchdog, "main", &place).polls, 4);
+    assert_eq!(polls(&watchdog, "main"), 4, "no poll twice");
+    let completed: u64 = watchdog.snapshot().sites.iter().map(|s| s.completed).sum();
+    assert_eq!(completed, if HOOKS { 6 } else { 7 }, "each part has an outcome of its own");
+    drop(told);
+}
+
+/// A runtime inside another's `block_in_place`, on one thread: each gets its own polls.
+#[test]
+fn a_nested_runtime_gets_its_own_polls() {
+    let (watchdog, told) = start(THRESHOLD);
+    let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
+    let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
+    let (nested_runtime, inner) = (inner.clone(), inner);
+    let nested = watchdog.clone();
+    let (in_task, in_root) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (task_polls, root_polls) = (in_task.clone(), in_root.clone());
+    let heard = told.clone();
+    let (task, place) = spawn_seen(&watchdog, outer.handle(), async move {
+        yields(2).await;
+        let told = block_in_place(|| {
+            nested_runtime.block_on(nested.watch(counted(root_polls, async {
+                let (task, _) = spawn_seen(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
+                task.await.unwrap();
+                // The nested loop is blocked now, and said to be while it is.
+                heard.wait_ongoing("inner").is_some()
+            })))
+        });
+        yields(2).await;
+        told
+    });
+    assert!(outer.block_on(task).unwrap(), "told while it blocks");
+    drop((outer, inner));
+    assert_eq!(in_task.load(Ordering::Relaxed), 6);
+    assert_eq!(polls(&watchdog, "inner"), 6 + in_root.load(Ordering::Relaxed));
+    assert_eq!(site_of(&watchdog, "outer", &place).polls, 5);
+    assert_eq!(polls(&watchdog, "outer"), 5);
+    assert_eq!(told.wait_resolved("inner").worker, Some(0));
+}
+
+/// Deeper than the slot publishes: still balanced, and measured right afterwards.
+#[test]
+fn deep_nesting_leaves_nothing_behind() {
+    let (watchdog, told) = start(THRESHOLD);
+    let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
+    let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
+    let nested = watchdog.clone();
+    let deep = inner.clone();
+    let mut future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        yield_once().await;
+        block_in_place(|| {
+            let (task, _) = spawn_seen(&nested, deep.handle(), yields(3));
+            deep.block_on(nested.watch(async { task.await.unwrap() }));
+        });
+        yield_once().await;
+    });
+    for _ in 0..40 {
+        future = Box::pin(watchdog.watch(future));
+    }
+    let (task, _) = spawn_seen(&watchdog, outer.handle(), future);
+    outer.block_on(task).unwrap();
+    block(THRESHOLD * 3);
+    for name in ["outer", "inner"] {
+        assert_eq!(runtime_of(&watchdog.snapshot(), name).blocked_workers, 0, "{name}: nothing is left in the slot");
+    }
+    // The same thread, afterwards.
+    let before = polls(&watchdog, "outer");
+    let (task, place) = spawn_seen(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
+    outer.block_on(task).unwrap();
+    let stall = told.wait(|s| s.site.to_string() == place).expect("the next stall is found");
+    assert!(stall.elapsed < THRESHOLD * 100, "{stall:?}");
+    wait_until("the poll is counted", || polls(&watchdog, "outer") == before + 1);
+    assert_eq!(site_of(&watchdog, "outer", &place).polls, 1);
+}
+
+/// A stalled poll names the innermost watched future that it is in.
+#[test]
+fn a_stall_names_the_part() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let heard = told.clone();
+        let runtime_name = name.to_owned();
+        let (part, inside) = watch_at(&watchdog, async move { heard.wait_ongoing(&runtime_name).is_some() });
+        let (task, outside) = spawn_seen(&watchdog, runtime.handle(), part);
+        assert!(runtime.block_on(task).unwrap());
+        let stall = told.wait_ongoing(name).expect("it was told");
+        assert_eq!(stall.site.to_string(), outside, "{name}");
+        assert_eq!(stall.watched.map(|s| s.to_string()), Some(inside.clone()), "{name}");
+        assert!(stall.to_string().contains(&inside) && stall.to_string().contains(&outside), "{stall}");
+    }
+}
+
+/// Two watchdogs may watch the same future; each counts for itself.
+#[test]
+fn two_watchdogs_do_not_mix() {
+    let (first, told_first) = start(THRESHOLD);
+    let (second, told_second) = start(THRESHOLD);
+    let runtime = first.build_runtime("main", &mut current_thread()).unwrap();
+    second.attach("the same", runtime.handle()).unwrap();
+    let (one, place_one) = watch_at(&first, async {
+        yields(9).await;
+        block(THRESHOLD * 3);
+    });
+    let (two, place_two) = watch_at(&second, one);
+    runtime.block_on(two);
+    assert_eq!(site_of(&first, "main", &place_one).polls, 10);
+    assert_eq!(site_of(&second, "the same", &place_two).polls, 10);
+    assert_eq!((polls(&first, "main"), polls(&second, "the same")), (10, 10));
+    assert_eq!(told_first.wait_resolved("main").site.to_string(), place_one);
+    assert_eq!(told_second.wait_resolved("the same").site.to_string(), place_two);
+}

@@ -1,0 +1,173 @@
+//! How futures and tasks end, and what is left behind.
+
+use std::future::pending;
+use std::time::Duration;
+
+use crate::support::*;
+
+/// After whatever happened: nothing is left in the slots, and the next polls are measured right.
+#[track_caller]
+fn is_clean(watchdog: &pollwatch::Watchdog, told: &Told, runtime: &tokio::runtime::Runtime, name: &str) {
+    // A frame that was left behind would cross the threshold.
+    block(THRESHOLD * 3);
+    let now = runtime_of(&watchdog.snapshot(), name);
+    assert_eq!((now.blocked_workers, now.oldest_stall), (0, Duration::ZERO), "{name}");
+    let before = polls(watchdog, name);
+    let (task, place) = spawn_seen(watchdog, runtime.handle(), yields(6));
+    runtime.block_on(task).unwrap();
+    wait_until("the next polls are counted", || polls(watchdog, name) >= before + 7);
+    assert_eq!(polls(watchdog, name), before + 7, "{name}");
+    assert_eq!(site_of(watchdog, name, &place).polls, 7, "{name}");
+    let others = told_so_far(watchdog, told);
+    let long: Vec<_> = others.iter().filter(|s| s.elapsed >= THRESHOLD * 3).collect();
+    assert!(long.is_empty(), "{name}: {long:#?}");
+}
+
+#[test]
+fn a_panic_in_a_task() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async {
+            yields(3).await;
+            panic!("on purpose");
+        });
+        assert!(runtime.block_on(task).unwrap_err().is_panic());
+        wait_until("the last poll is counted", || site_of(&watchdog, name, &place).polls >= 4);
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.polls, site.spawned, site.terminated), (4, 1, 1), "{name}");
+        assert_eq!((site.completed, site.panicked, site.cancelled), (0, u64::from(!HOOKS), 0), "{name}");
+        is_clean(&watchdog, &told, &runtime, name);
+    }
+}
+
+/// Nested in a task and as a root; unwinding takes every frame with it.
+#[test]
+fn a_panic_in_a_watched_future() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let (inner, place) = watch_at(&watchdog, async {
+            yield_once().await;
+            panic!("on purpose");
+        });
+        let (middle, outside) = watch_at(&watchdog, inner);
+        let (task, _) = spawn_on(runtime.handle(), middle);
+        assert!(runtime.block_on(task).unwrap_err().is_panic());
+        for place in [&place, &outside] {
+            let count = || site_of(&watchdog, name, place);
+            wait_until("the outcome is counted", || count().panicked > 0);
+            assert_eq!((count().panicked, count().completed, count().cancelled), (1, 0, 0), "{name}");
+        }
+        let (root, place) = watch_at(&watchdog, async { panic!("on purpose") });
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(root)));
+        assert!(unwound.is_err());
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.polls, site.panicked, site.completed), (1, 1, 0), "{name}");
+        is_clean(&watchdog, &told, &runtime, name);
+    }
+}
+
+/// A panic that is caught within the poll leaves the poll itself going.
+#[test]
+fn a_panic_caught_inside_a_poll() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let (root, place) = watch_at(&watchdog, async {
+        for _ in 0..3 {
+            let mut inner = Box::pin(watchdog.watch(async { panic!("on purpose") }));
+            let polled = std::future::poll_fn(|cx| {
+                let poll = std::panic::AssertUnwindSafe(|| inner.as_mut().poll(cx).is_ready());
+                std::task::Poll::Ready(std::panic::catch_unwind(poll))
+            });
+            assert!(polled.await.is_err());
+            yield_once().await;
+        }
+    });
+    runtime.block_on(root);
+    let site = site_of(&watchdog, "main", &place);
+    assert_eq!((site.polls, site.completed), (4, 1));
+    assert_eq!(watchdog.snapshot().sites.iter().map(|s| s.panicked).sum::<u64>(), 3);
+    is_clean(&watchdog, &told, &runtime, "main");
+}
+
+#[test]
+fn an_abort_while_pending() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let task = {
+            let _guard = runtime.enter();
+            watchdog.spawn(pending::<()>())
+        };
+        let count = || watchdog.snapshot().sites.first().cloned().expect("one site");
+        wait_until("it was polled", || {
+            runtime.block_on(yields(1));
+            count().polls == 1
+        });
+        assert_eq!((count().spawned, count().alive()), (1, Some(1)), "{name}");
+        task.abort();
+        assert!(runtime.block_on(task).unwrap_err().is_cancelled());
+        wait_until("its end is counted", || count().terminated == 1 && count().cancelled == 1);
+        assert_eq!((count().alive(), count().completed, count().panicked), (Some(0), 0, 0), "{name}");
+        is_clean(&watchdog, &told, &runtime, name);
+    }
+}
+
+#[test]
+fn a_drop_before_the_end_is_a_cancellation() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let (mut polled, place) = watch_at(&watchdog, Box::pin(pending::<()>()));
+        let (never, nowhere) = watch_at(&watchdog, pending::<()>());
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = &mut polled => unreachable!("it is pending"),
+                () = yields(2) => {}
+            }
+        });
+        drop((polled, never));
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.cancelled, site.completed, site.panicked), (1, 0, 0), "{name}");
+        assert!(find_site(&watchdog.snapshot(), name, &nowhere).is_none(), "{name}: never polled, never counted");
+        is_clean(&watchdog, &told, &runtime, name);
+    }
+}
+
+#[test]
+fn tasks_dropped_at_shutdown_have_ended() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let mut place = String::new();
+        for _ in 0..5 {
+            place = spawn_seen(&watchdog, runtime.handle(), pending::<()>()).1;
+        }
+        // One that is never polled, on a runtime that nobody drives any more.
+        assert_eq!(site_of(&watchdog, name, &place).alive(), Some(5), "{name}");
+        drop(runtime);
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.spawned, site.terminated, site.alive()), (5, 5, Some(0)), "{name}");
+        if !HOOKS {
+            assert_eq!((site.cancelled, site.completed), (5, 0), "{name}");
+        }
+    }
+}
+
+/// A task that is spawned onto a runtime that is gone has ended as well.
+#[test]
+fn a_spawn_after_shutdown_has_ended() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let (task, place) = spawn_on(&handle, pending::<()>());
+        assert!(current_thread().build().unwrap().block_on(task).unwrap_err().is_cancelled());
+        if let Some(site) = find_site(&watchdog.snapshot(), name, &place) {
+            assert_eq!(site.spawned, site.terminated, "{name}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Every poll is counted, once, at its place.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use pollwatch::Watchdog;
+use tokio::runtime::LocalOptions;
+
+use crate::support::*;
+
+#[test]
+fn every_poll_of_every_task_is_counted_at_its_place() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let (mut tasks, mut places) = (Vec::new(), Vec::new());
+        for _ in 0..7 {
+            let (task, place) = spawn_seen(&watchdog, runtime.handle(), yields(10));
+            tasks.push(task);
+            places.push(place);
+        }
+        let first = places[0].clone();
+        let (task, second) = spawn_seen(&watchdog, runtime.handle(), yields(4));
+        tasks.push(task);
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+        // Joins the workers: all hooks have run.
+        drop(runtime);
+        let many = site_of(&watchdog, name, &first);
+        assert_eq!((many.polls, many.spawned, many.terminated, many.alive()), (77, 7, 7, Some(0)), "{name}");
+        let one = site_of(&watchdog, name, &second);
+        assert_eq!((one.polls, one.spawned, one.terminated, one.alive()), (5, 1, 1, Some(0)), "{name}");
+        let all = runtime_of(&watchdog.snapshot(), name).polls;
+        assert_eq!(all.count, 82, "{name}: the unwatched root is in no count");
+        assert_eq!(all.sum, many.busy + one.busy, "{name}");
+        assert!(first.contains("polls.rs:") && first != second);
+    }
+}
+
+/// A `block_on` root has no hook: its wrapper counts, in either mode and flavour.
+#[test]
+fn a_watched_root_is_counted() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let polled = Arc::new(AtomicU64::new(0));
+        let (root, place) = watch_at(&watchdog, counted(polled.clone(), yields(30)));
+        runtime.block_on(root);
+        assert_eq!(polled.load(Ordering::Relaxed), 31);
+        let site = site_of(&watchdog, name, &place);
+        assert_eq!((site.polls, site.completed, site.cancelled, site.panicked), (31, 1, 0, 0), "{name}");
+        assert_eq!((site.spawned, site.terminated), (0, 0), "{name}: no task");
+        assert_eq!(polls(&watchdog, name), 31, "{name}");
+    }
+}
+
+#[test]
+fn spawn_counts_polls_and_outcome() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let polled = Arc::new(AtomicU64::new(0));
+        let place = runtime.block_on(async {
+            let (task, place) = (watchdog.spawn(counted(polled.clone(), yields(20))), line!());
+            task.await.unwrap();
+            place
+        });
+        drop(runtime);
+        let snapshot = watchdog.snapshot();
+        let [site] = &snapshot.sites[..] else { panic!("{name}: one site: {:#?}", snapshot.sites) };
+        assert!(site.site.to_string().contains(&format!("polls.rs:{place}:")), "{name}: {}", site.site);
+        assert_eq!(site.polls, 21, "{name}");
+        assert_eq!((site.spawned, site.terminated, site.completed), (1, 1, 1), "{name}");
+        assert_eq!(runtime_of(&snapshot, name).polls.count, polled.load(Ordering::Relaxed), "{name}");
+    }
+}
+
+/// A watched future inside a poll that is seen already is a part of it.
+#[test]
+fn no_poll_is_counted_twice() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let polled = Arc::new(AtomicU64::new(0));
+        let (inner, place) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
+        let middle = watchdog.watch(async { (inner.await, yields(3).await) });
+        let (task, outer) = spawn_seen(&watchdog, runtime.handle(), middle);
+        runtime.block_on(task).unwrap();
+        drop(runtime);
+        assert_eq!(polls(&watchdog, name), 16, "{name}");
+        assert_eq!(site_of(&watchdog, name, &outer).polls, 16, "{name}");
+        let part = site_of(&watchdog, name, &place);
+        assert_eq!((part.polls, part.completed), (0, 1), "{name}: a part counts its outcome, no polls");
+        assert_eq!(polled.load(Ordering::Relaxed), 13);
+    }
+}
+
+/// The longest poll and the sum lie between the block's own clock and the clock around it.
+#[test]
+fn durations_are_right() {
+    let (watchdog, _) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let outer = Instant::now();
+    let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
+    let outer = outer.elapsed();
+    let snapshot = watchdog.snapshot();
+    let site = &snapshot.sites[0];
+    // The CPU's counter and the monotonic clock are different clocks: they agree to within a thousandth or so.
+    assert!(
+        site.poll_max >= inner.mul_f64(0.99) && site.poll_max <= outer.mul_f64(1.01),
+        "{inner:?} {site:?} {outer:?}"
+    );
+    assert_eq!(site.busy, site.poll_max);
+    let polls = &snapshot.runtimes[0].polls;
+    assert_eq!((polls.count, polls.sum), (1, site.busy));
+    assert!(polls.buckets.iter().all(|&(bound, count)| count == u64::from(bound >= site.poll_max)), "{polls:?}");
+}
+
+/// pollwatch's own task is in no count, whether or not it is polled.
+#[test]
+fn an_untouched_runtime_counts_nothing() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        runtime.block_on(yields(5));
+        let empty = |when: &str| {
+            let snapshot = watchdog.snapshot();
+            assert!(snapshot.sites.is_empty(), "{name}, {when}: {:#?}", snapshot.sites);
+            assert_eq!(runtime_of(&snapshot, name).polls.count, 0, "{name}, {when}");
+        };
+        empty("alive");
+        let tasks = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_runtime_alive_tasks", &[("runtime", name)]);
+        assert_eq!(tasks, 0.0, "{name}");
+        drop(runtime);
+        empty("gone");
+    }
+}
+
+#[test]
+fn an_answered_probe_is_in_no_count() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, _) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let polled = Arc::new(AtomicU64::new(0));
+        let delays = || runtime_of(&watchdog.snapshot(), name).schedule_delay.count;
+        let begin = Instant::now();
+        let root = async {
+            while delays() < 2 && begin.elapsed() < PATIENCE {
+                block(THRESHOLD / 4);
+                yield_once().await;
+            }
+        };
+        runtime.block_on(watchdog.watch(counted(polled.clone(), root)));
+        assert!(delays() >= 2, "{name}: the probe is asked while the runtime polls");
+        drop(runtime);
+        let snapshot = watchdog.snapshot();
+        assert_eq!(runtime_of(&snapshot, name).polls.count, polled.load(Ordering::Relaxed), "{name}");
+        let [site] = &snapshot.sites[..] else { panic!("{name}: one site: {:#?}", snapshot.sites) };
+        assert_eq!((site.spawned, site.terminated), (0, 0), "{name}");
+    }
+}
+
+#[test]
+fn a_local_runtime_is_measured() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime =
+        watchdog.build_local_runtime("local", &mut current_thread(), LocalOptions::default()).expect("a local runtime");
+    let (in_root, in_task) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let root = async {
+        let task = tokio::task::spawn_local(counted(in_task.clone(), yields(8)));
+        task.await.unwrap();
+        block(THRESHOLD * 2);
+    };
+    let (root, place) = watch_at(&watchdog, counted(in_root.clone(), root));
+    runtime.block_on(root);
+    drop(runtime);
+    let tasks = if HOOKS { in_task.load(Ordering::Relaxed) } else { 0 };
+    assert_eq!(in_task.load(Ordering::Relaxed), 9);
+    assert_eq!(polls(&watchdog, "local"), in_root.load(Ordering::Relaxed) + tasks);
+    assert_eq!(told.wait_resolved("local").site.to_string(), place);
+}
+
+/// A runtime that nobody named is taken in at the first poll of a watched future.
+#[test]
+fn an_unnamed_runtime_is_adopted() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = builder.build().unwrap();
+        let adopted = format!("runtime-{}", runtime.handle().id());
+        let future = watchdog.watch(async { block(THRESHOLD * 3) });
+        assert!(watchdog.coverage().runtimes.is_empty(), "{name}: not before it is polled");
+        runtime.block_on(async { tokio::spawn(future).await.unwrap() });
+        assert_eq!(polls(&watchdog, &adopted), 1, "{name}");
+        assert_eq!(&*told.wait_resolved(&adopted).runtime, adopted);
+        let coverage = watchdog.coverage();
+        let [seen] = &coverage.runtimes[..] else { panic!("{name}: one: {coverage:?}") };
+        assert_eq!((&*seen.name, seen.alive, seen.every_task), (adopted.as_str(), true, false), "{name}");
+        drop(runtime);
+        wait_until("its end is noticed", || !watchdog.coverage().runtimes[0].alive);
+    }
+}
+
+/// Places beyond the limit go to `other`, and are counted.
+#[test]
+fn places_beyond_the_limit_are_other() {
+    let (watchdog, _) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).max_sites(2));
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(yields(0)));
+    runtime.block_on(watchdog.watch(yields(1)));
+    for _ in 0..3 {
+        runtime.block_on(watchdog.watch(yields(2)));
+        runtime.block_on(watchdog.watch(yields(3)));
+    }
+    let snapshot = watchdog.snapshot();
+    let mut seen: Vec<(bool, u64)> = snapshot.sites.iter().map(|s| (s.site.location().is_some(), s.polls)).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [(false, 21), (true, 1), (true, 2)]);
+    assert_eq!(runtime_of(&snapshot, "main").polls.count, 24);
+    assert_eq!(snapshot.watchdog.sites_overflowed, 2, "two places, met by one thread");
+    let other = find_site(&snapshot, "main", "other").expect("other is shown");
+    assert_eq!((other.completed, other.alive()), (6, None));
+    let text = Metrics::parse(&watchdog.metrics_text());
+    assert_eq!(text.get("pollwatch_site_polls_total", &[("runtime", "main"), ("site", "other")]), 21.0);
+    assert_eq!(text.get("pollwatch_sites_overflowed_total", &[]), 2.0);
+}

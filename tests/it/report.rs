@@ -1,0 +1,205 @@
+//! What is said of a stall: in the log, to the callback, in `stalls()`.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Mutex, Once};
+
+use pollwatch::{Phase, Watchdog};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use crate::support::*;
+
+#[derive(Clone, Debug)]
+struct Line {
+    target: String,
+    level: Level,
+    fields: BTreeMap<&'static str, String>,
+    in_span: bool,
+}
+
+/// All events of the process with pollwatch's targets: the watchdogs' threads log to the global subscriber.
+static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
+
+struct Capture;
+
+struct Fields<'a>(&'a mut BTreeMap<&'static str, String>);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Capture {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = BTreeMap::new();
+        event.record(&mut Fields(&mut fields));
+        let meta = event.metadata();
+        if meta.target().starts_with("pollwatch") {
+            let in_span = event.parent().is_some() || event.is_contextual();
+            lock(&LINES).push(Line { target: meta.target().into(), level: *meta.level(), fields, in_span });
+        }
+    }
+}
+
+fn logging() -> (Watchdog, Told) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let subscriber = tracing_subscriber::registry().with(Capture);
+        tracing::subscriber::set_global_default(subscriber).expect("the only one in this binary");
+    });
+    start_with(Watchdog::builder().threshold(THRESHOLD))
+}
+
+/// The log lines about one runtime's stalls.
+fn lines(runtime: &str) -> Vec<Line> {
+    let all = lock(&LINES).clone();
+    all.into_iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == runtime)).collect()
+}
+
+#[test]
+fn the_log_has_fields() {
+    let (watchdog, told) = logging();
+    let runtime = watchdog.build_runtime("log fields", &mut multi_thread(1)).unwrap();
+    let heard = told.clone();
+    let (part, inside) = watch_at(&watchdog, async move { heard.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
+    let (task, outside) = spawn_seen(&watchdog, runtime.handle(), part);
+    let id = task.id().to_string();
+    assert!(runtime.block_on(task).unwrap());
+    let stall = told.wait_resolved("log fields");
+    let lines = wait_for("its end is logged", || {
+        Some(lines("log fields")).filter(|l| l.last().is_some_and(|l| l.fields["phase"] == "resolved"))
+    });
+    let (last, ongoing) = lines.split_last().unwrap();
+    assert!(!ongoing.is_empty() && ongoing.iter().all(|l| l.fields["phase"] == "ongoing"), "{lines:#?}");
+    for line in &lines {
+        assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::stall", Level::WARN, false));
+        let fields = &line.fields;
+        assert_eq!((fields["stall"].as_str(), fields["worker"].as_str()), ("1", "0"));
+        assert_eq!((&fields["thread"], &fields["task"]), (&stall.thread.to_string(), &id));
+        assert_eq!((&fields["site"], &fields["watched"]), (&outside, &inside));
+        assert_eq!(fields["cause"], stall.cause.to_string());
+        assert!(!fields.contains_key("untold"));
+        let elapsed: f64 = fields["elapsed_ms"].parse().expect("a number");
+        assert!(elapsed >= THRESHOLD.as_secs_f64() * 1e3 * 0.99);
+        assert!(fields["message"].contains(&outside), "{}", fields["message"]);
+    }
+    assert_eq!(last.fields["elapsed_ms"], format!("{:?}", stall.elapsed.as_micros() as f64 / 1e3));
+    assert_eq!(last.fields["message"], stall.to_string());
+}
+
+#[test]
+fn display_has_what_a_reader_needs() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let heard = told.clone();
+    let (root, place) = watch_at(&watchdog, async move { heard.wait_ongoing("main").is_some() });
+    assert!(runtime.block_on(root));
+    let end = told.wait_resolved("main");
+    let ongoing = told.wait_ongoing("main").expect("it was told");
+    let (ongoing, end) = (ongoing.to_string(), end.to_string());
+    assert!(
+        ongoing.starts_with("stall #1 ongoing ") && end.starts_with("stall #1 resolved after "),
+        "{ongoing}\n{end}"
+    );
+    for text in [ongoing, end] {
+        assert!(text.contains(" ms on worker 0 of \"main\"") && text.contains(&place), "{text}");
+    }
+}
+
+/// Repeats of one place are limited in the log; the callback and `stalls()` get all, and the rest is counted.
+#[test]
+fn repeats_are_limited_in_the_log_alone() {
+    const STALLS: usize = 12;
+    let (watchdog, told) = logging();
+    let runtime = watchdog.build_runtime("repeats", &mut current_thread()).unwrap();
+    let begin = std::time::Instant::now();
+    for _ in 0..STALLS {
+        runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
+    }
+    let resolved = || told.of("repeats").iter().filter(|s| s.phase == Phase::Resolved).count();
+    wait_until("all are told", || resolved() == STALLS);
+    assert_eq!(watchdog.stalls().len(), STALLS);
+    // Another place is told though this one is not.
+    let (root, place) = watch_at(&watchdog, async { block(THRESHOLD * 2) });
+    runtime.block_on(root);
+    wait_until("all are told", || resolved() == STALLS + 1);
+    let lines = wait_for("the other place is logged", || {
+        Some(lines("repeats")).filter(|l| l.iter().any(|l| l.fields["site"] == place))
+    });
+    let logged: std::collections::BTreeSet<_> =
+        lines.iter().filter(|l| l.fields["site"] != place).map(|l| l.fields["stall"].clone()).collect();
+    // A burst of 5, then one each 10 s.
+    let earned = begin.elapsed().as_secs() as usize / 10;
+    assert!((5..=5 + earned).contains(&logged.len()), "{logged:?}");
+    let suppressed = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_reports_suppressed_total", &[]);
+    assert!(suppressed >= (STALLS - logged.len()) as f64, "{suppressed}");
+    let counted = Metrics::parse(&watchdog.metrics_text()).sum("pollwatch_stalls_total", &[("runtime", "repeats")]);
+    assert_eq!(counted, STALLS as f64 + 1.0, "metrics are never limited");
+}
+
+#[test]
+fn log_off_says_nothing() {
+    drop(logging());
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("log off", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
+    told.wait_resolved("log off");
+    drop(watchdog);
+    assert!(lines("log off").is_empty());
+}
+
+#[test]
+fn a_panicking_callback_is_caught_and_counted() {
+    let told = Told::default();
+    let keep = told.keep();
+    let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
+        keep(stall);
+        // A payload that panics again when it is dropped.
+        struct Again;
+        impl Drop for Again {
+            fn drop(&mut self) {
+                if !std::thread::panicking() {
+                    panic!("on purpose, again");
+                }
+            }
+        }
+        std::panic::panic_any(Again);
+    });
+    let watchdog = watchdog.start().unwrap();
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    for i in 1..=3 {
+        let heard = told.clone();
+        let root = async move { heard.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
+        assert!(runtime.block_on(watchdog.watch(root)), "detection goes on");
+        told.wait(|s| s.id == i && s.phase == Phase::Resolved).expect("and so does the rest");
+    }
+    let panics = || watchdog.snapshot().watchdog.callback_panics;
+    wait_until("each is counted", || panics() == told.all().len() as u64);
+    assert!(panics() >= 6);
+    assert_eq!(watchdog.stalls().len(), 3);
+}
+
+/// The ring is bounded; the oldest go first.
+#[test]
+fn stalls_are_bounded() {
+    const STALLS: u64 = 300;
+    let threshold = std::time::Duration::from_millis(1);
+    let (watchdog, told) = start(threshold);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    for id in 1..=STALLS {
+        runtime.block_on(watchdog.watch(async { block(threshold * 2) }));
+        told.wait(|s| s.id >= id && s.phase == Phase::Resolved).expect("it is told");
+    }
+    let stalls = watchdog.stalls();
+    assert_eq!(stalls.len(), 256);
+    assert!(stalls.windows(2).all(|pair| pair[0].id < pair[1].id), "most recent last");
+    assert!(stalls.last().is_some_and(|s| s.id >= STALLS));
+    assert!(stalls.iter().all(|s| s.phase == Phase::Resolved));
+}

@@ -1,0 +1,72 @@
+//! Stacks that are not taken, because nobody wants them or they are not compiled in: all else is told.
+
+use pollwatch::{Phase, StackCoverage, Watchdog};
+
+use crate::support::*;
+
+/// By the kernel's word alone.
+const IS_TOLD: bool = cfg!(target_os = "linux");
+
+fn told_without(watchdog: &Watchdog, told: &Told) {
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let heard = told.clone();
+    let (task, place) = spawn_seen(watchdog, runtime.handle(), async move {
+        // Waits on a Condvar.
+        heard.wait_ongoing("main").is_some()
+    });
+    assert!(runtime.block_on(task).unwrap(), "told while it blocks");
+    let stall = told.wait_resolved("main");
+    assert_eq!(stall.site.to_string(), place);
+    for stall in told.of("main") {
+        assert!(stall.stack.is_none() && stall.moving.is_none(), "{stall}");
+        assert!(!stall.to_string().contains("\n  at "), "{stall}");
+    }
+    let first = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).unwrap();
+    // A machine with more to do may starve it first.
+    if IS_TOLD && first.cause == pollwatch::Cause::Lock {
+        assert_eq!((first.reason, first.syscall.map(|s| s.name)), ("a lock", Some("futex")));
+    } else if IS_TOLD {
+        assert_eq!(first.cause, pollwatch::Cause::Starved, "{first}");
+    }
+}
+
+fn stacks_way(watchdog: &Watchdog) -> f64 {
+    let text = watchdog.metrics_text();
+    Metrics::parse(&text).get("pollwatch_coverage", &[("way", "stacks")])
+}
+
+#[test]
+fn switched_off() {
+    let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).capture_stacks(false));
+    told_without(&watchdog, &told);
+    let compiled = cfg!(feature = "capture");
+    let expected = if compiled { StackCoverage::SwitchedOff } else { StackCoverage::NotCompiled };
+    assert_eq!(watchdog.coverage().stacks, expected);
+    let words = if compiled { "stacks: switched off" } else { "stacks: not compiled" };
+    assert!(watchdog.coverage().to_string().contains(words), "{}", watchdog.coverage());
+    assert_eq!(stacks_way(&watchdog), 0.0);
+    let captures = watchdog.snapshot().watchdog.captures;
+    assert!(captures.iter().all(|(_, count)| *count == 0), "nobody asked for any: {captures:?}");
+}
+
+#[test]
+#[cfg(not(feature = "capture"))]
+fn not_compiled() {
+    let (watchdog, told) = start(THRESHOLD);
+    told_without(&watchdog, &told);
+    assert_eq!(watchdog.coverage().stacks, StackCoverage::NotCompiled);
+}
+
+#[test]
+#[cfg(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+fn taken_where_they_can_be() {
+    let (watchdog, _) = start(THRESHOLD);
+    assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
+    assert!(watchdog.coverage().to_string().contains("stacks: taken"));
+    assert_eq!(stacks_way(&watchdog), 1.0);
+}

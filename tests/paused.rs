@@ -1,0 +1,171 @@
+//! The whole process stands still: nobody is blamed. Signals are process-global, so the test runs itself as a child and
+//! stops that.
+
+#![cfg(target_os = "linux")]
+
+#[path = "it/support.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pollwatch::{Cause, Phase};
+use support::*;
+
+const ROLE: &str = "POLLWATCH_TEST_CHILD";
+const LONG: Duration = Duration::from_millis(200);
+const STANDSTILL: Duration = Duration::from_secs(2);
+
+/// A child that is killed, whatever happens to the test.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Stopped {
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        // SAFETY: kill takes two integers; the pid is that of our child, which has not been waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// `T` when stopped.
+    fn state(&self) -> String {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("the child lives");
+        stat.rsplit_once(") ").expect("a state").1[..1].to_owned()
+    }
+}
+
+/// Runs the test `name` of this binary as a child, stops it for a while once it says so, and returns what it prints then.
+fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
+    let mut child = Stopped(child);
+    let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with("ready")), "the child is ready");
+    child.signal(libc::SIGSTOP);
+    wait_until("it is stopped", || child.state() == "T");
+    let begin = Instant::now();
+    std::thread::sleep(STANDSTILL);
+    let stopped = begin.elapsed();
+    child.signal(libc::SIGCONT);
+    writeln!(child.0.stdin.take().expect("piped"), "go on").expect("the child listens");
+    let said = lines.collect();
+    assert!(child.0.wait().expect("it ends").success(), "{said:?}");
+    (said, stopped)
+}
+
+fn is_child() -> bool {
+    std::env::var_os(ROLE).is_some()
+}
+
+/// Set once the parent has let us go on.
+fn told_to_go_on() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = flag.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_line(&mut String::new());
+        set.store(true, Ordering::Release);
+    });
+    flag
+}
+
+#[track_caller]
+fn said<'a>(lines: &'a [String], what: &str) -> Vec<&'a str> {
+    lines.iter().filter_map(|line| line.strip_prefix(what)).map(str::trim).collect()
+}
+
+/// Short polls, one of which spans the standstill.
+#[test]
+fn a_standstill_is_nobodys_stall() {
+    if is_child() {
+        return short_polls();
+    }
+    undisturbed(|| {
+        let (lines, _) = stop_for_a_while("a_standstill_is_nobodys_stall");
+        let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
+        assert_ne!(oversleeps, "0", "the watchdog tells that it was late: {lines:?}");
+        let blamed = said(&lines, "blamed");
+        let [site_stalls] = said(&lines, "site stalls")[..] else { panic!("{lines:?}") };
+        assert_eq!(blamed.is_empty(), site_stalls == "0", "{lines:?}");
+        let paused = said(&lines, "paused");
+        assert!(paused.len() <= 1, "{lines:?}");
+        if blamed.is_empty() && paused.len() == 1 { Ok(()) } else { Err(format!("{lines:?}")) }
+    });
+}
+
+fn short_polls() {
+    let (watchdog, told) = start(LONG);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let go_on = told_to_go_on();
+    let wakeups = || watchdog.snapshot().watchdog.wakeups;
+    runtime.block_on(watchdog.watch(async {
+        // A watchdog that has not yet begun cannot be late.
+        while wakeups() < 3 {
+            yield_once().await;
+        }
+        println!("\nready");
+        while !go_on.load(Ordering::Acquire) {
+            block(LONG / 20);
+            yield_once().await;
+        }
+    }));
+    for stall in told_so_far(&watchdog, &told) {
+        let what = if stall.cause == Cause::Paused { "paused" } else { "blamed" };
+        println!("\n{what} {stall}");
+    }
+    println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
+    let sites = watchdog.snapshot().sites;
+    println!("\nsite stalls {}", sites.iter().filter(|s| &*s.runtime == "main").map(|s| s.stalls.count).sum::<u64>());
+}
+
+/// A real stall with a standstill in its middle is told without that.
+#[test]
+fn a_standstill_is_no_part_of_a_stall() {
+    if is_child() {
+        return one_long_poll();
+    }
+    undisturbed(|| {
+        let (lines, stopped) = stop_for_a_while("a_standstill_is_no_part_of_a_stall");
+        let [elapsed] = said(&lines, "elapsed")[..] else { panic!("{lines:?}") };
+        let [inner] = said(&lines, "inner")[..] else { panic!("{lines:?}") };
+        let seconds = |text: &str| Duration::from_secs_f64(text.parse().expect("a number"));
+        let (elapsed, inner) = (seconds(elapsed), seconds(inner));
+        assert!(inner >= stopped, "the poll's own clock went on");
+        assert!(elapsed >= LONG);
+        // What was left out is the standstill, and not much more.
+        let left_out = inner.saturating_sub(elapsed);
+        if left_out >= stopped.mul_f64(0.9) && left_out <= stopped.mul_f64(1.5) {
+            Ok(())
+        } else {
+            Err(format!("{inner:?} in all, {stopped:?} of it stopped, told as {elapsed:?}"))
+        }
+    });
+}
+
+fn one_long_poll() {
+    let (watchdog, told) = start(LONG);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let go_on = told_to_go_on();
+    let heard = told.clone();
+    let inner = runtime.block_on(watchdog.watch(async {
+        let begin = Instant::now();
+        heard.wait_ongoing("main").expect("it is found");
+        println!("\nready");
+        while !go_on.load(Ordering::Acquire) {
+            block(LONG / 20);
+        }
+        begin.elapsed()
+    }));
+    let stall = told.wait(|s| s.phase == Phase::Resolved).expect("it is resolved");
+    println!("\nelapsed {}", stall.elapsed.as_secs_f64());
+    println!("\ninner {}", inner.as_secs_f64());
+}

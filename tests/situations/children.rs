@@ -1,0 +1,177 @@
+//! Situations that need a process of their own: a standard output that nobody reads, a resolver that never answers.
+
+use std::ffi::{CStr, CString};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{ToSocketAddrs, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+
+use pollwatch::Cause;
+
+use crate::scene::{Expected, Situation, check};
+
+const ROLE: &str = "POLLWATCH_TEST_CHILD";
+
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(ROLE).is_some()
+}
+
+/// The test `name` of this binary, to be run as a child.
+pub(crate) fn again(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+    command
+}
+
+#[inline(never)]
+fn prints(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        println!("{:1000}", "into a pipe"); // blocks here
+    }
+}
+
+/// Says on its standard error when the stall has been told: then the parent reads.
+fn prints_until_told() {
+    let advice = "tokio::task::spawn_blocking";
+    let (reason, function) = ("a sync pipe call", "children::prints");
+    check(Expected { cause: Cause::Syscall, syscalls: &["write"], reason, advice, function }, || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let release = move || {
+            stop.store(true, Ordering::Relaxed);
+            eprintln!("\ntold");
+        };
+        Situation::new(move || prints(&seen), release)
+    });
+}
+
+#[test]
+fn printing_into_a_full_pipe() {
+    if is_child() {
+        return prints_until_told();
+    }
+    let mut child = again("children::printing_into_a_full_pipe");
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let errors = BufReader::new(child.stderr.take().unwrap());
+    let mut output = child.stdout.take().unwrap();
+    let mut said = Vec::new();
+    // One page of a pipe holds more than an attempt prints after it was told.
+    let mut page = vec![0; 1 << 20];
+    for line in errors.lines().map_while(Result::ok) {
+        if line == "told" {
+            let _ = output.read(&mut page);
+        }
+        said.push(line);
+    }
+    drop(output);
+    assert!(child.wait().unwrap().success(), "{said:#?}");
+}
+
+#[inline(never)]
+fn looks_up(name: &str) -> bool {
+    (name, 80).to_socket_addrs().is_ok() // blocks here
+}
+
+fn looks_up_until_told() {
+    let (reason, function) = ("a name look-up (DNS)", "children::looks_up");
+    let (syscalls, advice) = (&["poll", "ppoll"], "tokio::net::lookup_host");
+    check(Expected { cause: Cause::Syscall, syscalls, reason, advice, function }, || {
+        static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
+        let attempt = format!("attempt-{}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{attempt}.invalid.");
+        // The parent answers.
+        Situation::new(move || assert!(!looks_up(&name)), move || println!("\ntold {attempt}"))
+    });
+}
+
+/// Gives a child mounts of its own: a file in another's place, or an empty file system of the given kind. For root only; tells whether
+/// it may, by trying it on a child that ends at once.
+pub(crate) fn private_mounts(
+    child: &mut Command,
+    from: Option<CString>,
+    to: &'static CStr,
+    kind: &'static CStr,
+) -> std::io::Result<()> {
+    let mount = move || {
+        let (root, none) = (c"/".as_ptr(), std::ptr::null());
+        let (from, flags) = from.as_ref().map_or((none, 0), |from| (from.as_ptr(), libc::MS_BIND));
+        // SAFETY: system calls with C strings that outlive them; nothing is allocated between fork and exec.
+        let done = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
+                && libc::mount(from, to.as_ptr(), kind.as_ptr(), flags, none.cast()) == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: it only makes system calls.
+    unsafe {
+        Command::new("true").pre_exec(mount.clone()).status()?;
+        child.pre_exec(mount);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_name_look_up() {
+    if is_child() {
+        return looks_up_until_told();
+    }
+    let Ok(server) = UdpSocket::bind(("127.83.4.19", 53)) else {
+        return eprintln!("skipped: cannot listen on port 53 here");
+    };
+    let settings = std::env::temp_dir().join(format!("pollwatch-resolv-{}", std::process::id()));
+    std::fs::write(&settings, "nameserver 127.83.4.19\noptions timeout:30 attempts:2\n").unwrap();
+    let from = CString::new(settings.to_str().unwrap()).unwrap();
+    let mut child = again("children::a_name_look_up");
+    let child = private_mounts(&mut child, Some(from), c"/etc/resolv.conf", c"")
+        .and_then(|()| child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn());
+    let _ = std::fs::remove_file(&settings);
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return eprintln!("skipped: cannot give a child a resolver of its own: {error}"),
+    };
+    let output = BufReader::new(child.stdout.take().unwrap());
+    let (told, is_told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| answer(&server, is_told));
+        for line in output.lines().map_while(Result::ok) {
+            if let Some(attempt) = line.strip_prefix("told ") {
+                let _ = told.send(attempt.to_owned());
+            }
+        }
+        drop(told);
+    });
+    let mut errors = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(child.wait().unwrap().success(), "{errors}");
+}
+
+/// Answers a question with "no such name", but only after it was told to.
+fn answer(server: &UdpSocket, told: mpsc::Receiver<String>) {
+    server.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+    let (mut may, mut waiting) = (Vec::new(), Vec::new());
+    loop {
+        let mut question = [0; 512];
+        if let Ok((len, from)) = server.recv_from(&mut question) {
+            waiting.push((question[..len].to_vec(), from));
+        }
+        match told.try_recv() {
+            Ok(attempt) => may.push(attempt),
+            Err(mpsc::TryRecvError::Empty) => {}
+            Err(mpsc::TryRecvError::Disconnected) => return,
+        }
+        waiting.retain(|(question, from)| {
+            let is_for = |attempt: &String| question.windows(attempt.len()).any(|part| part == attempt.as_bytes());
+            if !may.iter().any(is_for) {
+                return true;
+            }
+            let mut reply = question.clone();
+            // A response, recursion available, no such name.
+            reply[2] |= 0x80;
+            reply[3] = 0x83;
+            server.send_to(&reply, from).is_err()
+        });
+    }
+}

@@ -1,0 +1,123 @@
+//! Threads that use the CPU.
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pollwatch::Cause;
+
+use crate::scene::{Expected, Situation, check};
+
+const DEEP: usize = 5_000;
+
+fn computing(function: &'static str) -> Expected {
+    Expected { cause: Cause::Cpu, syscalls: &[], reason: "computing", advice: "tokio::task::spawn_blocking", function }
+}
+
+fn until_told(work: impl Fn(&AtomicBool) + Send + Sync + 'static) -> impl Fn() -> Situation {
+    let work = Arc::new(work);
+    move || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (work, seen) = (work.clone(), stop.clone());
+        Situation::new(move || work(&seen), move || stop.store(true, Ordering::Relaxed))
+    }
+}
+
+#[inline(never)]
+fn computes(stop: &AtomicBool) {
+    let mut sum = 0u64;
+    while !stop.load(Ordering::Relaxed) {
+        sum = black_box(sum.wrapping_mul(31).wrapping_add(7));
+    }
+}
+
+#[test]
+fn a_loop() {
+    check(computing("computing::computes"), until_told(computes));
+}
+
+#[inline(never)]
+fn calls_what_is_inlined(stop: &AtomicBool) {
+    inlined(stop);
+}
+
+#[inline(always)]
+fn inlined(stop: &AtomicBool) {
+    let mut sum = 0u64;
+    while !stop.load(Ordering::Relaxed) {
+        sum = black_box(sum.wrapping_mul(31).wrapping_add(7));
+    }
+}
+
+#[test]
+fn an_inlined_loop() {
+    let stall = check(computing("computing::inlined"), until_told(calls_what_is_inlined));
+    let outer = &stall.stack.as_ref().unwrap().user_frames()[1];
+    assert_eq!(outer.function.as_deref(), Some("situations::computing::calls_what_is_inlined"));
+}
+
+#[inline(never)]
+fn recurses(depth: usize, stop: &AtomicBool) -> usize {
+    if depth == 0 {
+        computes(stop);
+        return 0;
+    }
+    black_box(recurses(black_box(depth - 1), stop)) + 1
+}
+
+#[test]
+fn a_deep_recursion() {
+    let work = |stop: &AtomicBool| assert_eq!(recurses(DEEP, stop), DEEP);
+    let stall = check(computing("computing::computes"), until_told(work));
+    let user = stall.stack.as_ref().unwrap().user_frames();
+    let names = || user.iter().filter_map(|f| f.function.as_deref());
+    let shown = names().filter(|name| *name == "situations::computing::recurses").count();
+    // The middle of such a stack is left out, and counted.
+    let omitted = names().find_map(|name| name.strip_prefix('[')?.split(' ').next()?.parse::<usize>().ok());
+    assert_eq!(shown + omitted.expect("thousands are not told one by one"), DEEP + 1);
+}
+
+#[inline(never)]
+fn allocates(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        drop(black_box([vec![1u8; 100], vec![2; 10_000]]));
+    }
+}
+
+#[test]
+fn a_loop_that_allocates() {
+    check(computing("computing::allocates"), until_told(allocates));
+}
+
+#[inline(never)]
+fn hashes(stop: &AtomicBool) {
+    let mut map = HashMap::new();
+    while !stop.load(Ordering::Relaxed) {
+        *map.entry(map.len() % 1000).or_insert(0) += 1;
+    }
+}
+
+#[test]
+fn a_loop_over_a_map() {
+    check(computing("computing::hashes"), until_told(hashes));
+}
+
+/// More than the allocator keeps: mapped afresh each time.
+const LARGE: usize = 64 << 20;
+
+#[inline(never)]
+fn touches_fresh_memory(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut memory = vec![0u8; LARGE];
+        for at in (0..LARGE).step_by(4096) {
+            memory[at] = 1;
+        }
+        black_box(memory);
+    }
+}
+
+#[test]
+fn a_storm_of_page_faults() {
+    check(computing("computing::touches_fresh_memory"), until_told(touches_fresh_memory));
+}

@@ -1,0 +1,87 @@
+//! `pollwatch::testing`, as a user's tests use it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use pollwatch::testing::{Check, run};
+
+fn blocks() {
+    std::thread::sleep(Duration::from_millis(150));
+}
+
+/// The text with which a check fails.
+fn failure(check: impl FnOnce()) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(check)).expect_err("it fails");
+    payload.downcast_ref::<String>().cloned().unwrap_or_else(|| payload.downcast_ref::<&str>().unwrap().to_string())
+}
+
+#[test]
+fn a_cooperative_test_passes_and_gives_its_output() {
+    let output = run(async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::task::spawn_blocking(blocks).await.unwrap();
+        tokio::task::yield_now().await;
+        7
+    });
+    assert_eq!(output, 7);
+}
+
+#[test]
+fn a_blocking_test_fails_and_says_where_and_why() {
+    let text = failure(|| run(async { blocks() }));
+    assert!(text.contains("1 poll(s) blocked the event loop for 50ms or longer"), "{text}");
+    assert!(text.contains("tests/testing.rs:"), "{text}");
+    if cfg!(all(feature = "capture", target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
+        for part in [
+            "blocked in a sleep",
+            "testing::blocks (tests/testing.rs:",
+            "advice: use tokio::time::sleep",
+            "the whole stack",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}
+
+#[test]
+#[cfg(tokio_unstable)]
+fn a_task_that_blocks_a_worker_fails_it() {
+    let check = Check::new().worker_threads(2).limit(Duration::from_millis(30));
+    let text = failure(|| check.run(async { tokio::spawn(async { blocks() }).await.unwrap() }));
+    assert!(text.contains("on worker"), "{text}");
+}
+
+#[test]
+fn what_is_allowed_passes() {
+    run(async { pollwatch::allow_blocking("a test", blocks) });
+}
+
+#[test]
+fn a_failing_test_fails_as_it_would() {
+    let text = failure(|| {
+        run(async {
+            blocks();
+            panic!("my own assertion")
+        })
+    });
+    assert_eq!(text, "my own assertion");
+}
+
+#[tokio::test]
+async fn a_guard_checks_what_it_wraps() {
+    let text = {
+        let guard = Check::new().guard();
+        guard.watch(async { tokio::task::yield_now().await }).await;
+        guard.spawn(async { blocks() }).await.unwrap();
+        failure(move || drop(guard))
+    };
+    assert!(text.contains("tests/testing.rs:"), "{text}");
+    let guard = Check::new().guard();
+    guard.spawn(tokio::task::yield_now()).await.unwrap();
+}
+
+#[test]
+fn a_senseless_limit_is_refused() {
+    let text = failure(|| Check::new().limit(Duration::ZERO).run(async {}));
+    assert!(text.contains("threshold"), "{text}");
+}

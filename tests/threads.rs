@@ -1,0 +1,224 @@
+//! What a watchdog leaves behind: nothing. Counts this process' threads and descriptors, so it is a binary of its own, and
+//! its tests run one at a time.
+
+#![cfg(target_os = "linux")]
+
+#[path = "it/support.rs"]
+mod support;
+
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+
+use pollwatch::{Stall, Watchdog, WatchdogBuilder};
+use support::*;
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    lock(&ONE)
+}
+
+/// pollwatch's threads in this process.
+fn threads() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("proc is mounted");
+    let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("comm")).ok();
+    tasks.filter_map(name).filter(|name| name.starts_with("pollwatch")).count()
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("proc is mounted").count()
+}
+
+fn serving() -> WatchdogBuilder {
+    Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap())
+}
+
+/// One that has opened what it keeps open, on its own thread.
+fn settled() -> Watchdog {
+    let watchdog = serving().start().unwrap();
+    wait_until("it runs", || watchdog.snapshot().watchdog.wakeups > 0);
+    watchdog
+}
+
+#[test]
+fn threads_end_with_the_last_handle() {
+    let _alone = alone();
+    assert_eq!(threads(), 0);
+    let watchdog = serving().start().unwrap();
+    let clone = watchdog.clone();
+    // A thread names itself, once it runs.
+    wait_until("all three run", || threads() == 3);
+    drop(watchdog);
+    assert_eq!(threads(), 3);
+    let runtime = clone.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let (watched, collector) = (clone.watch(yields(1)), clone.collector());
+    drop(clone);
+    assert_eq!(threads(), 0, "joined; what is still around keeps none alive");
+    runtime.block_on(watched);
+    drop((runtime, collector));
+}
+
+#[test]
+fn threads_end_at_shutdown() {
+    let _alone = alone();
+    let watchdog = serving().start().unwrap();
+    let addr = watchdog.local_addr().unwrap();
+    assert_eq!(get(addr, "/healthz").status, 200);
+    watchdog.shutdown();
+    assert_eq!(threads(), 0);
+    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens");
+    assert_eq!(Watchdog::builder().listen(addr).log(false).start().unwrap().local_addr(), Some(addr));
+}
+
+/// With requests under way and connections open.
+#[test]
+fn an_open_connection_does_not_keep_the_server() {
+    let _alone = alone();
+    let watchdog = serving().start().unwrap();
+    let idle: Vec<_> = (0..5).map(|_| connect(watchdog.local_addr().unwrap())).collect();
+    assert_eq!(get(watchdog.local_addr().unwrap(), "/metrics").status, 200);
+    in_time("a drop", move || drop(watchdog));
+    assert_eq!(threads(), 0);
+    drop(idle);
+}
+
+#[test]
+fn dropped_inside_the_callback() {
+    let _alone = alone();
+    let last: Arc<Mutex<Option<Watchdog>>> = Arc::default();
+    let (inside, dropped) = (last.clone(), Told::default());
+    let keep = dropped.keep();
+    let watchdog = serving()
+        .on_stall(move |stall: &Stall| {
+            let handle = lock(&inside).take();
+            if let Some(handle) = handle {
+                drop(handle);
+                keep(stall);
+            }
+        })
+        .start()
+        .unwrap();
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let gate = Gate::new();
+    let key = gate.key();
+    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+    *lock(&last) = Some(watchdog);
+    dropped.wait(|_| true).expect("the last handle goes on the watchdog's own thread");
+    wait_until("its threads are gone", || threads() == 0);
+    gate.open();
+    assert!(runtime.block_on(task).unwrap());
+}
+
+#[test]
+fn dropped_on_a_worker() {
+    let _alone = alone();
+    for (name, mut builder) in flavours() {
+        let watchdog = serving().start().unwrap();
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        runtime.block_on(async {
+            tokio::spawn(async move { drop(watchdog) }).await.unwrap();
+        });
+        wait_until("its threads are gone", || threads() == 0);
+        let (task, _) = spawn_on(runtime.handle(), yields(5));
+        runtime.block_on(task).unwrap();
+    }
+}
+
+/// The last handle is within a task of a runtime that is watched: it goes with that runtime.
+#[test]
+fn dropped_with_the_runtime() {
+    let _alone = alone();
+    for (name, mut builder) in flavours() {
+        let watchdog = serving().start().unwrap();
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        runtime.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(watchdog);
+        });
+        in_time("a drop", move || drop(runtime));
+        wait_until("its threads are gone", || threads() == 0);
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_nothing() {
+    let _alone = alone();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let before = descriptors();
+    for _ in 0..10 {
+        assert!(serving().listen(addr).start().is_err_and(|e| e.is_listen()));
+    }
+    assert_eq!((threads(), descriptors()), (0, before));
+}
+
+/// A callback that hangs is left behind, and its thread ends when it can.
+#[test]
+fn a_hanging_callback_ends_later() {
+    let _alone = alone();
+    let gate = Gate::new();
+    let key = gate.key();
+    let (entered, is_entered) = mpsc::channel();
+    let hang = move |_: &Stall| {
+        let _ = entered.send(());
+        key.pass();
+    };
+    let watchdog = serving().on_stall(hang).start().unwrap();
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(PATIENCE).expect("the callback hangs") }));
+    drop(watchdog);
+    assert_eq!(threads(), 1, "the server's is gone, this one hangs");
+    gate.open();
+    wait_until("it ends", || threads() == 0);
+}
+
+/// Runtimes come and go by the dozen, and give everything back, in whichever order.
+#[test]
+fn descriptors_are_given_back() {
+    let _alone = alone();
+    let run = |watchdog: &Watchdog, i: usize| {
+        let mut builder = if i.is_multiple_of(2) { multi_thread(2) } else { current_thread() };
+        let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+        let (task, _) = spawn_seen(watchdog, runtime.handle(), yields(3));
+        runtime.block_on(task).unwrap();
+        runtime
+    };
+    // What is opened once a process is open after the first round.
+    drop(run(&settled(), 0));
+    let before = descriptors();
+    let watchdog = settled();
+    let serving_one = descriptors();
+    for i in 0..50 {
+        drop(run(&watchdog, i));
+    }
+    assert_eq!(descriptors(), serving_one, "a runtime that is gone holds none");
+    assert_eq!(watchdog.coverage().runtimes.len(), 1);
+    drop(watchdog);
+    assert_eq!(descriptors(), before);
+    for i in 0..50 {
+        let watchdog = serving().start().unwrap();
+        let runtime = run(&watchdog, i);
+        assert_eq!(get(watchdog.local_addr().unwrap(), "/metrics").status, 200);
+        if i % 3 == 0 {
+            drop((watchdog, runtime));
+        } else {
+            drop((runtime, watchdog));
+        }
+    }
+    assert_eq!((threads(), descriptors()), (0, before));
+}
+
+/// A runtime that was only attached, or adopted, is not kept either.
+#[test]
+fn attached_runtimes_are_given_back() {
+    let _alone = alone();
+    let watchdog = settled();
+    let before = descriptors();
+    for i in 0..20 {
+        let runtime = multi_thread(1).build().unwrap();
+        if i % 2 == 0 {
+            watchdog.attach("main", runtime.handle()).unwrap();
+        }
+        runtime.block_on(watchdog.watch(yields(1)));
+        drop(runtime);
+    }
+    assert_eq!(descriptors(), before);
+}
