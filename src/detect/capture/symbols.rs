@@ -18,6 +18,8 @@ const INNERMOST: usize = 256;
 const OUTERMOST: usize = 64;
 /// What the loader calls the executable: it has no name for it.
 pub(super) const EXECUTABLE: &str = "/proc/self/exe";
+/// How many bytes around an instruction without a line one is looked for.
+const LINE_REACH: u64 = 64;
 /// Addresses whose functions are remembered.
 const REMEMBERED: usize = 8_192;
 /// A loader (the tables of a binary, tens of megabytes) is dropped when it was not needed for this long.
@@ -74,7 +76,7 @@ impl Symbols {
 
     /// The functions at an address: the innermost inlined one first, the one that is really there last. Where nothing is known of
     /// it: module and offset.
-    fn at(&mut self, modules: &Modules, address: u64) -> Arc<[Frame]> {
+    pub(super) fn at(&mut self, modules: &Modules, address: u64) -> Arc<[Frame]> {
         let Some(module) = modules.of(address) else {
             return [Frame { address, ..Frame::default() }].into();
         };
@@ -148,6 +150,9 @@ fn look_up(loader: &Loader, offset: u64, in_program: bool, unknown: &Frame) -> V
             names.push(function.unwrap_or_default());
         }
     }
+    if frames.iter().any(|frame| frame.line.is_none() && frame.function.is_some()) {
+        add_lines(loader, offset, &mut frames, &names);
+    }
     for at in 0..frames.len().saturating_sub(1) {
         let last = frames[at + 1..].iter().position(|frame| !frame.library).map_or(frames.len() - 1, |n| at + 1 + n);
         if let Some(name) = names::told_by_caller(&names[at], names[at + 1..=last].iter().map(String::as_str)) {
@@ -164,6 +169,27 @@ fn look_up(loader: &Loader, offset: u64, in_program: bool, unknown: &Frame) -> V
         frames.push(Frame { library, function: Some(function.into()), ..unknown.clone() });
     }
     frames
+}
+
+/// An instruction that the compiler made of several lines has none (DWARF's line 0): that of the nearest one before it, else behind
+/// it, in the same function.
+fn add_lines(loader: &Loader, offset: u64, frames: &mut [Frame], names: &[String]) {
+    let before = (1..=LINE_REACH).map_while(|distance| offset.checked_sub(distance));
+    let behind = (1..=LINE_REACH).map_while(|distance| offset.checked_add(distance));
+    for near in before.chain(behind) {
+        let Ok(mut found) = loader.find_frames(near) else { continue };
+        let mut others = Vec::new();
+        while let Ok(Some(frame)) = found.next() {
+            let name = frame.function.as_ref().and_then(|f| Some(f.demangle().ok()?.into_owned()));
+            others.push((name.unwrap_or_default(), frame.location.and_then(|location| location.line)));
+        }
+        // From the outside, as long as the calls are the same.
+        let same = frames.iter_mut().zip(names).rev().zip(others.iter().rev()).take_while(|((_, a), (b, _))| *a == b);
+        same.filter(|((frame, _), _)| frame.line.is_none()).for_each(|((frame, _), (_, line))| frame.line = *line);
+        if frames.iter().all(|frame| frame.line.is_some()) {
+            return;
+        }
+    }
 }
 
 fn demangled(name: &str) -> String {

@@ -177,6 +177,28 @@ fn of_a_deep_recursion() {
     assert_eq!(shown + omitted, 2_001, "all that is left out is the recursion");
 }
 
+#[inline(never)]
+fn counts_in_a_map(stop: &AtomicBool) {
+    let mut map = std::collections::HashMap::new();
+    while !stop.load(Ordering::Relaxed) {
+        *map.entry(map.len() % 1000).or_insert(0) += 1;
+    }
+}
+
+/// Some instructions belong to no line in particular; a stack may be taken at each.
+#[test]
+fn every_instruction_has_a_line() {
+    let (modules, address) = (Modules::of_now(), counts_in_a_map as *const () as u64);
+    let range = modules.of(address).unwrap().function(address).unwrap();
+    assert!(range.contains(&(address + 100)), "{range:?}");
+    let mut symbols = symbols::Symbols::default();
+    for address in range {
+        let frames = symbols.at(&modules, address);
+        let own = frames.iter().find(|frame| names_it(frame, "::counts_in_a_map"));
+        assert!(own.is_some_and(|frame| frame.line.is_some()), "{address:#x}: {frames:#?}");
+    }
+}
+
 #[test]
 fn of_another_poll_is_dropped() {
     let subject = Subject::start(sleeps);
