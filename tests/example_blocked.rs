@@ -9,10 +9,12 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const SOURCE: &str = include_str!("../examples/blocked/main.rs");
-/// On a machine with more to do, a thread is starved before it gets to block, or nobody has a CPU to look at it meanwhile.
-const ATTEMPTS: usize = 20;
+/// For all attempts: on a machine with more to do, a thread is starved before it gets to block, or nobody has a CPU to look at it
+/// meanwhile.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The way, the reason with its system call, the function and what stands in its line, the advice.
 const WAYS: [(&str, &str, &str, &str, &str); 4] = [
@@ -61,7 +63,8 @@ fn tells_the_four_usual_ways() {
             format!("  advice: {advice} "),
         ];
         let mut heard = Vec::new();
-        let is_told = (0..ATTEMPTS).any(|_| {
+        let begin = Instant::now();
+        let is_told = std::iter::repeat(()).take_while(|()| begin.elapsed() < PATIENCE).any(|()| {
             let output = Command::new(example()).arg(way).env("NO_COLOR", "1").output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));

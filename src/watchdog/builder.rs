@@ -45,6 +45,7 @@ impl std::fmt::Debug for WatchdogBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("WatchdogBuilder");
         debug.field("threshold", &self.threshold).field("max_sites", &self.max_sites).field("log", &self.log);
+        debug.field("capture", &self.capture);
         debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
@@ -187,9 +188,9 @@ impl WatchdogBuilder {
             threads.serve(addr)?;
         }
         if self.log
-            && let StackCoverage::NotHere(why) = shared.stacks
+            && let Some((which, why)) = shared.stacks.lacking()
         {
-            crate::report::log::cannot(&format!("stalls are told without stacks: {why}"));
+            crate::report::log::cannot(&format!("{which} are told without stacks: {why}"));
         }
         if self.log && !shared.meter.wake.is_exact() {
             crate::report::log::cannot(
