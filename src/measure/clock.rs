@@ -22,14 +22,20 @@ pub(crate) struct Clock {
     anchor: u64,
 }
 
+/// The scale of a source that counts nanoseconds.
+const NANOS: u64 = 1 << 32;
+
 impl Clock {
     pub(crate) fn new() -> Clock {
         let source = if kernel_distrusts_counter() {
             Source::Monotonic(Instant::now())
         } else {
             let clock = quanta::Clock::new();
-            let scale = clock.delta_as_nanos(0, 1 << 32);
-            Source::Counter(clock, scale)
+            match clock.delta_as_nanos(0, 1 << 32) {
+                // Nanoseconds: it has fallen back. On aarch64 it never does, and the counter itself may count them.
+                NANOS if !cfg!(target_arch = "aarch64") => Source::Monotonic(Instant::now()),
+                scale => Source::Counter(clock, scale),
+            }
         };
         let mut clock = Clock { source, anchor: 0 };
         clock.anchor = clock.now();
