@@ -34,15 +34,36 @@ pub(crate) fn portable_path(path: &str) -> &str {
     below.map_or(path, |(_, rest)| rest)
 }
 
-/// A path as short as it still says where, for reading: from the last `src` or the like on.
+/// A path as short as it still says where, for reading: below the workspace that the program was built in, as the compiler says it.
 #[cfg(feature = "capture")]
 pub(crate) fn short_path(path: &str) -> &str {
+    static WORKSPACE: std::sync::LazyLock<Option<String>> = std::sync::LazyLock::new(|| {
+        let program = std::env::current_exe().ok()?;
+        let (root, _) = program.to_str()?.split_once("/target/")?;
+        std::path::Path::new(root).join("Cargo.toml").is_file().then(|| root.to_owned())
+    });
+    below(WORKSPACE.as_deref(), path)
+}
+
+/// Away from where it was built nobody knows the workspace: then from the last `src` or the like on, with the package's folder if it
+/// is one of several.
+#[cfg(feature = "capture")]
+fn below<'a>(workspace: Option<&str>, path: &'a str) -> &'a str {
+    const MANY: [&str; 6] = ["crates", "packages", "libs", "services", "apps", "bins"];
     let portable = portable_path(path);
     if !portable.starts_with('/') {
         return portable;
     }
+    if let Some(rest) = workspace.and_then(|root| path.strip_prefix(root)?.strip_prefix('/')) {
+        return rest;
+    }
     let folders = ["/src/", "/examples/", "/tests/", "/benches/"].iter().filter_map(|folder| path.rfind(folder));
-    folders.max().map_or(path, |at| &path[at + 1..])
+    let Some(at) = folders.max() else { return path };
+    let of_many = path[..at].rsplit_once('/').and_then(|(parent, _)| {
+        let begin = parent.rfind('/')? + 1;
+        MANY.contains(&&parent[begin..]).then_some(begin)
+    });
+    &path[of_many.unwrap_or(at + 1)..]
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
@@ -66,10 +87,29 @@ mod tests {
             ("/home/me/.cargo/registry/src/index-1/ureq-3.0.0/src/lib.rs", "ureq-3.0.0/src/lib.rs"),
             ("/rustc/abcdef/library/std/src/thread.rs", "library/std/src/thread.rs"),
             ("/rust/deps/hashbrown-0.16.1/src/map.rs", "hashbrown-0.16.1/src/map.rs"),
+            ("/home/me/app/crates/api/src/main.rs", "crates/api/src/main.rs"),
+            ("/crates/src/main.rs", "src/main.rs"),
             ("src/main.rs", "src/main.rs"),
             ("/odd/place.rs", "/odd/place.rs"),
         ] {
-            assert_eq!(short_path(long), short);
+            assert_eq!(below(None, long), short);
+            assert_eq!(below(Some("/home/you"), long), short);
         }
+    }
+
+    #[test]
+    #[cfg(feature = "capture")]
+    fn paths_below_the_workspace() {
+        for (long, short) in [
+            ("/home/me/app/src/report.rs", "src/report.rs"),
+            ("/home/me/app/api/src/main.rs", "api/src/main.rs"),
+            ("/home/me/app/generated/tables.rs", "generated/tables.rs"),
+            ("/home/me/app2/src/main.rs", "src/main.rs"),
+            ("/home/me/app/vendor/registry/src/index-1/ureq-3.0.0/src/lib.rs", "ureq-3.0.0/src/lib.rs"),
+        ] {
+            assert_eq!(below(Some("/home/me/app"), long), short);
+        }
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/", file!());
+        assert_eq!(short_path(here), file!(), "as sites are told");
     }
 }
