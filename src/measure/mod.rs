@@ -13,6 +13,7 @@ pub(crate) mod meter;
 pub(crate) mod placement;
 pub(crate) mod poll;
 pub(crate) mod probe;
+pub(crate) mod route;
 pub(crate) mod runtime;
 pub(crate) mod runtime_stats;
 pub(crate) mod site;
