@@ -12,17 +12,13 @@ use crate::measure::site::SiteId;
 use crate::measure::task_id::to_bits;
 use crate::measure::thread::Attached;
 
-/// Where a request's poll is, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
-pub(crate) const FILE: &str = file!();
-
 /// What a request's future and body carry.
 #[derive(Clone)]
 pub(crate) struct Request {
     meter: Arc<Meter>,
     /// Where the layer was made: the site of the poll, where nobody else sees one (stable mode).
     site: SiteId,
-    pub(crate) route: RouteId,
+    route: RouteId,
     runtime: u8,
 }
 
@@ -55,6 +51,12 @@ impl Request {
         if let Some(cell) = thread.state.routes.cell(self.route) {
             cell.request(method, status);
         }
+    }
+
+    /// Its name, which did not fit as a claim, was answered to: from here on it goes under it, if that fits.
+    #[cold]
+    pub(crate) fn prove(&mut self, name: &str) {
+        self.route = route(&self.meter, name, Proof::Known);
     }
 
     /// Counts the request as turned away.
