@@ -289,6 +289,41 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_counted_once_and_its_seconds_move() {
+        let meter = Meter::of(1_000_000, 10);
+        let thread = Arc::new(ThreadState::new(&meter, 1));
+        let number = thread.slot.push(0, 0, 0, None);
+        let frame = thread.slot.push(0, 0, 0, None);
+        let (route, name) = (RouteId::OTHER, "other".into());
+        let amount = |book: &mut Book, since| book.sums(|_| since).routes[&route];
+        let mut book = Book::default();
+        book.begin(stall(1, 10), ACCOUNT, thread.clone(), number, 0);
+        book.request(1, (frame, route, &name), 10, 0, false);
+        book.request(1, (frame, route, &name), 12, 0, false);
+        assert_eq!(book.recent()[0].route.as_deref(), Some("other"));
+        assert_eq!(amount(&mut book, 5), Amount { count: 1, nanos: 17 });
+        thread.slot.pop();
+        assert_eq!(amount(&mut book, 50), Amount { count: 1, nanos: 17 }, "it is over, the poll goes on");
+        book.request(1, (frame, route, &name), 14, 0, true);
+        book.request(1, (frame + 1, route, &name), 20, 0, true);
+        assert_eq!(amount(&mut book, 0), Amount { count: 2, nanos: 37 }, "another one of the same poll");
+        book.end(1, Duration::from_millis(20));
+        // One whose stall was over before it was seen.
+        book.request(2, (frame, route, &name), 11, 0, true);
+        assert_eq!(amount(&mut book, 0), Amount { count: 3, nanos: 48 });
+    }
+
+    #[test]
+    fn a_request_that_was_starved_is_not_blamed() {
+        let meter = Meter::of(1_000_000, 10);
+        let mut book = Book::default();
+        let account = Account { cause: Cause::Starved, ..ACCOUNT };
+        book.begin(stall(1, 10), account, Arc::new(ThreadState::new(&meter, 1)), 1, 0);
+        book.request(1, (2, RouteId::OTHER, &"other".into()), 12, 0, true);
+        assert!(book.sums(|_| 0).routes.is_empty());
+    }
+
+    #[test]
     fn a_pause_is_counted_but_not_under_the_site() {
         let mut book = Book::default();
         book.enter(stall(1, 500), Account { cause: Cause::Paused, ..ACCOUNT });

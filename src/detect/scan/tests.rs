@@ -1,10 +1,10 @@
 use super::*;
 use crate::detect::pause::Sleep;
 
-const MS: u64 = 1_000_000;
-const T: u64 = 10 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const T: u64 = 10 * MS;
 
-fn poll(number: u64, begin: u64) -> Poll {
+pub(super) fn poll(number: u64, begin: u64) -> Poll {
     Poll {
         key: PollKey { thread: 1, number },
         begin,
@@ -18,7 +18,7 @@ fn poll(number: u64, begin: u64) -> Poll {
     }
 }
 
-fn running(polls: &[Poll]) -> Look {
+pub(super) fn running(polls: &[Poll]) -> Look {
     Look { running: polls.to_vec(), ..Look::default() }
 }
 
@@ -26,7 +26,7 @@ fn ended(poll: Poll, nanos: u64) -> Look {
     Look { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Look::default() }
 }
 
-fn on_worker(_: &Poll) -> Placement {
+pub(super) fn on_worker(_: &Poll) -> Placement {
     Placement::Worker(0)
 }
 
