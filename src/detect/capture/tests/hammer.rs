@@ -12,8 +12,8 @@ use crate::util::lock;
 
 const CAPTURES: u64 = 100_000;
 const TIME: Duration = Duration::from_secs(20);
-/// Only a hanging child takes that long.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Only a hanging child takes that long: 100,000 captures take half a minute, and ten times that beside much else.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 #[inline(never)]
 fn churns(kind: u8) {

@@ -1,0 +1,123 @@
+//! A program without any symbols: what blocks is told by module and offset, all else as ever.
+
+#![cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    feature = "capture"
+))]
+
+#[path = "stripped/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const ROLE: &str = "POLLWATCH_TEST_CHILD";
+
+/// A folder of this test's own; the program's name is that of the module.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// This very program, as it was compiled for the tests, without its symbols.
+#[test]
+fn stripped_afterwards() {
+    if std::env::var_os(ROLE).is_some() {
+        return program::main();
+    }
+    let stripped = folder("stripped-afterwards").join("stripped");
+    let mut strip = Command::new("strip");
+    match strip.arg("-s").arg("-o").arg(&stripped).arg(std::env::current_exe().unwrap()).status() {
+        Ok(status) => assert!(status.success(), "{status}"),
+        Err(error) => return eprintln!("skipped: no `strip` here: {error}"),
+    }
+    let mut child = Command::new(stripped);
+    child.args(["--exact", "stripped_afterwards", "--nocapture", "--test-threads=1"]);
+    check(&mut child);
+}
+
+/// As a user may build it. In a package of its own: neither what the tests use nor this repository's profiles are in it.
+#[test]
+#[ignore = "compiles tokio and the like once more: about a minute; .ci/run does it"]
+fn built_for_release() {
+    let folder = folder("stripped-release");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = format!(
+        r#"
+            [package]
+            name = "stripped"
+            edition = "2024"
+            [[bin]]
+            name = "stripped"
+            path = {program:?}
+            [dependencies]
+            pollwatch = {{ path = {root:?}, default-features = false, features = ["capture"] }}
+            tokio = {{ version = "1", features = ["rt-multi-thread"] }}
+            tracing-subscriber = {{ version = "0.3", default-features = false, features = ["fmt"] }}
+            [profile.release]
+            opt-level = 3
+            debug = false
+            strip = true
+            [workspace]
+        "#,
+        program = root.join("tests/stripped/program.rs"),
+    );
+    std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    // The same versions, which are here: nothing is fetched.
+    std::fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--offline", "--quiet", "--manifest-path"]).arg(folder.join("Cargo.toml"));
+    // In the repository, for its settings (`tokio_unstable`); into a folder that nobody else locks.
+    cargo.current_dir(root).env_remove("CARGO_BUILD_TARGET");
+    let status = cargo.arg("--target-dir").arg(folder.join("target")).status().unwrap();
+    assert!(status.success(), "{status}");
+    check(&mut Command::new(folder.join("target/release/stripped")));
+}
+
+/// Runs the program and reads its log.
+fn check(program: &mut Command) {
+    let output = program.env(ROLE, "1").env_remove("RUST_LOG").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{said}");
+    let sleep = "blocked in a sleep (off-CPU, syscall clock_nanosleep)";
+    is_told(&said, "syscall", "a sleep", sleep, "use tokio::time::sleep");
+    let advice = "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await";
+    is_told(&said, "cpu", "computing", "computing (cpu)", advice);
+    // Which lock it is, only symbols tell.
+    let advice = "use the one of tokio::sync, or take it in tokio::task::spawn_blocking";
+    is_told(&said, "lock", "a lock", "blocked in a lock (off-CPU, syscall futex)", advice);
+}
+
+fn is_told(said: &str, cause: &str, reason: &str, words: &str, advice: &str) {
+    let expected = format!("expected of {reason}: ");
+    let expected = said.lines().rev().find_map(|line| line.split_once(&expected)).expect(reason).1;
+    let (place, offset) = expected.rsplit_once(" in 0x").expect("an offset");
+    let (id, site) = place.strip_prefix("task ").and_then(|p| p.split_once(" spawned at ")).expect("a task and a site");
+    assert!(site.contains("program.rs:"), "{site}");
+    let function = u64::from_str_radix(offset, 16).unwrap();
+
+    let events: Vec<&str> = said.split(" WARN pollwatch::stall: stall #").skip(1).collect();
+    let is_it = |event: &&&str| event.contains(&format!("  {place}\n")) && event.contains("at stripped+0x");
+    let event = events.iter().find(is_it).unwrap_or_else(|| panic!("no event of {place}:\n{said}"));
+    // The text: four lines, as ever. The fields follow the last one.
+    let lines: Vec<&str> = event.lines().take(4).collect();
+    let [first, second, stack, last] = lines[..] else { panic!("{event}") };
+    assert!(first.contains(" ongoing ") && first.ends_with(&format!(" on worker 0 of \"main\": {words}")), "{event}");
+    assert_eq!(second, format!("  {place}"));
+    let fields = last.strip_prefix(&format!("  advice: {advice} ")).unwrap_or_else(|| panic!("{event}"));
+    for field in [format!("task={id}"), format!("site={site}"), format!("cause={cause}"), "at=stripped+0x".into()] {
+        assert!(fields.contains(&field), "{field}: {event}");
+    }
+    // Functions of the program by module and offset, the one that blocks among them, and none of another module.
+    let frames = stack.split_once("at ").expect("a stack").1.split(" ← ").filter(|frame| !frame.ends_with(" more"));
+    let offset = |frame: &str| {
+        let offset = frame.strip_prefix("stripped+0x").unwrap_or_else(|| panic!("{frame}: {event}"));
+        u64::from_str_radix(offset, 16).unwrap()
+    };
+    let offsets: Vec<u64> = frames.map(offset).collect();
+    assert!(offsets.iter().any(|at| (function..function + 512).contains(at)), "{function:#x}: {event}");
+}
