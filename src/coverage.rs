@@ -35,6 +35,8 @@ pub struct Coverage {
 pub enum StackCoverage {
     /// They are taken.
     Taken,
+    /// Those of threads that wait in a system call; of threads that compute they cannot be taken, for this reason.
+    OfWaiting(&'static str),
     /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
     SwitchedOff,
     /// The feature `capture` is off.
@@ -45,11 +47,19 @@ pub enum StackCoverage {
 
 impl StackCoverage {
     pub(crate) fn of(wanted: bool) -> StackCoverage {
-        match capture::obstacle() {
+        match wanted {
             _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
-            _ if !wanted => StackCoverage::SwitchedOff,
-            Some(why) => StackCoverage::NotHere(why),
-            None => StackCoverage::Taken,
+            false => StackCoverage::SwitchedOff,
+            true => capture::coverage(),
+        }
+    }
+
+    /// Which stalls are told without, though nobody wanted that, and why.
+    pub(crate) fn lacking(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            StackCoverage::NotHere(why) => Some(("stalls", why)),
+            StackCoverage::OfWaiting(why) => Some(("stalls of threads that compute", why)),
+            _ => None,
         }
     }
 }
@@ -58,6 +68,7 @@ impl fmt::Display for StackCoverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StackCoverage::Taken => f.write_str("taken"),
+            StackCoverage::OfWaiting(why) => write!(f, "taken of threads that wait, not of those that compute: {why}"),
             StackCoverage::SwitchedOff => f.write_str("switched off (capture_stacks)"),
             StackCoverage::NotCompiled => f.write_str("not compiled (feature capture)"),
             StackCoverage::NotHere(why) => write!(f, "not here: {why}"),

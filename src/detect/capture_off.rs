@@ -2,6 +2,7 @@
 
 use super::outcome::Outcome;
 use super::procfs::Syscall;
+use crate::coverage::StackCoverage;
 use crate::report::stack::Stack;
 
 /// The thread to look at.
@@ -16,9 +17,9 @@ pub(crate) struct Target {
 #[derive(Clone)]
 pub(crate) enum RawStack {}
 
-/// What keeps stacks from being taken here.
-pub(crate) fn obstacle() -> Option<&'static str> {
-    Some("only on Linux with glibc, on x86_64 and aarch64")
+/// Which stacks can be taken here.
+pub(crate) fn coverage() -> StackCoverage {
+    StackCoverage::NotHere("only on Linux with glibc, on x86_64 and aarch64")
 }
 
 #[derive(Default)]

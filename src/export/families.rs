@@ -245,7 +245,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("watch", true),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
-        ("stacks", w.coverage.stacks == StackCoverage::Taken),
+        ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::OfWaiting(_))),
     ];
     all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));
     let mode = if hooks::INSTALLED { "unstable" } else { "stable" };

@@ -53,7 +53,8 @@ impl std::fmt::Debug for WatchdogBuilder {
             .field("threshold", &self.threshold)
             .field("max_sites", &self.max_sites)
             .field("max_routes", &self.max_routes)
-            .field("log", &self.log);
+            .field("log", &self.log)
+            .field("capture", &self.capture);
         debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
@@ -234,9 +235,9 @@ impl WatchdogBuilder {
             threads.serve(addr)?;
         }
         if self.log
-            && let StackCoverage::NotHere(why) = shared.stacks
+            && let Some((which, why)) = shared.stacks.lacking()
         {
-            crate::report::log::cannot(&format!("stalls are told without stacks: {why}"));
+            crate::report::log::cannot(&format!("{which} are told without stacks: {why}"));
         }
         if self.log && !shared.meter.wake.is_exact() {
             crate::report::log::cannot(

@@ -70,9 +70,67 @@ fn without_process_vm_readv() {
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
 }
 
+/// Has a task compute until that is told; `None` when it never is.
+fn computes_until_told(
+    watchdog: &Watchdog,
+    runtime: &tokio::runtime::Runtime,
+    told: &Told,
+) -> Option<pollwatch::Stall> {
+    let heard = told.clone();
+    let find = move || heard.of("main").into_iter().find(|stall| stall.cause == Cause::Cpu);
+    let busy = async move {
+        let begin = std::time::Instant::now();
+        while find().is_none() && begin.elapsed() < PATIENCE {
+            // A poll of its own each time: on a busy machine it may be starved.
+            let part = std::time::Instant::now();
+            while part.elapsed() < THRESHOLD * 3 / 2 {}
+            yield_once().await;
+        }
+        find()
+    };
+    let (task, _) = spawn_seen(watchdog, runtime.handle(), busy);
+    runtime.block_on(task).unwrap()
+}
+
+/// Then a thread that waits is read as ever, and one that computes is told without its stack.
+#[test]
+fn without_signals() {
+    if !is_child() {
+        return passes(&mut again("limits::without_signals"));
+    }
+    if !refuse(libc::SYS_tgkill) {
+        return eprintln!("skipped: no seccomp filter here");
+    }
+    let log = Log::start();
+    let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD));
+    let stacks = watchdog.coverage().stacks;
+    let StackCoverage::OfWaiting(why) = stacks else {
+        return assert!(matches!(stacks, StackCoverage::NotHere(_)) && cfg!(target_arch = "aarch64"), "{stacks}");
+    };
+    assert!(why.contains("tgkill") && stacks.to_string().contains(why), "{stacks}");
+    assert_eq!(log.text().matches("of threads that compute are told without stacks").count(), 1, "{}", log.text());
+    waits_for_a_lock();
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
+    assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
+}
+
 /// What `tracing` was given, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> Log {
+        let log = Log::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+        log
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(lock(&self.0).clone()).unwrap()
+    }
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -94,9 +152,7 @@ fn without_procfs() {
         };
     }
     assert!(std::fs::read_dir("/proc").unwrap().next().is_none(), "nothing is there");
-    let log = Log::default();
-    let writer = log.clone();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
+    let log = Log::start();
     let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD));
     let StackCoverage::NotHere(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
@@ -109,23 +165,10 @@ fn without_procfs() {
     assert!(stall.stack.is_none() && stall.syscall.is_none(), "{stall}");
     // Asleep or starved: nobody can tell.
     assert_eq!((stall.cause, stall.reason), (Cause::Unknown, ""));
-    let heard = told.clone();
-    let busy = async move {
-        let count = |told: &Told| told.of("main").iter().filter(|s| s.cause == Cause::Cpu).count();
-        let begin = std::time::Instant::now();
-        while count(&heard) == 0 && begin.elapsed() < PATIENCE {
-            // A poll of its own each time: on a busy machine it may be starved.
-            let part = std::time::Instant::now();
-            while part.elapsed() < THRESHOLD * 3 / 2 {}
-            yield_once().await;
-        }
-        count(&heard) > 0
-    };
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), busy);
-    assert!(runtime.block_on(task).unwrap(), "the CPU's clock needs no procfs");
+    let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no procfs");
+    assert!(computing.stack.is_none(), "{computing}");
     let captures = watchdog.snapshot().watchdog.captures;
     let of = |result| captures.iter().find(|(name, _)| *name == result).map_or(0, |(_, count)| *count);
     assert!(of("unavailable") > 0 && of("ok") + of("incomplete") == 0, "{captures:?}");
-    let log = String::from_utf8(lock(&log.0).clone()).unwrap();
-    assert_eq!(log.matches("without stacks").count(), 1, "said once: {log}");
+    assert_eq!(log.text().matches("without stacks").count(), 1, "said once: {}", log.text());
 }

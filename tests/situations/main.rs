@@ -18,4 +18,5 @@ mod computing;
 mod executors;
 mod limits;
 mod locks;
+mod memory;
 mod scene;

@@ -88,6 +88,9 @@ fn observe<K>(
     let stall = stall.unwrap_or_else(|| panic!("too little was told: {:#?}", told.all()));
     assert_eq!(stall.site.to_string(), place);
     is_undisturbed(&stall)?;
+    if stall.cause == Cause::Unknown {
+        return Err(format!("woken between two looks: {stall}"));
+    }
     if stall.stack.is_some() {
         return Ok(stall);
     }

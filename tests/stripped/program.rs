@@ -4,12 +4,12 @@ use std::hint::black_box;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pollwatch::{Phase, Watchdog};
 
-/// On a machine with more to do, a thread is starved before it gets to block.
-const ATTEMPTS: usize = 20;
+/// For all attempts: on a machine with more to do, a thread is starved before it gets to block.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[inline(never)]
 fn sleeps(stop: &AtomicBool) {
@@ -69,7 +69,7 @@ impl Block {
         let _guard = runtime.enter();
         let task = self.watchdog.spawn(future);
         let (reason, offset, id, place) = (self.reason, self.offset, task.id(), Location::caller());
-        self.is_right = self.told.recv_timeout(Duration::from_secs(60)) == Ok(reason);
+        self.is_right = self.told.recv_timeout(PATIENCE) == Ok(reason);
         self.stop.store(true, Ordering::Relaxed);
         release();
         runtime.block_on(task).unwrap();
@@ -78,7 +78,8 @@ impl Block {
 }
 
 fn until_told(reason: &'static str, function: *const (), attempt: impl Fn(&mut Block)) {
-    for _ in 0..ATTEMPTS {
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE {
         let (tell, told) = mpsc::channel();
         let on_stall = move |stall: &pollwatch::Stall| {
             if stall.phase == Phase::Ongoing && stall.stack.is_some() {

@@ -20,6 +20,7 @@ use unwind::{Chain, Source, StackCopy};
 
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall};
+use crate::coverage::StackCoverage;
 use crate::util::call_user;
 
 /// Times that a waiting thread is read before it is taken for a running one.
@@ -29,6 +30,8 @@ const TRIES: usize = 3;
 const WARM: u64 = 10_000;
 /// How long it is looked at without a pause.
 const SPIN: Duration = Duration::from_micros(30);
+
+const NO_SIGNAL: &str = "tgkill, by which a running thread is asked, is refused";
 
 /// The thread to look at.
 #[derive(Clone, Copy, Debug)]
@@ -45,15 +48,19 @@ pub(crate) struct RawStack {
     modules: Arc<Modules>,
 }
 
-/// What keeps stacks from being taken here, if anything does.
-pub(crate) fn obstacle() -> Option<&'static str> {
+/// Which stacks can be taken here.
+pub(crate) fn coverage() -> StackCoverage {
     let here = [1u8; 8];
     if crate::sys::thread_id().and_then(procfs::syscall).is_none() {
-        Some("/proc/self/task/*/syscall cannot be read")
+        StackCoverage::NotHere("/proc/self/task/*/syscall cannot be read")
     } else if !memory::read(here.as_ptr() as u64, &mut [0; 8]) {
-        Some("neither process_vm_readv nor /proc/self/mem gives this process' memory")
+        StackCoverage::NotHere("neither process_vm_readv nor /proc/self/mem gives this process' memory")
+    } else if signal::may_be_sent() {
+        StackCoverage::Taken
+    } else if arch::FROM_SYSCALL {
+        StackCoverage::OfWaiting(NO_SIGNAL)
     } else {
-        None
+        StackCoverage::NotHere(NO_SIGNAL)
     }
 }
 

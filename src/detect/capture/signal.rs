@@ -185,6 +185,12 @@ unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut l
     }
 }
 
+/// Whether this process may send itself signals, as far as that can be told without one.
+pub(super) fn may_be_sent() -> bool {
+    // SAFETY: integers; 0 is no signal, all else is checked.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::syscall(libc::SYS_gettid), 0) == 0 }
+}
+
 /// Makes the buffer and installs the handler, so that the first copy does not wait for it.
 pub(super) fn warm() {
     requester();

@@ -4,12 +4,17 @@
 //! or `dns` in one of them. Watch the log: pollwatch names the function and the line while the worker is still blocked, says what it
 //! waits for, and what to do instead.
 
-use std::io::Read;
+mod late;
+
 use std::net::ToSocketAddrs;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pollwatch::Watchdog;
+
+/// How long each way blocks.
+const TIME: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().without_time().init();
@@ -25,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         runtime.block_on(async {
             match way {
                 "sleep" => watchdog.spawn(sleeps()).await,
-                "file" => watchdog.spawn(reads_a_file()).await,
+                "file" => watchdog.spawn(reads_a_file(late::file(TIME).expect("a FIFO"))).await,
                 "lock" => watchdog.spawn(waits_for_a_lock()).await,
                 _ => watchdog.spawn(looks_a_name_up()).await,
             }
@@ -38,18 +43,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn sleeps() {
-    std::thread::sleep(Duration::from_millis(60));
+    std::thread::sleep(TIME);
 }
 
-/// A file that answers late: a pipe stands for the network file system.
-async fn reads_a_file() {
-    let (mut reader, writer) = std::io::pipe().expect("a pipe");
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(60));
-        drop(writer);
-    });
-    let mut text = String::new();
-    reader.read_to_string(&mut text).expect("it ends");
+async fn reads_a_file(path: PathBuf) {
+    let text = std::fs::read_to_string(path).expect("it ends");
+    println!("read {} bytes", text.len());
 }
 
 async fn waits_for_a_lock() {
@@ -59,15 +58,15 @@ async fn waits_for_a_lock() {
     std::thread::spawn(move || {
         let _held = held.lock().expect("it is free");
         let _ = locked.send(());
-        std::thread::sleep(Duration::from_millis(60));
+        std::thread::sleep(TIME);
     });
     is_locked.await.expect("the other thread has it");
     *balance.lock().expect("it becomes free") += 1;
 }
 
-/// Blocks as long as the resolver takes: not at all where one refuses at once.
 async fn looks_a_name_up() {
-    match ("a-name-that-is-not.example", 80).to_socket_addrs() {
+    late::resolver(TIME / 2).expect("a port of its own");
+    match ("a-name-that-is-not.example.", 80).to_socket_addrs() {
         Ok(found) => println!("found {} addresses", found.count()),
         Err(error) => println!("{error}"),
     }
