@@ -24,6 +24,8 @@
 //! | `capture` (default) | stacks of stalls: where, and, with the kernel's help, why |
 //! | `server` (default) | the HTTP server on its own thread: `/metrics`, `/stalls`, `/healthz`, `/`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
 //! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
+//! | `axum` (default) | routes named by the path that axum matched; with it `tower` |
+//! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls and metrics by the route of a request |
 //! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
 //! | `serde` (with `server`) | `serde::Serialize` for [`Stall`] |
 //!
@@ -60,6 +62,15 @@ pub use measure::site::Site;
 pub use report::stack::{Frame, Stack};
 pub use report::stall::{Cause, Phase, Stall, Syscall};
 pub use watchdog::{Watchdog, WatchdogBuilder};
+
+#[cfg(feature = "tower")]
+pub use measure::layer::WatchLayer;
+
+/// What [`WatchLayer`] is made of: the types that a signature may have to name.
+#[cfg(feature = "tower")]
+pub mod layer {
+    pub use crate::measure::layer::{ResponseFuture, WatchBody, WatchLayer, WatchService};
+}
 
 #[cfg(feature = "prometheus")]
 pub use export::collector::Collector;

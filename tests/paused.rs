@@ -96,9 +96,10 @@ fn a_standstill_is_nobodys_stall() {
         let blamed = said(&lines, "blamed");
         let [site_stalls] = said(&lines, "site stalls")[..] else { panic!("{lines:?}") };
         assert_eq!(blamed.is_empty(), site_stalls == "0", "{lines:?}");
+        let starved = said(&lines, "starved");
         let paused = said(&lines, "paused");
         assert!(paused.len() <= 1, "{lines:?}");
-        if blamed.is_empty() && paused.len() == 1 { Ok(()) } else { Err(format!("{lines:?}")) }
+        if blamed.is_empty() && starved.is_empty() && paused.len() == 1 { Ok(()) } else { Err(format!("{lines:?}")) }
     });
 }
 
@@ -119,7 +120,11 @@ fn short_polls() {
         }
     }));
     for stall in told_so_far(&watchdog, &told) {
-        let what = if stall.cause == Cause::Paused { "paused" } else { "blamed" };
+        let what = match stall.cause {
+            Cause::Paused => "paused",
+            Cause::Starved => "starved",
+            _ => "blamed",
+        };
         println!("\n{what} {stall}");
     }
     println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);

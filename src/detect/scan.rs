@@ -3,7 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
+use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
+
+mod requests;
+
+use requests::Waiting;
+pub(crate) use requests::{EndedRequest, Request};
 
 /// One poll, told from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +27,10 @@ pub(crate) struct Poll {
     pub(crate) site: SiteId,
     /// The innermost watched future inside it.
     pub(crate) watched: Option<SiteId>,
+    /// The innermost request inside it.
+    pub(crate) request: Option<Request>,
+    /// The route of the request whose handler spawned it.
+    pub(crate) spawned_under: Option<RouteId>,
     pub(crate) task: u64,
     /// When it began to stand still, because a part of it is meant to block.
     pub(crate) stands_since: Option<u64>,
@@ -54,6 +64,8 @@ pub(crate) enum Change {
         poll: Poll,
         worker: u16,
         elapsed: u64,
+        /// Of a request in it that lasts at least the threshold by itself.
+        route: Option<RouteId>,
     },
     Continued {
         id: u64,
@@ -68,12 +80,21 @@ pub(crate) enum Change {
         id: u64,
         elapsed: u64,
     },
+    /// A request in it lasts at least the threshold by itself, or did until it was `over`. Told once more at each look.
+    Request {
+        id: u64,
+        frame: u64,
+        route: RouteId,
+        elapsed: u64,
+        over: bool,
+    },
     /// It was over before it was seen. With an excuse it would have been short; then `elapsed` is all of it.
     Missed {
         id: u64,
         poll: Poll,
         worker: u16,
         elapsed: u64,
+        route: Option<RouteId>,
         excuse: Option<Excuse>,
     },
 }
@@ -103,6 +124,7 @@ enum Track {
 pub(crate) struct Look {
     pub(crate) running: Vec<Poll>,
     pub(crate) ended: Vec<EndedPoll>,
+    pub(crate) ended_requests: Vec<EndedRequest>,
     /// Threads whose slot moved too fast to be read: nothing is concluded about them.
     pub(crate) unread: Vec<u64>,
 }
@@ -112,12 +134,17 @@ pub(crate) struct Look {
 pub(crate) struct Tracker {
     threshold: u64,
     tracked: HashMap<PollKey, Track>,
+    waiting: Waiting,
     last_id: u64,
 }
 
+/// A request may begin later in its poll than its poll by this part of a threshold: then the stall is told when the request has
+/// lasted for the threshold, too, and its first report names the route.
+const LATER: u64 = 8;
+
 impl Tracker {
     pub(crate) fn new(threshold: u64) -> Tracker {
-        Tracker { threshold, tracked: HashMap::new(), last_id: 0 }
+        Tracker { threshold, tracked: HashMap::new(), waiting: Waiting::default(), last_id: 0 }
     }
 
     /// The changes since the last look. `place` is asked about polls over the threshold only.
@@ -129,6 +156,15 @@ impl Tracker {
         mut place: impl FnMut(&Poll) -> Placement,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
+        for ended in &look.ended_requests {
+            match self.tracked.get(&ended.poll) {
+                Some(Track::Stall { id, .. }) => {
+                    changes.extend(requests::of_ended(ended, *id, self.threshold, pauses));
+                }
+                Some(Track::Ignored) => {}
+                None => self.waiting.add(*ended),
+            }
+        }
         for poll in &look.running {
             let elapsed = effective(poll.begin, poll.stands_since.unwrap_or(now).min(now), pauses);
             match self.tracked.get_mut(&poll.key) {
@@ -138,6 +174,7 @@ impl Tracker {
                     match place(poll) {
                         Placement::Worker(_) => {
                             *seen = elapsed.max(*seen);
+                            changes.extend(requests::of_running(poll, id, now, self.threshold, pauses));
                             if elapsed >= *next {
                                 *next = self.threshold.doubled_past(elapsed);
                                 changes.push(Change::Continued { id, elapsed });
@@ -153,12 +190,17 @@ impl Tracker {
                         Placement::Over => {}
                     }
                 }
-                None if elapsed >= self.threshold => match place(poll) {
+                None if elapsed >= due_after(self.threshold, poll) => match place(poll) {
                     Placement::Worker(worker) => {
-                        let id = self.new_id();
-                        let next = self.threshold.doubled_past(elapsed);
+                        let (id, threshold) = (self.new_id(), self.threshold);
+                        let next = threshold.doubled_past(elapsed);
                         self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
-                        changes.push(Change::Began { id, poll: *poll, worker, elapsed });
+                        let inside =
+                            poll.request.filter(|r| r.elapsed(poll, now, pauses) >= threshold).map(|r| r.route);
+                        let route = inside.or_else(|| self.waiting.last(poll.key, threshold, pauses));
+                        changes.push(Change::Began { id, poll: *poll, worker, elapsed, route });
+                        self.waiting.take(poll.key, id, threshold, pauses, &mut changes);
+                        changes.extend(requests::of_running(poll, id, now, threshold, pauses));
                     }
                     Placement::Off => {
                         self.tracked.insert(poll.key, Track::Ignored);
@@ -190,11 +232,17 @@ impl Tracker {
                         () => None,
                     };
                     let elapsed = if excuse.is_some() { ended.nanos } else { elapsed };
-                    changes.push(Change::Missed { id: self.new_id(), poll, worker, elapsed, excuse });
+                    let (id, route) = (self.new_id(), self.waiting.last(poll.key, self.threshold, pauses));
+                    changes.push(Change::Missed { id, poll, worker, elapsed, route, excuse });
+                    let mut told = Vec::new();
+                    self.waiting.take(poll.key, id, self.threshold, pauses, &mut told);
+                    // Of what was short by itself, no part is to blame.
+                    changes.extend(told.into_iter().filter(|_| excuse.is_none()));
                 }
                 _ => {}
             }
         }
+        self.waiting.tidy(look);
         self.end_the_vanished(look, &mut changes);
         changes
     }
@@ -219,7 +267,7 @@ impl Tracker {
     pub(crate) fn next_look(&self, now: u64, look: &Look, pauses: &Pauses) -> u64 {
         let due = |poll: &Poll| {
             let after = match self.tracked.get(&poll.key) {
-                None => self.threshold,
+                None => due_after(self.threshold, poll),
                 Some(Track::Stall { next, .. }) => *next,
                 Some(Track::Ignored) => return None,
             };
@@ -241,6 +289,12 @@ impl Tracker {
         self.last_id += 1;
         self.last_id
     }
+}
+
+/// How long a poll lasts until it is told.
+fn due_after(threshold: u64, poll: &Poll) -> u64 {
+    let later = poll.request.map_or(0, |request| request.begin.saturating_sub(poll.begin));
+    threshold + if later <= threshold / LATER { later } else { 0 }
 }
 
 fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {

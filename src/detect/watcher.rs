@@ -10,11 +10,12 @@ use super::examine::First;
 use super::live;
 use super::pause::{Pauses, Sleep};
 use super::procfs;
-use super::scan::{Change, EndedPoll, Look, Placement, Poll, PollKey, Tracker};
+use super::scan::{Change, EndedPoll, EndedRequest, Look, Placement, Poll, PollKey, Request, Tracker};
 use crate::measure::ended::Ended;
+use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::site::SiteId;
-use crate::measure::slot::{Frame, Reading, What};
+use crate::measure::slot::{Frame, Kind, Reading, What};
 use crate::measure::thread::ThreadState;
 use crate::report::reporter::Reporter;
 use crate::report::teller::Told;
@@ -138,7 +139,12 @@ impl Watcher {
             }
         }
         for thread in live.into_iter().chain(meter.take_departed()) {
-            thread.ended.drain(|ended| look.ended.push(self.ended_of(&thread, &ended)));
+            thread.ended.drain(|ended| match What::unpack(ended.what) {
+                What { kind: Kind::Route, route, .. } => {
+                    look.ended_requests.extend(route.map(|route| self.ended_request_of(&thread, &ended, route)));
+                }
+                what => look.ended.push(self.ended_of(&thread, &ended, what)),
+            });
             threads.insert(thread.id, thread);
         }
         Seen { at, now: meter.clock.nanos(at), look, threads, fingerprint }
@@ -149,6 +155,12 @@ impl Watcher {
         for (frame, what, stands) in reading.polls() {
             let mut poll = self.poll_of(thread, frame.number, frame.begin, what, frame.task);
             poll.watched = reading.scope_of(frame);
+            poll.spawned_under = reading.spawned_under(frame);
+            poll.request = reading.request_of(frame).map(|(request, route)| Request {
+                frame: request.number,
+                route,
+                begin: clock.nanos(request.begin),
+            });
             poll.stands_since = stands.map(|reading| clock.nanos(reading));
             polls.push(poll);
         }
@@ -161,13 +173,20 @@ impl Watcher {
             runtime: what.runtime,
             site: thread.tally.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
             watched: None,
+            request: None,
+            spawned_under: what.route,
             task,
             stands_since: None,
         }
     }
 
-    fn ended_of(&self, thread: &ThreadState, ended: &Ended) -> EndedPoll {
-        let what = What::unpack(ended.what);
+    fn ended_request_of(&self, thread: &ThreadState, ended: &Ended, route: RouteId) -> EndedRequest {
+        let begin = self.shared.meter.clock.nanos(ended.begin);
+        let poll = PollKey { thread: thread.id, number: ended.task };
+        EndedRequest { poll, request: Request { frame: ended.number, route, begin }, nanos: ended.nanos }
+    }
+
+    fn ended_of(&self, thread: &ThreadState, ended: &Ended, what: What) -> EndedPoll {
         let poll = self.poll_of(thread, ended.number, ended.begin, what, ended.task);
         EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
     }

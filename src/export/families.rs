@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::snapshot::{HistogramSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
+use super::snapshot::{HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
 use super::table::{self, Def, PREFIX, Type};
 use crate::coverage::StackCoverage;
 use crate::measure::hooks;
@@ -58,6 +58,10 @@ impl Family {
     }
 
     fn histogram(&mut self, labels: &[&str], from: &HistogramSnapshot) {
+        self.buckets(labels, &from.buckets, from.count, from.sum);
+    }
+
+    fn buckets(&mut self, labels: &[&str], buckets: &[(Duration, u64)], count: u64, sum: Duration) {
         let bucket = |&(bound, count): &(Duration, u64)| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(bound.as_secs_f64());
@@ -65,9 +69,9 @@ impl Family {
             bucket
         };
         let mut histogram = Histogram::default();
-        histogram.set_bucket(from.buckets.iter().map(bucket).collect());
-        histogram.set_sample_count(from.count);
-        histogram.set_sample_sum(from.sum.as_secs_f64());
+        histogram.set_bucket(buckets.iter().map(bucket).collect());
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum.as_secs_f64());
         let mut metric = self.metric(labels);
         metric.set_histogram(histogram);
         self.metrics.push(metric);
@@ -104,6 +108,7 @@ pub(crate) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let mut all = Vec::new();
     runtimes(&snapshot.runtimes, &mut all);
     sites(&snapshot.sites, &mut all);
+    routes(&snapshot.routes, &mut all);
     tokio_figures(&snapshot.runtimes, &mut all);
     watchdog(snapshot, &mut all);
     all.into_iter().flatten().collect()
@@ -174,6 +179,28 @@ fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
     places
 }
 
+fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
+    all.extend([
+        of(table::ROUTE_REQUESTS, routes, |f, r| {
+            r.requests.iter().for_each(|(method, status, count)| f.value(&[&r.route, method, status], *count as f64));
+        }),
+        of(table::ROUTE_BUSY, routes, |f, r| f.value(&[&r.route], r.busy.as_secs_f64())),
+        of(table::ROUTE_MAX, routes, |f, r| f.value(&[&r.route], r.poll_max.as_secs_f64())),
+        of(table::ROUTE_STALLS, routes, |f, r| f.value(&[&r.route], r.stalls.count as f64)),
+        of(table::ROUTE_STALL_SECONDS, routes, |f, r| f.value(&[&r.route], r.stalls.time.as_secs_f64())),
+        of(table::ROUTE_DURATION, routes, |f, r| {
+            if !r.poll_buckets.is_empty() {
+                f.buckets(&[&r.route], &r.poll_buckets, r.polls, r.busy);
+            }
+        }),
+        of(table::ROUTE_SHED, routes, |f, r| {
+            if r.shed > 0 {
+                f.value(&[&r.route], r.shed as f64);
+            }
+        }),
+    ]);
+}
+
 fn tokio_figures(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     for (i, def) in table::runtime_counters().enumerate() {
         all.push(of(def, runtimes, |f, r| f.value(&[&r.name], r.stats.counters[i])));
@@ -205,6 +232,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::SUPPRESSED, w.reports_suppressed as f64);
     one(table::REPORTS_LOST, w.reports_lost as f64);
     one(table::OVERFLOWED, w.sites_overflowed as f64);
+    one(table::ROUTES_OVERFLOWED, w.routes_overflowed as f64);
     one(table::LOST, w.coverage.lost_polls as f64);
     one(table::UNMEASURED, w.coverage.unmeasured_threads as f64);
     one(table::OVERSLEEPS, w.oversleeps as f64);

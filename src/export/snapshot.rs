@@ -9,6 +9,7 @@ use crate::coverage::Coverage;
 use crate::detect::live;
 use crate::detect::outcome::Outcome;
 use crate::measure::histogram::{BOUNDS, HistogramTotals};
+use crate::measure::route::{RouteId, tally};
 use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::runtime_stats::StatsTotals;
 use crate::measure::site::{Site, SiteId};
@@ -26,8 +27,32 @@ pub struct Snapshot {
     pub runtimes: Vec<RuntimeSnapshot>,
     /// Each site at which something was counted.
     pub sites: Vec<SiteSnapshot>,
+    /// Each route of which a request was seen.
+    pub routes: Vec<RouteSnapshot>,
     /// pollwatch itself.
     pub watchdog: WatchdogSnapshot,
+}
+
+/// One route; see [`Watchdog::layer`](crate::Watchdog::layer).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RouteSnapshot {
+    /// Its name.
+    pub route: Arc<str>,
+    /// Requests that are over, by method and status (a class such as `2xx`, or `error`, `cancelled`, `panicked`).
+    pub requests: Vec<(&'static str, &'static str, u64)>,
+    /// Polls of its responses and their bodies.
+    pub polls: u64,
+    /// The time that these took.
+    pub busy: Duration,
+    /// The longest of them.
+    pub poll_max: Duration,
+    /// How many took at most how long; empty unless [`route_histograms`](crate::WatchdogBuilder::route_histograms) is on.
+    pub poll_buckets: Vec<(Duration, u64)>,
+    /// Polls that blocked a worker for the threshold or longer by themselves.
+    pub stalls: StallSnapshot,
+    /// Requests turned away because the runtime was late.
+    pub shed: u64,
 }
 
 /// One runtime.
@@ -143,6 +168,8 @@ pub struct WatchdogSnapshot {
     pub allowed_blocking: Vec<(&'static str, Duration)>,
     /// Places that did not fit into `max_sites`, once a thread and place.
     pub sites_overflowed: u64,
+    /// Requests whose route did not fit into `max_routes`.
+    pub routes_overflowed: u64,
     /// Times that the watchdog woke up late by a threshold (at least 5 ms) or more.
     pub oversleeps: u64,
     /// Times that the watchdog woke up.
@@ -162,6 +189,7 @@ impl Snapshot {
         let runtimes = runtimes.iter().filter(|r| r.id != OTHER || sum.polls.contains_key(&OTHER));
         Snapshot {
             sites,
+            routes: routes(shared, &stalls),
             runtimes: runtimes
                 .cloned()
                 .collect::<Vec<_>>()
@@ -178,6 +206,7 @@ impl Snapshot {
                     .into(),
                 allowed_blocking: meter.allowed().into_iter().map(|(r, n)| (r, Duration::from_nanos(n))).collect(),
                 sites_overflowed: meter.sites.overflowed(),
+                routes_overflowed: meter.routes.overflowed(),
                 oversleeps: shared.oversleeps.load(Ordering::Relaxed),
                 wakeups: shared.wakeups.load(Ordering::Relaxed),
                 callback_panics: shared.callback_panics.load(Ordering::Relaxed)
@@ -228,6 +257,25 @@ fn sites(
         })
     };
     keys.into_iter().filter_map(snapshot).collect()
+}
+
+fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
+    let mut totals: Vec<_> = shared.meter.sum_of_routes().into_iter().collect();
+    totals.sort_unstable_by_key(|(route, _)| *route);
+    let snapshot = |(route, totals): (RouteId, tally::Totals)| {
+        let buckets = totals.durations().map(|(cumulative, _)| cumulative).unwrap_or_default();
+        RouteSnapshot {
+            route: shared.meter.routes.name(route),
+            requests: totals.requests().collect(),
+            polls: totals.polls,
+            busy: Duration::from_nanos(totals.busy),
+            poll_max: Duration::from_nanos(totals.max),
+            poll_buckets: tally::BOUNDS.iter().map(|&bound| Duration::from_nanos(bound)).zip(buckets).collect(),
+            stalls: amount(stalls.routes.get(&route)),
+            shed: totals.shed,
+        }
+    };
+    totals.into_iter().map(snapshot).collect()
 }
 
 fn amount(amount: Option<&Amount>) -> StallSnapshot {

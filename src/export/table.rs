@@ -25,6 +25,7 @@ pub(crate) const PREFIX: &str = "pollwatch_";
 const RUNTIME: &[&str] = &["runtime"];
 const WORKER: &[&str] = &["runtime", "worker"];
 const SITE: &[&str] = &["runtime", "site"];
+const ROUTE: &[&str] = &["route"];
 const CAUSE: &[&str] = &["runtime", "cause"];
 
 macro_rules! table {
@@ -55,6 +56,17 @@ table! {
     COMPLETED: Counter "tasks_completed_total" SITE, "Futures of watch and spawn that were polled to their end.";
     CANCELLED: Counter "tasks_cancelled_total" SITE, "Futures of watch and spawn that were dropped before their end.";
     PANICKED: Counter "tasks_panicked_total" SITE, "Futures of watch and spawn that panicked.";
+    ROUTE_REQUESTS: Counter "route_requests_total" &["route", "method", "status"],
+        "Requests by the class of their status; or error, cancelled (dropped before there was a response) or panicked.";
+    ROUTE_BUSY: Counter "route_busy_seconds_total" ROUTE,
+        "Time that the polls of these requests took, bodies included: computing and blocking, not waiting.";
+    ROUTE_MAX: Gauge "route_poll_max_seconds" ROUTE, "The longest of these polls since the start.";
+    ROUTE_STALLS: Counter "route_stalls_total" ROUTE,
+        "Polls of these requests that blocked a worker for the threshold or longer, by themselves.";
+    ROUTE_STALL_SECONDS: Counter "route_stall_seconds_total" ROUTE, "Time of these stalls; grows while one lasts.";
+    ROUTE_DURATION: Histogram "route_poll_duration_seconds" ROUTE,
+        "Durations of these polls, where WatchdogBuilder::route_histograms turns it on; not the latency of requests.";
+    ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests turned away because the runtime was late.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker this long is a stall.";
     COVERAGE: Gauge "coverage" &["way"],
         "1 for each way of seeing that is active: hooks (every task of some runtime), watch, exact_wakeup, cpu_counter, stacks.";
@@ -64,6 +76,7 @@ table! {
     REPORTS_LOST: Counter "reports_lost_total" &[], "Reports that log and callback never got, because those took too long.";
     CAPTURES: Counter "captures_total" &["result"], "Stacks asked for, by how that ended.";
     OVERFLOWED: Counter "sites_overflowed_total" &[], "Places that did not fit into max_sites, once a thread and place.";
+    ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route did not fit into max_routes.";
     LOST: Counter "lost_polls_total" &[], "Slow polls that came faster than the watchdog could take them; told nowhere but in the histogram.";
     UNMEASURED: Counter "unmeasured_threads_total" &[], "Times that a thread was not measured because there were too many.";
     OVERSLEEPS: Counter "watchdog_oversleeps_total" &[], "Times that the watchdog woke a threshold (at least 5 ms) or more too late.";

@@ -27,7 +27,7 @@ struct Scope {
 
 impl Scope {
     fn enter(reason: &'static str) -> Scope {
-        let what = What { kind: Kind::Allowed, runtime: 0, index: 0 }.pack();
+        let what = What { kind: Kind::Allowed, runtime: 0, route: None, index: 0 }.pack();
         thread::for_each(|thread| {
             if thread.state.slot.depth() > 0 {
                 thread.state.push(what, 0, None);

@@ -16,7 +16,7 @@ pub(crate) struct Ended {
     pub(crate) nanos: u64,
     /// `What`, packed.
     pub(crate) what: u64,
-    /// The task id's bits, 0 where there is none.
+    /// The task id's bits, 0 where there is none; of a request, the push number of the poll that it is a part of.
     pub(crate) task: u64,
     /// The worker that it was still blocking at its end, if it was.
     pub(crate) worker: Option<u16>,
@@ -27,7 +27,7 @@ struct Entry([AtomicU64; 6]);
 
 /// See the module's text. Its length is a parameter, so that the model of it can be small.
 #[derive(Debug)]
-pub(crate) struct EndedRing<const LEN: usize = 16> {
+pub(crate) struct EndedRing<const LEN: usize = 32> {
     head: AtomicU64,
     tail: AtomicU64,
     lost: AtomicU64,

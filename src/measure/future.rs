@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 
 use super::meter::Meter;
 use super::poll::{self, Entered};
+use super::route::{RouteId, Routes};
 use super::site::SiteId;
 use super::tally::Event;
 use super::task_id::to_bits;
@@ -21,7 +22,7 @@ use super::thread::{self, Attached, Origin};
 pub(crate) const FILE: &str = file!();
 
 /// Not polled yet.
-const UNRESOLVED: u16 = u16::MAX;
+pub(super) const UNRESOLVED: u8 = u8::MAX;
 
 pin_project! {
     /// A future whose polls are watched; made by [`Watchdog::watch`](crate::Watchdog::watch).
@@ -46,11 +47,29 @@ impl<F> std::fmt::Debug for Watched<F> {
 struct Tag {
     meter: Arc<Meter>,
     site: SiteId,
-    runtime: u16,
+    spawned: Spawned,
+    runtime: u8,
     /// How it ended, counted when it is dropped.
     outcome: Outcome,
-    /// It is a task whose spawn was counted here, so that its end is, too.
-    task: bool,
+}
+
+/// The route that it was spawned under, and in the highest bit whether it is a task whose spawn was counted here, so that its end
+/// is, too.
+#[derive(Clone, Copy, Default)]
+struct Spawned(u16);
+
+const COUNTED: u16 = 1 << 15;
+const _: () = assert!(Routes::MAX + 2 < COUNTED as usize);
+
+impl Spawned {
+    #[inline]
+    fn under(self) -> Option<RouteId> {
+        RouteId::from_bits(self.0 & !COUNTED)
+    }
+
+    fn is_counted(self) -> bool {
+        self.0 & COUNTED != 0
+    }
 }
 
 const _: () = assert!(size_of::<usize>() != 8 || size_of::<Tag>() == 16);
@@ -68,16 +87,18 @@ impl<F> Watched<F> {
     pub(crate) fn new(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let place = Location::caller();
         let site = attached(meter).map(|thread| thread.site(place)).unwrap_or_else(|| meter.sites.intern(place));
-        let tag = Tag { meter: meter.clone(), site, runtime: UNRESOLVED, outcome: Outcome::Pending, task: false };
-        Watched { inner, tag }
+        let (spawned, outcome) = (Spawned::default(), Outcome::Pending);
+        Watched { inner, tag: Tag { meter: meter.clone(), site, spawned, runtime: UNRESOLVED, outcome } }
     }
 
     /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count its spawn and its end.
     #[track_caller]
     pub(crate) fn task(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let mut watched = Watched::new(meter, inner);
-        let hooked = watched.tag.resolve();
-        watched.tag.task = !hooked;
+        let (runtime, hooked) = resolve(meter);
+        watched.tag.runtime = runtime;
+        let route = attached(meter).and_then(|thread| thread.state.slot.current_route());
+        watched.tag.spawned = Spawned(RouteId::to_bits(route) | if hooked { 0 } else { COUNTED });
         if !hooked {
             watched.tag.count(Event::Spawned);
         }
@@ -86,37 +107,36 @@ impl<F> Watched<F> {
 }
 
 #[inline(always)]
-fn attached(meter: &Arc<Meter>) -> Option<Rc<Attached>> {
+pub(super) fn attached(meter: &Arc<Meter>) -> Option<Rc<Attached>> {
     thread::attached(meter.id, || Some(meter.clone()))
 }
 
-impl Tag {
-    /// Finds the runtime that polls this; tells whether the hooks see its tasks.
-    #[cold]
-    fn resolve(&mut self) -> bool {
-        let handle = Handle::try_current().ok();
-        let id = handle.as_ref().map(Handle::id);
-        let thread = attached(&self.meter);
-        // The runtime of the last one resolved on this thread, as a rule: found without a lock.
-        let last = thread.as_ref().and_then(|thread| thread.last_runtime.get());
-        if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
-            self.runtime = runtime;
-            return hooked;
-        }
-        let runtimes = &self.meter.runtimes;
-        let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, self.meter.id));
-        let runtime = known.unwrap_or_else(|| runtimes.other(self.meter.id));
-        self.runtime = runtime.id;
-        let hooked = runtime.is_hooked();
-        if let (Some(thread), Some(id)) = (thread, id) {
-            thread.last_runtime.set(Some((id, runtime.id, hooked)));
-        }
-        hooked
+/// The runtime that polls on this thread, and whether the hooks see its tasks.
+#[cold]
+pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
+    let handle = Handle::try_current().ok();
+    let id = handle.as_ref().map(Handle::id);
+    let thread = attached(meter);
+    // The runtime of the last one resolved on this thread, as a rule: found without a lock.
+    let last = thread.as_ref().and_then(|thread| thread.last_runtime.get());
+    if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
+        return (runtime, hooked);
     }
+    let runtimes = &meter.runtimes;
+    let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, meter.id));
+    let runtime = known.unwrap_or_else(|| runtimes.other(meter.id));
+    // There are at most MAX_RUNTIMES of them.
+    let (id_of_ours, hooked) = (runtime.id as u8, runtime.is_hooked());
+    if let (Some(thread), Some(id)) = (thread, id) {
+        thread.last_runtime.set(Some((id, id_of_ours, hooked)));
+    }
+    (id_of_ours, hooked)
+}
 
+impl Tag {
     fn count(&self, event: Event) {
         let Some(thread) = attached(&self.meter) else { return };
-        let cell = thread.cell(Origin::Site(self.site), self.runtime);
+        let cell = thread.cell(Origin::Site(self.site), self.runtime.into());
         if let Some(cell) = thread.state.tally.cell(cell) {
             cell.event(event);
         }
@@ -133,7 +153,7 @@ impl Drop for Tag {
             Outcome::Completed => Event::Completed,
             Outcome::Panicked => Event::Panicked,
         });
-        if self.task {
+        if self.spawned.is_counted() {
             self.count(Event::Terminated);
         }
     }
@@ -175,10 +195,11 @@ impl<F: Future> Future for Watched<F> {
         let this = self.project();
         let tag = this.tag;
         if tag.runtime == UNRESOLVED {
-            tag.resolve();
+            (tag.runtime, _) = resolve(&tag.meter);
         }
         let entered = attached(&tag.meter).and_then(|thread| {
-            let entered = poll::enter(&thread, tag.runtime, tag.site, || to_bits(tokio::task::try_id()))?;
+            let made = (tag.site, tag.spawned.under());
+            let entered = poll::enter(&thread, tag.runtime.into(), made, || to_bits(tokio::task::try_id()))?;
             Some((thread, entered))
         });
         let mut leave = Leave(entered);
@@ -212,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_poll_is_withdrawn_when_it_returns_and_when_it_unwinds() {
-        let meter = Meter::new(10_000_000, 10);
+        let meter = Meter::of(10_000_000, 10);
         let inside = meter.clone();
         let mut unwinds = Box::pin(Watched::new(&meter, async move {
             assert_eq!(depth(&inside), 1);
@@ -231,7 +252,7 @@ mod tests {
     /// The outer poll holds the thread's tie to its own watchdog meanwhile.
     #[test]
     fn another_watchdog_is_met_within_a_poll() {
-        let [outer, inner, innermost] = std::array::from_fn(|_| Meter::new(10_000_000, 10));
+        let [outer, inner, innermost] = std::array::from_fn(|_| Meter::of(10_000_000, 10));
         let nested = Watched::new(&outer, async {
             Watched::new(&inner, async { Watched::new(&innermost, async {}).await }).await;
         });

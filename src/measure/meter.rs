@@ -1,10 +1,11 @@
 //! What the measuring floor of one watchdog shares: clock, sites, threads, runtimes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::clock::Clock;
+use super::route::{self, RouteId, Routes};
 use super::runtime::Runtimes;
 use super::site::Sites;
 use super::tally::Sum;
@@ -19,6 +20,17 @@ const MAX_DEPARTED: usize = 256;
 /// Reasons to block told apart.
 const MAX_REASONS: usize = 64;
 
+/// What the user sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// In nanoseconds.
+    pub(crate) threshold: u64,
+    pub(crate) max_sites: usize,
+    pub(crate) max_routes: usize,
+    /// Whether the durations of a route's polls are kept in buckets.
+    pub(crate) route_histograms: bool,
+}
+
 /// See the module's text. Hooks, futures and layers hold this, never the floors above.
 pub(crate) struct Meter {
     pub(crate) id: u64,
@@ -26,14 +38,16 @@ pub(crate) struct Meter {
     /// In nanoseconds.
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
+    pub(crate) route_histograms: bool,
     pub(crate) sites: Sites,
+    pub(crate) routes: Routes,
     pub(crate) runtimes: Runtimes,
     pub(crate) wake: Arc<Wake>,
     /// Panics in hooks that the user gave.
     pub(crate) hook_panics: AtomicU64,
     threads: Mutex<Vec<Arc<ThreadState>>>,
     /// Locked before `threads` by those who take both.
-    retired: Mutex<Sum>,
+    retired: Mutex<(Sum, HashMap<RouteId, route::tally::Totals>)>,
     departed: Mutex<Vec<Arc<ThreadState>>>,
     /// Nanoseconds by reason.
     allowed: Mutex<BTreeMap<&'static str, u64>>,
@@ -43,14 +57,22 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new(threshold: u64, max_sites: usize) -> Arc<Meter> {
+    /// With only what most tests set.
+    #[cfg(test)]
+    pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
+        Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false })
+    }
+
+    pub(crate) fn new(settings: Settings) -> Arc<Meter> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new_cyclic(|me| Meter {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             clock: Clock::new(),
-            threshold,
-            max_sites,
-            sites: Sites::new(max_sites),
+            threshold: settings.threshold,
+            max_sites: settings.max_sites,
+            route_histograms: settings.route_histograms,
+            sites: Sites::new(settings.max_sites),
+            routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),
             wake: Arc::new(Wake::new()),
             hook_panics: AtomicU64::new(0),
@@ -79,7 +101,8 @@ impl Meter {
     /// Folds an exiting thread's counters into the retired ones. Runs on that thread.
     pub(crate) fn retire_thread(&self, state: &Arc<ThreadState>) {
         let mut retired = lock(&self.retired);
-        state.tally.add_to(&mut retired);
+        state.tally.add_to(&mut retired.0);
+        state.routes.add_to(&mut retired.1);
         self.lost.fetch_add(state.ended.lost(), Ordering::Relaxed);
         // Before it leaves the others: a look in between finds its last words twice rather than not at all, and takes them once.
         if !state.ended.is_empty() {
@@ -118,9 +141,19 @@ impl Meter {
     /// Everything counted so far. A thread that exits meanwhile waits, so it is counted once.
     pub(crate) fn sum(&self) -> Sum {
         let retired = lock(&self.retired);
-        let mut sum = retired.clone();
+        let mut sum = retired.0.clone();
         for thread in self.threads() {
             thread.tally.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// As [`sum`](Self::sum), of the routes.
+    pub(crate) fn sum_of_routes(&self) -> HashMap<RouteId, route::tally::Totals> {
+        let retired = lock(&self.retired);
+        let mut sum = retired.1.clone();
+        for thread in self.threads() {
+            thread.routes.add_to(&mut sum);
         }
         sum
     }

@@ -1,6 +1,6 @@
 //! First floor: measures every poll, on the user's threads, and publishes what each thread is doing.
 //!
-//! Its ways in are [`hooks`], [`future`] and, off the poll path, [`probe`]. Nobody above calls down into a thread; they read
+//! Its ways in are [`hooks`], [`future`], the tower `layer` and, off the poll path, [`probe`]. Nobody above calls down into a thread; they read
 //! [`meter::Meter`].
 
 pub(crate) mod allow;
@@ -9,10 +9,13 @@ pub(crate) mod ended;
 pub(crate) mod future;
 pub(crate) mod histogram;
 pub(crate) mod hooks;
+#[cfg(feature = "tower")]
+pub(crate) mod layer;
 pub(crate) mod meter;
 pub(crate) mod placement;
 pub(crate) mod poll;
 pub(crate) mod probe;
+pub(crate) mod route;
 pub(crate) mod runtime;
 pub(crate) mod runtime_stats;
 pub(crate) mod site;

@@ -2,6 +2,7 @@
 //! wakes a sleeping watchdog), no read-modify-write on a shared line; the cold parts are functions of their own.
 
 use super::ended::Ended;
+use super::route::RouteId;
 #[cfg(tokio_unstable)]
 use super::runtime::Runtime;
 use super::site::SiteId;
@@ -23,7 +24,7 @@ pub(crate) fn begin_task(runtime: &Runtime, place: &'static std::panic::Location
     with(runtime, |thread| {
         let cell = thread.cell(Origin::Place(place), runtime.id);
         if cell != OWN_CELL {
-            let what = What { kind: Kind::Task, runtime: runtime.id, index: cell };
+            let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell };
             thread.state.push(what.pack(), task, None);
         }
     });
@@ -92,19 +93,24 @@ pub(crate) struct Entered {
     poll: bool,
 }
 
-/// A wrapper's poll begins: a poll of its own, unless this thread is within a poll of the same runtime already.
+/// A wrapper's poll begins, of a future that was made at `site` and spawned under `route`: a poll of its own, unless this thread is within a poll of the same runtime already.
 #[inline(always)]
-pub(crate) fn enter(thread: &Attached, runtime: u16, site: SiteId, task: impl FnOnce() -> u64) -> Option<Entered> {
+pub(crate) fn enter(
+    thread: &Attached,
+    runtime: u16,
+    (site, route): (SiteId, Option<RouteId>),
+    task: impl FnOnce() -> u64,
+) -> Option<Entered> {
     let slot = &thread.state.slot;
-    let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|what| what.runtime == runtime);
+    let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|(_, what)| what.runtime == runtime);
     let what = if within {
-        What { kind: Kind::Scope, runtime, index: site.0 }
+        What { kind: Kind::Scope, runtime, route, index: site.0 }
     } else {
         let cell = thread.cell(Origin::Site(site), runtime);
         if cell == OWN_CELL {
             return None;
         }
-        What { kind: Kind::Watched, runtime, index: cell }
+        What { kind: Kind::Watched, runtime, route, index: cell }
     };
     // A scope carries no task: only the frame of a poll is one that the hooks may take back.
     let (task, place) =
@@ -173,4 +179,45 @@ fn count(thread: &Attached, cell: u32, event: Event) {
     if let Some(cell) = thread.state.tally.cell(cell) {
         cell.event(event);
     }
+}
+
+/// A part of a request begins: its response is polled, or a frame of its body.
+#[cfg(feature = "tower")]
+#[inline]
+pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
+    let what = What { kind: Kind::Route, runtime: super::runtime::OTHER, route: Some(route), index: 0 };
+    Entered { number: thread.state.push(what.pack(), 0, None), poll: false }
+}
+
+/// A part of a request ends, by a return or an unwind.
+#[cfg(feature = "tower")]
+#[inline]
+pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
+    if let Some(top) = thread.state.slot.top().filter(|top| top.number() == entered.number) {
+        let (nanos, slow) = thread.state.since(top.begin());
+        if let Some(cell) = thread.state.routes.cell(route) {
+            cell.poll(nanos, thread.state.route_histograms);
+        }
+        if slow {
+            leave_word_of_route(thread, top, nanos);
+        }
+    }
+    leave(thread, entered);
+}
+
+/// As [`leave_word`], with the push number of the poll that it is a part of in place of a task.
+#[cfg(feature = "tower")]
+#[cold]
+#[inline(never)]
+fn leave_word_of_route(thread: &Attached, top: &FrameCell, nanos: u64) {
+    let frame = top.load();
+    let Some((poll, _)) = thread.state.slot.innermost_poll() else { return };
+    thread.state.ended.push(Ended {
+        number: frame.number,
+        begin: frame.begin,
+        nanos,
+        what: frame.what,
+        task: poll.number(),
+        worker: None,
+    });
 }

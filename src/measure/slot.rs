@@ -5,6 +5,7 @@
 //! The fields of a frame are stored with `Release`: a reader that saw a field of a later frame therefore also sees that
 //! `state` has moved on (its own fence pairs with the store), and throws its copy away. On x86 these are plain stores.
 
+use super::route::RouteId;
 use super::site::SiteId;
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -24,6 +25,9 @@ pub(crate) enum Kind {
     Watched,
     /// A watched future inside a poll: part of it, never a poll of its own.
     Scope,
+    /// A request of a route inside a poll: part of it, too.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
+    Route,
     /// A part of a poll that is meant to block: while it lasts, the polls beneath it stand still.
     Allowed,
 }
@@ -36,31 +40,40 @@ impl Kind {
     }
 }
 
-/// The identity of what a frame polls, packed into one word: kind, runtime, and the thread's tally cell (for a poll)
-/// or the site (for a scope).
+/// The identity of what a frame polls, packed into one word: kind, route, runtime, and the thread's tally cell (for a poll)
+/// or the site (for a scope). The route is that of the request; of a watched future, the one that it was spawned under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct What {
     pub(crate) kind: Kind,
+    /// Below [`MAX_RUNTIMES`](super::tally::MAX_RUNTIMES): 8 bits.
     pub(crate) runtime: u16,
+    pub(crate) route: Option<RouteId>,
     pub(crate) index: u32,
 }
+
+const _: () = assert!(super::tally::MAX_RUNTIMES <= 1 << 8);
 
 impl What {
     #[inline]
     pub(crate) fn pack(self) -> u64 {
-        (self.kind as u64) << 48 | u64::from(self.runtime) << 32 | u64::from(self.index)
+        (self.kind as u64) << 56
+            | u64::from(RouteId::to_bits(self.route)) << 40
+            | u64::from(self.runtime) << 32
+            | u64::from(self.index)
     }
 
     #[inline]
     pub(crate) fn unpack(word: u64) -> What {
         What {
-            kind: match word >> 48 {
+            kind: match word >> 56 {
                 0 => Kind::Task,
                 1 => Kind::Watched,
                 2 => Kind::Scope,
+                3 => Kind::Route,
                 _ => Kind::Allowed,
             },
-            runtime: (word >> 32) as u16,
+            runtime: (word >> 32) as u16 & 0xff,
+            route: RouteId::from_bits((word >> 40) as u16),
             index: word as u32,
         }
     }
@@ -114,11 +127,27 @@ impl Reading {
         &self.frames[..self.len]
     }
 
-    /// The innermost watched future in a poll, up to the next poll within it.
-    pub(crate) fn scope_of(&self, poll: &Frame) -> Option<SiteId> {
+    /// The parts of a poll, up to the next poll within it, outermost first.
+    fn parts_of(&self, poll: &Frame) -> impl Iterator<Item = (&Frame, What)> {
         let within = self.frames().iter().skip_while(|f| f.number != poll.number).skip(1);
-        let parts = within.map(|f| What::unpack(f.what)).take_while(|what| !what.kind.is_poll());
-        parts.filter(|what| what.kind == Kind::Scope).last().map(|what| SiteId(what.index))
+        within.map(|f| (f, What::unpack(f.what))).take_while(|(_, what)| !what.kind.is_poll())
+    }
+
+    /// The innermost watched future in a poll.
+    pub(crate) fn scope_of(&self, poll: &Frame) -> Option<SiteId> {
+        self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).last().map(|(_, what)| SiteId(what.index))
+    }
+
+    /// The innermost request in a poll.
+    pub(crate) fn request_of(&self, poll: &Frame) -> Option<(&Frame, RouteId)> {
+        let requests = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Route);
+        requests.filter_map(|(frame, what)| Some((frame, what.route?))).last()
+    }
+
+    /// The route that the task of a poll, or the innermost watched future in it, was spawned under.
+    pub(crate) fn spawned_under(&self, poll: &Frame) -> Option<RouteId> {
+        let parts = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).map(|(_, what)| what);
+        std::iter::once(What::unpack(poll.what)).chain(parts).filter_map(|what| what.route).last()
     }
 
     /// The polls, outermost first; with each, the clock reading at which it stands still because a part of it is meant to block.
@@ -172,12 +201,22 @@ impl Slot {
         self.frames.get(self.depth().wrapping_sub(1))
     }
 
-    /// The innermost frame that is a poll, as its owner wrote it.
+    /// The frames, innermost first, as their owner wrote them; the owning thread only.
     #[inline]
-    pub(crate) fn innermost_poll(&self) -> Option<What> {
+    fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, What)> {
         let depth = self.depth().min(MAX_FRAMES);
-        let frames = self.frames[..depth].iter().rev();
-        frames.map(|cell| What::unpack(cell.what.load(Ordering::Relaxed))).find(|what| what.kind.is_poll())
+        self.frames[..depth].iter().rev().map(|cell| (cell, What::unpack(cell.what())))
+    }
+
+    /// The innermost frame that is a poll; the owning thread only.
+    #[inline]
+    pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, What)> {
+        self.own_frames().find(|(_, what)| what.kind.is_poll())
+    }
+
+    /// The route that whatever is spawned now is spawned under; the owning thread only.
+    pub(crate) fn current_route(&self) -> Option<RouteId> {
+        self.own_frames().find_map(|(_, what)| what.route)
     }
 
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
@@ -307,9 +346,11 @@ mod tests {
 
     #[test]
     fn what_survives_packing() {
-        for kind in [Kind::Task, Kind::Watched, Kind::Scope, Kind::Allowed] {
-            let what = What { kind, runtime: 63, index: u32::MAX };
-            assert_eq!(What::unpack(what.pack()), what);
+        for kind in [Kind::Task, Kind::Watched, Kind::Scope, Kind::Route, Kind::Allowed] {
+            for route in [None, RouteId::from_bits(1), RouteId::from_bits(u16::MAX)] {
+                let what = What { kind, runtime: 63, route, index: u32::MAX };
+                assert_eq!(What::unpack(what.pack()), what);
+            }
         }
     }
 }

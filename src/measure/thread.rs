@@ -14,6 +14,9 @@ use super::clock::Clock;
 use super::ended::EndedRing;
 use super::meter::Meter;
 use super::placement::PlaceCache;
+use super::route::tally::RouteTally;
+#[cfg(feature = "tower")]
+use super::route::{Proof, RouteId};
 use super::runtime::Runtime;
 use super::site::SiteId;
 use super::slot::Slot;
@@ -25,9 +28,12 @@ use super::wake::Wake;
 pub(crate) struct ThreadState {
     pub(crate) slot: Slot,
     pub(crate) tally: Tally,
+    pub(crate) routes: RouteTally,
     pub(crate) ended: EndedRing,
     clock: Clock,
     threshold: u64,
+    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
+    pub(crate) route_histograms: bool,
     wake: Arc<Wake>,
     /// Unique within the watchdog, never reused.
     pub(crate) id: u64,
@@ -46,9 +52,11 @@ impl ThreadState {
         ThreadState {
             slot: Slot::new(),
             tally: Tally::new(meter.max_sites),
+            routes: RouteTally::new(meter.routes.capacity()),
             ended: EndedRing::new(),
             clock: meter.clock.clone(),
             threshold: meter.threshold,
+            route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
             thread: thread.id(),
@@ -131,10 +139,12 @@ pub(crate) struct Attached {
     cells: RefCell<HashMap<(usize, u16), u32>>,
     by_site: RefCell<HashMap<(SiteId, u16), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
+    #[cfg(feature = "tower")]
+    routes: RefCell<HashMap<Box<str>, RouteId>>,
     #[cfg_attr(tokio_unstable, allow(dead_code))]
     pub(crate) place: PlaceCache,
     /// The runtime of the last future that was resolved here: its id of tokio's (never used again), ours, and whether it is hooked.
-    pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u16, bool)>>,
+    pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u8, bool)>>,
     /// The last task that ended here, of a place where none was spawned so far.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) unplaced: Cell<u64>,
@@ -150,6 +160,8 @@ impl Attached {
             cells: RefCell::default(),
             by_site: RefCell::default(),
             sites: RefCell::default(),
+            #[cfg(feature = "tower")]
+            routes: RefCell::default(),
             place: Default::default(),
             last_runtime: Cell::default(),
             unplaced: Cell::default(),
@@ -177,6 +189,19 @@ impl Attached {
         let site = self.meter.upgrade().map_or(SiteId::OTHER, |meter| meter.sites.intern(place));
         self.sites.borrow_mut().insert(key, site);
         site
+    }
+
+    /// The id of a route. What is `other` now may have a name of its own later: it is not remembered, but asked for again.
+    #[cfg(feature = "tower")]
+    pub(crate) fn route(&self, meter: &Meter, name: &str, proof: Proof) -> RouteId {
+        let known = self.routes.borrow().get(name).copied();
+        known.unwrap_or_else(|| {
+            let route = meter.routes.intern(name, proof);
+            if route != RouteId::OTHER {
+                self.routes.borrow_mut().insert(name.into(), route);
+            }
+            route
+        })
     }
 
     /// The cell of an origin, made at first sight.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stall::{Cause, Phase, Stall, Syscall};
+use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::thread::ThreadState;
 
@@ -23,6 +24,8 @@ pub(crate) struct Amount {
 pub(crate) struct Sums {
     pub(crate) causes: HashMap<(u16, Cause), Amount>,
     pub(crate) sites: HashMap<(u16, SiteId), Amount>,
+    /// By route: the requests that were long enough by themselves.
+    pub(crate) routes: HashMap<RouteId, Amount>,
 }
 
 /// What the sums are kept by.
@@ -44,6 +47,23 @@ impl Sums {
             amount.nanos += nanos;
         }
     }
+
+    fn add_request(&mut self, route: RouteId, count: u64, nanos: u64) {
+        let amount = self.routes.entry(route).or_default();
+        amount.count += count;
+        amount.nanos += nanos;
+    }
+}
+
+/// A request of a stall that goes on, itself going on.
+#[derive(Debug)]
+struct Request {
+    frame: u64,
+    route: RouteId,
+    elapsed: u64,
+    /// Clock reading at which `elapsed` was right.
+    at: u64,
+    shown: u64,
 }
 
 /// A stall that goes on.
@@ -57,6 +77,7 @@ struct Ongoing {
     at: u64,
     /// Nanoseconds that the sums have shown of it: they never take any back.
     shown: u64,
+    requests: Vec<Request>,
 }
 
 /// See the module's text.
@@ -72,7 +93,7 @@ impl Book {
     pub(crate) fn begin(&mut self, stall: Stall, account: Account, thread: Arc<ThreadState>, number: u64, at: u64) {
         self.sums.add(account, 1, 0);
         self.keep(stall.clone());
-        self.ongoing.push(Ongoing { stall, account, thread, number, at, shown: 0 });
+        self.ongoing.push(Ongoing { stall, account, thread, number, at, shown: 0, requests: Vec::new() });
     }
 
     /// Enters a stall that is over.
@@ -110,10 +131,49 @@ impl Book {
         }
     }
 
+    /// Counts a request that has lasted long enough by itself, in a stall that goes on or was just entered; once, however often it
+    /// is told. `name` is what the stall is told under from here on.
+    pub(crate) fn request(
+        &mut self,
+        id: u64,
+        (frame, route, name): (u64, RouteId, &Arc<str>),
+        elapsed: u64,
+        at: u64,
+        over: bool,
+    ) {
+        let Some(ongoing) = self.ongoing.iter_mut().find(|o| o.stall.id == id) else {
+            return self.sums.add_request(route, 1, elapsed);
+        };
+        if ongoing.stall.route.as_ref() != Some(name) {
+            ongoing.stall.route = Some(name.clone());
+            let recent = self.recent.iter_mut().rev().find(|stall| stall.id == id);
+            recent.into_iter().for_each(|stall| stall.route = Some(name.clone()));
+        }
+        if !ongoing.account.cause.is_blamed() {
+            return;
+        }
+        let known = ongoing.requests.iter().position(|request| request.frame == frame);
+        let index = known.unwrap_or_else(|| {
+            self.sums.add_request(route, 1, 0);
+            ongoing.requests.push(Request { frame, route, elapsed, at, shown: 0 });
+            ongoing.requests.len() - 1
+        });
+        let request = &mut ongoing.requests[index];
+        (request.elapsed, request.at) = (elapsed, at);
+        if over {
+            self.sums.add_request(route, 0, elapsed.saturating_sub(request.shown));
+            ongoing.requests.swap_remove(index);
+        }
+    }
+
     /// Ends a stall; its last state.
     pub(crate) fn end(&mut self, id: u64, elapsed: Duration) -> Option<Stall> {
         let index = self.ongoing.iter().position(|o| o.stall.id == id)?;
-        let Ongoing { mut stall, account, shown, .. } = self.ongoing.swap_remove(index);
+        let Ongoing { mut stall, account, shown, requests, .. } = self.ongoing.swap_remove(index);
+        // What is left was a part of it to its end, as far as anybody knows.
+        for request in requests {
+            self.sums.add_request(request.route, 0, request.elapsed.saturating_sub(request.shown));
+        }
         stall.phase = Phase::Resolved;
         stall.elapsed = elapsed;
         let nanos = elapsed.as_nanos() as u64;
@@ -136,16 +196,25 @@ impl Book {
         for ongoing in &mut self.ongoing {
             let mut nanos = ongoing.stall.elapsed.as_nanos() as u64;
             let more = since(ongoing.at);
+            let mut goes_on = false;
             // Only a poll that is still there, and in no part that is meant to block, has gone on: the watchdog may not yet
             // have heard of its end.
             let reading = ongoing.thread.slot.read();
             let mut polls = reading.iter().flat_map(|r| r.polls());
             if polls.any(|(frame, _, stands)| frame.number == ongoing.number && stands.is_none()) {
                 nanos += more;
+                goes_on = true;
             }
             let grown = nanos.saturating_sub(ongoing.shown);
             ongoing.shown += grown;
             self.sums.add(ongoing.account, 0, grown);
+            for request in &mut ongoing.requests {
+                let is_there = || reading.iter().any(|r| r.frames().iter().any(|f| f.number == request.frame));
+                let more = if goes_on && is_there() { since(request.at) } else { 0 };
+                let grown = (request.elapsed + more).saturating_sub(request.shown);
+                request.shown += grown;
+                self.sums.add_request(request.route, 0, grown);
+            }
         }
         self.sums.clone()
     }
@@ -185,8 +254,11 @@ mod tests {
             worker: Some(0),
             thread: "t".into(),
             task: None,
-            site: Meter::new(1, 1).sites.get(SiteId::OTHER),
+            site: Meter::of(1, 1).sites.get(SiteId::OTHER),
             watched: None,
+            route: None,
+            spawned_under: None,
+            several_requests: false,
             cause: Cause::Unknown,
             began: std::time::SystemTime::UNIX_EPOCH,
             elapsed: Duration::from_millis(millis),
@@ -201,7 +273,7 @@ mod tests {
 
     #[test]
     fn seconds_move_during_a_stall_and_never_go_back() {
-        let meter = Meter::new(1_000_000, 10);
+        let meter = Meter::of(1_000_000, 10);
         let thread = Arc::new(ThreadState::new(&meter, 1));
         let number = thread.slot.push(0, 0, 0, None);
         let mut book = Book::default();
@@ -217,6 +289,41 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_counted_once_and_its_seconds_move() {
+        let meter = Meter::of(1_000_000, 10);
+        let thread = Arc::new(ThreadState::new(&meter, 1));
+        let number = thread.slot.push(0, 0, 0, None);
+        let frame = thread.slot.push(0, 0, 0, None);
+        let (route, name) = (RouteId::OTHER, "other".into());
+        let amount = |book: &mut Book, since| book.sums(|_| since).routes[&route];
+        let mut book = Book::default();
+        book.begin(stall(1, 10), ACCOUNT, thread.clone(), number, 0);
+        book.request(1, (frame, route, &name), 10, 0, false);
+        book.request(1, (frame, route, &name), 12, 0, false);
+        assert_eq!(book.recent()[0].route.as_deref(), Some("other"));
+        assert_eq!(amount(&mut book, 5), Amount { count: 1, nanos: 17 });
+        thread.slot.pop();
+        assert_eq!(amount(&mut book, 50), Amount { count: 1, nanos: 17 }, "it is over, the poll goes on");
+        book.request(1, (frame, route, &name), 14, 0, true);
+        book.request(1, (frame + 1, route, &name), 20, 0, true);
+        assert_eq!(amount(&mut book, 0), Amount { count: 2, nanos: 37 }, "another one of the same poll");
+        book.end(1, Duration::from_millis(20));
+        // One whose stall was over before it was seen.
+        book.request(2, (frame, route, &name), 11, 0, true);
+        assert_eq!(amount(&mut book, 0), Amount { count: 3, nanos: 48 });
+    }
+
+    #[test]
+    fn a_request_that_was_starved_is_not_blamed() {
+        let meter = Meter::of(1_000_000, 10);
+        let mut book = Book::default();
+        let account = Account { cause: Cause::Starved, ..ACCOUNT };
+        book.begin(stall(1, 10), account, Arc::new(ThreadState::new(&meter, 1)), 1, 0);
+        book.request(1, (2, RouteId::OTHER, &"other".into()), 12, 0, true);
+        assert!(book.sums(|_| 0).routes.is_empty());
+    }
+
+    #[test]
     fn a_pause_is_counted_but_not_under_the_site() {
         let mut book = Book::default();
         book.enter(stall(1, 500), Account { cause: Cause::Paused, ..ACCOUNT });
@@ -227,7 +334,7 @@ mod tests {
 
     #[test]
     fn keeps_the_recent_and_the_going() {
-        let meter = Meter::new(1_000_000, 10);
+        let meter = Meter::of(1_000_000, 10);
         let thread = Arc::new(ThreadState::new(&meter, 1));
         let mut book = Book::default();
         book.begin(stall(1, 10), ACCOUNT, thread, 1, 0);

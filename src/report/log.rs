@@ -24,6 +24,8 @@ pub(crate) fn stall(stall: &Stall, untold: u64) {
         task,
         site = %stall.site,
         watched,
+        route = stall.route.as_deref(),
+        spawned_under = stall.spawned_under.as_deref(),
         cause = %stall.cause,
         reason = (!stall.reason.is_empty()).then_some(stall.reason),
         syscall = stall.syscall.as_ref().map(|s| s.name),

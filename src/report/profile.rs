@@ -18,6 +18,7 @@ pub(crate) struct Key {
     pub(crate) runtime: Arc<str>,
     /// The site as text, or `other`.
     pub(crate) site: Arc<str>,
+    pub(crate) route: Option<Arc<str>>,
     pub(crate) cause: Cause,
     /// The user's part of the stack, outermost first; empty where none was taken.
     pub(crate) stack: Vec<Function>,
@@ -43,12 +44,14 @@ impl Profile {
         let mut key = Key {
             runtime: stall.runtime.clone(),
             site: stall.site.to_string().into(),
+            route: stall.route.clone(),
             cause: stall.cause,
             stack: functions(stall),
         };
         if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&key) {
             key.stack.clear();
             key.site = "other".into();
+            key.route = None;
         }
         let amount = self.entries.entry(key).or_default();
         amount.count += u64::from(stall.phase == Phase::Resolved);

@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use super::book::Account;
 use super::stall::{Cause, Phase, Stall};
-use super::teller::Told;
+use super::teller::{Place, Told};
 use crate::detect::capture::RawStack;
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll};
-use crate::measure::site::SiteId;
+use crate::measure::route::RouteId;
 use crate::measure::task_id;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
@@ -23,7 +23,7 @@ struct Going {
     thread: Arc<ThreadState>,
     number: u64,
     first: Option<First>,
-    key: (u16, SiteId),
+    place: Place,
 }
 
 /// See the module's text.
@@ -52,39 +52,49 @@ impl Reporter {
         thread: impl FnOnce(u64) -> Option<(Arc<ThreadState>, Option<First>)>,
     ) {
         match change {
-            Change::Began { id, poll, worker, elapsed } => {
+            Change::Began { id, poll, worker, elapsed, route } => {
                 let Some((thread, first)) = thread(poll.key.thread) else { return };
                 let found = self.examiner.examine(&thread, poll.key.number, first);
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread, at);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
                 stall.syscall.clone_from(&found.syscall);
+                stall.route = self.route(route);
+                stall.several_requests = route.is_none() && poll.request.is_some();
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
-                let key = (poll.runtime, poll.site);
+                let place = Place { runtime: poll.runtime, site: poll.site, route };
                 let first = found.first;
-                self.going.insert(id, Going { thread: thread.clone(), number: poll.key.number, first, key });
+                self.going.insert(id, Going { thread: thread.clone(), number: poll.key.number, first, place });
                 lock(&self.shared.book).begin(stall.clone(), account, thread, poll.key.number, at);
-                self.send(Told::Stall { stall: stall.into(), key, stack: found.stack });
+                self.send(Told::Stall { stall: stall.into(), place, stack: found.stack });
             }
             Change::Continued { id, elapsed } => {
                 let Some(going) = self.going.get(&id) else { return };
                 let found = self.examiner.examine(&going.thread, going.number, going.first);
-                let key = going.key;
+                let place = going.place;
                 let Finding { on_cpu, stack, syscall, cause, .. } = found;
                 let stall =
                     lock(&self.shared.book).update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
-                self.send_some(stall, key, stack);
+                self.send_some(stall, place, stack);
             }
             Change::GoesOn { id, elapsed } => {
                 lock(&self.shared.book).go_on(id, Duration::from_nanos(elapsed), at);
             }
             Change::Ended { id, elapsed } => {
                 let stall = lock(&self.shared.book).end(id, Duration::from_nanos(elapsed));
-                let key = self.going.remove(&id).map(|going| going.key);
-                self.send_some(stall, key.unwrap_or((0, SiteId::OTHER)), None);
+                // What went on was told as going on.
+                let Some(Going { place, .. }) = self.going.remove(&id) else { return };
+                self.send_some(stall, place, None);
             }
-            Change::Missed { id, poll, worker, elapsed, excuse } => {
+            Change::Request { id, frame, route, elapsed, over } => {
+                let name = self.shared.meter.routes.name(route);
+                lock(&self.shared.book).request(id, (frame, route, &name), elapsed, at, over);
+                if let Some(going) = self.going.get_mut(&id) {
+                    going.place.route = Some(route);
+                }
+            }
+            Change::Missed { id, poll, worker, elapsed, route, excuse } => {
                 let Some((thread, _)) = thread(poll.key.thread) else { return };
                 let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread, at);
                 stall.elapsed = Duration::from_nanos(elapsed);
@@ -93,10 +103,12 @@ impl Reporter {
                     Some(Excuse::Paused) => Cause::Paused,
                     Some(Excuse::Starved) => Cause::Starved,
                 };
+                stall.route = self.route(route);
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
                 lock(&self.shared.book).enter(stall.clone(), account);
-                self.send(Told::Stall { stall: stall.into(), key: (poll.runtime, poll.site), stack: None });
+                let place = Place { runtime: poll.runtime, site: poll.site, route };
+                self.send(Told::Stall { stall: stall.into(), place, stack: None });
             }
         }
     }
@@ -119,6 +131,9 @@ impl Reporter {
             task: unsafe { task_id::from_bits(poll.task) },
             site: meter.sites.get(poll.site),
             watched: poll.watched.map(|site| meter.sites.get(site)),
+            route: None,
+            spawned_under: self.route(poll.spawned_under),
+            several_requests: false,
             cause: Cause::Unknown,
             began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,
@@ -131,9 +146,13 @@ impl Reporter {
         }
     }
 
-    fn send_some(&mut self, stall: Option<Stall>, key: (u16, SiteId), stack: Option<RawStack>) {
+    fn route(&self, route: Option<RouteId>) -> Option<Arc<str>> {
+        route.map(|route| self.shared.meter.routes.name(route))
+    }
+
+    fn send_some(&mut self, stall: Option<Stall>, place: Place, stack: Option<RawStack>) {
         if let Some(stall) = stall {
-            self.send(Told::Stall { stall: stall.into(), key, stack });
+            self.send(Told::Stall { stall: stall.into(), place, stack });
         }
     }
 

@@ -115,6 +115,14 @@ pub struct Stall {
     pub site: Site,
     /// Where the innermost watched future inside the poll was wrapped, if there was one.
     pub watched: Option<Site>,
+    /// The route of the request that blocked: one that kept the worker for at least the threshold by itself. `None` outside of
+    /// [`WatchLayer`](crate::Watchdog::layer), and where several shorter requests share one poll.
+    pub route: Option<Arc<str>>,
+    /// The route of the request whose handler spawned the task, where [`Watchdog::spawn`](crate::Watchdog::spawn) did.
+    pub spawned_under: Option<Arc<str>>,
+    /// When first seen it was in a request that had begun much later than the poll.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) several_requests: bool,
     /// What the thread was doing, as first classified.
     pub cause: Cause,
     /// When the poll began.
@@ -174,9 +182,18 @@ impl fmt::Display for Stall {
             None => write!(f, " on thread {:?} of {:?}", self.thread, self.runtime)?,
         }
         self.fmt_reason(f)?;
+        f.write_str("\n  ")?;
+        match (&self.route, &self.spawned_under) {
+            (Some(route), _) => write!(f, "route {route} · ")?,
+            (None, _) if self.several_requests => {
+                f.write_str("several requests, none of them this long by itself · ")?
+            }
+            (None, Some(route)) => write!(f, "spawned under route {route} · ")?,
+            (None, None) => {}
+        }
         match self.task {
-            Some(task) => write!(f, "\n  task {task} spawned at {}", self.site)?,
-            None => write!(f, "\n  future watched at {}", self.site)?,
+            Some(task) => write!(f, "task {task} spawned at {}", self.site)?,
+            None => write!(f, "future watched at {}", self.site)?,
         }
         if let Some(watched) = self.watched.filter(|w| *w != self.site) {
             write!(f, " · within the future watched at {watched}")?;

@@ -11,6 +11,7 @@ use super::stack::Stack;
 use super::stall::{Phase, Stall};
 use super::throttle::Throttle;
 use crate::detect::capture::{RawStack, symbols};
+use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::shared::Shared;
 use crate::util::{call_user, lock};
@@ -24,11 +25,20 @@ const SLOW_CALLBACK: Duration = Duration::from_millis(100);
 /// How often unused symbol tables are looked for.
 const TIDY: Duration = Duration::from_secs(5);
 
+/// What repeats are limited by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) runtime: u16,
+    pub(crate) site: SiteId,
+    /// The tasks of a web server's connections have one site.
+    pub(crate) route: Option<RouteId>,
+}
+
 /// Something to tell.
 // Nearly all are stalls: a box for each would only cost.
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Told {
-    Stall { stall: Box<Stall>, key: (u16, SiteId), stack: Option<RawStack> },
+    Stall { stall: Box<Stall>, place: Place, stack: Option<RawStack> },
     Pause { nanos: u64 },
 }
 
@@ -46,7 +56,7 @@ struct Known {
 /// See the module's text.
 pub(crate) struct Teller {
     shared: Arc<Shared>,
-    throttle: Throttle<(u16, SiteId)>,
+    throttle: Throttle<Place>,
     pauses: Throttle<()>,
     /// By id: the oldest first.
     known: BTreeMap<u64, Known>,
@@ -63,9 +73,9 @@ impl Teller {
         loop {
             let patience = if symbols().holds_loaders() { TIDY } else { Duration::MAX };
             match queue.recv_timeout(patience) {
-                Ok(Told::Stall { stall, key, stack }) => {
+                Ok(Told::Stall { stall, place, stack }) => {
                     // A subscriber of the user's may panic; the next report is told all the same.
-                    if call_user(|| self.tell(*stall, key, stack)) {
+                    if call_user(|| self.tell(*stall, place, stack)) {
                         self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -77,7 +87,7 @@ impl Teller {
         }
     }
 
-    fn tell(&mut self, mut stall: Stall, key: (u16, SiteId), raw: Option<RawStack>) {
+    fn tell(&mut self, mut stall: Stall, place: Place, raw: Option<RawStack>) {
         let earlier = self.known.remove(&stall.id);
         let is_first = earlier.is_none();
         // Its end is logged if its begin was; one that comes with its end is logged as a begin would be.
@@ -87,7 +97,7 @@ impl Teller {
         let is_cold = is_first && may_begin && raw.as_ref().is_some_and(|raw| !symbols().is_ready(raw));
         if is_cold {
             stall.explain();
-            self.say(&stall, key, may_begin, is_first, &mut known);
+            self.say(&stall, place, may_begin, is_first, &mut known);
         }
         if let Some(raw) = raw {
             let stack = symbols().stack(&raw);
@@ -105,7 +115,7 @@ impl Teller {
             lock(&self.shared.profile).add(&stall, time);
         }
         if !is_cold {
-            self.say(&stall, key, may_begin, is_first, &mut known);
+            self.say(&stall, place, may_begin, is_first, &mut known);
         }
         if stall.phase == Phase::Ongoing {
             self.known.insert(stall.id, known);
@@ -116,10 +126,10 @@ impl Teller {
     }
 
     /// One report, to the log and the callback.
-    fn say(&mut self, stall: &Stall, key: (u16, SiteId), may_begin: bool, is_first: bool, known: &mut Known) {
+    fn say(&mut self, stall: &Stall, place: Place, may_begin: bool, is_first: bool, known: &mut Known) {
         if known.logged {
             log::stall(stall, 0);
-        } else if may_begin && let Some(untold) = self.admit(key, is_first) {
+        } else if may_begin && let Some(untold) = self.admit(place, is_first) {
             known.logged = true;
             log::stall(stall, untold);
         }
@@ -134,12 +144,12 @@ impl Teller {
     }
 
     /// Whether one of this place may be logged now; a stall counts as left out once, at its first report.
-    fn admit(&mut self, key: (u16, SiteId), is_first: bool) -> Option<u64> {
+    fn admit(&mut self, place: Place, is_first: bool) -> Option<u64> {
         if !self.shared.log {
             return None;
         }
         let clock = &self.shared.meter.clock;
-        let admitted = self.throttle.admit(key, clock.nanos(clock.now()), is_first);
+        let admitted = self.throttle.admit(place, clock.nanos(clock.now()), is_first);
         if admitted.is_none() && is_first {
             self.shared.suppressed.fetch_add(1, Ordering::Relaxed);
         }

@@ -8,7 +8,8 @@ use super::Watchdog;
 use super::threads::Threads;
 use crate::coverage::StackCoverage;
 use crate::error::Error;
-use crate::measure::meter::Meter;
+use crate::measure::meter::{Meter, Settings};
+use crate::measure::route::Routes;
 use crate::report::book::Book;
 use crate::report::stall::Stall;
 use crate::shared::{OnStall, Shared};
@@ -18,6 +19,8 @@ use crate::shared::{OnStall, Shared};
 pub struct WatchdogBuilder {
     threshold: Duration,
     max_sites: usize,
+    max_routes: usize,
+    route_histograms: bool,
     log: bool,
     capture: bool,
     unhealthy_after: Duration,
@@ -31,6 +34,8 @@ impl Default for WatchdogBuilder {
         WatchdogBuilder {
             threshold: Self::DEFAULT_THRESHOLD,
             max_sites: Self::DEFAULT_MAX_SITES,
+            max_routes: Self::DEFAULT_MAX_ROUTES,
+            route_histograms: false,
             log: true,
             capture: true,
             unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
@@ -44,8 +49,12 @@ impl Default for WatchdogBuilder {
 impl std::fmt::Debug for WatchdogBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("WatchdogBuilder");
-        debug.field("threshold", &self.threshold).field("max_sites", &self.max_sites).field("log", &self.log);
-        debug.field("capture", &self.capture);
+        debug
+            .field("threshold", &self.threshold)
+            .field("max_sites", &self.max_sites)
+            .field("max_routes", &self.max_routes)
+            .field("log", &self.log)
+            .field("capture", &self.capture);
         debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
@@ -62,6 +71,10 @@ impl WatchdogBuilder {
     pub const DEFAULT_MAX_SITES: usize = 1_000;
     /// The most that [`max_sites`](Self::max_sites) takes.
     pub const MAX_SITES: usize = 100_000;
+    /// 500 routes.
+    pub const DEFAULT_MAX_ROUTES: usize = 500;
+    /// The most that [`max_routes`](Self::max_routes) takes.
+    pub const MAX_ROUTES: usize = Routes::MAX;
     /// 5 seconds.
     pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
@@ -79,6 +92,28 @@ impl WatchdogBuilder {
     /// Costs up to 128 bytes a place, runtime and thread, as they are met, and up to five series a place and runtime in `/metrics`.
     pub fn max_sites(mut self, max: usize) -> Self {
         self.max_sites = max;
+        self
+    }
+
+    /// How many routes are told apart; the rest is `other`, and counted (`pollwatch_routes_overflowed_total`).
+    /// [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES) unless told.
+    ///
+    /// Routes that no router has matched (a gRPC path, a name by `route_by`) come from the client. As long as the service has not
+    /// answered one with anything but an error of the client's, it is only claimed, and claimed ones get half of the places at
+    /// most: a flood of made-up paths leaves room for yours.
+    ///
+    /// Costs some 700 bytes a route and thread, as they are met, and six series and more a route in `/metrics`.
+    pub fn max_routes(mut self, max: usize) -> Self {
+        self.max_routes = max;
+        self
+    }
+
+    /// Whether `pollwatch_route_poll_duration_seconds` is kept, a histogram of 8 buckets a route. It is not, unless told.
+    ///
+    /// These are durations of polls (how long a request kept its worker from all else), not the latency of requests, which is a
+    /// matter for a metrics layer.
+    pub fn route_histograms(mut self, keep: bool) -> Self {
+        self.route_histograms = keep;
         self
     }
 
@@ -121,14 +156,14 @@ impl WatchdogBuilder {
     /// Serves `/metrics`, `/stalls`, `/healthz` and `/` at this address, from a thread and a runtime of pollwatch's own: it answers
     /// while every worker of yours is blocked. No server unless told.
     ///
-    /// What the stalls that are over add up to since the start, by runtime, site, cause and stack (2,000 different ones at most, the
+    /// What the stalls that are over add up to since the start, by runtime, route or site, cause and stack (2,000 different ones at most, the
     /// rest without their stacks), in wall time for which a worker was blocked:
     ///
     /// - `/stalls/flamegraph`: an SVG picture for the browser;
-    /// - `/stalls/folded`: a line a stack, `runtime;site;function;function 1234`, in microseconds, for flame graph tools;
+    /// - `/stalls/folded`: a line a stack, `runtime;route or site;function;function 1234`, in microseconds, for flame graph tools;
     /// - `/stalls/speedscope`: JSON in nanoseconds, to drop onto <https://www.speedscope.app>;
     /// - `/debug/pprof/stalls`: for `go tool pprof http://ADDRESS/debug/pprof/stalls`; values `blocked` (nanoseconds, shown unless
-    ///   told) and `stalls` (a count), labels `runtime`, `site` and `cause`.
+    ///   told) and `stalls` (a count), labels `runtime`, `site`, `route` and `cause`.
     ///
     /// Each look at a stall stands for the time since the look before. A stall that is not its task's fault stands below `[starved]` or `[paused]`, not
     /// directly below its runtime; in pprof its label `cause` says so (`-tagignore=cause=starved`).
@@ -162,8 +197,20 @@ impl WatchdogBuilder {
                 self.max_sites
             )));
         }
+        if !(1..=Self::MAX_ROUTES).contains(&self.max_routes) {
+            return Err(Error::invalid(format!(
+                "max_routes must be from 1 to {}, not {}",
+                Self::MAX_ROUTES,
+                self.max_routes
+            )));
+        }
         let shared = Arc::new(Shared {
-            meter: Meter::new(self.threshold.as_nanos() as u64, self.max_sites),
+            meter: Meter::new(Settings {
+                threshold: self.threshold.as_nanos() as u64,
+                max_sites: self.max_sites,
+                max_routes: self.max_routes,
+                route_histograms: self.route_histograms,
+            }),
             book: Mutex::new(Book::default()),
             #[cfg(feature = "server")]
             profile: Mutex::default(),

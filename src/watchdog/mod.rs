@@ -104,6 +104,16 @@ impl Watchdog {
         self.threads.stop_and_wait();
     }
 
+    /// A tower layer that names what blocks by the route of its request, for axum, tonic, and any service of `http` 1 requests. It
+    /// holds no handle: after the watchdog has stopped, requests are still counted, and no further stall is.
+    ///
+    /// The site of polls that only the layer sees (stable mode) is the caller's.
+    #[cfg(feature = "tower")]
+    #[track_caller]
+    pub fn layer(&self) -> crate::layer::WatchLayer {
+        crate::layer::WatchLayer::new(&self.shared.meter)
+    }
+
     /// All metrics in Prometheus' text format 0.0.4, as `/metrics` gives them.
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {

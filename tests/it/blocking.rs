@@ -1,5 +1,6 @@
 //! What blocks a worker and what does not.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 
 use pollwatch::{Phase, Stall};
@@ -35,16 +36,20 @@ fn spawn_blocking_is_neither_a_stall_nor_a_task() {
 #[test]
 fn a_task_that_blocks_is_a_stall() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
-        let id = task.id();
-        runtime.block_on(task).unwrap();
-        let stall = told.wait_resolved(name);
-        assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (place.clone(), Some(id), name));
-        assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
-        assert!(stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, "{stall:?}");
-        wait_until("it is counted at its place", || site_of(&watchdog, name, &place).stalls.count == 1);
+        undisturbed(|| {
+            let (watchdog, told) = start(THRESHOLD);
+            let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+            let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
+            let id = task.id();
+            runtime.block_on(task).unwrap();
+            let stall = told.wait_resolved(name);
+            assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (place.clone(), Some(id), name));
+            assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
+            measured(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
+            is_undisturbed(&stall)?;
+            assert_eq!(site_of(&watchdog, name, &place).stalls.count, 1, "it is counted at its place");
+            Ok(())
+        });
     }
 }
 
@@ -200,9 +205,10 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
         // The owner parks within the runtime and keeps it.
         let (guest, place) = watch_at(&watchdog, async {
             block(THRESHOLD * 10);
-            runtime_of(&watchdog.snapshot(), "main").blocked_workers
+            // The owner's own poll may have been kept from its end. The guest's goes on meanwhile.
+            wait_until("none is blocked", || runtime_of(&watchdog.snapshot(), "main").blocked_workers == 0);
         });
-        assert_eq!(runtime.block_on(guest), 0);
+        runtime.block_on(guest);
         stop.send(()).unwrap();
         place
     });
@@ -241,9 +247,9 @@ fn every_blocked_worker_is_told() {
         .collect();
     let blocked = || runtime_of(&watchdog.snapshot(), "main").blocked_workers;
     wait_until("both are blocked", || blocked() == 2);
-    wait_until("both are told", || told.of("main").iter().filter_map(|s| s.worker).max() == Some(1));
-    let workers: std::collections::BTreeSet<_> = told.of("main").iter().filter_map(|s| s.worker).collect();
-    assert_eq!(Vec::from_iter(workers), [0, 1]);
+    let workers = || told.of("main").iter().filter_map(|s| s.worker).collect::<BTreeSet<_>>();
+    wait_until("both are told", || workers().len() == 2);
+    assert_eq!(Vec::from_iter(workers()), [0, 1]);
     gate.open();
     for task in tasks {
         assert!(runtime.block_on(task).unwrap());
@@ -269,13 +275,13 @@ fn after_shutdown_polls_are_counted_and_no_stall_is_found() {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(1)));
     watchdog.shutdown();
-    let (root, place) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
+    let (root, blocking) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     runtime.block_on(root);
-    assert_eq!(site_of(&watchdog, "main", &place).polls, 1, "under the same name");
+    assert_eq!(site_of(&watchdog, "main", &blocking).polls, 1, "under the same name");
     let (task, place) = spawn_seen(&watchdog, runtime.handle(), yields(3));
     runtime.block_on(task).unwrap();
     drop(runtime);
     assert_eq!(site_of(&watchdog, "main", &place).polls, 4);
     assert_eq!(polls(&watchdog, "main"), 2 + 1 + 4);
-    assert!(told.all().is_empty());
+    assert!(told.all().iter().all(|s| s.site.to_string() != blocking), "{:#?}", told.all());
 }

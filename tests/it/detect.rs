@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use pollwatch::{Cause, Phase, Watchdog};
+use pollwatch::{Phase, Watchdog};
 
 use crate::support::*;
 
@@ -48,11 +48,8 @@ fn the_duration_is_the_true_one() {
         let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 5) }));
         let outer = outer.elapsed();
         let stall = told.wait_resolved("main");
-        if watchdog.snapshot().watchdog.oversleeps > 0 {
-            return Err("the watchdog was late: a pause may have been left out of the duration".into());
-        }
         // Two clocks, which agree to within a thousandth or so.
-        assert!(stall.elapsed >= inner.mul_f64(0.99), "{inner:?} {stall:?}");
+        measured(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
         assert!(stall.elapsed <= outer.mul_f64(1.01), "{outer:?} {stall:?}");
         assert!(stall.began.elapsed().unwrap() >= stall.elapsed.mul_f64(0.99));
         Ok(())
@@ -64,33 +61,36 @@ fn the_duration_is_the_true_one() {
 fn the_threshold_is_exact() {
     const ROUNDS: usize = 10;
     let threshold = Duration::from_millis(10);
-    undisturbed(|| {
-        let (watchdog, told) = start(threshold);
-        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-        let (mut above, mut below) = (String::new(), String::new());
-        for _ in 0..ROUNDS {
-            let outer = Instant::now();
-            let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
-            runtime.block_on(root);
-            if outer.elapsed() >= threshold - Duration::from_micros(100) {
-                return Err(format!("the short one took {:?}", outer.elapsed()));
-            }
-            below = place;
-            let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
-            runtime.block_on(root);
-            above = place;
-        }
-        let told: Vec<_> = told_so_far(&watchdog, &told);
-        assert!(told.iter().all(|s| s.site.to_string() == above), "{below} is told: {told:#?}");
-        let ends = told.iter().filter(|s| s.phase == Phase::Resolved).count();
-        assert_eq!(ends, ROUNDS, "each long one once");
-        if told.iter().any(|s| matches!(s.cause, Cause::Starved | Cause::Paused)) {
-            return Err("one had no CPU when it woke, and is not counted for its place".to_owned());
-        }
-        let counts = [&below, &above].map(|place| site_of(&watchdog, "main", place).stalls.count);
-        assert_eq!(counts, [0, ROUNDS as u64], "{told:#?}");
-        Ok(())
-    });
+    let (watchdog, told) = start(threshold);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let (mut above, mut below) = (String::new(), String::new());
+    let (mut rounds, mut short) = (0, 0);
+    let begin = Instant::now();
+    // On a busy machine a sleeper is not always woken in time: enough of the short ones have to be short.
+    while short < ROUNDS {
+        assert!(begin.elapsed() < PATIENCE, "only {short} of {rounds} were short");
+        let outer = Instant::now();
+        let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
+        runtime.block_on(root);
+        short += usize::from(outer.elapsed() < threshold - Duration::from_micros(100));
+        below = place;
+        let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
+        runtime.block_on(root);
+        above = place;
+        rounds += 1;
+    }
+    let told = told_so_far(&watchdog, &told);
+    let ends = |place: &str| -> Vec<_> {
+        told.iter().filter(|s| s.phase == Phase::Resolved && s.site.to_string() == place).collect()
+    };
+    assert_eq!(ends(&above).len(), rounds, "each long one once");
+    assert!(ends(&below).len() <= rounds - short, "a short one is told: {told:#?}");
+    assert!(told.iter().all(|s| s.elapsed >= threshold), "{told:#?}");
+    for place in [&above, &below] {
+        let blamed = ends(place).iter().filter(|s| is_undisturbed(s).is_ok()).count();
+        let counted = find_site(&watchdog.snapshot(), "main", place).map_or(0, |site| site.stalls.count);
+        assert_eq!(counted, blamed as u64, "{told:#?}");
+    }
 }
 
 #[test]
@@ -215,17 +215,19 @@ fn a_callback_that_hangs_blinds_nobody() {
 /// A worker that exits right after a slow poll takes nothing with it.
 #[test]
 fn a_stall_of_a_thread_that_is_gone_is_told() {
-    let (watchdog, told) = start(THRESHOLD);
-    for i in 0..5 {
-        let name = format!("runtime {i}");
-        let runtime = watchdog.build_runtime(&name, &mut current_thread()).unwrap();
-        let inner = watchdog.clone();
-        std::thread::spawn(move || {
-            runtime.block_on(inner.watch(async { block(THRESHOLD * 2) }));
-            runtime.shutdown_background();
-        })
-        .join()
-        .unwrap();
-        assert!(told.wait_resolved(&name).elapsed >= THRESHOLD * 2 - THRESHOLD / 20);
+    for _ in 0..5 {
+        undisturbed(|| {
+            let (watchdog, told) = start(THRESHOLD);
+            let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+            let inner = watchdog.clone();
+            std::thread::spawn(move || {
+                runtime.block_on(inner.watch(async { block(THRESHOLD * 2) }));
+                runtime.shutdown_background();
+            })
+            .join()
+            .unwrap();
+            let elapsed = told.wait_resolved("main").elapsed;
+            measured(&watchdog, elapsed >= THRESHOLD * 2 - THRESHOLD / 20, elapsed)
+        });
     }
 }

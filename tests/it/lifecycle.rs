@@ -101,18 +101,22 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
 /// A stall that goes on when the watchdog stops is not blamed on anybody afterwards, and its seconds stay.
 #[test]
 fn shutdown_during_a_stall() {
-    let (watchdog, told) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let gate = Gate::new();
-    let key = gate.key();
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
-    told.wait_ongoing("main").expect("it is found");
-    let before = site_of(&watchdog, "main", &place).stalls;
-    watchdog.shutdown();
-    gate.open();
-    assert!(runtime.block_on(task).unwrap());
-    drop(runtime);
-    let after = site_of(&watchdog, "main", &place).stalls;
-    assert_eq!(after.count, 1);
-    assert!(after.time >= before.time);
+    undisturbed(|| {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+        let gate = Gate::new();
+        let key = gate.key();
+        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+        let stall = told.wait_ongoing("main").expect("it is found");
+        let before = site_of(&watchdog, "main", &place).stalls;
+        watchdog.shutdown();
+        gate.open();
+        assert!(runtime.block_on(task).unwrap());
+        drop(runtime);
+        let after = site_of(&watchdog, "main", &place).stalls;
+        assert!(after.time >= before.time);
+        is_undisturbed(&stall)?;
+        assert_eq!(after.count, 1);
+        Ok(())
+    });
 }

@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use pollwatch::{Cause, Phase, StackCoverage, Watchdog};
+use pollwatch::{Cause, StackCoverage, Watchdog};
 
 use crate::children::{again, is_child, private_mounts};
 use crate::scene::{Expected, Situation, check};
@@ -84,7 +83,7 @@ fn computes_until_told(
         while find().is_none() && begin.elapsed() < PATIENCE {
             // A poll of its own each time: on a busy machine it may be starved.
             let part = std::time::Instant::now();
-            while part.elapsed() < THRESHOLD * 5 {}
+            while part.elapsed() < THRESHOLD * 3 / 2 {}
             yield_once().await;
         }
         find()
@@ -159,9 +158,9 @@ fn without_procfs() {
     assert!(why.contains("/proc"), "{why}");
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(Duration::from_millis(300)) });
-    let stall = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).expect("it is told while it lasts");
-    runtime.block_on(task).unwrap();
+    let heard = told.clone();
+    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { heard.wait_ongoing("main") });
+    let stall = runtime.block_on(task).unwrap().expect("it is told while it lasts");
     assert_eq!(stall.site.to_string(), place);
     assert!(stall.stack.is_none() && stall.syscall.is_none(), "{stall}");
     // Asleep or starved: nobody can tell.

@@ -1,6 +1,7 @@
 //! One situation: a task that blocks its worker until what must be told of it has been told.
 
 use std::path::Path;
+use std::time::Duration;
 
 use pollwatch::{Cause, Frame, Phase, Stall};
 
@@ -31,9 +32,19 @@ impl Situation {
     }
 }
 
-/// Within this time an attempt has to be undisturbed: on a machine with more to do, a thread is starved before it gets to block. A
-/// cause that is never told fails as well, only late.
-const ATTEMPTS: std::time::Duration = PATIENCE.saturating_mul(2);
+/// Thresholds of the attempts, by turns. On a machine with more to do, a thread that computes has a CPU to itself for some
+/// milliseconds only: it must be seen early. One that spins and yields before it blocks is given none in between: it must be
+/// seen late.
+const THRESHOLDS: [Duration; 5] = [
+    THRESHOLD,
+    Duration::from_millis(2),
+    Duration::from_millis(160),
+    Duration::from_millis(5),
+    Duration::from_millis(640),
+];
+
+/// After so many thresholds it has been looked at four times.
+const LOOKS: u32 = 8;
 
 /// Puts a task into the situation, on a runtime with one worker, until it is told with a stack; checks that.
 #[track_caller]
@@ -49,35 +60,41 @@ pub(crate) fn check_on<K>(
     before: impl Fn(&tokio::runtime::Runtime) -> K,
     situation: impl Fn() -> Situation,
 ) -> Stall {
-    let (mut disturbed, begin) = (Vec::new(), std::time::Instant::now());
-    while begin.elapsed() < ATTEMPTS {
-        let stall = observe(&builder, &before, situation());
-        if !matches!(stall.cause, Cause::Starved | Cause::Paused | Cause::Unknown) {
-            assert_told(&stall, expected);
-            return stall;
-        }
-        disturbed.push(stall.to_string());
-    }
-    panic!("no attempt was undisturbed: {disturbed:#?}");
+    let mut thresholds = THRESHOLDS.into_iter().cycle();
+    let mut next = || thresholds.next().expect("endless");
+    let stall = undisturbed(|| observe(next(), &builder, &before, situation()));
+    assert_told(&stall, expected);
+    stall
 }
 
+/// `Err` when the thread was starved before it got to block, or when it was given no CPU to answer on each time its stack
+/// was to be taken.
 fn observe<K>(
+    threshold: Duration,
     builder: impl Fn() -> tokio::runtime::Builder,
     before: impl Fn(&tokio::runtime::Runtime) -> K,
     situation: Situation,
-) -> Stall {
-    let (watchdog, told) = start(THRESHOLD);
+) -> Result<Stall, String> {
+    let (watchdog, told) = start(threshold);
     let runtime = watchdog.build_runtime("main", &mut builder()).unwrap();
     let kept = before(&runtime);
     let Situation { block, release } = situation;
     let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { block() });
-    let stall = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && s.stack.is_some());
+    let has_ended = |s: &Stall| s.stack.is_some() || is_undisturbed(s).is_err() || s.elapsed >= threshold * LOOKS;
+    let stall = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && has_ended(s));
     release();
     runtime.block_on(task).expect("the task goes on as if nobody had looked");
     drop(kept);
-    let stall = stall.unwrap_or_else(|| panic!("no stack was told: {:#?}", told.all()));
+    let stall = stall.unwrap_or_else(|| panic!("too little was told: {:#?}", told.all()));
     assert_eq!(stall.site.to_string(), place);
-    stall
+    is_undisturbed(&stall)?;
+    if stall.cause == Cause::Unknown {
+        return Err(format!("woken between two looks: {stall}"));
+    }
+    if stall.stack.is_some() {
+        return Ok(stall);
+    }
+    Err(format!("no stack: {:?}\n{stall}", watchdog.snapshot().watchdog.captures))
 }
 
 #[track_caller]

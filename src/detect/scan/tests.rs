@@ -1,22 +1,24 @@
 use super::*;
 use crate::detect::pause::Sleep;
 
-const MS: u64 = 1_000_000;
-const T: u64 = 10 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const T: u64 = 10 * MS;
 
-fn poll(number: u64, begin: u64) -> Poll {
+pub(super) fn poll(number: u64, begin: u64) -> Poll {
     Poll {
         key: PollKey { thread: 1, number },
         begin,
         runtime: 1,
         site: SiteId(1),
         watched: None,
+        request: None,
+        spawned_under: None,
         task: 9,
         stands_since: None,
     }
 }
 
-fn running(polls: &[Poll]) -> Look {
+pub(super) fn running(polls: &[Poll]) -> Look {
     Look { running: polls.to_vec(), ..Look::default() }
 }
 
@@ -24,7 +26,7 @@ fn ended(poll: Poll, nanos: u64) -> Look {
     Look { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Look::default() }
 }
 
-fn on_worker(_: &Poll) -> Placement {
+pub(super) fn on_worker(_: &Poll) -> Placement {
     Placement::Worker(0)
 }
 
@@ -35,7 +37,7 @@ fn told_at_the_threshold_then_at_each_doubling_then_with_the_true_duration() {
     assert_eq!(tracker.step(T - 1, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(
         tracker.step(T, &running(&[p]), &pauses, on_worker),
-        [Change::Began { id: 1, poll: p, worker: 0, elapsed: T }]
+        [Change::Began { id: 1, poll: p, worker: 0, elapsed: T, route: None }]
     );
     let mut told = Vec::new();
     for now in (T..200 * MS).step_by(MS as usize) {
@@ -68,7 +70,7 @@ fn one_that_ended_unseen_is_told_once() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(7, 0);
     let told = tracker.step(30 * MS, &ended(p, 12 * MS), &pauses, on_worker);
-    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 12 * MS, excuse: None }]);
+    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 12 * MS, route: None, excuse: None }]);
     assert_eq!(tracker.step(31 * MS, &Look::default(), &pauses, on_worker), []);
 }
 
@@ -80,7 +82,10 @@ fn seen_and_ended_in_one_look_begins_and_ends() {
     let told = tracker.step(15 * MS, &look, &pauses, on_worker);
     assert_eq!(
         told,
-        [Change::Began { id: 1, poll: p, worker: 0, elapsed: 15 * MS }, Change::Ended { id: 1, elapsed: 15 * MS }]
+        [
+            Change::Began { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None },
+            Change::Ended { id: 1, elapsed: 15 * MS }
+        ]
     );
 }
 
@@ -90,7 +95,7 @@ fn over_when_asked_is_left_to_its_last_word() {
     let p = poll(7, 0);
     let look = Look { running: vec![p], ..ended(p, 15 * MS) };
     let told = tracker.step(16 * MS, &look, &pauses, |_| Placement::Over);
-    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 15 * MS, excuse: None }]);
+    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None, excuse: None }]);
 }
 
 #[test]
@@ -152,7 +157,7 @@ fn a_part_that_may_block_does_not_count() {
     let goes_on = poll(1, 80 * MS);
     assert_eq!(tracker.step(89 * MS, &running(&[goes_on]), &pauses, on_worker), []);
     let told = tracker.step(90 * MS, &running(&[goes_on]), &pauses, on_worker);
-    assert_eq!(told, [Change::Began { id: 1, poll: goes_on, worker: 0, elapsed: T }]);
+    assert_eq!(told, [Change::Began { id: 1, poll: goes_on, worker: 0, elapsed: T, route: None }]);
 }
 
 #[test]
@@ -162,7 +167,10 @@ fn what_got_no_cpu_and_ended_unseen_is_starved() {
     assert_eq!(pauses.note(&sleep, T), None, "no pause: others had the CPU");
     let p = poll(1, MS);
     let told = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
-    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 38 * MS, excuse: Some(Excuse::Starved) }]);
+    assert_eq!(
+        told,
+        [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 38 * MS, route: None, excuse: Some(Excuse::Starved) }]
+    );
 }
 
 fn a_pause(begin: u64, end: u64) -> Pauses {
@@ -179,7 +187,10 @@ fn a_pause_is_not_the_tasks_fault() {
     let p = poll(1, 0);
     assert_eq!(tracker.step(1_001 * MS, &running(&[p]), &pauses, on_worker), []);
     let told = tracker.step(1_003 * MS, &ended(p, 1_002 * MS), &pauses, on_worker);
-    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 1_002 * MS, excuse: Some(Excuse::Paused) }]);
+    assert_eq!(
+        told,
+        [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 1_002 * MS, route: None, excuse: Some(Excuse::Paused) }]
+    );
 }
 
 #[test]
@@ -189,7 +200,7 @@ fn a_block_that_goes_on_after_a_pause_is() {
     let p = poll(1, 0);
     assert_eq!(tracker.next_look(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
     let told = tracker.step(1_008 * MS, &running(&[p]), &pauses, on_worker);
-    assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: 10 * MS }]);
+    assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: 10 * MS, route: None }]);
     let told = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
     assert_eq!(told, [Change::Ended { id: 1, elapsed: 27 * MS }]);
 }

@@ -31,13 +31,13 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Runtime, site, functions; outermost first. What is not the task's fault stands apart from what is.
+/// Runtime, route (else site), functions; outermost first. What is not the task's fault stands apart from what is.
 fn steps(key: &Key) -> Vec<Step<'_>> {
     let mut steps = vec![Step::group(&*key.runtime)];
     if !key.cause.is_blamed() {
         steps.push(Step::group(format!("[{}]", key.cause)));
     }
-    steps.push(Step::group(&*key.site));
+    steps.push(Step::group(key.route.as_deref().unwrap_or(&key.site)));
     steps.extend(key.stack.iter().map(|function| Step {
         name: (&*function.name).into(),
         file: function.file.as_deref(),
@@ -65,7 +65,7 @@ mod samples {
     }
 
     pub(super) fn entry(site: &str, cause: Cause, stack: Vec<Function>, count: u64, nanos: u64) -> Entry {
-        (Key { runtime: "main".into(), site: site.into(), cause, stack }, Amount { count, nanos })
+        (Key { runtime: "main".into(), site: site.into(), route: None, cause, stack }, Amount { count, nanos })
     }
 
     /// Two stacks that part in their innermost function, one without a stack, one that is nobody's fault.
@@ -113,6 +113,9 @@ mod tests {
         let entries = samples::entries();
         assert_eq!(names(&entries[0]), ["main", "src/main.rs:8:9", "app::handler", "app::render"]);
         assert_eq!(names(&entries[2]), ["main", "src/other.rs:1:2", "[no stack: unknown]"]);
+        let mut routed = entries[0].clone();
+        routed.0.route = Some("/report/{id}".into());
+        assert_eq!(names(&routed)[..3], ["main", "/report/{id}", "app::handler"], "all connections have one site");
         assert_eq!(names(&entries[3]), ["main", "[starved]", "src/main.rs:8:9", "app::handler", "app::lock"]);
     }
 }

@@ -1,6 +1,6 @@
 //! pprof's profile: a protocol buffer, gzipped (<https://github.com/google/pprof/blob/main/proto/profile.proto>).
 //!
-//! Two values a sample: stalls and blocked nanoseconds. Runtime, site and cause are labels (`go tool pprof -tagroot=runtime,site`).
+//! Two values a sample: stalls and blocked nanoseconds. Runtime, site, route and cause are labels (`go tool pprof -tagroot=runtime,site`).
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -226,11 +226,16 @@ impl Tables {
         if location_id.is_empty() {
             location_id.push(self.location(&no_stack(key), None, None));
         }
+        let route = key.route.as_deref().map(|route| ("route", route));
         let labels = [("runtime", &*key.runtime), ("site", &*key.site), ("cause", key.cause.as_str())];
         Sample {
             location_id,
             value: [amount.count, amount.nanos].map(|value| value.try_into().unwrap_or(i64::MAX)).into(),
-            label: labels.map(|(name, value)| Label { key: self.string(name), str: self.string(value) }).into(),
+            label: labels
+                .into_iter()
+                .chain(route)
+                .map(|(name, value)| Label { key: self.string(name), str: self.string(value) })
+                .collect(),
         }
     }
 }

@@ -1,0 +1,116 @@
+//! The future of a response.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Response, StatusCode};
+use pin_project_lite::pin_project;
+
+use super::WatchBody;
+use crate::measure::route::frame::Request;
+use crate::measure::route::tally::Status;
+
+/// Where a request's poll is, as stacks tell it.
+#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+pub(crate) const FILE: &str = file!();
+
+pin_project! {
+    /// The future of a watched response; made by [`WatchService`](super::WatchService).
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        pending: Pending,
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(inner: F, request: Request, method: u8, claim: Option<Box<str>>) -> ResponseFuture<F> {
+        ResponseFuture { inner, pending: Pending { request, method, claim, end: End::Dropped } }
+    }
+}
+
+/// A request whose response is waited for; counted when that is over.
+struct Pending {
+    request: Request,
+    method: u8,
+    claim: Option<Box<str>>,
+    end: End,
+}
+
+/// What it means if it is dropped now.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Dropped,
+    Panicked,
+    Counted,
+}
+
+impl Pending {
+    fn count(&mut self, status: Status) {
+        self.end = End::Counted;
+        self.request.count(self.method.into(), status);
+    }
+
+    /// A service that answers to a name knows it.
+    fn prove<B>(&mut self, response: &Response<B>) {
+        let Some(claim) = self.claim.take() else { return };
+        let is_unknown = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+            || response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == UNIMPLEMENTED);
+        if !is_unknown {
+            self.request.prove(&claim);
+        }
+    }
+}
+
+/// gRPC's status of a method that there is not.
+const UNIMPLEMENTED: &[u8] = b"12";
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        match self.end {
+            End::Counted => {}
+            End::Dropped => self.count(Status::CANCELLED),
+            End::Panicked => self.count(Status::PANICKED),
+        }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<WatchBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let pending = this.pending;
+        let within = pending.request.enter();
+        // Stays so if the poll unwinds.
+        pending.end = End::Panicked;
+        let result = this.inner.poll(cx);
+        drop(within);
+        match result {
+            Poll::Pending => {
+                pending.end = End::Dropped;
+                Poll::Pending
+            }
+            Poll::Ready(Err(error)) => {
+                pending.count(Status::ERROR);
+                Poll::Ready(Err(error))
+            }
+            Poll::Ready(Ok(response)) => {
+                pending.prove(&response);
+                pending.count(Status::of_code(response.status().as_u16()));
+                let request = &pending.request;
+                Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request.clone()))))
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The name of a request's route.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{Method, Request};
+
+use super::Context;
+use crate::measure::route::frame::route;
+use crate::measure::route::tally::METHODS;
+use crate::measure::route::{Proof, RouteId};
+use crate::util::call_user;
+
+/// A user's way to name routes.
+pub(super) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send + Sync>;
+
+/// What is known of a request from its head.
+pub(super) struct Named<B> {
+    pub(super) request: Request<B>,
+    pub(super) route: RouteId,
+    /// The name, where it did not fit, and may once the service has answered.
+    pub(super) claim: Option<Box<str>>,
+}
+
+pub(super) fn name<B>(context: &Context, request: Request<B>) -> Named<B> {
+    let (request, given) = match &context.route_by {
+        None => (request, None),
+        Some(route_by) => {
+            let (parts, body) = request.into_parts();
+            let mut given = None;
+            if call_user(|| given = route_by(&parts)) {
+                context.meter.hook_panics.fetch_add(1, Ordering::Relaxed);
+            }
+            (Request::from_parts(parts, body), given)
+        }
+    };
+    let (route, claim) = match (&given, matched(&request)) {
+        (Some(name), _) => claimed(context, name),
+        (None, Some(name)) => (route(&context.meter, name, Proof::Known), None),
+        (None, None) if is_grpc(&request) => claimed(context, request.uri().path()),
+        (None, None) => (RouteId::UNMATCHED, None),
+    };
+    Named { request, route, claim }
+}
+
+fn claimed(context: &Context, name: &str) -> (RouteId, Option<Box<str>>) {
+    let route = route(&context.meter, name, Proof::Claimed);
+    (route, (route == RouteId::OTHER).then(|| name.into()))
+}
+
+/// The path that a router matched.
+#[cfg(feature = "axum")]
+fn matched<B>(request: &Request<B>) -> Option<&str> {
+    request.extensions().get::<axum::extract::MatchedPath>().map(axum::extract::MatchedPath::as_str)
+}
+
+#[cfg(not(feature = "axum"))]
+fn matched<B>(_: &Request<B>) -> Option<&str> {
+    None
+}
+
+pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The index of a method in the list of those told apart.
+pub(super) fn method(method: &Method) -> u8 {
+    let known = METHODS[..METHODS.len() - 1].iter().position(|known| *known == method.as_str());
+    known.unwrap_or(METHODS.len() - 1) as u8
+}

@@ -1,0 +1,72 @@
+//! The service: names the request, calls the inner one.
+
+use std::fmt;
+use std::task::{Context as Cx, Poll};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::{Context, ResponseFuture, WatchBody, name};
+use crate::measure::route::frame;
+
+/// Where a request is handed on, as stacks tell it.
+#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+pub(crate) const FILE: &str = file!();
+
+/// A service whose requests are watched; made by [`WatchLayer`](super::WatchLayer).
+#[derive(Clone)]
+pub struct WatchService<S> {
+    inner: S,
+    context: Context,
+}
+
+impl<S> WatchService<S> {
+    pub(super) fn new(inner: S, context: Context) -> WatchService<S> {
+        WatchService { inner, context }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for WatchService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchService").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for WatchService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<ResponseBody>>,
+{
+    type Response = Response<WatchBody<ResponseBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Cx<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
+        let method = name::method(request.method());
+        let name::Named { request, route, claim } = name::name(&self.context, request);
+        let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        // Some do their work here, and not in the future.
+        let within = frame.enter();
+        let inner = self.inner.call(request);
+        drop(within);
+        ResponseFuture::new(inner, frame, method, claim)
+    }
+}

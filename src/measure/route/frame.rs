@@ -1,0 +1,100 @@
+//! The way in by a request: what the tower layer puts around each poll of a response and its body.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::tally::Status;
+use super::{Proof, RouteId};
+use crate::measure::future::{UNRESOLVED, attached, resolve};
+use crate::measure::meter::Meter;
+use crate::measure::poll::{self, Entered};
+use crate::measure::site::SiteId;
+use crate::measure::task_id::to_bits;
+use crate::measure::thread::Attached;
+
+/// What a request's future and body carry.
+#[derive(Clone)]
+pub(crate) struct Request {
+    meter: Arc<Meter>,
+    /// Where the layer was made: the site of the poll, where nobody else sees one (stable mode).
+    site: SiteId,
+    route: RouteId,
+    runtime: u8,
+}
+
+impl Request {
+    pub(crate) fn new(meter: &Arc<Meter>, site: SiteId, route: RouteId) -> Request {
+        Request { meter: meter.clone(), site, route, runtime: UNRESOLVED }
+    }
+
+    /// Begins a part of the request: from here until the guard is dropped, this thread works for its route. Where no poll is
+    /// known around it, it is one itself, as a watched future is.
+    #[inline]
+    pub(crate) fn enter(&mut self) -> Guard {
+        let Some(thread) = attached(&self.meter) else { return Guard(None) };
+        let around = if thread.state.slot.depth() == 0 { self.enter_poll(&thread) } else { None };
+        let entered = poll::enter_route(&thread, self.route);
+        Guard(Some(Within { thread, around, entered, route: self.route }))
+    }
+
+    #[inline(never)]
+    fn enter_poll(&mut self, thread: &Attached) -> Option<Entered> {
+        if self.runtime == UNRESOLVED {
+            (self.runtime, _) = resolve(&self.meter);
+        }
+        poll::enter(thread, self.runtime.into(), (self.site, None), || to_bits(tokio::task::try_id()))
+    }
+
+    /// Counts the request, once it is known how it ended. `method` is an index of [`METHODS`](super::tally::METHODS).
+    pub(crate) fn count(&self, method: usize, status: Status) {
+        let Some(thread) = attached(&self.meter) else { return };
+        if let Some(cell) = thread.state.routes.cell(self.route) {
+            cell.request(method, status);
+        }
+    }
+
+    /// Its name, which did not fit as a claim, was answered to: from here on it goes under it, if that fits.
+    #[cold]
+    pub(crate) fn prove(&mut self, name: &str) {
+        self.route = route(&self.meter, name, Proof::Known);
+    }
+
+    /// Counts the request as turned away.
+    pub(crate) fn count_shed(&self) {
+        let Some(thread) = attached(&self.meter) else { return };
+        if let Some(cell) = thread.state.routes.cell(self.route) {
+            cell.shed();
+        }
+    }
+}
+
+/// The id of a route, remembered by each thread.
+pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
+    match attached(meter) {
+        Some(thread) => thread.route(meter, name, proof),
+        None => meter.routes.intern(name, proof),
+    }
+}
+
+struct Within {
+    thread: Rc<Attached>,
+    around: Option<Entered>,
+    entered: Entered,
+    route: RouteId,
+}
+
+/// Ends a part of a request, also when it unwinds.
+#[must_use]
+pub(crate) struct Guard(Option<Within>);
+
+impl Drop for Guard {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(Within { thread, around, entered, route }) = self.0.take() {
+            poll::leave_route(&thread, entered, route);
+            if let Some(around) = around {
+                poll::leave(&thread, around);
+            }
+        }
+    }
+}
