@@ -1,5 +1,6 @@
 //! The way in by a wrapper: `watch` and `spawn`, on stable and unstable tokio.
 
+use std::any::Any;
 use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
 use super::meter::Meter;
+use super::panics::{self, TaskPanic};
 use super::poll::{self, Entered};
 use super::site::SiteId;
 use super::tally::Event;
@@ -83,6 +85,15 @@ impl<F> Watched<F> {
         }
         watched
     }
+
+    /// Has the watchdog tell of this task's panic.
+    #[cold]
+    pub(super) fn leave_panic(&self, payload: &(dyn Any + Send)) {
+        let Tag { meter, site, runtime, .. } = &self.tag;
+        let task = to_bits(tokio::task::try_id());
+        meter.panics.leave(TaskPanic { runtime: *runtime, site: *site, task, text: panics::text(payload) });
+        meter.wake.wake();
+    }
 }
 
 #[inline(always)]
@@ -101,12 +112,14 @@ impl Tag {
         let last = thread.as_ref().and_then(|thread| thread.last_runtime.get());
         if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
             self.runtime = runtime;
+            self.count(Event::Watched);
             return hooked;
         }
         let runtimes = &self.meter.runtimes;
         let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, self.meter.id));
         let runtime = known.unwrap_or_else(|| runtimes.other(self.meter.id));
         self.runtime = runtime.id;
+        self.count(Event::Watched);
         let hooked = runtime.is_hooked();
         if let (Some(thread), Some(id)) = (thread, id) {
             thread.last_runtime.set(Some((id, runtime.id, hooked)));

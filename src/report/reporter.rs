@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::book::Account;
 use super::stall::{Cause, Phase, Stall};
+use super::tasks::{Place, TaskNews};
 use super::teller::Told;
 use crate::detect::capture::RawStack;
 use crate::detect::examine::{Examiner, Finding, First};
@@ -104,6 +105,28 @@ impl Reporter {
     /// Tells that the process stood still.
     pub(crate) fn tell_pause(&mut self, nanos: u64) {
         self.send(Told::Pause { nanos });
+    }
+
+    /// Tells of the panics of tasks since the last time.
+    pub(crate) fn tell_panics(&mut self) {
+        for panic in self.shared.meter.panics.take() {
+            let place = self.place((panic.runtime, panic.site));
+            // SAFETY: the bits are those that `to_bits` made in the panic's task.
+            let task = unsafe { task_id::from_bits(panic.task) };
+            self.send(Told::Task(TaskNews::Panicked { place, task, text: panic.text }));
+        }
+    }
+
+    /// Tells of a place that has more tasks than the limit.
+    pub(crate) fn tell_growth(&mut self, key: (u16, SiteId), alive: u64) {
+        let limit = self.shared.alive_tasks_limit;
+        self.send(Told::Task(TaskNews::Grown { place: self.place(key), alive, limit }));
+    }
+
+    fn place(&self, key: (u16, SiteId)) -> Place {
+        let meter = &self.shared.meter;
+        let runtime = meter.runtimes.get(key.0).map_or_else(|| "other".into(), |r| r.name.clone());
+        Place { runtime, site: meter.sites.get(key.1), key }
     }
 
     fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState, at: u64) -> Stall {

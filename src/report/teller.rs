@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::log;
 use super::stack::Stack;
 use super::stall::{Phase, Stall};
+use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
 use crate::detect::capture::{RawStack, symbols};
 use crate::measure::site::SiteId;
@@ -30,6 +31,7 @@ const TIDY: Duration = Duration::from_secs(5);
 pub(crate) enum Told {
     Stall { stall: Box<Stall>, key: (u16, SiteId), stack: Option<RawStack> },
     Pause { nanos: u64 },
+    Task(TaskNews),
 }
 
 /// A stall that was told and goes on.
@@ -48,6 +50,7 @@ pub(crate) struct Teller {
     shared: Arc<Shared>,
     throttle: Throttle<(u16, SiteId)>,
     pauses: Throttle<()>,
+    tasks: TaskTeller,
     /// By id: the oldest first.
     known: BTreeMap<u64, Known>,
     told_slow: bool,
@@ -55,7 +58,14 @@ pub(crate) struct Teller {
 
 impl Teller {
     pub(crate) fn new(shared: Arc<Shared>) -> Teller {
-        Teller { shared, throttle: Throttle::new(), pauses: Throttle::new(), known: BTreeMap::new(), told_slow: false }
+        Teller {
+            shared,
+            throttle: Throttle::new(),
+            pauses: Throttle::new(),
+            tasks: TaskTeller::new(),
+            known: BTreeMap::new(),
+            told_slow: false,
+        }
     }
 
     /// Runs until nobody can have anything to tell any more.
@@ -63,13 +73,17 @@ impl Teller {
         loop {
             let patience = if symbols().holds_loaders() { TIDY } else { Duration::MAX };
             match queue.recv_timeout(patience) {
-                Ok(Told::Stall { stall, key, stack }) => {
+                Ok(told) => {
                     // A subscriber of the user's may panic; the next report is told all the same.
-                    if call_user(|| self.tell(*stall, key, stack)) {
+                    let panicked = call_user(|| match told {
+                        Told::Stall { stall, key, stack } => self.tell(*stall, key, stack),
+                        Told::Pause { nanos } => self.tell_pause(nanos),
+                        Told::Task(news) => self.tell_task(&news),
+                    });
+                    if panicked {
                         self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Ok(Told::Pause { nanos }) => self.tell_pause(nanos),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -130,6 +144,13 @@ impl Teller {
         let clock = &self.shared.meter.clock;
         if self.shared.log && self.pauses.admit((), clock.nanos(clock.now()), true).is_some() {
             log::pause(nanos as f64 / 1e9);
+        }
+    }
+
+    fn tell_task(&mut self, news: &TaskNews) {
+        let clock = &self.shared.meter.clock;
+        if self.shared.log && !self.tasks.tell(news, clock.nanos(clock.now())) {
+            self.shared.suppressed.fetch_add(1, Ordering::Relaxed);
         }
     }
 

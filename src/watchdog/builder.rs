@@ -20,6 +20,7 @@ pub struct WatchdogBuilder {
     max_sites: usize,
     log: bool,
     capture: bool,
+    alive_tasks_limit: u64,
     unhealthy_after: Duration,
     on_stall: Option<OnStall>,
     #[cfg(feature = "server")]
@@ -33,6 +34,7 @@ impl Default for WatchdogBuilder {
             max_sites: Self::DEFAULT_MAX_SITES,
             log: true,
             capture: true,
+            alive_tasks_limit: Self::DEFAULT_ALIVE_TASKS_LIMIT,
             unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
             on_stall: None,
             #[cfg(feature = "server")]
@@ -45,6 +47,7 @@ impl std::fmt::Debug for WatchdogBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("WatchdogBuilder");
         debug.field("threshold", &self.threshold).field("max_sites", &self.max_sites).field("log", &self.log);
+        debug.field("alive_tasks_limit", &self.alive_tasks_limit);
         debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
@@ -61,6 +64,8 @@ impl WatchdogBuilder {
     pub const DEFAULT_MAX_SITES: usize = 1_000;
     /// The most that [`max_sites`](Self::max_sites) takes.
     pub const MAX_SITES: usize = 100_000;
+    /// 10,000 tasks.
+    pub const DEFAULT_ALIVE_TASKS_LIMIT: u64 = 10_000;
     /// 5 seconds.
     pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
@@ -81,11 +86,24 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN). They are, unless told.
+    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN), and with them the panics and the
+    /// growth of tasks (target `pollwatch::tasks`, level WARN; `docs/tasks.md`). They are, unless told.
     ///
-    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not.
+    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not. So it is with
+    /// its panics.
     pub fn log(mut self, log: bool) -> Self {
         self.log = log;
+        self
+    }
+
+    /// A place (spawn location) that has more tasks alive than this is logged, once, and again at each doubling; it is logged
+    /// anew when it has fallen below half of the limit meanwhile. [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT)
+    /// unless told; `u64::MAX` switches it off. Nothing is ever refused: this only tells.
+    ///
+    /// Looked at about once a second while anything is polled. That reads one number a runtime; the places are gone through only
+    /// while a runtime has more tasks than this in all, or one of them is over it. The watchdog thread does it, not a worker.
+    pub fn alive_tasks_limit(mut self, limit: u64) -> Self {
+        self.alive_tasks_limit = limit;
         self
     }
 
@@ -161,6 +179,9 @@ impl WatchdogBuilder {
                 self.max_sites
             )));
         }
+        if self.alive_tasks_limit == 0 {
+            return Err(Error::invalid("alive_tasks_limit must be at least 1; u64::MAX switches it off"));
+        }
         let shared = Arc::new(Shared {
             meter: Meter::new(self.threshold.as_nanos() as u64, self.max_sites),
             book: Mutex::new(Book::default()),
@@ -170,6 +191,7 @@ impl WatchdogBuilder {
             started: std::time::Instant::now(),
             on_stall: self.on_stall,
             log: self.log,
+            alive_tasks_limit: self.alive_tasks_limit,
             capture: self.capture,
             stacks: StackCoverage::of(self.capture),
             captures: Default::default(),

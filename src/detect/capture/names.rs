@@ -104,8 +104,13 @@ pub(crate) fn is_dependency(file: &str) -> bool {
 /// Whether a function is the way by which a runtime came to poll: what lies outside of it is not the task's. Functions that were
 /// inlined may have no name but their last one: then the file tells.
 pub(crate) fn is_poll_entry(name: &str, file: Option<&str>) -> bool {
-    const ENTRIES: [&str; 4] =
-        ["tokio::runtime::task::", "tokio::runtime::park::", "tokio::task::local::", "pollwatch::measure::future::"];
+    const ENTRIES: [&str; 5] = [
+        "tokio::runtime::task::",
+        "tokio::runtime::park::",
+        "tokio::task::local::",
+        "pollwatch::measure::future::",
+        "pollwatch::measure::task::",
+    ];
     const FILES: [&str; 3] = ["src/runtime/task/", "src/runtime/park.rs", "src/task/local.rs"];
     let of_tokio = file.filter(|f| f.starts_with("tokio-1.")).and_then(|f| f.split_once('/')).map(|(_, below)| below);
     let by_name = ENTRIES.iter().any(|entry| name.starts_with(entry))
@@ -113,7 +118,8 @@ pub(crate) fn is_poll_entry(name: &str, file: Option<&str>) -> bool {
     let by_file = of_tokio.is_some_and(|f| {
         FILES.iter().any(|entry| f.starts_with(entry)) || f.starts_with("src/runtime/") && name == "block_on"
     });
-    by_name || by_file || file == Some(short_path(crate::measure::future::FILE))
+    let ours = [crate::measure::future::FILE, crate::measure::task::FILE];
+    by_name || by_file || ours.iter().any(|entry| file == Some(short_path(entry)))
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
