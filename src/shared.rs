@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) started: std::time::Instant,
     pub(crate) on_stall: Option<OnStall>,
     pub(crate) log: bool,
+    /// More tasks of one place than this are told of.
+    pub(crate) alive_tasks_limit: u64,
     /// Whether stacks are taken.
     pub(crate) capture: bool,
     /// Whether they can be.

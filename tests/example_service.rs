@@ -44,19 +44,33 @@ fn seconds(value: &str, unit: &str) -> f64 {
     }
 }
 
+/// Attempts of which one has to be undisturbed: what is compared are shares of the machine, which others may want as well.
+const ATTEMPTS: usize = 6;
+
 #[test]
 fn tells_the_blocking_routes_from_the_fixed_ones() {
+    let disturbed: Vec<_> = (0..ATTEMPTS).map_while(|_| attempt().err()).collect();
+    assert!(disturbed.len() < ATTEMPTS, "{}", disturbed.join("\n\n"));
+}
+
+/// `Err` with the comparison that does not hold.
+fn attempt() -> Result<(), String> {
     let out = run(&["--once", "--seconds", "1", "--listen", "127.0.0.1:0", "--serve", "127.0.0.1:0"]);
     let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
     assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
     assert!(!stdout.contains(['\r', '\x1b']), "control characters in a pipe:\n{stdout:?}");
 
-    let stalls = |route: &str| row(stdout, "what pollwatch found", route)[1].parse::<u64>().expect("a count");
+    // Time, not number: a worker that is given no CPU for a moment stalls as well, but shortly.
+    let blocked = |route: &str| match row(stdout, "what pollwatch found", route)[1..] {
+        [_, value, unit, ..] => seconds(value, unit),
+        _ => 0.0,
+    };
     let rate = |route: &str| row(stdout, "what clients saw", route)[1].parse::<f64>().expect("a rate");
+    let compared = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}\n{stdout}")) };
     for kind in ["/render", "/upstream"] {
         let (blocking, fixed) = (format!("{kind}/blocking"), format!("{kind}/fixed"));
-        let (found, left) = (stalls(&blocking), stalls(&fixed));
-        assert!(found > 0 && left * 4 < found, "{kind}: {found} stalls, then {left}\n{stdout}");
+        let (found, left) = (blocked(&blocking), blocked(&fixed));
+        compared(found > 0.0 && left * 4.0 < found, &format!("{kind}: blocked for {found} s, then {left} s"))?;
         let place = *row(stdout, "what pollwatch found", &blocking).last().expect("a place");
         assert!(place.replace('\\', "/").starts_with("examples/service/routes.rs:"), "{blocking} at {place}\n{stdout}");
         assert!(stderr.contains(place), "no log line names {place}:\n{stderr}");
@@ -68,10 +82,11 @@ fn tells_the_blocking_routes_from_the_fixed_ones() {
         let row = row(stdout, "what clients saw", route);
         seconds(row[6], row[7])
     };
-    assert!(ping("/render/fixed") * 2.0 < ping("/render/blocking"), "{stdout}");
-    assert!(ping("/upstream/fixed") * 2.0 < ping("/upstream/blocking"), "{stdout}");
-    assert!(rate("/upstream/fixed") > 2.0 * rate("/upstream/blocking"), "{stdout}");
-    assert!(stdout.contains(" of 2 workers blocked at once") && !stdout.contains("up to 0 of"), "{stdout}");
+    compared(ping("/render/fixed") * 2.0 < ping("/render/blocking"), "pings beside renders")?;
+    compared(ping("/upstream/fixed") * 2.0 < ping("/upstream/blocking"), "pings beside calls upstream")?;
+    compared(rate("/upstream/fixed") > 2.0 * rate("/upstream/blocking"), "calls upstream")?;
+    assert!(stdout.contains(" of 2 workers blocked at once"), "{stdout}");
+    compared(!stdout.contains("up to 0 of"), "no scrape came during a block")
 }
 
 #[test]

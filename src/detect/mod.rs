@@ -20,6 +20,7 @@ pub(crate) mod capture;
 pub(crate) mod capture;
 pub(crate) mod classify;
 pub(crate) mod examine;
+pub(crate) mod growth;
 pub(crate) mod live;
 pub(crate) mod outcome;
 pub(crate) mod pause;

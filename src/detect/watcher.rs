@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use super::examine::First;
+use super::growth::Growth;
 use super::live;
 use super::pause::{Pauses, Sleep};
 use super::procfs;
@@ -27,6 +28,9 @@ const IDLE_NANOS: u64 = 1_000_000_000;
 /// A runtime that is polling has its probe woken this often.
 const PROBE_NANOS: u64 = 100_000_000;
 
+/// While anything is polled, tasks are counted this often; so late at most is a panic told.
+const TASKS_NANOS: u64 = 1_000_000_000;
+
 /// A poll that has lasted this long may come to be a stall: more is noted about its thread.
 const LONG_NANOS: u64 = 500_000;
 
@@ -46,6 +50,9 @@ pub(crate) struct Watcher {
     /// Runtimes whose probe was woken while they were polling.
     probing: HashSet<u16>,
     probed: u64,
+    growth: Growth<(u16, SiteId)>,
+    /// When tasks were counted.
+    counted: u64,
     /// Changes whenever anything was polled.
     fingerprint: u64,
     active: u64,
@@ -75,6 +82,9 @@ impl Watcher {
         Watcher {
             reporter: Reporter::new(shared.clone(), teller),
             tracker: Tracker::new(shared.meter.threshold),
+            // Only the log tells of it.
+            growth: Growth::new(if shared.log { shared.alive_tasks_limit } else { u64::MAX }),
+            counted: 0,
             shared,
             pauses: Pauses::default(),
             cpu: HashMap::new(),
@@ -101,13 +111,22 @@ impl Watcher {
                 // A stack may have been waited for: the time that this took says nothing about the process.
                 self.trusted = self.now();
             }
+            self.reporter.tell_panics();
             if stopping {
+                self.count_tasks();
                 return;
             }
             self.probe(&seen);
             if seen.fingerprint != self.fingerprint || !seen.look.running.is_empty() || self.tracker.has_stalls() {
                 self.fingerprint = seen.fingerprint;
                 self.active = seen.now;
+            }
+            // Comes between what was polled last and the sleep that follows on it.
+            if self.active >= self.counted && seen.now.saturating_sub(self.counted) >= TASKS_NANOS {
+                self.counted = seen.now;
+                if self.growth.may_change(self.most_tasks()) {
+                    self.count_tasks();
+                }
             }
             if seen.now.saturating_sub(self.active) >= IDLE_NANOS {
                 self.sleep_until_a_poll();
@@ -235,13 +254,27 @@ impl Watcher {
         }
     }
 
+    /// How many tasks the largest runtime has: no place of it has more.
+    fn most_tasks(&self) -> u64 {
+        let runtimes = self.shared.meter.runtimes.all();
+        let alive = runtimes.iter().filter_map(|runtime| Some(runtime.metrics()?.num_alive_tasks()));
+        alive.max().unwrap_or(0) as u64
+    }
+
+    /// Has the places told that have too many tasks.
+    fn count_tasks(&mut self) {
+        for (place, alive) in self.growth.judge(&self.shared.meter.alive()) {
+            self.reporter.tell_growth(place, alive);
+        }
+    }
+
     fn sleep(&mut self, seen: &Seen) {
         let delay = self.run_delay.nanos();
         self.mistrust(self.trusted);
         self.delay = delay;
         self.remember_cpu(seen);
         let begin = self.now();
-        let due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).max(begin);
+        let due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).min(seen.now + TASKS_NANOS).max(begin);
         std::thread::park_timeout(Duration::from_nanos(due - begin));
         self.mistrust(due);
     }
@@ -270,7 +303,7 @@ impl Watcher {
         meter.wake.fall_asleep(|| {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.state());
-            !self.shared.is_stopping() && states.fold(0u64, u64::wrapping_add) == fingerprint
+            !self.shared.is_stopping() && !meter.panics.any() && states.fold(0u64, u64::wrapping_add) == fingerprint
         });
         self.trusted = self.now();
         // Whatever woke it, there is something to watch for a while.

@@ -150,10 +150,10 @@ fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     counts(table::SPAWNED, |s| (s.spawned > 0).then_some(s.spawned as f64));
     counts(table::TERMINATED, |s| (s.spawned > 0).then_some(s.terminated as f64));
     counts(table::ALIVE, |s| s.alive().filter(|_| s.spawned > 0).map(|alive| alive as f64));
-    let wrapped = |s: &SiteSnapshot| s.completed + s.cancelled + s.panicked > 0;
     let mut outcomes = |def, read: fn(&SiteSnapshot) -> u64| {
         all.push(of(def, &sites, |f, (s, place)| {
-            if wrapped(s) {
+            // At 0 before the first: an increase from nothing is none to Prometheus.
+            if s.has_outcomes {
                 f.value(&[&s.runtime, place], read(s) as f64);
             }
         }));

@@ -101,6 +101,9 @@ pub struct SiteSnapshot {
     pub cancelled: u64,
     /// Watched futures that panicked.
     pub panicked: u64,
+    /// Whether there are outcomes to be told, be they all 0.
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
+    pub(crate) has_outcomes: bool,
 }
 
 impl SiteSnapshot {
@@ -158,7 +161,7 @@ pub struct WatchdogSnapshot {
     pub threshold: Duration,
     /// What is seen and what is not.
     pub coverage: Coverage,
-    /// Stalls left out of the log, because their place had been told often.
+    /// Stalls and panics left out of the log, because their place had been told often.
     pub reports_suppressed: u64,
     /// Reports that log and callback never got, because those took too long.
     pub reports_lost: u64,
@@ -200,7 +203,7 @@ impl Snapshot {
                 threshold: Duration::from_nanos(meter.threshold),
                 coverage: Coverage::of(shared),
                 reports_suppressed: shared.suppressed.load(Ordering::Relaxed),
-                reports_lost: shared.untold.load(Ordering::Relaxed),
+                reports_lost: shared.untold.load(Ordering::Relaxed) + meter.panics.lost(),
                 captures: Outcome::ALL
                     .map(|o| (o.as_str(), shared.captures[o as usize].load(Ordering::Relaxed)))
                     .into(),
@@ -254,6 +257,7 @@ fn sites(
             completed: totals.event(Event::Completed),
             cancelled: totals.event(Event::Cancelled),
             panicked: totals.event(Event::Panicked),
+            has_outcomes: totals.event(Event::Watched) > 0,
         })
     };
     keys.into_iter().filter_map(snapshot).collect()

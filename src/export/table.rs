@@ -71,9 +71,9 @@ table! {
     COVERAGE: Gauge "coverage" &["way"],
         "1 for each way of seeing that is active: hooks (every task of some runtime), watch, exact_wakeup, cpu_counter, stacks.";
     BUILD: Gauge "build_info" &["version", "mode"], "1; the version of pollwatch, and whether tokio is unstable or stable.";
-    SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls left out of the log because their place had been told often.";
+    SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls and panics left out of the log because their place had been told often.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";
-    REPORTS_LOST: Counter "reports_lost_total" &[], "Reports that log and callback never got, because those took too long.";
+    REPORTS_LOST: Counter "reports_lost_total" &[], "Reports that log and callback never got, because those took too long or they were too many.";
     CAPTURES: Counter "captures_total" &["result"], "Stacks asked for, by how that ended.";
     OVERFLOWED: Counter "sites_overflowed_total" &[], "Places that did not fit into max_sites, once a thread and place.";
     ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route did not fit into max_routes.";

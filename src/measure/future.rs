@@ -1,5 +1,6 @@
 //! The way in by a wrapper: `watch` and `spawn`, on stable and unstable tokio.
 
+use std::any::Any;
 use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
 use super::meter::Meter;
+use super::panics::{self, TaskPanic};
 use super::poll::{self, Entered};
 use super::route::{RouteId, Routes};
 use super::site::SiteId;
@@ -95,14 +97,22 @@ impl<F> Watched<F> {
     #[track_caller]
     pub(crate) fn task(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let mut watched = Watched::new(meter, inner);
-        let (runtime, hooked) = resolve(meter);
-        watched.tag.runtime = runtime;
+        let hooked = watched.tag.resolve();
         let route = attached(meter).and_then(|thread| thread.state.slot.current_route());
         watched.tag.spawned = Spawned(RouteId::to_bits(route) | if hooked { 0 } else { COUNTED });
         if !hooked {
             watched.tag.count(Event::Spawned);
         }
         watched
+    }
+
+    /// Has the watchdog tell of this task's panic.
+    #[cold]
+    pub(super) fn leave_panic(&self, payload: &(dyn Any + Send)) {
+        let Tag { meter, site, runtime, .. } = &self.tag;
+        let task = to_bits(tokio::task::try_id());
+        meter.panics.leave(TaskPanic { runtime: (*runtime).into(), site: *site, task, text: panics::text(payload) });
+        meter.wake.wake();
     }
 }
 
@@ -134,6 +144,14 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
 }
 
 impl Tag {
+    /// Finds the runtime that polls this; tells whether the hooks see its tasks.
+    fn resolve(&mut self) -> bool {
+        let (runtime, hooked) = resolve(&self.meter);
+        self.runtime = runtime;
+        self.count(Event::Watched);
+        hooked
+    }
+
     fn count(&self, event: Event) {
         let Some(thread) = attached(&self.meter) else { return };
         let cell = thread.cell(Origin::Site(self.site), self.runtime.into());
@@ -195,7 +213,7 @@ impl<F: Future> Future for Watched<F> {
         let this = self.project();
         let tag = this.tag;
         if tag.runtime == UNRESOLVED {
-            (tag.runtime, _) = resolve(&tag.meter);
+            tag.resolve();
         }
         let entered = attached(&tag.meter).and_then(|thread| {
             let made = (tag.site, tag.spawned.under());

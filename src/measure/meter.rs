@@ -1,14 +1,15 @@
 //! What the measuring floor of one watchdog shares: clock, sites, threads, runtimes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 use super::clock::Clock;
+use super::panics::Panics;
 use super::route::{self, RouteId, Routes};
 use super::runtime::Runtimes;
-use super::site::Sites;
-use super::tally::Sum;
+use super::site::{SiteId, Sites};
+use super::tally::{Event, Sum};
 use super::thread::ThreadState;
 use super::wake::Wake;
 use crate::util::lock;
@@ -45,6 +46,8 @@ pub(crate) struct Meter {
     pub(crate) wake: Arc<Wake>,
     /// Panics in hooks that the user gave.
     pub(crate) hook_panics: AtomicU64,
+    /// Panics of tasks.
+    pub(crate) panics: Panics,
     threads: Mutex<Vec<Arc<ThreadState>>>,
     /// Locked before `threads` by those who take both.
     retired: Mutex<(Sum, HashMap<RouteId, route::tally::Totals>)>,
@@ -76,6 +79,7 @@ impl Meter {
             runtimes: Runtimes::new(me.clone()),
             wake: Arc::new(Wake::new()),
             hook_panics: AtomicU64::new(0),
+            panics: Panics::default(),
             threads: Mutex::default(),
             retired: Mutex::default(),
             departed: Mutex::default(),
@@ -158,6 +162,30 @@ impl Meter {
         sum
     }
 
+    /// Tasks that are alive, by runtime and place; where none ever was there is no entry, and none for `other`, whose ends are
+    /// not all told apart. Never more than there are: what was spawned is read before what has ended.
+    pub(crate) fn alive(&self) -> HashMap<(u16, SiteId), u64> {
+        // Who exits waits, so that no thread is missed and none counted twice.
+        let retired = lock(&self.retired);
+        let retired_of = |event| retired.0.cells.iter().map(move |(key, totals)| (*key, totals.event(event)));
+        let mut alive: HashMap<_, u64> = retired_of(Event::Spawned).filter(|(_, n)| *n > 0).collect();
+        for thread in self.threads() {
+            thread.tally.each(Event::Spawned, |key, n| *alive.entry(key).or_default() += n);
+        }
+        fence(Ordering::Acquire);
+        let mut end = |key, n| {
+            if let Some(alive) = alive.get_mut(&key) {
+                *alive = alive.saturating_sub(n);
+            }
+        };
+        retired_of(Event::Terminated).for_each(|(key, n)| end(key, n));
+        for thread in self.threads() {
+            thread.tally.each(Event::Terminated, &mut end);
+        }
+        alive.retain(|(_, site), _| *site != SiteId::OTHER);
+        alive
+    }
+
     /// Threads that were not measured because there were too many.
     pub(crate) fn refused_threads(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
@@ -167,5 +195,33 @@ impl Meter {
     pub(crate) fn lost_polls(&self) -> u64 {
         let _nobody_leaves = lock(&self.retired);
         self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.ended.lost()).sum::<u64>()
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_alive_is_summed_over_threads() {
+        let meter = Meter::of(1, 10);
+        let count = |site, events: &[(Event, u64)], exits: bool| {
+            let thread = meter.register_thread().unwrap();
+            let cell = thread.tally.add_cell(1, site).unwrap();
+            for (event, n) in events {
+                (0..*n).for_each(|_| thread.tally.cell(cell).unwrap().event(*event));
+            }
+            if exits {
+                meter.retire_thread(&thread);
+            }
+        };
+        count(SiteId(1), &[(Event::Spawned, 5)], false);
+        count(SiteId(1), &[(Event::Spawned, 2), (Event::Terminated, 3)], true);
+        count(SiteId(1), &[(Event::Terminated, 1)], false);
+        count(SiteId(2), &[(Event::Terminated, 4), (Event::Panicked, 1)], false);
+        count(SiteId::OTHER, &[(Event::Spawned, 9)], false);
+        assert_eq!(meter.alive(), HashMap::from([((1, SiteId(1)), 3)]));
+        count(SiteId(1), &[(Event::Terminated, 9)], true);
+        assert_eq!(meter.alive()[&(1, SiteId(1))], 0, "never less than none");
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod hooks;
 #[cfg(feature = "tower")]
 pub(crate) mod layer;
 pub(crate) mod meter;
+pub(crate) mod panics;
 pub(crate) mod placement;
 pub(crate) mod poll;
 pub(crate) mod probe;
@@ -21,6 +22,7 @@ pub(crate) mod runtime_stats;
 pub(crate) mod site;
 pub(crate) mod slot;
 pub(crate) mod tally;
+pub(crate) mod task;
 pub(crate) mod task_id;
 pub(crate) mod thread;
 pub(crate) mod wake;

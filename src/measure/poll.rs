@@ -151,7 +151,8 @@ pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'s
 
 /// A task ended. Within its own poll it was one that the hooks saw spawned. Outside of one it was dropped at the runtime's
 /// shutdown, or it is no task at all: `spawn_blocking` and the hand-off of `block_in_place` terminate, too, but are never
-/// spawned; their places are not known, and are not made known here.
+/// spawned; their places are not known, and are not made known here. Where one place has both, a multi-thread runtime still
+/// tells them apart: its shutdown is its workers' work, the others are of the pool.
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn terminated(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
@@ -162,8 +163,10 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static std::panic::Location
         let polled = thread.state.slot.top().is_some_and(|top| top.task() == task);
         let cell = if polled {
             Some(thread.cell(Origin::Place(place), runtime.id))
-        } else {
+        } else if tokio::runtime::worker_index().is_some() || !runtime.is_multi_thread() {
             thread.known_cell(Origin::Place(place), runtime.id)
+        } else {
+            None
         };
         match cell {
             Some(cell) => count(thread, cell, Event::Terminated),

@@ -20,9 +20,11 @@ pub(crate) enum Event {
     Completed,
     Cancelled,
     Panicked,
+    /// A wrapper's future came to be polled or spawned: it will have an outcome.
+    Watched,
 }
 
-const EVENTS: usize = 5;
+const EVENTS: usize = 6;
 
 /// What is counted for one (runtime, site) on one thread.
 #[derive(Debug, Default)]
@@ -147,6 +149,17 @@ impl Tally {
     #[inline]
     pub(crate) fn histogram(&self, runtime: u16) -> &Histogram {
         self.histograms[runtime as usize % MAX_RUNTIMES].get_or_init(|| Box::new(Histogram::new()))
+    }
+
+    /// Calls `f` with what was counted of an event, by runtime and site, where there is any; any thread.
+    pub(crate) fn each(&self, event: Event, mut f: impl FnMut((u16, SiteId), u64)) {
+        for index in 0..self.used.load(Ordering::Acquire) {
+            if let Some(cell) = self.cell(index)
+                && let n @ 1.. = cell.events[event as usize].load(Ordering::Relaxed)
+            {
+                f((cell.runtime.load(Ordering::Relaxed) as u16, cell.site()), n);
+            }
+        }
     }
 
     /// Adds what is counted here to `sum`; any thread.

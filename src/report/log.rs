@@ -3,6 +3,7 @@
 use tracing::{Level, event};
 
 use super::stall::Stall;
+use super::tasks::Place;
 
 /// One event; `untold` stalls of the same place were not told since the last one. Called on the teller's thread only.
 pub(crate) fn stall(stall: &Stall, untold: u64) {
@@ -45,6 +46,42 @@ pub(crate) fn pause(seconds: f64) {
         Level::WARN,
         seconds,
         "the whole process stood still for {seconds:.3} s (stopped, suspended, or without any CPU): no task is blamed for it",
+    );
+}
+
+/// A task of `Watchdog::spawn` panicked; `untold` others of the same place were not told since the last one.
+pub(crate) fn task_panic(place: &Place, task: Option<tokio::task::Id>, text: &str, untold: u64) {
+    let Place { runtime, site, .. } = place;
+    let suffix = match untold {
+        0 => String::new(),
+        n => format!("\n  {n} more from this place since it was last told"),
+    };
+    event!(
+        target: "pollwatch::tasks",
+        parent: None,
+        Level::WARN,
+        runtime = &**runtime,
+        site = %site,
+        task = task.map(tracing::field::display),
+        panic = text,
+        untold = (untold > 0).then_some(untold),
+        "a task of {runtime:?} spawned at {site} panicked: {text}{suffix}",
+    );
+}
+
+/// The tasks of a place have become more than the limit.
+pub(crate) fn task_growth(place: &Place, alive: u64, limit: u64) {
+    let Place { runtime, site, .. } = place;
+    event!(
+        target: "pollwatch::tasks",
+        parent: None,
+        Level::WARN,
+        runtime = &**runtime,
+        site = %site,
+        alive,
+        limit,
+        "{alive} tasks of {runtime:?} spawned at {site} are alive, more than {limit}: more are spawned than end\n  \
+         advice: find out what they wait for, and bound how many there may be (a Semaphore, a queue with a limit)",
     );
 }
 

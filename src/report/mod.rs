@@ -9,5 +9,6 @@ pub(crate) mod reason;
 pub(crate) mod reporter;
 pub(crate) mod stack;
 pub(crate) mod stall;
+pub(crate) mod tasks;
 pub(crate) mod teller;
 pub(crate) mod throttle;

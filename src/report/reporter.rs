@@ -8,11 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use super::book::Account;
 use super::stall::{Cause, Phase, Stall};
-use super::teller::{Place, Told};
+use super::tasks::{Place, TaskNews};
+use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll};
 use crate::measure::route::RouteId;
+use crate::measure::site::SiteId;
 use crate::measure::task_id;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
@@ -23,7 +25,7 @@ struct Going {
     thread: Arc<ThreadState>,
     number: u64,
     first: Option<First>,
-    place: Place,
+    place: LogKey,
 }
 
 /// See the module's text.
@@ -63,7 +65,7 @@ impl Reporter {
                 stall.several_requests = route.is_none() && poll.request.is_some();
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
-                let place = Place { runtime: poll.runtime, site: poll.site, route };
+                let place = LogKey { runtime: poll.runtime, site: poll.site, route };
                 let first = found.first;
                 self.going.insert(id, Going { thread: thread.clone(), number: poll.key.number, first, place });
                 lock(&self.shared.book).begin(stall.clone(), account, thread, poll.key.number, at);
@@ -107,7 +109,7 @@ impl Reporter {
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
                 lock(&self.shared.book).enter(stall.clone(), account);
-                let place = Place { runtime: poll.runtime, site: poll.site, route };
+                let place = LogKey { runtime: poll.runtime, site: poll.site, route };
                 self.send(Told::Stall { stall: stall.into(), place, stack: None });
             }
         }
@@ -116,6 +118,28 @@ impl Reporter {
     /// Tells that the process stood still.
     pub(crate) fn tell_pause(&mut self, nanos: u64) {
         self.send(Told::Pause { nanos });
+    }
+
+    /// Tells of the panics of tasks since the last time.
+    pub(crate) fn tell_panics(&mut self) {
+        for panic in self.shared.meter.panics.take() {
+            let place = self.place((panic.runtime, panic.site));
+            // SAFETY: the bits are those that `to_bits` made in the panic's task.
+            let task = unsafe { task_id::from_bits(panic.task) };
+            self.send(Told::Task(TaskNews::Panicked { place, task, text: panic.text }));
+        }
+    }
+
+    /// Tells of a place that has more tasks than the limit.
+    pub(crate) fn tell_growth(&mut self, key: (u16, SiteId), alive: u64) {
+        let limit = self.shared.alive_tasks_limit;
+        self.send(Told::Task(TaskNews::Grown { place: self.place(key), alive, limit }));
+    }
+
+    fn place(&self, key: (u16, SiteId)) -> Place {
+        let meter = &self.shared.meter;
+        let runtime = meter.runtimes.get(key.0).map_or_else(|| "other".into(), |r| r.name.clone());
+        Place { runtime, site: meter.sites.get(key.1), key }
     }
 
     fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState, at: u64) -> Stall {
@@ -150,7 +174,7 @@ impl Reporter {
         route.map(|route| self.shared.meter.routes.name(route))
     }
 
-    fn send_some(&mut self, stall: Option<Stall>, place: Place, stack: Option<RawStack>) {
+    fn send_some(&mut self, stall: Option<Stall>, place: LogKey, stack: Option<RawStack>) {
         if let Some(stall) = stall {
             self.send(Told::Stall { stall: stall.into(), place, stack });
         }

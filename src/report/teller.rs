@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::log;
 use super::stack::Stack;
 use super::stall::{Phase, Stall};
+use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
 use crate::detect::capture::{RawStack, symbols};
 use crate::measure::route::RouteId;
@@ -27,7 +28,7 @@ const TIDY: Duration = Duration::from_secs(5);
 
 /// What repeats are limited by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct LogKey {
     pub(crate) runtime: u16,
     pub(crate) site: SiteId,
     /// The tasks of a web server's connections have one site.
@@ -38,8 +39,9 @@ pub(crate) struct Place {
 // Nearly all are stalls: a box for each would only cost.
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Told {
-    Stall { stall: Box<Stall>, place: Place, stack: Option<RawStack> },
+    Stall { stall: Box<Stall>, place: LogKey, stack: Option<RawStack> },
     Pause { nanos: u64 },
+    Task(TaskNews),
 }
 
 /// A stall that was told and goes on.
@@ -56,8 +58,9 @@ struct Known {
 /// See the module's text.
 pub(crate) struct Teller {
     shared: Arc<Shared>,
-    throttle: Throttle<Place>,
+    throttle: Throttle<LogKey>,
     pauses: Throttle<()>,
+    tasks: TaskTeller,
     /// By id: the oldest first.
     known: BTreeMap<u64, Known>,
     told_slow: bool,
@@ -65,7 +68,14 @@ pub(crate) struct Teller {
 
 impl Teller {
     pub(crate) fn new(shared: Arc<Shared>) -> Teller {
-        Teller { shared, throttle: Throttle::new(), pauses: Throttle::new(), known: BTreeMap::new(), told_slow: false }
+        Teller {
+            shared,
+            throttle: Throttle::new(),
+            pauses: Throttle::new(),
+            tasks: TaskTeller::new(),
+            known: BTreeMap::new(),
+            told_slow: false,
+        }
     }
 
     /// Runs until nobody can have anything to tell any more.
@@ -73,13 +83,17 @@ impl Teller {
         loop {
             let patience = if symbols().holds_loaders() { TIDY } else { Duration::MAX };
             match queue.recv_timeout(patience) {
-                Ok(Told::Stall { stall, place, stack }) => {
+                Ok(told) => {
                     // A subscriber of the user's may panic; the next report is told all the same.
-                    if call_user(|| self.tell(*stall, place, stack)) {
+                    let panicked = call_user(|| match told {
+                        Told::Stall { stall, place, stack } => self.tell(*stall, place, stack),
+                        Told::Pause { nanos } => self.tell_pause(nanos),
+                        Told::Task(news) => self.tell_task(&news),
+                    });
+                    if panicked {
                         self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Ok(Told::Pause { nanos }) => self.tell_pause(nanos),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -87,7 +101,7 @@ impl Teller {
         }
     }
 
-    fn tell(&mut self, mut stall: Stall, place: Place, raw: Option<RawStack>) {
+    fn tell(&mut self, mut stall: Stall, place: LogKey, raw: Option<RawStack>) {
         let earlier = self.known.remove(&stall.id);
         let is_first = earlier.is_none();
         // Its end is logged if its begin was; one that comes with its end is logged as a begin would be.
@@ -126,7 +140,7 @@ impl Teller {
     }
 
     /// One report, to the log and the callback.
-    fn say(&mut self, stall: &Stall, place: Place, may_begin: bool, is_first: bool, known: &mut Known) {
+    fn say(&mut self, stall: &Stall, place: LogKey, may_begin: bool, is_first: bool, known: &mut Known) {
         if known.logged {
             log::stall(stall, 0);
         } else if may_begin && let Some(untold) = self.admit(place, is_first) {
@@ -143,8 +157,15 @@ impl Teller {
         }
     }
 
+    fn tell_task(&mut self, news: &TaskNews) {
+        let clock = &self.shared.meter.clock;
+        if self.shared.log && !self.tasks.tell(news, clock.nanos(clock.now())) {
+            self.shared.suppressed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether one of this place may be logged now; a stall counts as left out once, at its first report.
-    fn admit(&mut self, place: Place, is_first: bool) -> Option<u64> {
+    fn admit(&mut self, place: LogKey, is_first: bool) -> Option<u64> {
         if !self.shared.log {
             return None;
         }

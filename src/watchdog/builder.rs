@@ -23,6 +23,7 @@ pub struct WatchdogBuilder {
     route_histograms: bool,
     log: bool,
     capture: bool,
+    alive_tasks_limit: u64,
     unhealthy_after: Duration,
     on_stall: Option<OnStall>,
     #[cfg(feature = "server")]
@@ -38,6 +39,7 @@ impl Default for WatchdogBuilder {
             route_histograms: false,
             log: true,
             capture: true,
+            alive_tasks_limit: Self::DEFAULT_ALIVE_TASKS_LIMIT,
             unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
             on_stall: None,
             #[cfg(feature = "server")]
@@ -54,7 +56,8 @@ impl std::fmt::Debug for WatchdogBuilder {
             .field("max_sites", &self.max_sites)
             .field("max_routes", &self.max_routes)
             .field("log", &self.log)
-            .field("capture", &self.capture);
+            .field("capture", &self.capture)
+            .field("alive_tasks_limit", &self.alive_tasks_limit);
         debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
@@ -75,6 +78,8 @@ impl WatchdogBuilder {
     pub const DEFAULT_MAX_ROUTES: usize = 500;
     /// The most that [`max_routes`](Self::max_routes) takes.
     pub const MAX_ROUTES: usize = Routes::MAX;
+    /// 10,000 tasks.
+    pub const DEFAULT_ALIVE_TASKS_LIMIT: u64 = 10_000;
     /// 5 seconds.
     pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
@@ -117,11 +122,24 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN). They are, unless told.
+    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN), and with them the panics and the
+    /// growth of tasks (target `pollwatch::tasks`, level WARN; `docs/tasks.md`). They are, unless told.
     ///
-    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not.
+    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not. So it is with
+    /// its panics.
     pub fn log(mut self, log: bool) -> Self {
         self.log = log;
+        self
+    }
+
+    /// A place (spawn location) that has more tasks alive than this is logged, once, and again at each doubling; it is logged
+    /// anew when it has fallen below half of the limit meanwhile. [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT)
+    /// unless told; `u64::MAX` switches it off. Nothing is ever refused: this only tells.
+    ///
+    /// Looked at about once a second while anything is polled. That reads one number a runtime; the places are gone through only
+    /// while a runtime has more tasks than this in all, or one of them is over it. The watchdog thread does it, not a worker.
+    pub fn alive_tasks_limit(mut self, limit: u64) -> Self {
+        self.alive_tasks_limit = limit;
         self
     }
 
@@ -204,6 +222,9 @@ impl WatchdogBuilder {
                 self.max_routes
             )));
         }
+        if self.alive_tasks_limit == 0 {
+            return Err(Error::invalid("alive_tasks_limit must be at least 1; u64::MAX switches it off"));
+        }
         let shared = Arc::new(Shared {
             meter: Meter::new(Settings {
                 threshold: self.threshold.as_nanos() as u64,
@@ -218,6 +239,7 @@ impl WatchdogBuilder {
             started: std::time::Instant::now(),
             on_stall: self.on_stall,
             log: self.log,
+            alive_tasks_limit: self.alive_tasks_limit,
             capture: self.capture,
             stacks: StackCoverage::of(self.capture),
             captures: Default::default(),

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use crate::coverage::Coverage;
 use crate::export::snapshot::Snapshot;
 use crate::measure::future::Watched;
+use crate::measure::task::Task;
 use crate::report::stall::Stall;
 use crate::shared::Shared;
 use crate::util::lock;
@@ -59,6 +60,9 @@ impl Watchdog {
 
     /// Spawns a task on the current runtime, its polls watched and its outcome (completed, cancelled, panicked) counted.
     ///
+    /// A panic of it is logged (target `pollwatch::tasks`, level WARN) with this place and its message, whether or not anybody looks
+    /// at the handle: tokio tells nobody whether there still is one. The handle gets the panic as ever.
+    ///
     /// # Panics
     ///
     /// Outside of a runtime, as [`tokio::spawn`] does.
@@ -68,7 +72,7 @@ impl Watchdog {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(Watched::task(&self.shared.meter, future))
+        tokio::spawn(Task::new(Watched::task(&self.shared.meter, future)))
     }
 
     /// The recent stalls, at most 256, most recent last; each once, in its last state.

@@ -40,6 +40,12 @@ impl Worker {
         self.handle.thread().id()
     }
 
+    /// Waits for its end, however long that takes: for threads on which nothing of the user's runs.
+    #[cfg(feature = "testing")]
+    fn wait(self) {
+        let _ = self.handle.join();
+    }
+
     /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on it.
     fn join(self) {
         if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(PATIENCE) {
@@ -89,10 +95,10 @@ impl Threads {
         *lock(&self.addr)
     }
 
-    /// Stops, and waits wherever it is called.
+    /// Stops, and waits wherever it is called, until all is known: a busy machine may take its time. There is no callback.
     #[cfg(feature = "testing")]
     pub(crate) fn stop_and_wait(&self) {
-        self.signal_stop().into_iter().for_each(Worker::join);
+        self.signal_stop().into_iter().for_each(Worker::wait);
     }
 
     pub(crate) fn stop(&self) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pollwatch::Hooks;
-use tokio::runtime::TaskMeta;
+use tokio::runtime::{Handle, TaskMeta};
+use tokio::task::JoinHandle;
 
 use crate::support::*;
 
@@ -145,4 +146,21 @@ fn a_builder_gives_its_hooks_to_one_runtime() {
     }
     drop((first, second));
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (6, 6));
+}
+
+/// To the hooks, the end of a blocking closure looks like that of a task, and one place may have both.
+#[test]
+fn blocking_closures_of_a_place_that_spawns_too_are_no_tasks() {
+    #[track_caller]
+    fn start_either(handle: &Handle, blocking: bool) -> JoinHandle<()> {
+        if blocking { handle.spawn_blocking(|| ()) } else { handle.spawn(yields(1)) }
+    }
+    let (watchdog, _) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    for i in 0..20 {
+        runtime.block_on(start_either(runtime.handle(), i % 2 == 1)).unwrap();
+    }
+    drop(runtime);
+    let tasks: Vec<_> = watchdog.snapshot().sites.iter().map(|s| (s.spawned, s.terminated)).collect();
+    assert_eq!(tasks, [(10, 10)]);
 }

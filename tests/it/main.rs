@@ -5,6 +5,7 @@ mod support;
 mod blocking;
 mod detect;
 mod export;
+mod fates;
 #[cfg(tokio_unstable)]
 mod hooks;
 mod hostile;

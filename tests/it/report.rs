@@ -13,11 +13,11 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use crate::support::*;
 
 #[derive(Clone, Debug)]
-struct Line {
-    target: String,
-    level: Level,
-    fields: BTreeMap<&'static str, String>,
-    in_span: bool,
+pub(crate) struct Line {
+    pub(crate) target: String,
+    pub(crate) level: Level,
+    pub(crate) fields: BTreeMap<&'static str, String>,
+    pub(crate) in_span: bool,
 }
 
 /// All events of the process with pollwatch's targets: the watchdogs' threads log to the global subscriber.
@@ -49,17 +49,22 @@ impl<S: Subscriber> Layer<S> for Capture {
     }
 }
 
-fn logging() -> (Watchdog, Told) {
+/// From here on, what this process logs is kept.
+pub(crate) fn log_to_lines() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let subscriber = tracing_subscriber::registry().with(Capture);
         tracing::subscriber::set_global_default(subscriber).expect("the only one in this binary");
     });
+}
+
+fn logging() -> (Watchdog, Told) {
+    log_to_lines();
     start_with(Watchdog::builder().threshold(THRESHOLD))
 }
 
-/// The log lines about one runtime's stalls.
-fn lines(runtime: &str) -> Vec<Line> {
+/// The log lines about one runtime.
+pub(crate) fn lines(runtime: &str) -> Vec<Line> {
     let all = lock(&LINES).clone();
     all.into_iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == runtime)).collect()
 }

@@ -104,12 +104,13 @@ pub(crate) fn is_dependency(file: &str) -> bool {
 /// Whether a function is the way by which a runtime came to poll: what lies outside of it is not the task's. Functions that were
 /// inlined may have no name but their last one: then the file tells.
 pub(crate) fn is_poll_entry(name: &str, file: Option<&str>) -> bool {
-    const ENTRIES: [&str; 5] = [
+    const ENTRIES: [&str; 6] = [
         "tokio::runtime::task::",
         "tokio::runtime::park::",
         "tokio::task::local::",
         "pollwatch::measure::future::",
         "pollwatch::measure::layer::",
+        "pollwatch::measure::task::",
     ];
     const FILES: [&str; 3] = ["src/runtime/task/", "src/runtime/park.rs", "src/task/local.rs"];
     let of_tokio = file.filter(|f| f.starts_with("tokio-1.")).and_then(|f| f.split_once('/')).map(|(_, below)| below);
@@ -124,7 +125,7 @@ pub(crate) fn is_poll_entry(name: &str, file: Option<&str>) -> bool {
 
 /// Our files that poll what is the user's.
 fn own_entries() -> impl Iterator<Item = &'static str> {
-    let entries = [crate::measure::future::FILE].into_iter();
+    let entries = [crate::measure::future::FILE, crate::measure::task::FILE].into_iter();
     #[cfg(feature = "tower")]
     let entries = entries.chain(crate::measure::layer::FILES);
     entries
