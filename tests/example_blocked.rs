@@ -68,6 +68,10 @@ fn tells_the_four_usual_ways() {
             let output = Command::new(example()).arg(way).env("NO_COLOR", "1").output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                said.contains("stacks: taken\n"),
+                "not as this test was compiled (`cargo test` builds both): {said}"
+            );
             // While it lasts.
             let mut events = said.split(" WARN pollwatch::stall: ").filter(|event| event.contains(" ongoing "));
             let is_told = events.any(|event| told.iter().all(|part| event.contains(part)));

@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().without_time().init();
     let watchdog = Watchdog::builder().start()?;
     let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+    println!("stacks: {}", watchdog.coverage().stacks);
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for way in ["sleep", "file", "lock", "dns"] {
         if !wanted.is_empty() && !wanted.iter().any(|w| w == way) {
