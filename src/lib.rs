@@ -24,6 +24,7 @@
 //! | `capture` (default) | stacks of stalls: where, and, with the kernel's help, why |
 //! | `server` (default) | the HTTP server on its own thread: `/metrics`, `/stalls`, `/healthz`, `/`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
 //! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
+//! | `spans` | `Watchdog::span_layer()`: the `tracing` spans that a stall happens in |
 //! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
 //! | `serde` (with `server`) | `serde::Serialize` for [`Stall`] |
 //!
@@ -57,6 +58,8 @@ pub use measure::allow::allow_blocking;
 pub use measure::future::Watched;
 pub use measure::hooks::Hooks;
 pub use measure::site::Site;
+#[cfg(feature = "spans")]
+pub use measure::spans::layer::SpanLayer;
 pub use report::stack::{Frame, Stack};
 pub use report::stall::{Cause, Phase, Stall, Syscall};
 pub use watchdog::{Watchdog, WatchdogBuilder};

@@ -180,6 +180,15 @@ impl Slot {
         frames.map(|cell| What::unpack(cell.what.load(Ordering::Relaxed))).find(|what| what.kind.is_poll())
     }
 
+    /// Its push number, 0 where there is none.
+    #[cfg(feature = "spans")]
+    #[inline]
+    pub(crate) fn innermost_poll_number(&self) -> u64 {
+        let depth = self.depth().min(MAX_FRAMES);
+        let mut frames = self.frames[..depth].iter().rev();
+        frames.find(|cell| What::unpack(cell.what()).kind.is_poll()).map_or(0, FrameCell::number)
+    }
+
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
     #[inline]
     pub(crate) fn pop(&self) {

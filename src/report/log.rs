@@ -24,6 +24,7 @@ pub(crate) fn stall(stall: &Stall, untold: u64) {
         task,
         site = %stall.site,
         watched,
+        spans = (!stall.spans.is_empty()).then(|| stall.spans.join(" › ")),
         cause = %stall.cause,
         reason = (!stall.reason.is_empty()).then_some(stall.reason),
         syscall = stall.syscall.as_ref().map(|s| s.name),

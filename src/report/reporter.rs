@@ -59,6 +59,7 @@ impl Reporter {
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
                 stall.syscall.clone_from(&found.syscall);
+                stall.spans = found.spans.unwrap_or_default();
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
                 let key = (poll.runtime, poll.site);
@@ -71,9 +72,11 @@ impl Reporter {
                 let Some(going) = self.going.get(&id) else { return };
                 let found = self.examiner.examine(&going.thread, going.number, going.first);
                 let key = going.key;
-                let Finding { on_cpu, stack, syscall, cause, .. } = found;
-                let stall =
-                    lock(&self.shared.book).update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
+                let mut book = lock(&self.shared.book);
+                book.set_spans(id, spans);
+                let stall = book.update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                drop(book);
                 self.send_some(stall, key, stack);
             }
             Change::GoesOn { id, elapsed } => {
@@ -119,6 +122,7 @@ impl Reporter {
             task: unsafe { task_id::from_bits(poll.task) },
             site: meter.sites.get(poll.site),
             watched: poll.watched.map(|site| meter.sites.get(site)),
+            spans: Vec::new(),
             cause: Cause::Unknown,
             began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,

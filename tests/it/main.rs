@@ -14,4 +14,5 @@ mod nesting;
 mod outcomes;
 mod polls;
 mod report;
+mod spans;
 mod stacks;
