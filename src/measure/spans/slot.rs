@@ -271,7 +271,7 @@ mod models {
     }
 
     /// No reader ever keeps a mixture of two spans, or a span twice, though levels move and texts change.
-    fn model(write: fn(&Slot)) {
+    fn model(new: fn() -> Slot, write: fn(&Slot)) {
         let read = |slot: &Slot| {
             let Some(reading) = slot.read() else { return false };
             for (at, e) in reading.entered.iter().enumerate() {
@@ -282,12 +282,18 @@ mod models {
             }
             !reading.entered.is_empty()
         };
-        crate::sync::model_one_writer(Slot::new, write, read, |slot| assert_eq!(slot.len(), 0));
+        crate::sync::model_one_writer(new, write, read, |slot| assert_eq!(slot.len(), 0));
+    }
+
+    fn with_two() -> Slot {
+        let slot = Slot::new();
+        (1..=2).for_each(|n| push(&slot, n));
+        slot
     }
 
     #[test]
     fn a_level_is_of_one_span() {
-        model(|slot| {
+        model(Slot::new, |slot| {
             for n in 1..=2 {
                 push(slot, n);
                 slot.remove(0);
@@ -297,12 +303,17 @@ mod models {
 
     #[test]
     fn levels_move_unseen() {
-        model(|slot| {
-            push(slot, 1);
-            push(slot, 2);
+        model(with_two, |slot| {
             slot.remove(0);
+            slot.remove(0);
+        });
+    }
+
+    #[test]
+    fn texts_change_unseen() {
+        model(with_two, |slot| {
             slot.rewrite(0, &Text::new(&"9".repeat(8)));
-            slot.remove(0);
+            slot.retain(|_, _| false);
         });
     }
 }
