@@ -175,3 +175,6 @@ impl Drop for Here {
         self.slot.set_deeper(0);
     }
 }
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;
