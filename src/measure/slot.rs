@@ -219,6 +219,15 @@ impl Slot {
         self.own_frames().find_map(|(_, what)| what.route)
     }
 
+    /// Its push number, 0 where there is none.
+    #[cfg(feature = "spans")]
+    #[inline]
+    pub(crate) fn innermost_poll_number(&self) -> u64 {
+        let depth = self.depth().min(MAX_FRAMES);
+        let mut frames = self.frames[..depth].iter().rev();
+        frames.find(|cell| What::unpack(cell.what()).kind.is_poll()).map_or(0, FrameCell::number)
+    }
+
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
     #[inline]
     pub(crate) fn pop(&self) {

@@ -63,6 +63,7 @@ impl Reporter {
                 stall.syscall.clone_from(&found.syscall);
                 stall.route = self.route(route);
                 stall.several_requests = route.is_none() && poll.request.is_some();
+                stall.spans = found.spans.unwrap_or_default();
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
                 let place = LogKey { runtime: poll.runtime, site: poll.site, route };
@@ -75,9 +76,11 @@ impl Reporter {
                 let Some(going) = self.going.get(&id) else { return };
                 let found = self.examiner.examine(&going.thread, going.number, going.first);
                 let place = going.place;
-                let Finding { on_cpu, stack, syscall, cause, .. } = found;
-                let stall =
-                    lock(&self.shared.book).update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
+                let mut book = lock(&self.shared.book);
+                book.set_spans(id, spans);
+                let stall = book.update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                drop(book);
                 self.send_some(stall, place, stack);
             }
             Change::GoesOn { id, elapsed } => {
@@ -158,6 +161,7 @@ impl Reporter {
             route: None,
             spawned_under: self.route(poll.spawned_under),
             several_requests: false,
+            spans: Vec::new(),
             cause: Cause::Unknown,
             began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,
