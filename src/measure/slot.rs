@@ -214,6 +214,32 @@ impl Slot {
         self.own_frames().find(|(_, what)| what.kind.is_poll())
     }
 
+    /// Whether the poll of this task is under way; the owning thread only.
+    #[cfg(tokio_unstable)]
+    pub(crate) fn is_polling(&self, task: u64) -> bool {
+        self.own_frames().any(|(cell, what)| what.kind == Kind::Task && cell.task() == task)
+    }
+
+    /// The innermost request of the innermost poll; the owning thread only.
+    #[cfg(feature = "tower")]
+    pub(crate) fn innermost_request(&self) -> Option<RouteId> {
+        let parts = self.own_frames().take_while(|(_, what)| !what.kind.is_poll());
+        parts.filter(|(_, what)| what.kind == Kind::Route).find_map(|(_, what)| what.route)
+    }
+
+    /// Lets the request around the innermost frame, which is one, too, begin later by what that took; the owning thread only.
+    #[cfg(feature = "tower")]
+    #[inline]
+    pub(crate) fn delay_request_around(&self, ticks: impl FnOnce() -> u64) {
+        if self.depth() <= 2 {
+            return;
+        }
+        let parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
+        if let Some((around, _)) = parts.filter(|(_, what)| what.kind == Kind::Route).next() {
+            around.begin.store(around.begin().saturating_add(ticks()), Ordering::Release);
+        }
+    }
+
     /// The route that whatever is spawned now is spawned under; the owning thread only.
     pub(crate) fn current_route(&self) -> Option<RouteId> {
         self.own_frames().find_map(|(_, what)| what.route)

@@ -1,0 +1,9 @@
+//! The tower layer, beneath real servers with real clients: which route a stall is told under, and what is counted of it.
+
+#[path = "../it/support.rs"]
+mod support;
+
+mod attribution;
+mod client;
+
+mod scene;
