@@ -5,5 +5,7 @@ mod support;
 
 mod attribution;
 mod client;
+mod load;
 
 mod scene;
+mod truth;
