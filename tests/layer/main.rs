@@ -5,6 +5,7 @@ mod support;
 
 mod attribution;
 mod client;
+mod grpc;
 mod load;
 
 mod scene;
