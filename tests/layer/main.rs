@@ -3,10 +3,12 @@
 #[path = "../it/support.rs"]
 mod support;
 
+mod accounts;
 mod attribution;
 mod client;
 mod grpc;
 mod load;
-
+mod names;
+mod patterns;
 mod scene;
 mod truth;
