@@ -7,7 +7,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 /// Runs `f` on a thread of its own, with a span layer as its subscriber.
 fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
-    let meter = Meter::new(10_000_000, 10);
+    let meter = Meter::of(10_000_000, 10);
     let subscriber = tracing_subscriber::registry().with(SpanLayer::new(&meter));
     let for_thread = meter.clone();
     let body = || tracing::subscriber::with_default(subscriber, || f(for_thread));
@@ -17,7 +17,7 @@ fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
 
 fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, u64) {
     let tied = thread::attached(meter.id, || Some(meter.clone())).expect("a thread");
-    let number = tied.state.push(What { kind: Kind::Task, runtime: 0, index: 0 }.pack(), 7, None);
+    let number = tied.state.push(What { kind: Kind::Task, runtime: 0, route: None, index: 0 }.pack(), 7, None);
     (tied.state.clone(), number)
 }
 
@@ -122,7 +122,7 @@ fn a_thread_that_is_being_destroyed() {
 fn watchdogs_and_registries_are_told_apart() {
     on_a_thread(|meter| {
         let _first = info_span!("first").entered();
-        let other = Meter::new(10_000_000, 10);
+        let other = Meter::of(10_000_000, 10);
         let both = tracing_subscriber::registry().with(SpanLayer::new(&other)).with(SpanLayer::new(&meter));
         tracing::subscriber::with_default(both, || {
             let second = info_span!("second", n = tracing::field::Empty).entered();
