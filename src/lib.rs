@@ -26,6 +26,7 @@
 //! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
 //! | `axum` (default) | routes named by the path that axum matched; with it `tower` |
 //! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls and metrics by the route of a request |
+//! | `spans` | `Watchdog::span_layer()`: the `tracing` spans that a stall happens in |
 //! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
 //! | `serde` (with `server`) | `serde::Serialize` for [`Stall`] |
 //!
@@ -59,6 +60,8 @@ pub use measure::allow::allow_blocking;
 pub use measure::future::Watched;
 pub use measure::hooks::Hooks;
 pub use measure::site::Site;
+#[cfg(feature = "spans")]
+pub use measure::spans::layer::SpanLayer;
 pub use report::stack::{Frame, Stack};
 pub use report::stall::{Cause, Phase, Stall, Syscall};
 pub use watchdog::{Watchdog, WatchdogBuilder};

@@ -8,6 +8,7 @@ use super::capture::{Capturer, RawStack, Target};
 use super::classify::{Evidence, Purpose, classify, describe};
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
+use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::report::stall::{Cause, Syscall};
 use crate::shared::Shared;
@@ -39,6 +40,8 @@ pub(crate) struct Finding {
     /// Where the time on a CPU is counted from.
     pub(crate) first: Option<First>,
     pub(crate) stack: Option<RawStack>,
+    /// `None` when the poll is over.
+    pub(crate) spans: Option<Vec<Arc<str>>>,
 }
 
 /// See the module's text.
@@ -74,10 +77,11 @@ impl Examiner {
         let stands = cause == Cause::Starved && share.is_some_and(|share| share < STANDS);
         let stack = if stands { None } else { self.stack(thread, number, at) };
         let syscall = syscall(at);
+        let spans = Some(spans::of_poll(thread, number));
         if !thread.slot.holds(number) {
-            return Finding { cause: Cause::Unknown, syscall: None, on_cpu: None, first, stack: None };
+            return Finding { cause: Cause::Unknown, syscall: None, on_cpu: None, first, stack: None, spans: None };
         }
-        Finding { cause, syscall, on_cpu, first, stack }
+        Finding { cause, syscall, on_cpu, first, stack, spans }
     }
 
     /// CPU time since the poll was first seen, and its share of that time.

@@ -1,6 +1,7 @@
 //! First floor: measures every poll, on the user's threads, and publishes what each thread is doing.
 //!
-//! Its ways in are [`hooks`], [`future`], the tower `layer` and, off the poll path, [`probe`]. Nobody above calls down into a thread; they read
+//! Its ways in are [`hooks`], [`future`], the tower `layer`, [`spans`] and, off the poll path, [`probe`]. Nobody above calls down into a
+//! thread; they read
 //! [`meter::Meter`].
 
 pub(crate) mod allow;
@@ -21,6 +22,11 @@ pub(crate) mod runtime;
 pub(crate) mod runtime_stats;
 pub(crate) mod site;
 pub(crate) mod slot;
+#[cfg(feature = "spans")]
+pub(crate) mod spans;
+#[cfg(not(feature = "spans"))]
+#[path = "spans_off.rs"]
+pub(crate) mod spans;
 pub(crate) mod tally;
 pub(crate) mod task;
 pub(crate) mod task_id;

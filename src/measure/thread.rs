@@ -20,6 +20,7 @@ use super::route::{Proof, RouteId};
 use super::runtime::Runtime;
 use super::site::SiteId;
 use super::slot::Slot;
+use super::spans;
 use super::tally::Tally;
 use super::wake::Wake;
 
@@ -30,6 +31,8 @@ pub(crate) struct ThreadState {
     pub(crate) tally: Tally,
     pub(crate) routes: RouteTally,
     pub(crate) ended: EndedRing,
+    #[cfg_attr(not(feature = "spans"), allow(dead_code))]
+    pub(crate) spans: spans::Published,
     clock: Clock,
     threshold: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
@@ -54,6 +57,7 @@ impl ThreadState {
             tally: Tally::new(meter.max_sites),
             routes: RouteTally::new(meter.routes.capacity()),
             ended: EndedRing::new(),
+            spans: Default::default(),
             clock: meter.clock.clone(),
             threshold: meter.threshold,
             route_histograms: meter.route_histograms,
@@ -152,10 +156,12 @@ pub(crate) struct Attached {
 
 impl Attached {
     fn new(meter: &Arc<Meter>) -> Option<Attached> {
+        let state = meter.register_thread()?;
+        spans::tie(meter.id, &state);
         Some(Attached {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),
-            state: meter.register_thread()?,
+            state,
             cache: Box::new(std::array::from_fn(|_| Cell::default())),
             cells: RefCell::default(),
             by_site: RefCell::default(),
@@ -332,6 +338,18 @@ pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) 
         let _ = LAST.try_with(|last| last.set(key));
     }
     stranger
+}
+
+/// This thread's state for the watchdog `id`, if it is tied to it.
+#[cfg(feature = "spans")]
+pub(crate) fn known(id: u64) -> Option<Arc<ThreadState>> {
+    let mut found = None;
+    for_each(|attached| {
+        if attached.meter_id == id {
+            found = Some(attached.state.clone());
+        }
+    });
+    found
 }
 
 /// Calls `f` with each of this thread's ties. `f` must not call user code.

@@ -124,6 +124,13 @@ impl Book {
         Some(stall)
     }
 
+    /// Enters the spans of the latest look at a stall that goes on; `None` when it was over by then. Shown by the update that follows.
+    pub(crate) fn set_spans(&mut self, id: u64, spans: Option<Vec<Arc<str>>>) {
+        if let (Some(ongoing), Some(spans)) = (self.ongoing.iter_mut().find(|o| o.stall.id == id), spans) {
+            ongoing.stall.spans = spans;
+        }
+    }
+
     /// Notes how long a stall has lasted by the look at clock reading `at`.
     pub(crate) fn go_on(&mut self, id: u64, elapsed: Duration, at: u64) {
         if let Some(ongoing) = self.ongoing.iter_mut().find(|o| o.stall.id == id) {
@@ -259,6 +266,7 @@ mod tests {
             route: None,
             spawned_under: None,
             several_requests: false,
+            spans: Vec::new(),
             cause: Cause::Unknown,
             began: std::time::SystemTime::UNIX_EPOCH,
             elapsed: Duration::from_millis(millis),

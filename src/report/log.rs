@@ -27,6 +27,7 @@ pub(crate) fn stall(stall: &Stall, untold: u64) {
         watched,
         route = stall.route.as_deref(),
         spawned_under = stall.spawned_under.as_deref(),
+        spans = (!stall.spans.is_empty()).then(|| stall.spans.join(" › ")),
         cause = %stall.cause,
         reason = (!stall.reason.is_empty()).then_some(stall.reason),
         syscall = stall.syscall.as_ref().map(|s| s.name),

@@ -57,12 +57,13 @@ impl Reporter {
             Change::Began { id, poll, worker, elapsed, route } => {
                 let Some((thread, first)) = thread(poll.key.thread) else { return };
                 let found = self.examiner.examine(&thread, poll.key.number, first);
-                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread, at);
+                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
                 stall.syscall.clone_from(&found.syscall);
                 stall.route = self.route(route);
                 stall.several_requests = route.is_none() && poll.request.is_some();
+                stall.spans = found.spans.unwrap_or_default();
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
                 let place = LogKey { runtime: poll.runtime, site: poll.site, route };
@@ -75,9 +76,11 @@ impl Reporter {
                 let Some(going) = self.going.get(&id) else { return };
                 let found = self.examiner.examine(&going.thread, going.number, going.first);
                 let place = going.place;
-                let Finding { on_cpu, stack, syscall, cause, .. } = found;
-                let stall =
-                    lock(&self.shared.book).update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
+                let mut book = lock(&self.shared.book);
+                book.set_spans(id, spans);
+                let stall = book.update(id, Duration::from_nanos(elapsed), on_cpu, (cause, syscall), at);
+                drop(book);
                 self.send_some(stall, place, stack);
             }
             Change::GoesOn { id, elapsed } => {
@@ -98,7 +101,7 @@ impl Reporter {
             }
             Change::Missed { id, poll, worker, elapsed, route, excuse } => {
                 let Some((thread, _)) = thread(poll.key.thread) else { return };
-                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread, at);
+                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 stall.cause = match excuse {
                     None => Cause::Unknown,
@@ -142,9 +145,9 @@ impl Reporter {
         Place { runtime, site: meter.sites.get(key.1), key }
     }
 
-    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState, at: u64) -> Stall {
+    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState) -> Stall {
         let meter = &self.shared.meter;
-        let ago = Duration::from_nanos(meter.clock.nanos(at).saturating_sub(poll.begin));
+        let ago = Duration::from_nanos(meter.clock.nanos(meter.clock.now()).saturating_sub(poll.begin));
         Stall {
             id,
             phase,
@@ -158,6 +161,7 @@ impl Reporter {
             route: None,
             spawned_under: self.route(poll.spawned_under),
             several_requests: false,
+            spans: Vec::new(),
             cause: Cause::Unknown,
             began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,

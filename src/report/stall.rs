@@ -123,6 +123,10 @@ pub struct Stall {
     /// When first seen it was in a request that had begun much later than the poll.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) several_requests: bool,
+    /// The tracing spans that the poll was in at the latest look, outermost first: `request{id=7}`. At most 16, then one that tells
+    /// how many more there are (`… 3 more`). Empty without a [span layer](crate::Watchdog#method.span_layer), and for a stall that
+    /// was over before it was seen.
+    pub spans: Vec<Arc<str>>,
     /// What the thread was doing, as first classified.
     pub cause: Cause,
     /// When the poll began.
@@ -197,6 +201,9 @@ impl fmt::Display for Stall {
         }
         if let Some(watched) = self.watched.filter(|w| *w != self.site) {
             write!(f, " · within the future watched at {watched}")?;
+        }
+        if !self.spans.is_empty() {
+            write!(f, " · span {}", self.spans.join(" › "))?;
         }
         if let Some(stack) = &self.stack {
             let still = match (self.phase, self.moving) {

@@ -75,6 +75,14 @@ impl Watchdog {
         tokio::spawn(Task::new(Watched::task(&self.shared.meter, future)))
     }
 
+    /// A layer for your `tracing` subscriber: the spans that a stall happens in, with their fields, are told with it.
+    ///
+    /// It holds no handle. [`SpanLayer`](crate::SpanLayer) tells how it is installed, what it sees and what it costs.
+    #[cfg(feature = "spans")]
+    pub fn span_layer(&self) -> crate::SpanLayer {
+        crate::SpanLayer::new(&self.shared.meter)
+    }
+
     /// The recent stalls, at most 256, most recent last; each once, in its last state.
     pub fn stalls(&self) -> Vec<Stall> {
         lock(&self.shared.book).recent()

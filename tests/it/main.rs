@@ -15,4 +15,5 @@ mod nesting;
 mod outcomes;
 mod polls;
 mod report;
+mod spans;
 mod stacks;

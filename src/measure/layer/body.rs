@@ -18,13 +18,20 @@ pin_project! {
     pub struct WatchBody<B> {
         #[pin]
         inner: B,
-        request: Request,
+        request: Option<Request>,
+    }
+}
+
+/// An empty body of no request: what a middleware answers by itself (tower-http's time limit) has to be of some type.
+impl<B: Default> Default for WatchBody<B> {
+    fn default() -> Self {
+        WatchBody { inner: B::default(), request: None }
     }
 }
 
 impl<B> WatchBody<B> {
     pub(super) fn new(inner: B, request: Request) -> WatchBody<B> {
-        WatchBody { inner, request }
+        WatchBody { inner, request: Some(request) }
     }
 
     /// The inner body.
@@ -55,7 +62,7 @@ impl<B: Body> Body for WatchBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        let _within = this.request.enter();
+        let _within = this.request.as_mut().map(Request::enter);
         this.inner.poll_frame(cx)
     }
 

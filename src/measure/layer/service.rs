@@ -6,6 +6,7 @@ use std::task::{Context as Cx, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
+use super::future::Pending;
 use super::{Context, ResponseFuture, WatchBody, name};
 use crate::measure::route::frame;
 
@@ -62,11 +63,10 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
         let method = name::method(request.method());
         let name::Named { request, route, claim } = name::name(&self.context, request);
-        let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        let frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        let mut pending = Pending::new(frame, method, claim);
         // Some do their work here, and not in the future.
-        let within = frame.enter();
-        let inner = self.inner.call(request);
-        drop(within);
-        ResponseFuture::new(inner, frame, method, claim)
+        let inner = pending.within(|| self.inner.call(request));
+        ResponseFuture::new(inner, pending)
     }
 }

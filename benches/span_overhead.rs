@@ -1,0 +1,64 @@
+//! What the span layer adds to entering and leaving a `tracing` span, and to making one, beside what the registry and `fmt` need
+//! themselves.
+//!
+//! `cargo bench --bench span_overhead [-- --quick]`. Every round runs all variants, one after the other; the ratios are made within
+//! a round, and the medians of all rounds are printed.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use pollwatch::Watchdog;
+use tracing::{Dispatch, info_span};
+use tracing_subscriber::layer::SubscriberExt;
+
+fn main() {
+    let is_quick = std::env::args().any(|a| a == "--quick" || a == "--test");
+    let (rounds, times) = if is_quick { (5, 1_000) } else { (101, 100_000) };
+    let watchdog = Watchdog::builder().log(false).start().expect("a watchdog starts");
+    let registry = tracing_subscriber::registry;
+    let variants: [(&str, Dispatch); 3] = [
+        ("registry", registry().into()),
+        ("registry, span layer", registry().with(watchdog.span_layer()).into()),
+        ("registry, fmt", registry().with(tracing_subscriber::fmt::layer().with_writer(std::io::sink)).into()),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
+    // Within a poll that is measured, as a task's spans are.
+    let measured = watchdog.watch(async {
+        let works: [(&str, fn(u64)); 2] = [("enter and exit", enter), ("make, enter, exit, close", make)];
+        for (name, work) in works {
+            let mut nanos = vec![Vec::new(); variants.len()];
+            for round in 0..rounds {
+                for turn in 0..variants.len() {
+                    let at = (turn + round) % variants.len();
+                    let begin = Instant::now();
+                    tracing::dispatcher::with_default(&variants[at].1, || work(times));
+                    nanos[at].push(begin.elapsed().as_nanos() as f64 / times as f64);
+                }
+            }
+            println!("\n{name}:\n\n| subscriber | ns | of the registry alone |\n|---|---|---|");
+            for (at, (subscriber, _)) in variants.iter().enumerate() {
+                let ratios = nanos[at].iter().zip(&nanos[0]).map(|(this, registry)| this / registry).collect();
+                println!("| {subscriber} | {:.1} | {:.2} |", median(nanos[at].clone()), median(ratios));
+            }
+        }
+    });
+    runtime.block_on(measured);
+}
+
+fn enter(times: u64) {
+    let span = info_span!("request", id = 7, path = "/report/7");
+    for _ in 0..times {
+        drop(black_box(&span).enter());
+    }
+}
+
+fn make(times: u64) {
+    for id in 0..times {
+        drop(black_box(info_span!("request", id, path = "/report/7").entered()));
+    }
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}

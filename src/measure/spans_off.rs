@@ -1,0 +1,14 @@
+//! No spans: the feature is off. The twin of `spans/`.
+
+use std::sync::Arc;
+
+use super::thread::ThreadState;
+
+/// There are none.
+pub(crate) type Published = ();
+
+pub(crate) fn tie(_meter_id: u64, _state: &Arc<ThreadState>) {}
+
+pub(crate) fn of_poll(_thread: &ThreadState, _number: u64) -> Vec<Arc<str>> {
+    Vec::new()
+}
