@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use pollwatch::{Cause, StackCoverage, Watchdog};
 
 use crate::children::{again, is_child, private_mounts};
-use crate::scene::{Expected, Situation, check};
+use crate::scene::{EARLY, Expected, Situation, check};
 use crate::support::*;
 
 /// Runs a test of this binary as a child, which has to pass.
@@ -97,7 +97,7 @@ fn without_procfs() {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).init();
-    let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD));
+    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
     let StackCoverage::NotHere(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));
