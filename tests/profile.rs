@@ -13,7 +13,8 @@ use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-const THRESHOLD: Duration = Duration::from_millis(10);
+/// Below the time for which a busy machine gives a thread a CPU at once: whoever computes is seen to.
+const THRESHOLD: Duration = Duration::from_millis(2);
 /// Long enough to be found, looked at and classified while it lasts, as a rule.
 const BLOCK: Duration = Duration::from_millis(60);
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use pollwatch::{Cause, StackCoverage, Watchdog};
 
 use crate::children::{again, is_child, private_mounts};
-use crate::scene::{Expected, Situation, check};
+use crate::scene::{EARLY, Expected, Situation, check};
 use crate::support::*;
 
 /// Runs a test of this binary as a child, which has to pass.
@@ -102,7 +102,7 @@ fn without_signals() {
         return eprintln!("skipped: no seccomp filter here");
     }
     let log = Log::start();
-    let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD));
+    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
     let stacks = watchdog.coverage().stacks;
     let StackCoverage::OfWaiting(why) = stacks else {
         return assert!(matches!(stacks, StackCoverage::NotHere(_)) && cfg!(target_arch = "aarch64"), "{stacks}");
@@ -153,7 +153,7 @@ fn without_procfs() {
     }
     assert!(std::fs::read_dir("/proc").unwrap().next().is_none(), "nothing is there");
     let log = Log::start();
-    let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD));
+    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
     let StackCoverage::NotHere(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));

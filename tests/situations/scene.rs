@@ -1,6 +1,7 @@
 //! One situation: a task that blocks its worker until what must be told of it has been told.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use pollwatch::{Cause, Frame, Phase, Stall};
@@ -35,13 +36,11 @@ impl Situation {
 /// Thresholds of the attempts, by turns. On a machine with more to do, a thread that computes has a CPU to itself for some
 /// milliseconds only: it must be seen early. One that spins and yields before it blocks is given none in between: it must be
 /// seen late.
-const THRESHOLDS: [Duration; 5] = [
-    THRESHOLD,
-    Duration::from_millis(2),
-    Duration::from_millis(160),
-    Duration::from_millis(5),
-    Duration::from_millis(640),
-];
+const THRESHOLDS: [Duration; 5] =
+    [THRESHOLD, EARLY, Duration::from_millis(160), Duration::from_millis(5), Duration::from_millis(640)];
+
+/// Less than a scheduler gives a thread at once.
+pub(crate) const EARLY: Duration = Duration::from_millis(2);
 
 /// After so many thresholds it has been looked at four times.
 const LOOKS: u32 = 8;
@@ -60,6 +59,9 @@ pub(crate) fn check_on<K>(
     before: impl Fn(&tokio::runtime::Runtime) -> K,
     situation: impl Fn() -> Situation,
 ) -> Stall {
+    // One at a time: those that compute would starve each other.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _alone = lock(&ONE);
     let mut thresholds = THRESHOLDS.into_iter().cycle();
     let mut next = || thresholds.next().expect("endless");
     let stall = undisturbed(|| observe(next(), &builder, &before, situation()));
