@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::clock::Clock;
+use super::gate::Gates;
 use super::route::{self, RouteId, Routes};
 use super::runtime::Runtimes;
 use super::site::Sites;
@@ -42,6 +43,7 @@ pub(crate) struct Meter {
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
     pub(crate) runtimes: Runtimes,
+    pub(crate) gates: Gates,
     pub(crate) wake: Arc<Wake>,
     /// Panics in hooks that the user gave.
     pub(crate) hook_panics: AtomicU64,
@@ -74,6 +76,7 @@ impl Meter {
             sites: Sites::new(settings.max_sites),
             routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),
+            gates: Gates::default(),
             wake: Arc::new(Wake::new()),
             hook_panics: AtomicU64::new(0),
             threads: Mutex::default(),

@@ -12,6 +12,7 @@ use super::teller::{Place, Told};
 use crate::detect::capture::RawStack;
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll};
+use crate::detect::shedding;
 use crate::measure::route::RouteId;
 use crate::measure::task_id;
 use crate::measure::thread::ThreadState;
@@ -116,6 +117,11 @@ impl Reporter {
     /// Tells that the process stood still.
     pub(crate) fn tell_pause(&mut self, nanos: u64) {
         self.send(Told::Pause { nanos });
+    }
+
+    /// Tells that requests are turned away from here on, or are let in again.
+    pub(crate) fn tell_shed(&mut self, told: shedding::Told) {
+        self.send(Told::Shed(told));
     }
 
     fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState, at: u64) -> Stall {

@@ -19,8 +19,17 @@ pin_project! {
     /// The future of a watched response; made by [`WatchService`](super::WatchService).
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: F,
+        inner: Inner<F>,
         pending: Pending,
+    }
+}
+
+pin_project! {
+    #[project = InnerProj]
+    enum Inner<F> {
+        Called { #[pin] future: F },
+        /// The answer to a request that the service was not called for.
+        TurnedAway { answer: Option<Response<()>> },
     }
 }
 
@@ -32,7 +41,13 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 
 impl<F> ResponseFuture<F> {
     pub(super) fn new(inner: F, request: Request, method: u8, claim: Option<Box<str>>) -> ResponseFuture<F> {
+        let inner = Inner::Called { future: inner };
         ResponseFuture { inner, pending: Pending { request, method, claim, end: End::Dropped } }
+    }
+
+    pub(super) fn turned_away(answer: Response<()>, request: Request, method: u8) -> ResponseFuture<F> {
+        let inner = Inner::TurnedAway { answer: Some(answer) };
+        ResponseFuture { inner, pending: Pending { request, method, claim: None, end: End::Dropped } }
     }
 }
 
@@ -91,10 +106,19 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let pending = this.pending;
+        let inner = match this.inner.project() {
+            InnerProj::Called { future } => future,
+            InnerProj::TurnedAway { answer } => {
+                // Polled after it was ready.
+                let Some(answer) = answer.take() else { return Poll::Pending };
+                pending.count(Status::of_code(answer.status().as_u16()));
+                return Poll::Ready(Ok(answer.map(|()| WatchBody::empty(pending.request.clone()))));
+            }
+        };
         let within = pending.request.enter();
         // Stays so if the poll unwinds.
         pending.end = End::Panicked;
-        let result = this.inner.poll(cx);
+        let result = inner.poll(cx);
         drop(within);
         match result {
             Poll::Pending => {

@@ -18,11 +18,13 @@ pub(crate) const FILE: &str = file!();
 pub struct WatchService<S> {
     inner: S,
     context: Context,
+    /// Makes a service that is not ready of one that is, and was not called.
+    renew: Option<fn(&S) -> S>,
 }
 
 impl<S> WatchService<S> {
-    pub(super) fn new(inner: S, context: Context) -> WatchService<S> {
-        WatchService { inner, context }
+    pub(super) fn new(inner: S, context: Context, renew: Option<fn(&S) -> S>) -> WatchService<S> {
+        WatchService { inner, context, renew }
     }
 
     /// The inner service.
@@ -63,6 +65,15 @@ where
         let method = name::method(request.method());
         let name::Named { request, route, claim } = name::name(&self.context, request);
         let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        if let Some(turnstile) = self.context.turnstile.as_ref().filter(|turnstile| turnstile.is_closed())
+            && let Some(answer) = turnstile.turn_away(&request, route, &mut frame)
+        {
+            // It may hold a permit, and would until the next request.
+            if let Some(renew) = self.renew {
+                self.inner = renew(&self.inner);
+            }
+            return ResponseFuture::turned_away(answer, frame, method);
+        }
         // Some do their work here, and not in the future.
         let within = frame.enter();
         let inner = self.inner.call(request);

@@ -45,6 +45,19 @@ impl Request {
         poll::enter(thread, self.runtime.into(), (self.site, None), || to_bits(tokio::task::try_id()))
     }
 
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The runtime that polls it: that of the poll around it, where one is known.
+    pub(crate) fn runtime(&mut self) -> Option<u16> {
+        let around = attached(&self.meter)?.state.slot.innermost_poll().map(|(_, what)| what.runtime);
+        Some(around.unwrap_or_else(|| {
+            (self.runtime, _) = resolve(&self.meter);
+            self.runtime.into()
+        }))
+    }
+
     /// Counts the request, once it is known how it ended. `method` is an index of [`METHODS`](super::tally::METHODS).
     pub(crate) fn count(&self, method: usize, status: Status) {
         let Some(thread) = attached(&self.meter) else { return };
