@@ -64,9 +64,19 @@ impl Shedding {
             }
             overloads.retain(|&runtime, overload| {
                 let lag = heard.iter().find(|(heard, _)| *heard == runtime).map(|(_, lag)| *lag);
+                // They are late: if they had been let in, so would be what came after.
+                let lag = match lag {
+                    Some(Lag::Was(nanos)) if gate.take_refused(runtime) => Some(Lag::Was(nanos.max(gate.marks.high))),
+                    lag => lag,
+                };
                 let before = overload.lag();
                 let turn = overload.hear(now, lag);
                 if turn.is_some() || overload.is_shedding() {
+                    if turn == Some(Turn::Begins)
+                        && let Some(metrics) = meter.runtimes.get(runtime).and_then(|runtime| runtime.metrics())
+                    {
+                        gate.set_workers(runtime, metrics.num_workers());
+                    }
                     if let Some(runtime) = meter.runtimes.get(runtime) {
                         gate.set(runtime.id, overload.lag(), &runtime.probe.sent, now + HOLDS);
                     }

@@ -1,7 +1,7 @@
 //! Gates: whether requests are turned away now because their runtime is late. The watchdog opens and narrows them, requests read.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::clock::Clock;
@@ -36,7 +36,29 @@ struct Late {
     lag: AtomicU64,
     /// The probe's wake that has not been answered: the lag is at least its age.
     sent: OnceLock<Arc<AtomicU64>>,
+    /// Requests of blocking routes that are in their first poll, and how many there may be.
+    blocking: AtomicU32,
+    room: AtomicU32,
+    /// Whether one was turned away for want of room since the watchdog last looked.
+    refused: AtomicBool,
 }
+
+/// A place for a request of a blocking route, while it may block its worker.
+#[cfg_attr(not(feature = "tower"), allow(dead_code))]
+#[derive(Debug)]
+pub(crate) struct Pass {
+    gate: Arc<Gate>,
+    runtime: u16,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.runtimes[self.runtime as usize].blocking.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A route whose polls take this part of the high mark, on average, is a blocking one.
+const BLOCKS: u64 = 8;
 
 /// Odds of 1.
 pub(crate) const ALL: u32 = 1 << 31;
@@ -67,24 +89,53 @@ impl Gate {
         self.is_closed.load(Ordering::Relaxed)
     }
 
-    /// Whether to turn this request of the runtime away.
+    /// Whether to turn a request of the runtime away by the lag; `None` where the runtime is not late.
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
-    pub(crate) fn turns_away(&self, clock: &Clock, runtime: u16) -> bool {
-        let Some(late) = self.runtimes.get(runtime as usize) else { return false };
-        let lag = late.lag.load(Ordering::Relaxed);
-        if lag == 0 {
-            return false;
-        }
-        let now = clock.now();
-        if clock.nanos(now) >= self.until.load(Ordering::Relaxed) {
-            return false;
+    pub(crate) fn turns_away(&self, clock: &Clock, runtime: u16) -> Option<bool> {
+        let late = self.runtimes.get(runtime as usize)?;
+        let (lag, now) = (late.lag.load(Ordering::Relaxed), clock.now());
+        if lag == 0 || clock.nanos(now) >= self.until.load(Ordering::Relaxed) {
+            return None;
         }
         // Requests that are read in a row all see what was measured before the first of them.
         let waiting = late.sent.get().map_or(0, |sent| match sent.load(Ordering::Relaxed) {
             0 => 0,
             sent => clock.delta(sent, now),
         });
-        lose(self.marks.odds(lag.max(waiting)), random())
+        Some(lose(self.marks.odds(lag.max(waiting)), random()))
+    }
+
+    /// Polls this long, on average, make a route a blocking one.
+    pub(crate) fn blocks(&self, mean_poll: u64) -> bool {
+        mean_poll >= (self.marks.high / BLOCKS).max(1)
+    }
+
+    /// A place for a request of a blocking route; `None` if all are taken: one worker is kept free of them. Shared writes, while the
+    /// runtime is late only.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
+    pub(crate) fn pass(self: &Arc<Self>, runtime: u16) -> Option<Pass> {
+        let late = self.runtimes.get(runtime as usize)?;
+        let room = late.room.load(Ordering::Relaxed).max(1);
+        let pass = (late.blocking.fetch_add(1, Ordering::Relaxed), Pass { gate: self.clone(), runtime });
+        match pass {
+            (inside, pass) if inside < room => Some(pass),
+            _ => {
+                late.refused.store(true, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Whether a request was turned away for want of a place since this was last asked. The watchdog only.
+    pub(crate) fn take_refused(&self, runtime: u16) -> bool {
+        self.runtimes.get(runtime as usize).is_some_and(|late| late.refused.swap(false, Ordering::Relaxed))
+    }
+
+    /// Sets how many workers a runtime has. The watchdog only.
+    pub(crate) fn set_workers(&self, runtime: u16, workers: usize) {
+        if let Some(late) = self.runtimes.get(runtime as usize) {
+            late.room.store(u32::try_from(workers).unwrap_or(u32::MAX).saturating_sub(1), Ordering::Relaxed);
+        }
     }
 
     /// Sets the lag of a runtime, 0 if it is not late, and `until` when what the gate says holds. The watchdog only.
@@ -213,7 +264,7 @@ mod tests {
         let (clock, gate) = (Clock::new(), Gate::new(MARKS));
         let sent = Arc::default();
         let set = |runtime, lag, until| gate.set(runtime, lag, &sent, until);
-        let turns_away = |runtime| gate.turns_away(&clock, runtime);
+        let turns_away = |runtime| gate.turns_away(&clock, runtime).unwrap_or(false);
         assert!(!gate.is_closed() && !turns_away(3));
         set(3, 40, u64::MAX);
         assert!(gate.is_closed() && turns_away(3) && !turns_away(2) && !turns_away(u16::MAX));
@@ -233,12 +284,26 @@ mod tests {
     fn a_wake_that_waits_counts_where_requests_are_turned_away() {
         let (clock, gate, sent) = (Clock::new(), Gate::new(MARKS), Arc::new(AtomicU64::new(0)));
         gate.set(3, 1, &sent, u64::MAX);
-        assert!((0..1_000).all(|_| !gate.turns_away(&clock, 3)), "below the mark");
+        assert!((0..1_000).all(|_| gate.turns_away(&clock, 3) == Some(false)), "below the mark");
         sent.store(clock.now(), Ordering::Relaxed);
         std::thread::sleep(std::time::Duration::from_millis(1));
-        assert!(gate.turns_away(&clock, 3));
+        assert_eq!(gate.turns_away(&clock, 3), Some(true));
         gate.set(3, 0, &sent, u64::MAX);
-        assert!(!gate.turns_away(&clock, 3), "one long poll does not begin it");
+        assert_eq!(gate.turns_away(&clock, 3), None, "one long poll does not begin it");
+    }
+
+    #[test]
+    fn one_worker_is_kept_free_of_blocking_routes() {
+        let gate = Arc::new(Gate::new(MARKS));
+        assert!(gate.blocks(3) && !gate.blocks(1));
+        for (workers, places) in [(4, 3), (2, 1), (1, 1), (0, 1)] {
+            gate.set_workers(3, workers);
+            let passes: Vec<_> = std::iter::from_fn(|| gate.pass(3)).collect();
+            assert_eq!(passes.len(), places);
+            assert!(gate.take_refused(3) && !gate.take_refused(3) && gate.pass(2).is_some());
+            drop(passes);
+            assert!(gate.pass(3).is_some() && !gate.take_refused(3));
+        }
     }
 
     #[test]

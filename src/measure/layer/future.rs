@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::WatchBody;
+use crate::measure::gate::Pass;
 use crate::measure::route::frame::Request;
 use crate::measure::route::tally::Status;
 
@@ -21,6 +22,7 @@ pin_project! {
         #[pin]
         inner: Inner<F>,
         pending: Pending,
+        pass: Option<Pass>,
     }
 }
 
@@ -40,14 +42,20 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, request: Request, method: u8, claim: Option<Box<str>>) -> ResponseFuture<F> {
+    pub(super) fn new(
+        inner: F,
+        request: Request,
+        method: u8,
+        claim: Option<Box<str>>,
+        pass: Option<Pass>,
+    ) -> ResponseFuture<F> {
         let inner = Inner::Called { future: inner };
-        ResponseFuture { inner, pending: Pending { request, method, claim, end: End::Dropped } }
+        ResponseFuture { inner, pending: Pending { request, method, claim, end: End::Dropped }, pass }
     }
 
     pub(super) fn turned_away(answer: Response<()>, request: Request, method: u8) -> ResponseFuture<F> {
         let inner = Inner::TurnedAway { answer: Some(answer) };
-        ResponseFuture { inner, pending: Pending { request, method, claim: None, end: End::Dropped } }
+        ResponseFuture { inner, pending: Pending { request, method, claim: None, end: End::Dropped }, pass: None }
     }
 }
 
@@ -120,6 +128,8 @@ where
         pending.end = End::Panicked;
         let result = inner.poll(cx);
         drop(within);
+        // It did not block, or it has.
+        *this.pass = None;
         match result {
             Poll::Pending => {
                 pending.end = End::Dropped;

@@ -6,6 +6,7 @@ use std::task::{Context as Cx, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
+use super::shed::Verdict;
 use super::{Context, ResponseFuture, WatchBody, name};
 use crate::measure::route::frame;
 
@@ -65,19 +66,24 @@ where
         let method = name::method(request.method());
         let name::Named { request, route, claim } = name::name(&self.context, request);
         let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
-        if let Some(turnstile) = self.context.turnstile.as_ref().filter(|turnstile| turnstile.is_closed())
-            && let Some(answer) = turnstile.turn_away(&request, route, &mut frame)
-        {
-            // It may hold a permit, and would until the next request.
-            if let Some(renew) = self.renew {
-                self.inner = renew(&self.inner);
+        let verdict = match &self.context.turnstile {
+            Some(turnstile) if turnstile.is_closed() => turnstile.judge(&request, route, &mut frame),
+            _ => Verdict::LetIn(None),
+        };
+        let pass = match verdict {
+            Verdict::LetIn(pass) => pass,
+            Verdict::TurnedAway(answer) => {
+                // It may hold a permit, and would until the next request.
+                if let Some(renew) = self.renew {
+                    self.inner = renew(&self.inner);
+                }
+                return ResponseFuture::turned_away(answer, frame, method);
             }
-            return ResponseFuture::turned_away(answer, frame, method);
-        }
+        };
         // Some do their work here, and not in the future.
         let within = frame.enter();
         let inner = self.inner.call(request);
         drop(within);
-        ResponseFuture::new(inner, frame, method, claim)
+        ResponseFuture::new(inner, frame, method, claim, pass)
     }
 }

@@ -10,7 +10,7 @@ use tower_layer::Layer;
 
 use super::name::is_grpc;
 use super::{WatchLayer, WatchService};
-use crate::measure::gate::{Gate, Marks};
+use crate::measure::gate::{Gate, Marks, Pass};
 use crate::measure::meter::Meter;
 use crate::measure::route::frame;
 use crate::measure::route::{Proof, RouteId};
@@ -152,6 +152,13 @@ impl<S: Clone> Layer<S> for ShedLayer {
     }
 }
 
+/// What becomes of a request.
+pub(super) enum Verdict {
+    /// With the place that it takes, if it has to have one.
+    LetIn(Option<Pass>),
+    TurnedAway(Response<()>),
+}
+
 /// What a service needs to turn requests away.
 pub(super) struct Turnstile {
     gate: Arc<Gate>,
@@ -183,19 +190,25 @@ impl Turnstile {
         self.gate.is_closed()
     }
 
-    /// The answer to a request that is turned away.
-    pub(super) fn turn_away<B>(
-        &self,
-        request: &Request<B>,
-        route: RouteId,
-        frame: &mut frame::Request,
-    ) -> Option<Response<()>> {
-        let runtime = frame.runtime()?;
-        if self.allows(request.uri().path(), route) || !self.gate.turns_away(&frame.meter().clock, runtime) {
-            return None;
+    /// What becomes of a request.
+    pub(super) fn judge<B>(&self, request: &Request<B>, route: RouteId, frame: &mut frame::Request) -> Verdict {
+        const LET_IN: Verdict = Verdict::LetIn(None);
+        let Some(runtime) = frame.runtime() else { return LET_IN };
+        if self.allows(request.uri().path(), route) {
+            return LET_IN;
+        }
+        match self.gate.turns_away(&frame.meter().clock, runtime) {
+            None => return LET_IN,
+            Some(false) if !self.gate.blocks(frame.mean_poll()) => return LET_IN,
+            Some(false) => {
+                if let Some(pass) = self.gate.pass(runtime) {
+                    return Verdict::LetIn(Some(pass));
+                }
+            }
+            Some(true) => {}
         }
         frame.count_shed();
-        Some(self.answer(request))
+        Verdict::TurnedAway(self.answer(request))
     }
 
     fn allows(&self, path: &str, route: RouteId) -> bool {

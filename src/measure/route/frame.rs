@@ -58,6 +58,12 @@ impl Request {
         }))
     }
 
+    /// How long a poll of its route takes on this thread, on average, in nanoseconds.
+    pub(crate) fn mean_poll(&self) -> u64 {
+        let Some(thread) = attached(&self.meter) else { return 0 };
+        thread.state.routes.cell(self.route).map_or(0, |cell| cell.mean())
+    }
+
     /// Counts the request, once it is known how it ended. `method` is an index of [`METHODS`](super::tally::METHODS).
     pub(crate) fn count(&self, method: usize, status: Status) {
         let Some(thread) = attached(&self.meter) else { return };
