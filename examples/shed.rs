@@ -20,6 +20,7 @@ const BLOCKING_CLIENTS: usize = 64;
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// Before anything is measured: overload has to stay for a while to be one.
 const SETTLE: Duration = Duration::from_secs(1);
+const MEASURE: Duration = Duration::from_secs(2);
 
 fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter("pollwatch::shed=info").with_writer(std::io::stderr).init();
@@ -68,8 +69,6 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     runtime.shutdown_background();
     Ok(())
 }
-
-const MEASURE: Duration = Duration::from_secs(3);
 
 /// The code that has to go to `spawn_blocking`, some day.
 async fn report() -> &'static str {

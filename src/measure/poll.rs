@@ -39,8 +39,9 @@ pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'
             finish(thread, top);
             thread.state.slot.pop();
         }
-        // Our own task has no frame, and what lies beneath it is another's.
-        Some(_) => {}
+        // Our own task has no frame, and what lies beneath it is another's. Nothing can be left upon the frame of a task: all that is
+        // put there is taken back by guards on the stack.
+        Some(_) => debug_assert!(!thread.state.slot.is_polling(task), "a frame outlived the poll that it is a part of"),
         None => end_unpublished(thread, runtime, place),
     });
 }
@@ -201,6 +202,8 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
         if slow {
             leave_word_of_route(thread, top, nanos);
         }
+        // A request within another (a service that calls a service): each has its own time.
+        thread.state.slot.delay_request_around(|| thread.state.now().saturating_sub(top.begin()));
     }
     leave(thread, entered);
 }

@@ -34,7 +34,7 @@ pub(crate) struct Probe {
 pub(crate) enum Answer {
     /// Not answered since this reading of the clock.
     Waiting(u64),
-    /// Answered, or withdrawn, after these nanoseconds.
+    /// Answered after these nanoseconds; 0 if it was withdrawn.
     After(u64),
 }
 
@@ -64,6 +64,7 @@ impl Probe {
 
     /// Forgets a wake that has not been answered.
     pub(crate) fn withdraw(&self) {
+        self.answer.store(0, Ordering::Relaxed);
         self.sent.store(0, Ordering::Release);
     }
 

@@ -5,6 +5,8 @@
 //! The fields of a frame are stored with `Release`: a reader that saw a field of a later frame therefore also sees that
 //! `state` has moved on (its own fence pairs with the store), and throws its copy away. On x86 these are plain stores.
 
+mod own;
+
 use super::route::RouteId;
 use super::site::SiteId;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -201,38 +203,12 @@ impl Slot {
         self.frames.get(self.depth().wrapping_sub(1))
     }
 
-    /// The frames, innermost first, as their owner wrote them; the owning thread only.
-    #[inline]
-    fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, What)> {
-        let depth = self.depth().min(MAX_FRAMES);
-        self.frames[..depth].iter().rev().map(|cell| (cell, What::unpack(cell.what())))
-    }
-
-    /// The innermost frame that is a poll; the owning thread only.
-    #[inline]
-    pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, What)> {
-        self.own_frames().find(|(_, what)| what.kind.is_poll())
-    }
-
-    /// The route that whatever is spawned now is spawned under; the owning thread only.
-    pub(crate) fn current_route(&self) -> Option<RouteId> {
-        self.own_frames().find_map(|(_, what)| what.route)
-    }
-
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
     #[inline]
     pub(crate) fn pop(&self) {
         let state = self.state.load(Ordering::Relaxed);
         debug_assert!(state & DEPTH_MASK != 0, "pop without push");
         self.state.store(state - 1, Ordering::Release);
-    }
-
-    /// Lets every frame but the innermost begin later; only the owning thread calls this.
-    pub(crate) fn delay_beneath(&self, ticks: u64) {
-        let depth = self.depth().min(MAX_FRAMES);
-        for cell in &self.frames[..depth.saturating_sub(1)] {
-            cell.begin.store(cell.begin().saturating_add(ticks), Ordering::Release);
-        }
     }
 
     /// How many frames are pushed; exact on the owning thread.

@@ -56,7 +56,7 @@ impl Reporter {
             Change::Began { id, poll, worker, elapsed, route } => {
                 let Some((thread, first)) = thread(poll.key.thread) else { return };
                 let found = self.examiner.examine(&thread, poll.key.number, first);
-                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread, at);
+                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
                 stall.syscall.clone_from(&found.syscall);
@@ -97,7 +97,7 @@ impl Reporter {
             }
             Change::Missed { id, poll, worker, elapsed, route, excuse } => {
                 let Some((thread, _)) = thread(poll.key.thread) else { return };
-                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread, at);
+                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 stall.cause = match excuse {
                     None => Cause::Unknown,
@@ -124,9 +124,9 @@ impl Reporter {
         self.send(Told::Shed(told));
     }
 
-    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState, at: u64) -> Stall {
+    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState) -> Stall {
         let meter = &self.shared.meter;
-        let ago = Duration::from_nanos(meter.clock.nanos(at).saturating_sub(poll.begin));
+        let ago = Duration::from_nanos(meter.clock.nanos(meter.clock.now()).saturating_sub(poll.begin));
         Stall {
             id,
             phase,

@@ -18,7 +18,7 @@ pin_project! {
     pub struct WatchBody<B> {
         #[pin]
         inner: Inner<B>,
-        request: Request,
+        request: Option<Request>,
     }
 }
 
@@ -31,16 +31,19 @@ pin_project! {
     }
 }
 
+/// An empty body of no request: what a middleware answers by itself (tower-http's time limit) has to be of some type.
+impl<B> Default for WatchBody<B> {
+    fn default() -> Self {
+        WatchBody { inner: Inner::Empty, request: None }
+    }
+}
+
 impl<B> WatchBody<B> {
     pub(super) fn new(body: B, request: Request) -> WatchBody<B> {
-        WatchBody { inner: Inner::Body { body }, request }
+        WatchBody { inner: Inner::Body { body }, request: Some(request) }
     }
 
-    pub(super) fn empty(request: Request) -> WatchBody<B> {
-        WatchBody { inner: Inner::Empty, request }
-    }
-
-    /// The inner body; `None` where the request was [turned away](super::WatchLayer::shed).
+    /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).
     pub fn get_ref(&self) -> Option<&B> {
         match &self.inner {
             Inner::Body { body } => Some(body),
@@ -48,7 +51,7 @@ impl<B> WatchBody<B> {
         }
     }
 
-    /// The inner body; `None` where the request was [turned away](super::WatchLayer::shed).
+    /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).
     pub fn get_mut(&mut self) -> Option<&mut B> {
         match &mut self.inner {
             Inner::Body { body } => Some(body),
@@ -56,7 +59,7 @@ impl<B> WatchBody<B> {
         }
     }
 
-    /// The inner body; `None` where the request was [turned away](super::WatchLayer::shed).
+    /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).
     pub fn into_inner(self) -> Option<B> {
         match self.inner {
             Inner::Body { body } => Some(body),
@@ -79,7 +82,7 @@ impl<B: Body> Body for WatchBody<B> {
         let this = self.project();
         match this.inner.project() {
             InnerProj::Body { body } => {
-                let _within = this.request.enter();
+                let _within = this.request.as_mut().map(Request::enter);
                 body.poll_frame(cx)
             }
             InnerProj::Empty => Poll::Ready(None),

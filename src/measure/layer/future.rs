@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::WatchBody;
+use super::name::{Claim, is_grpc};
 use crate::measure::gate::Pass;
 use crate::measure::route::frame::Request;
 use crate::measure::route::tally::Status;
@@ -42,28 +43,20 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(
-        inner: F,
-        request: Request,
-        method: u8,
-        claim: Option<Box<str>>,
-        pass: Option<Pass>,
-    ) -> ResponseFuture<F> {
-        let inner = Inner::Called { future: inner };
-        ResponseFuture { inner, pending: Pending { request, method, claim, end: End::Dropped }, pass }
+    pub(super) fn new(future: F, pending: Pending, pass: Option<Pass>) -> ResponseFuture<F> {
+        ResponseFuture { inner: Inner::Called { future }, pending, pass }
     }
 
-    pub(super) fn turned_away(answer: Response<()>, request: Request, method: u8) -> ResponseFuture<F> {
-        let inner = Inner::TurnedAway { answer: Some(answer) };
-        ResponseFuture { inner, pending: Pending { request, method, claim: None, end: End::Dropped }, pass: None }
+    pub(super) fn turned_away(answer: Response<()>, pending: Pending) -> ResponseFuture<F> {
+        ResponseFuture { inner: Inner::TurnedAway { answer: Some(answer) }, pending, pass: None }
     }
 }
 
 /// A request whose response is waited for; counted when that is over.
-struct Pending {
+pub(super) struct Pending {
     request: Request,
     method: u8,
-    claim: Option<Box<str>>,
+    claim: Option<Claim>,
     end: End,
 }
 
@@ -76,18 +69,41 @@ enum End {
 }
 
 impl Pending {
+    pub(super) fn new(request: Request, method: u8, claim: Option<Claim>) -> Pending {
+        // One layer within another: the outer one counts the request.
+        let end = if request.is_within_its_route() { End::Counted } else { End::Dropped };
+        Pending { request, method, claim, end }
+    }
+
+    /// Does a part of the request.
+    pub(super) fn within<R>(&mut self, part: impl FnOnce() -> R) -> R {
+        let end = self.end;
+        let within = self.request.enter();
+        if end == End::Dropped {
+            // Stays so if it unwinds.
+            self.end = End::Panicked;
+        }
+        let result = part();
+        drop(within);
+        self.end = end;
+        result
+    }
+
     fn count(&mut self, status: Status) {
-        self.end = End::Counted;
-        self.request.count(self.method.into(), status);
+        if self.end != End::Counted {
+            self.end = End::Counted;
+            self.request.count(self.method.into(), status);
+        }
     }
 
     /// A service that answers to a name knows it.
     fn prove<B>(&mut self, response: &Response<B>) {
         let Some(claim) = self.claim.take() else { return };
         let is_unknown = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
-            || response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == UNIMPLEMENTED);
+            || response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == UNIMPLEMENTED)
+            || claim.is_path && !is_grpc(response.headers());
         if !is_unknown {
-            self.request.prove(&claim);
+            self.request.prove(&claim.name);
         }
     }
 }
@@ -120,21 +136,14 @@ where
                 // Polled after it was ready.
                 let Some(answer) = answer.take() else { return Poll::Pending };
                 pending.count(Status::of_code(answer.status().as_u16()));
-                return Poll::Ready(Ok(answer.map(|()| WatchBody::empty(pending.request.clone()))));
+                return Poll::Ready(Ok(answer.map(|()| WatchBody::default())));
             }
         };
-        let within = pending.request.enter();
-        // Stays so if the poll unwinds.
-        pending.end = End::Panicked;
-        let result = inner.poll(cx);
-        drop(within);
+        let result = pending.within(|| inner.poll(cx));
         // It did not block, or it has.
         *this.pass = None;
         match result {
-            Poll::Pending => {
-                pending.end = End::Dropped;
-                Poll::Pending
-            }
+            Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => {
                 pending.count(Status::ERROR);
                 Poll::Ready(Err(error))

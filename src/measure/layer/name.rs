@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 
 use super::Context;
 use crate::measure::route::frame::route;
@@ -21,8 +21,14 @@ pub(super) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send
 pub(super) struct Named<B> {
     pub(super) request: Request<B>,
     pub(super) route: RouteId,
-    /// The name, where it did not fit, and may once the service has answered.
-    pub(super) claim: Option<Box<str>>,
+    pub(super) claim: Option<Claim>,
+}
+
+/// A name that did not fit, and may once the service has answered.
+pub(super) struct Claim {
+    pub(super) name: Box<str>,
+    /// It is the path of what looks like a gRPC request.
+    pub(super) is_path: bool,
 }
 
 pub(super) fn name<B>(context: &Context, request: Request<B>) -> Named<B> {
@@ -38,17 +44,19 @@ pub(super) fn name<B>(context: &Context, request: Request<B>) -> Named<B> {
         }
     };
     let (route, claim) = match (&given, matched(&request)) {
-        (Some(name), _) => claimed(context, name),
+        (Some(name), _) => claimed(context, name, false),
         (None, Some(name)) => (route(&context.meter, name, Proof::Known), None),
-        (None, None) if is_grpc(&request) => claimed(context, request.uri().path()),
+        (None, None) if is_grpc(request.headers()) && is_method(request.uri().path()) => {
+            claimed(context, request.uri().path(), true)
+        }
         (None, None) => (RouteId::UNMATCHED, None),
     };
     Named { request, route, claim }
 }
 
-fn claimed(context: &Context, name: &str) -> (RouteId, Option<Box<str>>) {
+fn claimed(context: &Context, name: &str, is_path: bool) -> (RouteId, Option<Claim>) {
     let route = route(&context.meter, name, Proof::Claimed);
-    (route, (route == RouteId::OTHER).then(|| name.into()))
+    (route, (route == RouteId::OTHER).then(|| Claim { name: name.into(), is_path }))
 }
 
 /// The path that a router matched.
@@ -62,8 +70,15 @@ fn matched<B>(_: &Request<B>) -> Option<&str> {
     None
 }
 
-pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// `/package.Service/Method`.
+fn is_method(path: &str) -> bool {
+    let mut parts = path.split('/');
+    let mut next = || parts.next().map(str::is_empty);
+    (next(), next(), next(), next()) == (Some(true), Some(false), Some(false), None)
 }
 
 /// The index of a method in the list of those told apart.

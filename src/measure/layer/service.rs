@@ -6,6 +6,7 @@ use std::task::{Context as Cx, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
+use super::future::Pending;
 use super::shed::Verdict;
 use super::{Context, ResponseFuture, WatchBody, name};
 use crate::measure::route::frame;
@@ -64,10 +65,10 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
         let method = name::method(request.method());
-        let name::Named { request, route, claim } = name::name(&self.context, request);
+        let name::Named { mut request, route, claim } = name::name(&self.context, request);
         let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
         let verdict = match &self.context.turnstile {
-            Some(turnstile) if turnstile.is_closed() => turnstile.judge(&request, route, &mut frame),
+            Some(turnstile) if turnstile.is_closed() => turnstile.judge(&mut request, route, &mut frame),
             _ => Verdict::LetIn(None),
         };
         let pass = match verdict {
@@ -77,13 +78,12 @@ where
                 if let Some(renew) = self.renew {
                     self.inner = renew(&self.inner);
                 }
-                return ResponseFuture::turned_away(answer, frame, method);
+                return ResponseFuture::turned_away(answer, Pending::new(frame, method, None));
             }
         };
+        let mut pending = Pending::new(frame, method, claim);
         // Some do their work here, and not in the future.
-        let within = frame.enter();
-        let inner = self.inner.call(request);
-        drop(within);
-        ResponseFuture::new(inner, frame, method, claim, pass)
+        let inner = pending.within(|| self.inner.call(request));
+        ResponseFuture::new(inner, pending, pass)
     }
 }

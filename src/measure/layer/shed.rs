@@ -17,15 +17,27 @@ use crate::measure::route::{Proof, RouteId};
 
 /// How requests are turned away while their runtime is late; for [`WatchLayer::shed`].
 ///
-/// A runtime is late when a task that is ready to run waits long for its poll. That is measured by a task of pollwatch's own, which
-/// the watchdog wakes each 20 ms while the runtime is polling. It waits in the queue that all workers share and then in that of one
-/// worker, behind all that waits there. When it had to wait longer than the [high mark](Self::high) each time for
-/// [some time](Self::sustain), requests are answered `503 Service Unavailable` with `Retry-After`, and gRPC requests
-/// `UNAVAILABLE`, at random: with a probability of 0 at the high mark, 1 at twice the high mark, and (lag - high) / high between.
-/// It ends when the lag is below the [low mark](Self::low). Once that has begun, a lag counts for half after 500 ms: turning
-/// requests away makes it vanish, and what is let in again at once would bring it back.
+/// # When
 ///
-/// The lag is that of the whole runtime, so that one blocked worker beside an idle one is none, and one long poll is not enough.
+/// A runtime is late when a task that is ready to run waits long for its poll. A task of pollwatch's own measures that, which the
+/// watchdog wakes each 20 ms while the runtime polls: it waits in the queue that all workers share, then in that of one worker,
+/// behind all that is there. The lag is that of the whole runtime: a blocked worker beside an idle one is none.
+///
+/// It begins when the lag was above the [high mark](Self::high) each time it was measured for [some time](Self::sustain): one
+/// long poll does not begin it. It ends when the lag is below the [low mark](Self::low). Meanwhile a lag counts for half 500 ms
+/// after it was measured: turning requests away makes it vanish, and all at once let in again would bring it back.
+///
+/// # Who
+///
+/// While it lasts, requests are turned away
+///
+/// - at random, with the probability (lag - high) / high: none at the high mark, all at twice the high mark;
+/// - those of blocking routes (whose polls take an eighth of the high mark or longer on average) while such requests are in their first poll on
+///   all workers but one: one worker is left for the others. What blocks after its first `.await` is not held back by this, and a
+///   current-thread runtime has only its lag.
+///
+/// They are answered `503 Service Unavailable` with `Retry-After`, gRPC requests `UNAVAILABLE` with `grpc-retry-pushback-ms`. Their
+/// bodies are not read. Requests for the service's [health](Self::allow_health) and of [allowed](Self::allow) routes are let in.
 ///
 /// ```
 /// use std::time::Duration;
@@ -159,6 +171,10 @@ pub(super) enum Verdict {
     TurnedAway(Response<()>),
 }
 
+/// In a request's extensions: a layer further out has let it in, and may have given it the last place.
+#[derive(Clone, Copy)]
+struct LetIn;
+
 /// What a service needs to turn requests away.
 pub(super) struct Turnstile {
     gate: Arc<Gate>,
@@ -191,21 +207,25 @@ impl Turnstile {
     }
 
     /// What becomes of a request.
-    pub(super) fn judge<B>(&self, request: &Request<B>, route: RouteId, frame: &mut frame::Request) -> Verdict {
+    pub(super) fn judge<B>(&self, request: &mut Request<B>, route: RouteId, frame: &mut frame::Request) -> Verdict {
         const LET_IN: Verdict = Verdict::LetIn(None);
+        if request.extensions().get::<LetIn>().is_some() {
+            return LET_IN;
+        }
         let Some(runtime) = frame.runtime() else { return LET_IN };
         if self.allows(request.uri().path(), route) {
             return LET_IN;
         }
         match self.gate.turns_away(&frame.meter().clock, runtime) {
             None => return LET_IN,
-            Some(false) if !self.gate.blocks(frame.mean_poll()) => return LET_IN,
+            Some(true) => {}
             Some(false) => {
-                if let Some(pass) = self.gate.pass(runtime) {
-                    return Verdict::LetIn(Some(pass));
+                let pass = self.gate.blocks(frame.mean_poll()).then(|| self.gate.pass(runtime));
+                if !matches!(pass, Some(None)) {
+                    request.extensions_mut().insert(LetIn);
+                    return Verdict::LetIn(pass.flatten());
                 }
             }
-            Some(true) => {}
         }
         frame.count_shed();
         Verdict::TurnedAway(self.answer(request))
@@ -221,7 +241,7 @@ impl Turnstile {
         const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
         const MESSAGE: HeaderValue = HeaderValue::from_static("overloaded");
         let mut response = Response::new(());
-        if is_grpc(request) {
+        if is_grpc(request.headers()) {
             let headers = response.headers_mut();
             let kind =
                 request.headers().get(CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc-web"));
@@ -241,6 +261,8 @@ impl Turnstile {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+    use crate::measure::runtime::OTHER;
+    use crate::measure::site::SiteId;
 
     fn turnstile(shed: Shed) -> Turnstile {
         Turnstile::new(&Meter::of(10_000_000, 10), &shed)
@@ -295,9 +317,34 @@ mod tests {
     #[test]
     fn a_name_that_does_not_fit_does_not_allow_all_that_do_not() {
         let meter = Meter::of(10_000_000, 10);
-        (0..10).for_each(|i| drop(meter.routes.intern(&format!("/{i}"), Proof::Known)));
+        let full = (0..10).all(|i| meter.routes.intern(&format!("/{i}"), Proof::Known) != RouteId::OTHER);
+        assert!(full);
         let turnstile = Turnstile::new(&meter, &Shed::new().allow("/late"));
         assert!(!turnstile.allows("/x", RouteId::OTHER) && turnstile.allows("/late", RouteId::OTHER));
+    }
+
+    #[test]
+    fn blocking_routes_have_one_place_and_two_layers_take_it_once() {
+        let meter = Meter::of(10_000_000, 10);
+        let [blocks, quick] = ["/blocks", "/quick"].map(|name| meter.routes.intern(name, Proof::Known));
+        let thread = crate::measure::thread::attached(meter.id, || Some(meter.clone())).unwrap();
+        thread.state.routes.cell(blocks).unwrap().poll(Shed::DEFAULT_HIGH.as_nanos() as u64, false);
+        let turnstile = Turnstile::new(&meter, &Shed::new());
+        let judge = |request: &mut Request<()>, route| {
+            let mut frame = frame::Request::new(&meter, SiteId::OTHER, route);
+            turnstile.judge(request, route, &mut frame)
+        };
+        let [mut first, mut second, mut third] = [(); 3].map(Request::new);
+        assert!(matches!(judge(&mut first, blocks), Verdict::LetIn(None)), "not late");
+        // Late, but by so little that the odds are 0.
+        turnstile.gate.set(OTHER, 1, &Arc::default(), u64::MAX);
+        let Verdict::LetIn(Some(place)) = judge(&mut first, blocks) else { panic!("the place is free") };
+        assert!(matches!(judge(&mut first, blocks), Verdict::LetIn(None)), "it has its place");
+        assert!(matches!(judge(&mut second, blocks), Verdict::TurnedAway(_)));
+        assert!(matches!(judge(&mut third, quick), Verdict::LetIn(None)));
+        drop(place);
+        assert!(matches!(judge(&mut second, blocks), Verdict::LetIn(Some(_))));
+        assert_eq!(meter.sum_of_routes()[&blocks].shed, 1);
     }
 
     #[test]

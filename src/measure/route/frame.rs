@@ -64,6 +64,11 @@ impl Request {
         thread.state.routes.cell(self.route).map_or(0, |cell| cell.mean())
     }
 
+    /// Whether this thread works for its route already: another layer, further out, has named the same request.
+    pub(crate) fn is_within_its_route(&self) -> bool {
+        attached(&self.meter).is_some_and(|thread| thread.state.slot.innermost_request() == Some(self.route))
+    }
+
     /// Counts the request, once it is known how it ended. `method` is an index of [`METHODS`](super::tally::METHODS).
     pub(crate) fn count(&self, method: usize, status: Status) {
         let Some(thread) = attached(&self.meter) else { return };

@@ -1,0 +1,60 @@
+//! What a thread asks of its own slot, beneath the innermost frame: no copies, no retries.
+
+use super::{FrameCell, Kind, MAX_FRAMES, Slot, What};
+use crate::measure::route::RouteId;
+use crate::sync::Ordering;
+
+/// For the owning thread only.
+impl Slot {
+    /// The frames, innermost first, as their owner wrote them.
+    #[inline]
+    fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, What)> {
+        let depth = self.depth().min(MAX_FRAMES);
+        self.frames[..depth].iter().rev().map(|cell| (cell, What::unpack(cell.what())))
+    }
+
+    /// The innermost frame that is a poll.
+    #[inline]
+    pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, What)> {
+        self.own_frames().find(|(_, what)| what.kind.is_poll())
+    }
+
+    /// Whether the poll of this task is under way.
+    #[cfg(tokio_unstable)]
+    pub(crate) fn is_polling(&self, task: u64) -> bool {
+        self.own_frames().any(|(cell, what)| what.kind == Kind::Task && cell.task() == task)
+    }
+
+    /// The innermost request of the innermost poll.
+    #[cfg(feature = "tower")]
+    pub(crate) fn innermost_request(&self) -> Option<RouteId> {
+        let parts = self.own_frames().take_while(|(_, what)| !what.kind.is_poll());
+        parts.filter(|(_, what)| what.kind == Kind::Route).find_map(|(_, what)| what.route)
+    }
+
+    /// Lets the request around the innermost frame, which is one, too, begin later by what that took.
+    #[cfg(feature = "tower")]
+    #[inline]
+    pub(crate) fn delay_request_around(&self, ticks: impl FnOnce() -> u64) {
+        if self.depth() <= 2 {
+            return;
+        }
+        let mut parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
+        if let Some((around, _)) = parts.find(|(_, what)| what.kind == Kind::Route) {
+            around.begin.store(around.begin().saturating_add(ticks()), Ordering::Release);
+        }
+    }
+
+    /// The route that whatever is spawned now is spawned under.
+    pub(crate) fn current_route(&self) -> Option<RouteId> {
+        self.own_frames().find_map(|(_, what)| what.route)
+    }
+
+    /// Lets every frame but the innermost begin later.
+    pub(crate) fn delay_beneath(&self, ticks: u64) {
+        let depth = self.depth().min(MAX_FRAMES);
+        for cell in &self.frames[..depth.saturating_sub(1)] {
+            cell.begin.store(cell.begin().saturating_add(ticks), Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! tonic: unary calls and streams both ways, over HTTP/2, where many requests share a connection.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use pollwatch::{Shed, Watchdog};
+use tokio::task::JoinSet;
+use tonic::codegen::BoxStream;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_server::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+use tower::Service;
+
+use crate::scene::Scene;
+use crate::support::*;
+use crate::truth::{LOAD_THRESHOLD, Truth};
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const TALK: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const ROUTES: [&str; 3] = [CHECK, WATCH, TALK];
+
+/// Services whose methods block when they are asked to.
+#[derive(Clone, Default)]
+struct Answers(Truth);
+
+const BLOCK: &str = "block";
+const FAIL: &str = "fail";
+
+#[tonic::async_trait]
+impl Health for Answers {
+    type WatchStream = BoxStream<HealthCheckResponse>;
+
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        yield_once().await;
+        let asked = request.into_inner().service;
+        self.0.visit(CHECK, asked == BLOCK);
+        if asked == FAIL {
+            Err(Status::internal("on purpose"))
+        } else {
+            Ok(Response::new(HealthCheckResponse::default()))
+        }
+    }
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (truth, asked) = (self.0.clone(), request.into_inner().service);
+        let stream = futures_util::stream::iter(0..3).map(move |i| {
+            truth.visit(WATCH, i == 1 && asked == BLOCK);
+            Ok(HealthCheckResponse { status: i })
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+#[tonic::async_trait]
+impl ServerReflection for Answers {
+    type ServerReflectionInfoStream = BoxStream<ServerReflectionResponse>;
+
+    async fn server_reflection_info(
+        &self,
+        request: Request<Streaming<ServerReflectionRequest>>,
+    ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
+        let truth = self.0.clone();
+        let answers = request.into_inner().map(move |asked| {
+            let host = asked?.host;
+            truth.visit(TALK, host == BLOCK);
+            Ok(ServerReflectionResponse { valid_host: host, ..Default::default() })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+fn serve(scene: &Scene, answers: Answers) -> SocketAddr {
+    let listener = scene.listen();
+    let addr = listener.local_addr().unwrap();
+    let server = Server::builder()
+        .layer(scene.watchdog.layer())
+        .add_service(HealthServer::new(answers.clone()))
+        .add_service(ServerReflectionServer::new(answers));
+    scene.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    addr
+}
+
+async fn channel(addr: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{addr}")).unwrap().connect().await.expect("the server accepts")
+}
+
+async fn count<T>(answer: Result<Response<Streaming<T>>, Status>) -> usize {
+    answer.expect("an answer").into_inner().map(|message| message.expect("a message")).count().await
+}
+
+/// Asks for a route once; whether it blocks is up to the caller.
+async fn ask(channel: Channel, route: &str, block: bool) {
+    let service = if block { BLOCK } else { "fast" }.to_owned();
+    match route {
+        CHECK => {
+            HealthClient::new(channel).check(HealthCheckRequest { service }).await.expect("an answer");
+        }
+        WATCH => assert_eq!(count(HealthClient::new(channel).watch(HealthCheckRequest { service }).await).await, 3),
+        _ => {
+            let asked = ["before", &service, "after"]
+                .map(|host| ServerReflectionRequest { host: host.into(), ..Default::default() });
+            let answers = talk(channel, futures_util::stream::iter(asked)).await;
+            assert_eq!(count(answers).await, 3);
+        }
+    }
+}
+
+async fn talk(
+    channel: Channel,
+    asked: impl Stream<Item = ServerReflectionRequest> + Send + 'static,
+) -> Result<Response<Streaming<ServerReflectionResponse>>, Status> {
+    ServerReflectionClient::new(channel).server_reflection_info(asked).await
+}
+
+#[test]
+fn tonic_names_every_stall() {
+    const CONNECTIONS: usize = 64;
+    /// At a time on each connection.
+    const STREAMS: usize = 2;
+    const REQUESTS: usize = 15;
+    let scene = Scene::of(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
+    let truth = Truth::default();
+    let addr = serve(&scene, Answers(truth.clone()));
+    let drive = async move {
+        let mut all = JoinSet::new();
+        for connection in 0..CONNECTIONS {
+            let channel = channel(addr).await;
+            for stream in 0..STREAMS {
+                let channel = channel.clone();
+                all.spawn(async move {
+                    for i in 0..REQUESTS {
+                        let route = ROUTES[(connection + stream + i) % ROUTES.len()];
+                        ask(channel.clone(), route, (connection + i) % 4 == 0).await;
+                    }
+                });
+            }
+        }
+        while let Some(result) = all.join_next().await {
+            result.expect("all are answered");
+        }
+    };
+    in_time("the load", move || current_thread().build().unwrap().block_on(drive));
+    truth.check(&scene);
+    for route in ROUTES {
+        scene.wait_requests(route, &[("POST", "2xx", (CONNECTIONS * STREAMS * REQUESTS / ROUTES.len()) as u64)]);
+    }
+    scene.assert_slots_are_empty();
+}
+
+/// gRPC's own status is in the trailers: they pass, and the request counts by its HTTP status.
+#[test]
+fn trailers_and_errors_pass() {
+    let scene = Scene::new();
+    let addr = serve(&scene, Answers::default());
+    in_time("the calls", move || {
+        current_thread().build().unwrap().block_on(async {
+            let mut client = HealthClient::new(channel(addr).await);
+            let failed = client.check(HealthCheckRequest { service: FAIL.into() }).await.unwrap_err();
+            assert_eq!((failed.code(), failed.message()), (tonic::Code::Internal, "on purpose"));
+            let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+            while stream.message().await.unwrap().is_some() {}
+            assert!(stream.trailers().await.unwrap().is_some(), "the trailers came");
+        });
+    });
+    scene.wait_requests(CHECK, &[("POST", "2xx", 1)]);
+    scene.wait_requests(WATCH, &[("POST", "2xx", 1)]);
+}
+
+/// Clients make up methods, more than there is room for; the real ones, asked for after that, have their names.
+#[test]
+fn a_flood_of_made_up_methods_leaves_the_real_ones() {
+    const ROOM: usize = 8;
+    const FLOOD: usize = 500;
+    let scene = Scene::of(Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let addr = serve(&scene, Answers::default());
+    in_time("the calls", move || {
+        current_thread().build().unwrap().block_on(async {
+            let mut channel = channel(addr).await;
+            for i in 0..FLOOD {
+                let request = http::Request::post(format!("http://{addr}/made.up.Service{i}/Method"))
+                    .header("content-type", "application/grpc")
+                    .body(tonic::body::Body::empty())
+                    .unwrap();
+                std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+                let answer = channel.call(request).await.unwrap();
+                assert_eq!(answer.headers()["grpc-status"], "12");
+            }
+            for route in ROUTES.into_iter().cycle().take(30) {
+                ask(channel.clone(), route, false).await;
+            }
+        });
+    });
+    // The first of each was counted before its name was known to be a real one, or when it was answered: the rest was after it.
+    for route in ROUTES {
+        scene.wait_requests(route, &[("POST", "2xx", 10)]);
+    }
+    let snapshot = scene.watchdog.snapshot();
+    assert!(snapshot.routes.len() <= ROOM + 2, "{:#?}", snapshot.routes);
+    assert!(snapshot.watchdog.routes_overflowed >= (FLOOD - ROOM) as u64);
+    let all = snapshot.routes.iter().flat_map(|route| &route.requests).map(|(_, _, count)| count).sum::<u64>();
+    assert_eq!(all, (FLOOD + 30) as u64, "none is lost: {:#?}", snapshot.routes);
+}
+
+/// All are turned away but those that ask for the service's health.
+#[test]
+fn overload_is_unavailable() {
+    let scene = Scene::new();
+    let listener = scene.listen();
+    let addr = listener.local_addr().unwrap();
+    let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO).retry_after(Duration::from_millis(1_500));
+    let server = Server::builder()
+        .layer(scene.watchdog.layer().shed(all))
+        .add_service(HealthServer::new(Answers::default()))
+        .add_service(ServerReflectionServer::new(Answers::default()));
+    scene.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let client = current_thread().build().unwrap();
+    let channel = client.block_on(channel(addr));
+    let refusal = wait_for("a call is turned away", || {
+        client.block_on(async {
+            // A runtime that polls: its probe is woken.
+            let work = scene.runtime.spawn(scene.watchdog.watch(async { block(Duration::from_millis(15)) }));
+            let answer = talk(channel.clone(), futures_util::stream::empty()).await;
+            work.await.unwrap();
+            answer.err()
+        })
+    });
+    assert_eq!((refusal.code(), refusal.message()), (tonic::Code::Unavailable, "overloaded"));
+    assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "1500");
+    for _ in 0..20 {
+        client.block_on(ask(channel.clone(), CHECK, false));
+    }
+    let shed = |name| scene.route(name).map_or(0, |route| route.shed);
+    assert_eq!((shed(TALK), shed(CHECK)), (1, 0));
+}

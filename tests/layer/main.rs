@@ -1,0 +1,15 @@
+//! The tower layer, beneath real servers with real clients: which route a stall is told under, and what is counted of it.
+
+#[path = "../it/support.rs"]
+mod support;
+
+mod accounts;
+mod attribution;
+mod client;
+mod grpc;
+mod load;
+mod names;
+mod patterns;
+mod scene;
+mod shed;
+mod truth;

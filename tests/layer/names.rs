@@ -1,0 +1,216 @@
+//! How routes are named, and requests counted.
+
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{any, get};
+use http::Request;
+use tower::{Layer, ServiceBuilder, ServiceExt};
+
+use crate::client;
+use crate::scene::Scene;
+use crate::support::*;
+
+/// What is counted of each request: by route, method and status.
+fn counted(scene: &Scene) -> Vec<(String, &'static str, &'static str, u64)> {
+    let routes = scene.watchdog.snapshot().routes;
+    let requests = |route: &pollwatch::snapshot::RouteSnapshot| route.requests.clone();
+    let mut all: Vec<_> = routes
+        .iter()
+        .flat_map(|r| requests(r).into_iter().map(|(method, status, n)| (r.route.to_string(), method, status, n)))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+#[track_caller]
+fn assert_counted(scene: &Scene, wanted: &[(&str, &str, &str, u64)]) {
+    let is_so = |counted: &[(String, &str, &str, u64)]| {
+        let mut wanted = wanted.to_vec();
+        wanted.sort_unstable();
+        counted.iter().map(|(route, m, s, n)| (route.as_str(), *m, *s, *n)).eq(wanted)
+    };
+    let begin = std::time::Instant::now();
+    while !is_so(&counted(scene)) {
+        assert!(begin.elapsed() < PATIENCE, "{:#?}", counted(scene));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Asks the app, over a socket, for each path.
+#[track_caller]
+fn ask(scene: &Scene, app: Router, paths: &[&str]) {
+    let addr = scene.serve(app);
+    for path in paths {
+        client::ask_once(addr, client::get(path)).expect("an answer");
+    }
+}
+
+#[test]
+fn nested_routers_and_fallbacks() {
+    let scene = Scene::new();
+    let inner = Router::new().route("/item/{id}", get(async || {})).fallback(async || StatusCode::NOT_FOUND);
+    let app = Router::new()
+        .nest("/shop/{city}", inner)
+        .merge(Router::new().route("/merged", get(async || {})))
+        .route("/files/{*path}", get(async || {}))
+        .layer(scene.watchdog.layer());
+    ask(&scene, app, &["/shop/rome/item/1", "/shop/oslo/item/2", "/merged", "/files/a/b", "/nowhere/at/all", "/else"]);
+    assert_counted(
+        &scene,
+        &[
+            ("/shop/{city}/item/{id}", "GET", "2xx", 2),
+            ("/merged", "GET", "2xx", 1),
+            ("/files/{*path}", "GET", "2xx", 1),
+            ("unmatched", "GET", "4xx", 2),
+        ],
+    );
+}
+
+#[test]
+fn a_layer_of_routes_alone_leaves_the_fallback_out() {
+    let scene = Scene::new();
+    let app = Router::new().route("/a/{id}", get(async || {})).route_layer(scene.watchdog.layer());
+    ask(&scene, app, &["/a/1", "/b"]);
+    assert_counted(&scene, &[("/a/{id}", "GET", "2xx", 1)]);
+}
+
+/// From outside of the router the matched path is not known; a layer within another counts nothing twice.
+#[test]
+fn a_layer_outside_of_the_router_and_one_too_many() {
+    let scene = Scene::new();
+    let outside = scene.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
+    in_time("a request", move || {
+        current_thread().build().unwrap().block_on(async {
+            outside.oneshot(Request::get("/a/1").body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        });
+    });
+    assert_counted(&scene, &[("unmatched", "GET", "2xx", 1)]);
+
+    let scene = Scene::new();
+    let twice = Router::new().route("/a/{id}", get(async || {})).layer(scene.watchdog.layer());
+    ask(&scene, twice.layer(scene.watchdog.layer()), &["/a/1", "/a/2"]);
+    assert_counted(&scene, &[("/a/{id}", "GET", "2xx", 2)]);
+}
+
+#[test]
+fn methods_and_statuses() {
+    let scene = Scene::new();
+    let app = Router::new()
+        .route(
+            "/{status}",
+            any(async |axum::extract::Path(status): axum::extract::Path<u16>| StatusCode::from_u16(status).unwrap()),
+        )
+        .route("/only/get", get(async || {}))
+        .layer(scene.watchdog.layer());
+    let addr = scene.serve(app);
+    let asked =
+        [("GET", "/200"), ("HEAD", "/204"), ("POST", "/302"), ("PUT", "/404"), ("DELETE", "/500"), ("PATCH", "/599")];
+    let rare = [("OPTIONS", "/200"), ("TRACE", "/200"), ("BREW", "/418"), ("get", "/200"), ("POST", "/only/get")];
+    for (method, path) in asked.into_iter().chain(rare) {
+        client::ask_once(addr, client::request(method, path)).expect("an answer");
+    }
+    assert_counted(
+        &scene,
+        &[
+            ("/{status}", "GET", "2xx", 1),
+            ("/{status}", "HEAD", "2xx", 1),
+            ("/{status}", "POST", "3xx", 1),
+            ("/{status}", "PUT", "4xx", 1),
+            ("/{status}", "DELETE", "5xx", 1),
+            ("/{status}", "PATCH", "5xx", 1),
+            ("/{status}", "OPTIONS", "2xx", 1),
+            ("/{status}", "TRACE", "2xx", 1),
+            ("/{status}", "other", "2xx", 1),
+            ("/{status}", "other", "4xx", 1),
+            ("/only/get", "POST", "4xx", 1),
+        ],
+    );
+}
+
+#[test]
+fn a_function_names_routes_and_may_panic() {
+    let scene = Scene::new();
+    let layer = scene.watchdog.layer().route_by(|request| match request.uri.path() {
+        "/panic" => std::panic::resume_unwind(Box::new("on purpose")),
+        "/mine/1" => Some("mine".into()),
+        "/empty" => Some("".into()),
+        path if path.starts_with("/tenant/") => Some(format!("tenant {}", request.headers["host"].len()).into()),
+        _ => None,
+    });
+    let app = Router::new().route("/{name}", get(async || {})).route("/mine/{id}", get(async || {})).layer(layer);
+    ask(&scene, app.route("/tenant/{id}", get(async || {})), &["/panic", "/mine/1", "/mine/2", "/empty", "/tenant/1"]);
+    assert_counted(
+        &scene,
+        &[
+            // It has then said nothing.
+            ("/{name}", "GET", "2xx", 1),
+            ("mine", "GET", "2xx", 1),
+            ("/mine/{id}", "GET", "2xx", 1),
+            ("unmatched", "GET", "2xx", 1),
+        ],
+    );
+    assert_eq!(scene.watchdog.snapshot().watchdog.callback_panics, 1);
+}
+
+/// Names out of what clients choose: those that the service does not know take half of the room, and none of the requests is lost.
+#[test]
+fn a_flood_of_names_leaves_the_real_ones() {
+    const ROOM: usize = 6;
+    const FLOOD: usize = 1_000;
+    let scene = Scene::of(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let layer = scene.watchdog.layer().route_by(|request| Some(request.uri.path().to_owned().into()));
+    let service = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
+        let is_real = request.uri().path().starts_with("/real/");
+        let status = if is_real { StatusCode::OK } else { StatusCode::NOT_FOUND };
+        Ok::<_, Infallible>(http::Response::builder().status(status).body(String::new()).unwrap())
+    });
+    in_time("the requests", move || {
+        current_thread().build().unwrap().block_on(async {
+            let ask = async |path: String| {
+                service.clone().oneshot(Request::get(path).body(()).unwrap()).await.unwrap();
+            };
+            for i in 0..FLOOD {
+                ask(format!("/made/up/{i}")).await;
+                // Longer than any name may be.
+                ask(format!("/{}/{i}", "long".repeat(100))).await;
+            }
+            for _ in 0..10 {
+                for real in 0..ROOM / 2 {
+                    ask(format!("/real/{real}")).await;
+                }
+            }
+        });
+    });
+    let counted = counted(&scene);
+    for real in 0..ROOM / 2 {
+        assert!(counted.contains(&(format!("/real/{real}"), "GET", "2xx", 10)), "{counted:#?}");
+    }
+    assert!(counted.contains(&("other".into(), "GET", "4xx", (2 * FLOOD - ROOM / 2) as u64)), "{counted:#?}");
+    assert_eq!(counted.len(), ROOM + 1, "{counted:#?}");
+    let series = scene.metrics().series.into_keys().filter(|series| series.contains("_route_requests_total"));
+    assert_eq!(series.count(), ROOM + 1);
+}
+
+/// What looks like gRPC to a service that speaks none: its paths prove nothing, whatever it answers.
+#[test]
+fn a_service_that_is_not_grpc_knows_no_methods() {
+    const ROOM: usize = 4;
+    let scene = Scene::of(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let service = ServiceBuilder::new()
+        .layer(scene.watchdog.layer())
+        .service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));
+    in_time("the requests", move || {
+        current_thread().build().unwrap().block_on(async {
+            let grpc = (0..100).map(|i| format!("/made.up/{i}"));
+            for path in grpc.chain(["/one".into(), "/a/b/c".into(), "//".into(), "/".into()]) {
+                let request = Request::post(path).header("content-type", "application/grpc+proto").body(()).unwrap();
+                service.clone().oneshot(request).await.unwrap();
+            }
+        });
+    });
+    let counted = counted(&scene);
+    assert!(counted.contains(&("unmatched".into(), "POST", "2xx", 4)), "not of the form of a method: {counted:#?}");
+    assert!(counted.contains(&("other".into(), "POST", "2xx", 100 - ROOM as u64 / 2)), "{counted:#?}");
+}

@@ -1,0 +1,94 @@
+//! A server on a watched runtime.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use pollwatch::snapshot::RouteSnapshot;
+use pollwatch::{Stall, Watchdog, WatchdogBuilder};
+use tokio::runtime::Runtime;
+
+use crate::support::*;
+
+pub(crate) const WORKERS: usize = 2;
+
+/// What a test of the layer has: a watchdog with its pages, a runtime of two workers, all that was told.
+pub(crate) struct Scene {
+    pub(crate) watchdog: Watchdog,
+    pub(crate) told: Told,
+    pub(crate) runtime: Runtime,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Scene {
+        Scene::of(Watchdog::builder().threshold(THRESHOLD))
+    }
+
+    pub(crate) fn of(builder: WatchdogBuilder) -> Scene {
+        let (watchdog, told) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
+        let runtime = watchdog.build_runtime("main", &mut multi_thread(WORKERS)).unwrap();
+        Scene { watchdog, told, runtime }
+    }
+
+    pub(crate) fn serve(&self, app: Router) -> SocketAddr {
+        let listener = self.listen();
+        let addr = listener.local_addr().unwrap();
+        self.runtime.spawn(async move { axum::serve(listener, app).await });
+        addr
+    }
+
+    pub(crate) fn listen(&self) -> tokio::net::TcpListener {
+        self.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap()
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::scrape(self.watchdog.local_addr().unwrap())
+    }
+
+    pub(crate) fn route(&self, name: &str) -> Option<RouteSnapshot> {
+        self.watchdog.snapshot().routes.into_iter().find(|route| &*route.route == name)
+    }
+
+    /// Requests of a route by method and status, once there are as many: a response is out before its poll has ended.
+    #[track_caller]
+    pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&str, &str, u64)]) {
+        let mut last = None;
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < PATIENCE {
+            last = self.route(name).map(|route| route.requests);
+            if last.as_deref().is_some_and(|requests| requests == wanted) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        panic!("{name}: {last:?}, not {wanted:?}");
+    }
+
+    /// The last state of each stall of the runtime, once all that happened so far has been told.
+    pub(crate) fn stalls(&self) -> Vec<Stall> {
+        let mut last: Vec<Stall> = Vec::new();
+        for stall in told_so_far(&self.watchdog, &self.told).into_iter().filter(|s| &*s.runtime == "main") {
+            match last.iter_mut().find(|known| known.id == stall.id) {
+                Some(known) => *known = stall,
+                None => last.push(stall),
+            }
+        }
+        last
+    }
+
+    /// A task that blocks its worker, spawned past the layer, is told without a route: nothing was left in any slot.
+    pub(crate) fn assert_slots_are_empty(&self) {
+        let tasks: Vec<_> = (0..WORKERS * 4)
+            .map(|_| spawn_seen(&self.watchdog, self.runtime.handle(), async { block(THRESHOLD * 2) }))
+            .collect();
+        let places: Vec<String> = tasks.iter().map(|(_, place)| place.clone()).collect();
+        for (task, _) in tasks {
+            self.runtime.block_on(task).unwrap();
+        }
+        let stalls = self.stalls();
+        let ours: Vec<_> = stalls.iter().filter(|s| places.contains(&s.site.to_string())).collect();
+        assert!(!ours.is_empty(), "{stalls:#?}");
+        for stall in ours {
+            assert!(stall.route.is_none() && stall.watched.is_none() && stall.spawned_under.is_none(), "{stall}");
+        }
+    }
+}
