@@ -67,12 +67,12 @@ pub use report::stall::{Cause, Phase, Stall, Syscall};
 pub use watchdog::{Watchdog, WatchdogBuilder};
 
 #[cfg(feature = "tower")]
-pub use measure::layer::WatchLayer;
+pub use measure::layer::{Shed, WatchLayer};
 
 /// What [`WatchLayer`] is made of: the types that a signature may have to name.
 #[cfg(feature = "tower")]
 pub mod layer {
-    pub use crate::measure::layer::{ResponseFuture, WatchBody, WatchLayer, WatchService};
+    pub use crate::measure::layer::{ResponseFuture, Shed, ShedLayer, WatchBody, WatchLayer, WatchService};
 }
 
 #[cfg(feature = "prometheus")]

@@ -1,4 +1,4 @@
-//! The example `service`, run as a user runs it.
+//! The examples `service` and `shed`, run as a user runs them.
 
 #![cfg(feature = "server")]
 
@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// cargo names no example to a test, but builds them next to it: target/PROFILE/deps/THIS, target/PROFILE/examples/service.
-fn example() -> Command {
+fn example(name: &str) -> Command {
     let this = std::env::current_exe().expect("the path of this test");
-    let name = format!("service{}", std::env::consts::EXE_SUFFIX);
+    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     let found: Option<PathBuf> =
         this.ancestors().map(|folder| folder.join("examples").join(&name)).find(|path| path.is_file());
     let mut command = Command::new(
@@ -20,7 +20,7 @@ fn example() -> Command {
 }
 
 fn run(args: &[&str]) -> Output {
-    example().args(args).output().expect("the example starts")
+    example("service").args(args).output().expect("the example starts")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -126,4 +126,37 @@ fn refuses_flags_that_make_no_sense() {
     }
     let help = run(&["--help"]);
     assert!(help.status.success() && text(&help.stdout).contains("--no-load"));
+}
+
+/// The last words of a row of the table of `shed`: the p99 of the good route in ms, and reports and refusals a second.
+#[cfg(feature = "tower")]
+fn shed_row(output: &str, title: &str) -> [f64; 3] {
+    let line = output.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title}: {output}"));
+    let words: Vec<&str> = line.split_whitespace().rev().collect();
+    let number = |word: &str| word.parse().unwrap_or_else(|_| panic!("{word}: {line}"));
+    [number(words[3]), number(words[1]), number(words[0])]
+}
+
+#[cfg(feature = "tower")]
+#[test]
+fn shedding_keeps_the_good_route_fast() {
+    let mut all = Vec::new();
+    // Whoever else needs the CPUs may need them in any one of the phases.
+    for _ in 0..3 {
+        let out = example("shed").output().expect("the example starts");
+        let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+        assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
+        assert!(stderr.contains("requests are turned away"), "{stderr}");
+        let [_, reports, shed] = shed_row(stdout, "prices alone");
+        assert_eq!((reports, shed), (0.0, 0.0), "{stdout}");
+        let [without, answered, refused] = shed_row(stdout, "overloaded, without shedding");
+        assert!(answered > 0.0 && refused == 0.0, "{stdout}");
+        let [with, answered, refused] = shed_row(stdout, "overloaded, with shedding");
+        assert!(answered > 0.0 && refused > 0.0, "{stdout}");
+        if with * 2.0 < without {
+            return;
+        }
+        all.push(stdout.to_owned());
+    }
+    panic!("no better with shedding: {all:#?}");
 }

@@ -1,6 +1,6 @@
 //! Second floor: one thread that finds the polls that last too long.
 //!
-//! [`watcher`] reads the slots and carries out what [`scan`], [`pause`] and [`classify`] decide; those are pure functions of
+//! [`watcher`] reads the slots and carries out what [`scan`], [`pause`], [`classify`] and [`overload`] decide; those are pure functions of
 //! slots and time, tested with made-up clocks.
 
 #[cfg(all(
@@ -23,7 +23,9 @@ pub(crate) mod examine;
 pub(crate) mod growth;
 pub(crate) mod live;
 pub(crate) mod outcome;
+pub(crate) mod overload;
 pub(crate) mod pause;
 pub(crate) mod procfs;
 pub(crate) mod scan;
+pub(crate) mod shedding;
 pub(crate) mod watcher;

@@ -12,6 +12,7 @@ use super::live;
 use super::pause::{Pauses, Sleep};
 use super::procfs;
 use super::scan::{Change, EndedPoll, EndedRequest, Look, Placement, Poll, PollKey, Request, Tracker};
+use super::shedding::Shedding;
 use crate::measure::ended::Ended;
 use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
@@ -27,6 +28,8 @@ use crate::sys::{self, OwnRunDelay};
 const IDLE_NANOS: u64 = 1_000_000_000;
 /// A runtime that is polling has its probe woken this often.
 const PROBE_NANOS: u64 = 100_000_000;
+/// And this often where requests are turned away when the runtime is late.
+const SHED_PROBE_NANOS: u64 = 20_000_000;
 
 /// While anything is polled, tasks are counted this often; so late at most is a panic told.
 const TASKS_NANOS: u64 = 1_000_000_000;
@@ -53,6 +56,7 @@ pub(crate) struct Watcher {
     growth: Growth<(u16, SiteId)>,
     /// When tasks were counted.
     counted: u64,
+    shedding: Shedding,
     /// Changes whenever anything was polled.
     fingerprint: u64,
     active: u64,
@@ -93,6 +97,7 @@ impl Watcher {
             trusted: 0,
             probing: HashSet::new(),
             probed: 0,
+            shedding: Shedding::default(),
             fingerprint: 0,
             active: 0,
         }
@@ -114,10 +119,17 @@ impl Watcher {
             self.reporter.tell_panics();
             if stopping {
                 self.count_tasks();
+                self.shedding.open_all();
                 return;
             }
+            self.shed(&seen);
             self.probe(&seen);
-            if seen.fingerprint != self.fingerprint || !seen.look.running.is_empty() || self.tracker.has_stalls() {
+            let sheds = self.shedding.late().next().is_some();
+            if seen.fingerprint != self.fingerprint
+                || !seen.look.running.is_empty()
+                || self.tracker.has_stalls()
+                || sheds
+            {
                 self.fingerprint = seen.fingerprint;
                 self.active = seen.now;
             }
@@ -230,9 +242,16 @@ impl Watcher {
         told
     }
 
+    /// Has requests turned away, or let in again, by what the probes answered.
+    fn shed(&mut self, seen: &Seen) {
+        for told in self.shedding.step(&self.shared.meter, seen.now, &seen.look) {
+            self.reporter.tell_shed(told);
+        }
+    }
+
     /// Wakes the probes of the runtimes that have been polling.
     fn probe(&mut self, seen: &Seen) {
-        let polling: HashSet<u16> = seen.look.running.iter().map(|poll| poll.runtime).collect();
+        let mut polling: HashSet<u16> = seen.look.running.iter().map(|poll| poll.runtime).collect();
         let runtime = |id: u16| self.shared.meter.runtimes.get(id);
         // A current-thread runtime that nobody drives answers no probe: what it waits for is not its schedule.
         self.probing.retain(|id| {
@@ -242,13 +261,17 @@ impl Watcher {
             }
             !idle
         });
-        if seen.now.saturating_sub(self.probed) < PROBE_NANOS {
+        if seen.now.saturating_sub(self.probed) < self.probe_interval() {
             return;
         }
         self.probed = seen.now;
+        // To hear that it is over.
+        polling.extend(self.shedding.late());
         for id in polling {
             if let Some(runtime) = runtime(id) {
-                runtime.probe.send(self.shared.meter.clock.now());
+                if runtime.probe.send(self.shared.meter.clock.now()) {
+                    self.shedding.sent(id);
+                }
                 self.probing.insert(id);
             }
         }
@@ -268,13 +291,21 @@ impl Watcher {
         }
     }
 
+    fn probe_interval(&self) -> u64 {
+        if self.shedding.is_wanted() { SHED_PROBE_NANOS } else { PROBE_NANOS }
+    }
+
     fn sleep(&mut self, seen: &Seen) {
         let delay = self.run_delay.nanos();
         self.mistrust(self.trusted);
         self.delay = delay;
         self.remember_cpu(seen);
         let begin = self.now();
-        let due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).min(seen.now + TASKS_NANOS).max(begin);
+        let mut due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).min(seen.now + TASKS_NANOS);
+        if self.shedding.is_wanted() {
+            due = due.min(self.probed + SHED_PROBE_NANOS);
+        }
+        let due = due.max(begin);
         std::thread::park_timeout(Duration::from_nanos(due - begin));
         self.mistrust(due);
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 use super::clock::Clock;
+use super::gate::Gates;
 use super::panics::Panics;
 use super::route::{self, RouteId, Routes};
 use super::runtime::Runtimes;
@@ -43,6 +44,7 @@ pub(crate) struct Meter {
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
     pub(crate) runtimes: Runtimes,
+    pub(crate) gates: Gates,
     pub(crate) wake: Arc<Wake>,
     /// Panics in hooks that the user gave.
     pub(crate) hook_panics: AtomicU64,
@@ -77,6 +79,7 @@ impl Meter {
             sites: Sites::new(settings.max_sites),
             routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),
+            gates: Gates::default(),
             wake: Arc::new(Wake::new()),
             hook_panics: AtomicU64::new(0),
             panics: Panics::default(),

@@ -8,6 +8,7 @@ pub(crate) mod allow;
 pub(crate) mod clock;
 pub(crate) mod ended;
 pub(crate) mod future;
+pub(crate) mod gate;
 pub(crate) mod histogram;
 pub(crate) mod hooks;
 #[cfg(feature = "tower")]

@@ -1,5 +1,7 @@
 //! Stalls as `tracing` events: target `pollwatch::stall`, level WARN, outside of any span.
 
+use std::time::Duration;
+
 use tracing::{Level, event};
 
 use super::stall::Stall;
@@ -83,6 +85,40 @@ pub(crate) fn task_growth(place: &Place, alive: u64, limit: u64) {
         limit,
         "{alive} tasks of {runtime:?} spawned at {site} are alive, more than {limit}: more are spawned than end\n  \
          advice: find out what they wait for, and bound how many there may be (a Semaphore, a queue with a limit)",
+    );
+}
+
+/// A runtime is late, and requests are turned away; `untold` times since the last one it was not told.
+pub(crate) fn shedding_begins(runtime: &str, lag: u64, high: u64, untold: u64) {
+    let [lag, high] = [lag, high].map(|nanos| nanos as f64 / 1e6);
+    let suffix = match untold {
+        0 => String::new(),
+        n => format!(" ({n} more times since it was last told)"),
+    };
+    event!(
+        target: "pollwatch::shed",
+        parent: None,
+        Level::WARN,
+        runtime,
+        lag_ms = lag,
+        high_ms = high,
+        untold = (untold > 0).then_some(untold),
+        "requests are turned away: tasks of runtime {runtime:?} wait {lag:.0} ms or longer for their poll, the mark is \
+         {high:.0} ms{suffix}",
+    );
+}
+
+/// It is not late any more.
+pub(crate) fn shedding_ends(runtime: &str, time: Duration, requests: u64) {
+    let seconds = time.as_secs_f64();
+    event!(
+        target: "pollwatch::shed",
+        parent: None,
+        Level::INFO,
+        runtime,
+        seconds,
+        requests,
+        "all requests to runtime {runtime:?} are let in again, after {seconds:.1} s in which {requests} were turned away",
     );
 }
 

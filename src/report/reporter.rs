@@ -13,6 +13,7 @@ use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll};
+use crate::detect::shedding;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::task_id;
@@ -143,6 +144,11 @@ impl Reporter {
         let meter = &self.shared.meter;
         let runtime = meter.runtimes.get(key.0).map_or_else(|| "other".into(), |r| r.name.clone());
         Place { runtime, site: meter.sites.get(key.1), key }
+    }
+
+    /// Tells that requests are turned away from here on, or are let in again.
+    pub(crate) fn tell_shed(&mut self, told: shedding::Told) {
+        self.send(Told::Shed(told));
     }
 
     fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState) -> Stall {

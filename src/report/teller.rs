@@ -1,10 +1,10 @@
 //! Tells stalls: symbols, log, callback. On a thread of its own, so that whatever takes long there keeps no stall from being found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::log;
 use super::stack::Stack;
@@ -12,6 +12,8 @@ use super::stall::{Phase, Stall};
 use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
 use crate::detect::capture::{RawStack, symbols};
+use crate::detect::overload::Turn;
+use crate::detect::shedding;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::shared::Shared;
@@ -42,6 +44,7 @@ pub(crate) enum Told {
     Stall { stall: Box<Stall>, place: LogKey, stack: Option<RawStack> },
     Pause { nanos: u64 },
     Task(TaskNews),
+    Shed(shedding::Told),
 }
 
 /// A stall that was told and goes on.
@@ -61,6 +64,9 @@ pub(crate) struct Teller {
     throttle: Throttle<LogKey>,
     pauses: Throttle<()>,
     tasks: TaskTeller,
+    sheds: Throttle<u16>,
+    /// Runtimes whose shedding was told to begin: since when, and how many requests had been turned away before.
+    shedding: HashMap<u16, (Instant, u64)>,
     /// By id: the oldest first.
     known: BTreeMap<u64, Known>,
     told_slow: bool,
@@ -73,6 +79,8 @@ impl Teller {
             throttle: Throttle::new(),
             pauses: Throttle::new(),
             tasks: TaskTeller::new(),
+            sheds: Throttle::new(),
+            shedding: HashMap::new(),
             known: BTreeMap::new(),
             told_slow: false,
         }
@@ -89,6 +97,7 @@ impl Teller {
                         Told::Stall { stall, place, stack } => self.tell(*stall, place, stack),
                         Told::Pause { nanos } => self.tell_pause(nanos),
                         Told::Task(news) => self.tell_task(&news),
+                        Told::Shed(told) => self.tell_shed(told),
                     });
                     if panicked {
                         self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
@@ -164,6 +173,27 @@ impl Teller {
         }
     }
 
+    /// The begin of shedding, and its end if its begin was told.
+    fn tell_shed(&mut self, told: shedding::Told) {
+        let meter = &self.shared.meter;
+        let shed = || meter.sum_of_routes().values().map(|route| route.shed).sum::<u64>();
+        let name = || meter.runtimes.get(told.runtime).map_or_else(|| "other".into(), |runtime| runtime.name.clone());
+        match told.turn {
+            Turn::Begins if self.shared.log => {
+                if let Some(untold) = self.sheds.admit(told.runtime, meter.clock.nanos(meter.clock.now()), true) {
+                    self.shedding.insert(told.runtime, (Instant::now(), shed()));
+                    log::shedding_begins(&name(), told.lag, told.high, untold);
+                }
+            }
+            Turn::Begins => {}
+            Turn::Ends => {
+                if let Some((begin, before)) = self.shedding.remove(&told.runtime) {
+                    log::shedding_ends(&name(), begin.elapsed(), shed().saturating_sub(before));
+                }
+            }
+        }
+    }
+
     /// Whether one of this place may be logged now; a stall counts as left out once, at its first report.
     fn admit(&mut self, place: LogKey, is_first: bool) -> Option<u64> {
         if !self.shared.log {
@@ -179,7 +209,7 @@ impl Teller {
 
     fn call(&mut self, stall: &Stall) {
         let Some(callback) = &self.shared.on_stall else { return };
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         if call_user(|| callback(stall)) {
             self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);
         }

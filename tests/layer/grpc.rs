@@ -1,9 +1,10 @@
 //! tonic: unary calls and streams both ways, over HTTP/2, where many requests share a connection.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use pollwatch::Watchdog;
+use pollwatch::{Shed, Watchdog};
 use tokio::task::JoinSet;
 use tonic::codegen::BoxStream;
 use tonic::transport::server::TcpIncoming;
@@ -206,4 +207,36 @@ fn a_flood_of_made_up_methods_leaves_the_real_ones() {
     assert!(snapshot.watchdog.routes_overflowed >= (FLOOD - ROOM) as u64);
     let all = snapshot.routes.iter().flat_map(|route| &route.requests).map(|(_, _, count)| count).sum::<u64>();
     assert_eq!(all, (FLOOD + 30) as u64, "none is lost: {:#?}", snapshot.routes);
+}
+
+/// All are turned away but those that ask for the service's health.
+#[test]
+fn overload_is_unavailable() {
+    let scene = Scene::new();
+    let listener = scene.listen();
+    let addr = listener.local_addr().unwrap();
+    let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO).retry_after(Duration::from_millis(1_500));
+    let server = Server::builder()
+        .layer(scene.watchdog.layer().shed(all))
+        .add_service(HealthServer::new(Answers::default()))
+        .add_service(ServerReflectionServer::new(Answers::default()));
+    scene.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let client = current_thread().build().unwrap();
+    let channel = client.block_on(channel(addr));
+    let refusal = wait_for("a call is turned away", || {
+        client.block_on(async {
+            // A runtime that polls: its probe is woken.
+            let work = scene.runtime.spawn(scene.watchdog.watch(async { block(Duration::from_millis(15)) }));
+            let answer = talk(channel.clone(), futures_util::stream::empty()).await;
+            work.await.unwrap();
+            answer.err()
+        })
+    });
+    assert_eq!((refusal.code(), refusal.message()), (tonic::Code::Unavailable, "overloaded"));
+    assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "1500");
+    for _ in 0..20 {
+        client.block_on(ask(channel.clone(), CHECK, false));
+    }
+    let shed = |name| scene.route(name).map_or(0, |route| route.shed);
+    assert_eq!((shed(TALK), shed(CHECK)), (1, 0));
 }

@@ -11,4 +11,5 @@ mod load;
 mod names;
 mod patterns;
 mod scene;
+mod shed;
 mod truth;

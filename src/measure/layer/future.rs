@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::WatchBody;
 use super::name::{Claim, is_grpc};
+use crate::measure::gate::Pass;
 use crate::measure::route::frame::Request;
 use crate::measure::route::tally::Status;
 
@@ -20,8 +21,18 @@ pin_project! {
     /// The future of a watched response; made by [`WatchService`](super::WatchService).
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: F,
+        inner: Inner<F>,
         pending: Pending,
+        pass: Option<Pass>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProj]
+    enum Inner<F> {
+        Called { #[pin] future: F },
+        /// The answer to a request that the service was not called for.
+        TurnedAway { answer: Option<Response<()>> },
     }
 }
 
@@ -32,8 +43,12 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, pending: Pending) -> ResponseFuture<F> {
-        ResponseFuture { inner, pending }
+    pub(super) fn new(future: F, pending: Pending, pass: Option<Pass>) -> ResponseFuture<F> {
+        ResponseFuture { inner: Inner::Called { future }, pending, pass }
+    }
+
+    pub(super) fn turned_away(answer: Response<()>, pending: Pending) -> ResponseFuture<F> {
+        ResponseFuture { inner: Inner::TurnedAway { answer: Some(answer) }, pending, pass: None }
     }
 }
 
@@ -115,7 +130,19 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let pending = this.pending;
-        match pending.within(|| this.inner.poll(cx)) {
+        let inner = match this.inner.project() {
+            InnerProj::Called { future } => future,
+            InnerProj::TurnedAway { answer } => {
+                // Polled after it was ready.
+                let Some(answer) = answer.take() else { return Poll::Pending };
+                pending.count(Status::of_code(answer.status().as_u16()));
+                return Poll::Ready(Ok(answer.map(|()| WatchBody::default())));
+            }
+        };
+        let result = pending.within(|| inner.poll(cx));
+        // It did not block, or it has.
+        *this.pass = None;
+        match result {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => {
                 pending.count(Status::ERROR);

@@ -7,6 +7,7 @@ use http::{Request, Response};
 use tower_service::Service;
 
 use super::future::Pending;
+use super::shed::Verdict;
 use super::{Context, ResponseFuture, WatchBody, name};
 use crate::measure::route::frame;
 
@@ -19,11 +20,13 @@ pub(crate) const FILE: &str = file!();
 pub struct WatchService<S> {
     inner: S,
     context: Context,
+    /// Makes a service that is not ready of one that is, and was not called.
+    renew: Option<fn(&S) -> S>,
 }
 
 impl<S> WatchService<S> {
-    pub(super) fn new(inner: S, context: Context) -> WatchService<S> {
-        WatchService { inner, context }
+    pub(super) fn new(inner: S, context: Context, renew: Option<fn(&S) -> S>) -> WatchService<S> {
+        WatchService { inner, context, renew }
     }
 
     /// The inner service.
@@ -62,11 +65,25 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
         let method = name::method(request.method());
-        let name::Named { request, route, claim } = name::name(&self.context, request);
-        let frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        let name::Named { mut request, route, claim } = name::name(&self.context, request);
+        let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        let verdict = match &self.context.turnstile {
+            Some(turnstile) if turnstile.is_closed() => turnstile.judge(&mut request, route, &mut frame),
+            _ => Verdict::LetIn(None),
+        };
+        let pass = match verdict {
+            Verdict::LetIn(pass) => pass,
+            Verdict::TurnedAway(answer) => {
+                // It may hold a permit, and would until the next request.
+                if let Some(renew) = self.renew {
+                    self.inner = renew(&self.inner);
+                }
+                return ResponseFuture::turned_away(answer, Pending::new(frame, method, None));
+            }
+        };
         let mut pending = Pending::new(frame, method, claim);
         // Some do their work here, and not in the future.
         let inner = pending.within(|| self.inner.call(request));
-        ResponseFuture::new(inner, pending)
+        ResponseFuture::new(inner, pending, pass)
     }
 }

@@ -45,6 +45,25 @@ impl Request {
         poll::enter(thread, self.runtime.into(), (self.site, None), || to_bits(tokio::task::try_id()))
     }
 
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The runtime that polls it: that of the poll around it, where one is known.
+    pub(crate) fn runtime(&mut self) -> Option<u16> {
+        let around = attached(&self.meter)?.state.slot.innermost_poll().map(|(_, what)| what.runtime);
+        Some(around.unwrap_or_else(|| {
+            (self.runtime, _) = resolve(&self.meter);
+            self.runtime.into()
+        }))
+    }
+
+    /// How long a poll of its route takes on this thread, on average, in nanoseconds.
+    pub(crate) fn mean_poll(&self) -> u64 {
+        let Some(thread) = attached(&self.meter) else { return 0 };
+        thread.state.routes.cell(self.route).map_or(0, |cell| cell.mean())
+    }
+
     /// Whether this thread works for its route already: another layer, further out, has named the same request.
     pub(crate) fn is_within_its_route(&self) -> bool {
         attached(&self.meter).is_some_and(|thread| thread.state.slot.innermost_request() == Some(self.route))

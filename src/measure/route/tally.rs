@@ -84,6 +84,11 @@ impl Cell {
         add(&requests[method * STATUSES.len() + status.0 as usize], 1);
     }
 
+    /// The mean of these polls, in nanoseconds.
+    pub(crate) fn mean(&self) -> u64 {
+        self.busy.load(Ordering::Relaxed) / self.polls.load(Ordering::Relaxed).max(1)
+    }
+
     /// Counts one request that was turned away.
     pub(crate) fn shed(&self) {
         add(&self.shed, 1);

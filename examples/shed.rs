@@ -1,0 +1,108 @@
+//! One route blocks the workers, more of it is asked for than they can do, and now every route takes a second, the health check as well.
+//!
+//! An axum service on two workers: `/report` blocks its worker for 20 ms, `/price` waits 10 ms for somebody else without blocking.
+//! It is asked for prices alone, then for reports by 64 impatient clients as well, without load shedding and with it.
+//!
+//! `cargo run --release --example shed`: it ends by itself.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use pollwatch::{Shed, Watchdog};
+use reqwest::{Client, StatusCode};
+use tokio::task::JoinSet;
+
+const BLOCKING_CLIENTS: usize = 64;
+/// A client that was turned away comes again after this.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// Before anything is measured: overload has to stay for a while to be one.
+const SETTLE: Duration = Duration::from_secs(1);
+const MEASURE: Duration = Duration::from_secs(2);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_env_filter("pollwatch::shed=info").with_writer(std::io::stderr).init();
+    println!("{:<34}{:>10}{:>10}{:>12}{:>12}", "", "price p50", "p99", "reports/s", "shed/s");
+    row("prices alone", false, 0)?;
+    row("overloaded, without shedding", false, BLOCKING_CLIENTS)?;
+    row("overloaded, with shedding", true, BLOCKING_CLIENTS)
+}
+
+/// One service, one load, one line of the table.
+fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
+    let watchdog = Watchdog::builder().start()?;
+    let app = Router::new().route("/report", get(report)).route("/price", get(price));
+    let app = match shed {
+        // Prices are let in always: they do not block, and have to be there.
+        true => app.layer(
+            watchdog.layer().shed(
+                Shed::new()
+                    .high(Duration::from_millis(std::env::var("HIGH").map_or(40, |h| h.parse().unwrap())))
+                    .allow("/price"),
+            ),
+        ),
+        false => app.layer(watchdog.layer()),
+    };
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = watchdog.build_runtime("main", builder.worker_threads(2).enable_all())?;
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+    let addr = listener.local_addr()?;
+    runtime.spawn(async move { axum::serve(listener, app).await });
+
+    let load = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (prices, reports) =
+        load.block_on(async { tokio::join!(ask(addr, "/price", 4), ask(addr, "/report", clients)) });
+    let mut times: Vec<Duration> = prices.iter().map(|(_, took)| *took).collect();
+    times.sort_unstable();
+    let quantile =
+        |q: f64| times.get((q * times.len() as f64) as usize).copied().unwrap_or_default().as_secs_f64() * 1e3;
+    let rate = |status| reports.iter().filter(|r| r.0 == status).count() as f64 / MEASURE.as_secs_f64();
+    println!(
+        "{title:<34}{:>7.1} ms{:>7.1} ms{:>12.0}{:>12.0}",
+        quantile(0.5),
+        quantile(0.99),
+        rate(StatusCode::OK),
+        rate(StatusCode::SERVICE_UNAVAILABLE),
+    );
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// The code that has to go to `spawn_blocking`, some day.
+async fn report() -> &'static str {
+    std::thread::sleep(Duration::from_millis(20));
+    "a report"
+}
+
+async fn price() -> &'static str {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    "a price"
+}
+
+/// Asks for a route over and over, on as many connections; the status and the time of each answer.
+async fn ask(addr: SocketAddr, route: &str, connections: usize) -> Vec<(StatusCode, Duration)> {
+    let begin = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..connections {
+        let (client, url) = (Client::builder().no_proxy().build().expect("a client"), format!("http://{addr}{route}"));
+        tasks.spawn(async move {
+            let mut answers = Vec::new();
+            while begin.elapsed() < SETTLE + MEASURE {
+                let asked = Instant::now();
+                let Ok(response) = client.get(&url).send().await else { continue };
+                let status = response.status();
+                let _ = response.bytes().await;
+                if begin.elapsed() > SETTLE {
+                    answers.push((status, asked.elapsed()));
+                }
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+            answers
+        });
+    }
+    tasks.join_all().await.into_iter().flatten().collect()
+}
