@@ -60,6 +60,10 @@ fn tells_the_blocking_routes_from_the_fixed_ones() {
         let place = *row(stdout, "what pollwatch found", &blocking).last().expect("a place");
         assert!(place.replace('\\', "/").starts_with("examples/service/routes.rs:"), "{blocking} at {place}\n{stdout}");
         assert!(stderr.contains(place), "no log line names {place}:\n{stderr}");
+        assert!(
+            stderr.contains(&format!("spawned under route {blocking} · ")),
+            "no log line names {blocking}:\n{stderr}"
+        );
     }
     let places = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
     assert_ne!(places[0], places[1], "two routes, one place:\n{stdout}");
