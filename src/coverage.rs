@@ -84,7 +84,7 @@ pub struct RuntimeCoverage {
     pub name: Arc<str>,
     /// It has not been shut down.
     pub alive: bool,
-    /// Every spawned task is seen; else only what `watch` and `spawn` wrap.
+    /// Every spawned task is seen; else only what `watch` and `spawn` wrap, and requests below a layer.
     pub every_task: bool,
 }
 

@@ -24,7 +24,7 @@
 //! | `capture` (default) | stacks of stalls: where, and, with the kernel's help, why |
 //! | `server` (default) | the HTTP server on its own thread: `/metrics`, `/stalls`, `/healthz`, `/`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
 //! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
-//! | `axum` (default) | routes named by the path that axum matched; with it `tower` |
+//! | `axum` (default) | routes named by the path that axum matched; with it `tower`, and with `server` [`Watchdog::router`](Watchdog#method.router) |
 //! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls and metrics by the route of a request |
 //! | `spans` | `Watchdog::span_layer()`: the `tracing` spans that a stall happens in |
 //! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
@@ -34,7 +34,7 @@
 //!
 //! With `--cfg tokio_unstable` every task of a runtime that [`Watchdog::build_runtime`] built, third-party ones too. Without
 //! it, and for a runtime that is only [attached](Watchdog::attach), the futures given to [`Watchdog::watch`] and
-//! [`Watchdog::spawn`]. [`Watchdog::coverage`] tells which.
+//! [`Watchdog::spawn`], and requests below a [layer](Watchdog#method.layer). [`Watchdog::coverage`] tells which.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

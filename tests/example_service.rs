@@ -80,6 +80,8 @@ fn attempt(is_last: bool) -> Result<(), String> {
         let is_ours = place.replace('\\', "/").starts_with("examples/service/routes.rs:");
         compared(is_ours || excused, &format!("{blocking} at {place}"))?;
         compared(stderr.contains(place) || excused, &format!("no log line names {place}:\n{stderr}"))?;
+        let route = format!("spawned under route {blocking} · ");
+        compared(stderr.contains(&route) || excused, &format!("no log line names {blocking}:\n{stderr}"))?;
     }
     let places = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
     assert_ne!(places[0], places[1], "two routes, one place:\n{stdout}");

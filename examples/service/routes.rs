@@ -1,8 +1,8 @@
 //! The service: two routes that block the event loop, and their fixed twins.
 //!
 //! Each handler spawns its work as a task, so that a client who hangs up does not cancel it half-way. `Watchdog::spawn` is
-//! `tokio::spawn` that pollwatch sees in stable mode, too; with `tokio_unstable` a plain `tokio::spawn` is seen as well. A
-//! stall is named after the place where its task was spawned: here, the line in the handler.
+//! `tokio::spawn` that pollwatch sees in stable mode, too; with `tokio_unstable` a plain `tokio::spawn` is seen as well. With the
+//! layer on the router, a stall of such a task names the route that it was spawned under, next to the line in the handler.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -48,6 +48,7 @@ pub(crate) fn router(watchdog: &Watchdog, upstream: SocketAddr) -> reqwest::Resu
         .route("/upstream/blocking", get(upstream_blocking))
         .route("/upstream/fixed", get(upstream_fixed))
         .route("/ping", get(|| async { "pong\n" }))
+        .layer(watchdog.layer())
         .with_state(app))
 }
 

@@ -8,7 +8,11 @@ pub(crate) mod families;
 #[cfg(feature = "server")]
 pub(crate) mod health;
 #[cfg(feature = "server")]
+mod pages;
+#[cfg(feature = "server")]
 pub(crate) mod profile;
+#[cfg(all(feature = "axum", feature = "server"))]
+pub(crate) mod router;
 #[cfg(feature = "server")]
 pub(crate) mod server;
 pub mod snapshot;

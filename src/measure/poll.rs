@@ -206,7 +206,7 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
             leave_word_of_route(thread, top, nanos);
         }
         // A request within another (a service that calls a service): each has its own time.
-        thread.state.slot.delay_request_around(|| thread.state.now().saturating_sub(top.begin()));
+        thread.state.slot.delay_requests_around(|| thread.state.now().saturating_sub(top.begin()));
     }
     leave(thread, entered);
 }

@@ -126,6 +126,30 @@ impl Watchdog {
         crate::layer::WatchLayer::new(&self.shared.meter)
     }
 
+    /// The pages of [`listen`](WatchdogBuilder::listen) but for `/`, for an admin router of your own: `/metrics`, `/stalls`
+    /// (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`, `/healthz`.
+    ///
+    /// **It answers on your runtime, so it does not while every worker is blocked**, which is when it is needed most, and
+    /// `/healthz` can then not say so. Only the server of `listen` has a thread of its own; use both, or this one where a second port
+    /// cannot be had. The pages name places in your code and ask for no password: keep them behind what guards your admin router.
+    ///
+    /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers after the watchdog has
+    /// stopped, too. A router with a state is given its state before this one is merged into it, or nests it as a service.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    ///
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let admin: Router = Router::new().route("/version", get(|| async { "7" })).merge(watchdog.router());
+    /// let app = Router::new().route("/", get(|| async { "hello" })).layer(watchdog.layer()).nest("/admin", admin);
+    /// # drop::<Router>(app);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    #[cfg(all(feature = "axum", feature = "server"))]
+    pub fn router(&self) -> axum::Router {
+        crate::export::router::router(&self.shared)
+    }
+
     /// All metrics in Prometheus' text format 0.0.4, as `/metrics` gives them.
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {

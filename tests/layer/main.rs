@@ -9,6 +9,7 @@ mod client;
 mod grpc;
 mod load;
 mod names;
+mod pages;
 mod patterns;
 mod scene;
 mod shed;

@@ -56,6 +56,16 @@ pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 ///
 /// At most [`max_routes`](crate::WatchdogBuilder::max_routes) are told apart.
 ///
+/// # What is counted
+///
+/// A request counts once its response is there, under the class of its HTTP status (gRPC tells most errors in trailers: those are
+/// `2xx`), or as `error`, `cancelled` or `panicked`. Put the layer on once: where two of them name a request alike it counts once,
+/// where they do not, under both names. The time of a request that is answered within another (a service that calls a service in
+/// the same task) is taken from the outer one's: the busy time of all routes is never more than that of their polls.
+///
+/// Within a poll that is seen (by hooks, by `watch` or `spawn`) a request is a part of it. Elsewhere, in stable mode as a rule,
+/// each of its polls is one that is watched.
+///
 /// # What it is not
 ///
 /// A histogram of latencies: those have layers of their own (axum-prometheus, tower-http's `TraceLayer`, OpenTelemetry's). This one measures

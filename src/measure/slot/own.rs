@@ -32,16 +32,18 @@ impl Slot {
         parts.filter(|(_, what)| what.kind == Kind::Route).find_map(|(_, what)| what.route)
     }
 
-    /// Lets the request around the innermost frame, which is one, too, begin later by what that took.
+    /// Lets the requests around the innermost frame, which is one, too, begin later by its own time: what lay within it has been
+    /// taken from them already.
     #[cfg(feature = "tower")]
     #[inline]
-    pub(crate) fn delay_request_around(&self, ticks: impl FnOnce() -> u64) {
+    pub(crate) fn delay_requests_around(&self, ticks: impl FnOnce() -> u64) {
         if self.depth() <= 2 {
             return;
         }
-        let mut parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
-        if let Some((around, _)) = parts.find(|(_, what)| what.kind == Kind::Route) {
-            around.begin.store(around.begin().saturating_add(ticks()), Ordering::Release);
+        let ticks = ticks();
+        let parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
+        for (around, _) in parts.filter(|(_, what)| what.kind == Kind::Route) {
+            around.begin.store(around.begin().saturating_add(ticks), Ordering::Release);
         }
     }
 

@@ -1,0 +1,54 @@
+//! The symptom: a route that does nothing takes 200 ms now and then, the CPU is idle, and every trace says that it waited for nothing.
+//!
+//! Another route blocks the event loop. With the layer on the router, pollwatch says which one while it does so:
+//!
+//! ```sh
+//! cargo run --example axum             # then: curl localhost:8080/report/7, and: curl localhost:9464/metrics
+//! cargo run --example axum -- --once   # asks by itself, and ends
+//! ```
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::routing::get;
+use pollwatch::Watchdog;
+use tokio::net::TcpListener;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_env_filter("warn").init();
+    let once = std::env::args().any(|arg| arg == "--once");
+    let listen = if once { "127.0.0.1:0" } else { "127.0.0.1:9464" };
+    let watchdog = Watchdog::builder().listen(listen.parse()?).start()?;
+    let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+
+    let app =
+        Router::new().route("/report/{id}", get(report)).route("/ping", get(async || "pong\n")).layer(watchdog.layer());
+    let listener = runtime.block_on(TcpListener::bind(if once { "127.0.0.1:0" } else { "127.0.0.1:8080" }))?;
+    let addr = listener.local_addr()?;
+    let server = runtime.spawn(watchdog.watch(async move { axum::serve(listener, app).await }));
+    println!("the service: http://{addr}/report/7   its metrics: http://{}/metrics", watchdog.local_addr().unwrap());
+    if !once {
+        return Ok(runtime.block_on(server)??);
+    }
+
+    for id in 1..=3 {
+        ureq::get(format!("http://{addr}/report/{id}")).call()?;
+    }
+    println!("the routes that blocked:");
+    // What is over is told a moment later.
+    while watchdog.stalls().iter().filter(|stall| stall.phase == pollwatch::Phase::Resolved).count() < 3 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for route in watchdog.snapshot().routes {
+        println!("  {:<14}{} stalls, {:?} in all", route.route, route.stalls.count, route.stalls.time);
+    }
+    Ok(())
+}
+
+/// Reads rows by a driver that is not async.
+async fn report(Path(id): Path<u32>) -> String {
+    std::thread::sleep(Duration::from_millis(200));
+    format!("report {id}\n")
+}

@@ -1,0 +1,72 @@
+//! The symptom: there is a registry, an admin port and a dashboard already, and one more port to scrape is one too many.
+//!
+//! `Watchdog::collector` goes into the registry, `Watchdog::router` into the admin router. Both answer on the runtime that is
+//! watched, so not while every worker of it is blocked: only the server of `listen` has a thread of its own.
+//!
+//! ```sh
+//! cargo run --example own_registry            # then: curl localhost:8081/metrics, /watch/stalls, /watch/healthz
+//! cargo run --example own_registry -- --once  # asks by itself, and ends
+//! ```
+
+use std::error::Error;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use pollwatch::Watchdog;
+use prometheus::{IntCounter, Registry, TextEncoder};
+use tokio::net::TcpListener;
+
+#[derive(Clone)]
+struct Admin {
+    registry: Registry,
+    orders: IntCounter,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_env_filter("warn").init();
+    let once = std::env::args().any(|arg| arg == "--once");
+    let watchdog = Watchdog::builder().start()?;
+    let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+
+    let registry = Registry::new();
+    let orders = IntCounter::new("orders_total", "Orders taken.")?;
+    registry.register(Box::new(orders.clone()))?;
+    registry.register(Box::new(watchdog.collector()))?;
+
+    let app = Router::new()
+        .route("/order", get(order))
+        .layer(watchdog.layer())
+        // The admin's pages, below the layer's line: they are in no route's metrics.
+        .route("/metrics", get(metrics))
+        .with_state(Admin { registry, orders })
+        .nest("/watch", watchdog.router());
+    let listener = runtime.block_on(TcpListener::bind(if once { "127.0.0.1:0" } else { "127.0.0.1:8081" }))?;
+    let addr = listener.local_addr()?;
+    let server = runtime.spawn(watchdog.watch(async move { axum::serve(listener, app).await }));
+    println!("http://{addr}/order, http://{addr}/metrics, http://{addr}/watch/stalls");
+    if !once {
+        return Ok(runtime.block_on(server)??);
+    }
+
+    let ask = |path: &str| ureq::get(format!("http://{addr}{path}")).call()?.body_mut().read_to_string();
+    ask("/order")?;
+    let metrics = ask("/metrics")?;
+    let ours = ["orders_total", "pollwatch_route_requests_total", "pollwatch_route_stalls_total"];
+    for line in metrics.lines().filter(|line| ours.iter().any(|name| line.starts_with(name))) {
+        println!("{line}");
+    }
+    println!("/watch/healthz: {}", ask("/watch/healthz")?.trim());
+    Ok(())
+}
+
+async fn order(State(admin): State<Admin>) -> &'static str {
+    admin.orders.inc();
+    std::thread::sleep(Duration::from_millis(100));
+    "taken\n"
+}
+
+async fn metrics(State(admin): State<Admin>) -> Result<String, String> {
+    TextEncoder::new().encode_to_string(&admin.registry.gather()).map_err(|error| error.to_string())
+}
