@@ -68,6 +68,6 @@ pub use watchdog::{Watchdog, WatchdogBuilder};
 pub use export::collector::Collector;
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "server"))]
+#[cfg(all(doctest, feature = "server", feature = "spans"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
