@@ -24,8 +24,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
     // Within a poll that is measured, as a task's spans are.
     let measured = watchdog.watch(async {
-        let works: [(&str, fn(u64)); 2] = [("enter and exit", enter), ("make, enter, exit, close", make)];
-        for (name, work) in works {
+        for (name, work) in [("enter and exit", enter as fn(u64)), ("make, enter, exit, close", make)] {
             let mut nanos = vec![Vec::new(); variants.len()];
             for round in 0..rounds {
                 for turn in 0..variants.len() {

@@ -26,7 +26,7 @@
 //! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
 //! | `axum` (default) | routes named by the path that axum matched; with it `tower`, and with `server` [`Watchdog::router`](Watchdog#method.router) |
 //! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls and metrics by the route of a request |
-//! | `spans` | `Watchdog::span_layer()`: the `tracing` spans that a stall happens in |
+//! | `spans` (default) | `Watchdog::span_layer()`: the `tracing` spans that a stall happens in |
 //! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
 //! | `serde` (with `server`) | `serde::Serialize` for [`Stall`] |
 //!
@@ -79,6 +79,6 @@ pub mod layer {
 pub use export::collector::Collector;
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "server"))]
+#[cfg(all(doctest, feature = "server", feature = "spans"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
