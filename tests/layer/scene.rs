@@ -1,6 +1,7 @@
 //! A server on a watched runtime.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use pollwatch::snapshot::RouteSnapshot;
@@ -25,7 +26,11 @@ impl Scene {
 
     pub(crate) fn of(builder: WatchdogBuilder) -> Scene {
         let (watchdog, told) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
-        let runtime = watchdog.build_runtime("main", &mut multi_thread(WORKERS)).unwrap();
+        let mut builder = multi_thread(WORKERS);
+        // A name for each: a stall tells which it was.
+        let next = AtomicU64::new(0);
+        builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
+        let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
         Scene { watchdog, told, runtime }
     }
 
@@ -86,7 +91,15 @@ impl Scene {
         }
         let stalls = self.stalls();
         let ours: Vec<_> = stalls.iter().filter(|s| places.contains(&s.site.to_string())).collect();
-        assert!(!ours.is_empty(), "{stalls:#?}");
+        let snapshot = self.watchdog.snapshot();
+        assert!(
+            !ours.is_empty(),
+            "no task of {places:?} was told: {:#?}\n{:#?}\n{}\n{:#?}",
+            snapshot.watchdog,
+            find_site(&snapshot, "main", &places[0]),
+            self.watchdog.metrics_text().lines().filter(|line| line.contains("lost")).collect::<Vec<_>>().join("\n"),
+            self.told.all().iter().rev().take(12).collect::<Vec<_>>(),
+        );
         for stall in ours {
             assert!(stall.route.is_none() && stall.watched.is_none() && stall.spawned_under.is_none(), "{stall}");
         }
