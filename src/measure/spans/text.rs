@@ -106,6 +106,16 @@ impl Text {
 
     /// Without line breaks, terminal codes or anything else that is not seen, so that a value stays what it is.
     fn push_escaped(&mut self, text: &str) {
+        let head = &text.as_bytes()[..text.len().min(BYTES)];
+        if !self.cut && head.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            // Nearly all there is. What `head` leaves out does not fit either.
+            let begin = usize::from(self.body);
+            let fits = head.len().min(ROOM - begin);
+            self.bytes[begin..begin + fits].copy_from_slice(&head[..fits]);
+            self.body += fits as u8;
+            self.cut = fits < text.len();
+            return;
+        }
         for part in text.split_inclusive(['"', '\'', '\\']) {
             if self.cut {
                 return;
