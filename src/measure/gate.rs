@@ -58,6 +58,7 @@ impl Drop for Pass {
 }
 
 /// A route whose polls take this part of the high mark, on average, is a blocking one.
+#[cfg_attr(not(feature = "tower"), allow(dead_code))]
 const BLOCKS: u64 = 8;
 
 /// Odds of 1.
@@ -106,6 +107,7 @@ impl Gate {
     }
 
     /// Polls this long, on average, make a route a blocking one.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) fn blocks(&self, mean_poll: u64) -> bool {
         mean_poll >= (self.marks.high / BLOCKS).max(1)
     }
