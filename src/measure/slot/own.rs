@@ -1,6 +1,6 @@
 //! What a thread asks of its own slot, beneath the innermost frame: no copies, no retries.
 
-use super::{FrameCell, Kind, MAX_FRAMES, Slot, What};
+use super::{FrameCell, MAX_FRAMES, Slot, What};
 use crate::measure::route::RouteId;
 use crate::sync::Ordering;
 
@@ -22,14 +22,14 @@ impl Slot {
     /// Whether the poll of this task is under way.
     #[cfg(tokio_unstable)]
     pub(crate) fn is_polling(&self, task: u64) -> bool {
-        self.own_frames().any(|(cell, what)| what.kind == Kind::Task && cell.task() == task)
+        self.own_frames().any(|(cell, what)| what.kind == super::Kind::Task && cell.task() == task)
     }
 
     /// The innermost request of the innermost poll.
     #[cfg(feature = "tower")]
     pub(crate) fn innermost_request(&self) -> Option<RouteId> {
         let parts = self.own_frames().take_while(|(_, what)| !what.kind.is_poll());
-        parts.filter(|(_, what)| what.kind == Kind::Route).find_map(|(_, what)| what.route)
+        parts.filter(|(_, what)| what.kind == super::Kind::Route).find_map(|(_, what)| what.route)
     }
 
     /// Lets the requests around the innermost frame, which is one, too, begin later by its own time: what lay within it has been
@@ -42,7 +42,7 @@ impl Slot {
         }
         let ticks = ticks();
         let parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
-        for (around, _) in parts.filter(|(_, what)| what.kind == Kind::Route) {
+        for (around, _) in parts.filter(|(_, what)| what.kind == super::Kind::Route) {
             around.begin.store(around.begin().saturating_add(ticks), Ordering::Release);
         }
     }
