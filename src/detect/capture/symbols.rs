@@ -15,7 +15,7 @@ use crate::util::{call_user, lock, short_path};
 
 /// Calls of a stack that are told: these many from the inside, and from the outside. A recursion may have thousands.
 const INNERMOST: usize = 256;
-const OUTERMOST: usize = 64;
+const OUTERMOST: usize = 128;
 /// What the loader calls the executable: it has no name for it.
 pub(super) const EXECUTABLE: &str = "/proc/self/exe";
 /// How many bytes around an instruction without a line one is looked for.
