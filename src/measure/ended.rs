@@ -27,7 +27,7 @@ struct Entry([AtomicU64; 6]);
 
 /// See the module's text. Its length is a parameter, so that the model of it can be small.
 #[derive(Debug)]
-pub(crate) struct EndedRing<const LEN: usize = 32> {
+pub(crate) struct EndedRing<const LEN: usize = 64> {
     head: AtomicU64,
     tail: AtomicU64,
     lost: AtomicU64,

@@ -78,7 +78,12 @@ struct Ongoing {
     /// Nanoseconds that the sums have shown of it: they never take any back.
     shown: u64,
     requests: Vec<Request>,
+    /// Frames of those that are over: one may be seen once more, since it leaves its word before it goes.
+    over: VecDeque<u64>,
 }
+
+/// Of one stall, kept at most.
+const OVER: usize = 64;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -93,7 +98,16 @@ impl Book {
     pub(crate) fn begin(&mut self, stall: Stall, account: Account, thread: Arc<ThreadState>, number: u64, at: u64) {
         self.sums.add(account, 1, 0);
         self.keep(stall.clone());
-        self.ongoing.push(Ongoing { stall, account, thread, number, at, shown: 0, requests: Vec::new() });
+        self.ongoing.push(Ongoing {
+            stall,
+            account,
+            thread,
+            number,
+            at,
+            shown: 0,
+            requests: Vec::new(),
+            over: VecDeque::new(),
+        });
     }
 
     /// Enters a stall that is over.
@@ -159,6 +173,9 @@ impl Book {
         if !ongoing.account.cause.is_blamed() {
             return;
         }
+        if ongoing.over.contains(&frame) {
+            return;
+        }
         let known = ongoing.requests.iter().position(|request| request.frame == frame);
         let index = known.unwrap_or_else(|| {
             self.sums.add_request(route, 1, 0);
@@ -170,6 +187,10 @@ impl Book {
         if over {
             self.sums.add_request(route, 0, elapsed.saturating_sub(request.shown));
             ongoing.requests.swap_remove(index);
+            ongoing.over.push_back(frame);
+            if ongoing.over.len() > OVER {
+                ongoing.over.pop_front();
+            }
         }
     }
 
@@ -265,7 +286,7 @@ mod tests {
             watched: None,
             route: None,
             spawned_under: None,
-            several_requests: false,
+            latest_request: None,
             spans: Vec::new(),
             cause: Cause::Unknown,
             began: std::time::SystemTime::UNIX_EPOCH,
@@ -315,6 +336,8 @@ mod tests {
         book.request(1, (frame, route, &name), 14, 0, true);
         book.request(1, (frame + 1, route, &name), 20, 0, true);
         assert_eq!(amount(&mut book, 0), Amount { count: 2, nanos: 37 }, "another one of the same poll");
+        book.request(1, (frame, route, &name), 14, 0, false);
+        assert_eq!(amount(&mut book, 0), Amount { count: 2, nanos: 37 }, "seen before it went, told after it had gone");
         book.end(1, Duration::from_millis(20));
         // One whose stall was over before it was seen.
         book.request(2, (frame, route, &name), 11, 0, true);

@@ -63,7 +63,8 @@ impl Reporter {
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
                 stall.syscall.clone_from(&found.syscall);
                 stall.route = self.route(route);
-                stall.several_requests = route.is_none() && poll.request.is_some();
+                stall.latest_request =
+                    self.route(poll.request.map(|request| request.route).filter(|_| route.is_none()));
                 stall.spans = found.spans.unwrap_or_default();
                 stall.explain();
                 let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
@@ -166,7 +167,7 @@ impl Reporter {
             watched: poll.watched.map(|site| meter.sites.get(site)),
             route: None,
             spawned_under: self.route(poll.spawned_under),
-            several_requests: false,
+            latest_request: None,
             spans: Vec::new(),
             cause: Cause::Unknown,
             began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),

@@ -120,9 +120,9 @@ pub struct Stall {
     pub route: Option<Arc<str>>,
     /// The route of the request whose handler spawned the task, where [`Watchdog::spawn`](crate::Watchdog::spawn) did.
     pub spawned_under: Option<Arc<str>>,
-    /// When first seen it was in a request that had begun much later than the poll.
+    /// The route of the request that it was in when first seen, if that had begun much later than the poll.
     #[cfg_attr(feature = "serde", serde(skip))]
-    pub(crate) several_requests: bool,
+    pub(crate) latest_request: Option<Arc<str>>,
     /// The tracing spans that the poll was in at the latest look, outermost first: `request{id=7}`. At most 16, then one that tells
     /// how many more there are (`… 3 more`). Empty without a [span layer](crate::Watchdog#method.span_layer), and for a stall that
     /// was over before it was seen.
@@ -189,11 +189,11 @@ impl fmt::Display for Stall {
         f.write_str("\n  ")?;
         match (&self.route, &self.spawned_under) {
             (Some(route), _) => write!(f, "route {route} · ")?,
-            (None, _) if self.several_requests => {
-                f.write_str("several requests, none of them this long by itself · ")?
-            }
             (None, Some(route)) => write!(f, "spawned under route {route} · ")?,
             (None, None) => {}
+        }
+        if let (None, Some(latest)) = (&self.route, &self.latest_request) {
+            write!(f, "several requests or other work, no route alone (the latest: {latest}) · ")?;
         }
         match self.task {
             Some(task) => write!(f, "task {task} spawned at {}", self.site)?,

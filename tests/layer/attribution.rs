@@ -179,10 +179,7 @@ fn several_short_requests_in_one_poll_have_no_route() {
             [stall] if stall.route.is_none() => {
                 let ongoing = scene.told.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
                 let Some(ongoing) = ongoing else { return Err(format!("it was over before it was seen: {stall}")) };
-                assert!(
-                    ongoing.to_string().contains("several requests, none of them this long by itself"),
-                    "{ongoing}"
-                );
+                assert!(ongoing.to_string().contains("several requests or other work, no route alone"), "{ongoing}");
                 assert_eq!(scene.route("unmatched").unwrap().stalls.count, 0);
                 Ok(())
             }

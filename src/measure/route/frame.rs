@@ -71,6 +71,9 @@ impl Request {
 
     /// Counts the request, once it is known how it ended. `method` is an index of [`METHODS`](super::tally::METHODS).
     pub(crate) fn count(&self, method: usize, status: Status) {
+        if self.route == RouteId::OTHER {
+            self.meter.routes.count_overflow();
+        }
         let Some(thread) = attached(&self.meter) else { return };
         if let Some(cell) = thread.state.routes.cell(self.route) {
             cell.request(method, status);
