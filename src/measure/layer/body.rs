@@ -39,8 +39,8 @@ impl<B> Default for WatchBody<B> {
 }
 
 impl<B> WatchBody<B> {
-    pub(super) fn new(body: B, request: Request) -> WatchBody<B> {
-        WatchBody { inner: Inner::Body { body }, request: Some(request) }
+    pub(super) fn new(body: B, request: Option<Request>) -> WatchBody<B> {
+        WatchBody { inner: Inner::Body { body }, request }
     }
 
     /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).

@@ -54,7 +54,8 @@ impl<F> ResponseFuture<F> {
 
 /// A request whose response is waited for; counted when that is over.
 pub(super) struct Pending {
-    request: Request,
+    /// Until it has a response, whose body goes on with it.
+    request: Option<Request>,
     method: u8,
     claim: Option<Claim>,
     end: End,
@@ -72,13 +73,13 @@ impl Pending {
     pub(super) fn new(request: Request, method: u8, claim: Option<Claim>) -> Pending {
         // One layer within another: the outer one counts the request.
         let end = if request.is_within_its_route() { End::Counted } else { End::Dropped };
-        Pending { request, method, claim, end }
+        Pending { request: Some(request), method, claim, end }
     }
 
     /// Does a part of the request.
     pub(super) fn within<R>(&mut self, part: impl FnOnce() -> R) -> R {
         let end = self.end;
-        let within = self.request.enter();
+        let within = self.request.as_mut().map(Request::enter);
         if end == End::Dropped {
             // Stays so if it unwinds.
             self.end = End::Panicked;
@@ -92,7 +93,9 @@ impl Pending {
     fn count(&mut self, status: Status) {
         if self.end != End::Counted {
             self.end = End::Counted;
-            self.request.count(self.method.into(), status);
+            if let Some(request) = &self.request {
+                request.count(self.method.into(), status);
+            }
         }
     }
 
@@ -102,8 +105,8 @@ impl Pending {
         let is_unknown = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
             || response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == UNIMPLEMENTED)
             || claim.is_path && !is_grpc(response.headers());
-        if !is_unknown {
-            self.request.prove(&claim.name);
+        if let (false, Some(request)) = (is_unknown, &mut self.request) {
+            request.prove(&claim.name);
         }
     }
 }
@@ -151,8 +154,8 @@ where
             Poll::Ready(Ok(response)) => {
                 pending.prove(&response);
                 pending.count(Status::of_code(response.status().as_u16()));
-                let request = &pending.request;
-                Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request.clone()))))
+                let request = pending.request.take();
+                Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request))))
             }
         }
     }

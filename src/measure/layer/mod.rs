@@ -71,7 +71,7 @@ pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 /// A histogram of latencies: those have layers of their own (axum-prometheus, tower-http's `TraceLayer`, OpenTelemetry's). This one measures
 /// how long requests keep workers from all else, which is never in their latency alone.
 ///
-/// Cost: two readings of the clock a poll, one look into a small table and two counters a request; no lock, no allocation (but for a
+/// Cost: two readings of the clock a poll; one look into a small table, two counts of references and two counters a request; no lock, no allocation (but for a
 /// name that is new, or of a route that does not fit).
 ///
 /// [`Router::layer`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.layer

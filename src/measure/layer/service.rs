@@ -1,6 +1,7 @@
 //! The service: names the request, calls the inner one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context as Cx, Poll};
 
 use http::{Request, Response};
@@ -19,14 +20,14 @@ pub(crate) const FILE: &str = file!();
 #[derive(Clone)]
 pub struct WatchService<S> {
     inner: S,
-    context: Context,
+    context: Arc<Context>,
     /// Makes a service that is not ready of one that is, and was not called.
     renew: Option<fn(&S) -> S>,
 }
 
 impl<S> WatchService<S> {
     pub(super) fn new(inner: S, context: Context, renew: Option<fn(&S) -> S>) -> WatchService<S> {
-        WatchService { inner, context, renew }
+        WatchService { inner, context: Arc::new(context), renew }
     }
 
     /// The inner service.

@@ -13,7 +13,6 @@ use crate::measure::task_id::to_bits;
 use crate::measure::thread::Attached;
 
 /// What a request's future and body carry.
-#[derive(Clone)]
 pub(crate) struct Request {
     meter: Arc<Meter>,
     /// Where the layer was made: the site of the poll, where nobody else sees one (stable mode).
