@@ -82,6 +82,8 @@ impl Scene {
 
     /// A task that blocks its worker, spawned past the layer, is told without a route: nothing was left in any slot.
     pub(crate) fn assert_slots_are_empty(&self) {
+        // Thousands of reports may wait to be told: further ones would be lost.
+        self.stalls();
         let tasks: Vec<_> = (0..WORKERS * 4)
             .map(|_| spawn_seen(&self.watchdog, self.runtime.handle(), async { block(THRESHOLD * 2) }))
             .collect();
