@@ -64,13 +64,10 @@ impl Shedding {
             }
             overloads.retain(|&runtime, overload| {
                 let lag = heard.iter().find(|(heard, _)| *heard == runtime).map(|(_, lag)| *lag);
-                // They are late: if they had been let in, so would be what came after.
-                let lag = match lag {
-                    Some(Lag::Was(nanos)) if gate.take_refused(runtime) => Some(Lag::Was(nanos.max(gate.marks.high))),
-                    lag => lag,
-                };
+                // Kept until there is an answer that it goes with.
+                let refused = matches!(lag, Some(Lag::Was(_))) && gate.take_refused(runtime);
                 let before = overload.lag();
-                let turn = overload.hear(now, lag);
+                let turn = overload.hear(now, lag, refused);
                 if turn.is_some() || overload.is_shedding() {
                     if turn == Some(Turn::Begins)
                         && let Some(metrics) = meter.runtimes.get(runtime).and_then(|runtime| runtime.metrics())
