@@ -32,7 +32,7 @@ use crate::measure::route::{Proof, RouteId};
 /// While it lasts, requests are turned away
 ///
 /// - at random, with the probability (lag - high) / high: none at the high mark, all at twice the high mark;
-/// - those of blocking routes (whose polls take an eighth of the high mark or longer on average) while such requests are in their first poll on
+/// - those of blocking routes (whose latest polls took an eighth of the high mark or longer on average) while such requests are in their first poll on
 ///   all workers but one: one worker is left for the others. What blocks after its first `.await` is not held back by this, and a
 ///   current-thread runtime has only its lag.
 ///
