@@ -25,7 +25,8 @@ use crate::measure::route::{Proof, RouteId};
 ///
 /// It begins when the lag was above the [high mark](Self::high) each time it was measured for [some time](Self::sustain): one
 /// long poll does not begin it. It ends when the lag is below the [low mark](Self::low). Meanwhile a lag counts for half 500 ms
-/// after it was measured: turning requests away makes it vanish, and all at once let in again would bring it back.
+/// after it was measured: turning requests away makes it vanish, and all at once let in again would bring it back. Requests that
+/// are turned away for want of room (below) keep it from ending for two seconds in all.
 ///
 /// # Who
 ///
@@ -228,6 +229,7 @@ impl Turnstile {
             }
         }
         frame.count_shed();
+        self.gate.count(runtime);
         Verdict::TurnedAway(self.answer(request))
     }
 
