@@ -36,13 +36,7 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let app = Router::new().route("/report", get(report)).route("/price", get(price));
     let app = match shed {
         // Prices are let in always: they do not block, and have to be there.
-        true => app.layer(
-            watchdog.layer().shed(
-                Shed::new()
-                    .high(Duration::from_millis(std::env::var("HIGH").map_or(40, |h| h.parse().unwrap())))
-                    .allow("/price"),
-            ),
-        ),
+        true => app.layer(watchdog.layer().shed(Shed::new().allow("/price"))),
         false => app.layer(watchdog.layer()),
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();

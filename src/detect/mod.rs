@@ -19,6 +19,7 @@ pub(crate) mod capture;
 #[path = "capture_off.rs"]
 pub(crate) mod capture;
 pub(crate) mod classify;
+mod driven;
 pub(crate) mod examine;
 pub(crate) mod growth;
 pub(crate) mod live;

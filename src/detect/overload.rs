@@ -23,6 +23,9 @@ const STALE: u64 = 1_000_000_000;
 /// While requests are turned away, a lag that was measured counts for half after this long. It is gone as soon as requests are
 /// turned away, since those take next to no time: let in again at once, they would bring it back, and so on to and fro.
 const HALF_LIFE: f64 = 500e6;
+/// Requests that had no room hold the lag for this long after shedding began, in all. They are late in the making: let in, they
+/// would be what others wait for. But a service that is well has some as well, and must not be shed for them for ever.
+const HELD: u64 = 2_000_000_000;
 
 /// The state of one runtime, as seen with one set of marks.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +45,7 @@ enum State {
     },
     /// Requests are turned away by this lag, in nanoseconds.
     Shedding {
+        since: u64,
         lag: f64,
     },
 }
@@ -51,8 +55,8 @@ impl Overload {
         Overload { marks, state: State::Calm, heard: 0 }
     }
 
-    /// Takes in what was heard of the lag by `now`, if something was.
-    pub(crate) fn hear(&mut self, now: u64, lag: Option<Lag>) -> Option<Turn> {
+    /// Takes in what was heard of the lag by `now`, if something was, and whether requests were turned away for want of room.
+    pub(crate) fn hear(&mut self, now: u64, lag: Option<Lag>, refused: bool) -> Option<Turn> {
         let silence = now.saturating_sub(self.heard);
         let was = self.state;
         if silence >= STALE {
@@ -60,7 +64,7 @@ impl Overload {
         }
         if let Some(lag) = lag {
             self.heard = now;
-            self.state = self.next(now, silence, lag);
+            self.state = self.next(now, silence, lag, refused);
         }
         match (was, self.state) {
             (State::Shedding { .. }, State::Shedding { .. }) => None,
@@ -70,7 +74,7 @@ impl Overload {
         }
     }
 
-    fn next(&self, now: u64, silence: u64, lag: Lag) -> State {
+    fn next(&self, now: u64, silence: u64, lag: Lag, refused: bool) -> State {
         let Marks { high, low, sustain } = self.marks;
         // All are turned away at twice the mark: what is beyond that would only take longer to be forgotten.
         let most = high as f64 * 2.0;
@@ -79,18 +83,22 @@ impl Overload {
             (State::Calm, Lag::Was(lag) | Lag::AtLeast(lag)) if lag > high && sustain > 0 => State::Late { since: now },
             (State::Calm | State::Late { .. }, Lag::Was(lag) | Lag::AtLeast(lag)) if lag > high => match self.state {
                 State::Late { since } if now.saturating_sub(since) < sustain => self.state,
-                _ => State::Shedding { lag: (lag as f64).min(most) },
+                _ => State::Shedding { since: now, lag: (lag as f64).min(most) },
             },
             (State::Calm | State::Late { .. }, Lag::Was(_)) => State::Calm,
             (State::Calm | State::Late { .. }, Lag::AtLeast(_)) => self.state,
             // It waits: that does not make it better.
-            (State::Shedding { lag: before }, Lag::AtLeast(lag)) => {
-                State::Shedding { lag: before.max((lag as f64).min(most)) }
+            (State::Shedding { since, lag: before }, Lag::AtLeast(lag)) => {
+                State::Shedding { since, lag: before.max((lag as f64).min(most)) }
             }
-            (State::Shedding { lag: before }, Lag::Was(lag)) => {
-                let remembered = before * (-(silence as f64) / HALF_LIFE).exp2();
+            (State::Shedding { since, lag: before }, Lag::Was(lag)) => {
+                let mut remembered = before * (-(silence as f64) / HALF_LIFE).exp2();
+                if refused && now.saturating_sub(since) < HELD {
+                    // Held, never raised: at the high mark nobody is turned away by the odds.
+                    remembered = remembered.max(before.min(high as f64));
+                }
                 let lag = remembered.max((lag as f64).min(most));
-                if lag < low as f64 { State::Calm } else { State::Shedding { lag } }
+                if lag < low as f64 { State::Calm } else { State::Shedding { since, lag } }
             }
         }
     }
@@ -107,7 +115,7 @@ impl Overload {
     /// The lag by which requests are turned away, in nanoseconds; 0 where none are.
     pub(crate) fn lag(&self) -> u64 {
         match self.state {
-            State::Shedding { lag } => (lag as u64).max(1),
+            State::Shedding { lag, .. } => (lag as u64).max(1),
             _ => 0,
         }
     }
@@ -128,7 +136,7 @@ mod tests {
     /// Hears one lag each 20 ms, from `at` on; the turns, with when they came.
     fn hear(overload: &mut Overload, at: u64, lags: impl IntoIterator<Item = Lag>) -> Vec<(u64, Turn)> {
         let times = (0..).map(|i| at + i * 20);
-        times.zip(lags).filter_map(|(at, lag)| Some((at, overload.hear(at * MS, Some(lag))?))).collect()
+        times.zip(lags).filter_map(|(at, lag)| Some((at, overload.hear(at * MS, Some(lag), false)?))).collect()
     }
 
     fn odds(overload: &Overload) -> u32 {
@@ -196,12 +204,67 @@ mod tests {
         assert!(shares.iter().any(|o| *o > ALL / 3 && *o < ALL / 3 * 2), "by and by: {shares:?}");
     }
 
+    /// Hears answers in time each 20 ms while requests are refused, until it ends; the time that took, in milliseconds.
+    fn ends_although_refused(overload: &mut Overload, at: u64, lag: impl Fn(u64) -> Lag) -> u64 {
+        let ends = (0..).map(|i| i * 20).find(|time| {
+            let before = overload.lag();
+            let turn = overload.hear((at + time) * MS, Some(lag(*time)), true);
+            assert!(overload.lag() <= before, "refusals raise nothing");
+            assert!(*time < 60_000, "it never ends");
+            turn == Some(Turn::Ends)
+        });
+        ends.unwrap()
+    }
+
+    #[test]
+    fn refusals_do_not_hold_it_for_ever() {
+        for late in [21, 30, 60_000] {
+            let mut overload = overload();
+            hear(&mut overload, 1_000, [was(late); 10]);
+            assert!(overload.is_shedding());
+            let time = ends_although_refused(&mut overload, 1_200, |_| was(0));
+            // What is left of the two seconds, and two half-lives at most.
+            assert!((1_900..=3_000).contains(&time), "{time} ms after {late} ms");
+            // Not begun by them either.
+            for at in 0..1_000 {
+                assert_eq!(overload.hear((10_000 + at * 20) * MS, Some(was(1)), true), None);
+            }
+            assert!(overload.is_calm());
+        }
+        // Overloaded for a minute: the two seconds are over.
+        let mut overload = overload();
+        hear(&mut overload, 1_000, [was(100); 3_000]);
+        let time = ends_although_refused(&mut overload, 61_000, |_| was(0));
+        assert!((980..=1_040).contains(&time), "{time}");
+    }
+
+    #[test]
+    fn lag_below_the_low_mark_with_refusals_is_none() {
+        let mut overload = overload();
+        hear(&mut overload, 1_000, [was(100); 10]);
+        let time = ends_although_refused(&mut overload, 1_200, |time| was(time / 20 % 10));
+        assert!(time <= 3_000, "{time}");
+    }
+
+    /// Whatever the marks: a lag that is never above the high one turns nobody away.
+    #[test]
+    fn without_lag_it_never_begins() {
+        for sustain in [0, 1, 100 * MS] {
+            let mut overload = Overload::new(Marks { sustain, ..MARKS });
+            let lags = [was(0), was(1), was(20), Lag::AtLeast(0), Lag::AtLeast(20 * MS), was(0)];
+            for (i, lag) in lags.into_iter().cycle().take(10_000).enumerate() {
+                assert_eq!(overload.hear(i as u64 * 20 * MS, Some(lag), i % 3 == 0), None);
+                assert!(overload.is_calm() && odds(&overload) == 0);
+            }
+        }
+    }
+
     #[test]
     fn a_stale_lag_is_none() {
         let mut overload = overload();
         hear(&mut overload, 1_000, [was(100); 10]);
-        assert_eq!(overload.hear(1_900 * MS, None), None);
-        assert_eq!(overload.hear(2_200 * MS, None), Some(Turn::Ends));
+        assert_eq!(overload.hear(1_900 * MS, None, false), None);
+        assert_eq!(overload.hear(2_200 * MS, None, false), Some(Turn::Ends));
         assert_eq!(odds(&overload), 0);
         // Late once a minute is not late all the time.
         for minute in 1..10 {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use super::driven::Driven;
 use super::examine::First;
 use super::growth::Growth;
 use super::live;
@@ -51,7 +52,7 @@ pub(crate) struct Watcher {
     /// The moment up to which it is known whether the watchdog ran when it meant to. Standstills do not wait for it to sleep.
     trusted: u64,
     /// Runtimes whose probe was woken while they were polling.
-    probing: HashSet<u16>,
+    probing: HashMap<u16, Driven>,
     probed: u64,
     growth: Growth<(u16, SiteId)>,
     /// When tasks were counted.
@@ -95,7 +96,7 @@ impl Watcher {
             run_delay: OwnRunDelay::open(),
             delay: None,
             trusted: 0,
-            probing: HashSet::new(),
+            probing: HashMap::new(),
             probed: 0,
             shedding: Shedding::default(),
             fingerprint: 0,
@@ -119,7 +120,9 @@ impl Watcher {
             self.reporter.tell_panics();
             if stopping {
                 self.count_tasks();
-                self.shedding.open_all();
+                for told in self.shedding.open_all() {
+                    self.reporter.tell_shed(told);
+                }
                 return;
             }
             self.shed(&seen);
@@ -251,11 +254,14 @@ impl Watcher {
 
     /// Wakes the probes of the runtimes that have been polling.
     fn probe(&mut self, seen: &Seen) {
-        let mut polling: HashSet<u16> = seen.look.running.iter().map(|poll| poll.runtime).collect();
+        let polls: HashMap<u16, u64> = seen.look.running.iter().map(|poll| (poll.runtime, poll.key.thread)).collect();
+        let mut polling: HashSet<u16> = polls.keys().copied().collect();
         let runtime = |id: u16| self.shared.meter.runtimes.get(id);
         // A current-thread runtime that nobody drives answers no probe: what it waits for is not its schedule.
-        self.probing.retain(|id| {
-            let idle = !polling.contains(id);
+        self.probing.retain(|id, driven| {
+            let poll = polls.get(id).copied();
+            let state = |thread| seen.threads.get(&thread).map(|thread: &Arc<ThreadState>| thread.slot.state());
+            let idle = !driven.look(seen.now, poll, state);
             if let Some(runtime) = runtime(*id).filter(|runtime| idle && !runtime.is_multi_thread()) {
                 runtime.probe.withdraw();
             }
@@ -272,7 +278,7 @@ impl Watcher {
                 if runtime.probe.send(self.shared.meter.clock.now()) {
                     self.shedding.sent(id);
                 }
-                self.probing.insert(id);
+                self.probing.entry(id).or_insert_with(|| Driven::new(seen.now, polls.get(&id).copied()));
             }
         }
     }

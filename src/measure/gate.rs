@@ -9,7 +9,7 @@ use super::tally::MAX_RUNTIMES;
 use crate::util::lock;
 
 /// When requests are turned away; in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Marks {
     pub(crate) high: u64,
     pub(crate) low: u64,
@@ -41,6 +41,8 @@ struct Late {
     room: AtomicU32,
     /// Whether one was turned away for want of room since the watchdog last looked.
     refused: AtomicBool,
+    /// How many requests were turned away, for whatever reason.
+    turned_away: AtomicU64,
 }
 
 /// A place for a request of a blocking route, while it may block its worker.
@@ -74,7 +76,7 @@ impl Marks {
 }
 
 impl Gate {
-    fn new(marks: Marks) -> Gate {
+    pub(crate) fn new(marks: Marks) -> Gate {
         Gate {
             marks,
             is_closed: AtomicBool::new(false),
@@ -126,6 +128,19 @@ impl Gate {
                 None
             }
         }
+    }
+
+    /// Counts a request that was turned away.
+    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
+    pub(crate) fn count(&self, runtime: u16) {
+        if let Some(late) = self.runtimes.get(runtime as usize) {
+            late.turned_away.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many requests have been turned away.
+    pub(crate) fn turned_away(&self, runtime: u16) -> u64 {
+        self.runtimes.get(runtime as usize).map_or(0, |late| late.turned_away.load(Ordering::Relaxed))
     }
 
     /// Whether a request was turned away for want of a place since this was last asked. The watchdog only.

@@ -24,7 +24,7 @@ pub(crate) struct Probe {
     waker: Mutex<Option<Waker>>,
     /// Clock reading of the wake that has not been answered, or 0. Gates read it, too.
     pub(crate) sent: Arc<AtomicU64>,
-    /// Nanoseconds from the last wake that was answered to its answer.
+    /// Nanoseconds from the last wake that was answered to its answer, or [`WITHDRAWN`].
     answer: AtomicU64,
     stop: AtomicBool,
 }
@@ -34,19 +34,31 @@ pub(crate) struct Probe {
 pub(crate) enum Answer {
     /// Not answered since this reading of the clock.
     Waiting(u64),
-    /// Answered after these nanoseconds; 0 if it was withdrawn.
+    /// Answered after these nanoseconds.
     After(u64),
+    /// Nobody waits for its answer any more, which tells nothing.
+    Withdrawn,
 }
+
+const WITHDRAWN: u64 = u64::MAX;
 
 impl Probe {
     pub(super) fn new() -> Probe {
-        Probe { waker: Mutex::default(), sent: Arc::default(), answer: AtomicU64::new(0), stop: AtomicBool::new(false) }
+        Probe {
+            waker: Mutex::default(),
+            sent: Arc::default(),
+            answer: AtomicU64::new(WITHDRAWN),
+            stop: AtomicBool::new(false),
+        }
     }
 
     /// What has become of the last wake.
     pub(crate) fn answer(&self) -> Answer {
         match self.sent.load(Ordering::Acquire) {
-            0 => Answer::After(self.answer.load(Ordering::Relaxed)),
+            0 => match self.answer.load(Ordering::Relaxed) {
+                WITHDRAWN => Answer::Withdrawn,
+                nanos => Answer::After(nanos),
+            },
             sent => Answer::Waiting(sent),
         }
     }
@@ -62,10 +74,26 @@ impl Probe {
         false
     }
 
-    /// Forgets a wake that has not been answered.
-    pub(crate) fn withdraw(&self) {
-        self.answer.store(0, Ordering::Relaxed);
+    /// Forgets a wake that has not been answered; whether there was one.
+    pub(crate) fn withdraw(&self) -> bool {
+        if self.sent.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        self.answer.store(WITHDRAWN, Ordering::Relaxed);
         self.sent.store(0, Ordering::Release);
+        true
+    }
+
+    /// As if the probe had answered, or not yet.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, answer: Answer) {
+        let (sent, nanos) = match answer {
+            Answer::Waiting(sent) => (sent.max(1), WITHDRAWN),
+            Answer::After(nanos) => (0, nanos),
+            Answer::Withdrawn => (0, WITHDRAWN),
+        };
+        self.answer.store(nanos, Ordering::Relaxed);
+        self.sent.store(sent, Ordering::Release);
     }
 
     /// Ends the task.
@@ -119,7 +147,7 @@ impl Drop for Task {
     fn drop(&mut self) {
         let waker = lock(&self.runtime.probe.waker).take();
         drop(waker);
-        self.runtime.probe.sent.store(0, Ordering::Release);
+        self.runtime.probe.withdraw();
         self.runtime.gone(self.generation);
     }
 }

@@ -14,6 +14,7 @@ use super::throttle::Throttle;
 use crate::detect::capture::{RawStack, symbols};
 use crate::detect::overload::Turn;
 use crate::detect::shedding;
+use crate::measure::gate::Marks;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::shared::Shared;
@@ -64,9 +65,10 @@ pub(crate) struct Teller {
     throttle: Throttle<LogKey>,
     pauses: Throttle<()>,
     tasks: TaskTeller,
-    sheds: Throttle<u16>,
-    /// Runtimes whose shedding was told to begin: since when, and how many requests had been turned away before.
-    shedding: HashMap<u16, (Instant, u64)>,
+    sheds: Throttle<(u16, Marks)>,
+    /// Runtimes, with the marks of a gate, whose shedding was told to begin: since when, and how many requests had been turned away
+    /// before.
+    shedding: HashMap<(u16, Marks), (Instant, u64)>,
     /// By id: the oldest first.
     known: BTreeMap<u64, Known>,
     told_slow: bool,
@@ -176,19 +178,19 @@ impl Teller {
     /// The begin of shedding, and its end if its begin was told.
     fn tell_shed(&mut self, told: shedding::Told) {
         let meter = &self.shared.meter;
-        let shed = || meter.sum_of_routes().values().map(|route| route.shed).sum::<u64>();
+        let key = (told.runtime, told.marks);
         let name = || meter.runtimes.get(told.runtime).map_or_else(|| "other".into(), |runtime| runtime.name.clone());
         match told.turn {
             Turn::Begins if self.shared.log => {
-                if let Some(untold) = self.sheds.admit(told.runtime, meter.clock.nanos(meter.clock.now()), true) {
-                    self.shedding.insert(told.runtime, (Instant::now(), shed()));
-                    log::shedding_begins(&name(), told.lag, told.high, untold);
+                if let Some(untold) = self.sheds.admit(key, meter.clock.nanos(meter.clock.now()), true) {
+                    self.shedding.insert(key, (Instant::now(), told.turned_away));
+                    log::shedding_begins(&name(), told.lag, told.marks.high, untold);
                 }
             }
             Turn::Begins => {}
             Turn::Ends => {
-                if let Some((begin, before)) = self.shedding.remove(&told.runtime) {
-                    log::shedding_ends(&name(), begin.elapsed(), shed().saturating_sub(before));
+                if let Some((begin, before)) = self.shedding.remove(&key) {
+                    log::shedding_ends(&name(), begin.elapsed(), told.turned_away.saturating_sub(before));
                 }
             }
         }

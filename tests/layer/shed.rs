@@ -124,6 +124,40 @@ fn overload_turns_requests_away_and_ends() {
     wait_until("all are let in again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
 }
 
+/// Between its polls there is none to be seen, and it has one thread: its probe may not be taken for one that nobody polls.
+#[test]
+fn a_current_thread_runtime_is_relieved_as_well() {
+    let (watchdog, _told) = start_with(pollwatch::Watchdog::builder().threshold(THRESHOLD).log(false));
+    let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
+    let app = Router::new().route("/slow", on_get(async || format!("{:?}", block(Duration::from_millis(20)))));
+    let app = app.layer(watchdog.layer().shed(Shed::new()));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = axum::serve(listener, app) => {}
+                _ = stopped => {}
+            }
+        });
+    });
+    let turned_away = Arc::new(AtomicU64::new(0));
+    wait_until("requests are turned away", || {
+        let count = turned_away.clone();
+        let check = move |_, _, answer: hyper::Result<Response<Bytes>>| {
+            if answer.expect("an answer").status() == 503 {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        drive(addr, (24, 10), |_, _| get("/slow"), check);
+        turned_away.load(Ordering::Relaxed) > 0
+    });
+    wait_until("all are let in again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
+    drop(stop);
+    server.join().unwrap();
+}
+
 /// Whether nobody was turned away. Where there is no CPU to have, everything is late, and somebody may be: the watchdog was late
 /// as well then, or a task.
 #[track_caller]
@@ -137,7 +171,8 @@ fn nobody_is_turned_away(scene: &Scene) -> bool {
     shed == 0
 }
 
-/// Tries again where it was disturbed; no more than some times, since a machine may be so all day.
+/// Tries again where it was disturbed; no more than some times, since a machine may be so all day. That a service without lag is
+/// never shed is held by the tests of `detect::shedding`, in a time of their own; this is the whole way.
 fn until_undisturbed(mut is_so: impl FnMut() -> bool) {
     if !(0..5).any(|_| is_so()) {
         eprintln!("this machine has no CPU to give: nothing is proven");

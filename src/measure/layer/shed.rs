@@ -25,14 +25,15 @@ use crate::measure::route::{Proof, RouteId};
 ///
 /// It begins when the lag was above the [high mark](Self::high) each time it was measured for [some time](Self::sustain): one
 /// long poll does not begin it. It ends when the lag is below the [low mark](Self::low). Meanwhile a lag counts for half 500 ms
-/// after it was measured: turning requests away makes it vanish, and all at once let in again would bring it back.
+/// after it was measured: turning requests away makes it vanish, and all at once let in again would bring it back. Requests that
+/// are turned away for want of room (below) keep it from ending for two seconds in all.
 ///
 /// # Who
 ///
 /// While it lasts, requests are turned away
 ///
 /// - at random, with the probability (lag - high) / high: none at the high mark, all at twice the high mark;
-/// - those of blocking routes (whose polls take an eighth of the high mark or longer on average) while such requests are in their first poll on
+/// - those of blocking routes (whose latest polls took an eighth of the high mark or longer on average) while such requests are in their first poll on
 ///   all workers but one: one worker is left for the others. What blocks after its first `.await` is not held back by this, and a
 ///   current-thread runtime has only its lag.
 ///
@@ -228,6 +229,7 @@ impl Turnstile {
             }
         }
         frame.count_shed();
+        self.gate.count(runtime);
         Verdict::TurnedAway(self.answer(request))
     }
 

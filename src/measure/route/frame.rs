@@ -57,10 +57,10 @@ impl Request {
         }))
     }
 
-    /// How long a poll of its route takes on this thread, on average, in nanoseconds.
+    /// How long the latest polls of its route took on this thread, on average, in nanoseconds.
     pub(crate) fn mean_poll(&self) -> u64 {
         let Some(thread) = attached(&self.meter) else { return 0 };
-        thread.state.routes.cell(self.route).map_or(0, |cell| cell.mean())
+        thread.state.routes.cell(self.route).map_or(0, |cell| cell.recent_mean())
     }
 
     /// Whether this thread works for its route already: another layer, further out, has named the same request.

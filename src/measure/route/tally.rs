@@ -41,7 +41,12 @@ impl Status {
 pub(crate) const BOUNDS: [u64; 8] =
     [500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 100_000_000, 1_000_000_000];
 
-type Requests = [AtomicU64; METHODS.len() * STATUSES.len()];
+/// By method and status; the last are those that were turned away, by which the cell would outgrow its cache line.
+type Requests = [AtomicU64; METHODS.len() * STATUSES.len() + 1];
+/// See [`Requests`].
+const SHED: usize = METHODS.len() * STATUSES.len();
+/// The latest poll is this part of the mean of the latest ones.
+const RECENT: u64 = 16;
 type Durations = [AtomicU64; BOUNDS.len() + 1];
 
 /// What is counted of one route on one thread.
@@ -51,7 +56,8 @@ pub(crate) struct Cell {
     polls: AtomicU64,
     busy: AtomicU64,
     max: AtomicU64,
-    shed: AtomicU64,
+    /// Sixteen times the mean of the latest polls.
+    recent: AtomicU64,
     requests: OnceLock<Box<Requests>>,
     durations: OnceLock<Box<Durations>>,
 }
@@ -66,7 +72,13 @@ impl Cell {
     /// Counts one poll; the owning thread only, as for the next two.
     #[inline]
     pub(crate) fn poll(&self, nanos: u64, histogram: bool) {
-        add(&self.polls, 1);
+        let polls = self.polls.load(Ordering::Relaxed);
+        // The first one is the mean; from there on each takes its part.
+        let recent = self.recent.load(Ordering::Relaxed);
+        let recent =
+            if polls == 0 { nanos.saturating_mul(RECENT) } else { (recent - recent / RECENT).saturating_add(nanos) };
+        self.recent.store(recent, Ordering::Relaxed);
+        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
         add(&self.busy, nanos);
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.store(nanos, Ordering::Relaxed);
@@ -80,18 +92,22 @@ impl Cell {
     /// Counts one request; `method` is an index of [`METHODS`].
     #[inline]
     pub(crate) fn request(&self, method: usize, status: Status) {
-        let requests = self.requests.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-        add(&requests[method * STATUSES.len() + status.0 as usize], 1);
+        add(&self.counts()[method * STATUSES.len() + status.0 as usize], 1);
     }
 
-    /// The mean of these polls, in nanoseconds.
-    pub(crate) fn mean(&self) -> u64 {
-        self.busy.load(Ordering::Relaxed) / self.polls.load(Ordering::Relaxed).max(1)
+    fn counts(&self) -> &Requests {
+        self.requests.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))))
+    }
+
+    /// The mean of the latest polls, in nanoseconds: a route that begins to block is known within some polls, however many quick
+    /// ones it has had, and so is one that has ceased to.
+    pub(crate) fn recent_mean(&self) -> u64 {
+        self.recent.load(Ordering::Relaxed) / RECENT
     }
 
     /// Counts one request that was turned away.
     pub(crate) fn shed(&self) {
-        add(&self.shed, 1);
+        add(&self.counts()[SHED], 1);
     }
 }
 
@@ -113,13 +129,15 @@ impl Totals {
         self.polls += read(&cell.polls);
         self.busy += read(&cell.busy);
         self.max = self.max.max(read(&cell.max));
-        self.shed += read(&cell.shed);
         let merge = |sums: &mut Vec<u64>, counters: Option<&[AtomicU64]>| {
             let Some(counters) = counters else { return };
             sums.resize(counters.len(), 0);
             sums.iter_mut().zip(counters).for_each(|(sum, counter)| *sum += read(counter));
         };
-        merge(&mut self.requests, cell.requests.get().map(|requests| &requests[..]));
+        if let Some(counts) = cell.requests.get() {
+            merge(&mut self.requests, Some(&counts[..SHED]));
+            self.shed += read(&counts[SHED]);
+        }
         merge(&mut self.durations, cell.durations.get().map(|durations| &durations[..]));
     }
 
@@ -163,8 +181,7 @@ impl RouteTally {
     pub(crate) fn add_to(&self, sums: &mut HashMap<RouteId, Totals>) {
         for (i, chunk) in self.0.iter().enumerate() {
             for (j, cell) in chunk.get().into_iter().flat_map(|cells| cells.iter()).enumerate() {
-                let is_used = cell.polls.load(Ordering::Relaxed) + cell.shed.load(Ordering::Relaxed) > 0
-                    || cell.requests.get().is_some();
+                let is_used = cell.polls.load(Ordering::Relaxed) > 0 || cell.requests.get().is_some();
                 if let Some(route) = RouteId::from_bits((i * CHUNK + j + 1) as u16).filter(|_| is_used) {
                     sums.entry(route).or_default().add(cell);
                 }
@@ -194,6 +211,37 @@ mod tests {
         assert_eq!((totals.polls, totals.busy, totals.max, totals.shed), (2, 3_400_000, 3_000_000, 0));
         assert_eq!(totals.requests().collect::<Vec<_>>(), [("POST", "2xx", 2), ("other", "cancelled", 2)]);
         assert_eq!(totals.durations(), Some((vec![1, 1, 1, 2, 2, 2, 2, 2], 2)));
+    }
+
+    #[test]
+    fn turned_away_requests_are_in_no_other_count() {
+        let (tally, mut sums, route) = (RouteTally::new(10), HashMap::new(), RouteId::from_bits(1).unwrap());
+        tally.cell(route).unwrap().shed();
+        tally.add_to(&mut sums);
+        assert_eq!((sums[&route].shed, sums[&route].requests().count()), (1, 0));
+        assert!(size_of::<usize>() != 8 || size_of::<Cell>() == 64, "one cache line");
+    }
+
+    #[test]
+    fn the_mean_is_of_the_latest_polls() {
+        let cell = Cell::default();
+        assert_eq!(cell.recent_mean(), 0);
+        cell.poll(40_000_000, false);
+        assert_eq!(cell.recent_mean(), 40_000_000, "one poll is its own mean");
+        let polls_until = |nanos, is_so: &dyn Fn(u64) -> bool| {
+            let polls = (1..).find(|_| {
+                cell.poll(nanos, false);
+                is_so(cell.recent_mean())
+            });
+            polls.unwrap()
+        };
+        assert!((16..100).contains(&polls_until(10_000, &|mean| mean < 5_000_000)));
+        (0..1_000_000).for_each(|_| cell.poll(10_000, false));
+        assert!((9_000..=10_000).contains(&cell.recent_mean()), "{}", cell.recent_mean());
+        assert!((2..16).contains(&polls_until(20_000_000, &|mean| mean >= 5_000_000)), "a million quick ones before");
+        cell.poll(u64::MAX, false);
+        cell.poll(u64::MAX, false);
+        assert!(cell.recent_mean() > 0);
     }
 
     #[test]
