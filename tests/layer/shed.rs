@@ -124,7 +124,8 @@ fn overload_turns_requests_away_and_ends() {
     wait_until("all are let in again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
 }
 
-/// Between its polls there is none to be seen, and it has one thread: its probe may not be taken for one that nobody polls.
+/// It has one thread, and between two polls there is none to be seen: its probe may not be taken for one that nobody polls. How that
+/// is told is tested with `detect::driven`.
 #[test]
 fn a_current_thread_runtime_is_relieved_as_well() {
     let (watchdog, _told) = start_with(pollwatch::Watchdog::builder().threshold(THRESHOLD).log(false));
