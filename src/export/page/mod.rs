@@ -74,13 +74,20 @@ mod tests {
     #[test]
     fn it_is_one_document() {
         assert!(HTML.len() < 100_000, "{} bytes", HTML.len());
-        for (mark, times) in [("<style>", 1), ("</style>", 1), ("<script>", 1), ("</script>", 1), ("<!doctype html>", 1)] {
+        for (mark, times) in
+            [("<style>", 1), ("</style>", 1), ("<script>", 1), ("</script>", 1), ("<!doctype html>", 1)]
+        {
             assert_eq!(HTML.matches(mark).count(), times, "{mark}");
         }
-        for outside in ["src=\"", "//cdn", "@import", "url(", "innerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+        for outside in
+            ["src=\"", "//cdn", "@import", "url(", "innerHTML", "insertAdjacentHTML", "document.write", "eval("]
+        {
             assert!(!HTML.contains(outside), "{outside}");
         }
         let links: Vec<_> = HTML.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-        assert!(!links.is_empty() && links.iter().all(|link| !link.starts_with('/') && !link.contains("//")), "{links:?}");
+        assert!(
+            !links.is_empty() && links.iter().all(|link| !link.starts_with('/') && !link.contains("//")),
+            "{links:?}"
+        );
     }
 }

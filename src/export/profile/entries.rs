@@ -83,7 +83,10 @@ mod tests {
         let stacks: Vec<_> = file["entries"].as_array().unwrap().iter().map(|e| e["stack"].clone()).collect();
         assert_eq!(stacks, [json!([0, 1]), json!([0, 2]), json!([]), json!([0, 2])]);
         let first = &file["entries"][0];
-        assert_eq!((&first["cause"], &first["stalls"], &first["stalled_seconds"]), (&json!("cpu"), &3.into(), &3.0.into()));
+        assert_eq!(
+            (&first["cause"], &first["stalls"], &first["stalled_seconds"]),
+            (&json!("cpu"), &3.into(), &3.0.into())
+        );
         assert_eq!(parsed(&[]), json!({ "schema": 1, "frames": [], "entries": [] }));
     }
 

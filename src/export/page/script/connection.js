@@ -5,9 +5,9 @@ const PATIENCE_MS = 5000;
 const BACK_OFF_MS = [1000, 2000, 4000, 8000, 15_000];
 
 class Connection {
-  /** `next` names the page to ask for, `taken` is given the answer. Says what has become of it to `told`. */
-  constructor(next, taken, told) {
-    Object.assign(this, { next, taken, told });
+  /** `next` names the page to ask for, `taken` is given the answer, `gone` is told when there is none. */
+  constructor(next, taken, gone) {
+    Object.assign(this, { next, taken, gone });
     this.failures = 0;
     this.paused = false;
     document.addEventListener('visibilitychange', () => this.resume());
@@ -32,27 +32,27 @@ class Connection {
     this.asking = true;
     this.asked = performance.now();
     const page = this.next();
+    const answer = await this.fetch(page).catch((error) => ({ error }));
     let wait = PAUSE_MS;
-    try {
-      const answer = await fetch(page, { cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
-      if (!answer.ok) throw new Error(`it answered ${answer.status}`);
-      const data = await answer.json();
-      this.failures = 0;
-      this.told({ state: 'live' });
-      this.taken(page, data);
-    } catch (error) {
+    if (answer.error) {
       // One may be a connection that the server closed when it was old.
       this.failures += 1;
-      this.gone = this.failures === 1 ? Date.now() : this.gone;
+      this.since = this.failures === 1 ? Date.now() : this.since;
       wait = BACK_OFF_MS[Math.min(this.failures, BACK_OFF_MS.length) - 1];
-      if (this.failures > 1) {
-        this.told({ state: 'gone', since: this.gone, retry: Date.now() + wait, why: reasonOf(error) });
-      }
+      if (this.failures > 1) this.gone({ since: this.since, retry: Date.now() + wait, why: reasonOf(answer.error) });
+    } else {
+      this.failures = 0;
     }
     this.asking = false;
     clearTimeout(this.timer);
-    if (this.paused || document.hidden) return;
-    this.timer = setTimeout(() => this.ask(), Math.max(0, this.asked + wait - performance.now()));
+    if (!this.paused && !document.hidden) this.timer = setTimeout(() => this.ask(), Math.max(0, this.asked + wait - performance.now()));
+    if (!answer.error) this.taken(page, answer.data);
+  }
+
+  async fetch(page) {
+    const answer = await fetch(page, { cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
+    if (!answer.ok) throw new Error(`it answered ${answer.status}`);
+    return { data: await answer.json() };
   }
 }
 

@@ -44,5 +44,8 @@ function sync(parent, items, keyOf, create, update) {
   parent.children_by_key = now;
 }
 
-/** A name of the application's: its direction of writing does not reach into its neighbours. */
-const named = (text, attributes = {}) => make('bdi', { class: 'name', ...attributes, text });
+/** A name of the application's: its direction of writing does not reach into its neighbours, and a line breaks between its parts. */
+function named(text, attributes = {}) {
+  const parts = text.split(/(?<=\/|::)(?=[^/:])/).flatMap((part, i) => (i ? [make('wbr'), part] : [part]));
+  return make('bdi', { class: 'name', ...attributes }, ...parts);
+}

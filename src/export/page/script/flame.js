@@ -66,7 +66,7 @@ class Flame {
 
   tree() {
     const [cause, route, site] = ['cause', 'route', 'site'].map((name) => this.filters[name].value);
-    const root = newNode('all', { path: [] });
+    const root = newNode('all', { path: [], group: true });
     for (const entry of this.profile.entries) {
       const own = entry.route ?? entry.spawned_under;
       if ((cause !== ANY && entry.cause !== cause) || (route !== ANY && own !== route) || (site !== ANY && entry.site !== site)) continue;
@@ -77,12 +77,13 @@ class Flame {
     return root;
   }
 
-  /** From the runtime to the function, as the pictures and files have it. */
+  /** From the runtime to the function, as the pictures and files have it; and the route that a task was spawned under. */
   steps(entry) {
     const group = (name) => ({ name, group: true });
     const blamed = entry.cause !== 'starved' && entry.cause !== 'paused';
     const functions = entry.stack.map((index) => this.profile.frames[index]);
-    return [group(entry.runtime), ...(blamed ? [] : [group(`[${entry.cause}]`)]), group(entry.route ?? entry.site),
+    return [group(entry.runtime), ...(blamed ? [] : [group(`[${entry.cause}]`)]),
+      ...(entry.route ?? entry.spawned_under ? [group(entry.route ?? entry.spawned_under)] : []), ...(entry.route ? [] : [group(entry.site)]),
       ...(functions.length ? functions : [{ name: `[no stack: ${entry.cause}]` }])];
   }
 

@@ -18,7 +18,7 @@ class Heat {
       make('caption', { class: 'sr', text: `${what}: quantiles by buckets` }),
       make('thead', {}, make('tr', {}, ...['last', what, 'p50', 'p90', 'p99', 'p99.9', 'longest'].map(heading))), this.body);
     const scale = make('div', { class: 'heat-scale', 'aria-hidden': true }, ...['5 min ago', '4', '3', '2', '1', 'now'].map((text) => make('span', { text })));
-    byId(id).append(make('div', { class: 'heat-frame' }, this.labels, this.picture), scale, this.readout, make('div', { class: 'scroll' }, table));
+    byId(id).append(make('div', { class: 'heat-frame' }, this.labels, this.picture), scale, this.readout, make('div', { class: 'scroll', role: 'group', 'aria-label': `Table of ${what}`, tabindex: 0 }, table));
     this.picture.addEventListener('pointermove', (event) => this.point(event));
     this.picture.addEventListener('pointerleave', () => setText(this.readout, this.resting));
   }

@@ -56,6 +56,11 @@ class History {
     return [...this.stalls.values()].sort((a, b) => b.id - a.id);
   }
 
+  /** Those that went on after a moment. */
+  stallsEndedSince(unixSeconds) {
+    return [...this.stalls.values()].filter((stall) => stall.began_unix_seconds + stall.elapsed_seconds >= unixSeconds);
+  }
+
   /** Of the workers' time in the last so many seconds, the share that was blocked; null before there are two samples. */
   blockedShare(seconds) {
     const [from, to] = [this.since(seconds), this.latest];

@@ -4,8 +4,9 @@ const SCHEMA = 1;
 
 function start() {
   const history = new History();
-  const now = new Now(history);
-  const views = [new Worst(history), new Stalls(history), new Tables(history), new Health()];
+  const worst = new Worst(history);
+  const now = new Now(history, worst);
+  const views = [worst, new Stalls(history), new Tables(history), new Health()];
   const heats = [new Heat('heat-polls', 'polls', 'polls', history), new Heat('heat-delay', 'schedule_delay', 'wake-ups', history)];
   const flame = new Flame();
   let latest = null;
@@ -16,12 +17,17 @@ function start() {
     return latest && flame.wants(blocked) ? 'live/profile' : 'live';
   };
   const taken = (page, data) => {
+    gone = null;
     if (data.schema !== SCHEMA) return banner('The service runs another version of pollwatch than this page is from.', 'Reload', () => location.reload());
-    if (page === 'live/profile') return flame.show(data);
-    if (latest && (data.pid !== latest.pid || data.uptime_seconds < latest.uptime_seconds)) flame.forget();
-    latest = data;
-    history.take(data);
-    show();
+    if (page === 'live/profile') {
+      flame.show(data);
+    } else {
+      if (latest && (data.pid !== latest.pid || data.uptime_seconds < latest.uptime_seconds)) flame.forget();
+      latest = data;
+      history.take(data);
+      show();
+    }
+    settle();
   };
   const show = () => {
     setText(byId('program'), latest.program);
@@ -31,38 +37,37 @@ function start() {
     const runtime = pickRuntime(latest.runtimes);
     if (runtime) for (const heat of heats) heat.show(latest, runtime);
     byId('times').hidden = !runtime;
-    if (!latest.watching) state('stopped', 'Stopped');
   };
-  const told = (news) => {
-    gone = news.state === 'gone' ? news : null;
+  /** Says what has become of the server, and of the page. */
+  const settle = () => {
     if (gone) {
-      now.stop();
-      document.title = 'gone · pollwatch';
+      const since = new Date(gone.since).toLocaleTimeString([], { hourCycle: 'h23' });
+      const retry = Math.max(0, Math.ceil((gone.retry - Date.now()) / 1000));
+      const when = connection.paused ? '' : retry ? ` Next try in ${retry} s.` : ' Trying …';
+      state('gone', 'Disconnected');
+      banner(`The server is gone since ${since}: ${gone.why}. ${latest ? 'What you see is the last that was known.' : ''}${when}`, 'Try now', () => connection.resume());
+    } else {
+      const stopped = latest?.watching === false;
+      banner(stopped && 'The watchdog has been shut down: polls are still counted, but no further stall is found.');
+      if (connection.paused) state('paused', 'Paused');
+      else if (stopped) state('stopped', 'Stopped');
+      else if (latest) state('live', 'Live');
     }
-    tellGone();
-    if (!gone) state('live', 'Live');
   };
-  /** Tells of the server that is gone, and when it is tried again. */
-  const tellGone = () => {
-    if (!gone) return latest?.watching === false ? tellStopped() : banner(null);
-    const since = new Date(gone.since).toLocaleTimeString([], { hourCycle: 'h23' });
-    state('gone', 'Disconnected');
-    const retry = Math.max(0, Math.ceil((gone.retry - Date.now()) / 1000));
-    const when = connection.paused ? '' : retry ? ` Next try in ${retry} s.` : ' Trying …';
-    banner(`The server is gone since ${since}: ${gone.why}. ${latest ? 'What you see is the last that was known.' : ''}${when}`, 'Try now', () => connection.resume());
-  };
-  const tellStopped = () => banner('The watchdog has been shut down: polls are still counted, but no further stall is found.', null);
 
-  const connection = new Connection(next, taken, told);
-  setInterval(() => gone && tellGone(), 500);
+  const connection = new Connection(next, taken, (news) => {
+    gone = news;
+    now.stop();
+    document.title = 'gone · pollwatch';
+    settle();
+  });
+  setInterval(() => gone && settle(), 500);
   byId('pause').addEventListener('click', () => {
     connection.setPaused(!connection.paused);
     byId('pause').setAttribute('aria-pressed', connection.paused);
     setText(byId('pause'), connection.paused ? 'Resume' : 'Pause');
-    if (connection.paused) {
-      now.stop();
-      state('paused', 'Paused');
-    }
+    if (connection.paused) now.stop();
+    settle();
   });
   byId('times-runtime').addEventListener('change', () => latest && show());
   connection.resume();

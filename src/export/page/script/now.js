@@ -4,10 +4,12 @@ const STRIP_SECONDS = 60;
 /** A shorter stall would not be seen. */
 const LEAST_SECONDS = 0.15;
 const MOST_WORKERS = 12;
+/** The pause between two answers. */
+const TICKS_FROM = 1;
 
 class Now {
-  constructor(history) {
-    this.history = history;
+  constructor(history, worst) {
+    Object.assign(this, { history, worst });
     this.all = false;
     this.announced = { text: '', at: -Infinity };
     // Between two answers the times of what goes on tick here.
@@ -24,6 +26,11 @@ class Now {
   /** Seconds since the latest answer; it stands still with the connection. */
   get later() {
     return this.running ? Math.min(3, (performance.now() - this.at) / 1000) : 0;
+  }
+
+  /** How long a worker is blocked by now. Only one that outlasted an answer is taken to go on until the next. */
+  elapsed(worker) {
+    return worker.elapsed_seconds + (worker.elapsed_seconds >= TICKS_FROM ? this.later : 0);
   }
 
   stop() {
@@ -50,13 +57,14 @@ class Now {
     } else if (worst) {
       level = 'blocked';
       this.ticking = worst.worker;
-      this.prefix = `${blocked.length === workers ? (workers === 1 ? 'The worker' : `All ${workers} workers`) : `${blocked.length} of ${plural(workers, 'worker')}`} blocked for `;
+      this.prefix = `${blocked.length === workers ? (workers === 1 ? 'The worker' : `All ${workers} workers`) : `${blocked.length} of ${plural(workers, 'worker')}`} blocked, `;
       line = '';
       sub = describe(worst.worker, history);
     } else if (share > 0.005) {
       level = 'recent';
       line = 'Blocking on and off';
-      sub = `Workers were blocked for ${percent(share)} of the last 10 s`;
+      const [most] = this.worst.groups(live);
+      sub = `Workers were blocked for ${percent(share)} of the last 10 s${most ? `, most by ${most.name}: ${reasonFor(most.example)}` : ''}`;
     } else if (last) {
       sub = `The last stall was ${ago(live.now_unix_seconds - last.began_unix_seconds - last.elapsed_seconds)}, for ${duration(last.elapsed_seconds)}`;
     } else {
@@ -153,8 +161,9 @@ class Now {
     setAttribute(strip, 'data-state', worker.state);
     setAttribute(strip, 'title', worker.thread && `thread ${worker.thread}`);
     if (worker.state !== 'stalled') setText(state, worker.state);
-    const { where, place } = whereOf(worker);
-    setText(what, worker.state === 'stalled' ? where ?? place ?? '' : '');
+    const last = stalls.at(-1);
+    const { where, place } = whereOf(worker.state === 'stalled' ? worker : last ?? worker);
+    setText(what, worker.state === 'stalled' ? where ?? place ?? '' : last ? `last: ${duration(last.elapsed_seconds)}, ${where ?? place}` : '');
     const total = stalls.reduce((sum, stall) => sum + stall.elapsed_seconds, 0);
     setAttribute(picture, 'aria-label', `worker ${worker.index} of ${runtime.name}, last minute: ${plural(stalls.length, 'stall')}, ${duration(total)} in all`);
     const base = this.base ??= Math.floor(this.live.now_unix_seconds);
@@ -189,13 +198,14 @@ class Now {
   tick() {
     if (!this.live) return;
     const { later } = this;
-    if (this.ticking) setText(byId('verdict-line'), this.prefix + duration(this.ticking.elapsed_seconds + later));
+    if (this.ticking) setText(byId('verdict-line'), `${this.prefix}${duration(this.elapsed(this.ticking))} so far`);
     const now = this.live.now_unix_seconds + later - (this.base ?? 0);
     for (const strip of document.querySelectorAll('.worker')) {
       const { worker } = strip;
-      if (worker.state === 'stalled') setText(strip.children[1], `blocked ${duration(worker.elapsed_seconds + later)}`);
+      if (worker.state === 'stalled') setText(strip.children[1], `blocked ${duration(this.elapsed(worker))}`);
       const moving = strip.children[2].firstChild;
       moving.setAttribute('transform', `translate(${(STRIP_SECONDS - now).toFixed(2)} 0)`);
+      if (worker.elapsed_seconds < TICKS_FROM) continue;
       for (const rect of moving.lastChild.querySelectorAll('[data-ongoing]')) {
         rect.setAttribute('width', Math.max(LEAST_SECONDS, now - rect.getAttribute('x')).toFixed(3));
       }
@@ -205,15 +215,15 @@ class Now {
 
 /** What a poll is known by: its route, if it has one, and the place that spawned it. */
 function whereOf({ route, spawned_under: under, watched, site }) {
-  return { where: route ?? under, spawned: !route && !!under, place: watched ?? site };
+  return { where: route ?? under, place: watched ?? site };
 }
 
 /** Where a worker is blocked, and why, in a line. */
 function describe(worker, history) {
   const stall = history.stalls.get(worker.stall);
-  const { where, place } = whereOf(stall ?? worker);
+  const [own, now] = [whereOf(stall ?? worker), whereOf(worker)];
   const reason = stall && reasonFor(stall);
-  return [where ?? place, reason, stall?.stack && frameOf(stall.stack)].filter(Boolean).join(' · ');
+  return [own.where ?? now.where ?? own.place, reason, stall?.stack && frameOf(stall.stack)].filter(Boolean).join(' · ');
 }
 
 /** Why, as the log says it. */

@@ -118,7 +118,7 @@ function stackOf(stall) {
   const rows = frames.map((frame) => make('li', { class: `frame of-${frame.of}` },
     named(frame.name, { class: 'name code' }), ' ', named(atOf(frame), { class: 'name code at' })));
   return make('div', { class: 'stack' },
-    make('h4', { text: `Stack, innermost function first${still}` }),
+    make('h3', { text: `Stack, innermost function first${still}` }),
     make('ol', {}, ...rows),
     more ? make('p', { class: 'hint', text: `${plural(more, 'function')} of the runtime further out` }) : null);
 }

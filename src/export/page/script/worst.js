@@ -7,8 +7,7 @@ class Worst {
     this.history = history;
   }
 
-  show(live) {
-    const groups = this.groups(live);
+  show(live, groups = this.groups(live)) {
     const all = groups.reduce((sum, group) => sum + group.seconds, 0);
     sync(byId('offenders'), groups.slice(0, SHOWN), (group) => group.key, () => this.create(), (element, group) => this.update(element, group, all));
     const empty = byId('offenders-empty');
@@ -18,11 +17,12 @@ class Worst {
   }
 
   groups(live) {
-    const from = live.now_unix_seconds - 60;
+    const recent = this.history.stallsEndedSince(live.now_unix_seconds - 60);
+    const routes = routesOfPlaces(recent);
     const groups = new Map();
-    for (const stall of this.history.stalls.values()) {
-      if (stall.began_unix_seconds + stall.elapsed_seconds < from) continue;
-      const { where, spawned, place } = whereOf(stall);
+    for (const stall of recent) {
+      const { where: own, place } = whereOf(stall);
+      const where = own ?? routes.get(stall.site);
       const blamed = stall.cause !== 'starved' && stall.cause !== 'paused';
       const key = blamed ? `${where ?? place}\n${stall.runtime}` : stall.cause;
       if (!groups.has(key)) groups.set(key, { key, stalls: [], seconds: 0, longest: 0 });
@@ -30,7 +30,7 @@ class Worst {
       group.stalls.push(stall);
       group.seconds += stall.elapsed_seconds;
       group.longest = Math.max(group.longest, stall.elapsed_seconds);
-      Object.assign(group, { name: blamed ? where ?? place : `No fault of the tasks: ${stall.cause}`, spawned, isRoute: blamed && !!where, blamed });
+      Object.assign(group, { name: blamed ? where ?? place : `No fault of the tasks: ${stall.cause}`, spawned: !stall.route, isRoute: blamed && !!where, blamed });
       // What tells most: the latest one with a stack.
       if (!group.example?.stack || stall.stack) group.example = stall;
     }
@@ -69,6 +69,15 @@ class Worst {
     advice.hidden = !example.advice;
     setText(advice, example.advice ?? '');
   }
+}
+
+/** The places whose tasks were all spawned under one route: those that were over before they were seen, too. */
+function routesOfPlaces(stalls) {
+  const routes = new Map();
+  for (const { site, route, spawned_under: under } of stalls) {
+    if (!route && under) routes.set(site, [undefined, under].includes(routes.get(site)) ? under : null);
+  }
+  return routes;
 }
 
 /** A cause in its colour, and in words. */
