@@ -92,7 +92,9 @@ class Flame {
     const root = this.tree();
     const isEmpty = root.seconds === 0;
     byId('flame-empty').hidden = !isEmpty;
-    setText(byId('flame-empty'), this.profile.entries.length ? 'Nothing is left: no stall passes these filters.' : 'No stall so far: this fills up as workers are blocked.');
+    byId('flame-controls').hidden = this.profile.entries.length === 0;
+    byId('flame-total').hidden = byId('flame-detail').hidden = isEmpty;
+    setText(byId('flame-empty'), this.profile.entries.length ? 'Nothing is left: no stall passes these filters.' : 'No stall so far: this fills as workers are blocked.');
     // As far as what was zoomed to is still there.
     let focus = root;
     const above = [root];

@@ -214,8 +214,8 @@ class Now {
 }
 
 /** What a poll is known by: its route, if it has one, and the place that spawned it. */
-function whereOf({ route, spawned_under: under, watched, site }) {
-  return { where: route ?? under, place: watched ?? site };
+function whereOf({ route, spawned_under: under, watched, site, certainty = 'exact' }) {
+  return { where: route ?? under, place: certainty === 'exact' ? watched ?? site : 'a task that is not watched' };
 }
 
 /** Where a worker is blocked, and why, in a line. */
@@ -228,6 +228,11 @@ function describe(worker, history) {
 
 /** Why, as the log says it. */
 function reasonFor(stall) {
+  const suspected = stall.certainty === 'suspected' ? 'suspected: ' : '';
+  return suspected + causeOf(stall);
+}
+
+function causeOf(stall) {
   const call = stall.syscall ? ` (${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''})` : '';
   if (stall.cause === 'unknown') return stall.reason || 'over before it was seen';
   return ['cpu', 'starved', 'paused'].includes(stall.cause) ? stall.reason : `${stall.reason}${call}`;

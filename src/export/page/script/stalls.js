@@ -95,7 +95,8 @@ class Stalls {
     const facts = [
       ['route', stall.route],
       ['spawned under route', stall.spawned_under],
-      [stall.task ? `task ${stall.task} spawned at` : 'future watched at', stall.site],
+      [stall.task ? `task ${stall.task} spawned at` : 'future watched at', (stall.certainty ?? 'exact') === 'exact' ? stall.site : null],
+      ['known', { certain: 'by looking at the worker from outside', suspected: 'by looking at the worker from outside; it need not be so' }[stall.certainty]],
       ['within the future watched at', stall.watched === stall.site ? null : stall.watched],
       ['spans', stall.spans.join(' › ') || null],
       ['worker', stall.worker === null ? null : `${stall.worker} of ${stall.runtime}, thread ${stall.thread}`],
