@@ -35,8 +35,7 @@ impl Example {
             match line.split(':').next() {
                 Some("the service") => example.service = url(&line).expect("its address"),
                 Some("its pages") => {
-                    let metrics = url(&line).expect("its pages' address");
-                    example.pages = metrics.trim_end_matches("metrics").to_owned();
+                    example.pages = url(&line).expect("its pages' address");
                     return example;
                 }
                 _ => {}

@@ -45,7 +45,8 @@ class Connection {
     }
     this.asking = false;
     clearTimeout(this.timer);
-    if (!this.paused && !document.hidden) this.timer = setTimeout(() => this.ask(), Math.max(0, this.asked + wait - performance.now()));
+    if (!this.paused && !document.hidden)
+      this.timer = setTimeout(() => this.ask(), Math.max(0, this.asked + wait - performance.now()));
     if (!answer.error) this.taken(page, answer.data);
   }
 

@@ -22,15 +22,23 @@ class Flame {
     });
     byId('flame-reset').addEventListener('click', () => this.zoomTo([]));
     this.graph.addEventListener('click', (event) => this.on(event, (node) => this.zoomTo(node.path)));
-    for (const kind of ['pointerover', 'focusin']) this.graph.addEventListener(kind, (event) => this.on(event, (node) => this.describe(node)));
+    for (const kind of ['pointerover', 'focusin'])
+      this.graph.addEventListener(kind, (event) => this.on(event, (node) => this.describe(node)));
     this.graph.addEventListener('keydown', (event) => this.key(event));
-    new IntersectionObserver(([entry]) => (this.isSeen = entry.isIntersecting), { rootMargin: '300px' }).observe(byId('flame'));
+    new IntersectionObserver(([entry]) => (this.isSeen = entry.isIntersecting), { rootMargin: '300px' }).observe(
+      byId('flame'),
+    );
   }
 
   /** Whether to ask for the profile: it is in sight, and there is more than was drawn. */
   wants(blockedSeconds) {
     const now = performance.now();
-    if (!this.isSeen || (this.drawn === blockedSeconds && this.profile) || now - (this.asked ?? -Infinity) < PROFILE_SECONDS * 1000) return false;
+    if (
+      !this.isSeen ||
+      (this.drawn === blockedSeconds && this.profile) ||
+      now - (this.asked ?? -Infinity) < PROFILE_SECONDS * 1000
+    )
+      return false;
     Object.assign(this, { asked: now, drawn: blockedSeconds });
     return true;
   }
@@ -50,17 +58,34 @@ class Flame {
       }
       return [...sums].sort((a, b) => b[1] - a[1]);
     };
-    this.options('cause', 'all causes', totals((entry) => entry.cause));
-    this.options('route', 'all routes', totals((entry) => entry.route ?? entry.spawned_under));
-    this.options('site', 'all places', totals((entry) => entry.site));
+    this.options(
+      'cause',
+      'all causes',
+      totals((entry) => entry.cause),
+    );
+    this.options(
+      'route',
+      'all routes',
+      totals((entry) => entry.route ?? entry.spawned_under),
+    );
+    this.options(
+      'site',
+      'all places',
+      totals((entry) => entry.site),
+    );
     this.render();
   }
 
   options(filter, all, totals) {
     const select = this.filters[filter];
     const { value } = select;
-    sync(select, [[ANY, 0], ...totals], ([name]) => name, ([name]) => make('option', { value: name }),
-      (option, [name, sum]) => setText(option, name === ANY ? all : `${name} (${duration(sum)})`));
+    sync(
+      select,
+      [[ANY, 0], ...totals],
+      ([name]) => name,
+      ([name]) => make('option', { value: name }),
+      (option, [name, sum]) => setText(option, name === ANY ? all : `${name} (${duration(sum)})`),
+    );
     select.value = totals.some(([name]) => name === value) ? value : ANY;
   }
 
@@ -69,7 +94,12 @@ class Flame {
     const root = newNode('all', { path: [], group: true });
     for (const entry of this.profile.entries) {
       const own = entry.route ?? entry.spawned_under;
-      if ((cause !== ANY && entry.cause !== cause) || (route !== ANY && own !== route) || (site !== ANY && entry.site !== site)) continue;
+      if (
+        (cause !== ANY && entry.cause !== cause) ||
+        (route !== ANY && own !== route) ||
+        (site !== ANY && entry.site !== site)
+      )
+        continue;
       let node = root;
       add(node, entry);
       for (const step of this.steps(entry)) add((node = child(node, step)), entry);
@@ -82,9 +112,13 @@ class Flame {
     const group = (name) => ({ name, group: true });
     const blamed = entry.cause !== 'starved' && entry.cause !== 'paused';
     const functions = entry.stack.map((index) => this.profile.frames[index]);
-    return [group(entry.runtime), ...(blamed ? [] : [group(`[${entry.cause}]`)]),
-      ...(entry.route ?? entry.spawned_under ? [group(entry.route ?? entry.spawned_under)] : []), ...(entry.route ? [] : [group(entry.site)]),
-      ...(functions.length ? functions : [{ name: `[no stack: ${entry.cause}]` }])];
+    return [
+      group(entry.runtime),
+      ...(blamed ? [] : [group(`[${entry.cause}]`)]),
+      ...((entry.route ?? entry.spawned_under) ? [group(entry.route ?? entry.spawned_under)] : []),
+      ...(entry.route ? [] : [group(entry.site)]),
+      ...(functions.length ? functions : [{ name: `[no stack: ${entry.cause}]` }]),
+    ];
   }
 
   render() {
@@ -94,7 +128,12 @@ class Flame {
     byId('flame-empty').hidden = !isEmpty;
     byId('flame-controls').hidden = this.profile.entries.length === 0;
     byId('flame-total').hidden = byId('flame-detail').hidden = isEmpty;
-    setText(byId('flame-empty'), this.profile.entries.length ? 'Nothing is left: no stall passes these filters.' : 'No stall so far: this fills as workers are blocked.');
+    setText(
+      byId('flame-empty'),
+      this.profile.entries.length
+        ? 'Nothing is left: no stall passes these filters.'
+        : 'No stall so far: this fills as workers are blocked.',
+    );
     // As far as what was zoomed to is still there.
     let focus = root;
     const above = [root];
@@ -114,10 +153,21 @@ class Flame {
     this.graph.style.height = `${(depth + 1) * ROW_PIXELS}px`;
     this.graph.hidden = isEmpty;
     const stop = boxes.find((box) => box.node.key === active) ?? boxes[above.length - 1];
-    sync(this.graph, boxes, (box) => box.node.key, () => make('div', { role: 'treeitem' }, make('span')), (element, box) => this.draw(element, box, root, box === stop));
+    sync(
+      this.graph,
+      boxes,
+      (box) => box.node.key,
+      () => make('div', { role: 'treeitem' }, make('span')),
+      (element, box) => this.draw(element, box, root, box === stop),
+    );
     const scope = focus === root ? 'in all' : `of ${duration(root.seconds)}, in ${focus.name}`;
-    const hits = this.search ? `; ${percent(root.seconds ? matched / root.seconds : 0)} of the time matches “${byId('flame-search').value.trim()}”` : '';
-    setText(byId('flame-total'), isEmpty ? '' : `${duration(focus.seconds)} blocked ${scope}, ${plural(focus.stalls, 'stall')}${hits}`);
+    const hits = this.search
+      ? `; ${percent(root.seconds ? matched / root.seconds : 0)} of the time matches “${byId('flame-search').value.trim()}”`
+      : '';
+    setText(
+      byId('flame-total'),
+      isEmpty ? '' : `${duration(focus.seconds)} blocked ${scope}, ${plural(focus.stalls, 'stall')}${hits}`,
+    );
     this.legend(root);
     this.describe(this.described && find(root, this.described), root);
   }
@@ -144,10 +194,18 @@ class Flame {
   draw(element, { node, depth, left, width, above }, root, isStop) {
     element.node = node;
     const [cause] = mainCause(node);
-    setAttribute(element, 'class', `box ${node.group ? 'group' : `cause-${cause}`}${above ? ' above' : ''}${this.search ? (node.hit ? ' hit' : ' miss') : ''}`);
+    setAttribute(
+      element,
+      'class',
+      `box ${node.group ? 'group' : `cause-${cause}`}${above ? ' above' : ''}${this.search ? (node.hit ? ' hit' : ' miss') : ''}`,
+    );
     Object.assign(element.style, { left: `${left * 100}%`, width: `${width * 100}%`, top: `${depth * ROW_PIXELS}px` });
     setText(element.firstChild, shortName(node.name, width));
-    setAttribute(element, 'aria-label', `${node.name}, ${duration(node.seconds)}, ${percent(node.seconds / root.seconds)}`);
+    setAttribute(
+      element,
+      'aria-label',
+      `${node.name}, ${duration(node.seconds)}, ${percent(node.seconds / root.seconds)}`,
+    );
     setAttribute(element, 'aria-level', depth + 1);
     setAttribute(element, 'aria-expanded', node.children.size > 0 ? 'true' : null);
     setAttribute(element, 'tabindex', isStop ? 0 : -1);
@@ -168,17 +226,34 @@ class Flame {
     this.root = root;
     const element = byId('flame-detail');
     this.described = node?.key;
-    if (!node) return setText(element, root?.seconds ? 'Width is blocked time. Point at a box for its figures; a click zooms in, Escape out, arrow keys move.' : '');
+    if (!node)
+      return setText(
+        element,
+        root?.seconds
+          ? 'Width is blocked time. Point at a box for its figures; a click zooms in, Escape out, arrow keys move.'
+          : '',
+      );
     const lines = [...node.lines].sort((a, b) => a - b);
     const at = node.file ? ` · ${node.file}${lines.length ? `:${lines.join(', ')}` : ''}` : '';
-    const causes = [...node.causes].sort((a, b) => b[1] - a[1]).map(([cause, sum]) => `${cause} ${duration(sum)}`).join(', ');
-    setText(element, `${node.name}${at} · ${duration(node.seconds)} blocked${root ? ` (${percent(node.seconds / root.seconds)})` : ''}, ${plural(node.stalls, 'stall')} · ${causes}`);
+    const causes = [...node.causes]
+      .sort((a, b) => b[1] - a[1])
+      .map(([cause, sum]) => `${cause} ${duration(sum)}`)
+      .join(', ');
+    setText(
+      element,
+      `${node.name}${at} · ${duration(node.seconds)} blocked${root ? ` (${percent(node.seconds / root.seconds)})` : ''}, ${plural(node.stalls, 'stall')} · ${causes}`,
+    );
   }
 
   legend(root) {
     const causes = CAUSES.filter((cause) => root.causes.has(cause));
-    sync(byId('flame-legend'), causes, (cause) => cause, (cause) => make('li', {}, make('span', { class: `cause cause-${cause}`, text: cause }), ' ', make('span')),
-      (element, cause) => setText(element.lastChild, duration(root.causes.get(cause))));
+    sync(
+      byId('flame-legend'),
+      causes,
+      (cause) => cause,
+      (cause) => make('li', {}, make('span', { class: `cause cause-${cause}`, text: cause }), ' ', make('span')),
+      (element, cause) => setText(element.lastChild, duration(root.causes.get(cause))),
+    );
   }
 
   key(event) {
@@ -240,7 +315,8 @@ function find(node, key) {
   return undefined;
 }
 
-const mainCause = (node) => [...node.causes].reduce((most, cause) => (cause[1] > most[1] ? cause : most), ['unknown', 0]);
+const mainCause = (node) =>
+  [...node.causes].reduce((most, cause) => (cause[1] > most[1] ? cause : most), ['unknown', 0]);
 
 /** Of a path of modules or files, the last parts, where there is room for no more. */
 function shortName(name, width) {

@@ -2,9 +2,20 @@
 
 class Health {
   show(live) {
-    sync(byId('runtimes'), live.runtimes, (runtime) => runtime.name, (runtime) => make('div', { class: 'health' },
-      make('h3', {}, named(runtime.name)), make('p', { class: 'hint' }), make('dl', { class: 'figures' })),
-      (element, runtime) => this.runtime(element, runtime));
+    sync(
+      byId('runtimes'),
+      live.runtimes,
+      (runtime) => runtime.name,
+      (runtime) =>
+        make(
+          'div',
+          { class: 'health' },
+          make('h3', {}, named(runtime.name)),
+          make('p', { class: 'hint' }),
+          make('dl', { class: 'figures' }),
+        ),
+      (element, runtime) => this.runtime(element, runtime),
+    );
     byId('runtimes-empty').hidden = live.runtimes.length > 0;
     setText(byId('runtimes-empty'), 'No runtime is known yet.');
     this.self(live);
@@ -22,15 +33,24 @@ class Health {
       ['tasks alive', depth(runtime.alive_tasks), ''],
       ['global queue', depth(runtime.global_queue_depth), 'tasks wait'],
       ['local queues', depth(runtime.local_queue_depth), 'tasks wait'],
-      ['blocking threads', depth(threads), threads === null ? '' : `${count(threads - runtime.idle_blocking_threads)} at work`],
+      [
+        'blocking threads',
+        depth(threads),
+        threads === null ? '' : `${count(threads - runtime.idle_blocking_threads)} at work`,
+      ],
       ['blocking queue', depth(runtime.blocking_queue_depth), 'closures wait'],
     ];
-    sync(element.children[2], figures.filter(([, value]) => value !== null), ([name]) => name,
-      ([name]) => make('div', {}, make('dt', { text: name }), make('dd', { class: 'figure' }), make('dd', { class: 'unit' })),
+    sync(
+      element.children[2],
+      figures.filter(([, value]) => value !== null),
+      ([name]) => name,
+      ([name]) =>
+        make('div', {}, make('dt', { text: name }), make('dd', { class: 'figure' }), make('dd', { class: 'unit' })),
       (tile, [, value, unit]) => {
         setText(tile.children[1], value);
         setText(tile.children[2], unit);
-      });
+      },
+    );
   }
 
   self({ watchdog, uptime_seconds: uptime, threshold_seconds: threshold, mode, version, program, pid }) {
@@ -48,9 +68,17 @@ class Health {
       ['requests beyond max_routes', count(watchdog.routes_overflowed)],
       ...watchdog.allowed_blocking.map(({ reason, seconds }) => [`meant to block: ${reason}`, duration(seconds)]),
     ];
-    sync(byId('self-facts'), facts, ([name]) => name, ([name]) => make('div', {}, make('dt', {}, named(name)), make('dd')),
-      (element, [, value]) => setText(element.children[1], value));
+    sync(
+      byId('self-facts'),
+      facts,
+      ([name]) => name,
+      ([name]) => make('div', {}, make('dt', {}, named(name)), make('dd')),
+      (element, [, value]) => setText(element.children[1], value),
+    );
     setText(byId('self-coverage'), watchdog.coverage.text);
-    setText(byId('about'), `pollwatch ${version}, ${mode === 'unstable' ? 'with tokio’s task hooks' : 'without tokio’s task hooks'}; ${program} (process ${pid})`);
+    setText(
+      byId('about'),
+      `pollwatch ${version}, ${mode === 'unstable' ? 'with tokio’s task hooks' : 'without tokio’s task hooks'}; ${program} (process ${pid})`,
+    );
   }
 }

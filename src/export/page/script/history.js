@@ -13,10 +13,11 @@ class History {
     this.stalls = new Map();
   }
 
-  /** Takes an answer of the server's in. Another process than the one before has a history of its own. */
+  /** Takes an answer of the server's in. Another process than the one before has a history of its own, and so has a clock that was set back. */
   take(live) {
     const last = this.samples.at(-1);
-    if (last && (live.pid !== last.pid || live.uptime_seconds < last.uptime)) this.forget();
+    if (last && (live.pid !== last.pid || live.uptime_seconds < last.uptime || live.now_unix_seconds < last.at))
+      this.forget();
     const sample = {
       at: live.now_unix_seconds,
       pid: live.pid,

@@ -7,7 +7,10 @@ function start() {
   const worst = new Worst(history);
   const now = new Now(history, worst);
   const views = [worst, new Stalls(history), new Tables(history), new Health()];
-  const heats = [new Heat('heat-polls', 'polls', 'polls', history), new Heat('heat-delay', 'schedule_delay', 'wake-ups', history)];
+  const heats = [
+    new Heat('heat-polls', 'polls', 'polls', history),
+    new Heat('heat-delay', 'schedule_delay', 'wake-ups', history),
+  ];
   const flame = new Flame();
   let latest = null;
   let gone = null;
@@ -18,7 +21,10 @@ function start() {
   };
   const taken = (page, data) => {
     gone = null;
-    if (data.schema !== SCHEMA) return banner('The service runs another version of pollwatch than this page is from.', 'Reload', () => location.reload());
+    if (data.schema !== SCHEMA)
+      return banner('The service runs another version of pollwatch than this page is from.', 'Reload', () =>
+        location.reload(),
+      );
     if (page === 'live/profile') {
       flame.show(data);
     } else {
@@ -45,7 +51,11 @@ function start() {
       const retry = Math.max(0, Math.ceil((gone.retry - Date.now()) / 1000));
       const when = connection.paused ? '' : retry ? ` Next try in ${retry} s.` : ' Trying …';
       state('gone', 'Disconnected');
-      banner(`The server is gone since ${since}: ${gone.why}. ${latest ? 'What you see is the last that was known.' : ''}${when}`, 'Try now', () => connection.resume());
+      banner(
+        `The server is gone since ${since}: ${gone.why}. ${latest ? 'What you see is the last that was known.' : ''}${when}`,
+        'Try now',
+        () => connection.resume(),
+      );
     } else {
       const stopped = latest?.watching === false;
       banner(stopped && 'The watchdog has been shut down: polls are still counted, but no further stall is found.');
@@ -77,7 +87,13 @@ function start() {
 function pickRuntime(runtimes) {
   const select = byId('times-runtime');
   byId('times-pick').hidden = runtimes.length < 2;
-  sync(select, runtimes, (runtime) => runtime.name, (runtime) => make('option', { value: runtime.name, text: runtime.name }), () => {});
+  sync(
+    select,
+    runtimes,
+    (runtime) => runtime.name,
+    (runtime) => make('option', { value: runtime.name, text: runtime.name }),
+    () => {},
+  );
   return select.value;
 }
 

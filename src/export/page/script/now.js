@@ -39,7 +39,8 @@ class Now {
 
   blocked() {
     return this.live.runtimes.flatMap((runtime) =>
-      runtime.workers.filter((worker) => worker.state === 'stalled').map((worker) => ({ runtime, worker })));
+      runtime.workers.filter((worker) => worker.state === 'stalled').map((worker) => ({ runtime, worker })),
+    );
   }
 
   verdict() {
@@ -88,7 +89,10 @@ class Now {
   figures(workers) {
     const { history, live } = this;
     const from = history.since(60);
-    const minute = history.latest.at - from.at > 55 ? 'last minute' : `last ${Math.max(1, Math.round(history.latest.at - from.at))} s`;
+    const minute =
+      history.latest.at - from.at > 55
+        ? 'last minute'
+        : `last ${Math.max(1, Math.round(history.latest.at - from.at))} s`;
     const share = history.blockedShare(60);
     const delays = live.runtimes.map((runtime) => history.counts(runtime.name, 'schedule_delay', 60)).filter(Boolean);
     const delay = delays.length ? delays[0].map((_, i) => delays.reduce((sum, counts) => sum + counts[i], 0)) : null;
@@ -100,36 +104,71 @@ class Now {
       ['schedule delay', p99 === null ? '–' : bound(p99, live.bucket_bounds_seconds), `p99, ${minute}`],
       ['busy', workers ? percent(busy / workers) : '–', 'of the workers’ time, now'],
     ];
-    sync(byId('figures'), figures, ([name]) => name,
-      ([name]) => make('div', {}, make('dt', { text: name }), make('dd', { class: 'figure' }), make('dd', { class: 'unit' })),
+    sync(
+      byId('figures'),
+      figures,
+      ([name]) => name,
+      ([name]) =>
+        make('div', {}, make('dt', { text: name }), make('dd', { class: 'figure' }), make('dd', { class: 'unit' })),
       (element, [, value, unit]) => {
         setText(element.children[1], value);
         setText(element.children[2], unit);
-      });
+      },
+    );
   }
 
   strips() {
     const runtimes = this.live.runtimes.filter((runtime) => runtime.workers.length > 0);
-    sync(byId('workers'), runtimes, (runtime) => runtime.name, (runtime) => {
-      const caption = make('h3', {}, 'runtime ', named(runtime.name));
-      const scale = make('p', { class: 'strip-scale', 'aria-hidden': true }, ...['60 s ago', '45', '30', '15', 'now'].map((text) => make('span', { text })));
-      return make('div', { class: 'runtime' }, make('div', { class: 'runtime-head' }, caption, scale), make('ul', { class: 'workers' }),
-        make('button', { type: 'button', class: 'more', click: () => {
-          this.all = !this.all;
-          this.strips();
-        } }));
-    }, (element, runtime) => {
-      const stalls = this.recent(runtime);
-      const weight = (worker) => (worker.state === 'stalled' ? 1e6 : 0) + (stalls.get(worker.index)?.length ?? 0);
-      let workers = runtime.workers;
-      if (!this.all && workers.length > MOST_WORKERS) {
-        workers = [...workers].sort((a, b) => weight(b) - weight(a)).slice(0, MOST_WORKERS).sort((a, b) => a.index - b.index);
-      }
-      element.lastChild.hidden = runtime.workers.length <= MOST_WORKERS;
-      setText(element.lastChild, this.all ? 'Only the most blocked workers' : `All ${runtime.workers.length} workers`);
-      sync(element.children[1], workers, (worker) => worker.index, (worker) => this.strip(worker),
-        (strip, worker) => this.update(strip, worker, runtime, stalls.get(worker.index) ?? []));
-    });
+    sync(
+      byId('workers'),
+      runtimes,
+      (runtime) => runtime.name,
+      (runtime) => {
+        const caption = make('h3', {}, 'runtime ', named(runtime.name));
+        const scale = make(
+          'p',
+          { class: 'strip-scale', 'aria-hidden': true },
+          ...['60 s ago', '45', '30', '15', 'now'].map((text) => make('span', { text })),
+        );
+        return make(
+          'div',
+          { class: 'runtime' },
+          make('div', { class: 'runtime-head' }, caption, scale),
+          make('ul', { class: 'workers' }),
+          make('button', {
+            type: 'button',
+            class: 'more',
+            click: () => {
+              this.all = !this.all;
+              this.strips();
+            },
+          }),
+        );
+      },
+      (element, runtime) => {
+        const stalls = this.recent(runtime);
+        const weight = (worker) => (worker.state === 'stalled' ? 1e6 : 0) + (stalls.get(worker.index)?.length ?? 0);
+        let workers = runtime.workers;
+        if (!this.all && workers.length > MOST_WORKERS) {
+          workers = [...workers]
+            .sort((a, b) => weight(b) - weight(a))
+            .slice(0, MOST_WORKERS)
+            .sort((a, b) => a.index - b.index);
+        }
+        element.lastChild.hidden = runtime.workers.length <= MOST_WORKERS;
+        setText(
+          element.lastChild,
+          this.all ? 'Only the most blocked workers' : `All ${runtime.workers.length} workers`,
+        );
+        sync(
+          element.children[1],
+          workers,
+          (worker) => worker.index,
+          (worker) => this.strip(worker),
+          (strip, worker) => this.update(strip, worker, runtime, stalls.get(worker.index) ?? []),
+        );
+      },
+    );
   }
 
   /** The last minute's stalls by worker. */
@@ -146,13 +185,19 @@ class Now {
   }
 
   strip(worker) {
-    const picture = make('svg:svg', { class: 'strip', viewBox: `0 0 ${STRIP_SECONDS} 10`, preserveAspectRatio: 'none', role: 'img' },
-      make('svg:g', {}, make('svg:g', { class: 'strip-busy' }), make('svg:g', { class: 'strip-stalls' })));
-    return make('li', { class: 'worker' },
+    const picture = make(
+      'svg:svg',
+      { class: 'strip', viewBox: `0 0 ${STRIP_SECONDS} 10`, preserveAspectRatio: 'none', role: 'img' },
+      make('svg:g', {}, make('svg:g', { class: 'strip-busy' }), make('svg:g', { class: 'strip-stalls' })),
+    );
+    return make(
+      'li',
+      { class: 'worker' },
       make('span', { class: 'worker-name' }, `worker ${worker.index}`),
       make('span', { class: 'worker-state' }),
       picture,
-      make('span', { class: 'worker-what' }));
+      make('span', { class: 'worker-what' }),
+    );
   }
 
   update(strip, worker, runtime, stalls) {
@@ -162,31 +207,56 @@ class Now {
     setAttribute(strip, 'title', worker.thread && `thread ${worker.thread}`);
     if (worker.state !== 'stalled') setText(state, worker.state);
     const last = stalls.at(-1);
-    const { where, place } = whereOf(worker.state === 'stalled' ? worker : last ?? worker);
-    setText(what, worker.state === 'stalled' ? where ?? place ?? '' : last ? `last: ${duration(last.elapsed_seconds)}, ${where ?? place}` : '');
+    const { where, place } = whereOf(worker.state === 'stalled' ? worker : (last ?? worker));
+    setText(
+      what,
+      worker.state === 'stalled'
+        ? (where ?? place ?? '')
+        : last
+          ? `last: ${duration(last.elapsed_seconds)}, ${where ?? place}`
+          : '',
+    );
     const total = stalls.reduce((sum, stall) => sum + stall.elapsed_seconds, 0);
-    setAttribute(picture, 'aria-label', `worker ${worker.index} of ${runtime.name}, last minute: ${plural(stalls.length, 'stall')}, ${duration(total)} in all`);
-    const base = this.base ??= Math.floor(this.live.now_unix_seconds);
+    setAttribute(
+      picture,
+      'aria-label',
+      `worker ${worker.index} of ${runtime.name}, last minute: ${plural(stalls.length, 'stall')}, ${duration(total)} in all`,
+    );
+    const base = (this.base ??= Math.floor(this.live.now_unix_seconds));
     const [busy, red] = picture.firstChild.children;
-    sync(red, stalls, (stall) => stall.id, () => make('svg:rect', { y: 0, height: 10 }), (rect, stall) => {
-      setAttribute(rect, 'x', (stall.began_unix_seconds - base).toFixed(3));
-      setAttribute(rect, 'width', Math.max(LEAST_SECONDS, stall.elapsed_seconds).toFixed(3));
-      setAttribute(rect, 'class', `cause-${stall.cause}`);
-      setAttribute(rect, 'data-ongoing', stall.phase === 'ongoing');
-    });
-    sync(busy, this.busy(runtime.name, worker.index), (part) => part.from, () => make('svg:rect', {}), (rect, part) => {
-      setAttribute(rect, 'x', (part.from - base).toFixed(2));
-      setAttribute(rect, 'width', (part.to - part.from).toFixed(2));
-      setAttribute(rect, 'y', (10 - 10 * part.share).toFixed(2));
-      setAttribute(rect, 'height', (10 * part.share).toFixed(2));
-    });
+    sync(
+      red,
+      stalls,
+      (stall) => stall.id,
+      () => make('svg:rect', { y: 0, height: 10 }),
+      (rect, stall) => {
+        setAttribute(rect, 'x', (stall.began_unix_seconds - base).toFixed(3));
+        setAttribute(rect, 'width', Math.max(LEAST_SECONDS, stall.elapsed_seconds).toFixed(3));
+        setAttribute(rect, 'class', `cause-${stall.cause}`);
+        setAttribute(rect, 'data-ongoing', stall.phase === 'ongoing');
+      },
+    );
+    sync(
+      busy,
+      this.busy(runtime.name, worker.index),
+      (part) => part.from,
+      () => make('svg:rect', {}),
+      (rect, part) => {
+        setAttribute(rect, 'x', (part.from - base).toFixed(2));
+        setAttribute(rect, 'width', (part.to - part.from).toFixed(2));
+        setAttribute(rect, 'y', (10 - 10 * part.share).toFixed(2));
+        setAttribute(rect, 'height', (10 * part.share).toFixed(2));
+      },
+    );
   }
 
   /** How busy a worker was between the samples of the last minute. */
   busy(runtime, worker) {
     const seconds = (sample) => sample.runtimes.get(runtime)?.workers[worker]?.busy_seconds_total;
     const parts = [];
-    const samples = this.history.samples.filter((sample) => sample.at >= this.live.now_unix_seconds - STRIP_SECONDS - 2);
+    const samples = this.history.samples.filter(
+      (sample) => sample.at >= this.live.now_unix_seconds - STRIP_SECONDS - 2,
+    );
     for (let i = 1; i < samples.length; i++) {
       const [from, to] = [samples[i - 1], samples[i]];
       const share = (seconds(to) - seconds(from)) / (to.at - from.at);
@@ -215,7 +285,7 @@ class Now {
 
 /** What a poll is known by: its route, if it has one, and the place that spawned it. */
 function whereOf({ route, spawned_under: under, watched, site, certainty = 'exact' }) {
-  return { where: route ?? under, place: certainty === 'exact' ? watched ?? site : 'a task that is not watched' };
+  return { where: route ?? under, place: certainty === 'exact' ? (watched ?? site) : 'a task that is not watched' };
 }
 
 /** Where a worker is blocked, and why, in a line. */
@@ -223,7 +293,9 @@ function describe(worker, history) {
   const stall = history.stalls.get(worker.stall);
   const [own, now] = [whereOf(stall ?? worker), whereOf(worker)];
   const reason = stall && reasonFor(stall);
-  return [own.where ?? now.where ?? own.place, reason, stall?.stack && frameOf(stall.stack)].filter(Boolean).join(' · ');
+  return [own.where ?? now.where ?? own.place, reason, stall?.stack && frameOf(stall.stack)]
+    .filter(Boolean)
+    .join(' · ');
 }
 
 /** Why, as the log says it. */
@@ -233,7 +305,9 @@ function reasonFor(stall) {
 }
 
 function causeOf(stall) {
-  const call = stall.syscall ? ` (${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''})` : '';
+  const call = stall.syscall
+    ? ` (${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''})`
+    : '';
   if (stall.cause === 'unknown') return stall.reason || 'over before it was seen';
   return ['cpu', 'starved', 'paused'].includes(stall.cause) ? stall.reason : `${stall.reason}${call}`;
 }
@@ -241,7 +315,10 @@ function causeOf(stall) {
 const atOf = (frame) => (frame.file ? `${frame.file}${frame.line ? `:${frame.line}` : ''}` : '');
 
 /** The innermost function of the program's own, else of a dependency's. */
-const ownFrame = (stack) => stack.frames.find((frame) => frame.of === 'program') ?? stack.frames.find((frame) => frame.of === 'dependency') ?? stack.frames[0];
+const ownFrame = (stack) =>
+  stack.frames.find((frame) => frame.of === 'program') ??
+  stack.frames.find((frame) => frame.of === 'dependency') ??
+  stack.frames[0];
 
 function frameOf(stack) {
   const frame = ownFrame(stack);

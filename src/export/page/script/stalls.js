@@ -36,7 +36,13 @@ class Stalls {
     const visible = all.filter((stall) => stall.id <= this.first).slice(0, this.shown);
     const items = held ? this.keep(visible) : visible;
     this.items = items;
-    sync(this.list, items, (stall) => stall.id, (stall) => this.create(stall), (element, stall) => this.update(element, stall));
+    sync(
+      this.list,
+      items,
+      (stall) => stall.id,
+      (stall) => this.create(stall),
+      (element, stall) => this.update(element, stall),
+    );
     const newer = all.filter((stall) => stall.id > this.first).length;
     byId('stalls-newer').hidden = newer === 0;
     setText(byId('stalls-newer'), `Show ${plural(newer, 'newer stall')}`);
@@ -45,7 +51,10 @@ class Stalls {
     setText(byId('stalls-hint'), all.length ? 'a click opens the stack' : '');
     byId('stalls-empty').hidden = all.length > 0;
     document.querySelector('.stall-columns').hidden = all.length === 0;
-    setText(byId('stalls-empty'), `No stall so far: no poll has kept a worker for ${duration(this.live.threshold_seconds)} or longer.`);
+    setText(
+      byId('stalls-empty'),
+      `No stall so far: no poll has kept a worker for ${duration(this.live.threshold_seconds)} or longer.`,
+    );
   }
 
   keep(visible) {
@@ -55,7 +64,9 @@ class Stalls {
   }
 
   create() {
-    const cells = ['stall-id', 'stall-began', 'stall-time', 'cause', 'stall-where', 'stall-why'].map((name) => make('span', { class: name }));
+    const cells = ['stall-id', 'stall-began', 'stall-time', 'cause', 'stall-where', 'stall-why'].map((name) =>
+      make('span', { class: name }),
+    );
     const details = make('details', { toggle: () => this.fill(details) }, make('summary', {}, ...cells));
     return make('li', { class: 'stall' }, details);
   }
@@ -85,26 +96,48 @@ class Stalls {
     if (!details.open || details.version === version) return;
     details.version = version;
     details.querySelector('.stall-body')?.remove();
-    details.append(make('div', { class: 'stall-body' },
-      stall.advice && make('p', { class: 'advice', text: stall.advice }),
-      this.facts(stall),
-      stall.stack ? stackOf(stall) : make('p', { class: 'empty', text: noStack(stall) })));
+    details.append(
+      make(
+        'div',
+        { class: 'stall-body' },
+        stall.advice && make('p', { class: 'advice', text: stall.advice }),
+        this.facts(stall),
+        stall.stack ? stackOf(stall) : make('p', { class: 'empty', text: noStack(stall) }),
+      ),
+    );
   }
 
   facts(stall) {
     const facts = [
       ['route', stall.route],
       ['spawned under route', stall.spawned_under],
-      [stall.task ? `task ${stall.task} spawned at` : 'future watched at', (stall.certainty ?? 'exact') === 'exact' ? stall.site : null],
-      ['known', { certain: 'by looking at the worker from outside', suspected: 'by looking at the worker from outside; it need not be so' }[stall.certainty]],
+      [
+        stall.task ? `task ${stall.task} spawned at` : 'future watched at',
+        (stall.certainty ?? 'exact') === 'exact' ? stall.site : null,
+      ],
+      [
+        'known',
+        {
+          certain: 'by looking at the worker from outside',
+          suspected: 'by looking at the worker from outside; it need not be so',
+        }[stall.certainty],
+      ],
       ['within the future watched at', stall.watched === stall.site ? null : stall.watched],
       ['spans', stall.spans.join(' › ') || null],
       ['worker', stall.worker === null ? null : `${stall.worker} of ${stall.runtime}, thread ${stall.thread}`],
-      ['system call', stall.syscall && `${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''}`],
+      [
+        'system call',
+        stall.syscall && `${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''}`,
+      ],
       ['CPU time', stall.on_cpu_seconds === null ? null : `${duration(stall.on_cpu_seconds)} since it was seen`],
     ];
-    return make('dl', { class: 'facts' }, ...facts.filter(([, value]) => value).map(([name, value]) =>
-      make('div', {}, make('dt', { text: name }), make('dd', {}, named(value)))));
+    return make(
+      'dl',
+      { class: 'facts' },
+      ...facts
+        .filter(([, value]) => value)
+        .map(([name, value]) => make('div', {}, make('dt', { text: name }), make('dd', {}, named(value)))),
+    );
   }
 }
 
@@ -116,10 +149,20 @@ function noStack(stall) {
 function stackOf(stall) {
   const { frames, frames_left_out: more } = stall.stack;
   const still = stall.phase === 'ongoing' && stall.moving === false ? ', still there at the latest look' : '';
-  const rows = frames.map((frame) => make('li', { class: `frame of-${frame.of}` },
-    named(frame.name, { class: 'name code' }), ' ', named(atOf(frame), { class: 'name code at' })));
-  return make('div', { class: 'stack' },
+  const rows = frames.map((frame) =>
+    make(
+      'li',
+      { class: `frame of-${frame.of}` },
+      named(frame.name, { class: 'name code' }),
+      ' ',
+      named(atOf(frame), { class: 'name code at' }),
+    ),
+  );
+  return make(
+    'div',
+    { class: 'stack' },
     make('h3', { text: `Stack, innermost function first${still}` }),
     make('ol', {}, ...rows),
-    more ? make('p', { class: 'hint', text: `${plural(more, 'function')} of the runtime further out` }) : null);
+    more ? make('p', { class: 'hint', text: `${plural(more, 'function')} of the runtime further out` }) : null,
+  );
 }

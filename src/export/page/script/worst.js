@@ -9,11 +9,20 @@ class Worst {
 
   show(live, groups = this.groups(live)) {
     const all = groups.reduce((sum, group) => sum + group.seconds, 0);
-    sync(byId('offenders'), groups.slice(0, SHOWN), (group) => group.key, () => this.create(), (element, group) => this.update(element, group, all));
+    sync(
+      byId('offenders'),
+      groups.slice(0, SHOWN),
+      (group) => group.key,
+      () => this.create(),
+      (element, group) => this.update(element, group, all),
+    );
     const empty = byId('offenders-empty');
     empty.hidden = groups.length > 0;
     setText(empty, `No poll has kept a worker for ${duration(live.threshold_seconds)} or longer in the last minute.`);
-    setText(byId('worst-hint'), `in the last minute${groups.length > SHOWN ? `, the worst ${SHOWN} of ${groups.length}` : ''}`);
+    setText(
+      byId('worst-hint'),
+      `in the last minute${groups.length > SHOWN ? `, the worst ${SHOWN} of ${groups.length}` : ''}`,
+    );
   }
 
   groups(live) {
@@ -30,7 +39,12 @@ class Worst {
       group.stalls.push(stall);
       group.seconds += stall.elapsed_seconds;
       group.longest = Math.max(group.longest, stall.elapsed_seconds);
-      Object.assign(group, { name: blamed ? where ?? place : `No fault of the tasks: ${stall.cause}`, spawned: !stall.route, isRoute: blamed && !!where, blamed });
+      Object.assign(group, {
+        name: blamed ? (where ?? place) : `No fault of the tasks: ${stall.cause}`,
+        spawned: !stall.route,
+        isRoute: blamed && !!where,
+        blamed,
+      });
       // What tells most: the latest one with a stack.
       if (!group.example?.stack || stall.stack) group.example = stall;
     }
@@ -39,11 +53,20 @@ class Worst {
 
   create() {
     const row = (name) => make('p', { class: name });
-    return make('li', { class: 'offender' },
-      make('div', { class: 'offender-head' }, make('strong', { class: 'offender-name' }), make('span', { class: 'offender-time' })),
+    return make(
+      'li',
+      { class: 'offender' },
+      make(
+        'div',
+        { class: 'offender-head' },
+        make('strong', { class: 'offender-name' }),
+        make('span', { class: 'offender-time' }),
+      ),
       make('div', { class: 'meter', 'aria-hidden': true }, make('div')),
       make('p', { class: 'offender-why' }, make('span', { class: 'cause' }), make('span')),
-      row('offender-where'), row('advice'));
+      row('offender-where'),
+      row('advice'),
+    );
   }
 
   update(element, group, all) {
@@ -52,10 +75,16 @@ class Worst {
     setAttribute(element, 'data-cause', example.cause);
     const [name, time] = head.children;
     if (name.shown !== group.name) {
-      name.replaceChildren(named(group.name), group.isRoute && group.spawned ? make('span', { class: 'tag', text: 'spawned by its handler' }) : '');
+      name.replaceChildren(
+        named(group.name),
+        group.isRoute && group.spawned ? make('span', { class: 'tag', text: 'spawned by its handler' }) : '',
+      );
       name.shown = group.name;
     }
-    setText(time, `${duration(group.seconds)} in ${plural(group.stalls.length, 'stall')}, up to ${duration(group.longest)}`);
+    setText(
+      time,
+      `${duration(group.seconds)} in ${plural(group.stalls.length, 'stall')}, up to ${duration(group.longest)}`,
+    );
     meter.firstChild.style.width = `${(group.seconds / all) * 100}%`;
     setCause(why.children[0], example.cause);
     setText(why.children[1], reasonFor(example));
@@ -63,7 +92,12 @@ class Worst {
     const text = frame ? `${frame.name}\n${atOf(frame)}` : '';
     where.hidden = !frame;
     if (where.shown !== text) {
-      where.replaceChildren('in ', named(frame?.name ?? '', { class: 'name code' }), ' at ', named(frame ? atOf(frame) : '', { class: 'name code at' }));
+      where.replaceChildren(
+        'in ',
+        named(frame?.name ?? '', { class: 'name code' }),
+        ' at ',
+        named(frame ? atOf(frame) : '', { class: 'name code at' }),
+      );
       where.shown = text;
     }
     advice.hidden = !example.advice;
