@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::Entry;
+use crate::detect::cause::Cause;
 use crate::report::profile::Function;
-use crate::report::stall::Cause;
 
 /// Changes when a field goes, or comes to mean something else; not when one is added.
 const SCHEMA: u32 = 1;
