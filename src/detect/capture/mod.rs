@@ -2,6 +2,7 @@
 //! only copies. All else (unwinding, symbols) happens here, on pollwatch's own threads.
 
 mod arch;
+mod handshake;
 mod memory;
 mod modules;
 mod names;
