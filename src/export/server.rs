@@ -88,6 +88,8 @@ async fn connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Who has asked all (`nc -N`) still waits for the answers.
+        .half_close(true)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
