@@ -6,6 +6,7 @@ mod blocking;
 mod detect;
 mod export;
 mod fates;
+mod fuzz;
 #[cfg(tokio_unstable)]
 mod hooks;
 mod hostile;
@@ -14,6 +15,8 @@ mod lifecycle;
 mod nesting;
 mod outcomes;
 mod polls;
+#[path = "../../src/random.rs"]
+mod random;
 mod report;
 mod spans;
 mod stacks;
