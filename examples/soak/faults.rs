@@ -1,7 +1,7 @@
 //! What befalls a service in its life, some hundred times a minute. Each runs on a thread of its own until it is told to stop, and has
 //! given everything back when it returns.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -166,7 +166,8 @@ fn watchdog(_: &Scene, n: usize) -> Result<(), String> {
             return Err(format!("no metrics: {text}"));
         }
     }
-    let (kept, dropped) = if n.is_multiple_of(3) { (Some(watchdog.clone()), None) } else { (None, Some(watchdog.clone())) };
+    let (kept, dropped) =
+        if n.is_multiple_of(3) { (Some(watchdog.clone()), None) } else { (None, Some(watchdog.clone())) };
     drop((runtimes, dropped));
     let wrong: Vec<_> = ledger.compare(&watchdog.snapshot()).into_iter().filter(|line| !line.agrees()).collect();
     drop(kept);
@@ -209,6 +210,9 @@ fn scrapers(scene: &Scene, n: usize) -> Result<(), String> {
         match get(scene.pages, path) {
             Ok(reply) if reply.starts_with("HTTP/1.1 200") => return Ok(()),
             Ok(reply) if !reply.is_empty() => return Err(format!("{path} is not answered well: {reply}")),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Err(format!("{path} is not answered in time"));
+            }
             _ => scene.ledger.count("scrapers closed for newer ones"),
         }
     }

@@ -127,14 +127,19 @@ impl Ledger {
             let more = u64::from(&*site.runtime == crate::SERVICE && site.spawned == 1);
             lines.push(Line { what, did: 0, more, counted: site.spawned - site.terminated });
         }
+        lines
+    }
+
+    /// What `on_stall` has been told.
+    pub(crate) fn compare_reports(&self, snapshot: &Snapshot) -> Vec<Line> {
         let panics = self.callback_panics.load(Relaxed);
         let what = "panics of on_stall".to_owned();
-        lines.push(Line { what, did: panics, more: 0, counted: snapshot.watchdog.callback_panics });
+        let panics = Line { what, did: panics, more: 0, counted: snapshot.watchdog.callback_panics };
         let stalls = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|(_, stalls)| stalls.count).sum::<u64>();
         let told = lock(&self.told).len() as u64;
         let what = "stalls, told to on_stall or lost to it".to_owned();
-        lines.push(Line { what, did: told, more: snapshot.watchdog.reports_lost, counted: stalls });
-        lines
+        let stalls = Line { what, did: told, more: snapshot.watchdog.reports_lost, counted: stalls };
+        vec![panics, stalls]
     }
 }
 

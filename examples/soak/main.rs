@@ -177,7 +177,9 @@ fn holds_no_more(warm: Resources, end: Resources) -> bool {
 fn is_all_counted(scene: &Scene) -> bool {
     let begin = Instant::now();
     let lines = loop {
-        let lines = scene.ledger.compare(&scene.watchdog.snapshot());
+        let snapshot = scene.watchdog.snapshot();
+        let mut lines = scene.ledger.compare(&snapshot);
+        lines.extend(scene.ledger.compare_reports(&snapshot));
         if lines.iter().all(Line::agrees) || begin.elapsed() > PATIENCE {
             break lines;
         }

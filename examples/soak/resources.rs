@@ -35,7 +35,7 @@ unsafe impl GlobalAlloc for Counting {
 /// At one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resources {
-    /// In KiB: resident, and allocated.
+    /// In KiB: resident and of no file, and allocated.
     pub(crate) resident: u64,
     pub(crate) heap: u64,
     pub(crate) descriptors: u64,
@@ -53,13 +53,11 @@ impl Resources {
         }
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-            line.split_ascii_whitespace().nth(1).or(line.split_ascii_whitespace().next()).and_then(|n| n.parse().ok())
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            value.split_ascii_whitespace().next()?.parse().ok()
         };
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
         Resources {
-            resident: resident.unwrap_or(0),
+            resident: field("RssAnon:").unwrap_or(0),
             heap: IN_USE.load(Relaxed).max(0) as u64 / 1024,
             descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
             threads: field("Threads:").unwrap_or(0),
