@@ -234,6 +234,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::OVERFLOWED, w.sites_overflowed as f64);
     one(table::ROUTES_OVERFLOWED, w.routes_overflowed as f64);
     one(table::LOST, w.coverage.lost_polls as f64);
+    one(table::MEASURED, w.coverage.measured_threads as f64);
     one(table::UNMEASURED, w.coverage.unmeasured_threads as f64);
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);
