@@ -1,10 +1,10 @@
 //! The atomics of the slot protocol: `std`'s, or loom's when its models are checked (`--cfg pollwatch_loom`).
 
 #[cfg(not(all(test, pollwatch_loom)))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 #[cfg(all(test, pollwatch_loom))]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// Runs a model of one writer and one reader, and checks that the two met.
 ///

@@ -7,14 +7,15 @@ use super::route::RouteId;
 use super::runtime::Runtime;
 use super::site::SiteId;
 use super::slot::{FrameCell, Kind, What};
+use super::tally::Cell;
 #[cfg(tokio_unstable)]
 use super::tally::Event;
-use super::thread::{Attached, OWN_CELL, Origin};
+use super::thread::{Attached, Origin};
 
 #[cfg(tokio_unstable)]
 #[inline(always)]
 fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
-    super::thread::with(runtime.meter_id, || runtime.meter.upgrade(), f);
+    super::thread::with(runtime, f);
 }
 
 /// A poll that tokio's hooks report begins.
@@ -22,10 +23,9 @@ fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
 #[inline(always)]
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
     with(runtime, |thread| {
-        let cell = thread.cell(Origin::Place(place), runtime.id);
-        if cell != OWN_CELL {
-            let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell };
-            thread.state.push(what.pack(), task, None);
+        if let Some(cell) = thread.cell(Origin::Place(place), runtime.id) {
+            let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell.index() };
+            thread.push_poll(what.pack(), task, None, cell);
         }
     });
 }
@@ -51,7 +51,7 @@ pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'
 #[cold]
 #[inline(never)]
 fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static std::panic::Location<'static>) {
-    if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id) != OWN_CELL {
+    if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id).is_some() {
         thread.state.slot.pop();
     }
 }
@@ -59,20 +59,26 @@ fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static std::pa
 /// Counts a poll that is about to be withdrawn.
 #[inline(always)]
 fn finish(thread: &Attached, top: &FrameCell) {
-    let what = What::unpack(top.what());
-    let (nanos, slow) = thread.state.since(top.begin());
-    if let Some(cell) = thread.state.tally.cell(what.index) {
-        cell.poll(nanos);
+    let nanos = thread.state.since(top.begin());
+    if let Some(cell) = thread.cell_of(top) {
+        if nanos < thread.state.quick {
+            cell.quick_poll(nanos);
+        } else {
+            finish_slow(thread, top, cell, nanos);
+        }
     }
-    thread.state.tally.histogram(what.runtime).record(nanos);
-    if slow {
+}
+
+#[cold]
+#[inline(never)]
+fn finish_slow(thread: &Attached, top: &FrameCell, cell: &Cell, nanos: u64) {
+    cell.poll(nanos);
+    if nanos >= thread.state.threshold {
         leave_word(thread, top, nanos);
     }
 }
 
 /// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
-#[cold]
-#[inline(never)]
 fn leave_word(thread: &Attached, top: &FrameCell, nanos: u64) {
     let frame = top.load();
     let runtime = What::unpack(frame.what).runtime;
@@ -104,19 +110,15 @@ pub(crate) fn enter(
 ) -> Option<Entered> {
     let slot = &thread.state.slot;
     let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|(_, what)| what.runtime == runtime);
-    let what = if within {
-        What { kind: Kind::Scope, runtime, route, index: site.0 }
+    let number = if within {
+        // A scope carries no task: only the frame of a poll is one that the hooks may take back.
+        thread.state.push(What { kind: Kind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
     } else {
-        let cell = thread.cell(Origin::Site(site), runtime);
-        if cell == OWN_CELL {
-            return None;
-        }
-        What { kind: Kind::Watched, runtime, route, index: cell }
+        let cell = thread.cell(Origin::Site(site), runtime)?;
+        let place = super::placement::observe(thread, runtime, slot.depth() > 0);
+        let what = What { kind: Kind::Watched, runtime, route, index: cell.index() };
+        thread.push_poll(what.pack(), task(), place, cell)
     };
-    // A scope carries no task: only the frame of a poll is one that the hooks may take back.
-    let (task, place) =
-        if within { (0, None) } else { (task(), super::placement::observe(thread, runtime, slot.depth() > 0)) };
-    let number = thread.state.push(what.pack(), task, place);
     Some(Entered { number, poll: !within })
 }
 
@@ -142,10 +144,10 @@ pub(crate) fn leave(thread: &Attached, entered: Entered) {
 #[inline]
 pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
     with(runtime, |thread| {
-        let cell = thread.cell(Origin::Place(place), runtime.id);
-        count(thread, cell, Event::Spawned);
+        let Some(cell) = thread.cell(Origin::Place(place), runtime.id) else { return };
+        cell.event(Event::Spawned);
         if thread.unplaced.get() == task {
-            count(thread, cell, Event::Terminated);
+            cell.event(Event::Terminated);
         }
     });
 }
@@ -163,26 +165,18 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static std::panic::Location
     with(runtime, |thread| {
         let polled = thread.state.slot.top().is_some_and(|top| top.task() == task);
         let cell = if polled {
-            Some(thread.cell(Origin::Place(place), runtime.id))
+            thread.cell(Origin::Place(place), runtime.id)
         } else if tokio::runtime::worker_index().is_some() || !runtime.is_multi_thread() {
             thread.known_cell(Origin::Place(place), runtime.id)
         } else {
             None
         };
         match cell {
-            Some(cell) => count(thread, cell, Event::Terminated),
+            Some(cell) => cell.event(Event::Terminated),
             // On a runtime that is shut down, tokio tells of a task's end before it tells of its spawn.
             None => thread.unplaced.set(task),
         }
     });
-}
-
-#[cfg(tokio_unstable)]
-#[inline]
-fn count(thread: &Attached, cell: u32, event: Event) {
-    if let Some(cell) = thread.state.tally.cell(cell) {
-        cell.event(event);
-    }
 }
 
 /// A part of a request begins: its response is polled, or a frame of its body.
@@ -198,11 +192,11 @@ pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
 #[inline]
 pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
     if let Some(top) = thread.state.slot.top().filter(|top| top.number() == entered.number) {
-        let (nanos, slow) = thread.state.since(top.begin());
+        let nanos = thread.state.since(top.begin());
         if let Some(cell) = thread.state.routes.cell(route) {
             cell.poll(nanos, thread.state.route_histograms);
         }
-        if slow {
+        if nanos >= thread.state.threshold {
             leave_word_of_route(thread, top, nanos);
         }
         // A request within another (a service that calls a service): each has its own time.

@@ -9,7 +9,8 @@ mod own;
 
 use super::route::RouteId;
 use super::site::SiteId;
-use crate::sync::{AtomicU64, Ordering, fence};
+use super::tally;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 /// Frames published at most; deeper ones are counted in the depth only.
 pub(crate) const MAX_FRAMES: usize = 16;
@@ -104,6 +105,8 @@ pub(crate) struct FrameCell {
     what: AtomicU64,
     task: AtomicU64,
     place: AtomicU64,
+    /// Where a poll is counted; for its owner, which looks nothing up at the end of a poll.
+    cell: AtomicPtr<tally::Cell>,
 }
 
 /// See the module's text. The state and the outermost frame, all that most polls write, are in one cache line.
@@ -172,13 +175,27 @@ impl Slot {
                 what: AtomicU64::new(0),
                 task: AtomicU64::new(0),
                 place: AtomicU64::new(0),
+                cell: AtomicPtr::new(std::ptr::null_mut()),
             }),
         }
     }
 
     /// Publishes a frame; only the owning thread calls this. Returns the push number, 0 for a frame too deep to be published.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
+        self.push_poll(begin, what, task, place, std::ptr::null())
+    }
+
+    /// As [`push`](Self::push), of a poll that is counted in a cell.
+    #[inline(always)]
+    pub(crate) fn push_poll(
+        &self,
+        begin: u64,
+        what: u64,
+        task: u64,
+        place: Option<u64>,
+        counted: *const tally::Cell,
+    ) -> u64 {
         let state = self.state.load(Ordering::Relaxed);
         let next = state.wrapping_add((1 << DEPTH_BITS) + 1);
         let mut number = 0;
@@ -188,6 +205,7 @@ impl Slot {
             cell.begin.store(begin, Ordering::Release);
             cell.what.store(what, Ordering::Release);
             cell.task.store(task, Ordering::Release);
+            cell.cell.store(counted.cast_mut(), Ordering::Relaxed);
             if let Some(place) = place {
                 cell.place.store(place, Ordering::Release);
             }
@@ -267,6 +285,12 @@ impl FrameCell {
     #[inline]
     pub(crate) fn task(&self) -> u64 {
         self.task.load(Ordering::Relaxed)
+    }
+
+    /// Where the poll is counted; null for a part of one.
+    #[inline]
+    pub(crate) fn cell(&self) -> *const tally::Cell {
+        self.cell.load(Ordering::Relaxed)
     }
 
     #[inline]
