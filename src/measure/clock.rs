@@ -42,12 +42,12 @@ impl Clock {
         clock
     }
 
-    /// A raw reading.
+    /// A raw reading, never 0.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         match &self.source {
             Source::Counter(clock, _) => count(clock),
-            Source::Monotonic(anchor) => anchor.elapsed().as_nanos() as u64,
+            Source::Monotonic(anchor) => nanos_since(anchor),
         }
     }
 
@@ -65,7 +65,7 @@ impl Clock {
     pub(crate) fn since(&self, begin: u64) -> u64 {
         match &self.source {
             Source::Counter(clock, scale) => scale.nanos(count(clock).saturating_sub(begin)),
-            Source::Monotonic(anchor) => (anchor.elapsed().as_nanos() as u64).saturating_sub(begin),
+            Source::Monotonic(anchor) => nanos_since(anchor).saturating_sub(begin),
         }
     }
 
@@ -81,6 +81,11 @@ impl Clock {
             Source::Monotonic(_) => "monotonic",
         }
     }
+}
+
+/// From 1 on.
+fn nanos_since(anchor: &Instant) -> u64 {
+    anchor.elapsed().as_nanos() as u64 + 1
 }
 
 /// What quanta's `raw` returns where it reads the counter; its call is not inlined.

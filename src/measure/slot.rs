@@ -5,6 +5,7 @@
 //! The fields of a frame are stored with `Release`: a reader that saw a field of a later frame therefore also sees that
 //! `state` has moved on (its own fence pairs with the store), and throws its copy away. On x86 these are plain stores.
 
+mod notes;
 mod own;
 
 use super::route::RouteId;
@@ -12,8 +13,13 @@ use super::site::SiteId;
 use super::tally;
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
+use notes::Notes;
+
 /// Frames published at most; deeper ones are counted in the depth only.
 pub(crate) const MAX_FRAMES: usize = 16;
+
+/// A begin that was not read off the clock (sampled timing); the clock never reads it.
+pub(crate) const UNTIMED: u64 = 0;
 
 const DEPTH_BITS: u32 = 16;
 const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
@@ -87,7 +93,7 @@ impl What {
 pub(crate) struct Frame {
     /// The push number: unique on this thread, it tells one poll from the next.
     pub(crate) number: u64,
-    /// Clock reading at the push.
+    /// Clock reading at the push, or when the watchdog first saw it; else [`UNTIMED`].
     pub(crate) begin: u64,
     /// [`What`], packed.
     pub(crate) what: u64,
@@ -115,6 +121,7 @@ pub(crate) struct FrameCell {
 pub(crate) struct Slot {
     state: AtomicU64,
     frames: [FrameCell; MAX_FRAMES],
+    notes: Notes,
 }
 
 /// A consistent copy of a slot.
@@ -177,6 +184,7 @@ impl Slot {
                 place: AtomicU64::new(0),
                 cell: AtomicPtr::new(std::ptr::null_mut()),
             }),
+            notes: Notes::new(),
         }
     }
 
@@ -218,7 +226,14 @@ impl Slot {
     /// only what it needs.
     #[inline]
     pub(crate) fn top(&self) -> Option<&FrameCell> {
-        self.frames.get(self.depth().wrapping_sub(1))
+        Some(self.top_at()?.1)
+    }
+
+    /// As [`top`](Self::top), with its depth from 0.
+    #[inline(always)]
+    pub(crate) fn top_at(&self) -> Option<(usize, &FrameCell)> {
+        let index = self.depth().wrapping_sub(1);
+        Some((index, self.frames.get(index)?))
     }
 
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
@@ -257,6 +272,9 @@ impl Slot {
             }
             fence(Ordering::Acquire);
             if self.state.load(Ordering::Relaxed) == state {
+                for (index, frame) in frames[..len].iter_mut().enumerate().filter(|(_, frame)| frame.begin == UNTIMED) {
+                    frame.begin = self.notes.get(index, frame.number).unwrap_or(UNTIMED);
+                }
                 return Some(Reading { state, frames, len });
             }
         }

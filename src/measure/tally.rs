@@ -48,11 +48,23 @@ fn add(counter: &AtomicU64, n: u64) {
 
 impl Cell {
     /// Counts one poll, here and in the histogram of its runtime; the owning thread only.
+    #[cfg(test)]
     pub(crate) fn poll(&self, nanos: u64) {
+        self.weighed_poll(nanos, 1);
+    }
+
+    /// As [`poll`](Self::poll), of one whose time stands for that of `weight` polls.
+    pub(crate) fn weighed_poll(&self, nanos: u64, weight: u64) {
         if let Some(histogram) = self.histogram.get() {
-            histogram.record(nanos);
+            histogram.record(nanos, weight);
         }
-        self.count(nanos);
+        self.count(nanos, weight);
+    }
+
+    /// As [`poll`](Self::poll), of one whose time is not known.
+    #[inline(always)]
+    pub(crate) fn untimed_poll(&self) {
+        add(&self.polls, 1);
     }
 
     /// As [`poll`](Self::poll), of one below [`SLOW_NANOS`](super::histogram::SLOW_NANOS).
@@ -61,13 +73,13 @@ impl Cell {
         if let Some(histogram) = self.histogram.get() {
             histogram.record_quick(nanos);
         }
-        self.count(nanos);
+        self.count(nanos, 1);
     }
 
     #[inline(always)]
-    fn count(&self, nanos: u64) {
+    fn count(&self, nanos: u64, weight: u64) {
         add(&self.polls, 1);
-        add(&self.busy, nanos);
+        add(&self.busy, nanos.wrapping_mul(weight));
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.store(nanos, Ordering::Relaxed);
         }

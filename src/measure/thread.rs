@@ -16,8 +16,9 @@ use super::route::tally::RouteTally;
 #[cfg(feature = "tower")]
 use super::route::{Proof, RouteId};
 use super::runtime::Runtime;
+use super::sampling::Sampling;
 use super::site::SiteId;
-use super::slot::{FrameCell, Slot};
+use super::slot::{FrameCell, Slot, UNTIMED};
 use super::spans;
 use super::tally::{self, Tally};
 use super::wake::Wake;
@@ -38,7 +39,7 @@ pub(crate) struct ThreadState {
     clock: Clock,
     /// In nanoseconds.
     pub(crate) threshold: u64,
-    /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog.
+    /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog. 0 with sampled timing.
     pub(crate) quick: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) route_histograms: bool,
@@ -65,7 +66,8 @@ impl ThreadState {
             spans: Default::default(),
             clock: meter.clock.clone(),
             threshold: meter.threshold,
-            quick: meter.threshold.min(SLOW_NANOS),
+            // Of those that are timed, when few are, each takes the longer way.
+            quick: if meter.sampled { 0 } else { meter.threshold.min(SLOW_NANOS) },
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
@@ -79,24 +81,25 @@ impl ThreadState {
         }
     }
 
-    /// Reads the clock and publishes a frame; then, should the watchdog sleep, wakes it. Returns what [`Slot::push`] does.
+    /// Publishes a frame; then, should the watchdog sleep, wakes it. Returns what [`Slot::push_poll`] does.
     ///
     /// The store of the frame may still be in this CPU's buffer when the flag is read. That is made safe from the other
     /// side: see [`Wake::fall_asleep`].
     #[inline(always)]
-    pub(crate) fn push(&self, what: u64, task: u64, place: Option<u64>) -> u64 {
-        self.push_poll(what, task, place, std::ptr::null())
+    pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
+        self.push_poll(begin, what, task, place, std::ptr::null())
     }
 
     #[inline(always)]
-    fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: *const tally::Cell) -> u64 {
-        let number = self.slot.push_poll(self.clock.now(), what, task, place, cell);
+    fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, cell: *const tally::Cell) -> u64 {
+        let number = self.slot.push_poll(begin, what, task, place, cell);
         compiler_fence(Ordering::SeqCst);
         self.wake.check();
         number
     }
 
     /// A reading of the clock.
+    #[inline(always)]
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
     }
@@ -151,7 +154,9 @@ pub(crate) struct Attached {
     meter_id: u64,
     meter: Weak<Meter>,
     pub(crate) state: Arc<ThreadState>,
-    cache: Box<[Cell<Cached>; CACHE]>,
+    /// In here, not behind a pointer: each step to what a poll needs is waited for.
+    cache: [Cell<Cached>; CACHE],
+    pub(crate) sampling: Sampling,
     cells: RefCell<HashMap<u64, u32>>,
     by_site: RefCell<HashMap<(SiteId, u16), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
@@ -174,7 +179,8 @@ impl Attached {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),
             state,
-            cache: Box::new(std::array::from_fn(|_| Cell::new(Cached { key: 0, cell: None }))),
+            sampling: Sampling::new(meter.sampled),
+            cache: std::array::from_fn(|_| Cell::new(Cached { key: 0, cell: None })),
             cells: RefCell::default(),
             by_site: RefCell::default(),
             sites: RefCell::default(),
@@ -254,10 +260,12 @@ impl Attached {
         self.state.tally.cell(self.find(origin, runtime, false))
     }
 
-    /// Publishes the frame of a poll that is counted in `cell`, one of this thread's. Returns what [`Slot::push`] does.
+    /// Publishes the frame of a poll that is counted in `cell`, one of this thread's; reads the clock, if this one is timed. Returns
+    /// what [`Slot::push_poll`] does.
     #[inline(always)]
     pub(crate) fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: &tally::Cell) -> u64 {
-        self.state.push_poll(what, task, place, cell)
+        let begin = if self.sampling.is_due() { self.state.now() } else { UNTIMED };
+        self.state.push_poll(begin, what, task, place, cell)
     }
 
     /// The cell that a poll is counted in, by its frame, which is one of this thread's; `None` for a part of a poll.

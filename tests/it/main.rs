@@ -15,5 +15,6 @@ mod nesting;
 mod outcomes;
 mod polls;
 mod report;
+mod sampled;
 mod spans;
 mod stacks;
