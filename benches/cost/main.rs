@@ -6,6 +6,7 @@
 
 mod memory;
 mod scrape;
+mod thousand;
 mod watchdog;
 mod work;
 
