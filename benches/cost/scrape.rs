@@ -1,28 +1,16 @@
 //! Scrapes while the runtime is under load: their time and size with many sites and routes, and what they do to a poll.
 
-use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use pollwatch::{Watchdog, Watched};
+use pollwatch::Watchdog;
 use tokio::runtime::Builder;
 use tower::{Service, ServiceExt, service_fn};
 
 use crate::{Size, median};
 
 const ROUTES: usize = 100;
-
-/// Futures watched at twenty places.
-#[rustfmt::skip]
-fn places(w: &Watchdog) -> [Watched<Ready<()>>; 20] {
-    [
-        w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())),
-        w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())),
-        w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())),
-        w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())), w.watch(ready(())),
-    ]
-}
 
 pub(crate) fn run(size: Size) {
     let watchdog = Watchdog::builder().log(false).max_sites(2_000).start().expect("a watchdog");
@@ -81,14 +69,11 @@ pub(crate) fn run(size: Size) {
     );
 }
 
-/// 1,000 sites as `/metrics` has them: twenty places on fifty runtimes, each counted for itself.
 fn many_sites(watchdog: &Watchdog) {
-    for nth in 0..50 {
-        let runtime = Builder::new_current_thread().build().expect("a runtime");
-        watchdog.attach(&format!("runtime {nth}"), runtime.handle()).expect("attached");
-        for future in places(watchdog) {
-            runtime.block_on(future);
-        }
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    watchdog.attach("sites", runtime.handle()).expect("attached");
+    for future in crate::thousand::places(watchdog) {
+        runtime.block_on(future);
     }
 }
 

@@ -1,6 +1,9 @@
 //! The poll path: what happens at the begin and the end of a poll. No lock, no allocation, no system call (but the one that
 //! wakes a sleeping watchdog), no read-modify-write on a shared line; the cold parts are functions of their own.
 
+#[cfg(tokio_unstable)]
+use std::panic::Location;
+
 use super::ended::Ended;
 use super::route::RouteId;
 #[cfg(tokio_unstable)]
@@ -19,21 +22,55 @@ fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
 }
 
 /// A poll that tokio's hooks report begins.
+///
+/// Here and in [`end_task`] the usual way calls nothing, so that no register has to be saved for it; every other way is the whole
+/// of it once more, out of line.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn begin_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+    let begun = super::thread::with_first(runtime, |thread| {
+        thread.cached(Origin::Place(place), runtime.id).map(|cell| push_task(thread, runtime, task, cell))
+    });
+    if begun.flatten().is_none() {
+        begin_task_anew(runtime, place, task);
+    }
+}
+
+#[cfg(tokio_unstable)]
+#[cold]
+#[inline(never)]
+fn begin_task_anew(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
         if let Some(cell) = thread.cell(Origin::Place(place), runtime.id) {
-            let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell.index() };
-            thread.push_poll(what.pack(), task, None, cell);
+            push_task(thread, runtime, task, cell);
         }
     });
+}
+
+#[cfg(tokio_unstable)]
+#[inline(always)]
+fn push_task(thread: &Attached, runtime: &Runtime, task: u64, cell: &Cell) {
+    let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell.index() };
+    thread.push_poll(what.pack(), task, None, cell);
 }
 
 /// A poll that tokio's hooks report ends: it returned, it panicked, or the task was aborted.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+    let ended = super::thread::with_first(runtime, |thread| {
+        let (index, top) = thread.state.slot.top_at().filter(|(_, top)| top.task() == task)?;
+        finish_quick(thread, index, top).then(|| thread.state.slot.pop())
+    });
+    if ended.flatten().is_none() {
+        end_task_slowly(runtime, place, task);
+    }
+}
+
+#[cfg(tokio_unstable)]
+#[cold]
+#[inline(never)]
+fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| match thread.state.slot.top_at() {
         Some((index, top)) if top.task() == task => {
             finish(thread, index, top);
@@ -48,9 +85,7 @@ pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'
 
 /// The end of a poll that was too deep to be published: it has a place in the depth all the same, unless it was our own.
 #[cfg(tokio_unstable)]
-#[cold]
-#[inline(never)]
-fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static std::panic::Location<'static>) {
+fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static Location<'static>) {
     if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id).is_some() {
         thread.state.slot.pop();
     }
@@ -59,44 +94,48 @@ fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static std::pa
 /// Counts a poll that is about to be withdrawn.
 #[inline(always)]
 fn finish(thread: &Attached, index: usize, top: &FrameCell) {
-    let Some(cell) = thread.cell_of(top) else { return };
+    if !finish_quick(thread, index, top) {
+        finish_slowly(thread, index, top);
+    }
+}
+
+/// As [`finish`], if there is nothing but to count; else it does nothing, and returns `false`.
+#[inline(always)]
+fn finish_quick(thread: &Attached, index: usize, top: &FrameCell) -> bool {
+    let Some(cell) = thread.cell_of(top) else { return false };
     let begin = top.begin();
     if begin == UNTIMED {
-        match thread.state.slot.noted((index, top)) {
-            None => cell.untimed_poll(),
-            Some(begin) => finish_noted(thread, top, cell, begin),
+        let noted = thread.state.slot.noted((index, top)).is_some();
+        if !noted {
+            cell.untimed_poll();
         }
-        return;
+        return !noted;
     }
     let nanos = thread.state.since(begin);
-    if nanos < thread.state.quick {
+    let quick = nanos < thread.state.quick;
+    if quick {
         cell.quick_poll(nanos);
-    } else {
-        finish_slow(thread, top, cell, nanos);
     }
+    quick
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slow(thread: &Attached, top: &FrameCell, cell: &Cell, nanos: u64) {
-    let (weight, slow) = (thread.sampling.weight(), nanos >= thread.state.threshold);
-    // Those that are slow are nearly all known, timed or not: each stands for itself.
-    cell.weighed_poll(nanos, if slow { 1 } else { weight });
-    if slow {
-        leave_word(thread, top, top.begin(), nanos);
-    }
-}
-
-/// The end of an untimed poll that the watchdog has seen: it is timed from there.
-#[cold]
-#[inline(never)]
-fn finish_noted(thread: &Attached, top: &FrameCell, cell: &Cell, begin: u64) {
-    let nanos = thread.state.since(begin);
-    if nanos >= thread.state.threshold {
-        cell.weighed_poll(nanos, 1);
-        leave_word(thread, top, begin, nanos);
-    } else {
-        cell.untimed_poll();
+fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
+    let Some(cell) = thread.cell_of(top) else { return };
+    let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
+    let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
+    // One that the watchdog has seen is timed from there.
+    let begin = timed.or_else(|| thread.state.slot.noted((index, top)));
+    let timed = begin.map(|begin| (begin, thread.state.since(begin)));
+    match timed {
+        // Those that are slow are nearly all known, timed or not: each stands for itself.
+        Some((begin, nanos)) if nanos >= thread.state.threshold => {
+            cell.weighed_poll(nanos, 1);
+            leave_word(thread, top, begin, nanos);
+        }
+        Some((_, nanos)) if weight > 0 => cell.weighed_poll(nanos, weight),
+        _ => cell.untimed_poll(),
     }
 }
 
@@ -159,7 +198,7 @@ pub(crate) fn leave(thread: &Attached, entered: Entered) {
 /// A task was spawned, on whatever thread.
 #[cfg(tokio_unstable)]
 #[inline]
-pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
         let Some(cell) = thread.cell(Origin::Place(place), runtime.id) else { return };
         cell.event(Event::Spawned);
@@ -175,7 +214,7 @@ pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'s
 /// tells them apart: its shutdown is its workers' work, the others are of the pool.
 #[cfg(tokio_unstable)]
 #[inline]
-pub(crate) fn terminated(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     if super::thread::is_stranger(runtime, place) {
         return;
     }

@@ -231,15 +231,21 @@ impl Attached {
     /// The cell of an origin, made at first sight; `None` for our own tasks.
     #[inline(always)]
     pub(crate) fn cell(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
-        let cached = self.entry(origin, runtime).get();
-        match cached.cell {
-            Some(cell) if cached.key == origin.key(runtime) => Some(cell),
+        match self.cached(origin, runtime) {
+            Some(cell) => Some(cell),
             // By their kinds, so that the path that is taken does not put an `Origin` together.
             _ => match origin {
                 Origin::Place(place) => self.cell_of_place(place, runtime),
                 Origin::Site(site) => self.cell_of_wrapped(site, runtime),
             },
         }
+    }
+
+    /// As [`cell`](Self::cell), if it is at hand.
+    #[inline(always)]
+    pub(crate) fn cached(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
+        let cached = self.entry(origin, runtime).get();
+        cached.cell.filter(|_| cached.key == origin.key(runtime))
     }
 
     #[cold]

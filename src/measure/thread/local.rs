@@ -55,6 +55,14 @@ pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
     }
 }
 
+/// As [`with`], if the tie is the thread's first; `None` otherwise. Nothing is called for it.
+#[cfg(tokio_unstable)]
+#[inline(always)]
+pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&Attached) -> R) -> Option<R> {
+    // SAFETY: as in `with`.
+    unsafe { first(runtime.meter_id) }.map(f)
+}
+
 /// # Safety
 ///
 /// The tie is not used after its meter is gone, nor by what runs when the thread has destroyed its thread-locals.
