@@ -93,6 +93,10 @@ FLEET = row(
           "The median instance and the worst: far apart, it is one instance's trouble; close together, it is the program's.", "percentunit",
           *[over_time(f"quantile by (job) ({q}, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})", "{{job}} " + name)
             for q, name in [(0.5, "median"), (0.99, "p99"), (1, "worst")]]),
+    lines("Blocked time by cause, of the fleet", "How many workers are blocked on average, by what they do meanwhile.", "suffix: workers",
+          over_time(f"sum by (cause) (job_runtime_cause:pollwatch_stall_seconds:rate5m{{{JOB_RUNTIME}}})", "{{cause}}"), stacked=True),
+    lines("Blocked workers, of the fleet", "When Prometheus looked, by job and runtime, over all instances.", "suffix: workers",
+          over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{JOB_RUNTIME}}})", "{{job}} {{runtime}}")),
     lines("Poll duration, p99", "Over all instances, by job and runtime.", "s",
           over_time(f"job_runtime:pollwatch_poll_duration_seconds:p99_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
     lines("Schedule delay, p99", "Over all instances, by job and runtime.", "s",
