@@ -1,20 +1,23 @@
 //! The pages: what is answered to which path, whoever serves it.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Response, StatusCode};
 
+use super::kept::Kept;
 use super::profile::{self, flamegraph, folded, pprof, speedscope};
-use super::{families, health};
+use super::{families, health, live};
 use crate::shared::Shared;
 use crate::util::lock;
 
 /// The pages but for `/`.
 #[cfg(feature = "axum")]
-pub(crate) const PATHS: [&str; 7] = [
+pub(crate) const PATHS: [&str; 8] = [
+    "/live",
     "/metrics",
     "/stalls",
     "/stalls/flamegraph",
@@ -24,7 +27,7 @@ pub(crate) const PATHS: [&str; 7] = [
     "/healthz",
 ];
 
-const NOT_FOUND: &str = "not found: /, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
+const NOT_FOUND: &str = "not found: /, /live, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
     /debug/pprof/stalls and /healthz are served\n";
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -34,8 +37,24 @@ const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml; charset=utf-8";
 const BYTES: &str = "application/octet-stream";
 
+/// Pages that are open at a time are answered with the same, for so long.
+const LIVE_KEPT: Duration = Duration::from_millis(250);
+
+/// What answers.
+pub(crate) struct Pages {
+    shared: Arc<Shared>,
+    live: Kept,
+}
+
+impl Pages {
+    pub(crate) fn of(shared: Arc<Shared>) -> Pages {
+        Pages { shared, live: Kept::for_time(LIVE_KEPT) }
+    }
+}
+
 /// The answer to a request; some milliseconds with 1,000 sites.
-pub(crate) fn respond(shared: &Shared, method: &Method, path: &str) -> Response<Full<Bytes>> {
+pub(crate) fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let shared = &*pages.shared;
     if method != Method::GET && method != Method::HEAD {
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -43,6 +62,7 @@ pub(crate) fn respond(shared: &Shared, method: &Method, path: &str) -> Response<
     }
     match path {
         "/" => page(StatusCode::OK, HTML, include_str!("index.html")),
+        "/live" => fallible(JSON, pages.live.get(|| live::json(shared))),
         "/metrics" => page(StatusCode::OK, METRICS, families::text(shared)),
         "/stalls" => stalls(shared),
         "/stalls/flamegraph" => page(StatusCode::OK, SVG, flamegraph::svg(&profile(shared))),
@@ -73,9 +93,7 @@ fn profile(shared: &Shared) -> Vec<profile::Entry> {
 fn pprof(shared: &Shared) -> Response<Full<Bytes>> {
     let lasted = shared.started.elapsed();
     let begun = SystemTime::now().checked_sub(lasted).unwrap_or(SystemTime::UNIX_EPOCH);
-    let program = std::env::current_exe().ok();
-    let program = program.as_ref().and_then(|p| p.file_name()).map(|name| name.to_string_lossy().into_owned());
-    let origin = pprof::Origin { program: program.unwrap_or_default(), begun, lasted };
+    let origin = pprof::Origin { program: profile::program(), begun, lasted };
     let mut response = fallible(BYTES, pprof::gzipped(&profile(shared), &origin));
     if response.status() == StatusCode::OK {
         let name = HeaderValue::from_static("attachment; filename=\"stalls.pb.gz\"");

@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use super::pages;
+use super::pages::{self, Pages};
 use crate::error::Error;
 use crate::shared::Shared;
 use crate::watchdog::Worker;
@@ -47,7 +47,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let worker = Worker::start("pollwatch-http", move || {
             runtime.block_on(async {
-                tokio::spawn(serve(listener, shared));
+                tokio::spawn(serve(listener, Arc::new(Pages::of(shared))));
                 // Ends when the server is dropped; the runtime then drops what it serves.
                 let _ = stopped.await;
             });
@@ -60,7 +60,7 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return crate::report::log::cannot(&format!("pollwatch's server cannot listen: {error}")),
@@ -77,13 +77,13 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         {
             oldest.abort();
         }
-        connections.push_back(tokio::spawn(connection(stream, shared.clone())));
+        connections.push_back(tokio::spawn(connection(stream, pages.clone())));
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: tokio::net::TcpStream, pages: Arc<Pages>) {
     let service = service_fn(move |request: Request<_>| {
-        let response = pages::respond(&shared, request.method(), request.uri().path());
+        let response = pages::respond(&pages, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()

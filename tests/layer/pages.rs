@@ -6,7 +6,8 @@ use axum::routing::get as on_get;
 use crate::scene::Scene;
 use crate::support::*;
 
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 8] = [
+    "/live",
     "/metrics",
     "/stalls",
     "/stalls/flamegraph",
