@@ -2,7 +2,7 @@
 // file it knows of each text only that it is one.
 import { readFileSync, writeFileSync } from "node:fs";
 
-const dashboard = readFileSync(new URL("../pollwatch.json", import.meta.url), "utf8");
+const dashboard = readFileSync(process.argv[2] ?? new URL("../pollwatch.json", import.meta.url), "utf8");
 writeFileSync(
   new URL("dashboard.gen.ts", import.meta.url),
   `import type { PollwatchDashboard } from "./shape";\n\nexport const dashboard: PollwatchDashboard = ${dashboard.trim()};\n`,
