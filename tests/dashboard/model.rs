@@ -77,14 +77,31 @@ pub(crate) fn names_of(text: &str, mark: &str) -> BTreeSet<String> {
     text.lines().filter_map(|line| line.split_once(mark)).map(|(_, name)| name.trim().to_owned()).collect()
 }
 
-/// The metrics of docs/metrics.md, histograms by the names of their series, and what its table says of their labels.
-pub(crate) fn metrics() -> BTreeMap<String, String> {
+/// What docs/metrics.md says of a metric.
+#[derive(Debug)]
+pub(crate) struct Metric {
+    pub(crate) labels: String,
+    mode: String,
+}
+
+impl Metric {
+    /// Whether this build tells it.
+    pub(crate) fn is_told(&self, name: &str) -> bool {
+        (self.mode == "both" || cfg!(tokio_unstable))
+            && (name != "pollwatch_captures_total" || cfg!(feature = "capture"))
+    }
+}
+
+/// The metrics of docs/metrics.md, histograms by the names of their series.
+pub(crate) fn metrics() -> BTreeMap<String, Metric> {
     let mut metrics = BTreeMap::new();
     for line in read("docs/metrics.md").lines().filter(|line| line.starts_with("| `pollwatch_")) {
-        let cells: Vec<&str> = line.split(" | ").collect();
-        let name = cells[0].trim_matches(['|', ' ', '`']);
+        let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' ', '`'])).collect();
         let endings: &[&str] = if cells[1] == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-        metrics.extend(endings.iter().map(|ending| (format!("{name}{ending}"), cells[3].to_owned())));
+        for ending in endings {
+            let metric = Metric { labels: cells[3].into(), mode: cells[4].into() };
+            metrics.insert(format!("{}{ending}", cells[0]), metric);
+        }
     }
     assert!(metrics.len() > 40, "{metrics:?}");
     metrics
