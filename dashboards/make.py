@@ -104,7 +104,7 @@ FLEET = row(
     table("Instances that stall most", "Share of the workers' time in the last 5 minutes. A click shows the instance alone.", "percentunit",
           [("Value", "stalled", None)],
           instant(f"topk($top, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})"),
-          link=("instance", "/d/pollwatch?${job:queryparam}&var-instance=${__data.fields.instance}&${__url_time_range}")),
+          link=("instance", "/d/pollwatch?${datasource:queryparam}&${job:queryparam}&var-instance=${__data.fields.instance}&${__url_time_range}")),
     table("Worst places of the fleet", "Where the tasks were spawned whose polls block, over all instances, in the last 5 minutes.",
           "suffix: workers", [("Value", "blocked on average", None)],
           instant(f"topk($top, job_runtime_site:pollwatch_site_stall_seconds:rate5m{{{JOB_RUNTIME}}})")),
