@@ -116,7 +116,7 @@ fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<()
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let sentence = debug_fn(|writer, field, value| match field.name() {
-        "message" => write!(writer, "{value:?}"),
+        "message" => writer.write_str(format!("{value:?}").trim_end()),
         _ => Ok(()),
     });
     tracing_subscriber::fmt()
