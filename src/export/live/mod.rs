@@ -17,12 +17,12 @@ use self::workers::Worker;
 use super::families;
 use super::profile::program;
 use super::snapshot::{HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot, StallSnapshot};
+use crate::detect::cause::Cause;
 use crate::measure::histogram::BOUNDS;
 use crate::measure::hooks;
 use crate::measure::runtime::OTHER;
 use crate::measure::runtime_stats::{GAUGES, WORKER_COUNTERS};
 use crate::report::profile::UnderRoute;
-use crate::report::stall::Cause;
 use crate::shared::Shared;
 use crate::util::lock;
 
