@@ -1,6 +1,7 @@
 //! The terminal: taken, drawn on, and given back as it was, however this ends.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossterm::cursor::{Hide, MoveTo, Show};
@@ -16,6 +17,9 @@ use crate::view::{Line, Look};
 
 /// How soon news are drawn.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Whether the terminal has to be given back.
+static TAKEN: AtomicBool = AtomicBool::new(false);
 
 pub(crate) enum Input {
     Quit,
@@ -40,6 +44,7 @@ impl Screen {
         }));
         restore_on_signals();
         enable_raw_mode()?;
+        TAKEN.store(true, Ordering::Relaxed);
         // From here on dropping it gives the terminal back.
         let screen = Screen(());
         execute!(io::stdout(), EnterAlternateScreen, DisableLineWrap, Hide)?;
@@ -97,7 +102,11 @@ impl Drop for Screen {
     }
 }
 
+/// Once: leaving the alternate screen moves the cursor, over what a panic has said meanwhile.
 fn restore() {
+    if !TAKEN.swap(false, Ordering::Relaxed) {
+        return;
+    }
     let _ = execute!(io::stdout(), Show, EnableLineWrap, LeaveAlternateScreen);
     let _ = disable_raw_mode();
 }
