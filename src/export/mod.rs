@@ -12,6 +12,8 @@ mod kept;
 #[cfg(feature = "server")]
 mod live;
 #[cfg(feature = "server")]
+mod page;
+#[cfg(feature = "server")]
 mod pages;
 #[cfg(feature = "server")]
 pub(crate) mod profile;

@@ -5,19 +5,25 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Response, StatusCode};
 
 use super::kept::Kept;
-use super::profile::{self, flamegraph, folded, pprof, speedscope};
+use super::page::{HTML as LIVE_PAGE, POLICY};
+use super::profile::{self, entries, flamegraph, folded, pprof, speedscope};
 use super::{families, health, live};
 use crate::shared::Shared;
 use crate::util::lock;
 
-/// The pages but for `/`.
+/// The pages but for `/`, which is the same as `/live.html`: a router of the user's has a page of its own there.
 #[cfg(feature = "axum")]
-pub(crate) const PATHS: [&str; 8] = [
+pub(crate) const PATHS: [&str; 10] = [
     "/live",
+    "/live.html",
+    "/live/profile",
     "/metrics",
     "/stalls",
     "/stalls/flamegraph",
@@ -27,7 +33,7 @@ pub(crate) const PATHS: [&str; 8] = [
     "/healthz",
 ];
 
-const NOT_FOUND: &str = "not found: /, /live, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
+const NOT_FOUND: &str = "not found: /, /live, /live.html, /live/profile, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
     /debug/pprof/stalls and /healthz are served\n";
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -35,20 +41,25 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml; charset=utf-8";
+/// A picture has a style, and nothing else.
+const PICTURE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 const BYTES: &str = "application/octet-stream";
 
 /// Pages that are open at a time are answered with the same, for so long.
 const LIVE_KEPT: Duration = Duration::from_millis(250);
+/// As above: it is larger, and asked for less often.
+const PROFILE_KEPT: Duration = Duration::from_secs(1);
 
 /// What answers.
 pub(crate) struct Pages {
     shared: Arc<Shared>,
     live: Kept,
+    profile: Kept,
 }
 
 impl Pages {
     pub(crate) fn of(shared: Arc<Shared>) -> Pages {
-        Pages { shared, live: Kept::for_time(LIVE_KEPT) }
+        Pages { shared, live: Kept::for_time(LIVE_KEPT), profile: Kept::for_time(PROFILE_KEPT) }
     }
 }
 
@@ -61,11 +72,12 @@ pub(crate) fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Fu
         return response;
     }
     match path {
-        "/" => page(StatusCode::OK, HTML, include_str!("index.html")),
+        "/" | "/live.html" => guarded(page(StatusCode::OK, HTML, LIVE_PAGE), POLICY),
         "/live" => fallible(JSON, pages.live.get(|| live::json(shared))),
+        "/live/profile" => fallible(JSON, pages.profile.get(|| entries::json(&profile(shared)))),
         "/metrics" => page(StatusCode::OK, METRICS, families::text(shared)),
         "/stalls" => stalls(shared),
-        "/stalls/flamegraph" => page(StatusCode::OK, SVG, flamegraph::svg(&profile(shared))),
+        "/stalls/flamegraph" => guarded(page(StatusCode::OK, SVG, flamegraph::svg(&profile(shared))), PICTURE_POLICY),
         "/stalls/folded" => {
             let mut response = page(StatusCode::OK, TEXT, folded::text(&profile(shared)));
             response.headers_mut().insert("x-unit", HeaderValue::from_static(folded::UNIT));
@@ -117,5 +129,13 @@ fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // The pages name what the application named.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// With a policy of what the document may do.
+fn guarded(mut response: Response<Full<Bytes>>, policy: &'static str) -> Response<Full<Bytes>> {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::seconds;
 use crate::Site;
-use crate::detect::live::{self, Polling};
+use crate::detect::live;
+use crate::detect::polling::{Polling, polling};
 use crate::measure::runtime::Runtime;
 use crate::shared::Shared;
 use crate::util::lock;
@@ -48,7 +49,8 @@ impl Worker {
 /// The workers of a runtime that lives; `busy` tells the time that each was not parked.
 pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64) -> Vec<Worker> {
     let Some(metrics) = runtime.metrics() else { return Vec::new() };
-    let polling = live::polling(&shared.meter, runtime, 0);
+    let polling = polling(&shared.meter, runtime);
+    let blocked = live::blocked(&shared.meter, runtime);
     let threads = shared.meter.threads();
     let idle = |index| {
         #[cfg(tokio_unstable)]
@@ -69,9 +71,20 @@ pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64
             busy_seconds_total: busy(index),
         }
     };
-    let worker = |index| match polling.iter().find(|polling| usize::from(polling.worker) == index) {
-        Some(polling) => in_poll(shared, polling, idle(index)),
-        None => idle(index),
+    let worker = |index| {
+        let worker = match polling.iter().find(|polling| usize::from(polling.worker) == index) {
+            Some(polling) => in_poll(shared, polling, idle(index)),
+            None => idle(index),
+        };
+        // It may have begun since, and need not be in a poll that is seen.
+        match blocked.iter().find(|blocked| usize::from(blocked.worker) == index) {
+            Some(blocked) if worker.state != State::Stalled => Worker {
+                state: State::Stalled,
+                elapsed_seconds: Some(seconds(Duration::from_nanos(blocked.nanos))),
+                ..worker
+            },
+            _ => worker,
+        }
     };
     (0..metrics.num_workers()).map(worker).collect()
 }

@@ -1,6 +1,7 @@
 //! What stalls add up to, in the formats of the tools that show it. Each is a pure function of the profile's entries, called by the
 //! server.
 
+pub(crate) mod entries;
 pub(crate) mod flamegraph;
 pub(crate) mod folded;
 pub(crate) mod pprof;
