@@ -103,7 +103,7 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("alerts-{}", target.port()));
     std::fs::create_dir_all(&dir).unwrap();
     let prometheus = Prometheus::start(&format!(
-        "global: {{scrape_interval: 200ms, evaluation_interval: 500ms}}\n\
+        "global: {{scrape_interval: 1s, evaluation_interval: 500ms}}\n\
          rule_files: ['{}']\n\
          alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{}']}}]}}]}}\n\
          scrape_configs: [{{job_name: pollwatch, static_configs: [{{targets: ['{target}', '{second}']}}]}}]\n",

@@ -136,6 +136,9 @@ fn says_what_is_wrong_with_a_server() {
     // It is JSON, and the right schema; what is missing is shown as nothing.
     let out = once(&saying("200 OK", r#"{"schema": 1, "runtimes": [{"workers": [7]}], "stalls": 3}"#).to_string());
     assert!(out.status.success(), "{}", text(&out.stderr));
+    let stall = r#"{"schema": 1, "stalls": [{"id": 3, "reason": "computing", "certainty": "suspected"}]}"#;
+    let out = once(&saying("200 OK", stall).to_string());
+    assert!(text(&out.stdout).contains("suspected: computing"), "{}", text(&out.stdout));
     for (wrong, wanted) in [("https://a:1", "only http"), ("--what", "unknown flag"), ("--every", "--every needs")] {
         let out = Command::new(example("top")).arg(wrong).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{wrong}");

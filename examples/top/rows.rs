@@ -42,9 +42,15 @@ fn route(of: &Value) -> String {
     }
 }
 
-fn reason(stall: Option<&Value>) -> String {
-    let Some(stall) = stall else { return String::new() };
-    let (reason, cause) = (text(&stall["reason"]), text(&stall["cause"]));
+/// What stable mode only concludes from outside is told as that.
+fn reason(stall: &Value) -> String {
+    let reason = text(&stall["reason"]);
+    if stall["certainty"] == "suspected" { format!("suspected: {reason}") } else { reason }
+}
+
+/// With the cause in front.
+fn cause_and_reason(stall: &Value) -> String {
+    let (cause, reason) = (text(&stall["cause"]), reason(stall));
     if reason.is_empty() { cause } else { format!("{cause}: {reason}") }
 }
 
@@ -62,7 +68,7 @@ pub(crate) fn workers(live: &Value) -> (Vec<Vec<String>>, Vec<bool>) {
                 worker["elapsed_seconds"].as_f64().map(seconds).unwrap_or_default(),
                 route(worker),
                 at(live, stall, &worker["site"]),
-                reason(stall),
+                stall.map(cause_and_reason).unwrap_or_default(),
             ];
             rows.push((stalled, row));
         }
@@ -96,7 +102,7 @@ pub(crate) fn stalls(live: &Value) -> Table {
             text(&stall["cause"]),
             route(stall),
             at(live, Some(stall), &stall["site"]),
-            text(&stall["reason"]),
+            reason(stall),
         ]
     };
     (columns, all(live, "stalls").iter().rev().map(row).collect())
