@@ -23,6 +23,7 @@ use crate::measure::hooks;
 use crate::measure::runtime::OTHER;
 use crate::measure::runtime_stats::{GAUGES, WORKER_COUNTERS};
 use crate::report::profile::UnderRoute;
+
 use crate::shared::Shared;
 use crate::util::lock;
 
