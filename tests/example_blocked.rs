@@ -56,7 +56,7 @@ fn tells_the_four_usual_ways() {
         let told = [
             format!(": blocked in {reason}"),
             format!("at blocked::{function} (examples/blocked/main.rs:{line})\n"),
-            format!("  advice: {advice} "),
+            format!("  advice: {advice}\n"),
         ];
         let mut heard = Vec::new();
         let begin = Instant::now();
