@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
-use super::pages;
+use super::pages::{self, Pages};
 use crate::error::Error;
 use crate::shared::Shared;
 use crate::watchdog::Worker;
@@ -60,7 +60,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let worker = Worker::start("pollwatch-http", move || {
             runtime.block_on(async {
-                tokio::spawn(serve(listener, shared));
+                tokio::spawn(serve(listener, Arc::new(Pages::of(shared))));
                 // Ends when the server is dropped; the runtime then drops what it serves.
                 let _ = stopped.await;
             });
@@ -73,7 +73,7 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     let (begin, mut connections) = (Instant::now(), Vec::new());
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -83,7 +83,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         make_room(&mut connections, begin).await;
         let asked = Arc::new(Asked { begin, at: AtomicU64::new(0) });
         asked.now();
-        let task = tokio::spawn(connection(stream, shared.clone(), asked.clone()));
+        let task = tokio::spawn(connection(stream, pages.clone(), asked.clone()));
         connections.push(Connection { task, asked });
     }
 }
@@ -125,10 +125,10 @@ async fn make_room(connections: &mut Vec<Connection>, begin: Instant) {
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, shared: Arc<Shared>, asked: Arc<Asked>) {
+async fn connection(stream: tokio::net::TcpStream, pages: Arc<Pages>, asked: Arc<Asked>) {
     let service = service_fn(move |request: Request<_>| {
         asked.now();
-        let response = pages::respond(&shared, request.method(), request.uri().path());
+        let response = pages::respond(&pages, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()

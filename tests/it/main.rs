@@ -12,11 +12,13 @@ mod hooks;
 mod hostile;
 mod input;
 mod lifecycle;
+mod live;
 mod nesting;
 mod outcomes;
 mod polls;
 #[path = "../../src/random.rs"]
 mod random;
 mod report;
+mod schema;
 mod spans;
 mod stacks;
