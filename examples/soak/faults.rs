@@ -15,7 +15,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task::yield_now;
 
 use crate::ledger::Ledger;
-use crate::{Deliberate, SERVICE, service};
+use crate::run::{Deliberate, SERVICE};
+use crate::service;
 
 /// What the faults need.
 pub(crate) struct Scene {

@@ -124,7 +124,7 @@ impl Ledger {
         for site in snapshot.sites.iter().filter(|s| s.spawned > 0 && s.site.location().is_some()) {
             let what = format!("tasks of {} at {} that have not ended", site.runtime, site.site);
             // The service itself is one.
-            let more = u64::from(&*site.runtime == crate::SERVICE && site.spawned == 1);
+            let more = u64::from(&*site.runtime == crate::run::SERVICE && site.spawned == 1);
             lines.push(Line { what, did: 0, more, counted: site.spawned - site.terminated });
         }
         lines

@@ -16,7 +16,7 @@ use tokio::task::{JoinSet, yield_now};
 use tracing::Instrument;
 
 use crate::ledger::Ledger;
-use crate::{Deliberate, SERVICE};
+use crate::run::{Deliberate, SERVICE};
 
 #[derive(Clone)]
 struct App {

@@ -17,8 +17,11 @@ const PROMPT: Duration = Duration::from_secs(8);
 /// Connections left open, and said no more to: more than the server keeps.
 const LEFT_OPEN: usize = 80;
 
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 12] = [
     "/",
+    "/live",
+    "/live.html",
+    "/live/profile",
     "/metrics",
     "/stalls",
     "/stalls/flamegraph",
