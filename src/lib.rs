@@ -43,6 +43,10 @@ mod detect;
 mod error;
 mod export;
 mod measure;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod random;
 mod report;
 mod shared;
 mod sync;

@@ -50,7 +50,8 @@ impl Watchdog {
     ///
     /// Within a poll that is seen already (by tokio's hooks, or by a wrapper further out) it only names that part; else its
     /// polls are counted, and are stalls when they block a worker. The runtime is found at the first poll; one that nobody has
-    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or `runtime-ID`.
+    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`, `runtime-2` ... that no living one
+    /// has.
     ///
     /// The site is the caller's.
     #[track_caller]

@@ -130,6 +130,28 @@ fn page(addr: std::net::SocketAddr) -> Duration {
     slowest
 }
 
+/// A flood of connections that say nothing does not cut short those who ask.
+#[test]
+fn who_asks_is_answered_in_a_flood() {
+    let (_watchdog, addr) = serving();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut idle = Vec::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                // Those before them are gone from here, not yet from there.
+                idle = (0..100).map(|_| connect(addr)).collect::<Vec<_>>();
+            }
+            idle.len()
+        });
+        for _ in 0..20 {
+            answers_promptly(addr);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(flood.join().unwrap(), 100);
+    });
+}
+
 /// A reader that never reads its answer keeps nobody from theirs.
 #[test]
 fn a_reader_that_does_not_read() {

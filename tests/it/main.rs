@@ -6,6 +6,7 @@ mod blocking;
 mod detect;
 mod export;
 mod fates;
+mod fuzz;
 #[cfg(tokio_unstable)]
 mod hooks;
 mod hostile;
@@ -15,7 +16,10 @@ mod live;
 mod nesting;
 mod outcomes;
 mod polls;
+#[path = "../../src/random.rs"]
+mod random;
 mod report;
+mod sampled;
 mod schema;
 mod spans;
 mod stacks;
