@@ -140,6 +140,9 @@ fn paths_and_methods() {
     let _runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
+        ("/live.html", "text/html; charset=utf-8"),
+        ("/live", "application/json"),
+        ("/live/profile", "application/json"),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
         ("/stalls", "application/json"),
         ("/healthz", "text/plain; charset=utf-8"),

@@ -111,6 +111,36 @@ fn the_live_data_tells_routes_apart() {
     assert!(indexes.into_iter().all(|index| index.as_u64().unwrap() < frames));
 }
 
+/// However many routes there are, the worst of them are told, and how many are not.
+#[test]
+fn the_live_data_is_bounded() {
+    let scene = Scene::new();
+    let names: Vec<String> = (0..120).map(|i| format!("/route/{i}")).collect();
+    let router = names.iter().fold(Router::new(), |router, name| {
+        let blocks = name == "/route/77";
+        router.route(
+            name,
+            on_get(async move || {
+                if blocks {
+                    _ = block(THRESHOLD * 3)
+                }
+            }),
+        )
+    });
+    let addr = scene.serve(router.layer(scene.watchdog.layer()));
+    names.iter().for_each(|name| assert_eq!(get(addr, name).status, 200));
+    let live = || serde_json::from_str::<Value>(&get(scene.watchdog.local_addr().unwrap(), "/live").body).unwrap();
+    wait_until("the one that blocks is the first", || {
+        let live = live();
+        let routes = live["routes"].as_array().unwrap();
+        assert_eq!((routes.len(), live["routes_left_out"].as_u64()), (100, Some(20)));
+        if routes[0]["route"] != "/route/77" {
+            get(addr, "/route/77");
+        }
+        routes[0]["route"] == "/route/77"
+    });
+}
+
 /// After the last handle is gone, too: it holds none.
 #[test]
 fn it_keeps_no_thread_alive() {

@@ -12,8 +12,8 @@ class Now {
     Object.assign(this, { history, worst });
     this.all = false;
     this.announced = { text: '', at: -Infinity };
-    // Between two answers the times of what goes on tick here.
-    setInterval(() => this.tick(), 100);
+    // Between two answers the times of what goes on tick here, and the strips move.
+    setInterval(() => this.tick(), matchMedia('(prefers-reduced-motion: reduce)').matches ? 1000 : 100);
   }
 
   show(live, running) {

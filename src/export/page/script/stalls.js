@@ -78,7 +78,8 @@ class Stalls {
     setAttribute(element, 'data-phase', stall.phase);
     setText(id, `#${stall.id}`);
     setText(began, clock(stall.began_unix_seconds));
-    setText(time, duration(stall.elapsed_seconds) + (stall.phase === 'ongoing' ? ' so far' : ''));
+    const least = stall.elapsed_at_least ? '≥ ' : '';
+    setText(time, least + duration(stall.elapsed_seconds) + (stall.phase === 'ongoing' ? ' so far' : ''));
     setCause(cause, stall.cause);
     const { where: route, place } = whereOf(stall);
     if (where.shown !== (route ?? place)) {
