@@ -53,6 +53,7 @@ mod util;
 mod watchdog;
 
 pub use coverage::{Coverage, RuntimeCoverage, StackCoverage};
+pub use detect::cause::{Cause, Syscall};
 pub use error::Error;
 pub use export::snapshot;
 pub use export::snapshot::Snapshot;
@@ -63,7 +64,7 @@ pub use measure::site::Site;
 #[cfg(feature = "spans")]
 pub use measure::spans::layer::SpanLayer;
 pub use report::stack::{Frame, Stack};
-pub use report::stall::{Cause, Phase, Stall, Syscall};
+pub use report::stall::{Phase, Stall};
 pub use watchdog::{Watchdog, WatchdogBuilder};
 
 #[cfg(feature = "tower")]

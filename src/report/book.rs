@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stall::{Cause, Phase, Stall, Syscall};
+use super::stall::{Phase, Stall};
+use crate::detect::cause::{Cause, Syscall};
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::thread::ThreadState;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::book::Amount;
-use super::stall::{Cause, Phase, Stall};
+use super::stall::{Phase, Stall};
+use crate::detect::cause::Cause;
 
 /// Different stacks kept; what comes later is added up as one without a stack.
 const MAX_ENTRIES: usize = 2_000;

@@ -57,8 +57,8 @@ fn no_stack(key: &Key) -> String {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod samples {
     use super::*;
+    use crate::detect::cause::Cause;
     use crate::report::profile::Function;
-    use crate::report::stall::Cause;
 
     pub(super) fn function(name: &str, file: &str, line: u32) -> Function {
         Function { name: name.into(), file: (!file.is_empty()).then(|| file.into()), line: (line > 0).then_some(line) }
