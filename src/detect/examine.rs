@@ -9,6 +9,7 @@ use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
+use super::scan::{Poll, is_kept_off};
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
@@ -120,6 +121,30 @@ impl Examiner {
         std::thread::sleep(Duration::from_nanos(LEAST_WINDOW));
         cpu == sys::thread_cpu_nanos(tid) && procfs::syscall(tid) == Some(At::Running)
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
+    }
+
+    /// Whether a poll that computes, or that was over before it was seen, is due only because it was kept from a CPU. `before` is what
+    /// its thread had waited in all before it began; what it waits for right now is counted when it is given a CPU.
+    pub(crate) fn is_excused(
+        &self,
+        thread: &ThreadState,
+        poll: &Poll,
+        (elapsed, cause): (u64, Cause),
+        before: Option<u64>,
+    ) -> bool {
+        let (Some(before), Some(tid)) = (before, thread.tid) else { return false };
+        let Some(now) = procfs::run_delay(tid) else { return false };
+        let (waited, threshold) = (now.saturating_sub(before), self.shared.meter.threshold);
+        let clock = &self.shared.meter.clock;
+        match cause {
+            // Not longer than this, as far as is known.
+            Cause::Unknown => elapsed.saturating_sub(waited) < threshold,
+            Cause::Cpu => {
+                let elapsed = clock.nanos(clock.now()).saturating_sub(poll.begin);
+                is_kept_off(waited, elapsed) || elapsed.saturating_sub(waited) < threshold && waited >= elapsed / 4
+            }
+            _ => false,
+        }
     }
 
     fn stack(&mut self, thread: &ThreadState, number: u64, at: Option<At>) -> Option<RawStack> {

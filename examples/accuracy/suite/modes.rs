@@ -74,7 +74,7 @@ pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) ->
     let sentinel = Sentinel::start();
     let noise = Noise::start(&scene);
     inject(&scene, time, seed);
-    drop(noise);
+    noise.stop();
     let nanos = scene.threshold;
     let Outcome { polls, counted, journal, told } = scene::end(scene);
     Tally { polls, counted, ..Tally::new(nanos, &journal, &told, &sentinel.stop()) }

@@ -18,14 +18,8 @@ use super::kinds::computes;
 use super::modes::Flavour;
 use super::scene::Scene;
 
-/// Goes on until it is dropped.
+/// Goes on until it is stopped.
 pub(crate) struct Noise(Arc<AtomicBool>);
-
-impl Drop for Noise {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
 
 fn short(micros: u64) {
     computes(Duration::from_micros(micros));
@@ -105,6 +99,14 @@ impl Noise {
             }
         });
         Noise(stop)
+    }
+
+    /// Returns when its tasks are gone: a runtime that is shut down has them panic.
+    pub(crate) fn stop(self) {
+        self.0.store(true, Ordering::Release);
+        while Arc::strong_count(&self.0) > 1 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
