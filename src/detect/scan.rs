@@ -185,8 +185,9 @@ impl Tracker {
                                 changes.push(Change::GoesOn { id, elapsed });
                             }
                         }
+                        // When it left its worker since it was last seen there, is not known.
                         Placement::Off => {
-                            changes.push(Change::Ended { id, elapsed });
+                            changes.push(Change::Ended { id, elapsed: *seen });
                             self.tracked.insert(poll.key, Track::Ignored);
                         }
                         // Its true duration is among the ended ones, of this look or the next.

@@ -57,9 +57,9 @@ impl Reporter {
     ) {
         match change {
             Change::Began { id, poll, worker, elapsed, route } => {
-                let Some((thread, first, waited)) = about(&poll) else { return };
-                let mut found = self.examiner.examine(&thread, poll.key.number, first);
-                if self.examiner.is_excused(&thread, &poll, (elapsed, found.cause), waited) {
+                let Some((thread, first, before)) = about(&poll) else { return };
+                let mut found = self.examiner.examine(&thread, poll.key.number, first, before);
+                if self.examiner.is_excused(&thread, &poll, (elapsed, found.cause), before) {
                     found.cause = Cause::Starved;
                 }
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
@@ -80,7 +80,7 @@ impl Reporter {
             }
             Change::Continued { id, elapsed } => {
                 let Some(going) = self.going.get(&id) else { return };
-                let found = self.examiner.examine(&going.thread, going.number, going.first);
+                let found = self.examiner.examine(&going.thread, going.number, going.first, None);
                 let place = going.place;
                 let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
                 let mut book = lock(&self.shared.book);

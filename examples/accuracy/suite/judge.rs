@@ -34,7 +34,7 @@ pub(crate) struct Tally {
     pub(crate) duplicates: usize,
     /// At least twice the threshold, while a CPU was free for the watchdog: not told before they ended.
     pub(crate) late: Score,
-    /// As long, but left out of that: it was kept off for half of the time that it had.
+    /// As long and told late, but left out of that: no CPU was free for it.
     pub(crate) excused: usize,
     /// From crossing the threshold to the callback; of those told in flight.
     pub(crate) delays: Vec<u64>,
@@ -53,6 +53,10 @@ pub(crate) struct Tally {
     /// What went wrong, in words.
     pub(crate) faults: Vec<String>,
 }
+
+/// A CPU was free for the watchdog if it was kept from one for less than this part of the threshold, from the moment at which a poll
+/// crossed that.
+const FREE: u64 = 10;
 
 /// Of a duration, at least: 1%, or 0.2 ms.
 fn allowed_error(nanos: u64) -> u64 {
@@ -131,12 +135,13 @@ impl Tally {
         if let Some(first) = first {
             self.delays.push(first.received.saturating_sub(crossing));
         }
-        if poll.at_least() < 2 * threshold {
+        // Without the time in which it was itself kept from a CPU.
+        let waited: u64 = poll.blocks.iter().map(|block| block.waited).sum();
+        if poll.at_least().saturating_sub(waited) < 2 * threshold {
             return;
         }
-        let time = Span { begin: inner.begin + threshold, end: inner.end };
-        let kept_off = watch.kept_off(time);
-        if first.is_none() && kept_off >= time.nanos() / 2 {
+        let kept_off = watch.kept_off(Span { begin: inner.begin + threshold, end: inner.end });
+        if first.is_none() && kept_off >= threshold / FREE {
             self.excused += 1;
             return;
         }

@@ -198,7 +198,9 @@ fn build(mode: Mode, watchdog: &Watchdog, journal: &Arc<Journal>) -> Runtime {
     };
     // A name for each: a report tells which it was.
     let next = AtomicU64::new(0);
-    builder.enable_all().thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
+    // Threads of the pool come and go all the time.
+    builder.enable_all().thread_keep_alive(Duration::from_millis(20));
+    builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
     // Whoever takes a worker over parks, if nothing else.
     let park = journal.clone();
     builder.on_thread_park(move || {

@@ -121,7 +121,7 @@ fn a_hand_off_ends_the_stall_for_good() {
     let p = poll(1, 0);
     tracker.step(T, &running(&[p]), &pauses, on_worker);
     let told = tracker.step(15 * MS, &running(&[p]), &pauses, |_| Placement::Off);
-    assert_eq!(told, [Change::Ended { id: 1, elapsed: 15 * MS }]);
+    assert_eq!(told, [Change::Ended { id: 1, elapsed: T }], "where it was seen last");
     assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
 }
