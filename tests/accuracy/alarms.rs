@@ -31,15 +31,11 @@ fn silent(load: impl Fn(&Arc<Scene>)) {
         assert!(matching.wrong.is_empty(), "{}: false: {}\n{journal:#?}", mode.name(), text(&matching.wrong));
         assert!(matching.duplicates.is_empty(), "{}: twice: {}", mode.name(), text(&matching.duplicates));
         assert_eq!(counted, told.len() as u64, "{}", mode.name());
-        // None of it blocks by itself.
+        // What would have been short, had it been given a CPU, is held against nobody.
         for (report, poll) in matching.pairs {
-            let (cause, poll) = (told[report].last().cause, &journal[poll]);
-            let excused = matches!(cause, Cause::Starved | Cause::Paused);
-            assert!(
-                excused || poll.inner().is_some_and(|i| i.nanos() >= nanos / 2),
-                "{}\n{poll:?}",
-                told[report].last().text
-            );
+            let (last, poll) = (told[report].last(), &journal[poll]);
+            let excused = matches!(last.cause, Cause::Starved | Cause::Paused);
+            assert!(excused || !poll.is_innocent(nanos), "{}\n{poll:?}", last.text);
         }
     }
 }
@@ -60,7 +56,14 @@ fn all<F: Future<Output = ()> + Send + 'static>(scene: &Scene, tasks: impl Itera
 
 #[test]
 fn two_thousand_tasks_of_half_a_millisecond() {
-    silent(|scene| all(scene, (0..2_000).map(|_| async { drop(computes(Duration::from_micros(500))) })));
+    silent(|scene| {
+        all(
+            scene,
+            (0..2_000).map(|_| async {
+                computes(Duration::from_micros(500));
+            }),
+        )
+    });
 }
 
 #[test]

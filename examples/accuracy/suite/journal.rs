@@ -20,7 +20,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A poll that goes on.
 struct Open {
     poll: Poll,
-    cpu: u64,
+    waited: u64,
     in_place: bool,
 }
 
@@ -66,20 +66,20 @@ impl Journal {
             task,
             worker,
             outer: Span { begin, end: begin },
-            cpu: 0,
+            waited: 0,
             held_until: None,
             blocks: Vec::new(),
             site: None,
         };
-        OPEN.with_borrow_mut(|open| open.push(Open { poll, cpu: sentinel::own_cpu(), in_place: false }));
+        OPEN.with_borrow_mut(|open| open.push(Open { poll, waited: sentinel::own_run_delay(), in_place: false }));
     }
 
     /// It ends.
     pub(crate) fn end(&self) {
-        let Some(Open { mut poll, cpu, in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
-        poll.cpu = sentinel::own_cpu().saturating_sub(cpu);
+        let Some(Open { mut poll, waited, in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
         poll.outer.end = now();
         if poll.outer.nanos() >= self.keep || !poll.blocks.is_empty() {
+            poll.waited = sentinel::own_run_delay().saturating_sub(waited);
             lock(&self.polls).push((poll, in_place));
         }
     }

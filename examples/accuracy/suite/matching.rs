@@ -1,11 +1,9 @@
 //! Which report is of which poll, one to one. Pure.
 
-use super::truth::{MS, Poll, Told};
+use super::truth::{MS, Poll, SHORT, Told};
 
-/// A poll is missed only if its block lasted this much longer than the threshold,
+/// A poll is missed only if its block lasted this much longer than the threshold.
 pub(crate) const MARGIN: u64 = 2 * MS;
-/// and a report is false only if its poll fell short of it by this much: the two clocks differ a little.
-pub(crate) const SHORT: u64 = MS / 10;
 /// Moments of the wall clock and of the monotonic one that stand for the same may differ by this much.
 const SKEW: u64 = MS / 2;
 
@@ -67,7 +65,7 @@ pub(crate) mod tests {
             task: None,
             worker: Some(0),
             outer: Span { begin, end: inner.end + MS / 100 },
-            cpu: 0,
+            waited: 0,
             held_until: None,
             blocks: vec![Block { kind: Kind::Sleeps, inner, waited: 0, request: None }],
             site: None,

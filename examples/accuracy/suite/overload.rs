@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 
 use super::draw::Draw;
 use super::kinds::{Job, Kind, Wait};
-use super::matching::{SHORT, match_up};
+use super::matching::match_up;
 use super::modes::Mode;
 use super::scene::{self, Outcome, Scene};
 use super::sentinel;
@@ -36,7 +36,6 @@ pub(crate) struct Overload {
 }
 
 impl Overload {
-    /// In a scene whose polls either compute only, or have a block that they are to blame for.
     fn new(threshold: u64, polls: &[Poll], told: &[Told]) -> Overload {
         let matching = match_up(threshold, polls, told);
         let mut overload = Overload {
@@ -50,7 +49,7 @@ impl Overload {
         }
         for (report, poll) in matching.pairs {
             let (poll, last) = (&polls[poll], told[report].last());
-            let innocent = poll.blocks.is_empty() && poll.cpu + SHORT < threshold;
+            let innocent = poll.is_innocent(threshold);
             let who = if innocent { "innocent" } else { "guilty" };
             *overload.causes.entry((who, last.cause.as_str())).or_default() += 1;
             if !innocent {
@@ -60,9 +59,11 @@ impl Overload {
             overload.innocent += 1;
             if !matches!(last.cause, Cause::Starved | Cause::Paused) {
                 overload.blamed += 1;
-                let (cpu, all) = (poll.cpu, poll.outer.nanos());
+                let (waited, all) = (poll.waited, poll.outer.nanos());
                 let reports: Vec<_> = told[report].reports.iter().map(|r| (r.ongoing, r.elapsed)).collect();
-                overload.faults.push(format!("blamed for {cpu} of {all}: {reports:?} {}", last.text));
+                overload
+                    .faults
+                    .push(format!("blamed though it waited for {waited} of {all}: {reports:?} {}", last.text));
             }
         }
         overload

@@ -9,6 +9,8 @@ use pollwatch::Cause;
 use super::kinds::Kind;
 
 pub(crate) const MS: u64 = 1_000_000;
+/// A poll is short, and a report of it false, only if it fell short of the threshold by this much: the two clocks differ a little.
+pub(crate) const SHORT: u64 = MS / 10;
 
 fn base() -> (Instant, SystemTime) {
     static BASE: OnceLock<(Instant, SystemTime)> = OnceLock::new();
@@ -64,8 +66,8 @@ pub(crate) struct Poll {
     /// The worker whose index the thread had when it began.
     pub(crate) worker: Option<usize>,
     pub(crate) outer: Span,
-    /// CPU time of the thread within it.
-    pub(crate) cpu: u64,
+    /// How long its thread was ready to run within it, but had no CPU, as the kernel counts.
+    pub(crate) waited: u64,
     /// It went through `block_in_place`: until when, at the latest, it still held its worker.
     pub(crate) held_until: Option<u64>,
     pub(crate) blocks: Vec<Block>,
@@ -86,6 +88,11 @@ impl Poll {
             Some(_) => self.held_until.unwrap_or(self.outer.end).min(self.outer.end).saturating_sub(self.outer.begin),
             None => 0,
         }
+    }
+
+    /// Whether it would have been short, had it been given a CPU.
+    pub(crate) fn is_innocent(&self, threshold: u64) -> bool {
+        self.outer.nanos().saturating_sub(self.waited) + SHORT < threshold
     }
 
     /// The time for which it certainly kept one.
