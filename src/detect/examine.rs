@@ -125,7 +125,7 @@ impl Examiner {
         let (Some(tid), Some(first), Some(on_cpu)) = (thread.tid, first, on_cpu) else { return false };
         let clock = &self.shared.meter.clock;
         let off_cpu = clock.nanos(clock.now()).saturating_sub(first.at).saturating_sub(on_cpu.as_nanos() as u64);
-        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(first.run_delay.or(before)?));
+        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(before.or(first.run_delay)?));
         let Some(so_far) = waited() else { return true };
         if so_far >= off_cpu / 2 {
             return true;
