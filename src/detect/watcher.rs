@@ -257,7 +257,8 @@ impl Watcher {
             self.reporter.tell(change, seen.at, |poll| {
                 let id = poll.key.thread;
                 let thread = seen.threads.get(&id)?.clone();
-                Some((thread, cpu.get(&id).map(|cpu| cpu.first), waits.before(id, poll.begin)))
+                let first = cpu.get(&id).filter(|cpu| cpu.poll == poll.key).map(|cpu| cpu.first);
+                Some((thread, first, waits.before(id, poll.begin)))
             });
         }
         told
