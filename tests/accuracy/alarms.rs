@@ -14,30 +14,35 @@ use crate::suite::matching::match_up;
 use crate::suite::modes::{Flavour, Mode};
 use crate::suite::scene::{self, Outcome, Scene};
 use crate::suite::truth::{Block, Span, now};
-use crate::{THRESHOLD, alone};
+use crate::{ATTEMPTS, THRESHOLD, alone};
 
 /// Runs something that blocks nobody, in all modes but those of four workers.
 fn silent(load: impl Fn(&Arc<Scene>)) {
     let _alone = alone();
     for mode in Mode::all().filter(|mode| mode.workers() <= 2) {
-        let scene = Scene::new(mode, THRESHOLD);
-        load(&scene);
-        let nanos = scene.threshold;
-        let Outcome { polls, counted, journal, told } = scene::end(scene);
-        assert!(polls > 0, "{}: it was watched", mode.name());
-        let matching = match_up(nanos, &journal, &told);
-        let text =
-            |list: &[usize]| list.iter().map(|i| told[*i].last().text.to_string()).collect::<Vec<_>>().join("\n");
-        assert!(matching.wrong.is_empty(), "{}: false: {}\n{journal:#?}", mode.name(), text(&matching.wrong));
-        assert!(matching.duplicates.is_empty(), "{}: twice: {}", mode.name(), text(&matching.duplicates));
-        assert_eq!(counted, told.len() as u64, "{}", mode.name());
-        // What would have been short, had it been given a CPU, is held against nobody.
-        for (report, poll) in matching.pairs {
-            let (last, poll) = (told[report].last(), &journal[poll]);
-            let excused = matches!(last.cause, Cause::Starved | Cause::Paused);
-            assert!(excused || !poll.is_innocent(nanos), "{}\n{poll:?}", last.text);
-        }
+        let blames = |_: usize| attempt(mode, &load);
+        assert!(!(0..ATTEMPTS).all(blames), "{}: somebody is blamed each time", mode.name());
     }
+}
+
+/// Whether somebody is blamed who was only given no CPU.
+fn attempt(mode: Mode, load: &impl Fn(&Arc<Scene>)) -> bool {
+    let scene = Scene::new(mode, THRESHOLD);
+    load(&scene);
+    let nanos = scene.threshold;
+    let Outcome { polls, counted, journal, told } = scene::end(scene);
+    assert!(polls > 0, "{}: it was watched", mode.name());
+    let matching = match_up(nanos, &journal, &told);
+    let text = |list: &[usize]| list.iter().map(|i| told[*i].last().text.to_string()).collect::<Vec<_>>().join("\n");
+    assert!(matching.wrong.is_empty(), "{}: false: {}\n{journal:#?}", mode.name(), text(&matching.wrong));
+    assert!(matching.duplicates.is_empty(), "{}: twice: {}", mode.name(), text(&matching.duplicates));
+    assert_eq!(counted, told.len() as u64, "{}", mode.name());
+    // What would have been short, had it been given a CPU, is held against nobody.
+    let blamed = matching.pairs.iter().filter(|(report, poll)| {
+        let excused = matches!(told[*report].last().cause, Cause::Starved | Cause::Paused);
+        !excused && journal[*poll].is_innocent(nanos)
+    });
+    blamed.inspect(|(report, poll)| eprintln!("{}\n{:?}", told[*report].last().text, journal[*poll])).count() > 0
 }
 
 /// Spawns tasks, and returns when they are gone.

@@ -55,14 +55,25 @@ fn four_workers() {
     holds(Flavour::MultiThread(4));
 }
 
+/// For blame, which a machine with far too much to do can still bring about, if seldom: what the kernel counts of a thread's waiting is
+/// there only once that thread runs again. It has to be right in one of these attempts; a broken excuse is wrong in each.
+const ATTEMPTS: usize = 3;
+
 /// With four busy threads a core beside it.
 #[test]
 fn nobody_is_blamed_for_a_machine_with_too_much_to_do() {
     let _alone = alone();
     for mode in Mode::all().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
-        let overload = overload::run(mode, THRESHOLD, TIME, 1);
-        let missed = overload.missed_bars();
-        assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), overload.faults.join("\n"));
-        assert!(overload.innocent > 0, "{overload:?}");
+        let is_right = |_: usize| {
+            let overload = overload::run(mode, THRESHOLD, TIME, 1);
+            let context = || format!("{}: {:#?}\n{}", mode.name(), overload.missed_bars(), overload.faults.join("\n"));
+            assert_eq!((overload.wrong, overload.missed), (0, 0), "{}", context());
+            assert!(overload.innocent > 0, "{overload:?}");
+            overload.blamed == 0 || {
+                eprintln!("{}", context());
+                false
+            }
+        };
+        assert!((0..ATTEMPTS).any(is_right), "{}: somebody is blamed each time", mode.name());
     }
 }
