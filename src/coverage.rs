@@ -19,6 +19,8 @@ pub struct Coverage {
     pub exact_wakeup: bool,
     /// Where times come from: `cpu counter`, or `monotonic` (slower, equally right).
     pub clock: &'static str,
+    /// Only some polls are timed ([`sampled_timing`](crate::WatchdogBuilder::sampled_timing)): times are estimates.
+    pub sampled_timing: bool,
     /// Whether stalls come with stacks.
     pub stacks: StackCoverage,
     /// The runtimes, in the order in which they became known.
@@ -100,6 +102,7 @@ impl Coverage {
             hooks: hooks::INSTALLED,
             exact_wakeup: meter.wake.is_exact(),
             clock: meter.clock.name(),
+            sampled_timing: meter.sampled,
             stacks: shared.stacks,
             runtimes: runtimes
                 .map(|r| RuntimeCoverage { name: r.name.clone(), alive: r.is_live(), every_task: r.is_hooked() })
@@ -118,6 +121,9 @@ impl fmt::Display for Coverage {
         writeln!(f, "task hooks (tokio_unstable): {}", yes(self.hooks))?;
         writeln!(f, "woken from idle by the first poll: {}", yes(self.exact_wakeup))?;
         writeln!(f, "clock: {}", self.clock)?;
+        if self.sampled_timing {
+            writeln!(f, "timing: one poll in 16")?;
+        }
         write!(f, "stacks: {}", self.stacks)?;
         for runtime in &self.runtimes {
             let what = match (runtime.alive, runtime.every_task) {

@@ -1,10 +1,10 @@
 //! The atomics of the protocols between threads: `std`'s, or loom's when its models are checked (`--cfg pollwatch_loom`).
 
 #[cfg(not(all(test, pollwatch_loom)))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(all(test, pollwatch_loom))]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 /// A word that threads share, for a protocol of which the one instance is a `static`: loom's atomics cannot be in one, so that its
 /// models are of another instance. Each call is that of the atomic.

@@ -165,7 +165,10 @@ impl Watcher {
         let live = meter.threads();
         for thread in &live {
             match thread.slot.read() {
-                Some(reading) => {
+                Some(mut reading) => {
+                    if meter.sampled {
+                        thread.slot.note(&mut reading, meter.clock.now());
+                    }
                     fingerprint = fingerprint.wrapping_add(reading.state);
                     self.polls_of(thread, &reading, &mut look.running);
                 }
@@ -330,6 +333,10 @@ impl Watcher {
         let mut due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).min(seen.now + TASKS_NANOS);
         if self.shedding.is_wanted() {
             due = due.min(self.probed + SHED_PROBE_NANOS);
+        }
+        if self.shared.meter.sampled {
+            // What has begun unseen is seen soon.
+            due = due.min(seen.now + self.shared.meter.threshold / 4);
         }
         let due = due.max(begin);
         std::thread::park_timeout(Duration::from_nanos(due - begin));

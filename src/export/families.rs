@@ -116,7 +116,7 @@ pub(crate) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
 
 fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     all.extend([
-        of(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls.count as f64)),
+        of(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls_total as f64)),
         of(table::BUSY, runtimes, |f, r| f.value(&[&r.name], r.polls.sum.as_secs_f64())),
         of(table::DURATION, runtimes, |f, r| f.histogram(&[&r.name], &r.polls)),
         of(table::STALLS, runtimes, |f, r| {
@@ -246,6 +246,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("watch", true),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
+        ("sampled_timing", w.coverage.sampled_timing),
         ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::OfWaiting(_))),
     ];
     all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));

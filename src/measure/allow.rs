@@ -30,7 +30,7 @@ impl Scope {
         let what = What { kind: Kind::Allowed, runtime: 0, route: None, index: 0 }.pack();
         thread::for_each(|thread| {
             if thread.state.slot.depth() > 0 {
-                thread.state.push(what, 0, None);
+                thread.state.push(thread.state.now(), what, 0, None);
             }
         });
         Scope { reason }

@@ -101,21 +101,27 @@ mod imp {
 
     /// Puts our hooks, and the user's around them, into the builder.
     pub(crate) fn install(builder: &mut Builder, runtime: &Arc<Runtime>, user: Hooks) {
-        // One closure each, with or without a user's hook: the poll path is inlined where it has one caller only.
+        // A closure of its own for each case: without a hook of the user's there is nothing to be kept for it.
         let rt = runtime.clone();
-        builder.on_before_task_poll(move |meta| {
-            if let Some(hook) = &user.before {
-                run_user(&rt, hook, meta);
-            }
-            poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
-        });
+        match user.before {
+            None => builder.on_before_task_poll(move |meta| {
+                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+            }),
+            Some(hook) => builder.on_before_task_poll(move |meta| {
+                run_user(&rt, &hook, meta);
+                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+            }),
+        };
         let rt = runtime.clone();
-        builder.on_after_task_poll(move |meta| {
-            poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
-            if let Some(hook) = &user.after {
-                run_user(&rt, hook, meta);
-            }
-        });
+        match user.after {
+            None => builder.on_after_task_poll(move |meta| {
+                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+            }),
+            Some(hook) => builder.on_after_task_poll(move |meta| {
+                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+                run_user(&rt, &hook, meta);
+            }),
+        };
         let rt = runtime.clone();
         builder.on_task_spawn(move |meta| {
             poll::spawned(&rt, place(meta), to_bits(Some(meta.id())));

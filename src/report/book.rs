@@ -299,6 +299,7 @@ mod tests {
             cause: Cause::Unknown,
             began: std::time::SystemTime::UNIX_EPOCH,
             elapsed: Duration::from_millis(millis),
+            elapsed_at_least: false,
             on_cpu: None,
             syscall: None,
             stack: None,

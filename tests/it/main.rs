@@ -19,6 +19,7 @@ mod polls;
 #[path = "../../src/random.rs"]
 mod random;
 mod report;
+mod sampled;
 mod schema;
 mod spans;
 mod stacks;

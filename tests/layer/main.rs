@@ -14,6 +14,7 @@ mod load;
 mod names;
 mod pages;
 mod patterns;
+mod sampled;
 mod scene;
 mod shed;
 mod truth;
