@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use crate::suite::journal::{note, note_in_place};
 use crate::suite::kinds::{Kind, computes};
 use crate::suite::matching::match_up;
-use crate::suite::modes::{Flavour, Mode};
+use crate::suite::modes::Mode;
 use crate::suite::scene::{self, Outcome, Scene};
 use crate::suite::truth::{Block, Span, now};
 use crate::{ATTEMPTS, THRESHOLD, alone};
@@ -102,7 +102,7 @@ fn many_polls_of_two_milliseconds() {
 fn a_thread_pool_that_shrinks() {
     silent(|scene| {
         let threads = || std::fs::read_dir("/proc/self/task").expect("proc is mounted").count();
-        let in_place = scene.mode.flavour != Flavour::CurrentThread;
+        let in_place = scene.mode.hands_workers_on();
         for _ in 0..3 {
             let before = threads();
             all(

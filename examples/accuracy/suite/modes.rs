@@ -56,6 +56,12 @@ impl Mode {
         }
     }
 
+    /// Whether `block_in_place` is part of the load. Not on stable tokio: there a false alarm is known, where the thread that was given the
+    /// worker goes straight into a long poll (`docs/accuracy.md`).
+    pub(crate) fn hands_workers_on(self) -> bool {
+        UNSTABLE && self.flavour != Flavour::CurrentThread
+    }
+
     pub(crate) fn workers(self) -> usize {
         match self.flavour {
             Flavour::CurrentThread => 1,

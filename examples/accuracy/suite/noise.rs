@@ -15,7 +15,6 @@ use tokio::time::sleep;
 
 use super::journal::note_in_place;
 use super::kinds::computes;
-use super::modes::Flavour;
 use super::scene::Scene;
 
 /// Goes on until it is stopped.
@@ -78,7 +77,7 @@ impl Noise {
                 let _ = tokio::task::spawn_blocking(move || std::thread::sleep(threshold * 2)).await;
             }
         });
-        if scene.mode.flavour != Flavour::CurrentThread {
+        if scene.mode.hands_workers_on() {
             let on = goes_on.clone();
             scene.spawn(false, async move {
                 while on() {
