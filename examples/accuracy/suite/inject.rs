@@ -209,7 +209,9 @@ impl Injector<'_> {
                     let job = if i == 1 { job.take() } else { None };
                     async move {
                         tokio::time::sleep(Duration::from_micros(200 * (i + 1))).await;
-                        job.map(Job::run);
+                        if let Some(job) = job {
+                            job.run();
+                        }
                     }
                 });
                 let mut parts: FuturesUnordered<_> = parts.collect();

@@ -102,13 +102,13 @@ impl Tally {
         // What was found while the one block of a poll lasted is found of that block.
         let [block] = &poll.blocks[..] else { return };
         let during = |r: &&Report| r.ongoing && r.received < block.inner.end;
-        let Some(report) = told.reports.iter().filter(during).last() else { return };
+        let Some(report) = told.reports.iter().rfind(during) else { return };
         let kept_off = block.waited + (block.inner.begin - poll.outer.begin);
         let right = report.cause == block.kind.cause()
             || kept_off >= MS / 2 && matches!(report.cause, Cause::Starved | Cause::Unknown)
             || report.cause == Cause::Paused && watch.standstill(poll.outer) > 0;
         self.score("cause", |t| &mut t.cause, right, poll, report);
-        match told.reports.iter().filter(during).filter_map(|r| r.leaf.as_deref()).last() {
+        match told.reports.iter().rev().filter(during).find_map(|r| r.leaf.as_deref()) {
             Some(leaf) => self.score("leaf", |t| &mut t.leaf, leaf.ends_with(block.kind.leaf()), poll, report),
             None => self.no_stack += 1,
         }
