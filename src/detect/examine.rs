@@ -9,6 +9,7 @@ use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
+use super::scan::{Poll, is_kept_off};
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
@@ -64,12 +65,19 @@ impl Examiner {
         }
     }
 
-    /// Examines the poll `number` of a thread. Nothing is said of it if it is over before that is through.
-    pub(crate) fn examine(&mut self, thread: &ThreadState, number: u64, first: Option<First>) -> Finding {
+    /// Examines the poll `number` of a thread, which had waited for a CPU for `before` in all before that poll. Nothing is said of it if
+    /// it is over before that is through.
+    pub(crate) fn examine(
+        &mut self,
+        thread: &ThreadState,
+        number: u64,
+        first: Option<First>,
+        before: Option<u64>,
+    ) -> Finding {
         let at = thread.tid.and_then(procfs::syscall);
         let (on_cpu, share, first) = self.on_cpu(thread, first, at);
         let mut cause = classify(Evidence { at, on_cpu: share });
-        if cause == Cause::Starved && !self.was_starved(thread, first, on_cpu) {
+        if cause == Cause::Starved && !self.was_starved(thread, first, before, on_cpu) {
             // It waited for something else, and goes on just now.
             cause = Cause::Unknown;
         }
@@ -107,19 +115,49 @@ impl Examiner {
 
     /// Whether a thread that runs or is ready to, but has used little CPU time, was kept from it: by what the kernel says that it
     /// waited for a CPU, or, as long as it has not been given one since, by its waiting still.
-    fn was_starved(&self, thread: &ThreadState, first: Option<First>, on_cpu: Option<Duration>) -> bool {
+    fn was_starved(
+        &self,
+        thread: &ThreadState,
+        first: Option<First>,
+        before: Option<u64>,
+        on_cpu: Option<Duration>,
+    ) -> bool {
         let (Some(tid), Some(first), Some(on_cpu)) = (thread.tid, first, on_cpu) else { return false };
         let clock = &self.shared.meter.clock;
         let off_cpu = clock.nanos(clock.now()).saturating_sub(first.at).saturating_sub(on_cpu.as_nanos() as u64);
-        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(first.run_delay?));
-        let Some(before) = waited() else { return true };
-        if before >= off_cpu / 2 {
+        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(before.or(first.run_delay)?));
+        let Some(so_far) = waited() else { return true };
+        if so_far >= off_cpu / 2 {
             return true;
         }
         let cpu = sys::thread_cpu_nanos(tid);
         std::thread::sleep(Duration::from_nanos(LEAST_WINDOW));
         cpu == sys::thread_cpu_nanos(tid) && procfs::syscall(tid) == Some(At::Running)
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
+    }
+
+    /// Whether a poll that computes, or that was over before it was seen, is due only because it was kept from a CPU. `before` is what
+    /// its thread had waited in all before it began; what it waits for right now is counted when it is given a CPU.
+    pub(crate) fn is_excused(
+        &self,
+        thread: &ThreadState,
+        poll: &Poll,
+        (elapsed, cause): (u64, Cause),
+        before: Option<u64>,
+    ) -> bool {
+        let (Some(before), Some(tid)) = (before, thread.tid) else { return false };
+        let Some(now) = procfs::run_delay(tid) else { return false };
+        let (waited, threshold) = (now.saturating_sub(before), self.shared.meter.threshold);
+        let clock = &self.shared.meter.clock;
+        match cause {
+            // Not longer than this, as far as is known.
+            Cause::Unknown => elapsed.saturating_sub(waited) < threshold,
+            Cause::Cpu => {
+                let elapsed = clock.nanos(clock.now()).saturating_sub(poll.begin);
+                is_kept_off(waited, elapsed) || elapsed.saturating_sub(waited) < threshold && waited >= elapsed / 4
+            }
+            _ => false,
+        }
     }
 
     fn stack(&mut self, thread: &ThreadState, number: u64, at: Option<At>) -> Option<RawStack> {

@@ -1,6 +1,6 @@
 //! Second floor: one thread that finds the polls that last too long.
 //!
-//! [`watcher`] reads the slots and carries out what [`scan`], [`pause`], [`classify`] and [`overload`] decide; those are pure functions of
+//! [`watcher`] reads the slots and carries out what [`scan`], [`pause`], [`waits`], [`classify`] and [`overload`] decide; those are pure functions of
 //! slots and time, tested with made-up clocks.
 
 #[cfg(all(
@@ -32,4 +32,5 @@ pub(crate) mod polling;
 pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;
+mod waits;
 pub(crate) mod watcher;

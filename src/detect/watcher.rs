@@ -14,6 +14,7 @@ use super::pause::{Pauses, Sleep};
 use super::procfs;
 use super::scan::{Change, EndedPoll, EndedRequest, Look, Placement, Poll, PollKey, Request, Tracker};
 use super::shedding::Shedding;
+use super::waits::Waits;
 use crate::measure::ended::Ended;
 use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
@@ -49,6 +50,7 @@ pub(crate) struct Watcher {
     run_delay: OwnRunDelay,
     /// Its reading before the last sleep.
     delay: Option<u64>,
+    waits: Waits,
     /// The moment up to which it is known whether the watchdog ran when it meant to. Standstills do not wait for it to sleep.
     trusted: u64,
     /// Runtimes whose probe was woken while they were polling.
@@ -95,6 +97,7 @@ impl Watcher {
             cpu: HashMap::new(),
             run_delay: OwnRunDelay::open(),
             delay: None,
+            waits: Waits::default(),
             trusted: 0,
             probing: HashMap::new(),
             probed: 0,
@@ -199,6 +202,9 @@ impl Watcher {
                 begin: clock.nanos(request.begin),
             });
             poll.stands_since = stands.map(|reading| clock.nanos(reading));
+            if clock.since(frame.begin) >= self.shared.meter.threshold {
+                poll.waited = self.waited(thread, poll.begin);
+            }
             polls.push(poll);
         }
     }
@@ -214,6 +220,7 @@ impl Watcher {
             spawned_under: what.route,
             task,
             stands_since: None,
+            waited: 0,
         }
     }
 
@@ -225,7 +232,17 @@ impl Watcher {
 
     fn ended_of(&self, thread: &ThreadState, ended: &Ended, what: What) -> EndedPoll {
         let poll = self.poll_of(thread, ended.number, ended.begin, what, ended.task);
-        EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
+        EndedPoll {
+            poll: Poll { waited: self.waited(thread, poll.begin), ..poll },
+            nanos: ended.nanos,
+            worker: ended.worker,
+        }
+    }
+
+    /// How long a thread has been kept from a CPU since the last look before a poll of it began, as far as that is known.
+    fn waited(&self, thread: &ThreadState, begin: u64) -> u64 {
+        let waited = || Some(procfs::run_delay(thread.tid?)?.saturating_sub(self.waits.before(thread.id, begin)?));
+        waited().unwrap_or(0)
     }
 
     fn now(&self) -> u64 {
@@ -239,10 +256,12 @@ impl Watcher {
         let changes = self.tracker.step(seen.now, &seen.look, &self.pauses, place);
         let told = changes.iter().any(|change| !matches!(change, Change::GoesOn { .. }));
         for change in changes {
-            let cpu = &self.cpu;
-            self.reporter.tell(change, seen.at, |id| {
+            let (cpu, waits) = (&self.cpu, &self.waits);
+            self.reporter.tell(change, seen.at, |poll| {
+                let id = poll.key.thread;
                 let thread = seen.threads.get(&id)?.clone();
-                Some((thread, cpu.get(&id).map(|cpu| cpu.first)))
+                let first = cpu.get(&id).filter(|cpu| cpu.poll == poll.key).map(|cpu| cpu.first);
+                Some((thread, first, waits.before(id, poll.begin)))
             });
         }
         told
@@ -307,6 +326,7 @@ impl Watcher {
     fn sleep(&mut self, seen: &Seen) {
         let delay = self.run_delay.nanos();
         self.mistrust(self.trusted);
+        self.remember_waits(seen, delay.zip(self.delay).map_or(0, |(now, then)| now.saturating_sub(then)));
         self.delay = delay;
         self.remember_cpu(seen);
         let begin = self.now();
@@ -354,6 +374,19 @@ impl Watcher {
         if self.shared.meter.wake.is_exact() {
             self.active = self.trusted;
         }
+    }
+
+    fn remember_waits(&mut self, seen: &Seen, own: u64) {
+        let mut begins: HashMap<u64, u64> = HashMap::new();
+        for poll in &seen.look.running {
+            begins.entry(poll.key.thread).or_insert(poll.begin);
+        }
+        let threads = seen.threads.keys().map(|id| (*id, begins.get(id).copied()));
+        let clock = &self.shared.meter.clock;
+        self.waits.note(seen.now, own, threads, |id| {
+            let waited = procfs::run_delay(seen.threads.get(&id)?.tid?)?;
+            Some((clock.nanos(clock.now()), waited))
+        });
     }
 
     fn remember_cpu(&mut self, seen: &Seen) {

@@ -47,18 +47,21 @@ impl Reporter {
         self.examiner.warm();
     }
 
-    /// Carries out one change. `at` is the clock reading of the look; `thread` gives the poll's thread where a poll is named, and
-    /// what was known when the poll was first seen.
+    /// Carries out one change. `at` is the clock reading of the look; `about` gives a poll's thread, what was known when the poll was
+    /// first seen, and how long the thread had waited for a CPU in all before it began.
     pub(crate) fn tell(
         &mut self,
         change: Change,
         at: u64,
-        thread: impl FnOnce(u64) -> Option<(Arc<ThreadState>, Option<First>)>,
+        about: impl FnOnce(&Poll) -> Option<(Arc<ThreadState>, Option<First>, Option<u64>)>,
     ) {
         match change {
             Change::Began { id, poll, worker, elapsed, route } => {
-                let Some((thread, first)) = thread(poll.key.thread) else { return };
-                let found = self.examiner.examine(&thread, poll.key.number, first);
+                let Some((thread, first, before)) = about(&poll) else { return };
+                let mut found = self.examiner.examine(&thread, poll.key.number, first, before);
+                if self.examiner.is_excused(&thread, &poll, (elapsed, found.cause), before) {
+                    found.cause = Cause::Starved;
+                }
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
@@ -77,7 +80,7 @@ impl Reporter {
             }
             Change::Continued { id, elapsed } => {
                 let Some(going) = self.going.get(&id) else { return };
-                let found = self.examiner.examine(&going.thread, going.number, going.first);
+                let found = self.examiner.examine(&going.thread, going.number, going.first, None);
                 let place = going.place;
                 let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
                 let mut book = lock(&self.shared.book);
@@ -103,7 +106,7 @@ impl Reporter {
                 }
             }
             Change::Missed { id, poll, worker, elapsed, route, excuse } => {
-                let Some((thread, _)) = thread(poll.key.thread) else { return };
+                let Some((thread, ..)) = about(&poll) else { return };
                 let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 stall.cause = match excuse {
