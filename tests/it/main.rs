@@ -3,6 +3,7 @@
 mod support;
 
 mod blocking;
+mod callbacks;
 mod detect;
 mod export;
 mod fates;
@@ -17,3 +18,5 @@ mod polls;
 mod report;
 mod spans;
 mod stacks;
+#[cfg(all(target_os = "linux", not(tokio_unstable)))]
+mod unwatched;
