@@ -10,6 +10,7 @@
 //!   samples of its stack is in the same task's code, it is suspected.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::cause::Certainty;
 use super::pause::Pauses;
@@ -144,8 +145,13 @@ impl Suspects {
             is_there
         });
         for sighting in look {
-            let track = self.tracks.entry(sighting.thread).or_insert_with(|| Track::new(*sighting));
-            Step { now, threshold: self.threshold, pauses, senses, verdicts: &mut verdicts }.look(track, *sighting);
+            match self.tracks.entry(sighting.thread) {
+                Entry::Vacant(place) => drop(place.insert(Track::new(*sighting))),
+                Entry::Occupied(track) => {
+                    let step = Step { now, threshold: self.threshold, pauses, senses, verdicts: &mut verdicts };
+                    step.look(track.into_mut(), *sighting);
+                }
+            }
         }
         verdicts
     }
@@ -181,7 +187,7 @@ struct Step<'a, S> {
 }
 
 impl<S: Senses> Step<'_, S> {
-    fn look(&mut self, track: &mut Track, seen: Sighting) {
+    fn look(mut self, track: &mut Track, seen: Sighting) {
         let last = std::mem::replace(&mut track.last, seen);
         if seen.mark != last.mark {
             self.verdicts.extend(track.end(seen.thread));
@@ -221,7 +227,8 @@ impl<S: Senses> Step<'_, S> {
         let elapsed = stall.seen;
         let is_due = elapsed >= stall.next;
         // Nothing but samples tells that it is in its place still.
-        if is_due && !stall.stands && self.senses.place(thread) != track.place.map(|place| place.digest) {
+        let moved = |place| track.place.is_none_or(|known| known.digest != place);
+        if is_due && !stall.stands && self.senses.place(thread).is_some_and(moved) {
             self.verdicts.extend(track.end(thread));
             (track.place, track.next_place) = (None, 0);
             return;
@@ -283,7 +290,9 @@ impl<S: Senses> Step<'_, S> {
             return;
         }
         track.next_place = self.now.saturating_add(long / 4);
-        track.place = self.senses.place(thread).map(|digest| match track.place {
+        // A sample that failed tells nothing.
+        let Some(digest) = self.senses.place(thread) else { return };
+        track.place = Some(match track.place {
             Some(place) if place.digest == digest => Place { samples: place.samples + 1, ..place },
             _ => Place { digest, since: self.now, samples: 1 },
         });
