@@ -53,7 +53,7 @@ mod util;
 mod watchdog;
 
 pub use coverage::{Coverage, RuntimeCoverage, StackCoverage};
-pub use detect::cause::{Certainty, Cause, Syscall};
+pub use detect::cause::{Cause, Certainty, Syscall};
 pub use error::Error;
 pub use export::snapshot;
 pub use export::snapshot::Snapshot;

@@ -37,7 +37,9 @@ fn main() -> ExitCode {
         }
     };
     if cfg!(tokio_unstable) || !cfg!(target_os = "linux") {
-        println!("with tokio_unstable every task is measured, and elsewhere than on Linux none of these is: nothing to show");
+        println!(
+            "with tokio_unstable every task is measured, and elsewhere than on Linux none of these is: nothing to show"
+        );
         return ExitCode::SUCCESS;
     }
     println!("threshold {THRESHOLD:?}, {seconds:?} a row\n");

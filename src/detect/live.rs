@@ -51,8 +51,9 @@ impl Still {
     /// Whether it holds by this reading of its thread's slot, and no part of it is meant to block.
     pub(crate) fn goes_on(&self, thread: &ThreadState, reading: Option<&Reading>) -> bool {
         match self {
-            Still::Poll(number) => reading
-                .is_some_and(|r| r.polls().any(|(frame, _, stands)| frame.number == *number && stands.is_none())),
+            Still::Poll(number) => {
+                reading.is_some_and(|r| r.polls().any(|(frame, _, stands)| frame.number == *number && stands.is_none()))
+            }
             Still::Worker(worker) => worker.holds(thread),
         }
     }

@@ -41,6 +41,8 @@ pub(crate) struct Wait {
     pub(crate) digest: u64,
     /// In a system call; else for something that the kernel does by itself (a page).
     pub(crate) in_call: bool,
+    /// Its stack is too short to run a worker.
+    pub(crate) is_shallow: bool,
 }
 
 /// What has to be asked for, since it costs more than a look.
@@ -258,7 +260,9 @@ impl<S: Senses> Step<'_, S> {
             return;
         }
         track.wait = wait;
-        if elapsed < self.threshold {
+        // Its worker is another thread's by now: it waits in the pool, or does what `spawn_blocking` gave it.
+        track.handed_on |= wait.is_some_and(|wait| wait.is_shallow);
+        if track.handed_on || elapsed < self.threshold {
             return;
         }
         let in_call = wait.is_some_and(|wait| wait.in_call);

@@ -301,8 +301,12 @@ impl Watcher {
             Verdict::Continued { thread, elapsed } => {
                 self.suspected.get(&thread).map(|&id| Change::Continued { id, elapsed })
             }
-            Verdict::GoesOn { thread, elapsed } => self.suspected.get(&thread).map(|&id| Change::GoesOn { id, elapsed }),
-            Verdict::Ended { thread, elapsed } => self.suspected.remove(&thread).map(|id| Change::Ended { id, elapsed }),
+            Verdict::GoesOn { thread, elapsed } => {
+                self.suspected.get(&thread).map(|&id| Change::GoesOn { id, elapsed })
+            }
+            Verdict::Ended { thread, elapsed } => {
+                self.suspected.remove(&thread).map(|id| Change::Ended { id, elapsed })
+            }
         };
         if let Some(change) = change {
             self.reporter.tell(change, seen.at, |_| None);

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use tokio::runtime::RuntimeMetrics;
+
 use super::live;
 use super::procfs::{self, Syscall};
 use super::suspect::{Senses, Sighting, Wait};
@@ -15,6 +17,9 @@ use crate::sys;
 
 /// Threads of a pool, beside its workers, that are looked at; while there are more, nothing is certain.
 const MAX_SPARE: usize = 64;
+/// A stack of at most this share of what it is at a park is too short for one that runs a worker: the worker's loop is in it, and
+/// within that, what it polls. What waits in the pool has next to none, a call in `spawn_blocking` a third.
+const SHALLOW: (usize, usize) = (3, 5);
 /// Functions of a task, from its poll inwards, that make a place.
 const DEPTH: usize = 5;
 
@@ -57,6 +62,8 @@ struct Sight {
     parked: Option<(Arc<Seat>, Event)>,
     /// Of those that are not, the earliest reading at which one was unparked.
     earliest: u64,
+    /// A stack of so many bytes runs no worker.
+    shallow: usize,
 }
 
 /// A look at all pools.
@@ -92,7 +99,9 @@ impl Workers {
             let Some((pool, metrics)) = runtime.pool().zip(runtime.metrics()) else { continue };
             let seats = pool.seats();
             let (workers, spare) = sort(&seats);
-            let mut sight = Sight { pool, seats, spare, parked: None, earliest: u64::MAX };
+            let depth = workers.iter().filter_map(|(seat, _)| seat.parked_depth()).min().unwrap_or(0);
+            let shallow = depth * SHALLOW.0 / SHALLOW.1;
+            let mut sight = Sight { pool, seats, spare, parked: None, earliest: u64::MAX, shallow };
             for (seat, event) in workers {
                 if event.is_parked() {
                     sight.parked = Some((seat, event));
@@ -102,14 +111,19 @@ impl Workers {
                 sight.earliest = sight.earliest.min(event.at());
                 let index = usize::from(event.worker);
                 let reading = seat.state().and_then(|state| state.slot.read());
-                let (Some(state), Some(reading), Some(tid)) = (seat.state().cloned(), reading, seat.tid) else { continue };
+                let (Some(state), Some(reading), Some(tid)) = (seat.state().cloned(), reading, seat.tid) else {
+                    continue;
+                };
                 if !reading.frames().is_empty() || index >= metrics.num_workers() {
                     continue;
                 }
+                let progress = progress(&metrics, index);
                 let Some(cpu) = sys::thread_cpu_nanos(tid) else { continue };
+                // Its figures are of the moment of its clock, or it goes on just now.
+                if progress != self::progress(&metrics, index) {
+                    continue;
+                }
                 let at = meter.clock.nanos(meter.clock.now());
-                let busy_time = metrics.worker_total_busy_duration(index).as_nanos() as u64;
-                let progress = metrics.worker_park_unpark_count(index).wrapping_add(busy_time);
                 let mark = (event.word, reading.state);
                 look.sightings.push(Sighting { thread: seat.id, mark, progress, cpu, at });
                 let still = live::Worker { seat: seat.clone(), mark, cpu: Some(cpu) };
@@ -155,6 +169,17 @@ impl Workers {
 /// A worker's thread, and what it said last.
 type Spoken = (Arc<Seat>, Event);
 
+/// What the runtime publishes of a worker: parks and busy time only grow, so their sum moves with either.
+fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
+    let busy = metrics.worker_total_busy_duration(worker).as_nanos() as u64;
+    metrics.worker_park_unpark_count(worker).wrapping_add(busy)
+}
+
+/// Whether a stack pointer leaves no room for a worker.
+fn is_shallow(sight: &Sight, seat: &Seat, sp: u64) -> bool {
+    seat.depth(sp) <= sight.shallow
+}
+
 /// The threads that are workers, as far as they say, with what they said last; and all others.
 ///
 /// A worker is whoever spoke for it last: when another thread does, it has been handed on.
@@ -170,6 +195,10 @@ fn sort(seats: &[Arc<Seat>]) -> (Vec<Spoken>, Vec<Arc<Seat>>) {
     let is_worker = |i: &usize| workers.values().any(|(worker, _)| worker == i);
     let spare = (0..seats.len()).filter(|i| !is_worker(i)).map(|i| seats[i].clone()).collect();
     (workers.values().map(|(i, event)| (seats[*i].clone(), *event)).collect(), spare)
+}
+
+fn waits_shallow(sight: &Sight, seat: &Seat, tid: i32) -> bool {
+    matches!(procfs::syscall(tid), Some(Syscall::Waiting { sp, .. }) if is_shallow(sight, seat, sp))
 }
 
 /// The senses at one look.
@@ -188,20 +217,28 @@ impl Senses for Eyes<'_> {
         (call, sp, ip, procfs::ran(busy.tid)).hash(&mut hasher);
         // What was read is of a thread that has not run since it was sighted.
         let holds = live::Still::Worker(busy.still.clone()).holds(&busy.state);
-        holds.then(|| Wait { digest: hasher.finish(), in_call: call.is_some() })
+        let is_shallow = is_shallow(&self.look.pools[busy.pool], &busy.still.seat, sp);
+        holds.then(|| Wait { digest: hasher.finish(), in_call: call.is_some(), is_shallow })
     }
 
-    /// Each worker's core is held by one thread, or waits for one to take it. A core that is handed on goes to a thread that holds
-    /// none. If none of those that are no workers has run since the earliest unpark of a worker that has not parked, then none has
-    /// taken a core since, and the holders are who they said that they are.
+    /// Each worker's core is held by one thread, or waits for one to take it, and one that is handed on goes to a thread that holds
+    /// none. The threads that are no workers, as far as is known, hold none: their stacks are too short for that, now and as long as
+    /// they do not run; or they have not run since the earliest unpark of a worker that has not parked, and have taken none since.
+    /// Then the holders are who they said that they are.
     fn keeps_its_worker(&mut self, thread: u64) -> bool {
         let Some(busy) = self.look.busy.get(&thread) else { return false };
         let sight = &self.look.pools[busy.pool];
+        let holds_none = |seat: &Arc<Seat>| {
+            let rest = self.workers.spare.get(&seat.id);
+            rest.is_some_and(|rest| rest.since <= sight.earliest)
+                || seat.tid.is_some_and(|tid| waits_shallow(sight, seat, tid))
+        };
+        // All of this is of one moment: none of them has run since the look.
         let rests = |seat: &Arc<Seat>| {
             let rest = self.workers.spare.get(&seat.id);
-            rest.is_some_and(|r| r.since <= sight.earliest && seat.tid.and_then(sys::thread_cpu_nanos) == Some(r.cpu))
+            rest.is_some_and(|rest| seat.tid.and_then(sys::thread_cpu_nanos) == Some(rest.cpu))
         };
-        if sight.pool.is_incomplete() || !sight.spare.iter().all(rests) {
+        if sight.pool.is_incomplete() || !sight.spare.iter().all(holds_none) || !sight.spare.iter().all(rests) {
             return false;
         }
         // Nobody has come since, and nobody speaks for another's worker.

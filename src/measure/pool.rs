@@ -5,7 +5,7 @@
 //! that a thread counts as one from its first park on. One writer (the thread itself), any number of readers.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::clock::Clock;
@@ -43,6 +43,9 @@ pub(crate) struct Seat {
     worker: AtomicU64,
     /// From its first park on.
     state: OnceLock<Arc<ThreadState>>,
+    /// The stack pointer, nearly, when it joined the pool, and when it last parked as another worker than before.
+    joined: usize,
+    parked: AtomicUsize,
 }
 
 /// What a thread that has been a worker published last.
@@ -75,6 +78,13 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
+/// An address in the caller's frame.
+#[inline(always)]
+fn here() -> usize {
+    let local = 0u8;
+    std::hint::black_box(std::ptr::from_ref(&local)) as usize
+}
+
 /// Whether this thread has been seen as a worker, and is one still as far as it knows.
 pub(crate) fn is_worker() -> bool {
     SEAT.try_with(|seat| {
@@ -105,6 +115,8 @@ impl Pool {
             event: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             state: OnceLock::new(),
+            joined: here(),
+            parked: AtomicUsize::new(0),
         });
         {
             let mut seats = lock(&self.seats);
@@ -168,6 +180,7 @@ impl Pool {
         if let Some(attached) = thread::attached(self.meter_id, || self.meter.upgrade()) {
             let _ = seat.state.set(attached.state.clone());
         }
+        seat.parked.store(here(), Ordering::Relaxed);
         // A reader that finds the new worker beside the old event finds a word that is about to change.
         seat.event.store(0, Ordering::Release);
         seat.worker.store(worker, Ordering::Release);
@@ -199,6 +212,19 @@ impl Seat {
         (word != 0 && same).then_some(Event { word, worker: u16::try_from(worker.checked_sub(1)?).ok()? })
     }
 
+    /// How many bytes of stack lie between its start and a stack pointer of it.
+    pub(crate) fn depth(&self, sp: u64) -> usize {
+        self.joined.saturating_sub(sp as usize)
+    }
+
+    /// The depth at which it parked as a worker; `None` for a thread that never was one.
+    pub(crate) fn parked_depth(&self) -> Option<usize> {
+        match self.parked.load(Ordering::Relaxed) {
+            0 => None,
+            sp => Some(self.depth(sp as u64)),
+        }
+    }
+
     /// Its state as a measured thread; `None` for a thread that never was a worker, or where there are too many threads.
     pub(crate) fn state(&self) -> Option<&Arc<ThreadState>> {
         self.state.get()
@@ -228,6 +254,7 @@ mod tests {
                 pool.park();
                 let parked = seat.event().unwrap();
                 assert!(parked.is_parked() && parked.worker == 0 && is_worker());
+                assert!(seat.parked_depth().is_some() && seat.depth(here() as u64 - 4_096) > 0);
                 let before = pool.fingerprint();
                 pool.unpark();
                 let unparked = seat.event().unwrap();

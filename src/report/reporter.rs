@@ -83,12 +83,8 @@ impl Reporter {
                     self.route(poll.request.map(|request| request.route).filter(|_| route.is_none()));
                 stall.spans = found.spans.unwrap_or_default();
                 stall.explain();
-                let account = Account {
-                    runtime: poll.runtime,
-                    site: poll.site,
-                    cause: stall.cause,
-                    certainty: Certainty::Exact,
-                };
+                let account =
+                    Account { runtime: poll.runtime, site: poll.site, cause: stall.cause, certainty: Certainty::Exact };
                 let place = LogKey { runtime: poll.runtime, site: poll.site, route, certainty: Certainty::Exact };
                 let first = found.first;
                 self.going.insert(id, Going { thread: thread.clone(), still: still.clone(), first, place });
@@ -133,12 +129,8 @@ impl Reporter {
                 };
                 stall.route = self.route(route);
                 stall.explain();
-                let account = Account {
-                    runtime: poll.runtime,
-                    site: poll.site,
-                    cause: stall.cause,
-                    certainty: Certainty::Exact,
-                };
+                let account =
+                    Account { runtime: poll.runtime, site: poll.site, cause: stall.cause, certainty: Certainty::Exact };
                 lock(&self.shared.book).enter(stall.clone(), account);
                 let place = LogKey { runtime: poll.runtime, site: poll.site, route, certainty: Certainty::Exact };
                 self.send(Told::Stall { stall: stall.into(), place, stack: None });

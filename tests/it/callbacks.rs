@@ -62,12 +62,11 @@ fn the_users_thread_callbacks_run_as_well() {
 
 #[test]
 fn a_panicking_callback_is_caught_and_counted() {
-    let panics = || panic!("on purpose");
-    let hooks = Hooks::new()
-        .on_thread_start(move || panics())
-        .on_thread_stop(move || panics())
-        .on_thread_park(move || panics())
-        .on_thread_unpark(move || panics());
+    fn panics() {
+        panic!("on purpose");
+    }
+    let hooks =
+        Hooks::new().on_thread_start(panics).on_thread_stop(panics).on_thread_park(panics).on_thread_unpark(panics);
     assert!(format!("{hooks:?}").contains("on_thread_unpark"), "{hooks:?}");
     let (watchdog, _) = start(THRESHOLD);
     use_up(watchdog.build_runtime_with("main", &mut multi_thread(2), hooks).unwrap());

@@ -50,7 +50,7 @@ impl Senses for Made {
     }
 }
 
-const WAIT: Wait = Wait { digest: 1, in_call: true };
+const WAIT: Wait = Wait { digest: 1, in_call: true, is_shallow: false };
 
 impl World {
     fn new() -> World {
@@ -223,6 +223,14 @@ fn what_is_published_meanwhile_is_another_threads() {
 }
 
 #[test]
+fn one_that_is_back_in_the_pool_is_no_worker() {
+    let mut world = World::standing();
+    world.senses.wait = Some(Wait { is_shallow: true, ..WAIT });
+    assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
+    assert_eq!(world.senses.waits, 1, "asked once");
+}
+
+#[test]
 fn a_standstill_of_the_process_is_left_out() {
     let mut world = World::standing();
     world.look();
@@ -263,7 +271,11 @@ fn one_that_moves_on_is_not() {
         world.senses.place = Some(world.now);
     });
     assert_eq!(told, []);
-    assert!(world.senses.places <= 300 * 4 / TICKS as u32 * 4, "and is not asked all the time: {}", world.senses.places);
+    assert!(
+        world.senses.places <= 300 * 4 / TICKS as u32 * 4,
+        "and is not asked all the time: {}",
+        world.senses.places
+    );
 }
 
 /// Polls of 2 ms, one after the other, or shorter ones: published every 61.
