@@ -213,7 +213,13 @@ impl<S: Senses> Step<'_, S> {
             return;
         }
         match track.stall {
-            Some(stall) => self.go_on(track, stall),
+            Some(stall) if stall.stands => self.go_on(track, stall, self.elapsed(stall.begin)),
+            // It waits, and computes no more.
+            Some(_) if !has_run && self.senses.wait(seen.thread).is_some() => {
+                self.verdicts.extend(track.end(seen.thread));
+                self.standing(track);
+            }
+            Some(stall) => self.still_there(track, stall),
             None if !has_run => self.standing(track),
             None => self.staying(track),
         }
@@ -223,18 +229,11 @@ impl<S: Senses> Step<'_, S> {
         self.now.saturating_sub(begin).saturating_sub(self.pauses.overlap(begin, self.now))
     }
 
-    fn go_on(&mut self, track: &mut Track, mut stall: Stall) {
+    fn go_on(&mut self, track: &mut Track, mut stall: Stall, elapsed: u64) {
         let thread = track.last.thread;
-        stall.seen = self.elapsed(stall.begin).max(stall.seen);
+        stall.seen = elapsed.max(stall.seen);
         let elapsed = stall.seen;
         let is_due = elapsed >= stall.next;
-        // Nothing but samples tells that it is in its place still.
-        let moved = |place| track.place.is_none_or(|known| known.digest != place);
-        if is_due && !stall.stands && self.senses.place(thread).is_some_and(moved) {
-            self.verdicts.extend(track.end(thread));
-            (track.place, track.next_place) = (None, 0);
-            return;
-        }
         while stall.next <= elapsed && stall.next < u64::MAX / 2 {
             stall.next *= 2;
         }
@@ -243,6 +242,25 @@ impl<S: Senses> Step<'_, S> {
             true => Verdict::Continued { thread, elapsed },
             false => Verdict::GoesOn { thread, elapsed },
         });
+    }
+
+    /// It stays in its place as far as the last sample says, and no further.
+    fn still_there(&mut self, track: &mut Track, stall: Stall) {
+        let thread = track.last.thread;
+        let mut elapsed = stall.seen;
+        if self.now >= track.next_place {
+            track.next_place = self.now.saturating_add(self.threshold.saturating_mul(2));
+            match self.senses.place(thread) {
+                None => {}
+                same if same == track.place.map(|place| place.digest) => elapsed = self.elapsed(stall.begin),
+                Some(_) => {
+                    self.verdicts.extend(track.end(thread));
+                    (track.place, track.next_place) = (None, 0);
+                    return;
+                }
+            }
+        }
+        self.go_on(track, stall, elapsed);
     }
 
     /// It has not run since the look before.

@@ -20,8 +20,8 @@ const MAX_SPARE: usize = 64;
 /// A stack of at most this share of what it is at a park is too short for one that runs a worker: the worker's loop is in it, and
 /// within that, what it polls. What waits in the pool has next to none, a call in `spawn_blocking` a third.
 const SHALLOW: (usize, usize) = (3, 5);
-/// Functions of a task, from its poll inwards, that make a place.
-const DEPTH: usize = 5;
+/// Functions from the worker's loop inwards that make a place: with them goes which kind of task is polled.
+const DEPTH: usize = 3;
 
 /// What is kept from one look to the next.
 #[derive(Debug, Default)]

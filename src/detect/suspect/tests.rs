@@ -255,12 +255,34 @@ fn one_that_computes_in_one_place_is_suspected() {
     };
     assert!(begin + elapsed <= world.now && elapsed >= 7 * THRESHOLD, "since the first of its samples: {told:?}");
     assert_eq!(world.senses.places, SAMPLES);
-    // No stack is taken but when it is told again.
+    // A stack now and then tells that it goes on.
     let told = world.run_busy(100 * THRESHOLD);
     assert!(told.iter().all(|verdict| matches!(verdict, Verdict::Continued { .. })), "{told:?}");
-    assert_eq!(world.senses.places as usize, SAMPLES as usize + told.len());
+    assert!((40..=SAMPLES + 50).contains(&world.senses.places), "{}", world.senses.places);
+    let before = world.now - begin;
     world.progress += 1;
-    assert!(matches!(world.run_busy(LOOK)[..], [Verdict::Ended { .. }]));
+    let told = world.run_busy(LOOK);
+    let [Verdict::Ended { elapsed, .. }] = told[..] else { panic!("{told:?}") };
+    assert!((before - 2 * THRESHOLD..=before).contains(&elapsed), "by the last sample: {elapsed} of {before}");
+}
+
+#[test]
+fn one_that_goes_elsewhere_computes_there_no_more() {
+    let suspected = || {
+        let mut world = World::computing();
+        world.look();
+        assert_eq!(began(&world.run_busy(18 * THRESHOLD)), [Certainty::Suspected]);
+        world
+    };
+    let mut world = suspected();
+    world.senses.place = Some(8);
+    assert!(matches!(world.run_busy(3 * THRESHOLD)[..], [Verdict::Ended { .. }]));
+    // It waits in a call, which is a stall of its own.
+    let mut world = suspected();
+    world.senses.wait = Some(WAIT);
+    let told = world.run(2 * THRESHOLD, |_| ());
+    assert!(matches!(told[0], Verdict::Ended { .. }), "{told:?}");
+    assert_eq!(began(&told), [Certainty::Certain]);
 }
 
 #[test]
