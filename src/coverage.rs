@@ -20,10 +20,16 @@ pub struct Coverage {
     pub exact_wakeup: bool,
     /// Where times come from: `cpu counter`, or `monotonic` (slower, equally right).
     pub clock: &'static str,
+    /// Only some polls are timed ([`sampled_timing`](crate::WatchdogBuilder::sampled_timing)): times are estimates.
+    pub sampled_timing: bool,
     /// Whether stalls come with stacks.
     pub stacks: StackCoverage,
     /// The runtimes, in the order in which they became known.
     pub runtimes: Vec<RuntimeCoverage>,
+    /// Runtimes that were built under a 64th name, and are not watched.
+    pub unnamed_runtimes: u64,
+    /// Threads that are measured now: those that have polled anything of a runtime or a future that is watched. At most 4,096.
+    pub measured_threads: usize,
     /// Threads that were not measured, because there were more than 4,096 at a time.
     pub unmeasured_threads: u64,
     /// Slow polls that came faster than the watchdog could take them: counted in the histogram, told nowhere.
@@ -124,8 +130,11 @@ impl Coverage {
             hooks: hooks::INSTALLED,
             exact_wakeup: meter.wake.is_exact(),
             clock: meter.clock.name(),
+            sampled_timing: meter.sampled,
             stacks: shared.stacks,
             runtimes: runtimes.map(|r| RuntimeCoverage::of(&r)).collect(),
+            unnamed_runtimes: meter.runtimes.unnamed(),
+            measured_threads: meter.threads().len(),
             unmeasured_threads: meter.refused_threads(),
             lost_polls: meter.lost_polls(),
         }
@@ -138,9 +147,15 @@ impl fmt::Display for Coverage {
         writeln!(f, "task hooks (tokio_unstable): {}", yes(self.hooks))?;
         writeln!(f, "woken from idle by the first poll: {}", yes(self.exact_wakeup))?;
         writeln!(f, "clock: {}", self.clock)?;
+        if self.sampled_timing {
+            writeln!(f, "timing: one poll in 16")?;
+        }
         write!(f, "stacks: {}", self.stacks)?;
         for runtime in &self.runtimes {
             write!(f, "\n{runtime}")?;
+        }
+        if self.unnamed_runtimes > 0 {
+            write!(f, "\nruntimes not watched, under a 64th name: {}", self.unnamed_runtimes)?;
         }
         if self.unmeasured_threads > 0 {
             write!(f, "\nthreads not measured: {}", self.unmeasured_threads)?;

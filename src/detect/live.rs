@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::measure::meter::Meter;
 use crate::measure::pool::Seat;
 use crate::measure::runtime::Runtime;
-use crate::measure::slot::{Frame, Reading};
+use crate::measure::slot::{Frame, Reading, UNTIMED};
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
 use crate::sys;
@@ -46,6 +46,12 @@ impl Still {
             Still::Poll(number) => thread.slot.holds(*number),
             Still::Worker(worker) => worker.holds(thread),
         }
+    }
+
+    /// Whether it is the poll with this push number.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn is_poll(&self, number: u64) -> bool {
+        matches!(self, Still::Poll(this) if *this == number)
     }
 
     /// Whether it holds by this reading of its thread's slot, and no part of it is meant to block.
@@ -91,7 +97,7 @@ fn in_polls(meter: &Meter, runtime: &Runtime, found: &mut Vec<Blocked>) {
         let now = meter.clock.now();
         for (frame, what, stands) in reading.polls() {
             let nanos = meter.clock.delta(frame.begin, stands.unwrap_or(now));
-            if what.runtime != runtime.id || nanos < meter.threshold {
+            if what.runtime != runtime.id || frame.begin == UNTIMED || nanos < meter.threshold {
                 continue;
             }
             if let Some(worker) = worker_of(runtime, &thread, frame) {

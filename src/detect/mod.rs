@@ -27,6 +27,8 @@ pub(crate) mod live;
 pub(crate) mod outcome;
 pub(crate) mod overload;
 pub(crate) mod pause;
+#[cfg(feature = "server")]
+pub(crate) mod polling;
 pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;

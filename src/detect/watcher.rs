@@ -177,7 +177,10 @@ impl Watcher {
         let live = meter.threads();
         for thread in &live {
             match thread.slot.read() {
-                Some(reading) => {
+                Some(mut reading) => {
+                    if meter.sampled {
+                        thread.slot.note(&mut reading, meter.clock.now());
+                    }
                     fingerprint = fingerprint.wrapping_add(reading.state);
                     self.polls_of(thread, &reading, &mut look.running);
                 }
@@ -381,6 +384,10 @@ impl Watcher {
         }
         if !seen.workers.is_blind() {
             due = due.min(seen.now + (self.shared.meter.threshold / 4).max(LEAST_LOOK));
+        }
+        if self.shared.meter.sampled {
+            // What has begun unseen is seen soon.
+            due = due.min(seen.now + self.shared.meter.threshold / 4);
         }
         let due = due.max(begin);
         std::thread::park_timeout(Duration::from_nanos(due - begin));

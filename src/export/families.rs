@@ -116,7 +116,7 @@ pub(crate) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
 
 fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     all.extend([
-        of(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls.count as f64)),
+        of(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls_total as f64)),
         of(table::BUSY, runtimes, |f, r| f.value(&[&r.name], r.polls.sum.as_secs_f64())),
         of(table::DURATION, runtimes, |f, r| f.histogram(&[&r.name], &r.polls)),
         of(table::STALLS, runtimes, |f, r| {
@@ -166,7 +166,7 @@ fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
 }
 
 /// The sites' labels. Two that read alike (one crate from two registries) get their whole paths: no series may be there twice.
-fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
+pub(super) fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
     let mut places: Vec<String> = sites.iter().map(|s| s.site.to_string()).collect();
     let mut count: HashMap<(&str, &str), u32> = HashMap::new();
     for (site, place) in sites.iter().zip(&places) {
@@ -236,6 +236,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::OVERFLOWED, w.sites_overflowed as f64);
     one(table::ROUTES_OVERFLOWED, w.routes_overflowed as f64);
     one(table::LOST, w.coverage.lost_polls as f64);
+    one(table::MEASURED, w.coverage.measured_threads as f64);
     one(table::UNMEASURED, w.coverage.unmeasured_threads as f64);
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);
@@ -248,6 +249,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("workers", w.coverage.runtimes.iter().any(|r| r.alive && r.workers)),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
+        ("sampled_timing", w.coverage.sampled_timing),
         ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::OfWaiting(_))),
     ];
     all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));

@@ -61,7 +61,9 @@ pub struct RouteSnapshot {
 pub struct RuntimeSnapshot {
     /// Its name.
     pub name: Arc<str>,
-    /// Polls: how many, and how long.
+    /// How many polls.
+    pub polls_total: u64,
+    /// How long they were; estimated with [`sampled_timing`](crate::WatchdogBuilder::sampled_timing), its count as well.
     pub polls: HistogramSnapshot,
     /// From the moment a task was woken to its poll, as the probe met it while the runtime was polling.
     pub schedule_delay: HistogramSnapshot,
@@ -222,12 +224,14 @@ impl Snapshot {
 }
 
 fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> RuntimeSnapshot {
-    let busy = sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, t)| t.busy).sum();
+    let cells = || sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
+    let (busy, polls_total) = (cells().map(|t| t.busy).sum(), cells().map(|t| t.polls).sum());
     let blocked = live::blocked(shared, runtime);
     let mut delay = HistogramTotals::default();
     runtime.delay.add_to(&mut delay);
     RuntimeSnapshot {
         name: runtime.name.clone(),
+        polls_total,
         polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
         schedule_delay: HistogramSnapshot::new(delay, None),
         stalls: Cause::ALL.map(|cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).into(),

@@ -72,7 +72,7 @@ table! {
     ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests turned away because the runtime was late.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker this long is a stall.";
     COVERAGE: Gauge "coverage" &["way"],
-        "1 for each way of seeing that is active: hooks (every task of some runtime), watch, workers (looked at from outside), exact_wakeup, cpu_counter, stacks.";
+        "1 for each way of seeing that is active: hooks (every task of some runtime), watch, workers (looked at from outside), exact_wakeup, cpu_counter, stacks; sampled_timing, that times are estimates.";
     BUILD: Gauge "build_info" &["version", "mode"], "1; the version of pollwatch, and whether tokio is unstable or stable.";
     SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls and panics left out of the log because their place had been told often.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";
@@ -81,6 +81,7 @@ table! {
     OVERFLOWED: Counter "sites_overflowed_total" &[], "Places that did not fit into max_sites, once a thread and place.";
     ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route did not fit into max_routes.";
     LOST: Counter "lost_polls_total" &[], "Slow polls that came faster than the watchdog could take them; told nowhere but in the histogram.";
+    MEASURED: Gauge "measured_threads" &[], "Threads that are measured now; at most 4,096.";
     UNMEASURED: Counter "unmeasured_threads_total" &[], "Times that a thread was not measured because there were too many.";
     OVERSLEEPS: Counter "watchdog_oversleeps_total" &[], "Times that the watchdog woke a threshold (at least 5 ms) or more too late.";
     WAKEUPS: Counter "watchdog_wakeups_total" &[], "Times that the watchdog woke.";

@@ -31,7 +31,7 @@ impl Scope {
         thread::for_each(|thread| {
             // A worker may be looked at from outside, though nobody measures the poll that it is in.
             if thread.state.slot.depth() > 0 || super::pool::is_worker() {
-                thread.state.push(what, 0, None);
+                thread.state.push(thread.state.now(), what, 0, None);
             }
         });
         Scope { reason }

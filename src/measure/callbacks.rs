@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 
+use super::meter::Meter;
 use super::pool::Pool;
-use super::runtime::Runtime;
 use crate::util::{call_user, lock};
 
 /// Whether ours are installed: task hooks see more, and elsewhere than on Linux there is nothing to judge a worker by.
@@ -121,7 +121,7 @@ pub(crate) struct Installed(Vec<Kind>);
 /// When the builder has one of its own that would be lost.
 pub(crate) fn install(
     builder: &mut Builder,
-    runtime: &Arc<Runtime>,
+    meter: &Arc<Meter>,
     user: ThreadCallbacks,
     wanted: bool,
 ) -> io::Result<(Installed, Option<Arc<Pool>>)> {
@@ -140,18 +140,18 @@ pub(crate) fn install(
             ),
         ));
     }
-    let pool = if ours { runtime.meter.upgrade().map(|meter| Pool::new(&meter)) } else { None };
+    let pool = ours.then(|| Pool::new(meter));
     let ThreadCallbacks { start, stop, park, unpark } = user;
     for (kind, user) in [(Kind::Start, start), (Kind::Stop, stop), (Kind::Park, park), (Kind::Unpark, unpark)] {
         if kinds.contains(&kind) {
-            put(builder, kind, pool.clone(), runtime.clone(), user);
+            put(builder, kind, pool.clone(), Arc::downgrade(meter), user);
         }
     }
     Ok((Installed(kinds), pool))
 }
 
 /// The user's own run outside of the time in which the worker is ours to judge.
-fn put(builder: &mut Builder, kind: Kind, pool: Option<Arc<Pool>>, runtime: Arc<Runtime>, user: Option<Callback>) {
+fn put(builder: &mut Builder, kind: Kind, pool: Option<Arc<Pool>>, meter: Weak<Meter>, user: Option<Callback>) {
     kind.set(builder, move || {
         if let Some(pool) = &pool {
             match kind {
@@ -161,7 +161,7 @@ fn put(builder: &mut Builder, kind: Kind, pool: Option<Arc<Pool>>, runtime: Arc<
             }
         }
         if let Some(user) = &user {
-            run_user(&runtime, user);
+            run_user(&meter, user);
         }
         if let Some(pool) = &pool {
             match kind {
@@ -179,9 +179,9 @@ fn is_multi_thread() -> bool {
 }
 
 #[inline(never)]
-fn run_user(runtime: &Runtime, user: &Callback) {
+fn run_user(meter: &Weak<Meter>, user: &Callback) {
     if call_user(user)
-        && let Some(meter) = runtime.meter.upgrade()
+        && let Some(meter) = meter.upgrade()
     {
         meter.hook_panics.fetch_add(1, Ordering::Relaxed);
     }

@@ -9,8 +9,8 @@ use std::time::Instant;
 /// Where readings come from.
 #[derive(Clone, Debug)]
 enum Source {
-    /// With the nanoseconds that 2^32 of its ticks take: one multiplication a poll.
-    Counter(quanta::Clock, u64),
+    /// With what turns ticks into nanoseconds.
+    Counter(quanta::Clock, Scale),
     Monotonic(Instant),
 }
 
@@ -34,7 +34,7 @@ impl Clock {
             match clock.delta_as_nanos(0, 1 << 32) {
                 // Nanoseconds: it has fallen back. On aarch64 it never does, and the counter itself may count them.
                 NANOS if !cfg!(target_arch = "aarch64") => Source::Monotonic(Instant::now()),
-                scale => Source::Counter(clock, scale),
+                nanos => Source::Counter(clock, Scale::of(nanos)),
             }
         };
         let mut clock = Clock { source, anchor: 0 };
@@ -42,12 +42,12 @@ impl Clock {
         clock
     }
 
-    /// A raw reading.
+    /// A raw reading, never 0.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         match &self.source {
-            Source::Counter(clock, _) => clock.raw(),
-            Source::Monotonic(anchor) => anchor.elapsed().as_nanos() as u64,
+            Source::Counter(clock, _) => count(clock),
+            Source::Monotonic(anchor) => nanos_since(anchor),
         }
     }
 
@@ -55,7 +55,7 @@ impl Clock {
     #[inline]
     pub(crate) fn delta(&self, begin: u64, end: u64) -> u64 {
         match &self.source {
-            Source::Counter(_, scale) => scaled(end.saturating_sub(begin), *scale),
+            Source::Counter(_, scale) => scale.nanos(end.saturating_sub(begin)),
             Source::Monotonic(_) => end.saturating_sub(begin),
         }
     }
@@ -64,8 +64,8 @@ impl Clock {
     #[inline]
     pub(crate) fn since(&self, begin: u64) -> u64 {
         match &self.source {
-            Source::Counter(clock, scale) => scaled(clock.raw().saturating_sub(begin), *scale),
-            Source::Monotonic(anchor) => (anchor.elapsed().as_nanos() as u64).saturating_sub(begin),
+            Source::Counter(clock, scale) => scale.nanos(count(clock).saturating_sub(begin)),
+            Source::Monotonic(anchor) => nanos_since(anchor).saturating_sub(begin),
         }
     }
 
@@ -83,9 +83,46 @@ impl Clock {
     }
 }
 
-#[inline]
-fn scaled(ticks: u64, scale: u64) -> u64 {
-    ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
+/// From 1 on. Out of line: it needs registers that the counter does not.
+#[cold]
+#[inline(never)]
+fn nanos_since(anchor: &Instant) -> u64 {
+    anchor.elapsed().as_nanos() as u64 + 1
+}
+
+/// What quanta's `raw` returns where it reads the counter; its call is not inlined.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn count(_: &quanta::Clock) -> u64 {
+    // SAFETY: every x86_64 processor has the instruction. Where a system forbids it, quanta has tried it before this was chosen.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn count(clock: &quanta::Clock) -> u64 {
+    clock.raw()
+}
+
+/// Nanoseconds a tick, as `factor / 2^(64 - shift)`: one multiplication a poll, of which the high half is all that is needed.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    factor: u64,
+    /// 0 where a tick takes less than a nanosecond.
+    shift: u32,
+}
+
+impl Scale {
+    /// From the nanoseconds that 2^32 ticks take.
+    fn of(nanos: u64) -> Scale {
+        let shift = 32u32.saturating_sub(nanos.leading_zeros());
+        Scale { factor: nanos << (32 - shift), shift }
+    }
+
+    #[inline(always)]
+    fn nanos(self, ticks: u64) -> u64 {
+        ((u128::from(ticks << self.shift) * u128::from(self.factor)) >> 64) as u64
+    }
 }
 
 /// Linux marks a counter as unstable by taking another clock source; one of these says so.
@@ -112,6 +149,20 @@ mod tests {
             assert_eq!(clock.delta(clock.now(), begin), 0);
             assert!(clock.since(begin) as f64 >= nanos);
             assert_eq!(clock.since(u64::MAX), 0);
+        }
+    }
+
+    #[test]
+    fn any_counter_is_scaled_to_within_a_billionth() {
+        for hertz in
+            [1_000_000, 24_000_000, 999_999_999, 1_000_000_000, 1_000_000_001, 2_596_000_000, 5_700_000_000_u64]
+        {
+            let scale = Scale::of(((1_000_000_000 << 32) / u128::from(hertz)) as u64);
+            for seconds in [0, 1, 60, 86_400, 3_000 * 86_400] {
+                let ticks = seconds * hertz;
+                let exact = seconds * 1_000_000_000;
+                assert!(scale.nanos(ticks).abs_diff(exact) <= 1 + exact / 500_000_000, "{seconds} s at {hertz} Hz");
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::panic::Location;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -17,7 +16,7 @@ use super::route::{RouteId, Routes};
 use super::site::SiteId;
 use super::tally::Event;
 use super::task_id::to_bits;
-use super::thread::{self, Attached, Origin};
+use super::thread::{Attached, Origin, attached};
 
 /// Where a wrapper's poll is, as stacks tell it.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
@@ -116,11 +115,6 @@ impl<F> Watched<F> {
     }
 }
 
-#[inline(always)]
-pub(super) fn attached(meter: &Arc<Meter>) -> Option<Rc<Attached>> {
-    thread::attached(meter.id, || Some(meter.clone()))
-}
-
 /// The runtime that polls on this thread, and whether the hooks see its tasks.
 #[cold]
 pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
@@ -128,7 +122,7 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     let id = handle.as_ref().map(Handle::id);
     let thread = attached(meter);
     // The runtime of the last one resolved on this thread, as a rule: found without a lock.
-    let last = thread.as_ref().and_then(|thread| thread.last_runtime.get());
+    let last = thread.and_then(|thread| thread.last_runtime.get());
     if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
         return (runtime, hooked);
     }
@@ -154,8 +148,7 @@ impl Tag {
 
     fn count(&self, event: Event) {
         let Some(thread) = attached(&self.meter) else { return };
-        let cell = thread.cell(Origin::Site(self.site), self.runtime.into());
-        if let Some(cell) = thread.state.tally.cell(cell) {
+        if let Some(cell) = thread.cell(Origin::Site(self.site), self.runtime.into()) {
             cell.event(event);
         }
     }
@@ -177,31 +170,25 @@ impl Drop for Tag {
     }
 }
 
-/// Withdraws the frame, also when the poll unwinds.
-struct Leave(Option<(Rc<Attached>, Entered)>);
+/// Withdraws the frame when the poll unwinds.
+struct Unwinds<'a> {
+    entered: Option<(&'a Attached, Entered)>,
+    outcome: &'a mut Outcome,
+}
 
-impl Leave {
-    #[inline(always)]
-    fn leave(&mut self) {
-        if let Some((thread, entered)) = self.0.take() {
-            poll::leave(&thread, entered);
-        }
-    }
-
-    /// A function of its own, so that the poll that returns can be inlined.
+impl Drop for Unwinds<'_> {
     #[cold]
     #[inline(never)]
-    fn unwind(&mut self) {
-        self.leave();
+    fn drop(&mut self) {
+        *self.outcome = Outcome::Panicked;
+        leave(self.entered);
     }
 }
 
-impl Drop for Leave {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if self.0.is_some() {
-            self.unwind();
-        }
+#[inline(always)]
+fn leave(entered: Option<(&Attached, Entered)>) {
+    if let Some((thread, entered)) = entered {
+        poll::leave(thread, entered);
     }
 }
 
@@ -215,17 +202,19 @@ impl<F: Future> Future for Watched<F> {
         if tag.runtime == UNRESOLVED {
             tag.resolve();
         }
-        let entered = attached(&tag.meter).and_then(|thread| {
-            let made = (tag.site, tag.spawned.under());
-            let entered = poll::enter(&thread, tag.runtime.into(), made, || to_bits(tokio::task::try_id()))?;
+        let Tag { meter, site, spawned, runtime, outcome } = tag;
+        let entered = attached(meter).and_then(|thread| {
+            let made = (*site, spawned.under());
+            let entered = poll::enter(thread, (*runtime).into(), made, || to_bits(tokio::task::try_id()))?;
             Some((thread, entered))
         });
-        let mut leave = Leave(entered);
-        // Stays so if the poll unwinds.
-        tag.outcome = Outcome::Panicked;
+        let unwinds = Unwinds { entered, outcome };
         let result = this.inner.poll(cx);
-        leave.leave();
-        tag.outcome = if result.is_ready() { Outcome::Completed } else { Outcome::Pending };
+        if result.is_ready() {
+            *unwinds.outcome = Outcome::Completed;
+        }
+        std::mem::forget(unwinds);
+        leave(entered);
         result
     }
 }

@@ -57,8 +57,8 @@ pub(crate) struct Histogram {
 }
 
 #[inline]
-fn bump(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 impl Histogram {
@@ -71,25 +71,25 @@ impl Histogram {
     }
 
     /// Counts one duration and adds it to the sum; the owning thread only.
-    #[inline]
     pub(crate) fn record_and_sum(&self, nanos: u64) {
-        self.sum.store(self.sum.load(Ordering::Relaxed).wrapping_add(nanos), Ordering::Relaxed);
-        self.record(nanos);
+        add(&self.sum, nanos);
+        self.record(nanos, 1);
     }
 
-    /// Counts one duration, whose sum is kept elsewhere (polls: in the tally's cells); the owning thread only.
-    #[inline]
-    pub(crate) fn record(&self, nanos: u64) {
+    /// Counts a duration `weight` times. Its sum is kept elsewhere (polls: in the tally's cells); the owning thread only.
+    pub(crate) fn record(&self, nanos: u64, weight: u64) {
         if nanos >= SLOW_NANOS {
-            self.bucket(nanos);
+            add(&self.buckets[BOUNDS.partition_point(|&bound| bound < nanos)], weight);
         }
-        bump(&self.bins[index(nanos).min(BINS - 1)]);
+        add(&self.bins[index(nanos).min(BINS - 1)], weight);
     }
 
-    #[cold]
-    #[inline(never)]
-    fn bucket(&self, nanos: u64) {
-        bump(&self.buckets[BOUNDS.partition_point(|&bound| bound < nanos)]);
+    /// As [`record`](Self::record) once, of a duration below [`SLOW_NANOS`].
+    #[inline(always)]
+    pub(crate) fn record_quick(&self, nanos: u64) {
+        if let Some(bin) = self.bins.get(index(nanos)) {
+            add(bin, 1);
+        }
     }
 
     /// Adds what is counted here to `totals`; any thread.
@@ -166,6 +166,9 @@ impl HistogramTotals {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 
@@ -187,7 +190,7 @@ mod tests {
             [0, 1, 7, 8, 98_303, 98_304, 100_000, 100_001, 9_999_999, 10_000_000, 10_000_001, 10_000_000_001, u64::MAX];
         let h = Histogram::new();
         for (i, &nanos) in durations.iter().enumerate() {
-            h.record(nanos);
+            h.record(nanos, 1);
             let mut totals = HistogramTotals::default();
             h.add_to(&mut totals);
             assert_eq!(totals.count(), i as u64 + 1);
@@ -201,7 +204,7 @@ mod tests {
     fn quantiles_are_within_a_sixteenth() {
         let h = Histogram::new();
         for i in 1..=10_000u64 {
-            h.record(i * 1_000);
+            h.record(i * 1_000, 1);
         }
         let mut totals = HistogramTotals::default();
         h.add_to(&mut totals);

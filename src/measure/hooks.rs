@@ -2,7 +2,7 @@
 //! installs nothing. Thread callbacks are in both modes; see [`callbacks`](super::callbacks).
 
 pub use imp::Hooks;
-pub(crate) use imp::{INSTALLED, install, uninstall};
+pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
 
 use super::callbacks::ThreadCallbacks;
 
@@ -46,12 +46,13 @@ impl Hooks {
 mod imp {
     use std::fmt;
     use std::panic::Location;
-    use std::sync::Arc;
     use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Weak};
 
     use tokio::runtime::{Builder, TaskMeta};
 
     use crate::measure::callbacks::ThreadCallbacks;
+    use crate::measure::meter::Meter;
     use crate::measure::poll;
     use crate::measure::runtime::Runtime;
     use crate::measure::task_id::to_bits;
@@ -123,8 +124,12 @@ mod imp {
 
     #[inline(never)]
     fn run_user(runtime: &Runtime, hook: &Hook, meta: &TaskMeta<'_>) {
+        run_user_of(&runtime.meter, hook, meta);
+    }
+
+    fn run_user_of(meter: &Weak<Meter>, hook: &Hook, meta: &TaskMeta<'_>) {
         if call_user(|| hook(meta))
-            && let Some(meter) = runtime.meter.upgrade()
+            && let Some(meter) = meter.upgrade()
         {
             meter.hook_panics.fetch_add(1, Ordering::Relaxed);
         }
@@ -132,21 +137,27 @@ mod imp {
 
     /// Puts our hooks, and the user's around them, into the builder.
     pub(crate) fn install(builder: &mut Builder, runtime: &Arc<Runtime>, user: Hooks) {
-        // One closure each, with or without a user's hook: the poll path is inlined where it has one caller only.
+        // A closure of its own for each case: without a hook of the user's there is nothing to be kept for it.
         let rt = runtime.clone();
-        builder.on_before_task_poll(move |meta| {
-            if let Some(hook) = &user.before {
-                run_user(&rt, hook, meta);
-            }
-            poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
-        });
+        match user.before {
+            None => builder.on_before_task_poll(move |meta| {
+                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+            }),
+            Some(hook) => builder.on_before_task_poll(move |meta| {
+                run_user(&rt, &hook, meta);
+                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+            }),
+        };
         let rt = runtime.clone();
-        builder.on_after_task_poll(move |meta| {
-            poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
-            if let Some(hook) = &user.after {
-                run_user(&rt, hook, meta);
-            }
-        });
+        match user.after {
+            None => builder.on_after_task_poll(move |meta| {
+                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+            }),
+            Some(hook) => builder.on_after_task_poll(move |meta| {
+                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+                run_user(&rt, &hook, meta);
+            }),
+        };
         let rt = runtime.clone();
         builder.on_task_spawn(move |meta| {
             poll::spawned(&rt, place(meta), to_bits(Some(meta.id())));
@@ -163,6 +174,20 @@ mod imp {
         });
     }
 
+    /// Puts only the user's hooks into the builder, of a runtime that is not watched.
+    pub(crate) fn install_user(builder: &mut Builder, meter: &Arc<Meter>, user: Hooks) {
+        let of = |hook: Option<Hook>| {
+            let meter = Arc::downgrade(meter);
+            move |meta: &TaskMeta<'_>| {
+                if let Some(hook) = &hook {
+                    run_user_of(&meter, hook, meta);
+                }
+            }
+        };
+        builder.on_before_task_poll(of(user.before)).on_after_task_poll(of(user.after));
+        builder.on_task_spawn(of(user.spawn)).on_task_terminate(of(user.terminate));
+    }
+
     /// Takes them out again, so that what the user builds next from the same builder is not counted under this name.
     pub(crate) fn uninstall(builder: &mut Builder) {
         builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
@@ -176,6 +201,7 @@ mod imp {
     use tokio::runtime::Builder;
 
     use crate::measure::callbacks::ThreadCallbacks;
+    use crate::measure::meter::Meter;
     use crate::measure::runtime::Runtime;
 
     /// Whether [`install`] does anything.
@@ -192,6 +218,8 @@ mod imp {
     }
 
     pub(crate) fn install(_builder: &mut Builder, _runtime: &Arc<Runtime>, _user: Hooks) {}
+
+    pub(crate) fn install_user(_builder: &mut Builder, _meter: &Arc<Meter>, _user: Hooks) {}
 
     pub(crate) fn uninstall(_builder: &mut Builder) {}
 }

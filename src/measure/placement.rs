@@ -37,9 +37,9 @@ mod imp {
     }
 }
 
-/// Stable tokio tells a thread its own worker index, how often a worker has parked, and how long it was busy (published at a
-/// park and every 61 ticks). Neither can move during a poll of the worker's: when one has, another thread has the index. One
-/// that got it and went straight into a long poll of its own is not told apart until that ends.
+/// Stable tokio tells a thread its own worker index, and how long a worker was busy (published at a park, which looking for work
+/// comes before, and every 61 ticks). That cannot move during a poll of the worker's: when it has, another thread has the index.
+/// One that got it and went straight into a long poll of its own is not told apart until that ends.
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
@@ -63,11 +63,11 @@ mod imp {
     const MULTI_THREAD: u64 = 1 << 16;
     const PROGRESS_SHIFT: u32 = 17;
 
-    /// Parks and busy nanoseconds only grow, so their sum moves with either; the bits that the word has room for.
+    /// Busy nanoseconds, the bits that the word has room for. (`as_nanos` would multiply 128 bits.)
     #[inline]
     fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
-        let busy = metrics.worker_total_busy_duration(worker).as_nanos() as u64;
-        metrics.worker_park_unpark_count(worker).wrapping_add(busy) << PROGRESS_SHIFT
+        let busy = metrics.worker_total_busy_duration(worker);
+        (busy.as_secs() << 30 | u64::from(busy.subsec_nanos())) << PROGRESS_SHIFT
     }
 
     /// The worker index + 1 and, on a multi-thread runtime, how far it is at this moment; `Some(0)` off a worker.

@@ -1,42 +1,78 @@
 //! The poll path: what happens at the begin and the end of a poll. No lock, no allocation, no system call (but the one that
 //! wakes a sleeping watchdog), no read-modify-write on a shared line; the cold parts are functions of their own.
 
+#[cfg(tokio_unstable)]
+use std::panic::Location;
+
 use super::ended::Ended;
 use super::route::RouteId;
 #[cfg(tokio_unstable)]
 use super::runtime::Runtime;
 use super::site::SiteId;
-use super::slot::{FrameCell, Kind, What};
+use super::slot::{FrameCell, Kind, UNTIMED, What};
 #[cfg(tokio_unstable)]
-use super::tally::Event;
-use super::thread::{Attached, OWN_CELL, Origin};
+use super::tally::{Cell, Event};
+use super::thread::{Attached, Origin};
 
 #[cfg(tokio_unstable)]
 #[inline(always)]
 fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
-    super::thread::with(runtime.meter_id, || runtime.meter.upgrade(), f);
+    super::thread::with(runtime, f);
 }
 
 /// A poll that tokio's hooks report begins.
+///
+/// Here and in [`end_task`] the usual way calls nothing, so that no register has to be saved for it; every other way is the whole
+/// of it once more, out of line.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn begin_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+    let begun = super::thread::with_first(runtime, |thread| {
+        thread.cached(Origin::Place(place), runtime.id).map(|cell| push_task(thread, runtime, task, cell))
+    });
+    if begun.flatten().is_none() {
+        begin_task_anew(runtime, place, task);
+    }
+}
+
+#[cfg(tokio_unstable)]
+#[cold]
+#[inline(never)]
+fn begin_task_anew(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
-        let cell = thread.cell(Origin::Place(place), runtime.id);
-        if cell != OWN_CELL {
-            let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell };
-            thread.state.push(what.pack(), task, None);
+        if let Some(cell) = thread.cell(Origin::Place(place), runtime.id) {
+            push_task(thread, runtime, task, cell);
         }
     });
+}
+
+#[cfg(tokio_unstable)]
+#[inline(always)]
+fn push_task(thread: &Attached, runtime: &Runtime, task: u64, cell: &Cell) {
+    let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell.index() };
+    thread.push_poll(what.pack(), task, None, cell);
 }
 
 /// A poll that tokio's hooks report ends: it returned, it panicked, or the task was aborted.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
-    with(runtime, |thread| match thread.state.slot.top() {
-        Some(top) if top.task() == task => {
-            finish(thread, top);
+pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+    let ended = super::thread::with_first(runtime, |thread| {
+        let (index, top) = thread.state.slot.top_at().filter(|(_, top)| top.task() == task)?;
+        finish_quick(thread, index, top).then(|| thread.state.slot.pop())
+    });
+    if ended.flatten().is_none() {
+        end_task_slowly(runtime, place, task);
+    }
+}
+
+#[cfg(tokio_unstable)]
+#[cold]
+#[inline(never)]
+fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+    with(runtime, |thread| match thread.state.slot.top_at() {
+        Some((index, top)) if top.task() == task => {
+            finish(thread, index, top);
             thread.state.slot.pop();
         }
         // Our own task has no frame, and what lies beneath it is another's. Nothing can be left upon the frame of a task: all that is
@@ -48,43 +84,66 @@ pub(crate) fn end_task(runtime: &Runtime, place: &'static std::panic::Location<'
 
 /// The end of a poll that was too deep to be published: it has a place in the depth all the same, unless it was our own.
 #[cfg(tokio_unstable)]
-#[cold]
-#[inline(never)]
-fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static std::panic::Location<'static>) {
-    if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id) != OWN_CELL {
+fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static Location<'static>) {
+    if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id).is_some() {
         thread.state.slot.pop();
     }
 }
 
 /// Counts a poll that is about to be withdrawn.
 #[inline(always)]
-fn finish(thread: &Attached, top: &FrameCell) {
-    let what = What::unpack(top.what());
-    let (nanos, slow) = thread.state.since(top.begin());
-    if let Some(cell) = thread.state.tally.cell(what.index) {
-        cell.poll(nanos);
+fn finish(thread: &Attached, index: usize, top: &FrameCell) {
+    if !finish_quick(thread, index, top) {
+        finish_slowly(thread, index, top);
     }
-    thread.state.tally.histogram(what.runtime).record(nanos);
-    if slow {
-        leave_word(thread, top, nanos);
+}
+
+/// As [`finish`], if there is nothing but to count; else it does nothing, and returns `false`.
+#[inline(always)]
+fn finish_quick(thread: &Attached, index: usize, top: &FrameCell) -> bool {
+    let Some(cell) = thread.cell_of(top) else { return false };
+    let begin = top.begin();
+    if begin == UNTIMED {
+        let noted = thread.state.slot.noted((index, top)).is_some();
+        if !noted {
+            cell.untimed_poll();
+        }
+        return !noted;
+    }
+    let nanos = thread.state.since(begin);
+    let quick = nanos < thread.state.quick;
+    if quick {
+        cell.quick_poll(nanos);
+    }
+    quick
+}
+
+#[cold]
+#[inline(never)]
+fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
+    let Some(cell) = thread.cell_of(top) else { return };
+    let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
+    let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
+    // One that the watchdog has seen is timed from there.
+    let begin = timed.or_else(|| thread.state.slot.noted((index, top)));
+    let timed = begin.map(|begin| (begin, thread.state.since(begin)));
+    match timed {
+        // Those that are slow are nearly all known, timed or not: each stands for itself.
+        Some((begin, nanos)) if nanos >= thread.state.threshold => {
+            cell.weighed_poll(nanos, 1);
+            leave_word(thread, top, begin, nanos);
+        }
+        Some((_, nanos)) if weight > 0 => cell.weighed_poll(nanos, weight),
+        _ => cell.untimed_poll(),
     }
 }
 
 /// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
-#[cold]
-#[inline(never)]
-fn leave_word(thread: &Attached, top: &FrameCell, nanos: u64) {
+fn leave_word(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let runtime = What::unpack(frame.what).runtime;
     let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, frame.place));
-    thread.state.ended.push(Ended {
-        number: frame.number,
-        begin: frame.begin,
-        nanos,
-        what: frame.what,
-        task: frame.task,
-        worker,
-    });
+    thread.state.ended.push(Ended { number: frame.number, begin, nanos, what: frame.what, task: frame.task, worker });
 }
 
 /// What a wrapper pushed, for it to take back.
@@ -104,19 +163,17 @@ pub(crate) fn enter(
 ) -> Option<Entered> {
     let slot = &thread.state.slot;
     let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|(_, what)| what.runtime == runtime);
-    let what = if within {
-        What { kind: Kind::Scope, runtime, route, index: site.0 }
+    let number = if within {
+        // A scope carries no task: only the frame of a poll is one that the hooks may take back.
+        // Nor a time of its own.
+        let begin = slot.top().map_or(UNTIMED, FrameCell::begin);
+        thread.state.push(begin, What { kind: Kind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
     } else {
-        let cell = thread.cell(Origin::Site(site), runtime);
-        if cell == OWN_CELL {
-            return None;
-        }
-        What { kind: Kind::Watched, runtime, route, index: cell }
+        let cell = thread.cell(Origin::Site(site), runtime)?;
+        let place = super::placement::observe(thread, runtime, slot.depth() > 0);
+        let what = What { kind: Kind::Watched, runtime, route, index: cell.index() };
+        thread.push_poll(what.pack(), task(), place, cell)
     };
-    // A scope carries no task: only the frame of a poll is one that the hooks may take back.
-    let (task, place) =
-        if within { (0, None) } else { (task(), super::placement::observe(thread, runtime, slot.depth() > 0)) };
-    let number = thread.state.push(what.pack(), task, place);
     Some(Entered { number, poll: !within })
 }
 
@@ -124,10 +181,10 @@ pub(crate) fn enter(
 #[inline(always)]
 pub(crate) fn leave(thread: &Attached, entered: Entered) {
     let slot = &thread.state.slot;
-    match slot.top() {
-        Some(top) if top.number() == entered.number => {
+    match slot.top_at() {
+        Some((index, top)) if top.number() == entered.number => {
             if entered.poll {
-                finish(thread, top);
+                finish(thread, index, top);
             }
             slot.pop();
         }
@@ -140,12 +197,12 @@ pub(crate) fn leave(thread: &Attached, entered: Entered) {
 /// A task was spawned, on whatever thread.
 #[cfg(tokio_unstable)]
 #[inline]
-pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
-        let cell = thread.cell(Origin::Place(place), runtime.id);
-        count(thread, cell, Event::Spawned);
+        let Some(cell) = thread.cell(Origin::Place(place), runtime.id) else { return };
+        cell.event(Event::Spawned);
         if thread.unplaced.get() == task {
-            count(thread, cell, Event::Terminated);
+            cell.event(Event::Terminated);
         }
     });
 }
@@ -156,33 +213,25 @@ pub(crate) fn spawned(runtime: &Runtime, place: &'static std::panic::Location<'s
 /// tells them apart: its shutdown is its workers' work, the others are of the pool.
 #[cfg(tokio_unstable)]
 #[inline]
-pub(crate) fn terminated(runtime: &Runtime, place: &'static std::panic::Location<'static>, task: u64) {
+pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     if super::thread::is_stranger(runtime, place) {
         return;
     }
     with(runtime, |thread| {
         let polled = thread.state.slot.top().is_some_and(|top| top.task() == task);
         let cell = if polled {
-            Some(thread.cell(Origin::Place(place), runtime.id))
+            thread.cell(Origin::Place(place), runtime.id)
         } else if tokio::runtime::worker_index().is_some() || !runtime.is_multi_thread() {
             thread.known_cell(Origin::Place(place), runtime.id)
         } else {
             None
         };
         match cell {
-            Some(cell) => count(thread, cell, Event::Terminated),
+            Some(cell) => cell.event(Event::Terminated),
             // On a runtime that is shut down, tokio tells of a task's end before it tells of its spawn.
             None => thread.unplaced.set(task),
         }
     });
-}
-
-#[cfg(tokio_unstable)]
-#[inline]
-fn count(thread: &Attached, cell: u32, event: Event) {
-    if let Some(cell) = thread.state.tally.cell(cell) {
-        cell.event(event);
-    }
 }
 
 /// A part of a request begins: its response is polled, or a frame of its body.
@@ -190,20 +239,34 @@ fn count(thread: &Attached, cell: u32, event: Event) {
 #[inline]
 pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
     let what = What { kind: Kind::Route, runtime: super::runtime::OTHER, route: Some(route), index: 0 };
-    Entered { number: thread.state.push(what.pack(), 0, None), poll: false }
+    // Timed if that is which it is a part of.
+    let begin = match thread.state.slot.top() {
+        Some(around) if around.begin() == UNTIMED => UNTIMED,
+        _ => thread.state.now(),
+    };
+    Entered { number: thread.state.push(begin, what.pack(), 0, None), poll: false }
 }
 
 /// A part of a request ends, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
-    if let Some(top) = thread.state.slot.top().filter(|top| top.number() == entered.number) {
-        let (nanos, slow) = thread.state.since(top.begin());
+    if let Some((index, top)) = thread.state.slot.top_at().filter(|(_, top)| top.number() == entered.number) {
+        let begin = Some(top.begin()).filter(|begin| *begin != UNTIMED);
+        let weight = if begin.is_some() { thread.sampling.weight_of_part() } else { 1 };
+        // As for polls.
+        let timed =
+            begin.or_else(|| thread.state.slot.noted((index, top))).map(|from| (from, thread.state.since(from)));
+        let slow = timed.filter(|(_, nanos)| *nanos >= thread.state.threshold);
         if let Some(cell) = thread.state.routes.cell(route) {
-            cell.poll(nanos, thread.state.route_histograms);
+            match timed {
+                Some((_, nanos)) if slow.is_some() => cell.poll(nanos, 1, thread.state.route_histograms),
+                Some((_, nanos)) if begin.is_some() => cell.poll(nanos, weight, thread.state.route_histograms),
+                _ => cell.untimed_poll(),
+            }
         }
-        if slow {
-            leave_word_of_route(thread, top, nanos);
+        if let Some((from, nanos)) = slow {
+            leave_word_of_route(thread, top, from, nanos);
         }
         // A request within another (a service that calls a service): each has its own time.
         thread.state.slot.delay_requests_around(|| thread.state.now().saturating_sub(top.begin()));
@@ -215,12 +278,12 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
 #[cfg(feature = "tower")]
 #[cold]
 #[inline(never)]
-fn leave_word_of_route(thread: &Attached, top: &FrameCell, nanos: u64) {
+fn leave_word_of_route(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let Some((poll, _)) = thread.state.slot.innermost_poll() else { return };
     thread.state.ended.push(Ended {
         number: frame.number,
-        begin: frame.begin,
+        begin,
         nanos,
         what: frame.what,
         task: poll.number(),

@@ -23,7 +23,6 @@ pub(crate) struct Pool {
     /// Unique in the process.
     pub(crate) id: u64,
     meter: Weak<Meter>,
-    meter_id: u64,
     clock: Clock,
     wake: Arc<Wake>,
     seats: Mutex<Vec<Arc<Seat>>>,
@@ -99,7 +98,6 @@ impl Pool {
         Arc::new(Pool {
             id: next_id(),
             meter: Arc::downgrade(meter),
-            meter_id: meter.id,
             clock: meter.clock.clone(),
             wake: meter.wake.clone(),
             seats: Mutex::default(),
@@ -177,7 +175,9 @@ impl Pool {
     #[cold]
     #[inline(never)]
     fn sit(&self, seat: &Seat, worker: u64) {
-        if let Some(attached) = thread::attached(self.meter_id, || self.meter.upgrade()) {
+        if let Some(meter) = self.meter.upgrade()
+            && let Some(attached) = thread::attached(&meter)
+        {
             let _ = seat.state.set(attached.state.clone());
         }
         seat.parked.store(here(), Ordering::Relaxed);

@@ -5,14 +5,21 @@
 //! The fields of a frame are stored with `Release`: a reader that saw a field of a later frame therefore also sees that
 //! `state` has moved on (its own fence pairs with the store), and throws its copy away. On x86 these are plain stores.
 
+mod notes;
 mod own;
 
 use super::route::RouteId;
 use super::site::SiteId;
-use crate::sync::{AtomicU64, Ordering, fence};
+use super::tally;
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
+
+use notes::Notes;
 
 /// Frames published at most; deeper ones are counted in the depth only.
 pub(crate) const MAX_FRAMES: usize = 16;
+
+/// A begin that was not read off the clock (sampled timing); the clock never reads it.
+pub(crate) const UNTIMED: u64 = 0;
 
 const DEPTH_BITS: u32 = 16;
 const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
@@ -86,7 +93,7 @@ impl What {
 pub(crate) struct Frame {
     /// The push number: unique on this thread, it tells one poll from the next.
     pub(crate) number: u64,
-    /// Clock reading at the push.
+    /// Clock reading at the push, or when the watchdog first saw it; else [`UNTIMED`].
     pub(crate) begin: u64,
     /// [`What`], packed.
     pub(crate) what: u64,
@@ -104,6 +111,8 @@ pub(crate) struct FrameCell {
     what: AtomicU64,
     task: AtomicU64,
     place: AtomicU64,
+    /// Where a poll is counted; for its owner, which looks nothing up at the end of a poll.
+    cell: AtomicPtr<tally::Cell>,
 }
 
 /// See the module's text. The state and the outermost frame, all that most polls write, are in one cache line.
@@ -112,6 +121,7 @@ pub(crate) struct FrameCell {
 pub(crate) struct Slot {
     state: AtomicU64,
     frames: [FrameCell; MAX_FRAMES],
+    notes: Notes,
 }
 
 /// A consistent copy of a slot.
@@ -172,13 +182,28 @@ impl Slot {
                 what: AtomicU64::new(0),
                 task: AtomicU64::new(0),
                 place: AtomicU64::new(0),
+                cell: AtomicPtr::new(std::ptr::null_mut()),
             }),
+            notes: Notes::new(),
         }
     }
 
     /// Publishes a frame; only the owning thread calls this. Returns the push number, 0 for a frame too deep to be published.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
+        self.push_poll(begin, what, task, place, std::ptr::null())
+    }
+
+    /// As [`push`](Self::push), of a poll that is counted in a cell.
+    #[inline(always)]
+    pub(crate) fn push_poll(
+        &self,
+        begin: u64,
+        what: u64,
+        task: u64,
+        place: Option<u64>,
+        counted: *const tally::Cell,
+    ) -> u64 {
         let state = self.state.load(Ordering::Relaxed);
         let next = state.wrapping_add((1 << DEPTH_BITS) + 1);
         let mut number = 0;
@@ -188,6 +213,7 @@ impl Slot {
             cell.begin.store(begin, Ordering::Release);
             cell.what.store(what, Ordering::Release);
             cell.task.store(task, Ordering::Release);
+            cell.cell.store(counted.cast_mut(), Ordering::Relaxed);
             if let Some(place) = place {
                 cell.place.store(place, Ordering::Release);
             }
@@ -200,7 +226,14 @@ impl Slot {
     /// only what it needs.
     #[inline]
     pub(crate) fn top(&self) -> Option<&FrameCell> {
-        self.frames.get(self.depth().wrapping_sub(1))
+        Some(self.top_at()?.1)
+    }
+
+    /// As [`top`](Self::top), with its depth from 0.
+    #[inline(always)]
+    pub(crate) fn top_at(&self) -> Option<(usize, &FrameCell)> {
+        let index = self.depth().wrapping_sub(1);
+        Some((index, self.frames.get(index)?))
     }
 
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
@@ -239,6 +272,9 @@ impl Slot {
             }
             fence(Ordering::Acquire);
             if self.state.load(Ordering::Relaxed) == state {
+                for (index, frame) in frames[..len].iter_mut().enumerate().filter(|(_, frame)| frame.begin == UNTIMED) {
+                    frame.begin = self.notes.get(index, frame.number).unwrap_or(UNTIMED);
+                }
                 return Some(Reading { state, frames, len });
             }
         }
@@ -267,6 +303,12 @@ impl FrameCell {
     #[inline]
     pub(crate) fn task(&self) -> u64 {
         self.task.load(Ordering::Relaxed)
+    }
+
+    /// Where the poll is counted; null for a part of one.
+    #[inline]
+    pub(crate) fn cell(&self) -> *const tally::Cell {
+        self.cell.load(Ordering::Relaxed)
     }
 
     #[inline]

@@ -1,8 +1,8 @@
 //! What one thread counts: a cell per (runtime, site) and a histogram per runtime, each with one writer.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::histogram::{Histogram, HistogramTotals};
 use super::site::SiteId;
@@ -35,6 +35,9 @@ pub(crate) struct Cell {
     max: AtomicU64,
     runtime: AtomicU32,
     site: AtomicU32,
+    index: AtomicU32,
+    /// Of the runtime on this thread.
+    histogram: OnceLock<Arc<Histogram>>,
     events: [AtomicU64; EVENTS],
 }
 
@@ -44,11 +47,39 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl Cell {
-    /// Counts one poll; the owning thread only.
-    #[inline]
+    /// Counts one poll, here and in the histogram of its runtime; the owning thread only.
+    #[cfg(test)]
     pub(crate) fn poll(&self, nanos: u64) {
+        self.weighed_poll(nanos, 1);
+    }
+
+    /// As [`poll`](Self::poll), of one whose time stands for that of `weight` polls.
+    pub(crate) fn weighed_poll(&self, nanos: u64, weight: u64) {
+        if let Some(histogram) = self.histogram.get() {
+            histogram.record(nanos, weight);
+        }
+        self.count(nanos, weight);
+    }
+
+    /// As [`poll`](Self::poll), of one whose time is not known.
+    #[inline(always)]
+    pub(crate) fn untimed_poll(&self) {
         add(&self.polls, 1);
-        add(&self.busy, nanos);
+    }
+
+    /// As [`poll`](Self::poll), of one below [`SLOW_NANOS`](super::histogram::SLOW_NANOS).
+    #[inline(always)]
+    pub(crate) fn quick_poll(&self, nanos: u64) {
+        if let Some(histogram) = self.histogram.get() {
+            histogram.record_quick(nanos);
+        }
+        self.count(nanos, 1);
+    }
+
+    #[inline(always)]
+    fn count(&self, nanos: u64, weight: u64) {
+        add(&self.polls, 1);
+        add(&self.busy, nanos.wrapping_mul(weight));
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.store(nanos, Ordering::Relaxed);
         }
@@ -58,6 +89,12 @@ impl Cell {
     #[inline]
     pub(crate) fn event(&self, event: Event) {
         add(&self.events[event as usize], 1);
+    }
+
+    /// Its index in its tally.
+    #[inline]
+    pub(crate) fn index(&self) -> u32 {
+        self.index.load(Ordering::Relaxed)
     }
 
     pub(crate) fn site(&self) -> SiteId {
@@ -110,7 +147,7 @@ pub(crate) struct Sum {
 pub(crate) struct Tally {
     chunks: Box<[OnceLock<Box<[Cell; CHUNK]>>]>,
     used: AtomicU32,
-    histograms: [OnceLock<Box<Histogram>>; MAX_RUNTIMES],
+    histograms: [OnceLock<Arc<Histogram>>; MAX_RUNTIMES],
 }
 
 impl Tally {
@@ -136,6 +173,9 @@ impl Tally {
         let cell = &chunk[index as usize % CHUNK];
         cell.runtime.store(u32::from(runtime), Ordering::Relaxed);
         cell.site.store(site.0, Ordering::Relaxed);
+        cell.index.store(index, Ordering::Relaxed);
+        let histogram = self.histograms[runtime as usize % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
+        let _ = cell.histogram.set(histogram.clone());
         self.used.store(index + 1, Ordering::Release);
         Some(index)
     }
@@ -143,12 +183,6 @@ impl Tally {
     #[inline]
     pub(crate) fn cell(&self, index: u32) -> Option<&Cell> {
         Some(&self.chunks.get(index as usize / CHUNK)?.get()?[index as usize % CHUNK])
-    }
-
-    /// The runtime's histogram on this thread, made at first use.
-    #[inline]
-    pub(crate) fn histogram(&self, runtime: u16) -> &Histogram {
-        self.histograms[runtime as usize % MAX_RUNTIMES].get_or_init(|| Box::new(Histogram::new()))
     }
 
     /// Calls `f` with what was counted of an event, by runtime and site, where there is any; any thread.
@@ -208,7 +242,6 @@ mod tests {
             let cell = tally.cell(index).unwrap();
             cell.poll(nanos);
             cell.event(Event::Spawned);
-            tally.histogram(2).record(nanos);
             tally.add_to(&mut sum);
         }
         let totals = sum.cells[&(2, SiteId(7))];

@@ -9,16 +9,18 @@ use std::thread::ThreadId;
 
 use super::clock::Clock;
 use super::ended::EndedRing;
+use super::histogram::SLOW_NANOS;
 use super::meter::Meter;
 use super::placement::PlaceCache;
 use super::route::tally::RouteTally;
 #[cfg(feature = "tower")]
 use super::route::{Proof, RouteId};
 use super::runtime::Runtime;
+use super::sampling::Sampling;
 use super::site::SiteId;
-use super::slot::Slot;
+use super::slot::{FrameCell, Slot, UNTIMED};
 use super::spans;
-use super::tally::Tally;
+use super::tally::{self, Tally};
 use super::wake::Wake;
 
 mod local;
@@ -35,7 +37,10 @@ pub(crate) struct ThreadState {
     #[cfg_attr(not(feature = "spans"), allow(dead_code))]
     pub(crate) spans: spans::Published,
     clock: Clock,
-    threshold: u64,
+    /// In nanoseconds.
+    pub(crate) threshold: u64,
+    /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog. 0 with sampled timing.
+    pub(crate) quick: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) route_histograms: bool,
     wake: Arc<Wake>,
@@ -61,6 +66,8 @@ impl ThreadState {
             spans: Default::default(),
             clock: meter.clock.clone(),
             threshold: meter.threshold,
+            // Of those that are timed, when few are, each takes the longer way.
+            quick: if meter.sampled { 0 } else { meter.threshold.min(SLOW_NANOS) },
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
@@ -74,33 +81,38 @@ impl ThreadState {
         }
     }
 
-    /// Reads the clock and publishes a frame; then, should the watchdog sleep, wakes it. Returns what [`Slot::push`] does.
+    /// Publishes a frame; then, should the watchdog sleep, wakes it. Returns what [`Slot::push_poll`] does.
     ///
     /// The store of the frame may still be in this CPU's buffer when the flag is read. That is made safe from the other
     /// side: see [`Wake::fall_asleep`].
-    #[inline]
-    pub(crate) fn push(&self, what: u64, task: u64, place: Option<u64>) -> u64 {
-        let number = self.slot.push(self.clock.now(), what, task, place);
+    #[inline(always)]
+    pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
+        self.push_poll(begin, what, task, place, std::ptr::null())
+    }
+
+    #[inline(always)]
+    fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, cell: *const tally::Cell) -> u64 {
+        let number = self.slot.push_poll(begin, what, task, place, cell);
         compiler_fence(Ordering::SeqCst);
         self.wake.check();
         number
     }
 
     /// A reading of the clock.
+    #[inline(always)]
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
     }
 
-    /// Nanoseconds since a reading, and whether that is a slow poll.
-    #[inline]
-    pub(crate) fn since(&self, begin: u64) -> (u64, bool) {
-        let nanos = self.clock.since(begin);
-        (nanos, nanos >= self.threshold)
+    /// Nanoseconds since a reading.
+    #[inline(always)]
+    pub(crate) fn since(&self, begin: u64) -> u64 {
+        self.clock.since(begin)
     }
 }
 
 /// A cell index that stands for pollwatch's own tasks: in no count, in no slot.
-pub(crate) const OWN_CELL: u32 = u32::MAX;
+const OWN_CELL: u32 = u32::MAX;
 /// A cell index that stands for a place where no task was ever seen to be spawned.
 const UNKNOWN_CELL: u32 = u32::MAX - 1;
 
@@ -117,21 +129,23 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// Addresses of locations are even (they are aligned), tagged sites are odd.
-    #[inline]
-    fn key(self) -> usize {
-        match self {
-            Origin::Place(location) => std::ptr::from_ref(location) as usize,
-            Origin::Site(site) => (site.0 as usize) << 1 | 1,
-        }
+    /// In one word with a runtime: no address needs the highest bits. Those of locations are even (they are aligned), tagged sites
+    /// are odd.
+    #[inline(always)]
+    fn key(self, runtime: u16) -> u64 {
+        let key = match self {
+            Origin::Place(location) => std::ptr::from_ref(location) as u64,
+            Origin::Site(site) => u64::from(site.0) << 1 | 1,
+        };
+        key ^ u64::from(runtime) << 57
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Cached {
-    key: usize,
-    runtime: u32,
-    cell: u32,
+    key: u64,
+    /// Of the thread's own tally. `None`: an unknown place, or our own.
+    cell: Option<&'static tally::Cell>,
 }
 
 /// A thread's tie to one watchdog: its state, and its private table from origins to cells.
@@ -140,8 +154,10 @@ pub(crate) struct Attached {
     meter_id: u64,
     meter: Weak<Meter>,
     pub(crate) state: Arc<ThreadState>,
-    cache: Box<[Cell<Cached>; CACHE]>,
-    cells: RefCell<HashMap<(usize, u16), u32>>,
+    /// In here, not behind a pointer: each step to what a poll needs is waited for.
+    cache: [Cell<Cached>; CACHE],
+    pub(crate) sampling: Sampling,
+    cells: RefCell<HashMap<u64, u32>>,
     by_site: RefCell<HashMap<(SiteId, u16), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
@@ -163,7 +179,8 @@ impl Attached {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),
             state,
-            cache: Box::new(std::array::from_fn(|_| Cell::default())),
+            sampling: Sampling::new(meter.sampled),
+            cache: std::array::from_fn(|_| Cell::new(Cached { key: 0, cell: None })),
             cells: RefCell::default(),
             by_site: RefCell::default(),
             sites: RefCell::default(),
@@ -211,46 +228,76 @@ impl Attached {
         })
     }
 
-    /// The cell of an origin, made at first sight.
-    #[inline]
-    pub(crate) fn cell(&self, origin: Origin, runtime: u16) -> u32 {
+    /// The cell of an origin, made at first sight; `None` for our own tasks.
+    #[inline(always)]
+    pub(crate) fn cell(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
         match self.cached(origin, runtime) {
-            Some(cell) if cell != UNKNOWN_CELL => cell,
-            _ => self.find_and_cache(origin, runtime, true),
+            Some(cell) => Some(cell),
+            // By their kinds, so that the path that is taken does not put an `Origin` together.
+            _ => match origin {
+                Origin::Place(place) => self.cell_of_place(place, runtime),
+                Origin::Site(site) => self.cell_of_wrapped(site, runtime),
+            },
         }
     }
 
-    /// The cell of an origin that was seen to spawn.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) fn known_cell(&self, origin: Origin, runtime: u16) -> Option<u32> {
-        let cell = self.cached(origin, runtime).unwrap_or_else(|| self.find_and_cache(origin, runtime, false));
-        (cell != UNKNOWN_CELL && cell != OWN_CELL).then_some(cell)
-    }
-
-    #[inline]
-    fn cached(&self, origin: Origin, runtime: u16) -> Option<u32> {
-        let key = origin.key();
-        let cached = self.entry(key, runtime).get();
-        (cached.key == key && cached.runtime == u32::from(runtime)).then_some(cached.cell)
-    }
-
-    #[inline]
-    fn entry(&self, key: usize, runtime: u16) -> &Cell<Cached> {
-        let hash = (key as u64 ^ u64::from(runtime) << 48).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        &self.cache[(hash >> (64 - CACHE.ilog2())) as usize]
+    /// As [`cell`](Self::cell), if it is at hand.
+    #[inline(always)]
+    pub(crate) fn cached(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
+        let cached = self.entry(origin, runtime).get();
+        cached.cell.filter(|_| cached.key == origin.key(runtime))
     }
 
     #[cold]
     #[inline(never)]
-    fn find_and_cache(&self, origin: Origin, runtime: u16, make: bool) -> u32 {
-        let cell = self.find(origin, runtime, make);
-        let key = origin.key();
-        self.entry(key, runtime).set(Cached { key, runtime: u32::from(runtime), cell });
-        cell
+    fn cell_of_place(&self, place: &'static Location<'static>, runtime: u16) -> Option<&tally::Cell> {
+        self.find_and_cache(Origin::Place(place), runtime)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn cell_of_wrapped(&self, site: SiteId, runtime: u16) -> Option<&tally::Cell> {
+        self.find_and_cache(Origin::Site(site), runtime)
+    }
+
+    /// The cell of an origin that was seen to spawn.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) fn known_cell(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
+        self.state.tally.cell(self.find(origin, runtime, false))
+    }
+
+    /// Publishes the frame of a poll that is counted in `cell`, one of this thread's; reads the clock, if this one is timed. Returns
+    /// what [`Slot::push_poll`] does.
+    #[inline(always)]
+    pub(crate) fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: &tally::Cell) -> u64 {
+        let begin = if self.sampling.is_due() { self.state.now() } else { UNTIMED };
+        self.state.push_poll(begin, what, task, place, cell)
+    }
+
+    /// The cell that a poll is counted in, by its frame, which is one of this thread's; `None` for a part of a poll.
+    #[inline(always)]
+    pub(crate) fn cell_of(&self, poll: &FrameCell) -> Option<&tally::Cell> {
+        // SAFETY: null, or one of this thread's cells (`push_poll`). They never move or go before the tally does, which `self.state`
+        // holds.
+        unsafe { poll.cell().as_ref() }
+    }
+
+    #[inline(always)]
+    fn entry(&self, origin: Origin, runtime: u16) -> &Cell<Cached> {
+        let hash = origin.key(runtime).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &self.cache[(hash >> (64 - CACHE.ilog2())) as usize]
+    }
+
+    fn find_and_cache(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
+        let cell = self.state.tally.cell(self.find(origin, runtime, true))?;
+        // SAFETY: as in `cell_of`; what is cached is given out for as long as `self` is borrowed.
+        let kept = unsafe { &*std::ptr::from_ref(cell) };
+        self.entry(origin, runtime).set(Cached { key: origin.key(runtime), cell: Some(kept) });
+        Some(cell)
     }
 
     fn find(&self, origin: Origin, runtime: u16, make: bool) -> u32 {
-        let key = (origin.key(), runtime);
+        let key = origin.key(runtime);
         let known = self.cells.borrow().get(&key).copied();
         match known {
             Some(UNKNOWN_CELL) if make => {}

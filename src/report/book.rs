@@ -272,6 +272,13 @@ impl Book {
         self.recent.iter().cloned().collect()
     }
 
+    /// The id of the stall that a poll of a thread is, while it goes on.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn id_of(&self, thread: u64, number: u64) -> Option<u64> {
+        let ongoing = self.ongoing.iter().find(|o| o.thread.id == thread && o.still.is_poll(number));
+        ongoing.map(|o| o.stall.id)
+    }
+
     fn keep(&mut self, stall: Stall) {
         if self.recent.len() == RECENT {
             let over = self.recent.iter().position(|s| s.phase == Phase::Resolved).unwrap_or(0);
@@ -313,6 +320,7 @@ mod tests {
             cause: Cause::Unknown,
             began: std::time::SystemTime::UNIX_EPOCH,
             elapsed: Duration::from_millis(millis),
+            elapsed_at_least: false,
             on_cpu: None,
             syscall: None,
             stack: None,

@@ -231,6 +231,7 @@ impl Reporter {
             cause: Cause::Unknown,
             began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,
+            elapsed_at_least: meter.sampled,
             on_cpu: None,
             syscall: None,
             stack: None,

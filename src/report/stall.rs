@@ -76,6 +76,9 @@ pub struct Stall {
     /// How long the poll has lasted so far, or in all. A time in which the whole process stood still is left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
+    /// Whether it may have lasted longer by up to a quarter of the threshold: with
+    /// [`sampled_timing`](crate::WatchdogBuilder::sampled_timing) most polls count from when the watchdog first saw them.
+    pub elapsed_at_least: bool,
     /// CPU time that the thread used since the watchdog first saw the stall, up to this report; `None` for a stall that ended
     /// before it was seen, and where the platform cannot tell.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_optional_seconds", rename = "on_cpu_seconds"))]
@@ -121,9 +124,10 @@ impl fmt::Display for Stall {
         if self.certainty == Certainty::Suspected {
             f.write_str("suspected ")?;
         }
+        let least = if self.elapsed_at_least { "at least " } else { "" };
         match self.phase {
-            Phase::Ongoing => write!(f, "stall #{} ongoing {elapsed}", self.id)?,
-            Phase::Resolved => write!(f, "stall #{} resolved after {elapsed}", self.id)?,
+            Phase::Ongoing => write!(f, "stall #{} ongoing {least}{elapsed}", self.id)?,
+            Phase::Resolved => write!(f, "stall #{} resolved after {least}{elapsed}", self.id)?,
         }
         match self.worker {
             Some(worker) => write!(f, " on worker {worker} of {:?}", self.runtime)?,

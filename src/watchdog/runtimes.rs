@@ -32,7 +32,9 @@ impl Watchdog {
     ///
     /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime that is still watched (that of
     /// one that was shut down may be used again, and goes on with its counters), and when the builder has thread callbacks that
-    /// would be lost.
+    /// would be lost. One watchdog tells 63 names apart: a runtime with
+    /// a further one is built all the same, but without being watched. That is logged once, and [`coverage`](Self::coverage) has
+    /// how many there were. Name runtimes for what they are for, not for when they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }
@@ -44,8 +46,10 @@ impl Watchdog {
     /// As [`build_runtime`](Self::build_runtime).
     pub fn build_runtime_with(&self, name: &str, builder: &mut Builder, hooks: Hooks) -> io::Result<Runtime> {
         let (entry, pool, runtime) = self.build(name, builder, hooks, true, Builder::build)?;
-        entry.go_live(runtime.handle(), hooks::INSTALLED, pool);
-        self.tell_coverage(&entry);
+        if let Some(entry) = entry {
+            entry.go_live(runtime.handle(), hooks::INSTALLED, pool);
+            self.tell_coverage(&entry);
+        }
         Ok(runtime)
     }
 
@@ -65,8 +69,10 @@ impl Watchdog {
         options: LocalOptions,
     ) -> io::Result<LocalRuntime> {
         let (entry, _, runtime) = self.build(name, builder, Hooks::new(), false, |b| b.build_local(options))?;
-        entry.go_live(runtime.handle(), hooks::INSTALLED, None);
-        self.tell_coverage(&entry);
+        if let Some(entry) = entry {
+            entry.go_live(runtime.handle(), hooks::INSTALLED, None);
+            self.tell_coverage(&entry);
+        }
         Ok(runtime)
     }
 
@@ -77,13 +83,25 @@ impl Watchdog {
         mut user: Hooks,
         workers: bool,
         build: impl FnOnce(&mut Builder) -> io::Result<R>,
-    ) -> io::Result<(Arc<Entry>, Option<Arc<Pool>>, R)> {
+    ) -> io::Result<Built<R>> {
         let meter = &self.shared.meter;
         let entry = meter.runtimes.reserve(name, meter.id)?;
-        let mut reserved = Reserved(Some(entry.clone()));
-        let (installed, pool) = callbacks::install(builder, &entry, user.take_threads(), workers)?;
+        let mut reserved = Reserved(entry.clone());
+        let looked_at = workers && entry.is_some();
+        let (installed, pool) = callbacks::install(builder, meter, user.take_threads(), looked_at)?;
         let lent = Lent { builder, installed };
-        hooks::install(lent.builder, &entry, user);
+        match &entry {
+            Some(entry) => hooks::install(lent.builder, entry, user),
+            None => {
+                if meter.runtimes.count_unnamed() && self.shared.log {
+                    log::cannot(&format!(
+                        "the runtime {name:?} is not watched: one watchdog tells 63 names apart, and they are taken; name \
+                         runtimes for what they are for, or build them with another watchdog"
+                    ));
+                }
+                hooks::install_user(lent.builder, meter, user);
+            }
+        }
         let runtime = build(lent.builder);
         drop(lent);
         let runtime = runtime?;
@@ -103,18 +121,24 @@ impl Watchdog {
     ///
     /// # Errors
     ///
-    /// An empty name, that of a runtime that is still watched, a runtime that is watched already, or one that is shut down.
+    /// An empty name, that of a runtime that is still watched, a runtime that is watched already, one that is shut down, or a 64th
+    /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.shared.meter.runtimes;
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
-        let entry = runtimes.reserve(name, self.shared.meter.id)?;
+        let Some(entry) = runtimes.reserve(name, self.shared.meter.id)? else {
+            return Err(Error::invalid("one watchdog tells 63 names of runtimes apart, and they are taken"));
+        };
         entry.go_live(handle, false, None);
         self.tell_coverage(&entry);
         if entry.is_live() { Ok(()) } else { Err(Error::invalid("this runtime is shut down")) }
     }
 }
+
+/// The entry, where there was a name for it, the pool, where it is looked at, and the runtime.
+type Built<R> = (Option<Arc<Entry>>, Option<Arc<Pool>>, R);
 
 /// A builder that has our callbacks in it, until they are taken out again, also when `build` unwinds.
 struct Lent<'a> {

@@ -7,15 +7,21 @@ mod callbacks;
 mod detect;
 mod export;
 mod fates;
+mod fuzz;
 #[cfg(tokio_unstable)]
 mod hooks;
 mod hostile;
 mod input;
 mod lifecycle;
+mod live;
 mod nesting;
 mod outcomes;
 mod polls;
+#[path = "../../src/random.rs"]
+mod random;
 mod report;
+mod sampled;
+mod schema;
 mod spans;
 mod stacks;
 #[cfg(all(target_os = "linux", not(tokio_unstable)))]

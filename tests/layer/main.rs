@@ -3,6 +3,9 @@
 #[path = "../it/support.rs"]
 mod support;
 
+#[path = "../it/schema.rs"]
+mod schema;
+
 mod accounts;
 mod attribution;
 mod client;
@@ -11,6 +14,7 @@ mod load;
 mod names;
 mod pages;
 mod patterns;
+mod sampled;
 mod scene;
 mod shed;
 mod truth;

@@ -78,15 +78,16 @@ impl Pending {
 
     /// Does a part of the request.
     pub(super) fn within<R>(&mut self, part: impl FnOnce() -> R) -> R {
-        let end = self.end;
-        let within = self.request.as_mut().map(Request::enter);
-        if end == End::Dropped {
+        let Pending { request, end, .. } = self;
+        let before = *end;
+        let within = request.as_mut().map(Request::enter);
+        if before == End::Dropped {
             // Stays so if it unwinds.
-            self.end = End::Panicked;
+            *end = End::Panicked;
         }
         let result = part();
         drop(within);
-        self.end = end;
+        *end = before;
         result
     }
 

@@ -329,8 +329,8 @@ mod tests {
     fn blocking_routes_have_one_place_and_two_layers_take_it_once() {
         let meter = Meter::of(10_000_000, 10);
         let [blocks, quick] = ["/blocks", "/quick"].map(|name| meter.routes.intern(name, Proof::Known));
-        let thread = crate::measure::thread::attached(meter.id, || Some(meter.clone())).unwrap();
-        thread.state.routes.cell(blocks).unwrap().poll(Shed::DEFAULT_HIGH.as_nanos() as u64, false);
+        let thread = crate::measure::thread::attached(&meter).unwrap();
+        thread.state.routes.cell(blocks).unwrap().poll(Shed::DEFAULT_HIGH.as_nanos() as u64, 1, false);
         let turnstile = Turnstile::new(&meter, &Shed::new());
         let judge = |request: &mut Request<()>, route| {
             let mut frame = frame::Request::new(&meter, SiteId::OTHER, route);

@@ -1,16 +1,15 @@
 //! The way in by a request: what the tower layer puts around each poll of a response and its body.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::tally::Status;
 use super::{Proof, RouteId};
-use crate::measure::future::{UNRESOLVED, attached, resolve};
+use crate::measure::future::{UNRESOLVED, resolve};
 use crate::measure::meter::Meter;
 use crate::measure::poll::{self, Entered};
 use crate::measure::site::SiteId;
 use crate::measure::task_id::to_bits;
-use crate::measure::thread::Attached;
+use crate::measure::thread::{Attached, attached};
 
 /// What a request's future and body carry.
 pub(crate) struct Request {
@@ -29,19 +28,12 @@ impl Request {
     /// Begins a part of the request: from here until the guard is dropped, this thread works for its route. Where no poll is
     /// known around it, it is one itself, as a watched future is.
     #[inline]
-    pub(crate) fn enter(&mut self) -> Guard {
-        let Some(thread) = attached(&self.meter) else { return Guard(None) };
-        let around = if thread.state.slot.depth() == 0 { self.enter_poll(&thread) } else { None };
-        let entered = poll::enter_route(&thread, self.route);
-        Guard(Some(Within { thread, around, entered, route: self.route }))
-    }
-
-    #[inline(never)]
-    fn enter_poll(&mut self, thread: &Attached) -> Option<Entered> {
-        if self.runtime == UNRESOLVED {
-            (self.runtime, _) = resolve(&self.meter);
-        }
-        poll::enter(thread, self.runtime.into(), (self.site, None), || to_bits(tokio::task::try_id()))
+    pub(crate) fn enter(&mut self) -> Guard<'_> {
+        let Request { meter, site, route, runtime } = self;
+        let Some(thread) = attached(meter) else { return Guard(None) };
+        let around = if thread.state.slot.depth() == 0 { enter_poll(thread, meter, *site, runtime) } else { None };
+        let entered = poll::enter_route(thread, *route);
+        Guard(Some(Within { thread, around, entered, route: *route }))
     }
 
     pub(crate) fn meter(&self) -> &Meter {
@@ -102,8 +94,16 @@ pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
     }
 }
 
-struct Within {
-    thread: Rc<Attached>,
+#[inline(never)]
+fn enter_poll(thread: &Attached, meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> Option<Entered> {
+    if *runtime == UNRESOLVED {
+        (*runtime, _) = resolve(meter);
+    }
+    poll::enter(thread, (*runtime).into(), (site, None), || to_bits(tokio::task::try_id()))
+}
+
+struct Within<'a> {
+    thread: &'a Attached,
     around: Option<Entered>,
     entered: Entered,
     route: RouteId,
@@ -111,15 +111,15 @@ struct Within {
 
 /// Ends a part of a request, also when it unwinds.
 #[must_use]
-pub(crate) struct Guard(Option<Within>);
+pub(crate) struct Guard<'a>(Option<Within<'a>>);
 
-impl Drop for Guard {
+impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Some(Within { thread, around, entered, route }) = self.0.take() {
-            poll::leave_route(&thread, entered, route);
+            poll::leave_route(thread, entered, route);
             if let Some(around) = around {
-                poll::leave(&thread, around);
+                poll::leave(thread, around);
             }
         }
     }

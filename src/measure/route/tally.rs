@@ -69,24 +69,28 @@ fn add(counter: &AtomicU64, n: u64) {
 
 #[cfg_attr(not(feature = "tower"), allow(dead_code))]
 impl Cell {
-    /// Counts one poll; the owning thread only, as for the next two.
+    /// Counts one poll, whose time stands for that of `weight`; the owning thread only, as for the next three.
     #[inline]
-    pub(crate) fn poll(&self, nanos: u64, histogram: bool) {
-        let polls = self.polls.load(Ordering::Relaxed);
+    pub(crate) fn poll(&self, nanos: u64, weight: u64, histogram: bool) {
         // The first one is the mean; from there on each takes its part.
         let recent = self.recent.load(Ordering::Relaxed);
         let recent =
-            if polls == 0 { nanos.saturating_mul(RECENT) } else { (recent - recent / RECENT).saturating_add(nanos) };
+            if recent == 0 { nanos.saturating_mul(RECENT) } else { (recent - recent / RECENT).saturating_add(nanos) };
         self.recent.store(recent, Ordering::Relaxed);
-        self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
-        add(&self.busy, nanos);
+        add(&self.polls, 1);
+        add(&self.busy, nanos.wrapping_mul(weight));
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.store(nanos, Ordering::Relaxed);
         }
         if histogram {
             let durations = self.durations.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], 1);
+            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], weight);
         }
+    }
+
+    /// Counts one poll whose time is not known.
+    pub(crate) fn untimed_poll(&self) {
+        add(&self.polls, 1);
     }
 
     /// Counts one request; `method` is an index of [`METHODS`].
@@ -201,7 +205,7 @@ mod tests {
         for nanos in [400_000, 3_000_000] {
             let tally = RouteTally::new(100);
             let cell = tally.cell(route).unwrap();
-            cell.poll(nanos, true);
+            cell.poll(nanos, 1, true);
             cell.request(2, Status::of_code(204));
             cell.request(9, Status::CANCELLED);
             tally.add_to(&mut sums);
@@ -226,21 +230,21 @@ mod tests {
     fn the_mean_is_of_the_latest_polls() {
         let cell = Cell::default();
         assert_eq!(cell.recent_mean(), 0);
-        cell.poll(40_000_000, false);
+        cell.poll(40_000_000, 1, false);
         assert_eq!(cell.recent_mean(), 40_000_000, "one poll is its own mean");
         let polls_until = |nanos, is_so: &dyn Fn(u64) -> bool| {
             let polls = (1..).find(|_| {
-                cell.poll(nanos, false);
+                cell.poll(nanos, 1, false);
                 is_so(cell.recent_mean())
             });
             polls.unwrap()
         };
         assert!((16..100).contains(&polls_until(10_000, &|mean| mean < 5_000_000)));
-        (0..1_000_000).for_each(|_| cell.poll(10_000, false));
+        (0..1_000_000).for_each(|_| cell.poll(10_000, 1, false));
         assert!((9_000..=10_000).contains(&cell.recent_mean()), "{}", cell.recent_mean());
         assert!((2..16).contains(&polls_until(20_000_000, &|mean| mean >= 5_000_000)), "a million quick ones before");
-        cell.poll(u64::MAX, false);
-        cell.poll(u64::MAX, false);
+        cell.poll(u64::MAX, 1, false);
+        cell.poll(u64::MAX, 1, false);
         assert!(cell.recent_mean() > 0);
     }
 

@@ -1,6 +1,6 @@
 //! What a thread asks of its own slot, beneath the innermost frame: no copies, no retries.
 
-use super::{FrameCell, MAX_FRAMES, Slot, What};
+use super::{FrameCell, MAX_FRAMES, Slot, UNTIMED, What};
 use crate::measure::route::RouteId;
 use crate::sync::Ordering;
 
@@ -40,6 +40,13 @@ impl Slot {
         if self.depth() <= 2 {
             return;
         }
+        if let Some(top) = self.top_at().filter(|(_, top)| top.begin() == UNTIMED) {
+            // Those around are untimed, too. Only of one that was seen is it known that it took long.
+            if self.noted(top).is_some() {
+                self.forget_beneath();
+            }
+            return;
+        }
         let ticks = ticks();
         let parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
         for (around, _) in parts.filter(|(_, what)| what.kind == super::Kind::Route) {
@@ -62,7 +69,8 @@ impl Slot {
     /// Lets every frame but the innermost begin later.
     pub(crate) fn delay_beneath(&self, ticks: u64) {
         let depth = self.depth().min(MAX_FRAMES);
-        for cell in &self.frames[..depth.saturating_sub(1)] {
+        self.forget_beneath();
+        for cell in self.frames[..depth.saturating_sub(1)].iter().filter(|cell| cell.begin() != UNTIMED) {
             cell.begin.store(cell.begin().saturating_add(ticks), Ordering::Release);
         }
     }

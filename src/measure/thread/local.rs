@@ -1,10 +1,9 @@
 //! The way from a thread to its own state.
 
-use std::cell::RefCell;
-#[cfg(tokio_unstable)]
-use std::cell::{Cell, Ref};
+use std::cell::{Cell, RefCell};
 #[cfg(tokio_unstable)]
 use std::panic::Location;
+use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,25 +12,75 @@ use crate::measure::meter::Meter;
 #[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
 
-/// A thread serves one watchdog as a rule; further ones (tests have many) are looked up in a list.
+/// A thread serves one watchdog as a rule; further ones (tests have many) are looked up in a list. What is here stays until the
+/// thread exits or its watchdog's meter is gone, and only [`Local::find_or_attach`] takes anything out.
 struct Local {
     first: RefCell<Option<Rc<Attached>>>,
     others: RefCell<Vec<Rc<Attached>>>,
 }
 
 thread_local! {
+    /// What `LOCAL.first` holds, or null: a thread-local without a destructor is found by one instruction, nothing borrowed and
+    /// nothing counted.
+    static FIRST: Cell<*const Attached> = const { Cell::new(ptr::null()) };
     static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
 }
 
-/// This thread's tie to the watchdog `id`, made at first use. `None` where that cannot be: the thread is exiting, the
-/// watchdog is gone, or there are too many threads. It may be kept for the length of a poll.
+impl Drop for Local {
+    fn drop(&mut self) {
+        FIRST.set(ptr::null());
+    }
+}
+
+/// This thread's tie to a meter, made at first use. `None` where that cannot be: the thread is exiting, or there are too many
+/// threads.
 #[inline(always)]
-pub(crate) fn attached(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<Attached>> {
-    let found = LOCAL.try_with(|local| match local.first(id) {
-        Some(first) => Some(first),
-        None => local.find_or_attach(id, meter),
-    });
-    found.ok()?
+pub(crate) fn attached(meter: &Arc<Meter>) -> Option<&Attached> {
+    // SAFETY: the meter is borrowed for as long as the tie, so it is not gone; and a thread that has a poll on its stack, which is
+    // what borrows it, does not come to destroy what it has.
+    unsafe { first(meter.id).or_else(|| find_or_attach(meter.id, || Some(meter.clone()))) }
+}
+
+/// Calls `f` with this thread's tie to a runtime's meter, as [`attached`] finds it. `f` must not call user code, nor anything that
+/// could tie the thread.
+#[cfg(tokio_unstable)]
+#[inline(always)]
+pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
+    // SAFETY: `f` does not tie the thread, so nothing is taken out meanwhile.
+    let found =
+        unsafe { first(runtime.meter_id).or_else(|| find_or_attach(runtime.meter_id, || runtime.meter.upgrade())) };
+    // One call, so that it is inlined.
+    if let Some(attached) = found {
+        f(attached);
+    }
+}
+
+/// As [`with`], if the tie is the thread's first; `None` otherwise. Nothing is called for it.
+#[cfg(tokio_unstable)]
+#[inline(always)]
+pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&Attached) -> R) -> Option<R> {
+    // SAFETY: as in `with`.
+    unsafe { first(runtime.meter_id) }.map(f)
+}
+
+/// # Safety
+///
+/// The tie is not used after its meter is gone, nor by what runs when the thread has destroyed its thread-locals.
+#[inline(always)]
+unsafe fn first<'a>(id: u64) -> Option<&'a Attached> {
+    // SAFETY: null, or what this thread's `LOCAL.first` holds, up to when the caller says.
+    unsafe { FIRST.get().as_ref() }.filter(|attached| attached.meter_id == id)
+}
+
+/// # Safety
+///
+/// As for [`first`].
+#[cold]
+#[inline(never)]
+unsafe fn find_or_attach<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<&'a Attached> {
+    let found = LOCAL.try_with(|local| local.find_or_attach(id, meter)).ok()??;
+    // SAFETY: the list has a count of it until the caller says.
+    Some(unsafe { &*Rc::as_ptr(&found) })
 }
 
 /// Whether a task that ended on this thread is none that was spawned: the thread is not tied to the watchdog, and the place is
@@ -42,7 +91,7 @@ pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) 
         static LAST: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     }
     let tied = |local: &Local| {
-        local.first(runtime.meter_id).is_some()
+        local.first.try_borrow().is_ok_and(|first| first.iter().any(|a| a.meter_id == runtime.meter_id))
             || local.others.try_borrow().is_ok_and(|others| others.iter().any(|a| a.meter_id == runtime.meter_id))
     };
     if LOCAL.try_with(tied).unwrap_or(false) {
@@ -83,49 +132,7 @@ pub(crate) fn for_each(mut f: impl FnMut(&Attached)) {
     });
 }
 
-/// Calls `f` with what [`attached`] finds, without counting a reference. `f` must not call user code.
-#[cfg(tokio_unstable)]
-#[inline(always)]
-pub(crate) fn with(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>, f: impl FnOnce(&Attached)) {
-    // One call of `f`, so that it is inlined. An error: the thread is exiting.
-    let _ = LOCAL.try_with(|local| {
-        let attached = match local.borrow_first(id) {
-            Some(first) => first,
-            None => match local.borrow_attached(id, meter) {
-                Some(attached) => attached,
-                None => return,
-            },
-        };
-        f(&attached);
-    });
-}
-
 impl Local {
-    #[cfg(tokio_unstable)]
-    #[inline(always)]
-    fn borrow_first(&self, id: u64) -> Option<Ref<'_, Rc<Attached>>> {
-        let first = self.first.try_borrow().ok()?;
-        Ref::filter_map(first, |first| first.as_ref().filter(|attached| attached.meter_id == id)).ok()
-    }
-
-    #[cfg(tokio_unstable)]
-    #[cold]
-    #[inline(never)]
-    fn borrow_attached(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Ref<'_, Rc<Attached>>> {
-        self.find_or_attach(id, meter)?;
-        self.borrow_first(id).or_else(|| {
-            let others = self.others.try_borrow().ok()?;
-            Ref::filter_map(others, |others| others.iter().find(|attached| attached.meter_id == id)).ok()
-        })
-    }
-
-    #[inline(always)]
-    fn first(&self, id: u64) -> Option<Rc<Attached>> {
-        self.first.try_borrow().ok()?.as_ref().filter(|attached| attached.meter_id == id).cloned()
-    }
-
-    #[cold]
-    #[inline(never)]
     fn find_or_attach(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<Attached>> {
         let mut others = self.others.try_borrow_mut().ok()?;
         if let Some(known) = others.iter().find(|a| a.meter_id == id) {
@@ -135,6 +142,7 @@ impl Local {
         let mut first = self.first.try_borrow_mut().ok()?;
         others.retain(|a| a.meter.strong_count() > 0);
         if first.as_ref().is_none_or(|a| a.meter.strong_count() == 0) {
+            FIRST.set(Rc::as_ptr(&attached));
             *first = Some(attached.clone());
         } else {
             others.push(attached.clone());

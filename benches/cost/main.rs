@@ -1,0 +1,52 @@
+//! What measuring costs besides a poll: spawning, channels, many tasks, memory, scrapes, the watchdog's own work, start-up. The
+//! results are kept in `docs/overhead.md`.
+//!
+//! `cargo bench --bench cost [-- --quick] [-- NAME]`. Comparisons are made within a round, and medians are printed; `--quick` only
+//! checks that it runs, a name runs the parts whose name contains it.
+
+mod memory;
+mod scrape;
+mod thousand;
+mod watchdog;
+mod work;
+
+/// Whether this only checks that it runs.
+#[derive(Clone, Copy)]
+struct Size {
+    quick: bool,
+}
+
+impl Size {
+    fn of<T>(self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { values[middle - 1].midpoint(values[middle]) }
+}
+
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    // Without cargo bench's own flag this runs as a test.
+    let size = Size { quick: has("--quick") || !has("--bench") };
+    let only = args.iter().find(|arg| !arg.starts_with('-'));
+    let parts: [(&str, fn(Size)); 5] = [
+        ("start-up", watchdog::start_up),
+        ("work", work::run),
+        ("memory", memory::run),
+        ("scrape", scrape::run),
+        ("watchdog", watchdog::run),
+    ];
+    for (name, part) in parts {
+        if only.is_none_or(|only| name.contains(only.as_str())) {
+            part(size);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Sampled timing: every poll is counted, some are timed, and stalls are found by looking.
+
+use std::time::{Duration, Instant};
+
+use pollwatch::{Phase, Watchdog};
+
+use crate::support::*;
+
+fn sampled(threshold: Duration) -> (Watchdog, Told) {
+    start_with(Watchdog::builder().threshold(threshold).log(false).sampled_timing(true))
+}
+
+/// More than enough for most of them to be untimed.
+const STALLS: usize = 12;
+
+/// Each block ends only after it has been told.
+#[test]
+fn a_stall_is_told_while_it_blocks_and_no_longer_than_it_was() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = sampled(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        for nth in 1..=STALLS as u64 {
+            let heard = told.clone();
+            let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
+                let begin = Instant::now();
+                let first = heard.wait(|s| s.id == nth && s.elapsed >= THRESHOLD * 2).expect("told while it blocks");
+                (first, begin.elapsed())
+            });
+            let outer = Instant::now();
+            let (ongoing, inner) = runtime.block_on(task).unwrap();
+            let outer = outer.elapsed();
+            assert!(ongoing.phase == Phase::Ongoing && ongoing.elapsed_at_least, "{name}: {ongoing:#?}");
+            assert!(ongoing.to_string().contains("ongoing at least "), "{ongoing}");
+            assert_eq!(ongoing.site.to_string(), place);
+            let end = told.wait(|s| s.id == nth && s.phase == Phase::Resolved).expect("it is resolved");
+            assert!(
+                end.elapsed >= ongoing.elapsed && end.elapsed <= outer.mul_f64(1.01),
+                "{inner:?} {outer:?} {end:#?}"
+            );
+        }
+        assert_eq!(told_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count(), STALLS);
+    }
+}
+
+#[test]
+fn one_and_a_half_thresholds_are_found_and_less_than_one_never() {
+    for (name, builder) in [("current", current_thread as fn() -> _), ("multi", || multi_thread(1))] {
+        undisturbed(|| {
+            let (watchdog, told) = sampled(THRESHOLD);
+            let runtime = watchdog.build_runtime(name, &mut builder()).unwrap();
+            let run = |time: Duration| {
+                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+                    let mut longest = Duration::ZERO;
+                    for _ in 0..STALLS {
+                        longest = longest.max(block(time));
+                        yield_once().await;
+                    }
+                    longest
+                });
+                let longest = runtime.block_on(task).unwrap();
+                // A poll is a little longer than what blocks in it.
+                if longest > time + THRESHOLD / 20 {
+                    return Err(format!("meant to take {time:?}, took {longest:?}"));
+                }
+                told_so_far(&watchdog, &told);
+                Ok(told.of(name).iter().filter(|s| s.phase == Phase::Resolved).count())
+            };
+            let short = run(THRESHOLD * 9 / 10)?;
+            assert_eq!(short, 0, "{name}: {:#?}", told.of(name));
+            let found = run(THRESHOLD * 3 / 2)?;
+            assert!(found <= STALLS, "{name}: one is told twice");
+            measured(&watchdog, found == STALLS, found)?;
+            let shortest = told.of(name).iter().filter(|s| s.phase == Phase::Resolved).map(|s| s.elapsed).min();
+            measured(&watchdog, shortest >= Some(THRESHOLD), shortest)
+        });
+    }
+}
+
+#[test]
+fn polls_are_counted_and_their_times_estimated() {
+    const TASKS: usize = 4;
+    const POLLS: usize = 4_000;
+    let spin = |time: Duration| {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            std::hint::spin_loop();
+        }
+        begin.elapsed()
+    };
+    undisturbed(|| {
+        let (watchdog, _) = sampled(Duration::from_secs(10));
+        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|_| {
+                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+                    let mut busy = Duration::ZERO;
+                    for _ in 1..POLLS {
+                        busy += spin(Duration::from_micros(10));
+                        yield_once().await;
+                    }
+                    busy
+                });
+                task
+            })
+            .collect();
+        let busy: Duration = tasks.into_iter().map(|task| runtime.block_on(task).unwrap()).sum();
+        let snapshot = runtime_of(&watchdog.snapshot(), "main");
+        assert_eq!(snapshot.polls_total, (TASKS * POLLS) as u64);
+        let sites: u64 = watchdog.snapshot().sites.iter().map(|site| site.polls).sum();
+        assert_eq!(sites, snapshot.polls_total);
+        // The standard deviation is some 280 of 16,000.
+        assert!(snapshot.polls.count.abs_diff(snapshot.polls_total) < 2_500, "{snapshot:#?}");
+        assert_eq!(snapshot.polls.count % 16, 0, "each timed poll stands for 16");
+        let ratio = snapshot.polls.sum.as_secs_f64() / busy.as_secs_f64();
+        // One poll that was given no CPU for a while weighs 16 times.
+        if (0.8..1.4).contains(&ratio) { Ok(()) } else { Err(format!("{ratio}: {snapshot:#?}")) }
+    });
+}
+
+/// The stall stands for itself, whether its poll was one of the timed or not.
+#[test]
+fn what_a_stall_adds_to_the_busy_time_is_its_own() {
+    let (watchdog, told) = sampled(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let outer = Instant::now();
+    for _ in 0..STALLS {
+        let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
+        runtime.block_on(task).unwrap();
+    }
+    let outer = outer.elapsed();
+    told_so_far(&watchdog, &told);
+    let stalls: Duration = told.of("main").iter().filter(|s| s.phase == Phase::Resolved).map(|s| s.elapsed).sum();
+    let busy = runtime_of(&watchdog.snapshot(), "main").polls.sum;
+    assert!(busy <= outer.mul_f64(1.01), "{busy:?} of {outer:?}");
+    assert!(busy >= stalls.mul_f64(0.99) || watchdog.snapshot().watchdog.oversleeps > 0, "{busy:?}, stalls {stalls:?}");
+}
+
+#[test]
+fn what_is_meant_to_block_is_no_stall() {
+    let (watchdog, told) = sampled(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    for _ in 0..STALLS {
+        let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+            pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 3));
+        });
+        runtime.block_on(task).unwrap();
+    }
+    let stalls = told_so_far(&watchdog, &told);
+    assert!(stalls.iter().all(|s| s.cause.as_str() == "starved" || s.cause.as_str() == "paused"), "{stalls:#?}");
+    let allowed = watchdog.snapshot().watchdog.allowed_blocking;
+    assert!(allowed[0].1 >= THRESHOLD * 3 * STALLS as u32, "{allowed:?}");
+}
+
+#[test]
+fn it_is_shown_that_times_are_estimates() {
+    for on in [true, false] {
+        let watchdog = Watchdog::builder().sampled_timing(on).start().unwrap();
+        assert_eq!(watchdog.coverage().sampled_timing, on);
+        assert_eq!(watchdog.coverage().to_string().contains("timing: one poll in 16"), on);
+        let way = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_coverage", &[("way", "sampled_timing")]);
+        assert_eq!(way, f64::from(u8::from(on)));
+    }
+}

@@ -1,0 +1,39 @@
+//! Sampled timing: stalls are told under their routes, and what is counted of routes adds up.
+
+use std::time::{Duration, Instant};
+
+use axum::{Router, routing::get};
+use pollwatch::{Phase, Watchdog};
+
+use crate::client;
+use crate::scene::Scene;
+use crate::support::*;
+
+const REQUESTS: usize = 12;
+
+#[test]
+fn a_stall_is_told_under_its_route_and_weighs_what_it_took() {
+    undisturbed(|| {
+        let scene = Scene::of(Watchdog::builder().threshold(THRESHOLD).sampled_timing(true));
+        let app = Router::new().route("/block", get(|| async { drop(block(THRESHOLD * 3)) }));
+        let addr = scene.serve(app.layer(scene.watchdog.layer()));
+        let outer = Instant::now();
+        for _ in 0..REQUESTS {
+            assert_eq!(client::ask_once(addr, client::get("/block")).unwrap().status(), 200);
+        }
+        let outer = outer.elapsed();
+        scene.wait_requests("/block", &[("GET", "2xx", REQUESTS as u64)]);
+        told_so_far(&scene.watchdog, &scene.told);
+        let of_route = |s: &pollwatch::Stall| s.phase == Phase::Resolved && s.route.as_deref() == Some("/block");
+        let stalls: Vec<_> = scene.told.of("main").into_iter().filter(of_route).collect();
+        stalls.iter().try_for_each(is_undisturbed)?;
+        measured(&scene.watchdog, stalls.len() == REQUESTS, &stalls)?;
+        assert!(stalls.iter().all(|s| s.elapsed_at_least && s.elapsed >= THRESHOLD * 2), "{stalls:#?}");
+        let route = scene.route("/block").expect("it was met");
+        assert_eq!(route.stalls.count, REQUESTS as u64);
+        // The last poll may not have ended.
+        let told: Duration = stalls.iter().map(|s| s.elapsed).sum();
+        assert!(route.busy >= told.mul_f64(0.8) && route.busy <= outer.mul_f64(1.01), "{told:?} {outer:?} {route:#?}");
+        Ok(())
+    });
+}
