@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::capture::{Capturer, RawStack, Target};
 use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
+use super::live::Still;
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
 use super::scan::{Poll, is_kept_off};
@@ -65,12 +66,12 @@ impl Examiner {
         }
     }
 
-    /// Examines the poll `number` of a thread, which had waited for a CPU for `before` in all before that poll. Nothing is said of it if
-    /// it is over before that is through.
+    /// Examines a thread that is in what `still` says, and that had waited for a CPU for `before` in all before that. Nothing is said
+    /// of it if that is over before it is through.
     pub(crate) fn examine(
         &mut self,
         thread: &ThreadState,
-        number: u64,
+        still: &Still,
         first: Option<First>,
         before: Option<u64>,
     ) -> Finding {
@@ -83,10 +84,14 @@ impl Examiner {
         }
         // A thread that is given no CPU at all takes its signal late: the watchdog would wait for nothing that matters.
         let stands = cause == Cause::Starved && share.is_some_and(|share| share < STANDS);
-        let stack = if stands { None } else { self.stack(thread, number, at) };
+        let stack = if stands { None } else { self.stack(thread, still, at) };
         let syscall = syscall(at);
-        let spans = Some(spans::of_poll(thread, number));
-        if !thread.slot.holds(number) {
+        // Those that a thread is in outside of any poll that is measured may be of any task.
+        let spans = match still {
+            Still::Poll(number) => Some(spans::of_poll(thread, *number)),
+            Still::Worker(_) => Some(Vec::new()),
+        };
+        if !still.holds(thread) {
             return Finding { cause: Cause::Unknown, syscall: None, on_cpu: None, first, stack: None, spans: None };
         }
         Finding { cause, syscall, on_cpu, first, stack, spans }
@@ -160,7 +165,13 @@ impl Examiner {
         }
     }
 
-    fn stack(&mut self, thread: &ThreadState, number: u64, at: Option<At>) -> Option<RawStack> {
+    /// The addresses in a thread's stack, outermost first; `None` where they are not all known.
+    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
+        let at = thread.tid.and_then(procfs::syscall);
+        self.stack(thread, still, at)?.addresses()
+    }
+
+    fn stack(&mut self, thread: &ThreadState, still: &Still, at: Option<At>) -> Option<RawStack> {
         if !self.shared.capture {
             return None;
         }
@@ -168,7 +179,7 @@ impl Examiner {
         let (outcome, stack) = match target {
             _ if !self.admit() => (Outcome::Limited, None),
             None => (Outcome::Unavailable, None),
-            Some(target) => self.capturer.capture(target, at, || thread.slot.holds(number)),
+            Some(target) => self.capturer.capture(target, at, || still.holds(thread)),
         };
         self.shared.captures[outcome as usize].fetch_add(1, Ordering::Relaxed);
         stack

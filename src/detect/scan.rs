@@ -291,7 +291,8 @@ impl Tracker {
         self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
     }
 
-    fn new_id(&mut self) -> u64 {
+    /// Stalls are counted from 1, whoever finds them.
+    pub(crate) fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }

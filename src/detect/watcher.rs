@@ -9,19 +9,21 @@ use std::time::Duration;
 use super::driven::Driven;
 use super::examine::First;
 use super::growth::Growth;
-use super::live;
+use super::live::{self, Still};
 use super::pause::{Pauses, Sleep};
 use super::procfs;
 use super::scan::{Change, EndedPoll, EndedRequest, Look, Placement, Poll, PollKey, Request, Tracker};
 use super::shedding::Shedding;
+use super::suspect::{Suspects, Verdict};
 use super::waits::Waits;
+use super::workers::{self, Eyes, Workers};
 use crate::measure::ended::Ended;
 use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::site::SiteId;
 use crate::measure::slot::{Frame, Kind, Reading, What};
 use crate::measure::thread::ThreadState;
-use crate::report::reporter::Reporter;
+use crate::report::reporter::{Reporter, Unwatched};
 use crate::report::teller::Told;
 use crate::shared::Shared;
 use crate::sys::{self, OwnRunDelay};
@@ -35,6 +37,9 @@ const SHED_PROBE_NANOS: u64 = 20_000_000;
 
 /// While anything is polled, tasks are counted this often; so late at most is a panic told.
 const TASKS_NANOS: u64 = 1_000_000_000;
+
+/// Workers that are seen from outside are looked at four times a threshold, but not more often than this.
+const LEAST_LOOK: u64 = 500_000;
 
 /// A poll that has lasted this long may come to be a stall: more is noted about its thread.
 const LONG_NANOS: u64 = 500_000;
@@ -60,6 +65,10 @@ pub(crate) struct Watcher {
     /// When tasks were counted.
     counted: u64,
     shedding: Shedding,
+    /// Workers as they are seen from outside, and the stalls of those.
+    workers: Workers,
+    suspects: Suspects,
+    suspected: HashMap<u64, u64>,
     /// Changes whenever anything was polled.
     fingerprint: u64,
     active: u64,
@@ -81,6 +90,7 @@ struct Seen {
     now: u64,
     look: Look,
     threads: HashMap<u64, Arc<ThreadState>>,
+    workers: workers::Look,
     fingerprint: u64,
 }
 
@@ -89,6 +99,9 @@ impl Watcher {
         Watcher {
             reporter: Reporter::new(shared.clone(), teller),
             tracker: Tracker::new(shared.meter.threshold),
+            workers: Workers::default(),
+            suspects: Suspects::new(shared.meter.threshold),
+            suspected: HashMap::new(),
             // Only the log tells of it.
             growth: Growth::new(if shared.log { shared.alive_tasks_limit } else { u64::MAX }),
             counted: 0,
@@ -116,7 +129,7 @@ impl Watcher {
             let stopping = self.shared.is_stopping();
             let seen = self.look();
             self.mistrust(self.trusted);
-            if self.carry_out(&seen) {
+            if self.carry_out(&seen) | self.suspect(&seen) {
                 // A stack may have been waited for: the time that this took says nothing about the process.
                 self.trusted = self.now();
             }
@@ -134,6 +147,7 @@ impl Watcher {
             if seen.fingerprint != self.fingerprint
                 || !seen.look.running.is_empty()
                 || self.tracker.has_stalls()
+                || seen.workers.is_busy
                 || sheds
             {
                 self.fingerprint = seen.fingerprint;
@@ -156,8 +170,9 @@ impl Watcher {
     }
 
     /// Reads all slots, then what has ended: a poll that is in neither began after.
-    fn look(&self) -> Seen {
-        let meter = &self.shared.meter;
+    fn look(&mut self) -> Seen {
+        let shared = self.shared.clone();
+        let meter = &shared.meter;
         let at = meter.clock.now();
         let mut look = Look::default();
         let mut threads = HashMap::new();
@@ -187,7 +202,10 @@ impl Watcher {
             });
             threads.insert(thread.id, thread);
         }
-        Seen { at, now: meter.clock.nanos(at), look, threads, fingerprint }
+        let workers = self.workers.look(meter);
+        // As it was before: a worker that is unparked meanwhile keeps the watchdog from falling asleep.
+        fingerprint = fingerprint.wrapping_add(workers.fingerprint);
+        Seen { at, now: meter.clock.nanos(at), look, threads, workers, fingerprint }
     }
 
     fn polls_of(&self, thread: &ThreadState, reading: &Reading, polls: &mut Vec<Poll>) {
@@ -267,6 +285,56 @@ impl Watcher {
         told
     }
 
+    /// Has the workers told that are blocked by tasks that nobody wrapped; whether there were any.
+    fn suspect(&mut self, seen: &Seen) -> bool {
+        if seen.workers.is_blind() && self.suspected.is_empty() {
+            return false;
+        }
+        self.workers.learn(&seen.workers, &mut self.reporter);
+        let mut eyes = Eyes { look: &seen.workers, workers: &self.workers, reporter: &mut self.reporter };
+        let verdicts = self.suspects.step(seen.now, &seen.workers.sightings, &self.pauses, &mut eyes);
+        let told = verdicts.iter().any(|verdict| !matches!(verdict, Verdict::GoesOn { .. }));
+        for verdict in verdicts {
+            self.tell_verdict(verdict, seen);
+        }
+        told
+    }
+
+    fn tell_verdict(&mut self, verdict: Verdict, seen: &Seen) {
+        let change = match verdict {
+            Verdict::Began { thread, certainty, stands, begin, elapsed } => {
+                let Some(busy) = seen.workers.busy.get(&thread) else { return };
+                let id = self.tracker.new_id();
+                self.suspected.insert(thread, id);
+                let mut still = busy.still.clone();
+                still.cpu = still.cpu.filter(|_| stands);
+                let unwatched = Unwatched {
+                    id,
+                    runtime: busy.runtime,
+                    worker: busy.index,
+                    thread: busy.state.clone(),
+                    still: Still::Worker(still),
+                    certainty,
+                    begin,
+                    elapsed,
+                };
+                return self.reporter.tell_unwatched(unwatched, seen.at);
+            }
+            Verdict::Continued { thread, elapsed } => {
+                self.suspected.get(&thread).map(|&id| Change::Continued { id, elapsed })
+            }
+            Verdict::GoesOn { thread, elapsed } => {
+                self.suspected.get(&thread).map(|&id| Change::GoesOn { id, elapsed })
+            }
+            Verdict::Ended { thread, elapsed } => {
+                self.suspected.remove(&thread).map(|id| Change::Ended { id, elapsed })
+            }
+        };
+        if let Some(change) = change {
+            self.reporter.tell(change, seen.at, |_| None);
+        }
+    }
+
     /// Has requests turned away, or let in again, by what the probes answered.
     fn shed(&mut self, seen: &Seen) {
         for told in self.shedding.step(&self.shared.meter, seen.now, &seen.look) {
@@ -334,6 +402,9 @@ impl Watcher {
         if self.shedding.is_wanted() {
             due = due.min(self.probed + SHED_PROBE_NANOS);
         }
+        if !seen.workers.is_blind() {
+            due = due.min(seen.now + (self.shared.meter.threshold / 4).max(LEAST_LOOK));
+        }
         if self.shared.meter.sampled {
             // What has begun unseen is seen soon.
             due = due.min(seen.now + self.shared.meter.threshold / 4);
@@ -367,7 +438,8 @@ impl Watcher {
         meter.wake.fall_asleep(|| {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.state());
-            !self.shared.is_stopping() && !meter.panics.any() && states.fold(0u64, u64::wrapping_add) == fingerprint
+            let now = states.fold(workers::fingerprint(meter), u64::wrapping_add);
+            !self.shared.is_stopping() && !meter.panics.any() && now == fingerprint
         });
         self.trusted = self.now();
         // Whatever woke it, there is something to watch for a while.

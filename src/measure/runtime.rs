@@ -8,6 +8,7 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 use super::histogram::Histogram;
 use super::meter::Meter;
 use super::placement;
+use super::pool::Pool;
 use super::probe::Probe;
 use super::runtime_stats::{RuntimeStats, StatsTotals};
 use super::tally::MAX_RUNTIMES;
@@ -50,6 +51,8 @@ struct Live {
     id: Id,
     metrics: RuntimeMetrics,
     stats: RuntimeStats,
+    /// Its threads, where they publish what they do.
+    pool: Option<Arc<Pool>>,
 }
 
 impl Runtime {
@@ -69,12 +72,14 @@ impl Runtime {
     }
 
     /// Ties the entry to a tokio runtime, from here on until its tasks are dropped.
-    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool) {
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<Pool>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        // The one worker of a current-thread runtime is whoever calls its `block_on`, and nobody tells when that returns.
+        let pool = pool.filter(|_| self.is_multi_thread());
         lock(&self.state).live =
-            Some(Live { id: handle.id(), metrics: handle.metrics(), stats: RuntimeStats::new(handle) });
+            Some(Live { id: handle.id(), metrics: handle.metrics(), stats: RuntimeStats::new(handle), pool });
         super::probe::spawn(handle, self, generation);
     }
 
@@ -133,6 +138,11 @@ impl Runtime {
     /// tokio's metrics, while the runtime lives.
     pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
         lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
+    }
+
+    /// Its pool of threads, while the runtime lives and where they publish what they do.
+    pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
+        lock(&self.state).live.as_ref()?.pool.clone()
     }
 
     /// tokio-metrics' figures, summed over all runtimes that have gone by this name.
@@ -226,7 +236,7 @@ impl Runtimes {
         let reserve = |name: &str| self.reserve(name, meter_id).ok().flatten();
         let unnamed = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
         let runtime = handle.name().and_then(reserve).or_else(unnamed)?;
-        runtime.go_live(handle, false);
+        runtime.go_live(handle, false, None);
         Some(runtime)
     }
 
