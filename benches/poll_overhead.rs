@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench poll_overhead [-- --quick] [-- NAME]`. Every round runs all variants, one after the other, each round
 //! beginning with another one, so that a change of the machine's speed meets all of them. `--quick` only checks that it runs;
-//! a name leaves out the variants whose name does not contain it (for a profiler).
+//! a name leaves out the variants whose name does not contain it (for a profiler). `--once NAME POLLS` runs one variant, once
+//! (`benches/overhead.sh` counts its instructions).
 
 use std::pin::Pin;
 use std::process::Command;
@@ -281,6 +282,20 @@ fn describe(rounds: usize, polls: u32) {
     println!("- {rounds} rounds of {polls} polls a variant; medians");
 }
 
+/// Runs one variant on a current-thread runtime, for whoever counts its instructions.
+fn once(name: &str, polls: u32) {
+    let start = |sampled| Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
+    // A thread finds its first watchdog soonest: there is only one.
+    let watchdog = start(name.contains("sampled"));
+    let flavor = "current-thread";
+    let mut all = match name.contains("sampled") {
+        true => sampled_variants(&watchdog, flavor, Builder::new_current_thread),
+        false => variants(&watchdog, flavor, Builder::new_current_thread),
+    };
+    let variant = all.iter_mut().find(|variant| variant.name == name).expect("a variant of this name");
+    variant.sample(polls);
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
@@ -289,6 +304,10 @@ fn main() {
     let (rounds, polls) = if quick { (2, 2_000) } else { (151, 40_000) };
     let only = args.iter().find(|arg| !arg.starts_with('-'));
 
+    if let Some(at) = args.iter().position(|arg| arg == "--once") {
+        let (name, polls) = (&args[at + 1], args[at + 2].parse().expect("a number of polls"));
+        return once(name, polls);
+    }
     describe(rounds, polls);
     let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
     let flavors: [(&str, Build); 2] = [

@@ -25,6 +25,10 @@ pub struct Coverage {
     pub stacks: StackCoverage,
     /// The runtimes, in the order in which they became known.
     pub runtimes: Vec<RuntimeCoverage>,
+    /// Runtimes that were built under a 64th name, and are not watched.
+    pub unnamed_runtimes: u64,
+    /// Threads that are measured now: those that have polled anything of a runtime or a future that is watched. At most 4,096.
+    pub measured_threads: usize,
     /// Threads that were not measured, because there were more than 4,096 at a time.
     pub unmeasured_threads: u64,
     /// Slow polls that came faster than the watchdog could take them: counted in the histogram, told nowhere.
@@ -103,6 +107,8 @@ impl Coverage {
             runtimes: runtimes
                 .map(|r| RuntimeCoverage { name: r.name.clone(), alive: r.is_live(), every_task: r.is_hooked() })
                 .collect(),
+            unnamed_runtimes: meter.runtimes.unnamed(),
+            measured_threads: meter.threads().len(),
             unmeasured_threads: meter.refused_threads(),
             lost_polls: meter.lost_polls(),
         }
@@ -126,6 +132,9 @@ impl fmt::Display for Coverage {
                 (true, false) => "watched futures only",
             };
             write!(f, "\nruntime {:?}: {what}", runtime.name)?;
+        }
+        if self.unnamed_runtimes > 0 {
+            write!(f, "\nruntimes not watched, under a 64th name: {}", self.unnamed_runtimes)?;
         }
         if self.unmeasured_threads > 0 {
             write!(f, "\nthreads not measured: {}", self.unmeasured_threads)?;

@@ -5,7 +5,7 @@
 //!
 //! let watchdog = pollwatch::Watchdog::builder()
 //!     .threshold(Duration::from_millis(10))
-//!     .listen("127.0.0.1:9464".parse()?) // /metrics, /stalls, /healthz
+//!     .listen("127.0.0.1:9464".parse()?) // a live page, /metrics, /stalls, /healthz
 //!     .start()?;
 //! let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
 //! runtime.block_on(watchdog.watch(async {
@@ -22,7 +22,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `capture` (default) | stacks of stalls: where, and, with the kernel's help, why |
-//! | `server` (default) | the HTTP server on its own thread: `/metrics`, `/stalls`, `/healthz`, `/`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
+//! | `server` (default) | the HTTP server on its own thread: a live page at `/`, `/metrics`, `/stalls`, `/healthz`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
 //! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
 //! | `axum` (default) | routes named by the path that axum matched; with it `tower`, and with `server` [`Watchdog::router`](Watchdog#method.router) |
 //! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls and metrics by the route of a request |
@@ -43,6 +43,10 @@ mod detect;
 mod error;
 mod export;
 mod measure;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod random;
 mod report;
 mod shared;
 mod sync;
@@ -53,6 +57,7 @@ mod util;
 mod watchdog;
 
 pub use coverage::{Coverage, RuntimeCoverage, StackCoverage};
+pub use detect::cause::{Cause, Syscall};
 pub use error::Error;
 pub use export::snapshot;
 pub use export::snapshot::Snapshot;
@@ -63,7 +68,7 @@ pub use measure::site::Site;
 #[cfg(feature = "spans")]
 pub use measure::spans::layer::SpanLayer;
 pub use report::stack::{Frame, Stack};
-pub use report::stall::{Cause, Phase, Stall, Syscall};
+pub use report::stall::{Phase, Stall};
 pub use watchdog::{Watchdog, WatchdogBuilder};
 
 #[cfg(feature = "tower")]

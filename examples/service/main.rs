@@ -71,7 +71,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let pages = watchdog.local_addr().ok_or("the watchdog has no server")?;
     println!("the service:  http://{service}  ({WORKERS} workers)");
     println!(
-        "its pages:    curl http://{pages}/metrics  (also /stalls and /healthz; they answer during the load, too)"
+        "its pages:    http://{pages}/  (open it in a browser; also /metrics, /stalls and /healthz; they answer during the load, too)"
     );
     println!(
         "it sees:      {}",
@@ -85,7 +85,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     }
     if !args.once {
         println!("\nStill there, until Ctrl-C: curl http://{service}{}", routes::ROUTES[0]);
-        println!("                           curl http://{pages}/metrics");
+        println!("                           the live page, in a browser: http://{pages}/");
         runtime.block_on(tokio::signal::ctrl_c())?;
     }
     runtime.shutdown_background();
@@ -116,7 +116,7 @@ fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<()
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let sentence = debug_fn(|writer, field, value| match field.name() {
-        "message" => write!(writer, "{value:?}"),
+        "message" => writer.write_str(format!("{value:?}").trim_end()),
         _ => Ok(()),
     });
     tracing_subscriber::fmt()

@@ -1,7 +1,7 @@
 //! What a blocked thread is doing: from where the kernel says that it is, and how much CPU time it used. Pure.
 
+use super::cause::{Cause, Purpose};
 use super::procfs::Syscall;
-use crate::report::stall::Cause;
 
 /// Above this share of a window on a CPU, a thread that runs is computing; below, it was not given one.
 const COMPUTING: f64 = 0.5;
@@ -32,23 +32,6 @@ pub(crate) fn classify(evidence: Evidence) -> Cause {
         None if share.is_some_and(|share| share > COMPUTING) => Cause::Cpu,
         None => Cause::Unknown,
     }
-}
-
-/// What a system call is for.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    Sleep,
-    /// Its first argument is a descriptor: of a file, a socket, a pipe.
-    Io,
-    /// It waits for several descriptors.
-    Poll,
-    /// It waits for a process.
-    Process,
-    /// It waits for a lock of a file.
-    FileLock,
-    Futex,
-    Other,
 }
 
 /// The name and the purpose of a system call of this processor; those that block, as far as programs make them.

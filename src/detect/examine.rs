@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::capture::{Capturer, RawStack, Target};
-use super::classify::{Evidence, Purpose, classify, describe};
+use super::cause::{Cause, Purpose, Syscall};
+use super::classify::{Evidence, classify, describe};
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
-use crate::report::stall::{Cause, Syscall};
 use crate::shared::Shared;
 use crate::sys;
 

@@ -18,6 +18,7 @@ pub(crate) mod capture;
 )))]
 #[path = "capture_off.rs"]
 pub(crate) mod capture;
+pub(crate) mod cause;
 pub(crate) mod classify;
 mod driven;
 pub(crate) mod examine;
@@ -26,6 +27,8 @@ pub(crate) mod live;
 pub(crate) mod outcome;
 pub(crate) mod overload;
 pub(crate) mod pause;
+#[cfg(feature = "server")]
+pub(crate) mod polling;
 pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;

@@ -317,4 +317,7 @@ impl DoubledPast for u64 {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests;

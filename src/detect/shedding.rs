@@ -173,7 +173,7 @@ mod tests {
     impl Scene {
         fn new() -> Scene {
             let meter = Meter::of(10 * MS, 10);
-            let runtime = meter.runtimes.reserve("main", meter.id).unwrap();
+            let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
             let gate = meter.gates.get(MARKS);
             let mut scene = Scene { meter, runtime, gate, shedding: Shedding::default(), now: 10_000 * MS };
             scene.step(Answer::Withdrawn);

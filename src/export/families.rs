@@ -164,7 +164,7 @@ fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
 }
 
 /// The sites' labels. Two that read alike (one crate from two registries) get their whole paths: no series may be there twice.
-fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
+pub(super) fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
     let mut places: Vec<String> = sites.iter().map(|s| s.site.to_string()).collect();
     let mut count: HashMap<(&str, &str), u32> = HashMap::new();
     for (site, place) in sites.iter().zip(&places) {
@@ -234,6 +234,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::OVERFLOWED, w.sites_overflowed as f64);
     one(table::ROUTES_OVERFLOWED, w.routes_overflowed as f64);
     one(table::LOST, w.coverage.lost_polls as f64);
+    one(table::MEASURED, w.coverage.measured_threads as f64);
     one(table::UNMEASURED, w.coverage.unmeasured_threads as f64);
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);

@@ -8,6 +8,12 @@ pub(crate) mod families;
 #[cfg(feature = "server")]
 pub(crate) mod health;
 #[cfg(feature = "server")]
+mod kept;
+#[cfg(feature = "server")]
+mod live;
+#[cfg(feature = "server")]
+mod page;
+#[cfg(feature = "server")]
 mod pages;
 #[cfg(feature = "server")]
 pub(crate) mod profile;

@@ -1,20 +1,29 @@
 //! The pages: what is answered to which path, whoever serves it.
 
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Response, StatusCode};
 
-use super::profile::{self, flamegraph, folded, pprof, speedscope};
-use super::{families, health};
+use super::kept::Kept;
+use super::page::{HTML as LIVE_PAGE, POLICY};
+use super::profile::{self, entries, flamegraph, folded, pprof, speedscope};
+use super::{families, health, live};
 use crate::shared::Shared;
 use crate::util::lock;
 
-/// The pages but for `/`.
+/// The pages but for `/`, which is the same as `/live.html`: a router of the user's has a page of its own there.
 #[cfg(feature = "axum")]
-pub(crate) const PATHS: [&str; 7] = [
+pub(crate) const PATHS: [&str; 10] = [
+    "/live",
+    "/live.html",
+    "/live/profile",
     "/metrics",
     "/stalls",
     "/stalls/flamegraph",
@@ -24,7 +33,7 @@ pub(crate) const PATHS: [&str; 7] = [
     "/healthz",
 ];
 
-const NOT_FOUND: &str = "not found: /, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
+const NOT_FOUND: &str = "not found: /, /live, /live.html, /live/profile, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
     /debug/pprof/stalls and /healthz are served\n";
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -32,20 +41,43 @@ const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml; charset=utf-8";
+/// A picture has a style, and nothing else.
+const PICTURE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 const BYTES: &str = "application/octet-stream";
 
+/// Pages that are open at a time are answered with the same, for so long.
+const LIVE_KEPT: Duration = Duration::from_millis(250);
+/// As above: it is larger, and asked for less often.
+const PROFILE_KEPT: Duration = Duration::from_secs(1);
+
+/// What answers.
+pub(crate) struct Pages {
+    shared: Arc<Shared>,
+    live: Kept,
+    profile: Kept,
+}
+
+impl Pages {
+    pub(crate) fn of(shared: Arc<Shared>) -> Pages {
+        Pages { shared, live: Kept::for_time(LIVE_KEPT), profile: Kept::for_time(PROFILE_KEPT) }
+    }
+}
+
 /// The answer to a request; some milliseconds with 1,000 sites.
-pub(crate) fn respond(shared: &Shared, method: &Method, path: &str) -> Response<Full<Bytes>> {
+pub(crate) fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let shared = &*pages.shared;
     if method != Method::GET && method != Method::HEAD {
         let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match path {
-        "/" => page(StatusCode::OK, HTML, include_str!("index.html")),
+        "/" | "/live.html" => guarded(page(StatusCode::OK, HTML, LIVE_PAGE), POLICY),
+        "/live" => fallible(JSON, pages.live.get(|| live::json(shared))),
+        "/live/profile" => fallible(JSON, pages.profile.get(|| entries::json(&profile(shared)))),
         "/metrics" => page(StatusCode::OK, METRICS, families::text(shared)),
         "/stalls" => stalls(shared),
-        "/stalls/flamegraph" => page(StatusCode::OK, SVG, flamegraph::svg(&profile(shared))),
+        "/stalls/flamegraph" => guarded(page(StatusCode::OK, SVG, flamegraph::svg(&profile(shared))), PICTURE_POLICY),
         "/stalls/folded" => {
             let mut response = page(StatusCode::OK, TEXT, folded::text(&profile(shared)));
             response.headers_mut().insert("x-unit", HeaderValue::from_static(folded::UNIT));
@@ -73,9 +105,7 @@ fn profile(shared: &Shared) -> Vec<profile::Entry> {
 fn pprof(shared: &Shared) -> Response<Full<Bytes>> {
     let lasted = shared.started.elapsed();
     let begun = SystemTime::now().checked_sub(lasted).unwrap_or(SystemTime::UNIX_EPOCH);
-    let program = std::env::current_exe().ok();
-    let program = program.as_ref().and_then(|p| p.file_name()).map(|name| name.to_string_lossy().into_owned());
-    let origin = pprof::Origin { program: program.unwrap_or_default(), begun, lasted };
+    let origin = pprof::Origin { program: profile::program(), begun, lasted };
     let mut response = fallible(BYTES, pprof::gzipped(&profile(shared), &origin));
     if response.status() == StatusCode::OK {
         let name = HeaderValue::from_static("attachment; filename=\"stalls.pb.gz\"");
@@ -99,5 +129,13 @@ fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // The pages name what the application named.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// With a policy of what the document may do.
+fn guarded(mut response: Response<Full<Bytes>>, policy: &'static str) -> Response<Full<Bytes>> {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
 }

@@ -7,19 +7,20 @@ use axum::body::Body;
 use axum::http::{Method, Response, StatusCode};
 use axum::routing::any;
 
-use super::pages;
+use super::pages::{self, Pages};
 use crate::shared::Shared;
 
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
+    let pages = Arc::new(Pages::of(shared.clone()));
     pages::PATHS.into_iter().fold(Router::new(), |router, path| {
-        let shared = shared.clone();
-        router.route(path, any(move |method| answer(shared, method, path)))
+        let pages = pages.clone();
+        router.route(path, any(move |method| answer(pages, method, path)))
     })
 }
 
 /// Made on a thread that may block: a scrape of a large service takes milliseconds, and is no stall.
-async fn answer(shared: Arc<Shared>, method: Method, path: &'static str) -> Response<Body> {
-    let answer = move || pages::respond(&shared, &method, path).map(Body::new);
+async fn answer(pages: Arc<Pages>, method: Method, path: &'static str) -> Response<Body> {
+    let answer = move || pages::respond(&pages, &method, path).map(Body::new);
     if tokio::runtime::Handle::try_current().is_err() {
         return answer();
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::coverage::Coverage;
+use crate::detect::cause::Cause;
 use crate::detect::live;
 use crate::detect::outcome::Outcome;
 use crate::measure::histogram::{BOUNDS, HistogramTotals};
@@ -15,7 +16,6 @@ use crate::measure::runtime_stats::StatsTotals;
 use crate::measure::site::{Site, SiteId};
 use crate::measure::tally::{Event, Sum, Totals};
 use crate::report::book::{Amount, Sums};
-use crate::report::stall::Cause;
 use crate::shared::Shared;
 
 /// All metrics of one moment; from [`Watchdog::snapshot`](crate::Watchdog::snapshot). The exact meaning of each is that of the

@@ -113,6 +113,7 @@ mod tests {
 #[cfg(all(test, pollwatch_loom))]
 mod models {
     use super::*;
+    use crate::measure::slot::Slot;
     use std::sync::Mutex;
 
     type Ring = EndedRing<2>;
@@ -125,6 +126,33 @@ mod models {
             assert!(words.iter().all(|word| *word == e.number), "{e:?}");
             taken.push(e.number);
         });
+    }
+
+    /// A slow poll leaves its word before its frame goes, and the watchdog reads frames before words: of a poll that was seen once, it
+    /// finds the one or the other ever after. So no stall is taken for one that ended without a word.
+    #[test]
+    fn a_poll_is_seen_or_has_left_its_word() {
+        type Model = (Slot, Ring);
+        let new = || (Slot::new(), Ring::new());
+        let write = |(slot, ring): &Model| {
+            let number = slot.push(1, 1, 1, None);
+            ring.push(Ended { number, begin: 1, nanos: 1, what: 1, task: 1, worker: Some(1) });
+            slot.pop();
+        };
+        let read = |(slot, ring): &Model| {
+            let look = || {
+                // As `Watcher::look`. What moves too fast to be read is concluded nothing about.
+                let seen = slot.read().is_none_or(|reading| !reading.frames().is_empty());
+                let mut words = 0;
+                ring.drain(|_| words += 1);
+                (seen, words)
+            };
+            let ((first, early), (second, late)) = (look(), look());
+            assert!(early + late <= 1);
+            assert!(!first || second || early + late == 1, "it was seen, is gone, and has left no word");
+            first && !second
+        };
+        crate::sync::model_one_writer(new, write, read, |(slot, _)| assert_eq!(slot.depth(), 0));
     }
 
     /// Each entry is taken whole, once and in order, or is counted as lost.

@@ -1,11 +1,12 @@
 //! Gates: whether requests are turned away now because their runtime is late. The watchdog opens and narrows them, requests read.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::clock::Clock;
 use super::tally::MAX_RUNTIMES;
+use crate::sync::AtomicU32;
 use crate::util::lock;
 
 /// When requests are turned away; in nanoseconds.
@@ -240,6 +241,9 @@ impl Gates {
         list.iter().filter_map(Weak::upgrade).collect()
     }
 }
+
+#[cfg(all(test, pollwatch_loom))]
+mod models;
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {

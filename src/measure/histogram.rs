@@ -166,6 +166,9 @@ impl HistogramTotals {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 

@@ -2,17 +2,18 @@
 //! installs nothing.
 
 pub use imp::Hooks;
-pub(crate) use imp::{INSTALLED, install, uninstall};
+pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
 
 #[cfg(tokio_unstable)]
 mod imp {
     use std::fmt;
     use std::panic::Location;
-    use std::sync::Arc;
     use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Weak};
 
     use tokio::runtime::{Builder, TaskMeta};
 
+    use crate::measure::meter::Meter;
     use crate::measure::poll;
     use crate::measure::runtime::Runtime;
     use crate::measure::task_id::to_bits;
@@ -87,8 +88,12 @@ mod imp {
 
     #[inline(never)]
     fn run_user(runtime: &Runtime, hook: &Hook, meta: &TaskMeta<'_>) {
+        run_user_of(&runtime.meter, hook, meta);
+    }
+
+    fn run_user_of(meter: &Weak<Meter>, hook: &Hook, meta: &TaskMeta<'_>) {
         if call_user(|| hook(meta))
-            && let Some(meter) = runtime.meter.upgrade()
+            && let Some(meter) = meter.upgrade()
         {
             meter.hook_panics.fetch_add(1, Ordering::Relaxed);
         }
@@ -133,6 +138,20 @@ mod imp {
         });
     }
 
+    /// Puts only the user's hooks into the builder, of a runtime that is not watched.
+    pub(crate) fn install_user(builder: &mut Builder, meter: &Arc<Meter>, user: Hooks) {
+        let of = |hook: Option<Hook>| {
+            let meter = Arc::downgrade(meter);
+            move |meta: &TaskMeta<'_>| {
+                if let Some(hook) = &hook {
+                    run_user_of(&meter, hook, meta);
+                }
+            }
+        };
+        builder.on_before_task_poll(of(user.before)).on_after_task_poll(of(user.after));
+        builder.on_task_spawn(of(user.spawn)).on_task_terminate(of(user.terminate));
+    }
+
     /// Takes them out again, so that what the user builds next from the same builder is not counted under this name.
     pub(crate) fn uninstall(builder: &mut Builder) {
         builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
@@ -145,6 +164,7 @@ mod imp {
 
     use tokio::runtime::Builder;
 
+    use crate::measure::meter::Meter;
     use crate::measure::runtime::Runtime;
 
     /// Whether [`install`] does anything.
@@ -164,6 +184,8 @@ mod imp {
     }
 
     pub(crate) fn install(_builder: &mut Builder, _runtime: &Arc<Runtime>, _user: Hooks) {}
+
+    pub(crate) fn install_user(_builder: &mut Builder, _meter: &Arc<Meter>, _user: Hooks) {}
 
     pub(crate) fn uninstall(_builder: &mut Builder) {}
 }

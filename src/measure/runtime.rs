@@ -151,15 +151,17 @@ pub(crate) struct Runtimes {
     meter: Weak<Meter>,
     list: Mutex<Vec<Arc<Runtime>>>,
     adopting: Mutex<()>,
+    /// Runtimes that were built when there was no place for one more.
+    unnamed: AtomicU64,
 }
 
 impl Runtimes {
     pub(crate) fn new(meter: Weak<Meter>) -> Runtimes {
-        Runtimes { meter, list: Mutex::default(), adopting: Mutex::default() }
+        Runtimes { meter, list: Mutex::default(), adopting: Mutex::default(), unnamed: AtomicU64::new(0) }
     }
 
-    /// Reserves a name for a runtime about to be built or attached.
-    pub(crate) fn reserve(&self, name: &str, meter_id: u64) -> Result<Arc<Runtime>, Error> {
+    /// Reserves a name for a runtime about to be built or attached; `None` where all places are taken by other names.
+    pub(crate) fn reserve(&self, name: &str, meter_id: u64) -> Result<Option<Arc<Runtime>>, Error> {
         if name.trim().is_empty() {
             return Err(Error::invalid("a runtime's name must not be empty: it is the `runtime` label of its metrics"));
         }
@@ -167,9 +169,7 @@ impl Runtimes {
         let known = list.iter().find(|r| &*r.name == name).cloned();
         let runtime = match known {
             Some(runtime) => runtime,
-            None if list.len() >= MAX_RUNTIMES => {
-                return Err(Error::invalid(format!("one watchdog tells at most {} runtimes apart", MAX_RUNTIMES - 1)));
-            }
+            None if list.len() >= MAX_RUNTIMES => return Ok(None),
             None => {
                 let runtime = Runtime::new(list.len() as u16, name, &self.meter, meter_id);
                 list.push(runtime.clone());
@@ -185,7 +185,17 @@ impl Runtimes {
         }
         state.reserved = true;
         drop(state);
-        Ok(runtime)
+        Ok(Some(runtime))
+    }
+
+    /// Counts a runtime that was built without a place; whether it is the first one.
+    pub(crate) fn count_unnamed(&self) -> bool {
+        self.unnamed.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// How many there were.
+    pub(crate) fn unnamed(&self) -> u64 {
+        self.unnamed.load(Ordering::Relaxed)
     }
 
     fn with_other(&self, meter_id: u64) -> std::sync::MutexGuard<'_, Vec<Arc<Runtime>>> {
@@ -205,17 +215,17 @@ impl Runtimes {
         lock(&self.list).get(id as usize).cloned()
     }
 
-    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's name for it.
+    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's name for it, else under the
+    /// first of `runtime-1`, `runtime-2` ... that no living one has: a process that makes a runtime for each job, or each test,
+    /// needs as many names as there are at a time.
     pub(crate) fn find_or_adopt(&self, handle: &Handle, meter_id: u64) -> Option<Arc<Runtime>> {
         let _one_at_a_time = lock(&self.adopting);
         if let Some(known) = self.find(handle.id()) {
             return Some(known);
         }
-        let unnamed = format!("runtime-{}", handle.id());
-        let runtime = match handle.name().and_then(|name| self.reserve(name, meter_id).ok()) {
-            Some(runtime) => runtime,
-            None => self.reserve(&unnamed, meter_id).ok()?,
-        };
+        let reserve = |name: &str| self.reserve(name, meter_id).ok().flatten();
+        let unnamed = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
+        let runtime = handle.name().and_then(reserve).or_else(unnamed)?;
         runtime.go_live(handle, false);
         Some(runtime)
     }

@@ -110,6 +110,9 @@ impl Sites {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 

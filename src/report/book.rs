@@ -4,7 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stall::{Cause, Phase, Stall, Syscall};
+use super::stall::{Phase, Stall};
+use crate::detect::cause::{Cause, Syscall};
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::thread::ThreadState;
@@ -250,6 +251,13 @@ impl Book {
     /// The recent stalls, most recent last.
     pub(crate) fn recent(&self) -> Vec<Stall> {
         self.recent.iter().cloned().collect()
+    }
+
+    /// The id of the stall that a poll of a thread is, while it goes on.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn id_of(&self, thread: u64, number: u64) -> Option<u64> {
+        let ongoing = self.ongoing.iter().find(|o| o.thread.id == thread && o.number == number);
+        ongoing.map(|o| o.stall.id)
     }
 
     fn keep(&mut self, stall: Stall) {

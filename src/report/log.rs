@@ -7,6 +7,9 @@ use tracing::{Level, event};
 use super::stall::Stall;
 use super::tasks::Place;
 
+/// Ends a sentence of several lines: a subscriber that prints the fields behind it begins them on a line of their own.
+const FIELDS: &str = "\n ";
+
 /// One event; `untold` stalls of the same place were not told since the last one. Called on the teller's thread only.
 pub(crate) fn stall(stall: &Stall, untold: u64) {
     let task = stall.task.map(tracing::field::display);
@@ -37,7 +40,7 @@ pub(crate) fn stall(stall: &Stall, untold: u64) {
         advice = stall.advice,
         elapsed_ms = stall.elapsed.as_micros() as f64 / 1e3,
         untold = (untold > 0).then_some(untold),
-        "{stall}{suffix}",
+        "{stall}{suffix}{FIELDS}",
     );
 }
 
@@ -84,7 +87,7 @@ pub(crate) fn task_growth(place: &Place, alive: u64, limit: u64) {
         alive,
         limit,
         "{alive} tasks of {runtime:?} spawned at {site} are alive, more than {limit}: more are spawned than end\n  \
-         advice: find out what they wait for, and bound how many there may be (a Semaphore, a queue with a limit)",
+         advice: find out what they wait for, and bound how many there may be (a Semaphore, a queue with a limit){FIELDS}",
     );
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::book::Amount;
-use super::stall::{Cause, Phase, Stall};
+use super::stall::{Phase, Stall};
+use crate::detect::cause::Cause;
 
 /// Different stacks kept; what comes later is added up as one without a stack.
 const MAX_ENTRIES: usize = 2_000;
@@ -19,6 +20,8 @@ pub(crate) struct Key {
     /// The site as text, or `other`.
     pub(crate) site: Arc<str>,
     pub(crate) route: Option<Arc<str>>,
+    /// The route of the request whose handler spawned the task.
+    pub(crate) spawned_under: Option<Arc<str>>,
     pub(crate) cause: Cause,
     /// The user's part of the stack, outermost first; empty where none was taken.
     pub(crate) stack: Vec<Function>,
@@ -31,6 +34,10 @@ pub(crate) struct Function {
     pub(crate) file: Option<Arc<str>>,
     pub(crate) line: Option<u32>,
 }
+
+/// Of the tasks that a route's handlers spawned.
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
+pub(crate) type UnderRoute = Amount;
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -45,17 +52,32 @@ impl Profile {
             runtime: stall.runtime.clone(),
             site: stall.site.to_string().into(),
             route: stall.route.clone(),
+            spawned_under: stall.spawned_under.clone(),
             cause: stall.cause,
             stack: functions(stall),
         };
         if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&key) {
             key.stack.clear();
             key.site = "other".into();
-            key.route = None;
+            (key.route, key.spawned_under) = (None, None);
         }
         let amount = self.entries.entry(key).or_default();
         amount.count += u64::from(stall.phase == Phase::Resolved);
         amount.nanos += time.as_nanos() as u64;
+    }
+
+    /// What the tasks that a route's handlers spawned add up to, as far as it is their fault and no route's own.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn under_routes(&self) -> HashMap<Arc<str>, UnderRoute> {
+        let mut sums: HashMap<Arc<str>, UnderRoute> = HashMap::new();
+        for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {
+            if let Some(route) = &key.spawned_under {
+                let sum = sums.entry(route.clone()).or_default();
+                sum.count += amount.count;
+                sum.nanos += amount.nanos;
+            }
+        }
+        sums
     }
 
     /// All of it, most blocked time first.

@@ -1,8 +1,7 @@
 //! Why a poll blocks, in words, and what to do about it: one table. Pure.
 
 use super::stack::{Frame, Stack};
-use super::stall::{Cause, Syscall};
-use crate::detect::classify::Purpose;
+use crate::detect::cause::{Cause, Purpose, Syscall};
 
 /// What is said of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

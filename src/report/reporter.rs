@@ -7,10 +7,11 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
 use super::book::Account;
-use super::stall::{Cause, Phase, Stall};
+use super::stall::{Phase, Stall};
 use super::tasks::{Place, TaskNews};
 use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
+use crate::detect::cause::Cause;
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll};
 use crate::detect::shedding;

@@ -89,6 +89,12 @@ impl Stack {
         &self.frames[self.user.0..self.user.1]
     }
 
+    /// From the innermost to the outermost of the user's: those, and what they called.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn inner_frames(&self) -> &[Frame] {
+        &self.frames[..self.user.1]
+    }
+
     /// Whether it reaches the thread's first function; else its outer part is missing.
     pub fn is_complete(&self) -> bool {
         self.complete

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::reason;
 use super::stack::Stack;
 use crate::Site;
-use crate::detect::classify::Purpose;
+use crate::detect::cause::{Cause, Syscall};
 
 /// Whether a stall goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,67 +27,6 @@ impl fmt::Display for Phase {
             Phase::Resolved => "resolved",
         })
     }
-}
-
-/// What the thread was doing during a stall. The label `cause` of the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum Cause {
-    /// It computed.
-    Cpu,
-    /// It waited in a system call: a sleep, a file, a socket.
-    Syscall,
-    /// It waited for a lock, a channel or a thread (a futex).
-    Lock,
-    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's fault.
-    Starved,
-    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended): not the task's fault.
-    Paused,
-    /// Not known: it ended before it was seen, or the platform cannot tell.
-    Unknown,
-}
-
-impl Cause {
-    /// All causes, in the order of the metrics.
-    pub const ALL: [Cause; 6] =
-        [Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
-
-    /// The label's value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Cause::Cpu => "cpu",
-            Cause::Syscall => "syscall",
-            Cause::Lock => "lock",
-            Cause::Starved => "starved",
-            Cause::Paused => "paused",
-            Cause::Unknown => "unknown",
-        }
-    }
-
-    /// Whether the task is to blame.
-    pub(crate) fn is_blamed(self) -> bool {
-        !matches!(self, Cause::Starved | Cause::Paused)
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A system call that a thread was waiting in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Syscall {
-    /// Its name.
-    pub name: &'static str,
-    /// What its descriptor is, where it takes one: a path, `socket to 10.0.0.1:5432`, `pipe:[..]`.
-    pub target: Option<Arc<str>>,
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(crate) purpose: Purpose,
 }
 
 /// A poll that kept a worker from everything else for at least the threshold.

@@ -45,6 +45,9 @@ impl<K: Eq + Hash> Throttle<K> {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 

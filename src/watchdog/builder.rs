@@ -195,8 +195,11 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Serves `/metrics`, `/stalls`, `/healthz` and `/` at this address, from a thread and a runtime of pollwatch's own: it answers
+    /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`, from a thread and a runtime of pollwatch's own: it answers
     /// while every worker of yours is blocked. No server unless told.
+    ///
+    /// The live page (also `/live.html`) is one document that needs nothing else, and asks for `/live` once a second while somebody looks at
+    /// it; `docs/live.schema.json` describes that answer. However many pages are open, it is made four times a second at most.
     ///
     /// What the stalls that are over add up to since the start, by runtime, route or site, cause and stack (2,000 different ones at most, the
     /// rest without their stacks), in wall time for which a worker was blocked:

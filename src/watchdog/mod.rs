@@ -50,7 +50,8 @@ impl Watchdog {
     ///
     /// Within a poll that is seen already (by tokio's hooks, or by a wrapper further out) it only names that part; else its
     /// polls are counted, and are stalls when they block a worker. The runtime is found at the first poll; one that nobody has
-    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or `runtime-ID`.
+    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`, `runtime-2` ... that no living one
+    /// has.
     ///
     /// The site is the caller's.
     #[track_caller]
@@ -126,8 +127,9 @@ impl Watchdog {
         crate::layer::WatchLayer::new(&self.shared.meter)
     }
 
-    /// The pages of [`listen`](WatchdogBuilder::listen) but for `/`, for an admin router of your own: `/metrics`, `/stalls`
-    /// (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`, `/healthz`.
+    /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live page at `/live.html` (`/` is yours)
+    /// with its data at `/live` and `/live/profile`, `/metrics`, `/stalls` (`/flamegraph`, `/folded`, `/speedscope`),
+    /// `/debug/pprof/stalls`, `/healthz`. They refer to each other relatively: any prefix will do.
     ///
     /// **It answers on your runtime, so it does not while every worker is blocked**, which is when it is needed most, and
     /// `/healthz` can then not say so. Only the server of `listen` has a thread of its own; use both, or this one where a second port

@@ -23,7 +23,9 @@ impl Watchdog {
     /// # Errors
     ///
     /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime that is still watched (that of
-    /// one that was shut down may be used again, and goes on with its counters).
+    /// one that was shut down may be used again, and goes on with its counters). One watchdog tells 63 names apart: a runtime with
+    /// a further one is built all the same, but without being watched. That is logged once, and [`coverage`](Self::coverage) has
+    /// how many there were. Name runtimes for what they are for, not for when they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }
@@ -35,7 +37,9 @@ impl Watchdog {
     /// As [`build_runtime`](Self::build_runtime).
     pub fn build_runtime_with(&self, name: &str, builder: &mut Builder, hooks: Hooks) -> io::Result<Runtime> {
         let (entry, runtime) = self.build(name, builder, hooks, Builder::build)?;
-        entry.go_live(runtime.handle(), hooks::INSTALLED);
+        if let Some(entry) = entry {
+            entry.go_live(runtime.handle(), hooks::INSTALLED);
+        }
         Ok(runtime)
     }
 
@@ -55,7 +59,9 @@ impl Watchdog {
         options: LocalOptions,
     ) -> io::Result<LocalRuntime> {
         let (entry, runtime) = self.build(name, builder, Hooks::new(), |b| b.build_local(options))?;
-        entry.go_live(runtime.handle(), hooks::INSTALLED);
+        if let Some(entry) = entry {
+            entry.go_live(runtime.handle(), hooks::INSTALLED);
+        }
         Ok(runtime)
     }
 
@@ -65,11 +71,22 @@ impl Watchdog {
         builder: &mut Builder,
         user: Hooks,
         build: impl FnOnce(&mut Builder) -> io::Result<R>,
-    ) -> io::Result<(Arc<Entry>, R)> {
+    ) -> io::Result<(Option<Arc<Entry>>, R)> {
         let meter = &self.shared.meter;
         let entry = meter.runtimes.reserve(name, meter.id)?;
-        let mut reserved = Reserved(Some(entry.clone()));
-        hooks::install(builder, &entry, user);
+        let mut reserved = Reserved(entry.clone());
+        match &entry {
+            Some(entry) => hooks::install(builder, entry, user),
+            None => {
+                if meter.runtimes.count_unnamed() && self.shared.log {
+                    crate::report::log::cannot(&format!(
+                        "the runtime {name:?} is not watched: one watchdog tells 63 names apart, and they are taken; name \
+                         runtimes for what they are for, or build them with another watchdog"
+                    ));
+                }
+                hooks::install_user(builder, meter, user);
+            }
+        }
         let runtime = build(builder);
         hooks::uninstall(builder);
         let runtime = runtime?;
@@ -83,13 +100,16 @@ impl Watchdog {
     ///
     /// # Errors
     ///
-    /// An empty name, that of a runtime that is still watched, a runtime that is watched already, or one that is shut down.
+    /// An empty name, that of a runtime that is still watched, a runtime that is watched already, one that is shut down, or a 64th
+    /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.shared.meter.runtimes;
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
-        let entry = runtimes.reserve(name, self.shared.meter.id)?;
+        let Some(entry) = runtimes.reserve(name, self.shared.meter.id)? else {
+            return Err(Error::invalid("one watchdog tells 63 names of runtimes apart, and they are taken"));
+        };
         entry.go_live(handle, false);
         if entry.is_live() { Ok(()) } else { Err(Error::invalid("this runtime is shut down")) }
     }

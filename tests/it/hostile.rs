@@ -95,6 +95,63 @@ fn five_hundred_idle_connections() {
     answers_promptly(addr);
 }
 
+/// Ten pages that are open ask on, each once a second, and more idle connections than the server keeps keep none of them out.
+#[test]
+fn ten_pages_beside_five_hundred_idle_connections() {
+    let (watchdog, addr) = serving();
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let open: Vec<_> = (0..10).map(|_| std::thread::spawn(move || page(addr))).collect();
+    let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
+    answers_promptly(addr);
+    runtime.block_on(watchdog.watch(yields(3)));
+    assert_eq!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring goes on");
+    let slowest = open.into_iter().map(|page| page.join().unwrap()).max();
+    assert!(slowest < Some(PROMPT), "a page waited for {slowest:?}");
+    drop(idle);
+    answers_promptly(addr);
+}
+
+/// Asks as a page does: on a connection that stays, and on another one when the server has closed that. The slowest answer.
+fn page(addr: std::net::SocketAddr) -> Duration {
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let (mut slowest, mut answers) = (Duration::ZERO, 0);
+    while answers < 4 {
+        let begin = Instant::now();
+        let answer = agent.get(format!("http://{addr}/live")).call();
+        let Ok(body) = answer.and_then(|mut answer| answer.body_mut().read_to_string()) else {
+            assert!(begin.elapsed() < PROMPT, "closed, not left waiting");
+            continue;
+        };
+        assert!(body.starts_with("{\"schema\":1,") && body.ends_with('}'));
+        slowest = slowest.max(begin.elapsed());
+        answers += 1;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    slowest
+}
+
+/// A flood of connections that say nothing does not cut short those who ask.
+#[test]
+fn who_asks_is_answered_in_a_flood() {
+    let (_watchdog, addr) = serving();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut idle = Vec::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                // Those before them are gone from here, not yet from there.
+                idle = (0..100).map(|_| connect(addr)).collect::<Vec<_>>();
+            }
+            idle.len()
+        });
+        for _ in 0..20 {
+            answers_promptly(addr);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(flood.join().unwrap(), 100);
+    });
+}
+
 /// A reader that never reads its answer keeps nobody from theirs.
 #[test]
 fn a_reader_that_does_not_read() {

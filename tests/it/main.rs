@@ -6,15 +6,20 @@ mod blocking;
 mod detect;
 mod export;
 mod fates;
+mod fuzz;
 #[cfg(tokio_unstable)]
 mod hooks;
 mod hostile;
 mod input;
 mod lifecycle;
+mod live;
 mod nesting;
 mod outcomes;
 mod polls;
+#[path = "../../src/random.rs"]
+mod random;
 mod report;
 mod sampled;
+mod schema;
 mod spans;
 mod stacks;

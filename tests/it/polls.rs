@@ -190,18 +190,82 @@ fn an_unnamed_runtime_is_adopted() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
-        let adopted = format!("runtime-{}", runtime.handle().id());
+        let adopted = "runtime-1";
         let future = watchdog.watch(async { block(THRESHOLD * 3) });
         assert!(watchdog.coverage().runtimes.is_empty(), "{name}: not before it is polled");
         runtime.block_on(async { tokio::spawn(future).await.unwrap() });
-        assert_eq!(polls(&watchdog, &adopted), 1, "{name}");
-        assert_eq!(&*told.wait_resolved(&adopted).runtime, adopted);
+        assert_eq!(polls(&watchdog, adopted), 1, "{name}");
+        assert_eq!(&*told.wait_resolved(adopted).runtime, adopted);
         let coverage = watchdog.coverage();
         let [seen] = &coverage.runtimes[..] else { panic!("{name}: one: {coverage:?}") };
-        assert_eq!((&*seen.name, seen.alive, seen.every_task), (adopted.as_str(), true, false), "{name}");
+        assert_eq!((&*seen.name, seen.alive, seen.every_task), (adopted, true, false), "{name}");
         drop(runtime);
         wait_until("its end is noticed", || !watchdog.coverage().runtimes[0].alive);
     }
+}
+
+/// A program may make runtimes without end, as long as there are not too many at a time.
+#[test]
+fn runtimes_that_nobody_named_come_and_go_without_end() {
+    let (watchdog, told) = start(THRESHOLD);
+    let (future, place) = watch_at(&watchdog, yields(1));
+    let mut first = Some(future);
+    let first = &mut first;
+    for i in 0..200 {
+        let runtime = current_thread().build().unwrap();
+        let future = first.take().unwrap_or_else(|| watchdog.watch(yields(1)));
+        runtime.block_on(future);
+        if i == 150 {
+            runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
+        }
+    }
+    assert!(told.wait_resolved("runtime-1").worker.is_some(), "the 151st is watched as the first was");
+    let snapshot = watchdog.snapshot();
+    let names: Vec<_> = snapshot.watchdog.coverage.runtimes.iter().map(|r| &*r.name).collect();
+    assert_eq!(names, ["runtime-1"], "one at a time");
+    assert_eq!(runtime_of(&snapshot, "runtime-1").polls.count, 401);
+    assert!(find_site(&snapshot, "runtime-1", &place).is_some());
+    // Two at a time have two names; and one that goes leaves its own.
+    let two: Vec<_> = (0..2).map(|_| current_thread().build().unwrap()).collect();
+    two.iter().for_each(|runtime| runtime.block_on(watchdog.watch(yields(0))));
+    assert_eq!(polls(&watchdog, "runtime-2"), 1);
+    drop(two);
+}
+
+/// More names than can be told apart: the runtimes work, what cannot be seen is told, and the user's hooks run.
+#[test]
+fn a_runtime_beyond_the_limit_is_built_all_the_same() {
+    let (watchdog, _) = start(THRESHOLD);
+    let [before, after] = [0, 0].map(|zero| Arc::new(AtomicU64::new(zero)));
+    for i in 0..70 {
+        let hooks = hooks_that_count(if i < 63 { &before } else { &after });
+        let runtime = watchdog.build_runtime_with(&format!("job {i}"), &mut current_thread(), hooks).unwrap();
+        let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+        runtime.block_on(task).unwrap();
+    }
+    let coverage = watchdog.coverage();
+    assert_eq!((coverage.runtimes.len(), coverage.unnamed_runtimes), (63, 7));
+    assert!(coverage.to_string().contains("under a 64th name: 7"), "{coverage}");
+    assert_eq!(after.load(Ordering::Relaxed), if HOOKS { 7 } else { 0 });
+    // One that was there before may come again.
+    let runtime = watchdog.build_runtime("job 3", &mut current_thread()).unwrap();
+    let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+    runtime.block_on(task).unwrap();
+    assert_eq!(polls(&watchdog, "job 3"), 4);
+    assert!(watchdog.attach("job 99", current_thread().build().unwrap().handle()).is_err_and(|e| e.is_invalid()));
+}
+
+#[cfg(tokio_unstable)]
+fn hooks_that_count(spawned: &Arc<AtomicU64>) -> pollwatch::Hooks {
+    let spawned = spawned.clone();
+    pollwatch::Hooks::new().on_task_spawn(move |_| {
+        spawned.fetch_add(1, Ordering::Relaxed);
+    })
+}
+
+#[cfg(not(tokio_unstable))]
+fn hooks_that_count(_: &Arc<AtomicU64>) -> pollwatch::Hooks {
+    pollwatch::Hooks::new()
 }
 
 /// Places beyond the limit go to `other`, and are counted.

@@ -3,6 +3,9 @@
 #[path = "../it/support.rs"]
 mod support;
 
+#[path = "../it/schema.rs"]
+mod schema;
+
 mod accounts;
 mod attribution;
 mod client;

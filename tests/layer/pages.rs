@@ -3,10 +3,16 @@
 use axum::Router;
 use axum::routing::get as on_get;
 
+use serde_json::Value;
+
 use crate::scene::Scene;
+use crate::schema::assert_is_as_described;
 use crate::support::*;
 
-const PATHS: [&str; 7] = [
+const PATHS: [&str; 10] = [
+    "/live",
+    "/live.html",
+    "/live/profile",
     "/metrics",
     "/stalls",
     "/stalls/flamegraph",
@@ -38,7 +44,7 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
             let [own_headers, their_headers] =
                 [&own, &their].map(|(_, headers, _)| headers.iter().filter(is_alike).collect::<Vec<_>>());
             assert_eq!(own_headers, their_headers, "{path}");
-            if ["/stalls", "/healthz", "/stalls/folded"].contains(&path) {
+            if ["/stalls", "/healthz", "/stalls/folded", "/live.html", "/live/profile"].contains(&path) {
                 assert_eq!(own.2, their.2, "{path}");
             }
         }
@@ -56,6 +62,53 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
         assert_eq!(request(theirs, "HEAD", &format!("{prefix}/metrics")).body, "");
         assert_eq!(get(theirs, "/nowhere").status, 404);
     }
+}
+
+/// A route that blocks, one whose handler spawns what blocks, and what both add up to, as the page's data has it.
+#[test]
+fn the_live_data_tells_routes_apart() {
+    let scene = Scene::new();
+    let addr = scene.watchdog.local_addr().unwrap();
+    let watchdog = scene.watchdog.clone();
+    let app = Router::new()
+        .route("/blocks", on_get(async || _ = block(THRESHOLD * 3)))
+        .route("/spawns", on_get(async move || watchdog.spawn(async { _ = block(THRESHOLD * 3) }).await.unwrap()))
+        .layer(scene.watchdog.layer());
+    let app = scene.serve(app);
+    for path in ["/blocks", "/spawns"] {
+        assert_eq!(get(app, path).status, 200);
+    }
+    let read = |path: &str, schema: &str| {
+        let data: Value = serde_json::from_str(&get(addr, path).body).unwrap();
+        assert_is_as_described(&data, &serde_json::from_str(schema).unwrap());
+        data
+    };
+    // A busy machine may have given them no CPU: then it is nobody's fault, and they are asked once more.
+    let times = |live: &Value, route: &str| {
+        let routes = live["routes"].as_array().unwrap();
+        let route = routes.iter().find(|r| r["route"] == route).cloned().unwrap_or_default();
+        let of = |field: &str| route[field].as_f64().unwrap_or(0.0);
+        (of("stalled_seconds"), of("spawned_stalled_seconds"), of("stalls"), of("spawned_stalls"))
+    };
+    let least = (THRESHOLD * 3).as_secs_f64() * 0.99;
+    wait_until("both are told", || {
+        let live = read("/live", include_str!("../../docs/live.schema.json"));
+        let (blocks, spawns) = (times(&live, "/blocks"), times(&live, "/spawns"));
+        let told = blocks.0 >= least && blocks.2 >= 1.0 && spawns.1 >= least && spawns.3 >= 1.0;
+        if !told {
+            ["/blocks", "/spawns"].into_iter().for_each(|path| drop(get(app, path)));
+        }
+        told
+    });
+    let profile = read("/live/profile", include_str!("../../docs/live-profile.schema.json"));
+    let seconds = |field: &str, route: &str| -> f64 {
+        let entries = profile["entries"].as_array().unwrap().iter().filter(|entry| entry[field] == route);
+        entries.map(|entry| entry["stalled_seconds"].as_f64().unwrap()).sum()
+    };
+    assert!(seconds("route", "/blocks") >= least && seconds("spawned_under", "/spawns") >= least, "{profile:#}");
+    let frames = profile["frames"].as_array().unwrap().len() as u64;
+    let indexes = profile["entries"].as_array().unwrap().iter().flat_map(|entry| entry["stack"].as_array().unwrap());
+    assert!(indexes.into_iter().all(|index| index.as_u64().unwrap() < frames));
 }
 
 /// After the last handle is gone, too: it holds none.

@@ -15,7 +15,12 @@ const REQUESTS: usize = 12;
 fn a_stall_is_told_under_its_route_and_weighs_what_it_took() {
     undisturbed(|| {
         let scene = Scene::of(Watchdog::builder().threshold(THRESHOLD).sampled_timing(true));
-        let app = Router::new().route("/block", get(|| async { drop(block(THRESHOLD * 3)) }));
+        let app = Router::new().route(
+            "/block",
+            get(|| async {
+                block(THRESHOLD * 3);
+            }),
+        );
         let addr = scene.serve(app.layer(scene.watchdog.layer()));
         let outer = Instant::now();
         for _ in 0..REQUESTS {

@@ -2,6 +2,7 @@
 //! only copies. All else (unwinding, symbols) happens here, on pollwatch's own threads.
 
 mod arch;
+mod handshake;
 mod memory;
 mod modules;
 mod names;
@@ -75,7 +76,8 @@ impl Capturer {
     /// Reads the unwind tables of what is loaded; else the first capture does.
     pub(crate) fn warm(&mut self) {
         signal::warm();
-        self.modules = Some(Modules::of_now());
+        // The tables are whatever is loaded; should they make a reader of theirs panic, that must not end detection.
+        call_user(|| self.modules = Some(Modules::of_now()));
     }
 
     /// Takes the stack of a thread that was seen `at` a place; `still` tells, after it was copied, whether it is in the same poll.
@@ -96,7 +98,7 @@ impl Capturer {
         let Some(modules) = self.modules.clone() else { return (Outcome::Unavailable, None) };
         let stack = StackCopy { start: regs.sp, bytes: &self.stack };
         let source = Source { modules: &modules, stack, code: &memory::read };
-        // The tables are whatever is loaded; should they make the unwinder panic, that must not end detection.
+        // As above.
         let mut chain = Chain::default();
         if call_user(|| chain = unwind::unwind(&source, regs)) {
             return (Outcome::Unavailable, None);

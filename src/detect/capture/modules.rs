@@ -15,7 +15,7 @@ use crate::util::lock;
 const MAX_TABLE: u64 = 256 << 20;
 
 /// One loaded object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Module {
     pub(crate) path: PathBuf,
     /// What is added to an address in the file to get the one in memory.
@@ -96,9 +96,13 @@ impl Modules {
         let range = found.loads.iter().map(|l| l.0.start).min()?..found.loads.iter().map(|l| l.0.end).max()?;
         let code: Vec<_> = found.loads.iter().filter(|l| l.1).map(|l| l.0.clone()).collect();
         let (header, frames) = tables(&found.header, &found.loads).unwrap_or_default();
-        let module = Module { path: found.path, base: found.base, range: range.clone(), code, header, frames };
+        self.push(Module { path: found.path, base: found.base, range, code, header, frames });
+        Some(())
+    }
+
+    fn push(&mut self, module: Module) {
         if !module.frames.bytes.is_empty() {
-            let file = |address: u64| address.wrapping_sub(found.base);
+            let file = |address: u64| address.wrapping_sub(module.base);
             let section = |table: &Table| Some(file(table.at)..file(table.at) + table.bytes.len() as u64);
             let info = ExplicitModuleSectionInfo {
                 base_svma: 0,
@@ -110,10 +114,22 @@ impl Modules {
                 ..Default::default()
             };
             let name = module.path.to_string_lossy().into_owned();
-            self.unwinder.add_module(FramehopModule::new(name, range, found.base, info));
+            self.unwinder.add_module(FramehopModule::new(name, module.range.clone(), module.base, info));
         }
         self.list.push(module);
-        Some(())
+    }
+
+    /// These, and one more with these tables, all of it code.
+    #[cfg(all(test, not(pollwatch_loom)))]
+    pub(super) fn with_library(&self, range: Range<u64>, header: (u64, Vec<u8>), frames: (u64, Vec<u8>)) -> Modules {
+        let table = |(at, bytes): (u64, Vec<u8>)| Table { at, bytes: bytes.into() };
+        let mut modules = Modules { list: Vec::new(), unwinder: UnwinderNative::new(), version: self.version };
+        // The smaller ones, so that there is something around it.
+        let small = self.list.iter().filter(|module| module.frames.bytes.len() < 1 << 20);
+        small.cloned().for_each(|module| modules.push(module));
+        let (path, code) = (PathBuf::from("library"), vec![range.clone()]);
+        modules.push(Module { path, base: range.start, range, code, header: table(header), frames: table(frames) });
+        modules
     }
 
     /// The module that an address lies in.

@@ -2,7 +2,7 @@
 //!
 //! One request at a time in the process. The handler runs on the interrupted thread: it checks who sent the signal and whom it is
 //! for, claims the request by one compare-and-swap, copies plain memory into a buffer that was made and touched before, and says
-//! so. It takes no lock, allocates nothing, touches no thread-local but `errno` (which it puts back), and unwinds nothing.
+//! so (`handshake`). It takes no lock, allocates nothing, touches no thread-local but `errno` (which it puts back), and unwinds nothing.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::arch::{self, Regs};
+use super::handshake::{Handshake, Ticket};
 use crate::util::lock;
 
 /// Ignored by default, and what others use for such purposes (Go's runtime preempts by it): a stray one does no harm.
@@ -23,17 +24,10 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 /// How long a handler that has begun may take: it copies half a megabyte at most, but may lose its CPU meanwhile.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
 
-const IDLE: u64 = 0;
-const REQUESTED: u64 = 1;
-const BUSY: u64 = 2;
-const DONE: u64 = 3;
-const PHASE: u64 = 3;
-
-/// The one request. Written by the requester while `IDLE`, by the handler while `BUSY`, read by the requester when `DONE`.
+/// The one request. Written by the requester before it is made, by the handler that has claimed it, read by the requester when it is
+/// answered.
 struct Request {
-    /// Whom it is for (the upper half), which one it is, and its phase (the lowest two bits): claimed or withdrawn as a whole, so
-    /// that a late handler takes no other's.
-    state: AtomicU64,
+    turn: Handshake<AtomicU64>,
     /// The stack's bounds: the handler copies nothing from elsewhere.
     low: AtomicUsize,
     high: AtomicUsize,
@@ -44,7 +38,7 @@ struct Request {
 }
 
 static REQUEST: Request = Request {
-    state: AtomicU64::new(IDLE),
+    turn: Handshake::new(AtomicU64::new(0)),
     low: AtomicUsize::new(0),
     high: AtomicUsize::new(0),
     buffer: AtomicPtr::new(std::ptr::null_mut()),
@@ -141,14 +135,10 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
         let sent_by_us = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
         (sent_by_us, libc::syscall(libc::SYS_gettid) as u64)
     };
-    let state = REQUEST.state.load(Ordering::Acquire);
-    if !ours || state >> 32 != tid || state & PHASE != REQUESTED {
+    if !ours {
         return;
     }
-    let busy = state & !PHASE | BUSY;
-    if REQUEST.state.compare_exchange(state, busy, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        return;
-    }
+    let Some(ticket) = REQUEST.turn.claim(tid) else { return };
     // SAFETY: the kernel hands a valid ucontext to a three-argument handler.
     let (sp, regs) = unsafe { arch::from_context(context.cast()) };
     let (low, high) = (REQUEST.low.load(Ordering::Relaxed), REQUEST.high.load(Ordering::Relaxed));
@@ -156,7 +146,7 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if (low..high).contains(&(sp as usize)) {
         len = (high - sp as usize).min(MAX_STACK);
         // SAFETY: `sp..high` lies within this thread's own stack, which is mapped from its stack pointer up. The buffer has
-        // MAX_STACK bytes and belongs to the handler while the phase is BUSY. The bytes are copied by the machine, not by the
+        // MAX_STACK bytes and belongs to the handler while the request is claimed. The bytes are copied by the machine, not by the
         // language: other threads may write what they have borrowed of this stack meanwhile, and then either value is copied.
         unsafe { arch::copy(sp as *const u8, REQUEST.buffer.load(Ordering::Relaxed), len) };
     }
@@ -165,7 +155,7 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     }
     REQUEST.sp.store(sp, Ordering::Relaxed);
     REQUEST.len.store(len, Ordering::Relaxed);
-    REQUEST.state.store(state & !PHASE | DONE, Ordering::Release);
+    REQUEST.turn.answer(ticket);
 }
 
 unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -200,19 +190,18 @@ pub(super) fn warm() {
 pub(super) fn copy(tid: i32, low: usize, high: usize, stack: &mut Vec<u8>) -> Result<Regs, Failure> {
     let requester = requester().ok_or(Failure::Unavailable)?;
     let mut requester = lock(requester);
-    if REQUEST.state.load(Ordering::Acquire) & PHASE == BUSY {
-        // The last handler has begun and not ended: the thread was stopped in it. The buffer is its until then.
+    if REQUEST.turn.is_busy() {
+        // The thread was stopped in its handler. The buffer is its until then.
         return Err(Failure::Unavailable);
     }
-    requester.sequence = requester.sequence.wrapping_add(1) % (1 << 30);
-    let request = (tid as u64) << 32 | requester.sequence << 2;
+    requester.sequence = requester.sequence.wrapping_add(1);
+    let ticket = Ticket::new(tid, requester.sequence);
     REQUEST.low.store(low, Ordering::Relaxed);
     REQUEST.high.store(high, Ordering::Relaxed);
-    REQUEST.state.store(request | REQUESTED, Ordering::Release);
+    REQUEST.turn.request(ticket);
     // SAFETY: tgkill takes three integers; a thread that is gone makes it fail.
     let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, SIGNAL) } == 0;
-    let withdraw =
-        || REQUEST.state.compare_exchange(request | REQUESTED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    let withdraw = || REQUEST.turn.withdraw(ticket);
     if !sent && withdraw() {
         return Err(Failure::Unavailable);
     }
@@ -226,17 +215,17 @@ pub(super) fn copy(tid: i32, low: usize, high: usize, stack: &mut Vec<u8>) -> Re
     let regs =
         Regs::new(REQUEST.sp.load(Ordering::Relaxed), std::array::from_fn(|i| REQUEST.regs[i].load(Ordering::Relaxed)));
     stack.clear();
-    // SAFETY: the state is DONE (read with Acquire in `wait`): the handler is through with the buffer, and no other can begin
+    // SAFETY: the request is answered (`wait`): the handler is through with the buffer, and no other can begin
     // before the next request, which needs the lock that is held here.
     stack.extend(requester.buffer[..len].iter().map(|byte| unsafe { *byte.get() }));
-    REQUEST.state.store(IDLE, Ordering::Release);
+    REQUEST.turn.close();
     if len == 0 { Err(Failure::Elsewhere) } else { Ok(regs) }
 }
 
 fn wait(patience: Duration) -> bool {
     let begin = Instant::now();
     let mut turns = 0u32;
-    while REQUEST.state.load(Ordering::Acquire) & PHASE != DONE {
+    while !REQUEST.turn.is_done() {
         if begin.elapsed() >= patience {
             return false;
         }
@@ -247,5 +236,5 @@ fn wait(patience: Duration) -> bool {
     true
 }
 
-// SAFETY: the cells are written by the handler and read by the requester in turns, ordered by `REQUEST.state`.
+// SAFETY: the cells are written by the handler and read by the requester in turns, ordered by `REQUEST.turn`.
 unsafe impl Send for Requester {}

@@ -1,3 +1,4 @@
+mod fuzz;
 mod hammer;
 mod interrupted;
 mod truth;

@@ -4,7 +4,8 @@ use std::fmt::{self, Write};
 
 use super::tree::Node;
 use super::{Entry, steps};
-use crate::report::stall::{Cause, Millis};
+use crate::detect::cause::Cause;
+use crate::report::stall::Millis;
 
 const WIDTH: f64 = 1200.0;
 const MARGIN: f64 = 12.0;

@@ -1,6 +1,7 @@
 //! What stalls add up to, in the formats of the tools that show it. Each is a pure function of the profile's entries, called by the
 //! server.
 
+pub(crate) mod entries;
 pub(crate) mod flamegraph;
 pub(crate) mod folded;
 pub(crate) mod pprof;
@@ -14,6 +15,13 @@ use crate::report::profile::Key;
 
 /// What is exported, most blocked time first.
 pub(crate) type Entry = (Key, Amount);
+
+/// The name of the program's file.
+pub(crate) fn program() -> String {
+    let program = std::env::current_exe().ok();
+    let name = program.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_default()
+}
 
 /// One step on the way from a runtime to where it blocked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,15 +65,18 @@ fn no_stack(key: &Key) -> String {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod samples {
     use super::*;
+    use crate::detect::cause::Cause;
     use crate::report::profile::Function;
-    use crate::report::stall::Cause;
 
     pub(super) fn function(name: &str, file: &str, line: u32) -> Function {
         Function { name: name.into(), file: (!file.is_empty()).then(|| file.into()), line: (line > 0).then_some(line) }
     }
 
     pub(super) fn entry(site: &str, cause: Cause, stack: Vec<Function>, count: u64, nanos: u64) -> Entry {
-        (Key { runtime: "main".into(), site: site.into(), route: None, cause, stack }, Amount { count, nanos })
+        (
+            Key { runtime: "main".into(), site: site.into(), route: None, spawned_under: None, cause, stack },
+            Amount { count, nanos },
+        )
     }
 
     /// Two stacks that part in their innermost function, one without a stack, one that is nobody's fault.

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::Step;
+use crate::detect::cause::Cause;
 use crate::report::book::Amount;
-use crate::report::stall::Cause;
 
 /// A function as called from one place, with everything further in.
 #[derive(Clone, Debug, Default)]

@@ -138,6 +138,9 @@ impl Routes {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 

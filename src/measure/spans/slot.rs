@@ -265,8 +265,11 @@ mod models {
 
     type Slot = SpanSlot<2>;
 
+    /// Of two words, so that there are halves to mix.
+    const LEN: usize = 16;
+
     fn push(slot: &Slot, n: u64) {
-        let text = Text::new(&n.to_string().repeat(8));
+        let text = Text::new(&n.to_string().repeat(LEN));
         assert!(slot.push(Key { layer: n, span: n }, Place { poll: n, task: n }, &text));
     }
 
@@ -276,8 +279,8 @@ mod models {
             let Some(reading) = slot.read() else { return false };
             for (at, e) in reading.entered.iter().enumerate() {
                 let n = e.key.span;
-                assert_eq!((e.key.layer, e.place, e.len), (n, Place { poll: n, task: n }, 8), "{e:?}");
-                assert!([n, 9].iter().any(|n| e.text() == n.to_string().repeat(8)), "{e:?}");
+                assert_eq!((e.key.layer, e.place, e.len), (n, Place { poll: n, task: n }, LEN as u64), "{e:?}");
+                assert!([n, 9].iter().any(|n| e.text() == n.to_string().repeat(LEN)), "{e:?}");
                 assert!(reading.entered[..at].iter().all(|outer| outer.key != e.key), "{reading:?}");
             }
             !reading.entered.is_empty()
@@ -312,7 +315,7 @@ mod models {
     #[test]
     fn texts_change_unseen() {
         model(with_two, |slot| {
-            slot.rewrite(0, &Text::new(&"9".repeat(8)));
+            slot.rewrite(0, &Text::new(&"9".repeat(LEN)));
             slot.retain(|_, _| false);
         });
     }

@@ -207,4 +207,7 @@ impl Write for Writer<'_> {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
+mod properties;
+
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests;

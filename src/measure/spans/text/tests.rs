@@ -23,7 +23,7 @@ impl<S: tracing::Subscriber> Layer<S> for Keep {
     }
 }
 
-fn told(text: &Text) -> String {
+pub(super) fn told(text: &Text) -> String {
     let (words, len) = text.words();
     let mut copy = [0; WORDS];
     words.zip(&mut copy).for_each(|(word, copy)| *copy = word);
@@ -31,7 +31,7 @@ fn told(text: &Text) -> String {
 }
 
 /// What is told of the last span that `f` makes.
-fn text_of<R>(f: impl FnOnce() -> R) -> String {
+pub(super) fn text_of<R>(f: impl FnOnce() -> R) -> String {
     let texts = Texts::default();
     let subscriber = tracing_subscriber::registry().with(Keep(texts.clone()));
     tracing::subscriber::with_default(subscriber, f);

@@ -1,0 +1,232 @@
+//! A service runs for days with a watchdog inside: does that cost it memory, descriptors or threads over time, and is anything lost?
+//!
+//! An axum service under load, on which all befalls that may: panics, aborts, runtimes and watchdogs that are built and dropped, threads
+//! that come and go, libraries loaded and unloaded, slow and broken scrapers, 500 idle connections, children that are forked, a log
+//! that blocks, a callback that panics and blocks. In rounds: after each all is quiet for a moment, and what the process holds is
+//! printed. At the end it must hold no more than after the warm-up, and pollwatch must have counted what the load says it did: requests
+//! by route and status, polls and tasks by place, and what became of them.
+//!
+//! `cargo run --release --example soak -- --minutes 2`; the exit code tells.
+
+mod faults;
+mod ledger;
+mod resources;
+mod service;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pollwatch::{Stall, Watchdog};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use faults::Scene;
+use ledger::{Ledger, Line};
+use resources::Resources;
+
+/// The runtime that the service is on.
+pub(crate) const SERVICE: &str = "service";
+/// How long what was stopped may take to be gone. A busy machine takes its time; it is looked at all the while.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Symbol tables are dropped some 15 s after they were last needed.
+const SYMBOLS_DROPPED: Duration = Duration::from_secs(20);
+
+/// What is thrown on purpose, and is not worth a word.
+pub(crate) struct Deliberate;
+
+/// Panics that nobody meant.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let time = match time() {
+        Ok(time) => time,
+        Err(text) => {
+            eprintln!("soak: {text}; --minutes N (2) or --seconds N tells how long it runs");
+            return ExitCode::from(2);
+        }
+    };
+    match run(time) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("soak: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn time() -> Result<Duration, String> {
+    let mut time = Duration::from_secs(120);
+    let mut words = std::env::args().skip(1);
+    while let Some(flag) = words.next() {
+        let unit = match flag.as_str() {
+            "--minutes" => 60.0,
+            "--seconds" => 1.0,
+            _ => return Err(format!("unknown flag {flag:?}")),
+        };
+        let n = words.next().and_then(|n| n.parse::<f64>().ok()).filter(|n| (0.0..1e5).contains(n));
+        time = Duration::from_secs_f64(unit * n.ok_or(format!("{flag} needs a number"))?);
+    }
+    Ok(time)
+}
+
+fn run(time: Duration) -> Result<bool, Failure> {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.payload().is::<Deliberate>() {
+            PANICS.fetch_add(1, Relaxed);
+            report(info);
+        }
+    }));
+    let ledger = Arc::new(Ledger::default());
+    let builder = Watchdog::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0))).route_histograms(true);
+    let watchdog = builder.on_stall(unruly(ledger.clone())).start()?;
+    let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(watchdog.span_layer()).with(SlowLog);
+    tracing::subscriber::set_global_default(subscriber)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_keep_alive(Duration::from_millis(200)).enable_all();
+    let runtime = watchdog.build_runtime(SERVICE, &mut builder)?;
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))?;
+    let addr = listener.local_addr()?;
+    let app = service::router(&watchdog, &ledger);
+    runtime.spawn(async move { axum::serve(listener, app).await });
+    let pages = watchdog.local_addr().ok_or("the watchdog has no server")?;
+    let scene = Scene { watchdog: watchdog.clone(), ledger, service: runtime.handle().clone(), addr, pages };
+    let fine = soak(&Arc::new(scene), time)?;
+    runtime.shutdown_timeout(PATIENCE);
+    watchdog.shutdown();
+    Ok(fine)
+}
+
+/// Rounds of everything, each of them measured; then the reckoning.
+fn soak(scene: &Arc<Scene>, time: Duration) -> Result<bool, Failure> {
+    let begin = Instant::now();
+    let round = (time / 8).clamp(Duration::from_secs(2), Duration::from_secs(30));
+    let rounds = time.div_duration_f64(round).ceil() as usize;
+    let rounds = rounds.max(4);
+    // A third is for the warm-up: caches are filled, pools grown.
+    let warm_up = rounds.div_ceil(3);
+    println!("{:>6} {:>9} {:>10} {:>8}  {}", "at s", "requests", "polls", "stalls", columns());
+    let (mut requests, mut warm, mut end): (_, Option<Resources>, _) = (0, None, None);
+    for n in 1..=rounds {
+        requests += faults::befall(scene, round)?;
+        let is_compared = n == warm_up || n == rounds;
+        // Symbol tables are dropped when they were not needed for a while: in a short run they are there at both moments.
+        let least = if is_compared && time >= Duration::from_secs(60) { SYMBOLS_DROPPED } else { Duration::ZERO };
+        let now = quiet(scene, warm, least);
+        let snapshot = scene.watchdog.snapshot();
+        let polls: u64 = snapshot.runtimes.iter().map(|r| r.polls.count).sum();
+        let stalls: u64 = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|(_, s)| s.count).sum();
+        let row = now.all().map(|(_, value, _)| format!("{value:>13}")).concat();
+        println!("{:>6} {requests:>9} {polls:>10} {stalls:>8} {row}", begin.elapsed().as_secs());
+        match n {
+            n if n == warm_up => warm = Some(now),
+            n if n == rounds => end = Some(now),
+            _ => {}
+        }
+    }
+    Ok(warm.zip(end).is_some_and(|(warm, end)| holds_no_more(warm, end)) & is_all_counted(scene))
+}
+
+fn columns() -> String {
+    Resources { resident: 0, heap: 0, descriptors: 0, threads: 0, slots: 0 }
+        .all()
+        .map(|(name, ..)| format!("{name:>13}"))
+        .concat()
+}
+
+/// Waits until all that was stopped is gone, as far as it goes; what is held then.
+fn quiet(scene: &Scene, warm: Option<Resources>, least: Duration) -> Resources {
+    let begin = Instant::now();
+    let mut last = Resources::of_now(&scene.watchdog);
+    let mut still = 0;
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let now = Resources::of_now(&scene.watchdog);
+        let counts = |r: &Resources| [r.descriptors, r.threads, r.slots];
+        still = if counts(&now) == counts(&last) { still + 1 } else { 0 };
+        let is_back = warm.is_none_or(|warm| counts(&now).iter().zip(counts(&warm)).all(|(now, warm)| *now <= warm));
+        if still >= 10 && is_back && begin.elapsed() >= least || begin.elapsed() > PATIENCE {
+            return now;
+        }
+        last = now;
+    }
+}
+
+/// One-sided: what is held at the end against what was after the warm-up.
+fn holds_no_more(warm: Resources, end: Resources) -> bool {
+    println!("\n{:<14} {:>12} {:>12} {:>12}", "held", "warmed up", "at the end", "may grow by");
+    let mut fine = true;
+    for ((name, warm, may_grow), (_, end, _)) in warm.all().into_iter().zip(end.all()) {
+        let holds = end <= warm + may_grow;
+        println!("{name:<14} {warm:>12} {end:>12} {may_grow:>12}{}", if holds { "" } else { "   MORE" });
+        fine &= holds;
+    }
+    println!("descriptors: {:?}", Resources::descriptors());
+    fine
+}
+
+/// The hooks at a task's end may run after whoever waited for it has gone on: asked again for a while.
+fn is_all_counted(scene: &Scene) -> bool {
+    let begin = Instant::now();
+    let lines = loop {
+        let snapshot = scene.watchdog.snapshot();
+        let mut lines = scene.ledger.compare(&snapshot);
+        lines.extend(scene.ledger.compare_reports(&snapshot));
+        if lines.iter().all(Line::agrees) || begin.elapsed() > PATIENCE {
+            break lines;
+        }
+        thread::sleep(Duration::from_millis(100));
+    };
+    println!("\n{:>10} {:>10}  what", "done", "counted");
+    for line in &lines {
+        println!("{:>10} {:>10}  {}{}", line.did, line.counted, line.what, if line.agrees() { "" } else { "   WRONG" });
+    }
+    println!();
+    for (fault, times) in scene.ledger.faults() {
+        println!("{times:>10}  {fault}");
+    }
+    let watchdog = scene.watchdog.snapshot().watchdog;
+    let captures: Vec<_> = watchdog.captures.iter().map(|(result, n)| format!("{n} {result}")).collect();
+    println!("captures: {}; reports lost: {}", captures.join(", "), watchdog.reports_lost);
+    let panics = PANICS.load(Relaxed);
+    if panics > 0 {
+        println!("{panics} panics that nobody meant");
+    }
+    let wrong = lines.iter().filter(|line| !line.agrees()).count();
+    println!("{} accounts, {wrong} wrong", lines.len());
+    panics == 0 && wrong == 0
+}
+
+/// A callback that panics, and one that takes its time.
+fn unruly(ledger: Arc<Ledger>) -> impl Fn(&Stall) + Send + Sync {
+    move |stall| {
+        ledger.tell(stall.id);
+        match stall.id % 16 {
+            3 => {
+                ledger.callback_panics.fetch_add(1, Relaxed);
+                std::panic::panic_any(Deliberate);
+            }
+            7 => thread::sleep(Duration::from_millis(30)),
+            _ => {}
+        }
+    }
+}
+
+/// A log that blocks now and then, on whichever thread tells it something.
+struct SlowLog;
+
+impl<S: tracing::Subscriber> Layer<S> for SlowLog {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target().starts_with("pollwatch") {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

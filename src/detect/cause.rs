@@ -1,0 +1,82 @@
+//! Why a worker was blocked: the words for it, which reports and metrics use.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What the thread was doing during a stall. The label `cause` of the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Cause {
+    /// It computed.
+    Cpu,
+    /// It waited in a system call: a sleep, a file, a socket.
+    Syscall,
+    /// It waited for a lock, a channel or a thread (a futex).
+    Lock,
+    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's fault.
+    Starved,
+    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended): not the task's fault.
+    Paused,
+    /// Not known: it ended before it was seen, or the platform cannot tell.
+    Unknown,
+}
+
+impl Cause {
+    /// All causes, in the order of the metrics.
+    pub const ALL: [Cause; 6] =
+        [Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Cpu => "cpu",
+            Cause::Syscall => "syscall",
+            Cause::Lock => "lock",
+            Cause::Starved => "starved",
+            Cause::Paused => "paused",
+            Cause::Unknown => "unknown",
+        }
+    }
+
+    /// Whether the task is to blame.
+    pub(crate) fn is_blamed(self) -> bool {
+        !matches!(self, Cause::Starved | Cause::Paused)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A system call that a thread was waiting in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Syscall {
+    /// Its name.
+    pub name: &'static str,
+    /// What its descriptor is, where it takes one: a path, `socket to 10.0.0.1:5432`, `pipe:[..]`.
+    pub target: Option<Arc<str>>,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) purpose: Purpose,
+}
+
+/// What a system call is for.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Sleep,
+    /// Its first argument is a descriptor: of a file, a socket, a pipe.
+    Io,
+    /// It waits for several descriptors.
+    Poll,
+    /// It waits for a process.
+    Process,
+    /// It waits for a lock of a file.
+    FileLock,
+    Futex,
+    Other,
+}

@@ -1,0 +1,285 @@
+//! The tracker against a made-up world of threads that poll, whose truth is known; the looks fall where they fall.
+
+use std::collections::HashMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::tests::{MS, T};
+use super::*;
+use crate::measure::route::RouteId;
+
+/// One poll that is going to be.
+#[derive(Clone, Debug)]
+struct Plan {
+    gap: u64,
+    nanos: u64,
+    /// From when on it blocks no worker; after its end: it blocks one all the time.
+    off: u64,
+    /// When the request in it begins, if there is one; it lasts as long as the poll.
+    request: Option<u64>,
+    /// The last word is lost.
+    lost: bool,
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let nanos = prop_oneof![0..T, T - 3..T + 3, T..T * 2, T..T * 40];
+    let off = prop_oneof![4 => Just(u64::MAX), 1 => Just(0), 1 => 0..T * 3];
+    let request = prop_oneof![2 => Just(None), 1 => (0..T).prop_map(Some), 1 => (0..T / 8).prop_map(Some)];
+    (0..T * 2, nanos, off, request, prop::bool::weighted(0.1)).prop_map(|(gap, nanos, off, request, lost)| Plan {
+        gap,
+        nanos,
+        off,
+        request,
+        lost,
+    })
+}
+
+/// A look that is going to be: the time since the last one, from reading the slots to taking the last words, from there to asking for
+/// the worker; and whether a thread's slot moves too fast.
+#[derive(Clone, Debug)]
+struct Glance {
+    step: u64,
+    drain: u64,
+    ask: u64,
+    unread: Option<u64>,
+}
+
+fn glance() -> impl Strategy<Value = Glance> {
+    let lag = || prop_oneof![4 => Just(0), 1 => 0..T / 2];
+    (1..T * 2, lag(), lag(), prop::option::weighted(0.1, 0..3u64)).prop_map(|(step, drain, ask, unread)| Glance {
+        step,
+        drain,
+        ask,
+        unread,
+    })
+}
+
+#[derive(Clone, Debug)]
+struct Truth {
+    poll: Poll,
+    end: u64,
+    plan: Plan,
+}
+
+impl Truth {
+    fn runs(&self, at: u64) -> bool {
+        (self.poll.begin..self.end).contains(&at)
+    }
+
+    fn is_off(&self, at: u64) -> bool {
+        at >= self.poll.begin.saturating_add(self.plan.off)
+    }
+
+    fn never_off(&self) -> bool {
+        !self.is_off(self.end)
+    }
+}
+
+/// All polls of all threads.
+fn world(threads: &[Vec<Plan>]) -> Vec<Truth> {
+    let mut all = Vec::new();
+    for (thread, plans) in threads.iter().enumerate() {
+        let mut now = MS;
+        for (number, plan) in plans.iter().enumerate() {
+            let begin = now + plan.gap;
+            now = begin + plan.nanos;
+            let request = plan.request.filter(|offset| *offset < plan.nanos).map(|offset| Request {
+                frame: number as u64,
+                route: RouteId::OTHER,
+                begin: begin + offset,
+            });
+            let poll = Poll {
+                key: PollKey { thread: thread as u64, number: number as u64 },
+                request,
+                ..super::tests::poll(0, begin)
+            };
+            all.push(Truth { poll, end: now, plan: plan.clone() });
+        }
+    }
+    all
+}
+
+/// What was told of one stall.
+#[derive(Debug)]
+struct Told {
+    key: PollKey,
+    began: Option<u64>,
+    last: u64,
+    doublings: u32,
+    ended: Option<u64>,
+}
+
+/// The tracker in that world, and what it has told.
+struct Scene {
+    world: Vec<Truth>,
+    tracker: Tracker,
+    told: HashMap<u64, Told>,
+    delivered: Vec<PollKey>,
+    last_id: u64,
+}
+
+impl Scene {
+    fn new(threads: &[Vec<Plan>]) -> Scene {
+        let (told, delivered) = (HashMap::new(), Vec::new());
+        Scene { world: world(threads), tracker: Tracker::new(T), told, delivered, last_id: 0 }
+    }
+
+    fn end(&self) -> u64 {
+        self.world.iter().map(|truth| truth.end).max().unwrap_or(0)
+    }
+
+    fn truth(&self, key: PollKey) -> &Truth {
+        self.world.iter().find(|truth| truth.poll.key == key).expect("it was polled")
+    }
+
+    /// One look at `now`; what it saw.
+    fn look(&mut self, now: u64, glance: &Glance) -> Result<Look, TestCaseError> {
+        let drained = now + glance.drain;
+        let mut look = Look::default();
+        for truth in &self.world {
+            let key = truth.poll.key;
+            if glance.unread == Some(key.thread) {
+                look.unread = vec![key.thread];
+            } else if truth.runs(now) {
+                let begun = |request: &Request| request.begin <= now;
+                look.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
+            }
+            let nanos = truth.plan.nanos;
+            if truth.end <= drained && nanos >= T && !truth.plan.lost && !self.delivered.contains(&key) {
+                self.delivered.push(key);
+                if let Some(request) = truth.poll.request.filter(|request| truth.end - request.begin >= T) {
+                    let nanos = truth.end - request.begin;
+                    look.ended_requests.push(EndedRequest { poll: key, request, nanos });
+                }
+                let worker = truth.never_off().then_some(0);
+                look.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, nanos, worker });
+            }
+        }
+        let world = &self.world;
+        let place = |poll: &Poll| {
+            let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("it was seen");
+            match drained + glance.ask {
+                at if !truth.runs(at) => Placement::Over,
+                at if truth.is_off(at) => Placement::Off,
+                _ => Placement::Worker(0),
+            }
+        };
+        let changes = self.tracker.step(now, &look, &Pauses::default(), place);
+        for change in changes {
+            self.take(change)?;
+        }
+        Ok(look)
+    }
+
+    /// Each stall begins once, under an id of its own, goes on only until it ends, and ends once.
+    fn take(&mut self, change: Change) -> Result<(), TestCaseError> {
+        match change {
+            Change::Began { id, poll, elapsed, .. } | Change::Missed { id, poll, elapsed, .. } => {
+                let over = matches!(change, Change::Missed { .. });
+                let truth = self.truth(poll.key).clone();
+                prop_assert!(id > self.last_id, "ids are unique");
+                self.last_id = id;
+                prop_assert!(self.told.values().all(|told| told.key != poll.key), "told before: {:?}", truth);
+                prop_assert!(elapsed >= T && elapsed <= truth.plan.nanos, "{} of {:?}", elapsed, truth);
+                prop_assert!(truth.plan.off > 0, "it never blocked a worker");
+                prop_assert!(!over || elapsed == truth.plan.nanos && truth.never_off());
+                let ended = over.then_some(elapsed);
+                let doublings = (elapsed / T).ilog2();
+                self.told.insert(
+                    id,
+                    Told { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
+                );
+            }
+            Change::Continued { id, elapsed } | Change::GoesOn { id, elapsed } => {
+                let told = self.told.get_mut(&id).expect("it began");
+                prop_assert!(told.ended.is_none() && elapsed >= told.last, "{:?} then {}", told, elapsed);
+                told.last = elapsed;
+                let doublings = (elapsed / T).ilog2();
+                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > told.doublings);
+                told.doublings = doublings;
+            }
+            Change::Ended { id, elapsed } => {
+                let told = self.told.get_mut(&id).expect("it began");
+                prop_assert!(told.ended.replace(elapsed).is_none(), "it ends once");
+                prop_assert!(elapsed >= told.last);
+                let key = told.key;
+                let truth = self.truth(key);
+                prop_assert!(elapsed <= truth.plan.nanos);
+                let exact = truth.never_off() && self.delivered.contains(&key);
+                prop_assert!(!exact || elapsed == truth.plan.nanos, "{} of {:?}", elapsed, truth);
+            }
+            Change::Request { id, elapsed, .. } => {
+                let truth = self.truth(self.told.get(&id).expect("it began").key);
+                let request = truth.poll.request.expect("there is one");
+                prop_assert!(elapsed >= T && elapsed <= truth.end - request.begin);
+            }
+        }
+        Ok(())
+    }
+
+    /// After all has ended.
+    fn close(&self) -> Result<(), TestCaseError> {
+        prop_assert!(!self.tracker.has_stalls() && self.tracker.tracked.is_empty());
+        prop_assert!(self.told.values().all(|told| told.ended.is_some()), "each ends: {:?}", self.told);
+        for truth in self.world.iter().filter(|truth| truth.plan.nanos >= T && truth.never_off() && !truth.plan.lost) {
+            let told = self.told.values().filter(|told| told.key == truth.poll.key).count();
+            prop_assert_eq!(told, 1, "each is told: {:?}", truth);
+        }
+        Ok(())
+    }
+}
+
+/// Looks until nothing is left that could be told.
+fn quiet(scene: &mut Scene, mut now: u64) -> Result<(), TestCaseError> {
+    let end = scene.end();
+    let plain = Glance { step: T, drain: 0, ask: 0, unread: None };
+    for _ in 0..3 {
+        now = now.max(end) + T;
+        scene.look(now, &plain)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(crate::properties::config())]
+
+    #[test]
+    fn each_stall_is_told_once_and_nothing_else(
+        threads in vec(vec(plan(), 0..8), 1..4),
+        glances in vec(glance(), 0..60),
+    ) {
+        let (mut scene, mut now) = (Scene::new(&threads), 0);
+        for glance in &glances {
+            now += glance.step;
+            scene.look(now, glance)?;
+            // The next look comes after this one is through.
+            now += glance.drain + glance.ask;
+        }
+        quiet(&mut scene, now)?;
+        scene.close()?;
+    }
+
+    /// A watchdog that wakes when it meant to finds each stall while it lasts, at most a quarter of a threshold late.
+    #[test]
+    fn whoever_looks_when_told_to_is_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
+        let (mut scene, mut now) = (Scene::new(&threads), 0);
+        while now <= scene.end() {
+            let look = scene.look(now, &Glance { step: 0, drain: 0, ask: 0, unread: None })?;
+            let next = scene.tracker.next_look(now, &look, &Pauses::default());
+            prop_assert!((now + T / 4..=now + T).contains(&next));
+            now = next;
+        }
+        quiet(&mut scene, now)?;
+        scene.close()?;
+        for told in scene.told.values() {
+            let truth = scene.truth(told.key);
+            let later = truth.plan.request.filter(|later| *later <= T / LATER).unwrap_or(0);
+            let latest = T + later + T / 4;
+            match told.began {
+                Some(elapsed) => prop_assert!(elapsed <= latest, "{} late: {:?}", elapsed, truth),
+                None => prop_assert!(truth.plan.nanos <= latest, "missed: {:?}", truth),
+            }
+        }
+    }
+}

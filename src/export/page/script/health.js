@@ -1,0 +1,84 @@
+// The runtimes' own figures, and pollwatch's.
+
+class Health {
+  show(live) {
+    sync(
+      byId('runtimes'),
+      live.runtimes,
+      (runtime) => runtime.name,
+      (runtime) =>
+        make(
+          'div',
+          { class: 'health' },
+          make('h3', {}, named(runtime.name)),
+          make('p', { class: 'hint' }),
+          make('dl', { class: 'figures' }),
+        ),
+      (element, runtime) => this.runtime(element, runtime),
+    );
+    byId('runtimes-empty').hidden = live.runtimes.length > 0;
+    setText(byId('runtimes-empty'), 'No runtime is known yet.');
+    this.self(live);
+  }
+
+  runtime(element, runtime) {
+    setAttribute(element, 'data-alive', runtime.alive);
+    const seen = runtime.every_task ? 'every task is seen' : 'watched futures and requests are seen';
+    setText(element.children[1], runtime.alive ? seen : 'shut down');
+    const depth = (value) => (value === null ? null : count(value));
+    const threads = runtime.blocking_threads;
+    const figures = [
+      ['workers', count(runtime.workers.length), `${runtime.blocked_workers} blocked`],
+      ['busy', percent(runtime.busy_ratio), 'of the workers’ time'],
+      ['tasks alive', depth(runtime.alive_tasks), ''],
+      ['global queue', depth(runtime.global_queue_depth), 'tasks wait'],
+      ['local queues', depth(runtime.local_queue_depth), 'tasks wait'],
+      [
+        'blocking threads',
+        depth(threads),
+        threads === null ? '' : `${count(threads - runtime.idle_blocking_threads)} at work`,
+      ],
+      ['blocking queue', depth(runtime.blocking_queue_depth), 'closures wait'],
+    ];
+    sync(
+      element.children[2],
+      figures.filter(([, value]) => value !== null),
+      ([name]) => name,
+      ([name]) =>
+        make('div', {}, make('dt', { text: name }), make('dd', { class: 'figure' }), make('dd', { class: 'unit' })),
+      (tile, [, value, unit]) => {
+        setText(tile.children[1], value);
+        setText(tile.children[2], unit);
+      },
+    );
+  }
+
+  self({ watchdog, uptime_seconds: uptime, threshold_seconds: threshold, mode, version, program, pid }) {
+    const captures = watchdog.captures.filter((capture) => capture.count > 0);
+    const facts = [
+      ['threshold', duration(threshold)],
+      ['watching for', duration(uptime)],
+      ['stacks taken', captures.map((capture) => `${count(capture.count)} ${capture.result}`).join(', ') || 'none yet'],
+      ['reports left out of the log', count(watchdog.reports_suppressed)],
+      ['reports lost', count(watchdog.reports_lost)],
+      ['slow polls not told', count(watchdog.coverage.lost_polls)],
+      ['watchdog woke late', plural(watchdog.oversleeps, 'time')],
+      ['panics in callbacks', count(watchdog.callback_panics)],
+      ['places beyond max_sites', count(watchdog.sites_overflowed)],
+      ['requests beyond max_routes', count(watchdog.routes_overflowed)],
+      ...watchdog.allowed_blocking.map(({ reason, seconds }) => [`meant to block: ${reason}`, duration(seconds)]),
+    ];
+    sync(
+      byId('self-facts'),
+      facts,
+      ([name]) => name,
+      ([name]) => make('div', {}, make('dt', {}, named(name)), make('dd')),
+      (element, [, value]) => setText(element.children[1], value),
+    );
+    setText(byId('self-coverage'), watchdog.coverage.text);
+    setText(
+      byId('about'),
+      `pollwatch ${version}, ${mode === 'unstable' ? 'with tokio’s task hooks' : 'without tokio’s task hooks'}; ${program} (process ${pid})`,
+    );
+  }
+}

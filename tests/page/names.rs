@@ -1,0 +1,112 @@
+//! Whatever the application names stays text.
+
+use std::time::Duration;
+
+use axum::routing::get as on_get;
+use pollwatch::Watchdog;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::browser::Browser;
+use crate::support::*;
+
+/// As markup it would end whatever it stands in, and say so.
+const HOSTILE: &str = "</script></style>\"'><img src=x onerror=window.hacked=1><svg onload=window.hacked=2>\u{202e}";
+
+#[test]
+fn names_of_the_application_are_no_markup() {
+    let Some(browser) = Browser::start() else { return };
+    let builder = Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap());
+    let watchdog = builder.start().unwrap();
+    tracing_subscriber::registry().with(watchdog.span_layer()).init();
+    let runtime = watchdog
+        .build_runtime(HOSTILE, multi_thread(2).thread_name(HOSTILE.replace('\0', "")))
+        .expect("any name will do");
+    let layer = watchdog.layer().route_by(|_| Some(HOSTILE.into()));
+    let span = || tracing::error_span!("span", name = HOSTILE);
+    let blocks = on_get(async move || {
+        let _in = span().entered();
+        pollwatch::allow_blocking(HOSTILE, || block(Duration::from_millis(1)));
+        block(THRESHOLD * 20);
+    });
+    let app = axum::Router::new().route("/", blocks).layer(layer);
+    let addr = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(axum::serve(listener, app).into_future());
+        addr
+    });
+    browser.set_size(1360, 900);
+    browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
+    browser.wait_for_state("live");
+    // While it blocks, too.
+    let client = std::thread::spawn(move || (0..6).for_each(|_| drop(get(addr, "/"))));
+    browser.wait_for(
+        "it is seen",
+        "return document.querySelectorAll('.stall').length > 0 && document.querySelector('.offender')",
+    );
+    client.join().unwrap();
+    browser.eval("document.querySelectorAll('.stall details, #self').forEach((details) => (details.open = true))");
+    browser.eval("document.querySelector('#flame').scrollIntoView()");
+    browser.wait_for("the flame graph, too", "return document.querySelectorAll('.box').length > 2");
+    for (place, css) in [
+        ("the runtime", ".runtime h3"),
+        ("the worst", ".offender-name"),
+        ("a stall", ".stall-where"),
+        ("its span and thread", ".stall-body"),
+        ("the routes", "#routes-table"),
+        ("the flame graph", "#flame-graph"),
+        ("what may block", "#self-facts"),
+        ("the runtimes' figures", "#runtimes"),
+    ] {
+        let text = browser.eval(&format!("return document.querySelector('{css}').textContent"));
+        assert!(text.as_str().unwrap().contains("<img src=x onerror=window.hacked=1>"), "{place}: {text}");
+    }
+    let span = browser.text(".stall-body");
+    assert!(span.contains("span{name=") && span.contains("thread"), "{span}");
+    assert_eq!(browser.count("img, iframe, object, main script, main style"), 0);
+    assert_eq!(browser.eval("return [window.hacked, document.scripts.length]"), serde_json::json!([null, 1]));
+    assert_eq!(browser.console(), Vec::<String>::new());
+    // The profile's picture by itself, and the downloads, are no way around.
+    browser.open(&format!("http://{}/stalls/flamegraph", watchdog.local_addr().unwrap()));
+    assert_eq!(
+        browser.eval("return [window.hacked, document.querySelectorAll('img').length]"),
+        serde_json::json!([null, 0])
+    );
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+/// Should a name ever come to be markup, it can do nothing.
+#[test]
+fn the_policy_stops_what_is_not_the_pages_own() {
+    let Some(browser) = Browser::start() else { return };
+    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let addr = watchdog.local_addr().unwrap();
+    let reply = get(addr, "/");
+    let policy = &reply.headers["content-security-policy"];
+    for part in
+        ["default-src 'none'", "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"]
+    {
+        assert!(policy.split("; ").any(|directive| directive == part), "{part}: {policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+    browser.open(&format!("http://{addr}/"));
+    browser.wait_for_state("live");
+    assert_eq!(browser.console(), Vec::<String>::new());
+    browser.eval(
+        "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=window.hacked=1><p id=p style=color:red>p</p>');
+        const script = document.createElement('script');
+        script.textContent = 'window.hacked = 2';
+        document.body.append(script);",
+    );
+    let elsewhere =
+        format!("return await fetch('http://127.0.0.1:{}/').then(() => 'it went', () => 'stopped')", addr.port() ^ 1);
+    assert_eq!(browser.eval_async(&elsewhere), "stopped");
+    let refused = wait_for("all are refused", || Some(browser.console().len()).filter(|lines| *lines > 0));
+    assert!(refused > 0);
+    assert_eq!(
+        browser
+            .eval("return [window.hacked, getComputedStyle(document.querySelector('#p')).color === 'rgb(255, 0, 0)']"),
+        serde_json::json!([null, false])
+    );
+}

@@ -1,0 +1,106 @@
+//! The states of the page: empty, paused, hidden, stopped; below a path of the user's own.
+
+use std::time::Duration;
+
+use axum::Router;
+use pollwatch::Watchdog;
+
+use crate::browser::Browser;
+use crate::scene::serve;
+use crate::support::*;
+
+fn requests(browser: &Browser) -> u64 {
+    let count = "return performance.getEntriesByType('resource').filter((r) => /live$|profile$/.test(r.name)).length";
+    browser.eval(count).as_u64().unwrap()
+}
+
+#[test]
+fn empty_paused_and_hidden() {
+    let Some(browser) = Browser::start() else { return };
+    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    browser.set_size(1360, 900);
+    browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
+    browser.wait_for_state("live");
+    let page = browser.wait_for(
+        "what it says of nothing",
+        "return document.querySelector('#verdict').dataset.level === 'idle' && document.body.innerText",
+    );
+    for said in [
+        "No runtime is being watched",
+        "No stall so far",
+        "No request seen",
+        "No poll seen so far",
+        "No runtime is known yet",
+    ] {
+        assert!(page.as_str().unwrap().contains(said), "{said}: {page}");
+    }
+    browser.screenshot("empty");
+    let runtime = watchdog.build_runtime("late", &mut multi_thread(1)).unwrap();
+    runtime.block_on(async { watchdog.spawn(yields(3)).await.unwrap() });
+    browser.wait_for("the runtime comes", "return document.querySelector('#workers').innerText.includes('late')");
+    browser.wait_for("and it is calm", "return document.querySelector('#verdict').dataset.level === 'calm'");
+
+    // Nobody looks: nothing is asked.
+    let stands_still = |why: &str| {
+        // One may be under way.
+        wait_until("the last answer is there", || {
+            let before = requests(&browser);
+            std::thread::sleep(Duration::from_millis(1500));
+            requests(&browser) == before
+        });
+        let before = requests(&browser);
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(requests(&browser), before, "{why}");
+    };
+    let goes_on = || {
+        let before = requests(&browser);
+        wait_until("it asks again", || requests(&browser) > before + 1);
+    };
+    browser.click("#pause");
+    assert_eq!(browser.eval("return document.body.dataset.state"), "paused");
+    assert_eq!((browser.text("#pause"), browser.text("#status")), ("Resume".into(), "Paused".into()));
+    stands_still("it is paused");
+    browser.click("#pause");
+    goes_on();
+    let hide = |hidden: bool| {
+        browser.eval(&format!(
+            "Object.defineProperty(document, 'hidden', {{ configurable: true, get: () => {hidden} }});
+            document.dispatchEvent(new Event('visibilitychange'))"
+        ));
+    };
+    hide(true);
+    stands_still("it is hidden");
+    hide(false);
+    goes_on();
+    browser.wait_for_state("live");
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+/// In an admin router it has the same answers below its prefix, and tells that its watchdog has stopped.
+#[test]
+fn below_a_prefix_until_it_is_stopped() {
+    let Some(browser) = Browser::start() else { return };
+    let (watchdog, _) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
+    let addr = serve(Router::new().nest("/admin/watch", watchdog.router()));
+    browser.set_size(1360, 900);
+    browser.open(&format!("http://{addr}/admin/watch/live.html"));
+    browser.wait_for_state("live");
+    browser.wait_for("the stall", "return document.querySelector('.stall-time')");
+    browser.eval("document.querySelector('#flame').scrollIntoView()");
+    browser.wait_for("the flame graph", "return document.querySelectorAll('.box').length > 2");
+    let below = "return performance.getEntriesByType('resource').map((r) => new URL(r.name).pathname)";
+    let asked = browser.eval(below);
+    assert!(asked.as_array().unwrap().iter().all(|p| p.as_str().unwrap().starts_with("/admin/watch/live")), "{asked}");
+    let links = browser
+        .eval("return [...document.querySelectorAll('a[href]')].map((a) => a.href).filter((a) => !a.includes('#'))");
+    for link in links.as_array().unwrap() {
+        let status = browser.eval_async(&format!("return (await fetch({link})).status"));
+        assert_eq!(status, 200, "{link}");
+    }
+    watchdog.shutdown();
+    browser.wait_for_state("stopped");
+    assert!(browser.text("#banner").contains("has been shut down"));
+    assert_eq!(browser.console(), Vec::<String>::new());
+}
