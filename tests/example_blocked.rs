@@ -7,9 +7,12 @@
     feature = "capture"
 ))]
 
-use std::path::PathBuf;
+mod common;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use common::example;
 
 const SOURCE: &str = include_str!("../examples/blocked/main.rs");
 /// For all attempts: on a machine with more to do, a thread is starved before it gets to block, or nobody has a CPU to look at it
@@ -42,13 +45,6 @@ const WAYS: [(&str, &str, &str, &str, &str); 4] = [
     ),
 ];
 
-/// cargo names no example to a test, but builds them next to it: target/PROFILE/deps/THIS, target/PROFILE/examples/blocked.
-fn example() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let found = this.ancestors().map(|folder| folder.join("examples/blocked")).find(|path| path.is_file());
-    found.expect("no example: `cargo test` builds it; before `--test NAME` run `cargo build --example blocked`")
-}
-
 fn line_of(text: &str) -> usize {
     SOURCE.lines().position(|line| line.contains(text)).expect("it is in the source") + 1
 }
@@ -60,12 +56,12 @@ fn tells_the_four_usual_ways() {
         let told = [
             format!(": blocked in {reason}"),
             format!("at blocked::{function} (examples/blocked/main.rs:{line})\n"),
-            format!("  advice: {advice} "),
+            format!("  advice: {advice}\n"),
         ];
         let mut heard = Vec::new();
         let begin = Instant::now();
         let is_told = std::iter::repeat(()).take_while(|()| begin.elapsed() < PATIENCE).any(|()| {
-            let output = Command::new(example()).arg(way).env("NO_COLOR", "1").output().unwrap();
+            let output = Command::new(example("blocked")).arg(way).env("NO_COLOR", "1").output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
             assert!(

@@ -2,18 +2,12 @@
 
 #![cfg(feature = "prometheus")]
 
-use std::path::PathBuf;
+mod common;
+
 use std::process::{Command, Stdio};
 
-/// cargo names no example to a test, but builds them next to it: target/PROFILE/deps/THIS, target/PROFILE/examples/incidents.
 fn example() -> Command {
-    let this = std::env::current_exe().expect("the path of this test");
-    let name = format!("incidents{}", std::env::consts::EXE_SUFFIX);
-    let found: Option<PathBuf> =
-        this.ancestors().map(|folder| folder.join("examples").join(&name)).find(|path| path.is_file());
-    let mut command = Command::new(
-        found.expect("no example: `cargo test` builds it; before `--test NAME` run `cargo build --example incidents`"),
-    );
+    let mut command = Command::new(common::example("incidents"));
     // A backtrace would only take time.
     command.stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     command

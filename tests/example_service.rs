@@ -2,19 +2,13 @@
 
 #![cfg(feature = "server")]
 
+mod common;
+
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// cargo names no example to a test, but builds them next to it: target/PROFILE/deps/THIS, target/PROFILE/examples/service.
 fn example(name: &str) -> Command {
-    let this = std::env::current_exe().expect("the path of this test");
-    let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    let found: Option<PathBuf> =
-        this.ancestors().map(|folder| folder.join("examples").join(&name)).find(|path| path.is_file());
-    let mut command = Command::new(
-        found.expect("no example: `cargo test` builds it; before `--test NAME` run `cargo build --example service`"),
-    );
+    let mut command = Command::new(common::example(name));
     command.stdin(Stdio::null());
     command
 }

@@ -37,7 +37,8 @@ fn main() {
     // Without cargo bench's own flag this runs as a test.
     let size = Size { quick: has("--quick") || !has("--bench") };
     let only = args.iter().find(|arg| !arg.starts_with('-'));
-    let parts: [(&str, fn(Size)); 5] = [
+    type Part = (&'static str, fn(Size));
+    let parts: [Part; 5] = [
         ("start-up", watchdog::start_up),
         ("work", work::run),
         ("memory", memory::run),

@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""Prints pollwatch.json, the Grafana dashboard: `python3 dashboards/make.py > dashboards/pollwatch.json`.
+
+What is on it stands here; grafana.py has the shapes that Grafana wants. `cargo test --test dashboard` holds that the two agree,
+and asks each query of a real Prometheus. Names of recorded series (`instance_runtime:...`) come from rules.yml.
+"""
+
+from grafana import (
+    alerts, bars, choice, dashboard, heatmap, instant, lines, over_time, row, stat, table, variable,
+)
+
+# What the variables leave of the series: of a target, and of a runtime in it. Routes and the like have no runtime.
+TARGET = 'job=~"$job",instance=~"$instance"'
+RUNTIME = TARGET + ',runtime=~"$runtime"'
+# Recorded over all instances of a job: for these $instance says nothing.
+JOB = 'job=~"$job"'
+JOB_RUNTIME = JOB + ',runtime=~"$runtime"'
+
+SITE, ROUTE, WORKER = "job, runtime, site", "job, route", "job, instance, runtime, worker"
+
+
+def rate(metric, labels=RUNTIME):
+    return f"rate(pollwatch_{metric}{{{labels}}}[$__rate_interval])"
+
+
+def increase(metric, labels=RUNTIME):
+    """Over the whole of what the dashboard shows, up to its end: the same for each point of a line, so that a ranking is one."""
+    return f"increase(pollwatch_{metric}{{{labels}}}[$__range] @ end())"
+
+
+def worst(expr, by, ranking):
+    """Of a sum by some labels, those $top series that are first in the ranking: never more lines than that, however many instances."""
+    return f"sum by ({by}) ({expr}) and on ({by}) topk($top, sum by ({by}) ({ranking}) > 0)"
+
+
+def quantiles(metric, *which):
+    return [
+        over_time(f"histogram_quantile({q}, sum by (le) ({rate(metric + '_bucket')}))", f"p{q * 100:g}") for q in which
+    ]
+
+
+def site_columns(*columns):
+    """A table of the places that block most, one query a column."""
+    ranking = increase("site_stall_seconds_total")
+    return [instant(worst(expr, SITE, ranking)) for expr in columns]
+
+
+def route_columns(*columns):
+    ranking = increase("route_stall_seconds_total", TARGET)
+    return [instant(worst(expr, ROUTE, ranking)) for expr in columns]
+
+
+def stalled(by=""):
+    """The share of the workers' time that stalls take."""
+    return f"sum{by} ({rate('stall_seconds_total')}) / sum{by} (pollwatch_runtime_workers{{{RUNTIME}}})"
+
+
+OVERVIEW = row(
+    "Overview",
+    stat("Blocked workers", "Workers that are in a poll for the threshold or longer, at this moment.", "suffix: workers",
+         f"sum(pollwatch_blocked_workers{{{RUNTIME}}})", red=1),
+    stat("Longest block now", "How long the longest of these polls has lasted; 0 when nothing is blocked.", "s",
+         f"max(pollwatch_oldest_stall_seconds{{{RUNTIME}}})", yellow=0.01, red=1),
+    stat("Runtimes at a standstill", "Runtimes (of one instance) all of whose workers are blocked: nothing goes on there.",
+         "suffix: runtimes",
+         f"count(pollwatch_blocked_workers{{{RUNTIME}}} >= pollwatch_runtime_workers{{{RUNTIME}}}) or vector(0)", red=1),
+    stat("Worker time stalled", "Share of the workers' time that stalls take, whatever their cause.", "percentunit",
+         stalled(), yellow=0.01, red=0.05),
+    stat("Stalls", "Polls that blocked a worker for the threshold or longer, in the time shown.", "short",
+         f"sum({increase('stalls_total')})", yellow=1),
+    stat("Instances", "Processes that tell of pollwatch.", "short", f"count(pollwatch_build_info{{{TARGET}}})"),
+    stat("Not answering", "Targets of these jobs that Prometheus cannot scrape.", "suffix: targets",
+         f"count(up{{{TARGET}}} == 0) or vector(0)", red=1),
+    stat("Threshold", "A poll that blocks a worker this long is a stall. The longest, where instances differ.", "s",
+         f"max(pollwatch_threshold_seconds{{{TARGET}}})"),
+    lines("Blocked workers over time", "Workers blocked when Prometheus looked: short blocks fall between two scrapes, and show in the next panel.",
+          "suffix: workers",
+          over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{RUNTIME}}})", "{{job}} {{runtime}}")),
+    lines("Worker time stalled over time", "Share of the workers' time that stalls take; 100 %: every worker is blocked all the time.",
+          "percentunit", over_time(stalled(" by (job, runtime)"), "{{job}} {{runtime}}")),
+    lines("Poll duration", "How long polls take, from begin to end; a poll counts when it ends.", "s",
+          *quantiles("poll_duration_seconds", 0.5, 0.99, 0.999)),
+    lines("Busy", "Share of the workers' time in which they were not parked. Near 100 % with few stalls: more workers are wanted.",
+          "percentunit",
+          over_time(f"avg by (job, runtime) (pollwatch_runtime_busy_ratio{{{RUNTIME}}})", "{{job}} {{runtime}}")),
+)
+
+FLEET = row(
+    "Fleet: all instances of the job (needs dashboards/rules.yml)",
+    lines("Worker time stalled, by job", "Share of the workers' time that stalls take, over all instances.", "percentunit",
+          over_time(f"job_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
+    lines("How it spreads over the instances",
+          "The median instance and the worst: far apart, it is one instance's trouble; close together, it is the program's.", "percentunit",
+          *[over_time(f"quantile by (job) ({q}, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})", "{{job}} " + name)
+            for q, name in [(0.5, "median"), (0.99, "p99"), (1, "worst")]]),
+    lines("Blocked time by cause, of the fleet", "How many workers are blocked on average, by what they do meanwhile.", "suffix: workers",
+          over_time(f"sum by (cause) (job_runtime_cause:pollwatch_stall_seconds:rate5m{{{JOB_RUNTIME}}})", "{{cause}}"), stacked=True),
+    lines("Blocked workers, of the fleet", "When Prometheus looked, by job and runtime, over all instances.", "suffix: workers",
+          over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{JOB_RUNTIME}}})", "{{job}} {{runtime}}")),
+    lines("Poll duration, p99", "Over all instances, by job and runtime.", "s",
+          over_time(f"job_runtime:pollwatch_poll_duration_seconds:p99_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
+    lines("Schedule delay, p99", "Over all instances, by job and runtime.", "s",
+          over_time(f"job_runtime:pollwatch_schedule_delay_seconds:p99_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
+    table("Instances that stall most", "Share of the workers' time in the last 5 minutes. A click shows the instance alone.", "percentunit",
+          [("Value", "stalled", None)],
+          instant(f"topk($top, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})"),
+          link=("instance", "/d/pollwatch?${datasource:queryparam}&${job:queryparam}&var-instance=${__data.fields.instance}&${__url_time_range}")),
+    table("Worst places of the fleet", "Where the tasks were spawned whose polls block, over all instances, in the last 5 minutes.",
+          "suffix: workers", [("Value", "blocked on average", None)],
+          instant(f"topk($top, job_runtime_site:pollwatch_site_stall_seconds:rate5m{{{JOB_RUNTIME}}})")),
+    table("Worst routes of the fleet", "Routes whose requests block, over all instances, in the last 5 minutes.",
+          "suffix: workers", [("Value", "blocked on average", None)],
+          instant(f"topk($top, job_route:pollwatch_route_stall_seconds:rate5m{{{JOB}}})")),
+)
+
+CAUSES = row(
+    "Stalls by cause",
+    lines("Blocked time by cause",
+          "How many workers are blocked on average, by what they do meanwhile. Not the task's fault: starved (no CPU was given), paused "
+          "(the whole process stood still).", "suffix: workers",
+          over_time(f"sum by (cause) ({rate('stall_seconds_total')})", "{{cause}}"), stacked=True),
+    lines("Stalls by cause", "Stalls that began, per second.", "cps",
+          over_time(f"sum by (cause) ({rate('stalls_total')})", "{{cause}}"), stacked=True),
+    bars("Blocked time", "In the time shown, by cause.", "s", instant(f"sum by (cause) ({increase('stall_seconds_total')})", "{{cause}}")),
+    bars("Mean length of a stall", "In the time shown, by cause.", "s",
+         instant(f"sum by (cause) ({increase('stall_seconds_total')}) / (sum by (cause) ({increase('stalls_total')}) > 0)", "{{cause}}")),
+    bars("Blocking that is allowed", "Time in allow_blocking scopes that ended in the time shown, by their reason; in no stall.", "s",
+         instant(f"topk($top, sum by (reason) ({increase('allowed_blocking_seconds_total', TARGET)}))", "{{reason}}")),
+)
+
+SITES = row(
+    "Worst places in the code",
+    table("Places that block most", "Where tasks were spawned (or futures wrapped), by the time that their stalls took, in the time shown. "
+          "The stack is in the log, in /stalls and on the page.", "short",
+          [("Value #A", "blocked", "s"), ("Value #B", "stalls", "short"), ("Value #C", "busy", "s"), ("Value #D", "polls", "short"),
+           ("Value #E", "longest poll", "s")],
+          *site_columns(increase("site_stall_seconds_total"), increase("site_stalls_total"), increase("site_busy_seconds_total"),
+                        increase("site_polls_total")),
+          # A maximum is not a sum; since the start, it has no range either.
+          instant(f"max by ({SITE}) (pollwatch_site_poll_max_seconds{{{RUNTIME}}}) and on ({SITE}) "
+                  f"topk($top, sum by ({SITE}) ({increase('site_stall_seconds_total')}) > 0)"), wide=True),
+    lines("Blocked time by place", "How many workers are blocked on average, of the places that block most in the time shown.",
+          "suffix: workers",
+          over_time(worst(rate("site_stall_seconds_total"), SITE, increase("site_stall_seconds_total")), "{{runtime}} {{site}}")),
+    lines("Busy time by place", "How many workers are busy on average, of the places that are busiest in the time shown.",
+          "suffix: workers",
+          over_time(worst(rate("site_busy_seconds_total"), SITE, increase("site_busy_seconds_total")), "{{runtime}} {{site}}")),
+)
+
+FAILED = TARGET + ',status=~"5xx|error|panicked"'
+ROUTES = row(
+    "Worst routes",
+    table("Routes that block most", "By the time that their stalls took, in the time shown. A stall made of several shorter requests has "
+          "no route. Not the latency of requests: computing and blocking only.", "short",
+          [("Value #A", "blocked", "s"), ("Value #B", "stalls", "short"), ("Value #C", "busy", "s"), ("Value #D", "requests", "short"),
+           ("Value #E", "turned away", "short"), ("Value #F", "longest poll", "s")],
+          *route_columns(increase("route_stall_seconds_total", TARGET), increase("route_stalls_total", TARGET),
+                         increase("route_busy_seconds_total", TARGET), increase("route_requests_total", TARGET),
+                         increase("route_shed_total", TARGET)),
+          instant(f"max by ({ROUTE}) (pollwatch_route_poll_max_seconds{{{TARGET}}}) and on ({ROUTE}) "
+                  f"topk($top, sum by ({ROUTE}) ({increase('route_stall_seconds_total', TARGET)}) > 0)"), wide=True),
+    lines("Blocked time by route", "How many workers are blocked on average, of the routes that block most in the time shown.",
+          "suffix: workers",
+          over_time(worst(rate("route_stall_seconds_total", TARGET), ROUTE, increase("route_stall_seconds_total", TARGET)), "{{route}}")),
+    lines("Requests by status", "By the class of their status; cancelled were dropped before there was a response.", "reqps",
+          over_time(f"sum by (status) ({rate('route_requests_total', TARGET)})", "{{status}}"), stacked=True),
+    lines("Requests that failed", "Of the routes that fail most in the time shown: 5xx, error, panicked.", "reqps",
+          over_time(worst(rate("route_requests_total", FAILED), ROUTE, increase("route_requests_total", FAILED)), "{{route}}")),
+    lines("Requests turned away", "By load shedding (WatchLayer::shed), of the routes that it hits most; nothing where it is off.", "reqps",
+          over_time(worst(rate("route_shed_total", TARGET), ROUTE, increase("route_shed_total", TARGET)), "{{route}}")),
+)
+
+WORKERS = row(
+    "Workers",
+    lines("Busiest workers", "Share of a worker's time in which it was not parked. One far above the others: tasks are not spread. "
+          "A blocked worker's figure stands still until it is free.", "percentunit",
+          over_time(worst(rate("runtime_worker_busy_seconds_total"), WORKER, increase("runtime_worker_busy_seconds_total")),
+                    "{{instance}} {{runtime}} {{worker}}")),
+    lines("Blocked workers by instance", "Of the instances whose workers are blocked most, in the time shown.", "suffix: workers",
+          over_time(worst(rate("stall_seconds_total"), "job, instance, runtime", increase("stall_seconds_total")),
+                    "{{instance}} {{runtime}}")),
+    lines("Tasks that wait for a worker", "In the queue that all workers share, and in the workers' own (tokio_unstable).", "suffix: tasks",
+          over_time(f"sum(pollwatch_runtime_global_queue_depth{{{RUNTIME}}})", "shared"),
+          over_time(f"sum(pollwatch_runtime_local_queue_depth{{{RUNTIME}}})", "workers' own")),
+    lines("Blocking pool", "Threads of spawn_blocking, those without work, and closures that wait for one (tokio_unstable).", "short",
+          over_time(f"sum(pollwatch_runtime_blocking_threads{{{RUNTIME}}})", "threads"),
+          over_time(f"sum(pollwatch_runtime_idle_blocking_threads{{{RUNTIME}}})", "idle"),
+          over_time(f"sum(pollwatch_runtime_blocking_queue_depth{{{RUNTIME}}})", "waiting closures")),
+    lines("Parks", "How often workers went to sleep, and woke for nothing (tokio_unstable).", "cps",
+          over_time(f"sum({rate('runtime_parks_total')})", "parks"),
+          over_time(f"sum({rate('runtime_noops_total')})", "for nothing")),
+    lines("Balance", "Tasks that workers stole from each other, queues that overflowed, tasks sent back for using up their budget "
+          "(tokio_unstable).", "cps",
+          over_time(f"sum({rate('runtime_steals_total')})", "stolen"),
+          over_time(f"sum({rate('runtime_overflows_total')})", "overflows"),
+          over_time(f"sum({rate('runtime_budget_forced_yields_total')})", "budget used up")),
+)
+
+DELAY = row(
+    "Schedule delay and poll duration",
+    lines("Schedule delay", "From waking a task to its poll, by a probe while the runtime is polling. Blind to one blocked worker among "
+          "several: look at the blocked workers as well.", "s", *quantiles("schedule_delay_seconds", 0.5, 0.99, 0.999)),
+    bars("Where the delay is longest", "p99 of the time shown, of the instances that are worst.", "s",
+         instant("topk($top, histogram_quantile(0.99, sum by (job, instance, runtime, le) "
+                 f"({increase('schedule_delay_seconds_bucket')})) >= 0)", "{{instance}} {{runtime}}")),
+    heatmap("Schedule delays", "Probes by how long they waited.", f"sum by (le) ({rate('schedule_delay_seconds_bucket')})"),
+    heatmap("Poll durations", "Polls by how long they took.", f"sum by (le) ({rate('poll_duration_seconds_bucket')})"),
+)
+
+TASKS = row(
+    "Tasks",
+    lines("Tasks alive", "Of the places with most: a line that only rises is a leak.", "suffix: tasks",
+          over_time(f"sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}}) and on ({SITE}) "
+                    f"topk($top, sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}} @ end()))", "{{runtime}} {{site}}")),
+    lines("Spawned and ended", "Tasks that were spawned, and tasks that ended, at all places.", "cps",
+          over_time(f"sum({rate('tasks_spawned_total')})", "spawned"),
+          over_time(f"sum({rate('tasks_terminated_total')})", "ended")),
+    lines("Panics", "Tasks of Watchdog::spawn and futures of watch that panicked, of the places with most in the time shown.", "cps",
+          over_time(worst(rate("tasks_panicked_total"), SITE, increase("tasks_panicked_total")), "{{runtime}} {{site}}")),
+    lines("Dropped before their end", "Futures of watch and spawn that were dropped, of the places with most in the time shown.", "cps",
+          over_time(worst(rate("tasks_cancelled_total"), SITE, increase("tasks_cancelled_total")), "{{runtime}} {{site}}")),
+)
+
+SELF = row(
+    "pollwatch itself",
+    lines("Stacks taken", "By how that ended: ok; incomplete, the outer part is missing; moved, the poll was over; the rest failed.", "cps",
+          over_time(f"sum by (result) ({rate('captures_total', TARGET)})", "{{result}}"), stacked=True),
+    lines("What was not told", "Lost: log or callback were too slow. Suppressed: told often before. Slow polls unseen: too many at a time.",
+          "cps",
+          over_time(f"sum({rate('reports_lost_total', TARGET)})", "reports lost"),
+          over_time(f"sum({rate('reports_suppressed_total', TARGET)})", "reports suppressed"),
+          over_time(f"sum({rate('lost_polls_total', TARGET)})", "slow polls unseen"),
+          over_time(f"sum({rate('callback_panics_total', TARGET)})", "callback panics")),
+    lines("Watchdog", "How often the watchdog woke, and how often too late: then the machine gave it no CPU.", "cps",
+          over_time(f"sum({rate('watchdog_wakeups_total', TARGET)})", "woke"),
+          over_time(f"sum({rate('watchdog_oversleeps_total', TARGET)})", "woke too late")),
+    lines("What did not fit", "Places and routes beyond max_sites and max_routes (counted as other), and threads not measured.", "cps",
+          over_time(f"sum({rate('sites_overflowed_total', TARGET)})", "places"),
+          over_time(f"sum({rate('routes_overflowed_total', TARGET)})", "routes"),
+          over_time(f"sum({rate('unmeasured_threads_total', TARGET)})", "threads")),
+    bars("Ways of seeing", "Share of the instances in which each is active; docs/metrics.md says what they are.", "percentunit",
+         instant(f"avg by (way) (pollwatch_coverage{{{TARGET}}})", "{{way}}"), top=1),
+    table("Versions", "Instances by the version of pollwatch, and whether tokio is unstable or stable.", "short",
+          [("Value", "instances", None)], instant(f"count by (job, version, mode) (pollwatch_build_info{{{TARGET}}})")),
+    lines("Scrapes", "How long Prometheus waited for /metrics: the median target and the slowest.", "s",
+          *[over_time(f"quantile({q}, scrape_duration_seconds{{{TARGET}}} and on (job, instance) pollwatch_build_info)", name)
+            for q, name in [(0.5, "median"), (1, "slowest")]]),
+    lines("Series a scrape", "Samples that a target gives: the median target and the largest.", "short",
+          *[over_time(f"quantile({q}, scrape_samples_scraped{{{TARGET}}} and on (job, instance) pollwatch_build_info)", name)
+            for q, name in [(0.5, "median"), (1, "largest")]]),
+)
+
+VARIABLES = [
+    choice("datasource", "Data source", "The Prometheus to ask."),
+    variable("job", "Job", "label_values(pollwatch_build_info, job)", "Scrape jobs that have pollwatch."),
+    variable("instance", "Instance", 'label_values(pollwatch_build_info{job=~"$job"}, instance)', "Processes."),
+    variable("runtime", "Runtime", f"label_values(pollwatch_runtime_workers{{{TARGET}}}, runtime)", "Runtimes, by the name given to them."),
+    choice("top", "Top", "How many of the worst are shown.", ["5", "10", "20"]),
+]
+
+if __name__ == "__main__":
+    print(dashboard(
+        "pollwatch: what blocks the event loop",
+        "Polls that block a Tokio worker: where, why and for how long. Made from dashboards/make.py.",
+        VARIABLES,
+        alerts(f'ALERTS{{alertname=~"Pollwatch.+",alertstate="firing",{JOB}}}'),
+        [OVERVIEW, FLEET, CAUSES, SITES, ROUTES, WORKERS, DELAY, TASKS, SELF],
+    ))

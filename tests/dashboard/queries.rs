@@ -1,0 +1,118 @@
+//! Each query of the dashboard, asked of a real Prometheus that scrapes a service.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::common::prometheus::Prometheus;
+use crate::common::{is_installed, read, wait_for};
+use crate::model::{self, Dashboard};
+use crate::scene::Scene;
+
+/// As Grafana fills the variables in: a label's value is a regular expression.
+struct Chosen {
+    job: &'static str,
+    instance: String,
+    runtime: &'static str,
+}
+
+impl Chosen {
+    fn fill(&self, expr: &str) -> String {
+        // The longer names first.
+        let values = [
+            ("$__rate_interval", "10s"),
+            ("$__range", "1m"),
+            ("$instance", &self.instance),
+            ("$runtime", self.runtime),
+            ("$job", self.job),
+            ("$top", "5"),
+        ];
+        let filled = values.iter().fold(expr.to_owned(), |expr, (name, value)| expr.replace(name, value));
+        assert!(!filled.contains('$'), "{filled}");
+        filled
+    }
+}
+
+/// Whether there is a number in what it answers, over the last half minute or now.
+fn has_data(prometheus: &Prometheus, expr: &str, over_time: bool) -> bool {
+    let data = if over_time {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let (start, end) = ((now - 30.0).to_string(), now.to_string());
+        prometheus.api("query_range", &[("query", expr), ("start", &start), ("end", &end), ("step", "1")])
+    } else {
+        prometheus.api("query", &[("query", expr)])
+    };
+    let mut samples = data["result"].as_array().unwrap().iter().flat_map(|series| match &series["values"] {
+        Value::Array(values) => values.clone(),
+        _ => vec![series["value"].clone()],
+    });
+    samples.any(|sample| sample[1].as_str().is_some_and(|value| value != "NaN"))
+}
+
+/// What Grafana asks for `label_values(SELECTOR, LABEL)`.
+fn label_values(prometheus: &Prometheus, query: &str) -> Vec<String> {
+    let inside = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')')).expect(query);
+    let (selector, label) = inside.rsplit_once(", ").unwrap();
+    let values = prometheus.api(&format!("label/{label}/values"), &[("match[]", selector)]);
+    values.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn each_query_finds_something() {
+    if !is_installed("prometheus") {
+        return;
+    }
+    let scene = Scene::new();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dashboard-{}", scene.addr.port()));
+    std::fs::create_dir_all(&dir).unwrap();
+    // The rules as they are, but evaluated each second.
+    let rules = read("dashboards/rules.yml").replace("interval: 30s", "interval: 1s");
+    assert!(rules.contains("interval: 1s") && !rules.contains("30s"));
+    std::fs::write(dir.join("rules.yml"), rules).unwrap();
+    std::fs::write(dir.join("alerts.yml"), read("dashboards/alerts.yml")).unwrap();
+    // A port that was free a moment ago: nobody answers there.
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let prometheus = Prometheus::start(&format!(
+        "global: {{scrape_interval: 500ms, evaluation_interval: 1s}}\n\
+         rule_files: ['{}']\n\
+         scrape_configs: [{{job_name: pollwatch, static_configs: [{{targets: ['{}', '{dead}']}}]}}]\n",
+        dir.join("*.yml").display(),
+        scene.addr,
+    ));
+    let dashboard = Dashboard::read();
+    let all = Chosen { job: ".*", instance: ".*".into(), runtime: ".*" };
+    let one = Chosen { job: "pollwatch", instance: scene.addr.to_string().replace('.', r"\\."), runtime: "main" };
+
+    for variable in dashboard.json["templating"]["list"].as_array().unwrap() {
+        if let Some(query) = variable["definition"].as_str() {
+            let query = all.fill(query);
+            let wanted = match variable["name"].as_str().unwrap() {
+                "job" => "pollwatch".into(),
+                "instance" => scene.addr.to_string(),
+                _ => "main".to_owned(),
+            };
+            wait_for(&query, || label_values(&prometheus, &query).contains(&wanted).then_some(()));
+        }
+    }
+    let metrics = model::metrics();
+    let is_told = |name: &String| metrics.get(name).is_none_or(|metric| metric.is_told(name));
+    for chosen in [&all, &one] {
+        for panel in &dashboard.panels {
+            for target in panel.targets.iter().filter(|t| t.selectors().iter().all(|(name, _)| is_told(name))) {
+                let query = chosen.fill(&target.expr);
+                let over_time = target.json["range"] == true;
+                wait_for(&format!("{}: {query}", panel.title), || {
+                    has_data(&prometheus, &query, over_time).then_some(())
+                });
+            }
+        }
+        for annotation in dashboard.json["annotations"]["list"].as_array().unwrap() {
+            let query = chosen.fill(annotation["expr"].as_str().unwrap());
+            wait_for(&query, || has_data(&prometheus, &query, true).then_some(()));
+        }
+    }
+    drop(prometheus);
+    std::fs::remove_dir_all(dir).unwrap();
+}
