@@ -133,7 +133,10 @@ impl Runtime {
 
     /// The worker of this runtime that a thread's poll blocks; see [`placement`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
-        placement::worker_of(&self.metrics()?, thread.thread, frame)
+        let worker = placement::worker_of(&self.metrics()?, thread.thread, frame)?;
+        let handed_on =
+            self.meter.upgrade().is_some_and(|meter| placement::is_handed_on(&meter, self.id, thread, frame));
+        (!handed_on).then_some(worker)
     }
 
     /// tokio's metrics, while the runtime lives.
