@@ -109,5 +109,5 @@ fn in_polls(meter: &Meter, runtime: &Runtime, found: &mut Vec<Blocked>) {
 
 /// The worker that the poll of `frame` blocks; `None` when it blocks none, or is over.
 pub(crate) fn worker_of(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> Option<u16> {
-    runtime.worker_of(thread, frame.place).filter(|_| thread.slot.holds(frame.number))
+    runtime.worker_of(thread, frame).filter(|_| thread.slot.holds(frame.number))
 }

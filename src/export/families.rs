@@ -192,7 +192,7 @@ fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
         of(table::ROUTE_STALL_SECONDS, routes, |f, r| f.value(&[&r.route], r.stalls.time.as_secs_f64())),
         of(table::ROUTE_DURATION, routes, |f, r| {
             if !r.poll_buckets.is_empty() {
-                f.buckets(&[&r.route], &r.poll_buckets, r.polls, r.busy);
+                f.buckets(&[&r.route], &r.poll_buckets, r.polls_in_buckets, r.busy);
             }
         }),
         of(table::ROUTE_SHED, routes, |f, r| {
@@ -255,4 +255,26 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));
     let mode = if hooks::INSTALLED { "unstable" } else { "stable" };
     all.push(of(table::BUILD, &[()], |f, ()| f.value(&[env!("CARGO_PKG_VERSION"), mode], 1.0)));
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::route::{RouteId, tally::RouteTally};
+
+    /// One timed poll stands for some; and threads count on while they are summed.
+    #[test]
+    fn no_bucket_of_a_route_is_above_its_count() {
+        let (tally, route, mut sums) = (RouteTally::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
+        tally.cell(route).unwrap().poll(600_000, 16, true);
+        tally.cell(route).unwrap().poll(2_000_000_000, 1, true);
+        tally.add_to(&mut sums);
+        let mut all = Vec::new();
+        routes(&[RouteSnapshot::new("/".into(), &sums[&route], Default::default())], &mut all);
+        let is_durations = |f: &&MetricFamily| f.name().ends_with(table::ROUTE_DURATION.name);
+        let family = all.iter().flatten().find(is_durations).unwrap();
+        let histogram = family.get_metric()[0].get_histogram();
+        let buckets: Vec<_> = histogram.get_bucket().iter().map(Bucket::cumulative_count).collect();
+        assert_eq!((buckets, histogram.get_sample_count()), (vec![0, 16, 16, 16, 16, 16, 16, 16], 17));
+    }
 }

@@ -10,7 +10,7 @@ use crate::detect::cause::Cause;
 use crate::detect::live;
 use crate::detect::outcome::Outcome;
 use crate::measure::histogram::{BOUNDS, HistogramTotals};
-use crate::measure::route::{RouteId, tally};
+use crate::measure::route::tally;
 use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::runtime_stats::StatsTotals;
 use crate::measure::site::{Site, SiteId};
@@ -49,6 +49,8 @@ pub struct RouteSnapshot {
     pub poll_max: Duration,
     /// How many took at most how long; empty unless [`route_histograms`](crate::WatchdogBuilder::route_histograms) is on.
     pub poll_buckets: Vec<(Duration, u64)>,
+    /// How many polls the buckets are of, those above the last bound included; 0 where there are none.
+    pub polls_in_buckets: u64,
     /// Polls that blocked a worker for the threshold or longer by themselves.
     pub stalls: StallSnapshot,
     /// Requests turned away because the runtime was late.
@@ -273,20 +275,28 @@ fn sites(
 fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
     let mut totals: Vec<_> = shared.meter.sum_of_routes().into_iter().collect();
     totals.sort_unstable_by_key(|(route, _)| *route);
-    let snapshot = |(route, totals): (RouteId, tally::Totals)| {
-        let buckets = totals.durations().map(|(cumulative, _)| cumulative).unwrap_or_default();
+    let name = |route| shared.meter.routes.name(route);
+    totals
+        .into_iter()
+        .map(|(route, t)| RouteSnapshot::new(name(route), &t, amount(stalls.routes.get(&route))))
+        .collect()
+}
+
+impl RouteSnapshot {
+    pub(super) fn new(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> RouteSnapshot {
+        let (buckets, polls_in_buckets) = totals.durations().unwrap_or_default();
         RouteSnapshot {
-            route: shared.meter.routes.name(route),
+            route,
             requests: totals.requests().collect(),
             polls: totals.polls,
             busy: Duration::from_nanos(totals.busy),
             poll_max: Duration::from_nanos(totals.max),
             poll_buckets: tally::BOUNDS.iter().map(|&bound| Duration::from_nanos(bound)).zip(buckets).collect(),
-            stalls: amount(stalls.routes.get(&route)),
+            polls_in_buckets,
+            stalls,
             shed: totals.shed,
         }
-    };
-    totals.into_iter().map(snapshot).collect()
+    }
 }
 
 fn amount(amount: Option<&Amount>) -> StallSnapshot {

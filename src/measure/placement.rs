@@ -7,30 +7,75 @@ use std::thread::ThreadId;
 
 use tokio::runtime::RuntimeMetrics;
 
-use super::thread::Attached;
+use super::meter::Meter;
+use super::slot::Frame;
+use super::thread::{Attached, ThreadState};
 
 pub(crate) use imp::{PlaceCache, observe};
 
-/// The worker whose index `thread` holds right now; `place` is what the thread itself observed at the poll's begin.
-/// Takes locks of tokio's: for the watchdog and the slow path only.
-pub(crate) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, place: u64) -> Option<u16> {
-    imp::worker_of(metrics, thread, place)
+/// The worker whose index `thread` holds right now, in the poll of `frame`, which tells what the thread itself observed at its
+/// begin. Takes locks of tokio's: for the watchdog and the slow path only.
+pub(crate) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, frame: &Frame) -> Option<u16> {
+    imp::worker_of(metrics, thread, frame)
 }
 
-/// tokio tells which thread runs which worker.
+/// Whether a poll that began later, on another thread, has its worker: it was handed on, whatever is published of it.
+pub(crate) fn is_handed_on(meter: &Meter, runtime: u16, thread: &ThreadState, frame: &Frame) -> bool {
+    imp::is_handed_on(meter, runtime, thread, frame)
+}
+
+/// tokio tells which thread runs which worker. But the one worker of a current-thread runtime is the thread that built it until
+/// another drives it: one that only calls `Handle::block_on` has to be told apart.
 #[cfg(tokio_unstable)]
 mod imp {
     use super::*;
+    use crate::measure::slot::{Kind, What};
+    use crate::measure::tally::MAX_RUNTIMES;
+    use std::cell::Cell;
 
+    /// The runtimes that wrappers have polled for on this thread, a bit each, and those of them that are no multi-thread ones.
     #[derive(Debug, Default)]
-    pub(crate) struct PlaceCache;
-
-    #[inline]
-    pub(crate) fn observe(_thread: &Attached, _runtime: u16, _nested: bool) -> Option<u64> {
-        None
+    pub(crate) struct PlaceCache {
+        known: Cell<u64>,
+        single: Cell<u64>,
     }
 
-    pub(super) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, _place: u64) -> Option<u16> {
+    const _: () = assert!(MAX_RUNTIMES <= u64::BITS as usize);
+
+    /// The thread does not drive the runtime.
+    const GUEST: u64 = 1;
+
+    /// For wrappers: the polls that the hooks see are a driving thread's.
+    #[inline]
+    pub(crate) fn observe(thread: &Attached, runtime: u16, _nested: bool) -> Option<u64> {
+        let bit = 1 << runtime;
+        if thread.place.known.get() & bit == 0 {
+            learn(thread, runtime);
+        }
+        let is_guest = thread.place.single.get() & bit != 0 && tokio::runtime::worker_index().is_none();
+        Some(if is_guest { GUEST } else { 0 })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn learn(thread: &Attached, runtime: u16) {
+        let PlaceCache { known, single } = &thread.place;
+        known.set(known.get() | 1 << runtime);
+        if thread.runtime(runtime).is_some_and(|entry| !entry.is_multi_thread()) {
+            single.set(single.get() | 1 << runtime);
+        }
+    }
+
+    /// tokio has told.
+    pub(super) fn is_handed_on(_meter: &Meter, _runtime: u16, _thread: &ThreadState, _frame: &Frame) -> bool {
+        false
+    }
+
+    pub(super) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, frame: &Frame) -> Option<u16> {
+        // The frame of a task has what the last wrapper's left there.
+        if frame.place == GUEST && What::unpack(frame.what).kind == Kind::Watched {
+            return None;
+        }
         (0..metrics.num_workers())
             .find(|&worker| metrics.worker_thread_id(worker) == Some(thread))
             .and_then(|worker| u16::try_from(worker).ok())
@@ -39,7 +84,8 @@ mod imp {
 
 /// Stable tokio tells a thread its own worker index, and how long a worker was busy (published at a park, which looking for work
 /// comes before, and every 61 ticks). That cannot move during a poll of the worker's: when it has, another thread has the index.
-/// One that got it and went straight into a long poll of its own is not told apart until that ends.
+/// One that got it and went straight into a long poll of its own is told by that poll, where it is watched; where it is not, it is
+/// not told apart until that ends.
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
@@ -118,7 +164,25 @@ mod imp {
         }
     }
 
-    pub(super) fn worker_of(metrics: &RuntimeMetrics, _thread: ThreadId, place: u64) -> Option<u16> {
+    pub(super) fn is_handed_on(meter: &Meter, runtime: u16, thread: &ThreadState, frame: &Frame) -> bool {
+        const WORKER_OF_A_POOL: u64 = MULTI_THREAD | WORKER_MASK;
+        if frame.place & MULTI_THREAD == 0 {
+            return false;
+        }
+        meter.threads().iter().filter(|other| other.id != thread.id).any(|other| {
+            let reading = other.slot.read();
+            reading.is_some_and(|reading| {
+                reading.polls().any(|(later, what, _)| {
+                    what.runtime == runtime
+                        && later.begin > frame.begin
+                        && (later.place ^ frame.place) & WORKER_OF_A_POOL == 0
+                })
+            })
+        })
+    }
+
+    pub(super) fn worker_of(metrics: &RuntimeMetrics, _thread: ThreadId, frame: &Frame) -> Option<u16> {
+        let place = frame.place;
         let worker = (place & WORKER_MASK).checked_sub(1)?;
         // The one worker of a current-thread runtime never hands its index on.
         if worker as usize >= metrics.num_workers() {

@@ -142,7 +142,7 @@ fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
 fn leave_word(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let runtime = What::unpack(frame.what).runtime;
-    let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, frame.place));
+    let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, &frame));
     thread.state.ended.push(Ended { number: frame.number, begin, nanos, what: frame.what, task: frame.task, worker });
 }
 

@@ -11,6 +11,7 @@ use super::placement;
 use super::pool::Pool;
 use super::probe::Probe;
 use super::runtime_stats::{RuntimeStats, StatsTotals};
+use super::slot::Frame;
 use super::tally::MAX_RUNTIMES;
 use super::thread::ThreadState;
 use crate::error::Error;
@@ -131,8 +132,11 @@ impl Runtime {
     }
 
     /// The worker of this runtime that a thread's poll blocks; see [`placement`].
-    pub(crate) fn worker_of(&self, thread: &ThreadState, place: u64) -> Option<u16> {
-        placement::worker_of(&self.metrics()?, thread.thread, place)
+    pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
+        let worker = placement::worker_of(&self.metrics()?, thread.thread, frame)?;
+        let handed_on =
+            self.meter.upgrade().is_some_and(|meter| placement::is_handed_on(&meter, self.id, thread, frame));
+        (!handed_on).then_some(worker)
     }
 
     /// tokio's metrics, while the runtime lives.

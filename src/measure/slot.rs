@@ -99,7 +99,7 @@ pub(crate) struct Frame {
     pub(crate) what: u64,
     /// The task id's bits, 0 where there is none.
     pub(crate) task: u64,
-    /// The worker that a wrapper saw itself on (stable mode); see `placement`.
+    /// What a wrapper saw of the worker that it is on; see `placement`.
     pub(crate) place: u64,
 }
 

@@ -162,7 +162,6 @@ pub(crate) struct Attached {
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
-    #[cfg_attr(tokio_unstable, allow(dead_code))]
     pub(crate) place: PlaceCache,
     /// The runtime of the last future that was resolved here: its id of tokio's (never used again), ours, and whether it is hooked.
     pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u8, bool)>>,

@@ -156,3 +156,17 @@ fn two_watchdogs_do_not_mix() {
     assert_eq!(told_first.wait_resolved("main").site.to_string(), place_one);
     assert_eq!(told_second.wait_resolved("the same").site.to_string(), place_two);
 }
+
+/// `Handle::block_on` polls on a thread that drives nothing: on the one that built the runtime, too.
+#[test]
+fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
+    let blocks = || watchdog.watch(async { block(THRESHOLD * 3) });
+    runtime.handle().block_on(blocks());
+    assert_eq!(polls(&watchdog, "single"), 1);
+    let stalls: Vec<_> = told_so_far(&watchdog, &told).into_iter().filter(|s| &*s.runtime == "single").collect();
+    assert!(stalls.is_empty(), "{stalls:#?}");
+    runtime.block_on(blocks());
+    assert_eq!(told.wait_resolved("single").worker, Some(0));
+}

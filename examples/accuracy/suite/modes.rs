@@ -56,10 +56,9 @@ impl Mode {
         }
     }
 
-    /// Whether `block_in_place` is part of the load. Not on stable tokio: there a false alarm is known, where the thread that was given the
-    /// worker goes straight into a long poll (`docs/accuracy.md`).
+    /// Whether `block_in_place` is part of the load: only a multi-thread runtime hands its workers on.
     pub(crate) fn hands_workers_on(self) -> bool {
-        UNSTABLE && self.flavour != Flavour::CurrentThread
+        self.flavour != Flavour::CurrentThread
     }
 
     pub(crate) fn workers(self) -> usize {
