@@ -46,6 +46,10 @@ impl Scene {
             lock(&keep).push((received, stall.clone()));
         };
         let watchdog = Watchdog::builder().threshold(threshold).log(false).on_stall(on_stall).start().expect("starts");
+        // First it reads the unwind tables of what is loaded, which takes longer than a threshold in a debug build.
+        while watchdog.snapshot().watchdog.wakeups == 0 {
+            std::thread::sleep(threshold / 10);
+        }
         let nanos = threshold.as_nanos() as u64;
         let journal = Journal::new(nanos / 2);
         let runtime = build(mode, &watchdog, &journal);
@@ -203,30 +207,37 @@ fn build(mode: Mode, watchdog: &Watchdog, journal: &Arc<Journal>) -> Runtime {
     builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
     // Whoever takes a worker over parks, if nothing else.
     let park = journal.clone();
-    builder.on_thread_park(move || {
+    let on_park = move || {
         park.seen(now());
-    });
+    };
     match mode.way {
-        Way::Hooks => build_hooked(watchdog, &mut builder, journal),
+        Way::Hooks => build_hooked(watchdog, &mut builder, pollwatch::Hooks::new().on_thread_park(on_park), journal),
         Way::Wrapper if cfg!(tokio_unstable) => {
-            let runtime = builder.build().expect("builds");
+            let runtime = builder.on_thread_park(on_park).build().expect("builds");
             watchdog.attach(NAME, runtime.handle()).expect("attaches");
             runtime
         }
-        Way::Wrapper => watchdog.build_runtime(NAME, &mut builder).expect("builds"),
+        Way::Wrapper => {
+            let hooks = pollwatch::Hooks::new().on_thread_park(on_park);
+            watchdog.build_runtime_with(NAME, &mut builder, hooks).expect("builds")
+        }
     }
 }
 
 #[cfg(tokio_unstable)]
-fn build_hooked(watchdog: &Watchdog, builder: &mut Builder, journal: &Arc<Journal>) -> Runtime {
+fn build_hooked(
+    watchdog: &Watchdog,
+    builder: &mut Builder,
+    hooks: pollwatch::Hooks,
+    journal: &Arc<Journal>,
+) -> Runtime {
     let (before, after) = (journal.clone(), journal.clone());
-    let hooks = pollwatch::Hooks::new()
-        .on_before_task_poll(move |meta| before.begin(Some(meta.id())))
-        .on_after_task_poll(move |_| after.end());
+    let hooks =
+        hooks.on_before_task_poll(move |meta| before.begin(Some(meta.id()))).on_after_task_poll(move |_| after.end());
     watchdog.build_runtime_with(NAME, builder, hooks).expect("builds")
 }
 
 #[cfg(not(tokio_unstable))]
-fn build_hooked(watchdog: &Watchdog, builder: &mut Builder, _: &Arc<Journal>) -> Runtime {
-    watchdog.build_runtime(NAME, builder).expect("builds")
+fn build_hooked(watchdog: &Watchdog, builder: &mut Builder, hooks: pollwatch::Hooks, _: &Arc<Journal>) -> Runtime {
+    watchdog.build_runtime_with(NAME, builder, hooks).expect("builds")
 }
