@@ -41,13 +41,14 @@ pub struct Coverage {
 pub enum StackCoverage {
     /// They are taken.
     Taken,
-    /// Those of threads that wait in a system call; of threads that compute they cannot be taken, for this reason.
+    /// Those of threads that wait in a system call; of threads that compute, or of some of them, they cannot be taken, for this
+    /// reason. It may be found out only when one is to be taken.
     OfWaiting(&'static str),
     /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
     SwitchedOff,
     /// The feature `capture` is off.
     NotCompiled,
-    /// What they need was not there when the watchdog started, for this reason.
+    /// What they need was not there when the watchdog started, or not later, for this reason.
     NotHere(&'static str),
 }
 
@@ -57,6 +58,14 @@ impl StackCoverage {
             _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
             false => StackCoverage::SwitchedOff,
             true => capture::coverage(),
+        }
+    }
+
+    /// As it was at the start, and what was found out since.
+    pub(crate) fn now(self) -> StackCoverage {
+        match self {
+            StackCoverage::Taken => capture::hindered().unwrap_or(self),
+            _ => self,
         }
     }
 
@@ -103,7 +112,7 @@ impl Coverage {
             exact_wakeup: meter.wake.is_exact(),
             clock: meter.clock.name(),
             sampled_timing: meter.sampled,
-            stacks: shared.stacks,
+            stacks: shared.stacks.now(),
             runtimes: runtimes
                 .map(|r| RuntimeCoverage { name: r.name.clone(), alive: r.is_live(), every_task: r.is_hooked() })
                 .collect(),
