@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::detect::capture;
 use crate::measure::hooks;
@@ -14,6 +15,11 @@ use crate::shared::Shared;
 pub struct Coverage {
     /// tokio's task hooks are compiled in (`tokio_unstable`).
     pub hooks: bool,
+    /// The watchdog's thread looks for stalls. It does not after [`shutdown`](crate::Watchdog::shutdown), nor when it has panicked ten
+    /// times in a row, which is a defect of pollwatch.
+    pub watching: bool,
+    /// Panics on the watchdog's thread, each a defect of pollwatch: what was to be told at that moment may be wrong or missing.
+    pub watchdog_panics: u64,
     /// A sleeping watchdog is woken by the first poll (`membarrier`); else it looks by itself ten times a second when idle, and
     /// the first stall after an idle time may be found up to 100 ms late.
     pub exact_wakeup: bool,
@@ -109,6 +115,8 @@ impl Coverage {
         let runtimes = meter.runtimes.all().into_iter().filter(|r| r.id != crate::measure::runtime::OTHER);
         Coverage {
             hooks: hooks::INSTALLED,
+            watching: shared.watching.load(Ordering::Relaxed),
+            watchdog_panics: shared.watchdog_panics.load(Ordering::Relaxed),
             exact_wakeup: meter.wake.is_exact(),
             clock: meter.clock.name(),
             sampled_timing: meter.sampled,
@@ -141,6 +149,12 @@ impl fmt::Display for Coverage {
                 (true, false) => "watched futures only",
             };
             write!(f, "\nruntime {:?}: {what}", runtime.name)?;
+        }
+        if !self.watching {
+            write!(f, "\nno stall is found any more: the watchdog's thread has ended")?;
+        }
+        if self.watchdog_panics > 0 {
+            write!(f, "\npanics on the watchdog's thread: {}", self.watchdog_panics)?;
         }
         if self.unnamed_runtimes > 0 {
             write!(f, "\nruntimes not watched, under a 64th name: {}", self.unnamed_runtimes)?;

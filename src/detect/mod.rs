@@ -32,4 +32,5 @@ pub(crate) mod polling;
 pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;
+mod turns;
 pub(crate) mod watcher;

@@ -14,6 +14,7 @@ use super::pause::{Pauses, Sleep};
 use super::procfs;
 use super::scan::{Change, EndedPoll, EndedRequest, Look, Placement, Poll, PollKey, Request, Tracker};
 use super::shedding::Shedding;
+use super::turns::{Turns, Verdict};
 use crate::measure::ended::Ended;
 use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
@@ -24,6 +25,7 @@ use crate::report::reporter::Reporter;
 use crate::report::teller::Told;
 use crate::shared::Shared;
 use crate::sys::{self, OwnRunDelay};
+use crate::util::call_user;
 
 /// After this long without a poll the watchdog sleeps until there is one.
 const IDLE_NANOS: u64 = 1_000_000_000;
@@ -37,6 +39,9 @@ const TASKS_NANOS: u64 = 1_000_000_000;
 
 /// A poll that has lasted this long may come to be a stall: more is noted about its thread.
 const LONG_NANOS: u64 = 500_000;
+
+/// A turn that panicked is not followed by the next at once.
+const BACK_OFF: Duration = Duration::from_millis(10);
 
 /// What is kept from one look to the next.
 pub(crate) struct Watcher {
@@ -58,6 +63,7 @@ pub(crate) struct Watcher {
     /// When tasks were counted.
     counted: u64,
     shedding: Shedding,
+    turns: Turns,
     /// Changes whenever anything was polled.
     fingerprint: u64,
     active: u64,
@@ -99,6 +105,7 @@ impl Watcher {
             probing: HashMap::new(),
             probed: 0,
             shedding: Shedding::default(),
+            turns: Turns::default(),
             fingerprint: 0,
             active: 0,
         }
@@ -107,49 +114,88 @@ impl Watcher {
     /// Runs until the watchdog stops.
     pub(crate) fn run(mut self) {
         self.shared.meter.wake.set_thread(std::thread::current());
-        self.reporter.warm();
+        call_user(|| self.reporter.warm());
         self.trusted = self.now();
         loop {
             let stopping = self.shared.is_stopping();
-            let seen = self.look();
-            self.mistrust(self.trusted);
-            if self.carry_out(&seen) {
-                // A stack may have been waited for: the time that this took says nothing about the process.
-                self.trusted = self.now();
+            let panicked = call_user(|| self.turn(stopping));
+            if stopping || panicked && !self.goes_on() {
+                break;
             }
-            self.reporter.tell_panics();
-            if stopping {
-                self.count_tasks();
-                for told in self.shedding.open_all() {
-                    self.reporter.tell_shed(told);
-                }
-                return;
+            if !panicked {
+                self.turns.good();
             }
-            self.shed(&seen);
-            self.probe(&seen);
-            let sheds = self.shedding.late().next().is_some();
-            if seen.fingerprint != self.fingerprint
-                || !seen.look.running.is_empty()
-                || self.tracker.has_stalls()
-                || sheds
-            {
-                self.fingerprint = seen.fingerprint;
-                self.active = seen.now;
-            }
-            // Comes between what was polled last and the sleep that follows on it.
-            if self.active >= self.counted && seen.now.saturating_sub(self.counted) >= TASKS_NANOS {
-                self.counted = seen.now;
-                if self.growth.may_change(self.most_tasks()) {
-                    self.count_tasks();
-                }
-            }
-            if seen.now.saturating_sub(self.active) >= IDLE_NANOS {
-                self.sleep_until_a_poll();
-            } else {
-                self.sleep(&seen);
-            }
-            self.shared.wakeups.fetch_add(1, Ordering::Relaxed);
         }
+        self.shared.watching.store(false, Ordering::Relaxed);
+    }
+
+    /// After a turn that panicked, which is a defect of ours.
+    fn goes_on(&mut self) -> bool {
+        self.shared.watchdog_panics.fetch_add(1, Ordering::Relaxed);
+        match self.turns.panicked() {
+            Verdict::First => self.reporter.cannot(
+                "the watchdog thread panicked, which is a defect of pollwatch: stalls of that moment may be told wrongly or not \
+                 at all; it goes on"
+                    .into(),
+            ),
+            Verdict::Again => {}
+            Verdict::TooMany => {
+                self.reporter.cannot(
+                    "the watchdog thread panicked again and again, which is a defect of pollwatch: it has stopped, no stall is \
+                     found any more; the program is not touched"
+                        .into(),
+                );
+                // Nobody would open them.
+                call_user(|| drop(self.shedding.open_all()));
+                return false;
+            }
+        }
+        std::thread::sleep(BACK_OFF);
+        self.trusted = self.now();
+        true
+    }
+
+    /// One look, and the sleep until the next.
+    fn turn(&mut self, stopping: bool) {
+        #[cfg(test)]
+        if self.shared.broken_turns.load(Ordering::Relaxed) > 0 {
+            self.shared.broken_turns.fetch_sub(1, Ordering::Relaxed);
+            panic!("as a test wants it");
+        }
+        let seen = self.look();
+        self.mistrust(self.trusted);
+        if self.carry_out(&seen) {
+            // A stack may have been waited for: the time that this took says nothing about the process.
+            self.trusted = self.now();
+        }
+        self.reporter.tell_panics();
+        if stopping {
+            self.count_tasks();
+            for told in self.shedding.open_all() {
+                self.reporter.tell_shed(told);
+            }
+            return;
+        }
+        self.shed(&seen);
+        self.probe(&seen);
+        let sheds = self.shedding.late().next().is_some();
+        if seen.fingerprint != self.fingerprint || !seen.look.running.is_empty() || self.tracker.has_stalls() || sheds {
+            self.fingerprint = seen.fingerprint;
+            self.active = seen.now;
+        }
+        // Comes between what was polled last and the sleep that follows on it.
+        if self.active >= self.counted && seen.now.saturating_sub(self.counted) >= TASKS_NANOS {
+            self.counted = seen.now;
+            if self.growth.may_change(self.most_tasks()) {
+                self.count_tasks();
+            }
+        }
+        if seen.now.saturating_sub(self.active) >= IDLE_NANOS {
+            self.sleep_until_a_poll();
+        } else {
+            self.sleep(&seen);
+        }
+        self.shared.wakeups.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Reads all slots, then what has ended: a poll that is in neither began after.

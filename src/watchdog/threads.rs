@@ -140,6 +140,51 @@ mod tests {
     use super::*;
     use crate::Watchdog;
 
+    fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !is() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_panic_of_ours_does_not_end_detection() {
+        let watchdog = Watchdog::builder().start().unwrap();
+        let panics = |turns| {
+            watchdog.shared.broken_turns.store(turns, Ordering::Relaxed);
+            wait_until("it panics", || {
+                watchdog.shared.meter.wake.kick();
+                watchdog.shared.broken_turns.load(Ordering::Relaxed) == 0
+            });
+        };
+        panics(3);
+        let turns = watchdog.shared.wakeups.load(Ordering::Relaxed);
+        wait_until("it goes on", || {
+            watchdog.shared.meter.wake.kick();
+            watchdog.shared.wakeups.load(Ordering::Relaxed) > turns
+        });
+        let coverage = watchdog.coverage();
+        assert_eq!((coverage.watching, coverage.watchdog_panics), (true, 3), "{coverage}");
+        // Shutdown waits for a thread whose last turn panics, too.
+        watchdog.shared.broken_turns.store(1, Ordering::Relaxed);
+        watchdog.shutdown();
+        assert!(!watchdog.coverage().watching);
+    }
+
+    #[test]
+    fn who_panics_always_stops_and_says_so() {
+        let watchdog = Watchdog::builder().start().unwrap();
+        watchdog.shared.broken_turns.store(u64::MAX, Ordering::Relaxed);
+        wait_until("it stops", || {
+            watchdog.shared.meter.wake.kick();
+            !watchdog.coverage().watching
+        });
+        let coverage = watchdog.coverage();
+        assert_eq!(coverage.watchdog_panics, 10);
+        assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
+    }
+
     #[test]
     #[cfg(unix)]
     fn a_forked_child_waits_for_no_thread() {
