@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::detect::capture;
 use crate::measure::hooks;
@@ -15,6 +16,11 @@ use crate::shared::Shared;
 pub struct Coverage {
     /// tokio's task hooks are compiled in (`tokio_unstable`).
     pub hooks: bool,
+    /// The watchdog's thread looks for stalls. It does not after [`shutdown`](crate::Watchdog::shutdown), nor when it has panicked ten
+    /// times in a row, which is a defect of pollwatch.
+    pub watching: bool,
+    /// Panics on the watchdog's thread, each a defect of pollwatch: what was to be told at that moment may be wrong or missing.
+    pub watchdog_panics: u64,
     /// A sleeping watchdog is woken by the first poll (`membarrier`); else it looks by itself ten times a second when idle, and
     /// the first stall after an idle time may be found up to 100 ms late.
     pub exact_wakeup: bool,
@@ -42,13 +48,14 @@ pub struct Coverage {
 pub enum StackCoverage {
     /// They are taken.
     Taken,
-    /// Those of threads that wait in a system call; of threads that compute they cannot be taken, for this reason.
+    /// Those of threads that wait in a system call; of threads that compute, or of some of them, they cannot be taken, for this
+    /// reason. It may be found out only when one is to be taken.
     OfWaiting(&'static str),
     /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
     SwitchedOff,
     /// The feature `capture` is off.
     NotCompiled,
-    /// What they need was not there when the watchdog started, for this reason.
+    /// What they need was not there when the watchdog started, or not later, for this reason.
     NotHere(&'static str),
 }
 
@@ -58,6 +65,14 @@ impl StackCoverage {
             _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
             false => StackCoverage::SwitchedOff,
             true => capture::coverage(),
+        }
+    }
+
+    /// As it was at the start, and what was found out since.
+    pub(crate) fn now(self) -> StackCoverage {
+        match self {
+            StackCoverage::Taken => capture::hindered().unwrap_or(self),
+            _ => self,
         }
     }
 
@@ -128,10 +143,12 @@ impl Coverage {
         let runtimes = meter.runtimes.all().into_iter().filter(|r| r.id != crate::measure::runtime::OTHER);
         Coverage {
             hooks: hooks::INSTALLED,
+            watching: shared.watching.load(Ordering::Relaxed),
+            watchdog_panics: shared.watchdog_panics.load(Ordering::Relaxed),
             exact_wakeup: meter.wake.is_exact(),
             clock: meter.clock.name(),
             sampled_timing: meter.sampled,
-            stacks: shared.stacks,
+            stacks: shared.stacks.now(),
             runtimes: runtimes.map(|r| RuntimeCoverage::of(&r)).collect(),
             unnamed_runtimes: meter.runtimes.unnamed(),
             measured_threads: meter.threads().len(),
@@ -153,6 +170,12 @@ impl fmt::Display for Coverage {
         write!(f, "stacks: {}", self.stacks)?;
         for runtime in &self.runtimes {
             write!(f, "\n{runtime}")?;
+        }
+        if !self.watching {
+            write!(f, "\nno stall is found any more: the watchdog's thread has ended")?;
+        }
+        if self.watchdog_panics > 0 {
+            write!(f, "\npanics on the watchdog's thread: {}", self.watchdog_panics)?;
         }
         if self.unnamed_runtimes > 0 {
             write!(f, "\nruntimes not watched, under a 64th name: {}", self.unnamed_runtimes)?;

@@ -34,6 +34,13 @@ pub(crate) struct Shared {
     /// Whether they can be.
     pub(crate) stacks: StackCoverage,
     pub(crate) stopping: AtomicBool,
+    /// Whether the watchdog thread looks.
+    pub(crate) watching: AtomicBool,
+    /// Turns of its loop that panicked.
+    pub(crate) watchdog_panics: AtomicU64,
+    /// So many turns are to panic.
+    #[cfg(test)]
+    pub(crate) broken_turns: AtomicU64,
     pub(crate) suppressed: AtomicU64,
     pub(crate) callback_panics: AtomicU64,
     /// By `Outcome`.

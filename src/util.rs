@@ -21,6 +21,31 @@ pub(crate) fn call_user(f: impl FnOnce()) -> bool {
     }
 }
 
+/// Runs `f` in a forked child of this process, which has only the calling thread; `None` if it did not return in half a minute.
+#[cfg(all(test, unix, not(pollwatch_loom)))]
+pub(crate) fn in_a_fork(f: impl FnOnce() -> bool) -> Option<bool> {
+    // SAFETY: the child runs nothing but `f`, whose callers take no lock that another thread may have held, and leaves.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "{}", std::io::Error::last_os_error());
+    if child == 0 {
+        let mut good = false;
+        call_user(|| good = f());
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(i32::from(!good)) };
+    }
+    let (begin, mut status) = (std::time::Instant::now(), 0);
+    // SAFETY: `status` is a valid place to write to; the child is ours, and has not been waited for.
+    while unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == 0 {
+        if begin.elapsed() > std::time::Duration::from_secs(30) {
+            // SAFETY: as above.
+            unsafe { (libc::kill(child, libc::SIGKILL), libc::waitpid(child, &mut status, 0)) };
+            return None;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Some(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0)
+}
+
 /// A path without what is only of the machine that built it, and still unlike any other: below a registry's crate, below the
 /// compiler's sources.
 pub(crate) fn portable_path(path: &str) -> &str {

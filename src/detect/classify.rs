@@ -35,13 +35,13 @@ pub(crate) fn classify(evidence: Evidence) -> Cause {
 }
 
 /// The name and the purpose of a system call of this processor; those that block, as far as programs make them.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 pub(crate) fn describe(_number: i64) -> (&'static str, Purpose) {
     ("another", Purpose::Other)
 }
 
 /// The name and the purpose of a system call of this processor; those that block, as far as programs make them.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
     use Purpose::*;
     #[cfg(target_arch = "x86_64")]
@@ -107,7 +107,7 @@ pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
     }
 }
 
-#[cfg(all(test, target_os = "linux", not(pollwatch_loom)))]
+#[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(pollwatch_loom)))]
 mod tests {
     use super::*;
 

@@ -33,6 +33,7 @@ pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;
 pub(crate) mod suspect;
+mod turns;
 mod waits;
 pub(crate) mod watcher;
 pub(crate) mod workers;

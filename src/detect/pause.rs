@@ -30,10 +30,16 @@ impl Sleep {
         self.end.saturating_sub(self.due)
     }
 
-    /// Whether everything stood still: the watchdog was not waiting for a CPU that others had, and no watched thread ran on.
+    /// Whether everything stood still: the watchdog was not waiting for a CPU that others had, and no watched thread ran on. Where
+    /// neither can be told, nobody is cleared of anything by it.
     fn stood_still(&self) -> bool {
         let was_starved = self.own_run_delay.is_some_and(|delay| delay >= self.late() / 2);
-        !was_starved && !self.others_ran()
+        self.is_evident() && !was_starved && !self.others_ran()
+    }
+
+    /// Whether anything is known of it but that the watchdog was late.
+    fn is_evident(&self) -> bool {
+        self.own_run_delay.is_some() || self.busiest.is_some()
     }
 
     /// Whether a watched thread ran on meanwhile.
@@ -58,7 +64,7 @@ impl Pauses {
         let stood_still = sleep.stood_still();
         let list = match stood_still {
             true => &mut self.still,
-            false if sleep.others_ran() => return None,
+            false if sleep.others_ran() || !sleep.is_evident() => return None,
             false => &mut self.starved,
         };
         if list.len() == KEPT {
@@ -110,6 +116,17 @@ mod tests {
         assert_eq!(pauses.note(&Sleep { end: 112 * MS, ..SLEEP }, 10 * MS), None, "a little late");
         assert_eq!(pauses.note(&Sleep { end: 109 * MS, ..SLEEP }, 10 * MS), None, "woken early");
         assert_eq!(pauses.overlap(0, u64::MAX), 0);
+    }
+
+    #[test]
+    fn no_evidence_is_no_pause() {
+        let mut pauses = Pauses::default();
+        let unknown = Sleep { own_run_delay: None, busiest: None, ..SLEEP };
+        assert_eq!(pauses.note(&unknown, 10 * MS), None);
+        assert_eq!((pauses.overlap(0, u64::MAX), pauses.starved(0, u64::MAX)), (0, 0));
+        for one in [Sleep { own_run_delay: None, ..SLEEP }, Sleep { busiest: None, ..SLEEP }] {
+            assert_eq!(pauses.note(&one, 10 * MS), Some(1_010 * MS), "{one:?}");
+        }
     }
 
     #[test]

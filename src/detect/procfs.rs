@@ -47,6 +47,20 @@ pub(crate) fn run_delay(tid: i32) -> Option<u64> {
     read(tid, "schedstat")?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Whether a signal that was sent to the thread waits because the thread blocks it. No, where that cannot be read.
+#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+pub(crate) fn keeps_waiting(tid: i32, signal: i32) -> bool {
+    read(tid, "status").and_then(|status| parse_waiting(&status)).is_some_and(|mask| mask >> (signal - 1) & 1 != 0)
+}
+
+fn parse_waiting(status: &str) -> Option<u64> {
+    let mask = |name| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    Some(mask("SigPnd:")? & mask("SigBlk:")?)
+}
+
 /// What a file descriptor of this process is: a path, `socket:[..]`, `pipe:[..]`.
 pub(crate) fn descriptor(fd: u64) -> Option<String> {
     Some(fs::read_link(format!("/proc/self/fd/{fd}")).ok()?.to_string_lossy().into_owned())
@@ -70,6 +84,13 @@ mod tests {
         for bad in ["", "x", "35", "35 zz", "35 0x1"] {
             assert_eq!(parse_syscall(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn signals_that_wait() {
+        let status = "Name:\tx\nSigPnd:\t0000000000400001\nShdPnd:\t2\nSigBlk:\t0000000000400006\nSigIgn:\t0\n";
+        assert_eq!(parse_waiting(status), Some(1 << 22));
+        assert_eq!(parse_waiting("Name:\tx\n"), None);
     }
 
     #[test]

@@ -247,6 +247,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("hooks", w.coverage.runtimes.iter().any(|r| r.alive && r.every_task)),
         ("watch", true),
         ("workers", w.coverage.runtimes.iter().any(|r| r.alive && r.workers)),
+        ("watchdog", w.coverage.watching),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
         ("sampled_timing", w.coverage.sampled_timing),

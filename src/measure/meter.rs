@@ -38,6 +38,8 @@ pub(crate) struct Settings {
 /// See the module's text. Hooks, futures and layers hold this, never the floors above.
 pub(crate) struct Meter {
     pub(crate) id: u64,
+    /// The process that it was made in.
+    process: u32,
     pub(crate) clock: Clock,
     /// In nanoseconds.
     pub(crate) threshold: u64,
@@ -75,6 +77,7 @@ impl Meter {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new_cyclic(|me| Meter {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            process: std::process::id(),
             clock: Clock::new(),
             threshold: settings.threshold,
             max_sites: settings.max_sites,
@@ -97,6 +100,11 @@ impl Meter {
         })
     }
 
+    /// Whether this is a forked child: it has the one thread that forked, and locks that others held then stay locked in it for ever.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     /// Makes the calling thread's state; `None` when there are too many threads.
     pub(crate) fn register_thread(&self) -> Option<Arc<ThreadState>> {
         let mut threads = lock(&self.threads);
@@ -109,8 +117,11 @@ impl Meter {
         Some(state)
     }
 
-    /// Folds an exiting thread's counters into the retired ones. Runs on that thread.
+    /// Folds an exiting thread's counters into the retired ones. Runs on that thread. Not in a forked child, where nobody reads them.
     pub(crate) fn retire_thread(&self, state: &Arc<ThreadState>) {
+        if self.is_forked() {
+            return;
+        }
         let mut retired = lock(&self.retired);
         state.tally.add_to(&mut retired.0);
         state.routes.add_to(&mut retired.1);
@@ -208,6 +219,21 @@ impl Meter {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_forked_thread_waits_for_no_lock() {
+        let meter = Meter::of(1, 10);
+        let thread = meter.register_thread().unwrap();
+        let held = lock(&meter.retired);
+        assert!(!meter.is_forked());
+        let ended = crate::util::in_a_fork(|| {
+            meter.retire_thread(&thread);
+            meter.is_forked()
+        });
+        assert_eq!(ended, Some(true));
+        drop(held);
+    }
 
     #[test]
     fn what_is_alive_is_summed_over_threads() {

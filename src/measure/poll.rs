@@ -75,9 +75,20 @@ fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u
             finish(thread, index, top);
             thread.state.slot.pop();
         }
-        // Our own task has no frame, and what lies beneath it is another's. Nothing can be left upon the frame of a task: all that is
-        // put there is taken back by guards on the stack.
-        Some(_) => debug_assert!(!thread.state.slot.is_polling(task), "a frame outlived the poll that it is a part of"),
+        // All that is put upon the frame of a task is taken back by guards on the stack; only a stack that was left (a coroutine's)
+        // leaves some there. Its guards find them gone.
+        Some(_) if thread.state.slot.is_polling(task) => {
+            let slot = &thread.state.slot;
+            while slot.top().is_some_and(|top| top.task() != task) {
+                slot.pop();
+            }
+            if let Some((index, top)) = slot.top_at() {
+                finish(thread, index, top);
+                slot.pop();
+            }
+        }
+        // Our own task has no frame, and what lies beneath it is another's.
+        Some(_) => {}
         None => end_unpublished(thread, runtime, place),
     });
 }
@@ -289,4 +300,36 @@ fn leave_word_of_route(thread: &Attached, top: &FrameCell, begin: u64, nanos: u6
         task: poll.number(),
         worker: None,
     });
+}
+
+#[cfg(all(test, tokio_unstable, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::meter::Meter;
+    use crate::measure::thread::attached;
+
+    /// As a stackful coroutine does that is left within a watched future: what it pushed is not taken back by the poll's end.
+    #[test]
+    fn a_poll_takes_what_was_left_on_it() {
+        let meter = Meter::of(1_000_000_000, 10);
+        let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
+        let thread = attached(&meter).unwrap();
+        let slot = &thread.state.slot;
+        let place = Location::caller();
+        begin_task(&runtime, place, 7);
+        begin_task(&runtime, place, 8);
+        let site = meter.sites.intern(place);
+        let left = enter(thread, runtime.id, (site, None), || 8).unwrap();
+        enter(thread, runtime.id, (site, None), || 8).unwrap();
+        assert_eq!(slot.depth(), 4);
+        end_task(&runtime, place, 9);
+        assert_eq!(slot.depth(), 4, "of no task that is polled");
+        end_task(&runtime, place, 8);
+        assert_eq!(slot.depth(), 1);
+        assert!(slot.is_polling(7) && !slot.is_polling(8));
+        leave(thread, left);
+        assert_eq!(slot.depth(), 1, "its guard comes late");
+        end_task(&runtime, place, 7);
+        assert_eq!(slot.depth(), 0);
+    }
 }

@@ -50,11 +50,12 @@ pub(crate) struct Reporter {
     examiner: Examiner,
     teller: SyncSender<Told>,
     going: HashMap<u64, Going>,
+    told_lack: bool,
 }
 
 impl Reporter {
     pub(crate) fn new(shared: Arc<Shared>, teller: SyncSender<Told>) -> Reporter {
-        Reporter { examiner: Examiner::new(shared.clone()), shared, teller, going: HashMap::new() }
+        Reporter { examiner: Examiner::new(shared.clone()), shared, teller, going: HashMap::new(), told_lack: false }
     }
 
     pub(crate) fn warm(&mut self) {
@@ -77,6 +78,7 @@ impl Reporter {
                 if self.examiner.is_excused(&thread, &poll, (elapsed, found.cause), before) {
                     found.cause = Cause::Starved;
                 }
+                self.tell_lack();
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
@@ -98,6 +100,7 @@ impl Reporter {
                 let Some(going) = self.going.get(&id) else { return };
                 let found = self.examiner.examine(&going.thread, &going.still, going.first, None);
                 let place = going.place;
+                self.tell_lack();
                 let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
                 let mut book = lock(&self.shared.book);
                 book.set_spans(id, spans);
@@ -180,6 +183,23 @@ impl Reporter {
     /// The addresses in a thread's stack, outermost first, while it is in what `still` says.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
         self.examiner.addresses(thread, still)
+    }
+
+    /// Tells, once, what keeps stacks from being taken that was not known at the start.
+    fn tell_lack(&mut self) {
+        let now = self.shared.stacks.now();
+        if !self.told_lack
+            && now != self.shared.stacks
+            && let Some((which, why)) = now.lacking()
+        {
+            self.told_lack = true;
+            self.cannot(format!("{which} are told without stacks: {why}"));
+        }
+    }
+
+    /// Has it logged that something cannot be done.
+    pub(crate) fn cannot(&mut self, what: String) {
+        self.send(Told::Cannot(what));
     }
 
     /// Tells that the process stood still.

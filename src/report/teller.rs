@@ -45,10 +45,18 @@ pub(crate) struct LogKey {
 // Nearly all are stalls: a box for each would only cost.
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum Told {
-    Stall { stall: Box<Stall>, place: LogKey, stack: Option<RawStack> },
-    Pause { nanos: u64 },
+    Stall {
+        stall: Box<Stall>,
+        place: LogKey,
+        stack: Option<RawStack>,
+    },
+    Pause {
+        nanos: u64,
+    },
     Task(TaskNews),
     Shed(shedding::Told),
+    /// Something that cannot be done.
+    Cannot(String),
 }
 
 /// A stall that was told and goes on.
@@ -103,6 +111,8 @@ impl Teller {
                         Told::Pause { nanos } => self.tell_pause(nanos),
                         Told::Task(news) => self.tell_task(&news),
                         Told::Shed(told) => self.tell_shed(told),
+                        Told::Cannot(what) if self.shared.log => log::cannot(&what),
+                        Told::Cannot(_) => {}
                     });
                     if panicked {
                         self.shared.callback_panics.fetch_add(1, Ordering::Relaxed);

@@ -273,6 +273,10 @@ impl WatchdogBuilder {
             captures: Default::default(),
             untold: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            watching: AtomicBool::new(true),
+            watchdog_panics: AtomicU64::new(0),
+            #[cfg(test)]
+            broken_turns: AtomicU64::new(0),
             suppressed: AtomicU64::new(0),
             callback_panics: AtomicU64::new(0),
             oversleeps: AtomicU64::new(0),

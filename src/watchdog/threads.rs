@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::detect::watcher::Watcher;
 use crate::error::Error;
@@ -15,7 +15,7 @@ use crate::report::teller::{self, Teller};
 use crate::shared::Shared;
 use crate::util::lock;
 
-/// How long `stop` waits for a thread.
+/// How long `stop` waits for the threads.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A thread that says when it is through.
@@ -47,8 +47,9 @@ impl Worker {
     }
 
     /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on it.
-    fn join(self) {
-        if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(PATIENCE) {
+    fn join(self, deadline: Instant) {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(patience) {
             let _ = self.handle.join();
         }
     }
@@ -102,12 +103,17 @@ impl Threads {
     }
 
     pub(crate) fn stop(&self) {
+        // A forked child has none of the threads.
+        if self.shared.meter.is_forked() {
+            return;
+        }
         let running = self.signal_stop();
         let here = thread::current().id();
         if running.iter().any(|worker| worker.id() == here) || tokio::runtime::Handle::try_current().is_ok() {
             return;
         }
-        running.into_iter().for_each(Worker::join);
+        let deadline = Instant::now() + PATIENCE;
+        running.into_iter().for_each(|worker| worker.join(deadline));
     }
 
     fn signal_stop(&self) -> Vec<Worker> {
@@ -123,5 +129,72 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
+        // In a forked child it is still there. To stop it is to wake a runtime whose locks others may have held.
+        #[cfg(feature = "server")]
+        std::mem::forget(self.server.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::Watchdog;
+
+    fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !is() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_panic_of_ours_does_not_end_detection() {
+        let watchdog = Watchdog::builder().start().unwrap();
+        let panics = |turns| {
+            watchdog.shared.broken_turns.store(turns, Ordering::Relaxed);
+            wait_until("it panics", || {
+                watchdog.shared.meter.wake.kick();
+                watchdog.shared.broken_turns.load(Ordering::Relaxed) == 0
+            });
+        };
+        panics(3);
+        let turns = watchdog.shared.wakeups.load(Ordering::Relaxed);
+        wait_until("it goes on", || {
+            watchdog.shared.meter.wake.kick();
+            watchdog.shared.wakeups.load(Ordering::Relaxed) > turns
+        });
+        let coverage = watchdog.coverage();
+        assert_eq!((coverage.watching, coverage.watchdog_panics), (true, 3), "{coverage}");
+        // Shutdown waits for a thread whose last turn panics, too.
+        watchdog.shared.broken_turns.store(1, Ordering::Relaxed);
+        watchdog.shutdown();
+        assert!(!watchdog.coverage().watching);
+    }
+
+    #[test]
+    fn who_panics_always_stops_and_says_so() {
+        let watchdog = Watchdog::builder().start().unwrap();
+        watchdog.shared.broken_turns.store(u64::MAX, Ordering::Relaxed);
+        wait_until("it stops", || {
+            watchdog.shared.meter.wake.kick();
+            !watchdog.coverage().watching
+        });
+        let coverage = watchdog.coverage();
+        assert_eq!(coverage.watchdog_panics, 10);
+        assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_forked_child_waits_for_no_thread() {
+        let watchdog = Watchdog::builder().start().unwrap();
+        let ended = crate::util::in_a_fork(|| {
+            watchdog.shutdown();
+            !watchdog.shared.is_stopping()
+        });
+        assert_eq!(ended, Some(true));
+        watchdog.shutdown();
+        assert!(watchdog.shared.is_stopping());
     }
 }

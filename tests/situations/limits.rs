@@ -115,6 +115,44 @@ fn without_signals() {
     assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
 }
 
+/// A worker that blocks the signal (its mask is inherited, as from a program that waits for signals on a thread of its own): that is
+/// found out.
+#[test]
+fn without_an_arriving_signal() {
+    if !is_child() {
+        return passes(&mut again("limits::without_an_arriving_signal"));
+    }
+    let log = Log::start();
+    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
+    assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
+    // SAFETY: the set is made before it is read; threads that are started from here on have the mask.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&mut set, libc::SIGURG);
+        assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()), 0);
+    }
+    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    wait_until("it is found out", || {
+        let busy = async {
+            let begin = std::time::Instant::now();
+            while begin.elapsed() < THRESHOLD * 3 {}
+        };
+        let (task, _) = spawn_seen(&watchdog, runtime.handle(), busy);
+        runtime.block_on(task).unwrap();
+        watchdog.coverage().stacks != StackCoverage::Taken
+    });
+    let why = match watchdog.coverage().stacks {
+        StackCoverage::OfWaiting(why) | StackCoverage::NotHere(why) => why,
+        other => panic!("{other}"),
+    };
+    assert!(why.contains("block SIGURG"), "{why}");
+    wait_until("it is logged", || log.text().contains(why));
+    let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
+    assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
+    watchdog.shutdown();
+    assert_eq!(log.text().matches(why).count(), 1, "{}", log.text());
+}
+
 /// What `tracing` was given, as text.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -72,6 +72,12 @@ pub(crate) fn coverage() -> StackCoverage {
     }
 }
 
+/// Which can be taken, by what was found out while they were taken; `None` as long as all is as [`coverage`] said.
+pub(crate) fn hindered() -> Option<StackCoverage> {
+    let why = signal::hindrance()?;
+    Some(if arch::FROM_SYSCALL { StackCoverage::OfWaiting(why) } else { StackCoverage::NotHere(why) })
+}
+
 /// Takes stacks. One a watchdog.
 #[derive(Default)]
 pub(crate) struct Capturer {

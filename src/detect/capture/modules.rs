@@ -14,6 +14,9 @@ use crate::util::lock;
 /// Tables larger than this are not copied; such a module's frames end a stack.
 const MAX_TABLE: u64 = 256 << 20;
 
+/// Version 1, a 4-byte count, a table of 4-byte offsets from the header's begin: how `.eh_frame_hdr` begins with all linkers.
+const SORTED: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+
 /// One loaded object.
 #[derive(Clone, Debug)]
 pub(crate) struct Module {
@@ -153,8 +156,7 @@ impl Module {
     /// little of it as there is (parts of `clone3`), is in none.
     pub(crate) fn function(&self, address: u64) -> Option<Range<u64>> {
         let header = &self.header;
-        // Version 1, a 4-byte count, a table of 4-byte offsets from the header's begin: what all linkers write.
-        if header.bytes.get(..4)? != [1, 0x1b, 0x03, 0x3b] {
+        if header.bytes.get(..4)? != SORTED {
             return None;
         }
         let count = header.word(8)? as usize;
@@ -187,7 +189,25 @@ fn tables(header: &Option<Range<u64>>, loads: &[(Range<u64>, bool)]) -> Option<(
     let at = header.target(4, header.at + 4)?;
     // Its length is not told: it ends with a terminator, at the latest where what was loaded with it ends.
     let load = loads.iter().find(|(range, _)| range.contains(&at))?;
-    Some((header, Table::copy(at..load.0.end)?))
+    let end = end_of_frames(&header, at).map_or(load.0.end, |end| end.min(load.0.end));
+    Some((header, Table::copy(at..end)?))
+}
+
+/// Where the last entry of `.eh_frame` that the sorted table names ends, and the terminator after it: what else was loaded with it
+/// (all the code, with some linkers' flags) is not copied. Entries refer only to what lies before them. `None`: an odd table.
+fn end_of_frames(header: &Table, at: u64) -> Option<u64> {
+    if header.bytes.get(..4)? != SORTED {
+        return None;
+    }
+    let entries = (0..header.word(8)? as usize).map(|i| header.target(12 + i * 8 + 4, header.at));
+    let last = entries.collect::<Option<Vec<_>>>()?.into_iter().max().filter(|&last| last >= at)?;
+    let mut length = [0; 4];
+    memory::read(last, &mut length).then_some(())?;
+    match u32::from_le_bytes(length) {
+        // None, or a length of 64 bits.
+        0 | u32::MAX => None,
+        length => last.checked_add(4 + u64::from(length) + 4),
+    }
 }
 
 fn describe(info: &libc::dl_phdr_info) -> Found {
@@ -253,6 +273,35 @@ fn iterate(mut f: &mut dyn FnMut(&libc::dl_phdr_info) -> bool) {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+
+    /// A header, two entries of `.eh_frame` (not in their order), a terminator, and what else the linker put there.
+    #[test]
+    fn frames_are_copied_up_to_their_end() {
+        const FRAMES: usize = 28;
+        const END: usize = FRAMES + 20 + 16 + 4;
+        let mut object = vec![0xaau8; 1 << 16];
+        let mut put = |at: usize, word: u32| object[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        put(0, u32::from_le_bytes(SORTED));
+        put(4, FRAMES as u32 - 4);
+        put(8, 2);
+        put(16, FRAMES as u32 + 20);
+        put(24, FRAMES as u32);
+        put(FRAMES, 16);
+        put(FRAMES + 20, 12);
+        put(FRAMES + 20 + 16, 0);
+        let copied = |object: &[u8]| {
+            let at = object.as_ptr() as u64;
+            let loads = [(at..at + object.len() as u64, true)];
+            let (header, frames) = tables(&Some(at..at + FRAMES as u64), &loads).unwrap();
+            assert_eq!((header.at, frames.at), (at, at + FRAMES as u64));
+            FRAMES + frames.bytes.len()
+        };
+        assert_eq!(copied(&object), END);
+        object[FRAMES + 20..FRAMES + 24].fill(0xff);
+        assert_eq!(copied(&object), object.len(), "an odd length: all that could be it");
+        object[3] = 0;
+        assert_eq!(copied(&object), object.len(), "no sorted table");
+    }
 
     #[test]
     fn finds_itself() {

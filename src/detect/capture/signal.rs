@@ -5,12 +5,14 @@
 //! so (`handshake`). It takes no lock, allocates nothing, touches no thread-local but `errno` (which it puts back), and unwinds nothing.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::arch::{self, Regs};
 use super::handshake::{Handshake, Ticket};
+use crate::detect::procfs;
 use crate::util::lock;
 
 /// Ignored by default, and what others use for such purposes (Go's runtime preempts by it): a stray one does no harm.
@@ -62,6 +64,77 @@ struct Requester {
     buffer: &'static [UnsafeCell<u8>],
     /// Counts the requests.
     sequence: u64,
+    /// The handler in ours' place that left the last requests unanswered, and how many.
+    silent: (usize, u32),
+    /// Threads that were found to block the signal, and how often in a row.
+    deaf: HashMap<i32, u32>,
+}
+
+/// A handler that was installed after ours may hand on to it: after so many requests in a row without an answer it does not.
+const SILENT: u32 = 3;
+/// A thread may block the signal for a moment (in another handler, while it starts a thread): so often in a row it does for good.
+const DEAF: u32 = 2;
+/// Threads remembered as deaf.
+const MAX_DEAF: usize = 4096;
+
+/// What was found to keep requests from arriving, since the process began: an index into `HINDRANCES`, from 1.
+static HINDRANCE: AtomicU8 = AtomicU8::new(0);
+const REPLACED: u8 = 1;
+const BLOCKED: u8 = 2;
+const HINDRANCES: [&str; 2] = [
+    "a handler of SIGURG, by which a running thread is asked, was installed later and does not hand on to ours",
+    "some threads block SIGURG, by which a running thread is asked",
+];
+
+/// Why the signal does not arrive, at some threads at least; `None` as long as it does.
+pub(super) fn hindrance() -> Option<&'static str> {
+    let found = HINDRANCE.load(Ordering::Relaxed).checked_sub(1)?;
+    HINDRANCES.get(usize::from(found)).copied()
+}
+
+impl Requester {
+    /// Whether a request to a thread would be in vain. `later` is the handler in ours' place.
+    fn is_vain(&mut self, tid: i32, later: Option<usize>) -> bool {
+        let ends_with_it = |later| later == libc::SIG_DFL || later == libc::SIG_IGN || self.silent == (later, SILENT);
+        if later.is_some_and(ends_with_it) {
+            HINDRANCE.store(REPLACED, Ordering::Relaxed);
+            return true;
+        }
+        if self.deaf.get(&tid).is_none_or(|&times| times < DEAF) {
+            return false;
+        }
+        let deaf = procfs::keeps_waiting(tid, SIGNAL);
+        if !deaf {
+            self.deaf.remove(&tid);
+        }
+        deaf
+    }
+
+    /// A request was not answered in time: why?
+    fn unanswered(&mut self, tid: i32, later: Option<usize>) -> Failure {
+        if procfs::keeps_waiting(tid, SIGNAL) {
+            if self.deaf.len() >= MAX_DEAF {
+                self.deaf.clear();
+            }
+            let times = self.deaf.entry(tid).or_default();
+            *times = (*times + 1).min(DEAF);
+            if *times == DEAF {
+                HINDRANCE.store(BLOCKED, Ordering::Relaxed);
+                return Failure::Unavailable;
+            }
+            return Failure::Timeout;
+        }
+        let Some(later) = later else { return Failure::Timeout };
+        let before = if self.silent.0 == later { self.silent.1 } else { 0 };
+        self.silent = (later, (before + 1).min(SILENT));
+        Failure::Timeout
+    }
+
+    fn answered(&mut self, tid: i32) {
+        self.silent = (0, 0);
+        self.deaf.remove(&tid);
+        let _ = HINDRANCE.compare_exchange(REPLACED, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 /// Why there is no copy.
@@ -71,7 +144,7 @@ pub(super) enum Failure {
     Timeout,
     /// The thread runs on a stack that is not its own (a coroutine's, a grown one).
     Elsewhere,
-    /// No handler could be installed, or the thread is gone.
+    /// No handler could be installed, the signal does not arrive at it, or the thread is gone.
     Unavailable,
 }
 
@@ -84,7 +157,7 @@ fn requester() -> Option<&'static Mutex<Requester>> {
             let buffer: Box<[UnsafeCell<u8>]> = (0..MAX_STACK).map(|_| UnsafeCell::new(1)).collect();
             let buffer: &'static [UnsafeCell<u8>] = Box::leak(buffer);
             REQUEST.buffer.store(UnsafeCell::raw_get(buffer.as_ptr()), Ordering::Release);
-            install().then(|| Mutex::new(Requester { buffer, sequence: 0 }))
+            install().then(|| Mutex::new(Requester { buffer, sequence: 0, silent: (0, 0), deaf: HashMap::new() }))
         })
         .as_ref()
 }
@@ -110,6 +183,16 @@ fn install() -> bool {
         remember(&earlier);
         true
     }
+}
+
+/// The handler in ours' place, should another have been installed since.
+fn later() -> Option<usize> {
+    // SAFETY: `now` is a valid place to write to; nothing is installed.
+    let now = unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        (libc::sigaction(SIGNAL, std::ptr::null(), &mut now) == 0).then_some(now.sa_sigaction)?
+    };
+    (now != handler as *const () as usize).then_some(now)
 }
 
 fn remember(earlier: &libc::sigaction) {
@@ -194,6 +277,10 @@ pub(super) fn copy(tid: i32, low: usize, high: usize, stack: &mut Vec<u8>) -> Re
         // The thread was stopped in its handler. The buffer is its until then.
         return Err(Failure::Unavailable);
     }
+    let later = later();
+    if requester.is_vain(tid, later) {
+        return Err(Failure::Unavailable);
+    }
     requester.sequence = requester.sequence.wrapping_add(1);
     let ticket = Ticket::new(tid, requester.sequence);
     REQUEST.low.store(low, Ordering::Relaxed);
@@ -206,7 +293,7 @@ pub(super) fn copy(tid: i32, low: usize, high: usize, stack: &mut Vec<u8>) -> Re
         return Err(Failure::Unavailable);
     }
     if !wait(PATIENCE) && withdraw() {
-        return Err(Failure::Timeout);
+        return Err(requester.unanswered(tid, later));
     }
     if !wait(LONG_PATIENCE) {
         return Err(Failure::Timeout);
@@ -219,6 +306,7 @@ pub(super) fn copy(tid: i32, low: usize, high: usize, stack: &mut Vec<u8>) -> Re
     // before the next request, which needs the lock that is held here.
     stack.extend(requester.buffer[..len].iter().map(|byte| unsafe { *byte.get() }));
     REQUEST.turn.close();
+    requester.answered(tid);
     if len == 0 { Err(Failure::Elsewhere) } else { Ok(regs) }
 }
 

@@ -1,3 +1,4 @@
+mod deaf;
 mod fuzz;
 mod hammer;
 mod interrupted;
