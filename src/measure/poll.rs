@@ -154,16 +154,24 @@ pub(crate) struct Entered {
     poll: bool,
 }
 
-/// A wrapper's poll begins, of a future that was made at `site` and spawned under `route`: a poll of its own, unless this thread is within a poll of the same runtime already.
+/// A wrapper's poll begins, of a future that was made at `site` and spawned under `route`: a poll of its own, unless this thread is
+/// within a poll of the same runtime already. Within one of another, the future may have moved there: `resolve` finds its runtime
+/// again.
 #[inline(always)]
 pub(crate) fn enter(
     thread: &Attached,
     runtime: u16,
     (site, route): (SiteId, Option<RouteId>),
     task: impl FnOnce() -> u64,
+    resolve: impl FnOnce() -> u16,
 ) -> Option<Entered> {
     let slot = &thread.state.slot;
-    let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|(_, what)| what.runtime == runtime);
+    let around = if slot.depth() > 0 { slot.innermost_poll().map(|(_, what)| what.runtime) } else { None };
+    let runtime = match around {
+        Some(around) if around != runtime => resolve(),
+        _ => runtime,
+    };
+    let within = around == Some(runtime);
     let number = if within {
         // A scope carries no task: only the frame of a poll is one that the hooks may take back.
         // Nor a time of its own.

@@ -99,7 +99,7 @@ fn enter_poll(thread: &Attached, meter: &Arc<Meter>, site: SiteId, runtime: &mut
     if *runtime == UNRESOLVED {
         (*runtime, _) = resolve(meter);
     }
-    poll::enter(thread, (*runtime).into(), (site, None), || to_bits(tokio::task::try_id()))
+    poll::enter(thread, (*runtime).into(), (site, None), || to_bits(tokio::task::try_id()), || (*runtime).into())
 }
 
 struct Within<'a> {
