@@ -104,6 +104,7 @@ impl Watchdog {
     /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.shared.meter.runtimes;
+        let _one_at_a_time = runtimes.adopting();
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
