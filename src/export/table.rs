@@ -59,7 +59,7 @@ table! {
     ROUTE_REQUESTS: Counter "route_requests_total" &["route", "method", "status"],
         "Requests by the class of their status; or error, cancelled (dropped before there was a response) or panicked.";
     ROUTE_BUSY: Counter "route_busy_seconds_total" ROUTE,
-        "Time that the polls of these requests took, bodies included: computing and blocking, not waiting.";
+        "Time that the calls and polls of these requests took, bodies included: computing and blocking, not waiting.";
     ROUTE_MAX: Gauge "route_poll_max_seconds" ROUTE, "The longest of these polls since the start.";
     ROUTE_STALLS: Counter "route_stalls_total" ROUTE,
         "Polls of these requests that blocked a worker for the threshold or longer, by themselves.";

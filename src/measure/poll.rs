@@ -139,6 +139,27 @@ fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
     }
 }
 
+/// A wrapper's poll ends, which was none: the call of a service, within a poll that nobody sees. Its time counts.
+#[cfg(feature = "tower")]
+#[inline(never)]
+pub(crate) fn leave_call(thread: &Attached, entered: Entered) {
+    let slot = &thread.state.slot;
+    if let Some((index, top)) = slot.top_at().filter(|(_, top)| entered.poll && top.number() == entered.number) {
+        let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
+        let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
+        let timed = timed.or_else(|| slot.noted((index, top))).map(|begin| (begin, thread.state.since(begin)));
+        match (thread.cell_of(top), timed) {
+            (Some(cell), Some((begin, nanos))) if nanos >= thread.state.threshold => {
+                cell.part(nanos, 1);
+                leave_word(thread, top, begin, nanos);
+            }
+            (Some(cell), Some((_, nanos))) => cell.part(nanos, weight),
+            _ => {}
+        }
+    }
+    leave(thread, Entered { poll: false, ..entered });
+}
+
 /// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
 fn leave_word(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
@@ -243,7 +264,19 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, t
     });
 }
 
-/// A part of a request begins: its response is polled, or a frame of its body.
+/// A part of a request.
+#[cfg(feature = "tower")]
+#[derive(Debug)]
+pub(crate) enum Part<'a> {
+    /// The service is called: no poll, but it may be long. Its nanoseconds are left here.
+    Call(&'a mut u32),
+    /// The response is polled for the first time, after a call that took so many nanoseconds.
+    First(u32),
+    /// It is polled once more, or a frame of its body is.
+    Later,
+}
+
+/// A part of a request begins.
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
@@ -259,7 +292,7 @@ pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
 /// A part of a request ends, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
+pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, part: &mut Part<'_>) {
     if let Some((index, top)) = thread.state.slot.top_at().filter(|(_, top)| top.number() == entered.number) {
         let begin = Some(top.begin()).filter(|begin| *begin != UNTIMED);
         let weight = if begin.is_some() { thread.sampling.weight_of_part() } else { 1 };
@@ -268,10 +301,21 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
             begin.or_else(|| thread.state.slot.noted((index, top))).map(|from| (from, thread.state.since(from)));
         let slow = timed.filter(|(_, nanos)| *nanos >= thread.state.threshold);
         if let Some(cell) = thread.state.routes.cell(route) {
-            match timed {
-                Some((_, nanos)) if slow.is_some() => cell.poll(nanos, 1, thread.state.route_histograms),
-                Some((_, nanos)) if begin.is_some() => cell.poll(nanos, weight, thread.state.route_histograms),
-                _ => cell.untimed_poll(),
+            // One that was seen late is timed from there: known if slow.
+            let weight = if slow.is_some() { 1 } else { weight };
+            match (timed.filter(|_| slow.is_some() || begin.is_some()), part) {
+                (Some((_, nanos)), Part::Call(called)) => {
+                    cell.part(nanos, weight);
+                    **called = u32::try_from(nanos).unwrap_or(u32::MAX);
+                }
+                (None, Part::Call(_)) => {}
+                (Some((_, nanos)), part) => {
+                    cell.poll(nanos, weight, thread.state.route_histograms);
+                    if let Part::First(called) = part {
+                        cell.first_poll(nanos.saturating_add((*called).into()));
+                    }
+                }
+                (None, _) => cell.untimed_poll(),
             }
         }
         if let Some((from, nanos)) = slow {
