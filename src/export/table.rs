@@ -79,7 +79,7 @@ table! {
     ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route did not fit into max_routes.";
     LOST: Counter "lost_polls_total" &[], "Slow polls that came faster than the watchdog could take them; told nowhere but in the histogram.";
     MEASURED: Gauge "measured_threads" &[], "Threads that are measured now; at most 4,096.";
-    UNMEASURED: Counter "unmeasured_threads_total" &[], "Times that a thread was not measured because there were too many.";
+    UNMEASURED: Counter "unmeasured_threads_total" &[], "Threads that were not measured, at first or at all, because there were too many.";
     OVERSLEEPS: Counter "watchdog_oversleeps_total" &[], "Times that the watchdog woke a threshold (at least 5 ms) or more too late.";
     WAKEUPS: Counter "watchdog_wakeups_total" &[], "Times that the watchdog woke.";
     CALLBACK_PANICS: Counter "callback_panics_total" &[], "Panics in callbacks and hooks of the application's.";
