@@ -234,7 +234,7 @@ fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> 
         polls_total,
         polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
         schedule_delay: HistogramSnapshot::new(delay, None),
-        stalls: Cause::ALL.map(|cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).into(),
+        stalls: Cause::ALL.iter().map(|&cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).collect(),
         blocked_workers: blocked.len(),
         oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
         stats: runtime.stats(),
