@@ -58,7 +58,26 @@ impl Watchdog {
         builder: &mut Builder,
         options: LocalOptions,
     ) -> io::Result<LocalRuntime> {
-        let (entry, runtime) = self.build(name, builder, Hooks::new(), |b| b.build_local(options))?;
+        self.build_local_runtime_with(name, builder, options, Hooks::new())
+    }
+
+    /// As [`build_local_runtime`](Self::build_local_runtime), with your own task hooks around ours.
+    ///
+    /// # Errors
+    ///
+    /// As [`build_runtime`](Self::build_runtime).
+    ///
+    /// # Panics
+    ///
+    /// As [`build_local_runtime`](Self::build_local_runtime).
+    pub fn build_local_runtime_with(
+        &self,
+        name: &str,
+        builder: &mut Builder,
+        options: LocalOptions,
+        hooks: Hooks,
+    ) -> io::Result<LocalRuntime> {
+        let (entry, runtime) = self.build(name, builder, hooks, |b| b.build_local(options))?;
         if let Some(entry) = entry {
             entry.go_live(runtime.handle(), hooks::INSTALLED);
         }
