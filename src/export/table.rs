@@ -48,7 +48,7 @@ table! {
     SITE_POLLS: Counter "site_polls_total" SITE, "Polls of the tasks spawned (or futures watched) at a place.";
     SITE_BUSY: Counter "site_busy_seconds_total" SITE, "Time that these polls took.";
     SITE_MAX: Gauge "site_poll_max_seconds" SITE, "The longest of these polls since the start.";
-    SITE_STALLS: Counter "site_stalls_total" SITE, "Stalls of these tasks; not those in which the whole process stood still.";
+    SITE_STALLS: Counter "site_stalls_total" SITE, "Stalls of these tasks that are their fault: neither those that were given no CPU (starved) nor those in which the whole process stood still (paused).";
     SITE_STALL_SECONDS: Counter "site_stall_seconds_total" SITE, "Time of these stalls; grows while one lasts.";
     SPAWNED: Counter "tasks_spawned_total" SITE, "Tasks spawned at a place: all with task hooks, else those of Watchdog::spawn.";
     TERMINATED: Counter "tasks_terminated_total" SITE, "Tasks of these that have ended, however they did.";
