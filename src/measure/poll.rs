@@ -10,9 +10,8 @@ use super::route::RouteId;
 use super::runtime::Runtime;
 use super::site::SiteId;
 use super::slot::{FrameCell, Kind, UNTIMED, What};
-use super::tally::Cell;
 #[cfg(tokio_unstable)]
-use super::tally::Event;
+use super::tally::{Cell, Event};
 use super::thread::{Attached, Origin};
 
 #[cfg(tokio_unstable)]
