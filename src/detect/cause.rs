@@ -24,8 +24,8 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of the metrics.
-    pub const ALL: [Cause; 6] =
-        [Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
+    pub const ALL: &'static [Cause] =
+        &[Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {

@@ -43,9 +43,9 @@ pub struct RouteSnapshot {
     pub requests: Vec<(&'static str, &'static str, u64)>,
     /// Polls of its responses and their bodies.
     pub polls: u64,
-    /// The time that these took.
+    /// The time that these took, and the calls of the service before them.
     pub busy: Duration,
-    /// The longest of them.
+    /// The longest of all these.
     pub poll_max: Duration,
     /// How many took at most how long; empty unless [`route_histograms`](crate::WatchdogBuilder::route_histograms) is on.
     pub poll_buckets: Vec<(Duration, u64)>,
@@ -236,7 +236,7 @@ fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> 
         polls_total,
         polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
         schedule_delay: HistogramSnapshot::new(delay, None),
-        stalls: Cause::ALL.map(|cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).into(),
+        stalls: Cause::ALL.iter().map(|&cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).collect(),
         suspected: amount(stalls.suspected.get(&runtime.id)),
         blocked_workers: blocked.len(),
         oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
@@ -273,7 +273,12 @@ fn sites(
 }
 
 fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
-    let mut totals: Vec<_> = shared.meter.sum_of_routes().into_iter().collect();
+    let mut totals = shared.meter.sum_of_routes();
+    // Its very first poll may still block.
+    for route in stalls.routes.keys() {
+        totals.entry(*route).or_default();
+    }
+    let mut totals: Vec<_> = totals.into_iter().collect();
     totals.sort_unstable_by_key(|(route, _)| *route);
     let name = |route| shared.meter.routes.name(route);
     totals

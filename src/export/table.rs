@@ -51,7 +51,7 @@ table! {
     SITE_POLLS: Counter "site_polls_total" SITE, "Polls of the tasks spawned (or futures watched) at a place.";
     SITE_BUSY: Counter "site_busy_seconds_total" SITE, "Time that these polls took.";
     SITE_MAX: Gauge "site_poll_max_seconds" SITE, "The longest of these polls since the start.";
-    SITE_STALLS: Counter "site_stalls_total" SITE, "Stalls of these tasks; not those in which the whole process stood still.";
+    SITE_STALLS: Counter "site_stalls_total" SITE, "Stalls of these tasks that are their fault: neither those that were given no CPU (starved) nor those in which the whole process stood still (paused).";
     SITE_STALL_SECONDS: Counter "site_stall_seconds_total" SITE, "Time of these stalls; grows while one lasts.";
     SPAWNED: Counter "tasks_spawned_total" SITE, "Tasks spawned at a place: all with task hooks, else those of Watchdog::spawn.";
     TERMINATED: Counter "tasks_terminated_total" SITE, "Tasks of these that have ended, however they did.";
@@ -62,7 +62,7 @@ table! {
     ROUTE_REQUESTS: Counter "route_requests_total" &["route", "method", "status"],
         "Requests by the class of their status; or error, cancelled (dropped before there was a response) or panicked.";
     ROUTE_BUSY: Counter "route_busy_seconds_total" ROUTE,
-        "Time that the polls of these requests took, bodies included: computing and blocking, not waiting.";
+        "Time that the calls and polls of these requests took, bodies included: computing and blocking, not waiting.";
     ROUTE_MAX: Gauge "route_poll_max_seconds" ROUTE, "The longest of these polls since the start.";
     ROUTE_STALLS: Counter "route_stalls_total" ROUTE,
         "Polls of these requests that blocked a worker for the threshold or longer, by themselves.";
@@ -82,7 +82,7 @@ table! {
     ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route did not fit into max_routes.";
     LOST: Counter "lost_polls_total" &[], "Slow polls that came faster than the watchdog could take them; told nowhere but in the histogram.";
     MEASURED: Gauge "measured_threads" &[], "Threads that are measured now; at most 4,096.";
-    UNMEASURED: Counter "unmeasured_threads_total" &[], "Times that a thread was not measured because there were too many.";
+    UNMEASURED: Counter "unmeasured_threads_total" &[], "Threads that were not measured, at first or at all, because there were too many.";
     OVERSLEEPS: Counter "watchdog_oversleeps_total" &[], "Times that the watchdog woke a threshold (at least 5 ms) or more too late.";
     WAKEUPS: Counter "watchdog_wakeups_total" &[], "Times that the watchdog woke.";
     CALLBACK_PANICS: Counter "callback_panics_total" &[], "Panics in callbacks and hooks of the application's.";

@@ -137,6 +137,25 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     (id_of_ours, hooked)
 }
 
+/// The runtime that polls a future now. It may have been polled by another before it was spawned here.
+#[cold]
+#[inline(never)]
+fn resolve_anew(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {
+    let (now, _) = resolve(meter);
+    if now != *runtime {
+        *runtime = now;
+        count(meter, site, now, Event::Watched);
+    }
+    now.into()
+}
+
+fn count(meter: &Arc<Meter>, site: SiteId, runtime: u8, event: Event) {
+    let Some(thread) = attached(meter) else { return };
+    if let Some(cell) = thread.cell(Origin::Site(site), runtime.into()) {
+        cell.event(event);
+    }
+}
+
 impl Tag {
     /// Finds the runtime that polls this; tells whether the hooks see its tasks.
     fn resolve(&mut self) -> bool {
@@ -147,10 +166,7 @@ impl Tag {
     }
 
     fn count(&self, event: Event) {
-        let Some(thread) = attached(&self.meter) else { return };
-        if let Some(cell) = thread.cell(Origin::Site(self.site), self.runtime.into()) {
-            cell.event(event);
-        }
+        count(&self.meter, self.site, self.runtime, event);
     }
 }
 
@@ -205,7 +221,9 @@ impl<F: Future> Future for Watched<F> {
         let Tag { meter, site, spawned, runtime, outcome } = tag;
         let entered = attached(meter).and_then(|thread| {
             let made = (*site, spawned.under());
-            let entered = poll::enter(thread, (*runtime).into(), made, || to_bits(tokio::task::try_id()))?;
+            let known = (*runtime).into();
+            let resolve = || resolve_anew(meter, *site, runtime);
+            let entered = poll::enter(thread, known, made, || to_bits(tokio::task::try_id()), resolve)?;
             Some((thread, entered))
         });
         let unwinds = Unwinds { entered, outcome };

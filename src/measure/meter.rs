@@ -109,12 +109,16 @@ impl Meter {
     pub(crate) fn register_thread(&self) -> Option<Arc<ThreadState>> {
         let mut threads = lock(&self.threads);
         if threads.len() >= MAX_THREADS {
-            self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let state = Arc::new(ThreadState::new(self, self.next_thread.fetch_add(1, Ordering::Relaxed)));
         threads.push(state.clone());
         Some(state)
+    }
+
+    /// Counts a thread that found no place.
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Folds an exiting thread's counters into the retired ones. Runs on that thread. Not in a forked child, where nobody reads them.

@@ -149,6 +149,27 @@ fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
     }
 }
 
+/// A wrapper's poll ends, which was none: the call of a service, within a poll that nobody sees. Its time counts.
+#[cfg(feature = "tower")]
+#[inline(never)]
+pub(crate) fn leave_call(thread: &Attached, entered: Entered) {
+    let slot = &thread.state.slot;
+    if let Some((index, top)) = slot.top_at().filter(|(_, top)| entered.poll && top.number() == entered.number) {
+        let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
+        let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
+        let timed = timed.or_else(|| slot.noted((index, top))).map(|begin| (begin, thread.state.since(begin)));
+        match (thread.cell_of(top), timed) {
+            (Some(cell), Some((begin, nanos))) if nanos >= thread.state.threshold => {
+                cell.part(nanos, 1);
+                leave_word(thread, top, begin, nanos);
+            }
+            (Some(cell), Some((_, nanos))) => cell.part(nanos, weight),
+            _ => {}
+        }
+    }
+    leave(thread, Entered { poll: false, ..entered });
+}
+
 /// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
 fn leave_word(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
@@ -164,16 +185,24 @@ pub(crate) struct Entered {
     poll: bool,
 }
 
-/// A wrapper's poll begins, of a future that was made at `site` and spawned under `route`: a poll of its own, unless this thread is within a poll of the same runtime already.
+/// A wrapper's poll begins, of a future that was made at `site` and spawned under `route`: a poll of its own, unless this thread is
+/// within a poll of the same runtime already. Within one of another, the future may have moved there: `resolve` finds its runtime
+/// again.
 #[inline(always)]
 pub(crate) fn enter(
     thread: &Attached,
     runtime: u16,
     (site, route): (SiteId, Option<RouteId>),
     task: impl FnOnce() -> u64,
+    resolve: impl FnOnce() -> u16,
 ) -> Option<Entered> {
     let slot = &thread.state.slot;
-    let within = slot.depth() > 0 && slot.innermost_poll().is_some_and(|(_, what)| what.runtime == runtime);
+    let around = if slot.depth() > 0 { slot.innermost_poll().map(|(_, what)| what.runtime) } else { None };
+    let runtime = match around {
+        Some(around) if around != runtime => resolve(),
+        _ => runtime,
+    };
+    let within = around == Some(runtime);
     let number = if within {
         // A scope carries no task: only the frame of a poll is one that the hooks may take back.
         // Nor a time of its own.
@@ -245,7 +274,19 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, t
     });
 }
 
-/// A part of a request begins: its response is polled, or a frame of its body.
+/// A part of a request.
+#[cfg(feature = "tower")]
+#[derive(Debug)]
+pub(crate) enum Part<'a> {
+    /// The service is called: no poll, but it may be long. Its nanoseconds are left here.
+    Call(&'a mut u32),
+    /// The response is polled for the first time, after a call that took so many nanoseconds.
+    First(u32),
+    /// It is polled once more, or a frame of its body is.
+    Later,
+}
+
+/// A part of a request begins.
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
@@ -261,7 +302,7 @@ pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
 /// A part of a request ends, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
+pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, part: &mut Part<'_>) {
     if let Some((index, top)) = thread.state.slot.top_at().filter(|(_, top)| top.number() == entered.number) {
         let begin = Some(top.begin()).filter(|begin| *begin != UNTIMED);
         let weight = if begin.is_some() { thread.sampling.weight_of_part() } else { 1 };
@@ -270,10 +311,21 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId) {
             begin.or_else(|| thread.state.slot.noted((index, top))).map(|from| (from, thread.state.since(from)));
         let slow = timed.filter(|(_, nanos)| *nanos >= thread.state.threshold);
         if let Some(cell) = thread.state.routes.cell(route) {
-            match timed {
-                Some((_, nanos)) if slow.is_some() => cell.poll(nanos, 1, thread.state.route_histograms),
-                Some((_, nanos)) if begin.is_some() => cell.poll(nanos, weight, thread.state.route_histograms),
-                _ => cell.untimed_poll(),
+            // One that was seen late is timed from there: known if slow.
+            let weight = if slow.is_some() { 1 } else { weight };
+            match (timed.filter(|_| slow.is_some() || begin.is_some()), part) {
+                (Some((_, nanos)), Part::Call(called)) => {
+                    cell.part(nanos, weight);
+                    **called = u32::try_from(nanos).unwrap_or(u32::MAX);
+                }
+                (None, Part::Call(_)) => {}
+                (Some((_, nanos)), part) => {
+                    cell.poll(nanos, weight, thread.state.route_histograms);
+                    if let Part::First(called) = part {
+                        cell.first_poll(nanos.saturating_add((*called).into()));
+                    }
+                }
+                (None, _) => cell.untimed_poll(),
             }
         }
         if let Some((from, nanos)) = slow {
@@ -319,8 +371,8 @@ mod tests {
         begin_task(&runtime, place, 7);
         begin_task(&runtime, place, 8);
         let site = meter.sites.intern(place);
-        let left = enter(thread, runtime.id, (site, None), || 8).unwrap();
-        enter(thread, runtime.id, (site, None), || 8).unwrap();
+        let left = enter(thread, runtime.id, (site, None), || 8, || runtime.id).unwrap();
+        enter(thread, runtime.id, (site, None), || 8, || runtime.id).unwrap();
         assert_eq!(slot.depth(), 4);
         end_task(&runtime, place, 9);
         assert_eq!(slot.depth(), 4, "of no task that is polled");

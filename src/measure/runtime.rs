@@ -1,7 +1,7 @@
 //! The runtimes that a watchdog knows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 
@@ -212,7 +212,7 @@ impl Runtimes {
         self.unnamed.load(Ordering::Relaxed)
     }
 
-    fn with_other(&self, meter_id: u64) -> std::sync::MutexGuard<'_, Vec<Arc<Runtime>>> {
+    fn with_other(&self, meter_id: u64) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
         let mut list = lock(&self.list);
         if list.is_empty() {
             list.push(Runtime::new(OTHER, "other", &self.meter, meter_id));
@@ -229,11 +229,16 @@ impl Runtimes {
         lock(&self.list).get(id as usize).cloned()
     }
 
+    /// While this is held, nobody else comes to watch a runtime that is there already.
+    pub(crate) fn adopting(&self) -> MutexGuard<'_, ()> {
+        lock(&self.adopting)
+    }
+
     /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's name for it, else under the
     /// first of `runtime-1`, `runtime-2` ... that no living one has: a process that makes a runtime for each job, or each test,
     /// needs as many names as there are at a time.
     pub(crate) fn find_or_adopt(&self, handle: &Handle, meter_id: u64) -> Option<Arc<Runtime>> {
-        let _one_at_a_time = lock(&self.adopting);
+        let _one_at_a_time = self.adopting();
         if let Some(known) = self.find(handle.id()) {
             return Some(known);
         }

@@ -85,6 +85,15 @@ impl Cell {
         }
     }
 
+    /// Counts the time of what is no poll of its own, but a part of one that nobody sees.
+    #[cfg(feature = "tower")]
+    pub(crate) fn part(&self, nanos: u64, weight: u64) {
+        add(&self.busy, nanos.wrapping_mul(weight));
+        if nanos > self.max.load(Ordering::Relaxed) {
+            self.max.store(nanos, Ordering::Relaxed);
+        }
+    }
+
     /// Counts one event; the owning thread only.
     #[inline]
     pub(crate) fn event(&self, event: Event) {

@@ -51,8 +51,10 @@ impl fmt::Display for Frame {
 /// What a thread was doing: its functions, innermost first.
 ///
 /// `{}` is the part between the poll's entry and the libraries' innermost functions, in one line; `{:#}` all of it, a line each.
+///
+/// Serialized (feature `serde`) it is a struct of three fields: `frames`, all [`Frame`]s, innermost first; `user_frames`, the
+/// indices in it of [`user_frames`](Self::user_frames); and `complete`, see [`is_complete`](Self::is_complete).
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stack {
     frames: Arc<[Frame]>,
@@ -60,6 +62,18 @@ pub struct Stack {
     user: (usize, usize),
     /// It reaches the thread's first function.
     complete: bool,
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Stack {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut stack = serializer.serialize_struct("Stack", 3)?;
+        stack.serialize_field("frames", self.frames())?;
+        stack.serialize_field("user_frames", &(self.user.0..self.user.1).collect::<Vec<_>>())?;
+        stack.serialize_field("complete", &self.complete)?;
+        stack.end()
+    }
 }
 
 /// Functions told in one line.
@@ -206,5 +220,15 @@ mod tests {
         assert_eq!(Stack::new(Vec::new(), false, is_entry).to_string(), "");
         let dependencies = vec![frame("a", false, true), frame("b", false, true)];
         assert_eq!(Stack::new(dependencies, true, is_entry).to_string(), "a ← b");
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn as_json() {
+        let frames = vec![frame("read", true, false), frame("app::load", false, false), frame("poll", true, false)];
+        let json = serde_json::to_value(Stack::new(frames, true, is_entry)).unwrap();
+        assert_eq!(json["frames"][1]["function"], "app::load");
+        assert_eq!((&json["user_frames"], &json["complete"]), (&serde_json::json!([1]), &true.into()));
+        assert_eq!(json.as_object().unwrap().len(), 3);
     }
 }

@@ -201,8 +201,9 @@ impl WatchdogBuilder {
     /// The live page (also `/live.html`) is one document that needs nothing else, and asks for `/live` once a second while somebody looks at
     /// it; `docs/live.schema.json` describes that answer. However many pages are open, it is made four times a second at most.
     ///
-    /// What the stalls that are over add up to since the start, by runtime, route or site, cause and stack (2,000 different ones at most, the
-    /// rest without their stacks), in wall time for which a worker was blocked:
+    /// What stalls add up to since the start, by runtime, route or site, cause and stack (2,000 different ones at most, the rest without
+    /// their stacks), in wall time for which a worker was blocked. The time of one that still lasts is added at each report of it; it is
+    /// counted when it is over:
     ///
     /// - `/stalls/flamegraph`: an SVG picture for the browser;
     /// - `/stalls/folded`: a line a stack, `runtime;route or site;function;function 1234`, in microseconds, for flame graph tools;
@@ -221,7 +222,7 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Starts the watchdog: one thread, and one more for the server if there is one. The first in a process takes some 10 ms (at
+    /// Starts the watchdog: two threads, of which one looks and one tells, and one more for the server if there is one. The first in a process takes some 10 ms (at
     /// most 200) to calibrate the clock.
     ///
     /// # Errors

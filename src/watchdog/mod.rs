@@ -136,14 +136,16 @@ impl Watchdog {
     /// cannot be had. The pages name places in your code and ask for no password: keep them behind what guards your admin router.
     ///
     /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers after the watchdog has
-    /// stopped, too. A router with a state is given its state before this one is merged into it, or nests it as a service.
+    /// stopped, too. A router with a state is given its state before this one is nested in it, or nests it as a service.
+    ///
+    /// Nest it. `Router::merge` panics where your router has one of these paths already, as many have `/healthz` or `/metrics`.
     ///
     /// ```
     /// use axum::{Router, routing::get};
     ///
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// let admin: Router = Router::new().route("/version", get(|| async { "7" })).merge(watchdog.router());
-    /// let app = Router::new().route("/", get(|| async { "hello" })).layer(watchdog.layer()).nest("/admin", admin);
+    /// let app = Router::new().route("/", get(|| async { "hello" })).route("/healthz", get(|| async { "well" }));
+    /// let app = app.layer(watchdog.layer()).nest("/admin", watchdog.router());
     /// # drop::<Router>(app);
     /// # Ok::<(), pollwatch::Error>(())
     /// ```

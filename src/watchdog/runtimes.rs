@@ -68,7 +68,26 @@ impl Watchdog {
         builder: &mut Builder,
         options: LocalOptions,
     ) -> io::Result<LocalRuntime> {
-        let (entry, _, runtime) = self.build(name, builder, Hooks::new(), false, |b| b.build_local(options))?;
+        self.build_local_runtime_with(name, builder, options, Hooks::new())
+    }
+
+    /// As [`build_local_runtime`](Self::build_local_runtime), with your own task hooks around ours.
+    ///
+    /// # Errors
+    ///
+    /// As [`build_runtime`](Self::build_runtime).
+    ///
+    /// # Panics
+    ///
+    /// As [`build_local_runtime`](Self::build_local_runtime).
+    pub fn build_local_runtime_with(
+        &self,
+        name: &str,
+        builder: &mut Builder,
+        options: LocalOptions,
+        hooks: Hooks,
+    ) -> io::Result<LocalRuntime> {
+        let (entry, _, runtime) = self.build(name, builder, hooks, false, |b| b.build_local(options))?;
         if let Some(entry) = entry {
             entry.go_live(runtime.handle(), hooks::INSTALLED, None);
             self.tell_coverage(&entry);
@@ -125,6 +144,7 @@ impl Watchdog {
     /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.shared.meter.runtimes;
+        let _one_at_a_time = runtimes.adopting();
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }

@@ -52,6 +52,19 @@ fn the_users_hooks_run_as_well() {
 }
 
 #[test]
+fn the_users_hooks_run_on_a_local_runtime() {
+    let counters = Counters::default();
+    let (watchdog, _) = start(THRESHOLD);
+    let options = tokio::runtime::LocalOptions::default();
+    let hooks = counting(&counters);
+    let runtime = watchdog.build_local_runtime_with("local", &mut current_thread(), options, hooks).unwrap();
+    runtime.block_on(async { tokio::task::spawn_local(yields(10)).await }).unwrap();
+    drop(runtime);
+    assert_eq!(counters.map(|c| c.load(Ordering::Relaxed)), [1, 11, 11, 1]);
+    assert_eq!(polls(&watchdog, "local"), 11);
+}
+
+#[test]
 fn a_panicking_hook_is_caught_and_counted() {
     for (name, mut builder) in flavours() {
         let panics = || panic!("on purpose");

@@ -1,6 +1,6 @@
 //! Handles and runtimes may go in any order.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -119,4 +119,40 @@ fn shutdown_during_a_stall() {
         assert_eq!(after.count, 1);
         Ok(())
     });
+}
+
+/// A watched future of a runtime that nobody has named has it watched: whoever comes first, it is watched once.
+#[test]
+fn attaching_races_with_adoption() {
+    let (watchdog, _told) = start(THRESHOLD);
+    for _ in 0..300 {
+        let runtime = current_thread().build().unwrap();
+        // No barrier that sleeps: they are to come at the same moment.
+        let arrived = AtomicU64::new(0);
+        let meet = || {
+            arrived.fetch_add(1, Ordering::Relaxed);
+            while arrived.load(Ordering::Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _entered = runtime.enter();
+                // The thread is known from here on, which takes long.
+                let watched = watchdog.watch(async {});
+                meet();
+                assert!(
+                    std::pin::pin!(watched)
+                        .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+                        .is_ready()
+                );
+            });
+            meet();
+            let _ = watchdog.attach("named", runtime.handle());
+        });
+        let coverage = watchdog.coverage();
+        let alive: Vec<_> = coverage.runtimes.iter().filter(|r| r.alive).map(|r| r.name.to_string()).collect();
+        assert_eq!(alive.len(), 1, "{alive:?}");
+        drop(runtime);
+    }
 }

@@ -170,3 +170,23 @@ fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
     runtime.block_on(blocks());
     assert_eq!(told.wait_resolved("single").worker, Some(0));
 }
+
+/// Polled once on one runtime, then spawned on another: from there on a part of that one's polls.
+#[test]
+fn a_watched_future_moves_to_another_runtime() {
+    let (watchdog, _told) = start(THRESHOLD * 10);
+    let [first, second] = ["first", "second"].map(|name| watchdog.build_runtime(name, &mut current_thread()).unwrap());
+    let (future, inside) = watch_at(&watchdog, yields(3));
+    let mut future = Box::pin(future);
+    first.block_on(std::future::poll_fn(|cx| {
+        assert!(future.as_mut().poll(cx).is_pending());
+        std::task::Poll::Ready(())
+    }));
+    assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 0));
+    // Once more around it, so that stable mode, too, sees a poll there.
+    let (task, outside) = spawn_seen(&watchdog, second.handle(), future);
+    second.block_on(task).unwrap();
+    assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 3), "no poll twice");
+    assert_eq!(site_of(&watchdog, "second", &outside).polls, 3);
+    assert_eq!(site_of(&watchdog, "second", &inside).completed, 1);
+}

@@ -54,6 +54,19 @@ pub(crate) fn svg(entries: &[Entry]) -> String {
     svg + &picture.rows + "</svg>\n"
 }
 
+/// How many stalls are over, after a word; the time of one that is not is there before it is counted.
+struct Stalls(u64, &'static str);
+
+impl fmt::Display for Stalls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stalls(0, _) => f.write_str(", not over yet"),
+            Stalls(1, word) => write!(f, "{word}1 stall"),
+            Stalls(n, word) => write!(f, "{word}{n} stalls"),
+        }
+    }
+}
+
 fn head(svg: &mut String, root: &Node<'_>, height: f64) -> fmt::Result {
     let (total, stalls) = (Time(root.nanos()), root.count);
     writeln!(
@@ -65,11 +78,11 @@ fn head(svg: &mut String, root: &Node<'_>, height: f64) -> fmt::Result {
         writeln!(svg, "<text class=\"h\" x=\"{MARGIN}\" y=\"30\">No stalls so far</text>")?;
         return writeln!(
             svg,
-            "<text class=\"s\" x=\"{MARGIN}\" y=\"52\">No poll that is over has blocked a worker for the threshold or longer.</text>"
+            "<text class=\"s\" x=\"{MARGIN}\" y=\"52\">No poll has blocked a worker for the threshold or longer.</text>"
         );
     }
-    let plural = if stalls == 1 { "stall" } else { "stalls" };
-    writeln!(svg, "<text class=\"h\" x=\"{MARGIN}\" y=\"30\">Blocked time: {total} in {stalls} {plural}</text>")?;
+    let stalls = Stalls(stalls, " in ");
+    writeln!(svg, "<text class=\"h\" x=\"{MARGIN}\" y=\"30\">Blocked time: {total}{stalls}</text>")?;
     writeln!(
         svg,
         "<text class=\"s\" x=\"{MARGIN}\" y=\"49\">runtime, site of the task, then functions, outermost on top · wide: blocked \
@@ -121,8 +134,8 @@ impl Picture {
             }
         }
         let share = node.nanos() as f64 / self.total as f64 * 100.0;
-        let plural = if node.count == 1 { "stall" } else { "stalls" };
-        write!(out, "\n{} blocked ({share:.1} %), {} {plural}\n", Time(node.nanos()), node.count)?;
+        let stalls = Stalls(node.count, ", ");
+        write!(out, "\n{} blocked ({share:.1} %){stalls}\n", Time(node.nanos()))?;
         for (i, (cause, nanos)) in node.causes().enumerate() {
             write!(out, "{}{cause} {}", if i == 0 { "" } else { ", " }, Time(nanos))?;
         }
@@ -252,6 +265,15 @@ mod tests {
         let svg = svg(&[]);
         assert_eq!(texts(&svg, "text")[0], "No stalls so far");
         assert!(!svg.contains("<g>") && !svg.contains("NaN") && svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn time_is_there_before_its_stall_is_counted() {
+        let mut entries = samples::entries();
+        entries.iter_mut().for_each(|(_, amount)| amount.count = 0);
+        let svg = svg(&entries);
+        assert_eq!(texts(&svg, "text")[0], "Blocked time: 4015 ms, not over yet");
+        assert!(!svg.contains("0 stalls"));
     }
 
     #[test]

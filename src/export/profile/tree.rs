@@ -51,7 +51,7 @@ impl<'a> Node<'a> {
 
     /// Causes that it has any time of.
     pub(super) fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
-        Cause::ALL.into_iter().zip(self.nanos).filter(|(_, nanos)| *nanos > 0)
+        Cause::ALL.iter().copied().zip(self.nanos).filter(|(_, nanos)| *nanos > 0)
     }
 
     /// The cause of most of its time.

@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use super::WatchBody;
 use super::name::{Claim, is_grpc};
 use crate::measure::gate::Pass;
+use crate::measure::poll::Part;
 use crate::measure::route::frame::Request;
 use crate::measure::route::tally::Status;
 
@@ -59,6 +60,9 @@ pub(super) struct Pending {
     method: u8,
     claim: Option<Claim>,
     end: End,
+    is_polled: bool,
+    /// Nanoseconds that the service's call took, if that is known.
+    called: u32,
 }
 
 /// What it means if it is dropped now.
@@ -73,14 +77,25 @@ impl Pending {
     pub(super) fn new(request: Request, method: u8, claim: Option<Claim>) -> Pending {
         // One layer within another: the outer one counts the request.
         let end = if request.is_within_its_route() { End::Counted } else { End::Dropped };
-        Pending { request: Some(request), method, claim, end }
+        Pending { request: Some(request), method, claim, end, is_polled: false, called: 0 }
     }
 
-    /// Does a part of the request.
-    pub(super) fn within<R>(&mut self, part: impl FnOnce() -> R) -> R {
-        let Pending { request, end, .. } = self;
+    /// Calls the service.
+    pub(super) fn call<R>(&mut self, call: impl FnOnce() -> R) -> R {
+        let Pending { request, end, called, .. } = self;
+        Pending::within(request, end, Part::Call(called), call)
+    }
+
+    /// Polls the response.
+    fn poll<R>(&mut self, poll: impl FnOnce() -> R) -> R {
+        let Pending { request, end, is_polled, called, .. } = self;
+        let part = if std::mem::replace(is_polled, true) { Part::Later } else { Part::First(*called) };
+        Pending::within(request, end, part, poll)
+    }
+
+    fn within<'a, R>(request: &'a mut Option<Request>, end: &mut End, what: Part<'a>, part: impl FnOnce() -> R) -> R {
         let before = *end;
-        let within = request.as_mut().map(Request::enter);
+        let within = request.as_mut().map(|request| request.enter(what));
         if before == End::Dropped {
             // Stays so if it unwinds.
             *end = End::Panicked;
@@ -143,7 +158,7 @@ where
                 return Poll::Ready(Ok(answer.map(|()| WatchBody::default())));
             }
         };
-        let result = pending.within(|| inner.poll(cx));
+        let result = pending.poll(|| inner.poll(cx));
         // It did not block, or it has.
         *this.pass = None;
         match result {
@@ -159,5 +174,46 @@ where
                 Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request))))
             }
         }
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::meter::Meter;
+    use crate::measure::route::Proof;
+    use crate::measure::site::SiteId;
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_millis(4);
+
+    fn mean(route: &str, request: impl FnOnce(&mut Pending)) -> Duration {
+        let meter = Meter::of(1_000_000_000, 10);
+        let route = meter.routes.intern(route, Proof::Known);
+        let request_of = || Request::new(&meter, SiteId::OTHER, route);
+        request(&mut Pending::new(request_of(), 0, None));
+        Duration::from_nanos(request_of().mean_poll())
+    }
+
+    fn body(pending: &mut Pending) {
+        let mut request = pending.request.take().unwrap();
+        (0..1_000).for_each(|_| drop(request.enter(Part::Later)));
+    }
+
+    /// What a request does at once is what its route is judged by, however long its body.
+    #[test]
+    fn a_body_of_many_frames_does_not_hide_a_blocking_handler() {
+        let in_poll = mean("/poll", |pending| {
+            pending.call(|| {});
+            pending.poll(|| std::thread::sleep(LONG));
+            (0..10).for_each(|_| pending.poll(|| {}));
+            body(pending);
+        });
+        let in_call = mean("/call", |pending| {
+            pending.call(|| std::thread::sleep(LONG));
+            pending.poll(|| {});
+            body(pending);
+        });
+        assert!(in_poll >= LONG && in_call >= LONG, "{in_poll:?} {in_call:?}");
     }
 }

@@ -84,7 +84,7 @@ where
         };
         let mut pending = Pending::new(frame, method, claim);
         // Some do their work here, and not in the future.
-        let inner = pending.within(|| self.inner.call(request));
+        let inner = pending.call(|| self.inner.call(request));
         ResponseFuture::new(inner, pending, pass)
     }
 }

@@ -330,7 +330,7 @@ mod tests {
         let meter = Meter::of(10_000_000, 10);
         let [blocks, quick] = ["/blocks", "/quick"].map(|name| meter.routes.intern(name, Proof::Known));
         let thread = crate::measure::thread::attached(&meter).unwrap();
-        thread.state.routes.cell(blocks).unwrap().poll(Shed::DEFAULT_HIGH.as_nanos() as u64, 1, false);
+        thread.state.routes.cell(blocks).unwrap().first_poll(Shed::DEFAULT_HIGH.as_nanos() as u64);
         let turnstile = Turnstile::new(&meter, &Shed::new());
         let judge = |request: &mut Request<()>, route| {
             let mut frame = frame::Request::new(&meter, SiteId::OTHER, route);

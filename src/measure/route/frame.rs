@@ -6,7 +6,7 @@ use super::tally::Status;
 use super::{Proof, RouteId};
 use crate::measure::future::{UNRESOLVED, resolve};
 use crate::measure::meter::Meter;
-use crate::measure::poll::{self, Entered};
+use crate::measure::poll::{self, Entered, Part};
 use crate::measure::site::SiteId;
 use crate::measure::task_id::to_bits;
 use crate::measure::thread::{Attached, attached};
@@ -28,12 +28,12 @@ impl Request {
     /// Begins a part of the request: from here until the guard is dropped, this thread works for its route. Where no poll is
     /// known around it, it is one itself, as a watched future is.
     #[inline]
-    pub(crate) fn enter(&mut self) -> Guard<'_> {
+    pub(crate) fn enter<'a>(&'a mut self, part: Part<'a>) -> Guard<'a> {
         let Request { meter, site, route, runtime } = self;
         let Some(thread) = attached(meter) else { return Guard(None) };
         let around = if thread.state.slot.depth() == 0 { enter_poll(thread, meter, *site, runtime) } else { None };
         let entered = poll::enter_route(thread, *route);
-        Guard(Some(Within { thread, around, entered, route: *route }))
+        Guard(Some(Within { thread, around, entered, route: *route, part }))
     }
 
     pub(crate) fn meter(&self) -> &Meter {
@@ -49,7 +49,7 @@ impl Request {
         }))
     }
 
-    /// How long the latest polls of its route took on this thread, on average, in nanoseconds.
+    /// How long the latest requests of its route took on this thread until they had been polled once, on average, in nanoseconds.
     pub(crate) fn mean_poll(&self) -> u64 {
         let Some(thread) = attached(&self.meter) else { return 0 };
         thread.state.routes.cell(self.route).map_or(0, |cell| cell.recent_mean())
@@ -99,7 +99,7 @@ fn enter_poll(thread: &Attached, meter: &Arc<Meter>, site: SiteId, runtime: &mut
     if *runtime == UNRESOLVED {
         (*runtime, _) = resolve(meter);
     }
-    poll::enter(thread, (*runtime).into(), (site, None), || to_bits(tokio::task::try_id()))
+    poll::enter(thread, (*runtime).into(), (site, None), || to_bits(tokio::task::try_id()), || (*runtime).into())
 }
 
 struct Within<'a> {
@@ -107,6 +107,7 @@ struct Within<'a> {
     around: Option<Entered>,
     entered: Entered,
     route: RouteId,
+    part: Part<'a>,
 }
 
 /// Ends a part of a request, also when it unwinds.
@@ -116,10 +117,12 @@ pub(crate) struct Guard<'a>(Option<Within<'a>>);
 impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(Within { thread, around, entered, route }) = self.0.take() {
-            poll::leave_route(thread, entered, route);
-            if let Some(around) = around {
-                poll::leave(thread, around);
+        if let Some(Within { thread, around, entered, route, mut part }) = self.0.take() {
+            poll::leave_route(thread, entered, route, &mut part);
+            match (around, part) {
+                (None, _) => {}
+                (Some(around), Part::Call(_)) => poll::leave_call(thread, around),
+                (Some(around), _) => poll::leave(thread, around),
             }
         }
     }

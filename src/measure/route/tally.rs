@@ -45,7 +45,7 @@ pub(crate) const BOUNDS: [u64; 8] =
 type Requests = [AtomicU64; METHODS.len() * STATUSES.len() + 1];
 /// See [`Requests`].
 const SHED: usize = METHODS.len() * STATUSES.len();
-/// The latest poll is this part of the mean of the latest ones.
+/// The latest request is this part of the mean of the latest ones.
 const RECENT: u64 = 16;
 type Durations = [AtomicU64; BOUNDS.len() + 1];
 
@@ -56,7 +56,7 @@ pub(crate) struct Cell {
     polls: AtomicU64,
     busy: AtomicU64,
     max: AtomicU64,
-    /// Sixteen times the mean of the latest polls.
+    /// Sixteen times the mean of what the latest requests did at once.
     recent: AtomicU64,
     requests: OnceLock<Box<Requests>>,
     durations: OnceLock<Box<Durations>>,
@@ -72,20 +72,31 @@ impl Cell {
     /// Counts one poll, whose time stands for that of `weight`; the owning thread only, as for the next three.
     #[inline]
     pub(crate) fn poll(&self, nanos: u64, weight: u64, histogram: bool) {
+        add(&self.polls, 1);
+        self.part(nanos, weight);
+        if histogram {
+            let durations = self.durations.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], weight);
+        }
+    }
+
+    /// Counts the time of what is no poll, but a part of one.
+    #[inline]
+    pub(crate) fn part(&self, nanos: u64, weight: u64) {
+        add(&self.busy, nanos.wrapping_mul(weight));
+        if nanos > self.max.load(Ordering::Relaxed) {
+            self.max.store(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes how long a request took that has been polled once, its call included: all that it does unless it waits for something.
+    #[inline]
+    pub(crate) fn first_poll(&self, nanos: u64) {
         // The first one is the mean; from there on each takes its part.
         let recent = self.recent.load(Ordering::Relaxed);
         let recent =
             if recent == 0 { nanos.saturating_mul(RECENT) } else { (recent - recent / RECENT).saturating_add(nanos) };
         self.recent.store(recent, Ordering::Relaxed);
-        add(&self.polls, 1);
-        add(&self.busy, nanos.wrapping_mul(weight));
-        if nanos > self.max.load(Ordering::Relaxed) {
-            self.max.store(nanos, Ordering::Relaxed);
-        }
-        if histogram {
-            let durations = self.durations.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], weight);
-        }
     }
 
     /// Counts one poll whose time is not known.
@@ -103,8 +114,9 @@ impl Cell {
         self.requests.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))))
     }
 
-    /// The mean of the latest polls, in nanoseconds: a route that begins to block is known within some polls, however many quick
-    /// ones it has had, and so is one that has ceased to.
+    /// The mean of the latest first polls, in nanoseconds: a route that begins to block is known within some requests, however many
+    /// quick ones it has had, and so is one that has ceased to. Frames of bodies, of which a request may have thousands, do not
+    /// hide what it does.
     pub(crate) fn recent_mean(&self) -> u64 {
         self.recent.load(Ordering::Relaxed) / RECENT
     }
@@ -227,24 +239,24 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_of_the_latest_polls() {
+    fn the_mean_is_of_the_latest_requests() {
         let cell = Cell::default();
         assert_eq!(cell.recent_mean(), 0);
-        cell.poll(40_000_000, 1, false);
-        assert_eq!(cell.recent_mean(), 40_000_000, "one poll is its own mean");
+        cell.first_poll(40_000_000);
+        assert_eq!(cell.recent_mean(), 40_000_000, "one request is its own mean");
         let polls_until = |nanos, is_so: &dyn Fn(u64) -> bool| {
             let polls = (1..).find(|_| {
-                cell.poll(nanos, 1, false);
+                cell.first_poll(nanos);
                 is_so(cell.recent_mean())
             });
             polls.unwrap()
         };
         assert!((16..100).contains(&polls_until(10_000, &|mean| mean < 5_000_000)));
-        (0..1_000_000).for_each(|_| cell.poll(10_000, 1, false));
+        (0..1_000_000).for_each(|_| cell.first_poll(10_000));
         assert!((9_000..=10_000).contains(&cell.recent_mean()), "{}", cell.recent_mean());
         assert!((2..16).contains(&polls_until(20_000_000, &|mean| mean >= 5_000_000)), "a million quick ones before");
-        cell.poll(u64::MAX, 1, false);
-        cell.poll(u64::MAX, 1, false);
+        cell.first_poll(u64::MAX);
+        cell.first_poll(u64::MAX);
         assert!(cell.recent_mean() > 0);
     }
 

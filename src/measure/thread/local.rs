@@ -19,10 +19,15 @@ struct Local {
     others: RefCell<Vec<Rc<Attached>>>,
 }
 
+/// A thread that was refused asks again after so many polls: others may have gone. All threads share the lock that is taken for it.
+const RETRY: u32 = 256;
+
 thread_local! {
     /// What `LOCAL.first` holds, or null: a thread-local without a destructor is found by one instruction, nothing borrowed and
     /// nothing counted.
     static FIRST: Cell<*const Attached> = const { Cell::new(ptr::null()) };
+    /// The meter that has refused this thread, and how often it is not asked again.
+    static REFUSED: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
 }
 
@@ -78,6 +83,13 @@ unsafe fn first<'a>(id: u64) -> Option<&'a Attached> {
 #[cold]
 #[inline(never)]
 unsafe fn find_or_attach<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<&'a Attached> {
+    match REFUSED.get() {
+        (refused, left @ 1..) if refused == id => {
+            REFUSED.set((id, left - 1));
+            return None;
+        }
+        _ => {}
+    }
     let found = LOCAL.try_with(|local| local.find_or_attach(id, meter)).ok()??;
     // SAFETY: the list has a count of it until the caller says.
     Some(unsafe { &*Rc::as_ptr(&found) })
@@ -138,7 +150,14 @@ impl Local {
         if let Some(known) = others.iter().find(|a| a.meter_id == id) {
             return Some(known.clone());
         }
-        let attached = Rc::new(Attached::new(&meter()?)?);
+        let meter = meter()?;
+        let Some(attached) = Attached::new(&meter) else {
+            if REFUSED.replace((id, RETRY)).0 != id {
+                meter.count_refused();
+            }
+            return None;
+        };
+        let attached = Rc::new(attached);
         let mut first = self.first.try_borrow_mut().ok()?;
         others.retain(|a| a.meter.strong_count() > 0);
         if first.as_ref().is_none_or(|a| a.meter.strong_count() == 0) {
@@ -148,5 +167,25 @@ impl Local {
             others.push(attached.clone());
         }
         Some(attached)
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_thread_is_counted_once_and_comes_in_later() {
+        let meter = Meter::of(1, 10);
+        let all: Vec<_> = std::iter::from_fn(|| meter.register_thread()).collect();
+        let refused = || (0..10).all(|_| attached(&meter).is_none());
+        assert!(refused());
+        assert_eq!(meter.refused_threads(), 1);
+        assert!(std::thread::scope(|scope| scope.spawn(refused).join().unwrap()));
+        assert_eq!(meter.refused_threads(), 2);
+        (0..2 * RETRY).for_each(|_| assert!(attached(&meter).is_none()));
+        assert_eq!(meter.refused_threads(), 2, "asked again, and still the same");
+        meter.retire_thread(&all[0]);
+        assert!((0..=RETRY).any(|_| attached(&meter).is_some()));
     }
 }
