@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --bench poll_overhead [-- --quick] [-- NAME]`. Every round runs all variants, one after the other, each round
 //! beginning with another one, so that a change of the machine's speed meets all of them. `--quick` only checks that it runs;
-//! a name leaves out the variants whose name does not contain it (for a profiler).
+//! a name leaves out the variants whose name does not contain it (for a profiler). `--once NAME POLLS` runs one variant, once
+//! (`benches/overhead.sh` counts its instructions).
 
 use std::pin::Pin;
 use std::process::Command;
@@ -99,6 +100,11 @@ const TASK_MONITOR: &str = "tokio-metrics: TaskMonitor";
 const FLOOR_HOOKS: &str = "floor: hooks";
 #[cfg(tokio_unstable)]
 const POLLWATCH_HOOKS: &str = "pollwatch: hooks";
+#[cfg(tokio_unstable)]
+const EMPTY_HOOKS: &str = "hooks that do nothing";
+#[cfg(tokio_unstable)]
+const SAMPLED_HOOKS: &str = "pollwatch: hooks, sampled timing";
+const SAMPLED_WRAPPER: &str = "pollwatch: wrapper, sampled timing";
 const TOKIO_HISTOGRAM: &str = "tokio: poll-time histogram";
 
 type Build = fn() -> Builder;
@@ -172,6 +178,25 @@ fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
     all
 }
 
+/// Those of `WatchdogBuilder::sampled_timing`, which have a watchdog of their own.
+fn sampled_variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
+    let build = || builder().build().expect("a runtime");
+    let mut all = vec![Variant::new(BARE, build(), plain())];
+    #[cfg(tokio_unstable)]
+    {
+        let hooked = builder().on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).build();
+        all.push(Variant::new(EMPTY_HOOKS, hooked.expect("a runtime"), plain()));
+        let watched = watchdog.build_runtime(&format!("{flavor}, hooks"), &mut builder()).expect("a runtime");
+        all.push(Variant::new(SAMPLED_HOOKS, watched, plain()));
+    }
+    let attached = build();
+    watchdog.attach(&format!("{flavor}, wrapper"), attached.handle()).expect("attached");
+    let handle = watchdog.clone();
+    let watched: Spawn = Box::new(move |runtime, polls| runtime.spawn(handle.watch(task(polls))));
+    all.push(Variant::new(SAMPLED_WRAPPER, attached, watched));
+    all
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -225,6 +250,16 @@ impl Results<'_> {
             println!("{}", self.row(variant.name));
         }
     }
+
+    fn print_sampled(&self, flavor: &str) {
+        println!("\n{flavor} runtime, sampled timing:\n");
+        println!("| variant | ns a poll | added to bare (bar 5) |\n|---|---|---|");
+        for variant in self.0 {
+            let added = self.compare(variant.name, BARE, |a, _, bare| a - bare).filter(|_| variant.name != BARE);
+            let added = added.map_or("-".to_owned(), |added| format!("{added:.1}"));
+            println!("| {} | {:.1} | {added} |", variant.name, median(variant.samples.clone()));
+        }
+    }
 }
 
 fn describe(rounds: usize, polls: u32) {
@@ -247,6 +282,20 @@ fn describe(rounds: usize, polls: u32) {
     println!("- {rounds} rounds of {polls} polls a variant; medians");
 }
 
+/// Runs one variant on a current-thread runtime, for whoever counts its instructions.
+fn once(name: &str, polls: u32) {
+    let start = |sampled| Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
+    // A thread finds its first watchdog soonest: there is only one.
+    let watchdog = start(name.contains("sampled"));
+    let flavor = "current-thread";
+    let mut all = match name.contains("sampled") {
+        true => sampled_variants(&watchdog, flavor, Builder::new_current_thread),
+        false => variants(&watchdog, flavor, Builder::new_current_thread),
+    };
+    let variant = all.iter_mut().find(|variant| variant.name == name).expect("a variant of this name");
+    variant.sample(polls);
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
@@ -255,6 +304,10 @@ fn main() {
     let (rounds, polls) = if quick { (2, 2_000) } else { (151, 40_000) };
     let only = args.iter().find(|arg| !arg.starts_with('-'));
 
+    if let Some(at) = args.iter().position(|arg| arg == "--once") {
+        let (name, polls) = (&args[at + 1], args[at + 2].parse().expect("a number of polls"));
+        return once(name, polls);
+    }
     describe(rounds, polls);
     let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
     let flavors: [(&str, Build); 2] = [
@@ -265,8 +318,7 @@ fn main() {
             builder
         }),
     ];
-    for (flavor, builder) in flavors {
-        let mut variants = variants(&watchdog, flavor, builder);
+    let run = |mut variants: Vec<Variant>| {
         variants.retain(|v| only.is_none_or(|name| v.name.contains(name.as_str())));
         variants.iter_mut().for_each(|v| v.sample(polls / 10));
         variants.iter_mut().for_each(|v| v.samples.clear());
@@ -276,6 +328,16 @@ fn main() {
                 variants[(round + turn) % count].sample(polls);
             }
         }
-        Results(&variants).print(flavor);
+        variants
+    };
+    for (flavor, builder) in flavors {
+        Results(&run(variants(&watchdog, flavor, builder))).print(flavor);
+        // A thread finds the first watchdog that it met sooner than others: these have a thread of their own.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let watchdog = Watchdog::builder().log(false).sampled_timing(true).start().expect("a watchdog");
+                Results(&run(sampled_variants(&watchdog, flavor, builder))).print_sampled(flavor);
+            });
+        });
     }
 }

@@ -126,6 +126,9 @@ CAUSES = row(
          instant(f"sum by (cause) ({increase('stall_seconds_total')}) / (sum by (cause) ({increase('stalls_total')}) > 0)", "{{cause}}")),
     bars("Blocking that is allowed", "Time in allow_blocking scopes that ended in the time shown, by their reason; in no stall.", "s",
          instant(f"topk($top, sum by (reason) ({increase('allowed_blocking_seconds_total', TARGET)}))", "{{reason}}")),
+    lines("Suspected blocking", "How many workers are suspected to be blocked on average: by tasks that nobody wrapped, where tokio has no task "
+          "hooks (stable mode). In no other figure.", "suffix: workers",
+          over_time(f"topk($top, sum by (runtime) ({rate('suspected_stall_seconds_total')}))", "{{runtime}}")),
 )
 
 SITES = row(

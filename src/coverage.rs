@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::detect::capture;
 use crate::measure::hooks;
+use crate::measure::runtime::Runtime;
 use crate::shared::Shared;
 
 /// What a watchdog can see, and what it cannot; from [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` tells it in
@@ -92,6 +93,33 @@ pub struct RuntimeCoverage {
     pub alive: bool,
     /// Every spawned task is seen; else only what `watch` and `spawn` wrap, and requests below a layer.
     pub every_task: bool,
+    /// Workers that are blocked by anything else are found by looking at them from outside; see [`Certainty`](crate::Certainty).
+    pub workers: bool,
+}
+
+impl RuntimeCoverage {
+    pub(crate) fn of(runtime: &Runtime) -> RuntimeCoverage {
+        RuntimeCoverage {
+            name: runtime.name.clone(),
+            alive: runtime.is_live(),
+            every_task: runtime.is_hooked(),
+            workers: runtime.pool().is_some(),
+        }
+    }
+}
+
+impl fmt::Display for RuntimeCoverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.alive, self.every_task, self.workers) {
+            (false, ..) => "shut down",
+            (true, true, _) => "every spawned task; `block_on` roots and LocalSet tasks only where watched",
+            (true, false, true) => {
+                "watched futures; of all else, workers that are blocked in a system call, and those that seem to compute"
+            }
+            (true, false, false) => "watched futures only",
+        };
+        write!(f, "runtime {:?}: {what}", self.name)
+    }
 }
 
 impl Coverage {
@@ -104,9 +132,7 @@ impl Coverage {
             clock: meter.clock.name(),
             sampled_timing: meter.sampled,
             stacks: shared.stacks,
-            runtimes: runtimes
-                .map(|r| RuntimeCoverage { name: r.name.clone(), alive: r.is_live(), every_task: r.is_hooked() })
-                .collect(),
+            runtimes: runtimes.map(|r| RuntimeCoverage::of(&r)).collect(),
             unnamed_runtimes: meter.runtimes.unnamed(),
             measured_threads: meter.threads().len(),
             unmeasured_threads: meter.refused_threads(),
@@ -126,12 +152,7 @@ impl fmt::Display for Coverage {
         }
         write!(f, "stacks: {}", self.stacks)?;
         for runtime in &self.runtimes {
-            let what = match (runtime.alive, runtime.every_task) {
-                (false, _) => "shut down",
-                (true, true) => "every spawned task; `block_on` roots and LocalSet tasks only where watched",
-                (true, false) => "watched futures only",
-            };
-            write!(f, "\nruntime {:?}: {what}", runtime.name)?;
+            write!(f, "\n{runtime}")?;
         }
         if self.unnamed_runtimes > 0 {
             write!(f, "\nruntimes not watched, under a 64th name: {}", self.unnamed_runtimes)?;

@@ -57,7 +57,7 @@ mod util;
 mod watchdog;
 
 pub use coverage::{Coverage, RuntimeCoverage, StackCoverage};
-pub use detect::cause::{Cause, Syscall};
+pub use detect::cause::{Cause, Certainty, Syscall};
 pub use error::Error;
 pub use export::snapshot;
 pub use export::snapshot::Snapshot;

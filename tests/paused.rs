@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pollwatch::{Cause, Phase};
+use pollwatch::{Cause, Phase, Watchdog};
 use support::*;
 
 const ROLE: &str = "POLLWATCH_TEST_CHILD";
@@ -119,7 +119,15 @@ fn short_polls() {
             yield_once().await;
         }
     }));
-    for stall in told_so_far(&watchdog, &told) {
+    println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
+    tell_all(&watchdog, &told);
+}
+
+/// What the parent asks about.
+fn tell_all(watchdog: &Watchdog, told: &Told) {
+    let stalls = told_so_far(watchdog, told);
+    println!("\nreports {}", stalls.len());
+    for stall in stalls {
         let what = match stall.cause {
             Cause::Paused => "paused",
             Cause::Starved => "starved",
@@ -127,9 +135,61 @@ fn short_polls() {
         };
         println!("\n{what} {stall}");
     }
-    println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
     let sites = watchdog.snapshot().sites;
-    println!("\nsite stalls {}", sites.iter().filter(|s| &*s.runtime == "main").map(|s| s.stalls.count).sum::<u64>());
+    println!(
+        "\nsite stalls {}",
+        sites.iter().filter(|s| !s.runtime.starts_with("fence ")).map(|s| s.stalls.count).sum::<u64>()
+    );
+}
+
+/// A service with workers that are busy, with one that sleeps within a short poll, and with nothing to do at all.
+#[test]
+fn a_standstill_of_many_workers_is_nobodys_stall() {
+    if is_child() {
+        return many_workers();
+    }
+    undisturbed(|| {
+        let (lines, _) = stop_for_a_while("a_standstill_of_many_workers_is_nobodys_stall");
+        let [reports] = said(&lines, "reports")[..] else { panic!("{lines:?}") };
+        let [site_stalls] = said(&lines, "site stalls")[..] else { panic!("{lines:?}") };
+        let (blamed, starved) = (said(&lines, "blamed"), said(&lines, "starved"));
+        assert_eq!(blamed.is_empty(), site_stalls == "0", "{lines:?}");
+        assert!(!reports.is_empty());
+        if blamed.is_empty() && starved.is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
+    });
+}
+
+fn many_workers() {
+    let (watchdog, told) = start(LONG);
+    let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
+    let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
+    let go_on = told_to_go_on();
+    let tasks: Vec<_> = (0..3)
+        .map(|i| {
+            let go_on = go_on.clone();
+            let short = async move {
+                while !go_on.load(Ordering::Acquire) {
+                    // One of them is between polls most of the time.
+                    block(LONG / 40);
+                    if i == 0 {
+                        tokio::time::sleep(LONG / 20).await;
+                    }
+                    yield_once().await;
+                }
+            };
+            spawn_seen(&watchdog, busy.handle(), short).0
+        })
+        .collect();
+    let (parked, _) = spawn_seen(&watchdog, idle.handle(), std::future::pending::<()>());
+    wait_until("it watches", || watchdog.snapshot().watchdog.wakeups >= 3);
+    println!("\nready");
+    busy.block_on(async {
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    parked.abort();
+    tell_all(&watchdog, &told);
 }
 
 /// A real stall with a standstill in its middle is told without that.

@@ -368,7 +368,7 @@ fn pages_say_what_they_are() {
     let types =
         ["text/plain; charset=utf-8", "application/json", "image/svg+xml; charset=utf-8", "application/octet-stream"];
     for (path, kind) in PAGES.into_iter().zip(types) {
-        assert!(index.contains(&format!("href=\"{path}\"")), "{path} is linked");
+        assert!(index.contains(&format!("href=\"{}\"", path.trim_start_matches('/'))), "{path} is linked");
         let (get, head) = (service.request("GET", path), service.request("HEAD", path));
         assert!(get.head.contains(&format!("content-type: {kind}\r\n")), "{}", get.head);
         assert!(get.head.contains("x-content-type-options: nosniff"));

@@ -35,7 +35,7 @@ async fn parks<const WORDS: usize>() {
     std::hint::black_box(held);
 }
 
-/// tokio rounds a task up to a multiple of 128 bytes: the mean of sixteen sizes is what the bytes of a future cost.
+/// tokio rounds a task up to a multiple of 128 bytes: tasks of sixteen sizes, not of one that happens to fit.
 macro_rules! spawn_one_of_sixteen {
     ($nth:expr, $spawn:path $(, $wrap:expr)?) => {
         spawn_one_of_sixteen!(@ $nth, $spawn, ($($wrap)?), 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)

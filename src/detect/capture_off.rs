@@ -17,6 +17,12 @@ pub(crate) struct Target {
 #[derive(Clone)]
 pub(crate) enum RawStack {}
 
+impl RawStack {
+    pub(crate) fn addresses(&self) -> Option<Vec<u64>> {
+        match *self {}
+    }
+}
+
 /// Which stacks can be taken here.
 pub(crate) fn coverage() -> StackCoverage {
     StackCoverage::NotHere("only on Linux with glibc, on x86_64 and aarch64")

@@ -51,6 +51,43 @@ impl fmt::Display for Cause {
     }
 }
 
+/// How a stall is known.
+///
+/// Without `tokio_unstable` nobody tells of the polls of tasks that are not wrapped. Of a multi-thread runtime that
+/// [`build_runtime`](crate::Watchdog::build_runtime) built, the workers are then looked at from outside, while they are in no poll
+/// that is measured (Linux). Such a stall has neither task nor site; its time counts from the first look that found the worker so, up
+/// to a quarter of a threshold after it began, to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Certainty {
+    /// The poll itself was measured.
+    Exact,
+    /// The worker stood in one system call for at least the threshold: it had not parked, and its thread was given no CPU in that
+    /// time. It cannot have been handed on by [`tokio::task::block_in_place`]: no other thread of the runtime was free to take it.
+    Certain,
+    /// It seems so, and need not be. Either the worker stood in one system call for twice the threshold, but another thread may have
+    /// taken it over; or it had so much to do that it did not look at its timers for 15 thresholds, and was in the same task's code each
+    /// time that it was looked at: that may be one poll that computes, or many short ones of the same code.
+    Suspected,
+}
+
+impl Certainty {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Certainty::Exact => "exact",
+            Certainty::Certain => "certain",
+            Certainty::Suspected => "suspected",
+        }
+    }
+}
+
+impl fmt::Display for Certainty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A system call that a thread was waiting in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::capture::{Capturer, RawStack, Target};
 use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
+use super::live::Still;
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
+use super::scan::{Poll, is_kept_off};
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
@@ -64,21 +66,32 @@ impl Examiner {
         }
     }
 
-    /// Examines the poll `number` of a thread. Nothing is said of it if it is over before that is through.
-    pub(crate) fn examine(&mut self, thread: &ThreadState, number: u64, first: Option<First>) -> Finding {
+    /// Examines a thread that is in what `still` says, and that had waited for a CPU for `before` in all before that. Nothing is said
+    /// of it if that is over before it is through.
+    pub(crate) fn examine(
+        &mut self,
+        thread: &ThreadState,
+        still: &Still,
+        first: Option<First>,
+        before: Option<u64>,
+    ) -> Finding {
         let at = thread.tid.and_then(procfs::syscall);
         let (on_cpu, share, first) = self.on_cpu(thread, first, at);
         let mut cause = classify(Evidence { at, on_cpu: share });
-        if cause == Cause::Starved && !self.was_starved(thread, first, on_cpu) {
+        if cause == Cause::Starved && !self.was_starved(thread, first, before, on_cpu) {
             // It waited for something else, and goes on just now.
             cause = Cause::Unknown;
         }
         // A thread that is given no CPU at all takes its signal late: the watchdog would wait for nothing that matters.
         let stands = cause == Cause::Starved && share.is_some_and(|share| share < STANDS);
-        let stack = if stands { None } else { self.stack(thread, number, at) };
+        let stack = if stands { None } else { self.stack(thread, still, at) };
         let syscall = syscall(at);
-        let spans = Some(spans::of_poll(thread, number));
-        if !thread.slot.holds(number) {
+        // Those that a thread is in outside of any poll that is measured may be of any task.
+        let spans = match still {
+            Still::Poll(number) => Some(spans::of_poll(thread, *number)),
+            Still::Worker(_) => Some(Vec::new()),
+        };
+        if !still.holds(thread) {
             return Finding { cause: Cause::Unknown, syscall: None, on_cpu: None, first, stack: None, spans: None };
         }
         Finding { cause, syscall, on_cpu, first, stack, spans }
@@ -107,13 +120,19 @@ impl Examiner {
 
     /// Whether a thread that runs or is ready to, but has used little CPU time, was kept from it: by what the kernel says that it
     /// waited for a CPU, or, as long as it has not been given one since, by its waiting still.
-    fn was_starved(&self, thread: &ThreadState, first: Option<First>, on_cpu: Option<Duration>) -> bool {
+    fn was_starved(
+        &self,
+        thread: &ThreadState,
+        first: Option<First>,
+        before: Option<u64>,
+        on_cpu: Option<Duration>,
+    ) -> bool {
         let (Some(tid), Some(first), Some(on_cpu)) = (thread.tid, first, on_cpu) else { return false };
         let clock = &self.shared.meter.clock;
         let off_cpu = clock.nanos(clock.now()).saturating_sub(first.at).saturating_sub(on_cpu.as_nanos() as u64);
-        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(first.run_delay?));
-        let Some(before) = waited() else { return true };
-        if before >= off_cpu / 2 {
+        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(before.or(first.run_delay)?));
+        let Some(so_far) = waited() else { return true };
+        if so_far >= off_cpu / 2 {
             return true;
         }
         let cpu = sys::thread_cpu_nanos(tid);
@@ -122,7 +141,37 @@ impl Examiner {
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
     }
 
-    fn stack(&mut self, thread: &ThreadState, number: u64, at: Option<At>) -> Option<RawStack> {
+    /// Whether a poll that computes, or that was over before it was seen, is due only because it was kept from a CPU. `before` is what
+    /// its thread had waited in all before it began; what it waits for right now is counted when it is given a CPU.
+    pub(crate) fn is_excused(
+        &self,
+        thread: &ThreadState,
+        poll: &Poll,
+        (elapsed, cause): (u64, Cause),
+        before: Option<u64>,
+    ) -> bool {
+        let (Some(before), Some(tid)) = (before, thread.tid) else { return false };
+        let Some(now) = procfs::run_delay(tid) else { return false };
+        let (waited, threshold) = (now.saturating_sub(before), self.shared.meter.threshold);
+        let clock = &self.shared.meter.clock;
+        match cause {
+            // Not longer than this, as far as is known.
+            Cause::Unknown => elapsed.saturating_sub(waited) < threshold,
+            Cause::Cpu => {
+                let elapsed = clock.nanos(clock.now()).saturating_sub(poll.begin);
+                is_kept_off(waited, elapsed) || elapsed.saturating_sub(waited) < threshold && waited >= elapsed / 4
+            }
+            _ => false,
+        }
+    }
+
+    /// The addresses in a thread's stack, outermost first; `None` where they are not all known.
+    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
+        let at = thread.tid.and_then(procfs::syscall);
+        self.stack(thread, still, at)?.addresses()
+    }
+
+    fn stack(&mut self, thread: &ThreadState, still: &Still, at: Option<At>) -> Option<RawStack> {
         if !self.shared.capture {
             return None;
         }
@@ -130,7 +179,7 @@ impl Examiner {
         let (outcome, stack) = match target {
             _ if !self.admit() => (Outcome::Limited, None),
             None => (Outcome::Unavailable, None),
-            Some(target) => self.capturer.capture(target, at, || thread.slot.holds(number)),
+            Some(target) => self.capturer.capture(target, at, || still.holds(thread)),
         };
         self.shared.captures[outcome as usize].fetch_add(1, Ordering::Relaxed);
         stack

@@ -1,7 +1,7 @@
 //! Second floor: one thread that finds the polls that last too long.
 //!
-//! [`watcher`] reads the slots and carries out what [`scan`], [`pause`], [`classify`] and [`overload`] decide; those are pure functions of
-//! slots and time, tested with made-up clocks.
+//! [`watcher`] reads the slots and carries out what [`scan`], [`suspect`], [`pause`], [`waits`], [`classify`] and [`overload`] decide; those are
+//! pure functions of slots, threads and time, tested with made-up clocks.
 
 #[cfg(all(
     feature = "capture",
@@ -32,4 +32,7 @@ pub(crate) mod polling;
 pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;
+pub(crate) mod suspect;
+mod waits;
 pub(crate) mod watcher;
+pub(crate) mod workers;

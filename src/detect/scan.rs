@@ -34,6 +34,9 @@ pub(crate) struct Poll {
     pub(crate) task: u64,
     /// When it began to stand still, because a part of it is meant to block.
     pub(crate) stands_since: Option<u64>,
+    /// How long its thread was kept from a CPU since shortly before it began, once it has lasted for the threshold; 0 where that is
+    /// not known.
+    pub(crate) waited: u64,
 }
 
 /// A poll that lasted at least the threshold and told so at its end.
@@ -182,14 +185,17 @@ impl Tracker {
                                 changes.push(Change::GoesOn { id, elapsed });
                             }
                         }
+                        // When it left its worker since it was last seen there, is not known.
                         Placement::Off => {
-                            changes.push(Change::Ended { id, elapsed });
+                            changes.push(Change::Ended { id, elapsed: *seen });
                             self.tracked.insert(poll.key, Track::Ignored);
                         }
                         // Its true duration is among the ended ones, of this look or the next.
                         Placement::Over => {}
                     }
                 }
+                // It is told in a moment, or is over by then.
+                None if may_be_short(poll, elapsed, due_after(self.threshold, poll)) => {}
                 None if elapsed >= due_after(self.threshold, poll) => match place(poll) {
                     Placement::Worker(worker) => {
                         let (id, threshold) = (self.new_id(), self.threshold);
@@ -225,7 +231,7 @@ impl Tracker {
                 // It left its worker since it was last seen there; when, is not known.
                 (Some(Track::Stall { id, seen, .. }), None) => changes.push(Change::Ended { id, elapsed: seen }),
                 (None, Some(worker)) if ended.nanos >= self.threshold => {
-                    let starved = pauses.starved(poll.begin, poll.begin + ended.nanos);
+                    let starved = pauses.starved(poll.begin, poll.begin + ended.nanos).max(poll.waited);
                     let excuse = match () {
                         () if elapsed < self.threshold => Some(Excuse::Paused),
                         () if elapsed.saturating_sub(starved) < self.threshold => Some(Excuse::Starved),
@@ -285,7 +291,8 @@ impl Tracker {
         self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
     }
 
-    fn new_id(&mut self) -> u64 {
+    /// Stalls are counted from 1, whoever finds them.
+    pub(crate) fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
@@ -295,6 +302,17 @@ impl Tracker {
 fn due_after(threshold: u64, poll: &Poll) -> u64 {
     let later = poll.request.map_or(0, |request| request.begin.saturating_sub(poll.begin));
     threshold + if later <= threshold / LATER { later } else { 0 }
+}
+
+/// Whether a poll is due only because it was kept from a CPU, though for less than half of its time: such a one may still turn out to be
+/// long by itself, or short. One that was kept off for longer is told at once, as starved.
+fn may_be_short(poll: &Poll, elapsed: u64, due: u64) -> bool {
+    elapsed >= due && elapsed.saturating_sub(poll.waited) < due && !is_kept_off(poll.waited, elapsed)
+}
+
+/// Whether a poll has spent most of its time waiting for a CPU.
+pub(crate) fn is_kept_off(waited: u64, elapsed: u64) -> bool {
+    waited >= elapsed / 2
 }
 
 fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {

@@ -9,18 +9,21 @@ use std::time::Duration;
 use super::driven::Driven;
 use super::examine::First;
 use super::growth::Growth;
-use super::live;
+use super::live::{self, Still};
 use super::pause::{Pauses, Sleep};
 use super::procfs;
 use super::scan::{Change, EndedPoll, EndedRequest, Look, Placement, Poll, PollKey, Request, Tracker};
 use super::shedding::Shedding;
+use super::suspect::{Suspects, Verdict};
+use super::waits::Waits;
+use super::workers::{self, Eyes, Workers};
 use crate::measure::ended::Ended;
 use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::site::SiteId;
 use crate::measure::slot::{Frame, Kind, Reading, What};
 use crate::measure::thread::ThreadState;
-use crate::report::reporter::Reporter;
+use crate::report::reporter::{Reporter, Unwatched};
 use crate::report::teller::Told;
 use crate::shared::Shared;
 use crate::sys::{self, OwnRunDelay};
@@ -34,6 +37,9 @@ const SHED_PROBE_NANOS: u64 = 20_000_000;
 
 /// While anything is polled, tasks are counted this often; so late at most is a panic told.
 const TASKS_NANOS: u64 = 1_000_000_000;
+
+/// Workers that are seen from outside are looked at four times a threshold, but not more often than this.
+const LEAST_LOOK: u64 = 500_000;
 
 /// A poll that has lasted this long may come to be a stall: more is noted about its thread.
 const LONG_NANOS: u64 = 500_000;
@@ -49,6 +55,7 @@ pub(crate) struct Watcher {
     run_delay: OwnRunDelay,
     /// Its reading before the last sleep.
     delay: Option<u64>,
+    waits: Waits,
     /// The moment up to which it is known whether the watchdog ran when it meant to. Standstills do not wait for it to sleep.
     trusted: u64,
     /// Runtimes whose probe was woken while they were polling.
@@ -58,6 +65,10 @@ pub(crate) struct Watcher {
     /// When tasks were counted.
     counted: u64,
     shedding: Shedding,
+    /// Workers as they are seen from outside, and the stalls of those.
+    workers: Workers,
+    suspects: Suspects,
+    suspected: HashMap<u64, u64>,
     /// Changes whenever anything was polled.
     fingerprint: u64,
     active: u64,
@@ -79,6 +90,7 @@ struct Seen {
     now: u64,
     look: Look,
     threads: HashMap<u64, Arc<ThreadState>>,
+    workers: workers::Look,
     fingerprint: u64,
 }
 
@@ -87,6 +99,9 @@ impl Watcher {
         Watcher {
             reporter: Reporter::new(shared.clone(), teller),
             tracker: Tracker::new(shared.meter.threshold),
+            workers: Workers::default(),
+            suspects: Suspects::new(shared.meter.threshold),
+            suspected: HashMap::new(),
             // Only the log tells of it.
             growth: Growth::new(if shared.log { shared.alive_tasks_limit } else { u64::MAX }),
             counted: 0,
@@ -95,6 +110,7 @@ impl Watcher {
             cpu: HashMap::new(),
             run_delay: OwnRunDelay::open(),
             delay: None,
+            waits: Waits::default(),
             trusted: 0,
             probing: HashMap::new(),
             probed: 0,
@@ -113,7 +129,7 @@ impl Watcher {
             let stopping = self.shared.is_stopping();
             let seen = self.look();
             self.mistrust(self.trusted);
-            if self.carry_out(&seen) {
+            if self.carry_out(&seen) | self.suspect(&seen) {
                 // A stack may have been waited for: the time that this took says nothing about the process.
                 self.trusted = self.now();
             }
@@ -131,6 +147,7 @@ impl Watcher {
             if seen.fingerprint != self.fingerprint
                 || !seen.look.running.is_empty()
                 || self.tracker.has_stalls()
+                || seen.workers.is_busy
                 || sheds
             {
                 self.fingerprint = seen.fingerprint;
@@ -153,8 +170,9 @@ impl Watcher {
     }
 
     /// Reads all slots, then what has ended: a poll that is in neither began after.
-    fn look(&self) -> Seen {
-        let meter = &self.shared.meter;
+    fn look(&mut self) -> Seen {
+        let shared = self.shared.clone();
+        let meter = &shared.meter;
         let at = meter.clock.now();
         let mut look = Look::default();
         let mut threads = HashMap::new();
@@ -184,7 +202,10 @@ impl Watcher {
             });
             threads.insert(thread.id, thread);
         }
-        Seen { at, now: meter.clock.nanos(at), look, threads, fingerprint }
+        let workers = self.workers.look(meter);
+        // As it was before: a worker that is unparked meanwhile keeps the watchdog from falling asleep.
+        fingerprint = fingerprint.wrapping_add(workers.fingerprint);
+        Seen { at, now: meter.clock.nanos(at), look, threads, workers, fingerprint }
     }
 
     fn polls_of(&self, thread: &ThreadState, reading: &Reading, polls: &mut Vec<Poll>) {
@@ -199,6 +220,9 @@ impl Watcher {
                 begin: clock.nanos(request.begin),
             });
             poll.stands_since = stands.map(|reading| clock.nanos(reading));
+            if clock.since(frame.begin) >= self.shared.meter.threshold {
+                poll.waited = self.waited(thread, poll.begin);
+            }
             polls.push(poll);
         }
     }
@@ -214,6 +238,7 @@ impl Watcher {
             spawned_under: what.route,
             task,
             stands_since: None,
+            waited: 0,
         }
     }
 
@@ -225,7 +250,17 @@ impl Watcher {
 
     fn ended_of(&self, thread: &ThreadState, ended: &Ended, what: What) -> EndedPoll {
         let poll = self.poll_of(thread, ended.number, ended.begin, what, ended.task);
-        EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
+        EndedPoll {
+            poll: Poll { waited: self.waited(thread, poll.begin), ..poll },
+            nanos: ended.nanos,
+            worker: ended.worker,
+        }
+    }
+
+    /// How long a thread has been kept from a CPU since the last look before a poll of it began, as far as that is known.
+    fn waited(&self, thread: &ThreadState, begin: u64) -> u64 {
+        let waited = || Some(procfs::run_delay(thread.tid?)?.saturating_sub(self.waits.before(thread.id, begin)?));
+        waited().unwrap_or(0)
     }
 
     fn now(&self) -> u64 {
@@ -239,13 +274,65 @@ impl Watcher {
         let changes = self.tracker.step(seen.now, &seen.look, &self.pauses, place);
         let told = changes.iter().any(|change| !matches!(change, Change::GoesOn { .. }));
         for change in changes {
-            let cpu = &self.cpu;
-            self.reporter.tell(change, seen.at, |id| {
+            let (cpu, waits) = (&self.cpu, &self.waits);
+            self.reporter.tell(change, seen.at, |poll| {
+                let id = poll.key.thread;
                 let thread = seen.threads.get(&id)?.clone();
-                Some((thread, cpu.get(&id).map(|cpu| cpu.first)))
+                let first = cpu.get(&id).filter(|cpu| cpu.poll == poll.key).map(|cpu| cpu.first);
+                Some((thread, first, waits.before(id, poll.begin)))
             });
         }
         told
+    }
+
+    /// Has the workers told that are blocked by tasks that nobody wrapped; whether there were any.
+    fn suspect(&mut self, seen: &Seen) -> bool {
+        if seen.workers.is_blind() && self.suspected.is_empty() {
+            return false;
+        }
+        self.workers.learn(&seen.workers, &mut self.reporter);
+        let mut eyes = Eyes { look: &seen.workers, workers: &self.workers, reporter: &mut self.reporter };
+        let verdicts = self.suspects.step(seen.now, &seen.workers.sightings, &self.pauses, &mut eyes);
+        let told = verdicts.iter().any(|verdict| !matches!(verdict, Verdict::GoesOn { .. }));
+        for verdict in verdicts {
+            self.tell_verdict(verdict, seen);
+        }
+        told
+    }
+
+    fn tell_verdict(&mut self, verdict: Verdict, seen: &Seen) {
+        let change = match verdict {
+            Verdict::Began { thread, certainty, stands, begin, elapsed } => {
+                let Some(busy) = seen.workers.busy.get(&thread) else { return };
+                let id = self.tracker.new_id();
+                self.suspected.insert(thread, id);
+                let mut still = busy.still.clone();
+                still.cpu = still.cpu.filter(|_| stands);
+                let unwatched = Unwatched {
+                    id,
+                    runtime: busy.runtime,
+                    worker: busy.index,
+                    thread: busy.state.clone(),
+                    still: Still::Worker(still),
+                    certainty,
+                    begin,
+                    elapsed,
+                };
+                return self.reporter.tell_unwatched(unwatched, seen.at);
+            }
+            Verdict::Continued { thread, elapsed } => {
+                self.suspected.get(&thread).map(|&id| Change::Continued { id, elapsed })
+            }
+            Verdict::GoesOn { thread, elapsed } => {
+                self.suspected.get(&thread).map(|&id| Change::GoesOn { id, elapsed })
+            }
+            Verdict::Ended { thread, elapsed } => {
+                self.suspected.remove(&thread).map(|id| Change::Ended { id, elapsed })
+            }
+        };
+        if let Some(change) = change {
+            self.reporter.tell(change, seen.at, |_| None);
+        }
     }
 
     /// Has requests turned away, or let in again, by what the probes answered.
@@ -307,12 +394,16 @@ impl Watcher {
     fn sleep(&mut self, seen: &Seen) {
         let delay = self.run_delay.nanos();
         self.mistrust(self.trusted);
+        self.remember_waits(seen, delay.zip(self.delay).map_or(0, |(now, then)| now.saturating_sub(then)));
         self.delay = delay;
         self.remember_cpu(seen);
         let begin = self.now();
         let mut due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).min(seen.now + TASKS_NANOS);
         if self.shedding.is_wanted() {
             due = due.min(self.probed + SHED_PROBE_NANOS);
+        }
+        if !seen.workers.is_blind() {
+            due = due.min(seen.now + (self.shared.meter.threshold / 4).max(LEAST_LOOK));
         }
         if self.shared.meter.sampled {
             // What has begun unseen is seen soon.
@@ -347,13 +438,27 @@ impl Watcher {
         meter.wake.fall_asleep(|| {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.state());
-            !self.shared.is_stopping() && !meter.panics.any() && states.fold(0u64, u64::wrapping_add) == fingerprint
+            let now = states.fold(workers::fingerprint(meter), u64::wrapping_add);
+            !self.shared.is_stopping() && !meter.panics.any() && now == fingerprint
         });
         self.trusted = self.now();
         // Whatever woke it, there is something to watch for a while.
         if self.shared.meter.wake.is_exact() {
             self.active = self.trusted;
         }
+    }
+
+    fn remember_waits(&mut self, seen: &Seen, own: u64) {
+        let mut begins: HashMap<u64, u64> = HashMap::new();
+        for poll in &seen.look.running {
+            begins.entry(poll.key.thread).or_insert(poll.begin);
+        }
+        let threads = seen.threads.keys().map(|id| (*id, begins.get(id).copied()));
+        let clock = &self.shared.meter.clock;
+        self.waits.note(seen.now, own, threads, |id| {
+            let waited = procfs::run_delay(seen.threads.get(&id)?.tid?)?;
+            Some((clock.nanos(clock.now()), waited))
+        });
     }
 
     fn remember_cpu(&mut self, seen: &Seen) {

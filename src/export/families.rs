@@ -125,6 +125,8 @@ fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
         of(table::STALL_SECONDS, runtimes, |f, r| {
             r.stalls.iter().for_each(|(cause, s)| f.value(&[&r.name, cause.as_str()], s.time.as_secs_f64()));
         }),
+        of(table::SUSPECTED, runtimes, |f, r| f.value(&[&r.name], r.suspected.count as f64)),
+        of(table::SUSPECTED_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.suspected.time.as_secs_f64())),
         of(table::BLOCKED, runtimes, |f, r| f.value(&[&r.name], r.blocked_workers as f64)),
         of(table::OLDEST, runtimes, |f, r| f.value(&[&r.name], r.oldest_stall.as_secs_f64())),
         of(table::DELAY, runtimes, |f, r| f.histogram(&[&r.name], &r.schedule_delay)),
@@ -244,6 +246,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     let ways = [
         ("hooks", w.coverage.runtimes.iter().any(|r| r.alive && r.every_task)),
         ("watch", true),
+        ("workers", w.coverage.runtimes.iter().any(|r| r.alive && r.workers)),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
         ("sampled_timing", w.coverage.sampled_timing),

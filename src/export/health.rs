@@ -11,7 +11,7 @@ pub(crate) fn complaints(shared: &Shared) -> Vec<String> {
     let mut complaints = Vec::new();
     for runtime in shared.meter.runtimes.all() {
         let Some(metrics) = runtime.metrics().filter(|_| runtime.id != OTHER) else { continue };
-        let blocked = live::blocked(&shared.meter, &runtime);
+        let blocked = live::blocked(shared, &runtime);
         let shortest = blocked.iter().map(|b| b.nanos).min().unwrap_or(0);
         if blocked.len() >= metrics.num_workers() && shortest > limit {
             let time = Millis(std::time::Duration::from_nanos(shortest));

@@ -71,7 +71,9 @@ pub struct RuntimeSnapshot {
     pub schedule_delay: HistogramSnapshot,
     /// Stalls by cause: every cause, also those with none.
     pub stalls: Vec<(Cause, StallSnapshot)>,
-    /// Workers that are in a poll for at least the threshold at this moment.
+    /// Stalls that are only suspected, and counted nowhere else; see [`Certainty`](crate::Certainty).
+    pub suspected: StallSnapshot,
+    /// Workers that are in a poll for at least the threshold at this moment, as far as that is certain.
     pub blocked_workers: usize,
     /// How long the longest of these polls has lasted so far; zero when there is none.
     pub oldest_stall: Duration,
@@ -226,7 +228,7 @@ impl Snapshot {
 fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> RuntimeSnapshot {
     let cells = || sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
     let (busy, polls_total) = (cells().map(|t| t.busy).sum(), cells().map(|t| t.polls).sum());
-    let blocked = live::blocked(&shared.meter, runtime);
+    let blocked = live::blocked(shared, runtime);
     let mut delay = HistogramTotals::default();
     runtime.delay.add_to(&mut delay);
     RuntimeSnapshot {
@@ -235,6 +237,7 @@ fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> 
         polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
         schedule_delay: HistogramSnapshot::new(delay, None),
         stalls: Cause::ALL.iter().map(|&cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).collect(),
+        suspected: amount(stalls.suspected.get(&runtime.id)),
         blocked_workers: blocked.len(),
         oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
         stats: runtime.stats(),

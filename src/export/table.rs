@@ -41,6 +41,9 @@ table! {
     DURATION: Histogram "poll_duration_seconds" RUNTIME, "Durations of these polls.";
     STALLS: Counter "stalls_total" CAUSE, "Polls that blocked a worker for the threshold or longer, by what the thread was doing.";
     STALL_SECONDS: Counter "stall_seconds_total" CAUSE, "Time of these stalls; grows while one lasts.";
+    SUSPECTED: Counter "suspected_stalls_total" RUNTIME,
+        "Stalls that are only suspected: of tasks that nobody wrapped, without task hooks. In no other count.";
+    SUSPECTED_SECONDS: Counter "suspected_stall_seconds_total" RUNTIME, "Time of these; grows while one lasts.";
     BLOCKED: Gauge "blocked_workers" RUNTIME, "Workers that are in a poll for the threshold or longer right now.";
     OLDEST: Gauge "oldest_stall_seconds" RUNTIME, "How long the longest of these polls has lasted; 0 when there is none.";
     DELAY: Histogram "schedule_delay_seconds" RUNTIME,
@@ -69,7 +72,7 @@ table! {
     ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests turned away because the runtime was late.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker this long is a stall.";
     COVERAGE: Gauge "coverage" &["way"],
-        "1 for each way of seeing that is active: hooks (every task of some runtime), watch, exact_wakeup, cpu_counter, stacks; sampled_timing, that times are estimates.";
+        "1 for each way of seeing that is active: hooks (every task of some runtime), watch, workers (looked at from outside), exact_wakeup, cpu_counter, stacks; sampled_timing, that times are estimates.";
     BUILD: Gauge "build_info" &["version", "mode"], "1; the version of pollwatch, and whether tokio is unstable or stable.";
     SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls and panics left out of the log because their place had been told often.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";

@@ -1,8 +1,46 @@
 //! The way in by tokio's task hooks: every task of a runtime, third-party ones too (`tokio_unstable`). The stable twin
-//! installs nothing.
+//! installs nothing. Thread callbacks are in both modes; see [`callbacks`](super::callbacks).
 
 pub use imp::Hooks;
 pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
+
+use super::callbacks::ThreadCallbacks;
+
+impl Hooks {
+    /// No hooks.
+    pub fn new() -> Hooks {
+        Hooks::default()
+    }
+
+    /// Runs on each thread that the runtime starts, workers and those of `spawn_blocking`, when it has started.
+    pub fn on_thread_start(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
+        self.threads.start = Some(Box::new(f));
+        self
+    }
+
+    /// Runs on each of these threads before it ends.
+    pub fn on_thread_stop(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
+        self.threads.stop = Some(Box::new(f));
+        self
+    }
+
+    /// Runs on a worker that is about to go idle.
+    pub fn on_thread_park(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
+        self.threads.park = Some(Box::new(f));
+        self
+    }
+
+    /// Runs on a worker that has been woken.
+    pub fn on_thread_unpark(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
+        self.threads.unpark = Some(Box::new(f));
+        self
+    }
+
+    /// Takes the thread callbacks out.
+    pub(crate) fn take_threads(&mut self) -> ThreadCallbacks {
+        std::mem::take(&mut self.threads)
+    }
+}
 
 #[cfg(tokio_unstable)]
 mod imp {
@@ -13,6 +51,7 @@ mod imp {
 
     use tokio::runtime::{Builder, TaskMeta};
 
+    use crate::measure::callbacks::ThreadCallbacks;
     use crate::measure::meter::Meter;
     use crate::measure::poll;
     use crate::measure::runtime::Runtime;
@@ -24,28 +63,24 @@ mod imp {
 
     type Hook = Box<dyn Fn(&TaskMeta<'_>) + Send + Sync>;
 
-    /// Your own task hooks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
+    /// Your own hooks and thread callbacks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
     ///
-    /// tokio keeps one callback a hook and overwrites it silently: hooks that were set on the builder before are lost, those
+    /// tokio keeps one callback a hook and overwrites it silently: task hooks that were set on the builder before are lost, those
     /// given here run as well. Yours run outside of the time that pollwatch measures. A panic in one is caught and counted
-    /// (`pollwatch_callback_panics_total`). Thread callbacks (`on_thread_start` and the like) stay on the builder: pollwatch
-    /// takes none of them.
+    /// (`pollwatch_callback_panics_total`). Thread callbacks (`on_thread_start` and the like) may stay on the builder: with
+    /// `tokio_unstable` pollwatch takes none of them, and refuses only one that would be lost to one given here.
     ///
-    /// In stable mode tokio has no task hooks, and this type no methods but `new`.
+    /// In stable mode tokio has no task hooks, and this type the methods for threads only.
     #[derive(Default)]
     pub struct Hooks {
         spawn: Option<Hook>,
         before: Option<Hook>,
         after: Option<Hook>,
         terminate: Option<Hook>,
+        pub(super) threads: ThreadCallbacks,
     }
 
     impl Hooks {
-        /// No hooks.
-        pub fn new() -> Hooks {
-            Hooks::default()
-        }
-
         /// Runs before a task is spawned, on the thread that spawns it.
         pub fn on_task_spawn(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.spawn = Some(Box::new(f));
@@ -78,6 +113,7 @@ mod imp {
                 .field("on_before_task_poll", &self.before.is_some())
                 .field("on_after_task_poll", &self.after.is_some())
                 .field("on_task_terminate", &self.terminate.is_some())
+                .field("threads", &self.threads)
                 .finish()
         }
     }
@@ -164,23 +200,21 @@ mod imp {
 
     use tokio::runtime::Builder;
 
+    use crate::measure::callbacks::ThreadCallbacks;
     use crate::measure::meter::Meter;
     use crate::measure::runtime::Runtime;
 
     /// Whether [`install`] does anything.
     pub(crate) const INSTALLED: bool = false;
 
-    /// Your own task hooks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with). In stable mode tokio
-    /// has no task hooks, and this type no methods but `new`; with `tokio_unstable` it has one for each.
+    /// Your own thread callbacks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with). In stable mode
+    /// pollwatch has callbacks of its own there, so that yours must not be on the builder: tokio keeps one of a kind. A panic in
+    /// one is caught and counted (`pollwatch_callback_panics_total`).
+    ///
+    /// In stable mode tokio has no task hooks; with `tokio_unstable` this type has a method for each.
     #[derive(Debug, Default)]
-    #[non_exhaustive]
-    pub struct Hooks {}
-
-    impl Hooks {
-        /// No hooks.
-        pub fn new() -> Hooks {
-            Hooks::default()
-        }
+    pub struct Hooks {
+        pub(super) threads: ThreadCallbacks,
     }
 
     pub(crate) fn install(_builder: &mut Builder, _runtime: &Arc<Runtime>, _user: Hooks) {}

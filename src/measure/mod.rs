@@ -5,6 +5,7 @@
 //! [`meter::Meter`].
 
 pub(crate) mod allow;
+pub(crate) mod callbacks;
 pub(crate) mod clock;
 pub(crate) mod ended;
 pub(crate) mod future;
@@ -17,6 +18,7 @@ pub(crate) mod meter;
 pub(crate) mod panics;
 pub(crate) mod placement;
 pub(crate) mod poll;
+pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod route;
 pub(crate) mod runtime;

@@ -7,8 +7,9 @@ use std::thread::ThreadId;
 
 use tokio::runtime::RuntimeMetrics;
 
+use super::meter::Meter;
 use super::slot::Frame;
-use super::thread::Attached;
+use super::thread::{Attached, ThreadState};
 
 pub(crate) use imp::{PlaceCache, observe};
 
@@ -16,6 +17,11 @@ pub(crate) use imp::{PlaceCache, observe};
 /// begin. Takes locks of tokio's: for the watchdog and the slow path only.
 pub(crate) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, frame: &Frame) -> Option<u16> {
     imp::worker_of(metrics, thread, frame)
+}
+
+/// Whether a poll that began later, on another thread, has its worker: it was handed on, whatever is published of it.
+pub(crate) fn is_handed_on(meter: &Meter, runtime: u16, thread: &ThreadState, frame: &Frame) -> bool {
+    imp::is_handed_on(meter, runtime, thread, frame)
 }
 
 /// tokio tells which thread runs which worker. But the one worker of a current-thread runtime is the thread that built it until
@@ -60,6 +66,11 @@ mod imp {
         }
     }
 
+    /// tokio has told.
+    pub(super) fn is_handed_on(_meter: &Meter, _runtime: u16, _thread: &ThreadState, _frame: &Frame) -> bool {
+        false
+    }
+
     pub(super) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, frame: &Frame) -> Option<u16> {
         // The frame of a task has what the last wrapper's left there.
         if frame.place == GUEST && What::unpack(frame.what).kind == Kind::Watched {
@@ -73,7 +84,8 @@ mod imp {
 
 /// Stable tokio tells a thread its own worker index, and how long a worker was busy (published at a park, which looking for work
 /// comes before, and every 61 ticks). That cannot move during a poll of the worker's: when it has, another thread has the index.
-/// One that got it and went straight into a long poll of its own is not told apart until that ends.
+/// One that got it and went straight into a long poll of its own is told by that poll, where it is watched; where it is not, it is
+/// not told apart until that ends.
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
@@ -150,6 +162,23 @@ mod imp {
                 Some(_) => None,
             }
         }
+    }
+
+    pub(super) fn is_handed_on(meter: &Meter, runtime: u16, thread: &ThreadState, frame: &Frame) -> bool {
+        const WORKER_OF_A_POOL: u64 = MULTI_THREAD | WORKER_MASK;
+        if frame.place & MULTI_THREAD == 0 {
+            return false;
+        }
+        meter.threads().iter().filter(|other| other.id != thread.id).any(|other| {
+            let reading = other.slot.read();
+            reading.is_some_and(|reading| {
+                reading.polls().any(|(later, what, _)| {
+                    what.runtime == runtime
+                        && later.begin > frame.begin
+                        && (later.place ^ frame.place) & WORKER_OF_A_POOL == 0
+                })
+            })
+        })
     }
 
     pub(super) fn worker_of(metrics: &RuntimeMetrics, _thread: ThreadId, frame: &Frame) -> Option<u16> {

@@ -8,6 +8,7 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 use super::histogram::Histogram;
 use super::meter::Meter;
 use super::placement;
+use super::pool::Pool;
 use super::probe::Probe;
 use super::runtime_stats::{RuntimeStats, StatsTotals};
 use super::slot::Frame;
@@ -51,6 +52,8 @@ struct Live {
     id: Id,
     metrics: RuntimeMetrics,
     stats: RuntimeStats,
+    /// Its threads, where they publish what they do.
+    pool: Option<Arc<Pool>>,
 }
 
 impl Runtime {
@@ -70,12 +73,14 @@ impl Runtime {
     }
 
     /// Ties the entry to a tokio runtime, from here on until its tasks are dropped.
-    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool) {
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<Pool>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        // The one worker of a current-thread runtime is whoever calls its `block_on`, and nobody tells when that returns.
+        let pool = pool.filter(|_| self.is_multi_thread());
         lock(&self.state).live =
-            Some(Live { id: handle.id(), metrics: handle.metrics(), stats: RuntimeStats::new(handle) });
+            Some(Live { id: handle.id(), metrics: handle.metrics(), stats: RuntimeStats::new(handle), pool });
         super::probe::spawn(handle, self, generation);
     }
 
@@ -128,12 +133,20 @@ impl Runtime {
 
     /// The worker of this runtime that a thread's poll blocks; see [`placement`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
-        placement::worker_of(&self.metrics()?, thread.thread, frame)
+        let worker = placement::worker_of(&self.metrics()?, thread.thread, frame)?;
+        let handed_on =
+            self.meter.upgrade().is_some_and(|meter| placement::is_handed_on(&meter, self.id, thread, frame));
+        (!handed_on).then_some(worker)
     }
 
     /// tokio's metrics, while the runtime lives.
     pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
         lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
+    }
+
+    /// Its pool of threads, while the runtime lives and where they publish what they do.
+    pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
+        lock(&self.state).live.as_ref()?.pool.clone()
     }
 
     /// tokio-metrics' figures, summed over all runtimes that have gone by this name.
@@ -232,7 +245,7 @@ impl Runtimes {
         let reserve = |name: &str| self.reserve(name, meter_id).ok().flatten();
         let unnamed = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
         let runtime = handle.name().and_then(reserve).or_else(unnamed)?;
-        runtime.go_live(handle, false);
+        runtime.go_live(handle, false, None);
         Some(runtime)
     }
 

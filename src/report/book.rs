@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stall::{Phase, Stall};
-use crate::detect::cause::{Cause, Syscall};
+use crate::detect::cause::{Cause, Certainty, Syscall};
+use crate::detect::live::Still;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::thread::ThreadState;
@@ -27,6 +28,8 @@ pub(crate) struct Sums {
     pub(crate) sites: HashMap<(u16, SiteId), Amount>,
     /// By route: the requests that were long enough by themselves.
     pub(crate) routes: HashMap<RouteId, Amount>,
+    /// By runtime: those that are only suspected, and in none of the others.
+    pub(crate) suspected: HashMap<u16, Amount>,
 }
 
 /// What the sums are kept by.
@@ -35,12 +38,17 @@ pub(crate) struct Account {
     pub(crate) runtime: u16,
     pub(crate) site: SiteId,
     pub(crate) cause: Cause,
+    pub(crate) certainty: Certainty,
 }
 
 impl Sums {
     fn add(&mut self, account: Account, count: u64, nanos: u64) {
-        let mut to = vec![self.causes.entry((account.runtime, account.cause)).or_default()];
-        if account.cause.is_blamed() {
+        let mut to = match account.certainty {
+            Certainty::Suspected => vec![self.suspected.entry(account.runtime).or_default()],
+            _ => vec![self.causes.entry((account.runtime, account.cause)).or_default()],
+        };
+        // Nobody knows the place of a task that was not wrapped.
+        if account.certainty == Certainty::Exact && account.cause.is_blamed() {
             to.push(self.sites.entry((account.runtime, account.site)).or_default());
         }
         for amount in to {
@@ -73,7 +81,7 @@ struct Ongoing {
     stall: Stall,
     account: Account,
     thread: Arc<ThreadState>,
-    number: u64,
+    still: Still,
     /// Clock reading at which `stall.elapsed` was right.
     at: u64,
     /// Nanoseconds that the sums have shown of it: they never take any back.
@@ -96,14 +104,14 @@ pub(crate) struct Book {
 
 impl Book {
     /// Enters a stall that goes on, seen at clock reading `at`.
-    pub(crate) fn begin(&mut self, stall: Stall, account: Account, thread: Arc<ThreadState>, number: u64, at: u64) {
+    pub(crate) fn begin(&mut self, stall: Stall, account: Account, thread: Arc<ThreadState>, still: Still, at: u64) {
         self.sums.add(account, 1, 0);
         self.keep(stall.clone());
         self.ongoing.push(Ongoing {
             stall,
             account,
             thread,
-            number,
+            still,
             at,
             shown: 0,
             requests: Vec::new(),
@@ -229,8 +237,7 @@ impl Book {
             // Only a poll that is still there, and in no part that is meant to block, has gone on: the watchdog may not yet
             // have heard of its end.
             let reading = ongoing.thread.slot.read();
-            let mut polls = reading.iter().flat_map(|r| r.polls());
-            if polls.any(|(frame, _, stands)| frame.number == ongoing.number && stands.is_none()) {
+            if ongoing.still.goes_on(&ongoing.thread, reading.as_ref()) {
                 nanos += more;
                 goes_on = true;
             }
@@ -248,6 +255,18 @@ impl Book {
         self.sums.clone()
     }
 
+    /// The workers of a runtime that are blocked for certain by a task that was not wrapped, and since which clock reading for how
+    /// many nanoseconds. Those in a poll that is measured are read from its slot.
+    pub(crate) fn standing(&self, runtime: u16) -> Vec<(u16, u64, u64)> {
+        let certain = self.ongoing.iter().filter(|o| o.account.certainty == Certainty::Certain);
+        let here = certain.filter(|o| o.account.runtime == runtime && o.still.goes_on(&o.thread, None));
+        let standing = here.filter_map(|o| {
+            let worker = u16::try_from(o.stall.worker?).ok()?;
+            Some((worker, o.at, o.stall.elapsed.as_nanos() as u64))
+        });
+        standing.collect()
+    }
+
     /// The recent stalls, most recent last.
     pub(crate) fn recent(&self) -> Vec<Stall> {
         self.recent.iter().cloned().collect()
@@ -256,7 +275,7 @@ impl Book {
     /// The id of the stall that a poll of a thread is, while it goes on.
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
     pub(crate) fn id_of(&self, thread: u64, number: u64) -> Option<u64> {
-        let ongoing = self.ongoing.iter().find(|o| o.thread.id == thread && o.number == number);
+        let ongoing = self.ongoing.iter().find(|o| o.thread.id == thread && o.still.is_poll(number));
         ongoing.map(|o| o.stall.id)
     }
 
@@ -280,12 +299,14 @@ mod tests {
     use super::*;
     use crate::measure::meter::Meter;
 
-    const ACCOUNT: Account = Account { runtime: 1, site: SiteId(1), cause: Cause::Unknown };
+    const ACCOUNT: Account =
+        Account { runtime: 1, site: SiteId(1), cause: Cause::Unknown, certainty: Certainty::Exact };
 
     fn stall(id: u64, millis: u64) -> Stall {
         Stall {
             id,
             phase: Phase::Ongoing,
+            certainty: Certainty::Exact,
             runtime: "main".into(),
             worker: Some(0),
             thread: "t".into(),
@@ -315,7 +336,7 @@ mod tests {
         let thread = Arc::new(ThreadState::new(&meter, 1));
         let number = thread.slot.push(0, 0, 0, None);
         let mut book = Book::default();
-        book.begin(stall(1, 10), ACCOUNT, thread.clone(), number, 0);
+        book.begin(stall(1, 10), ACCOUNT, thread.clone(), Still::Poll(number), 0);
         let key = (1, SiteId(1));
         assert_eq!(book.sums(|_| 0).sites[&key], Amount { count: 1, nanos: 10_000_000 });
         assert_eq!(book.sums(|_| 5_000_000).sites[&key].nanos, 15_000_000);
@@ -335,7 +356,7 @@ mod tests {
         let (route, name) = (RouteId::OTHER, "other".into());
         let amount = |book: &mut Book, since| book.sums(|_| since).routes[&route];
         let mut book = Book::default();
-        book.begin(stall(1, 10), ACCOUNT, thread.clone(), number, 0);
+        book.begin(stall(1, 10), ACCOUNT, thread.clone(), Still::Poll(number), 0);
         book.request(1, (frame, route, &name), 10, 0, false);
         book.request(1, (frame, route, &name), 12, 0, false);
         assert_eq!(book.recent()[0].route.as_deref(), Some("other"));
@@ -358,7 +379,7 @@ mod tests {
         let meter = Meter::of(1_000_000, 10);
         let mut book = Book::default();
         let account = Account { cause: Cause::Starved, ..ACCOUNT };
-        book.begin(stall(1, 10), account, Arc::new(ThreadState::new(&meter, 1)), 1, 0);
+        book.begin(stall(1, 10), account, Arc::new(ThreadState::new(&meter, 1)), Still::Poll(1), 0);
         book.request(1, (2, RouteId::OTHER, &"other".into()), 12, 0, true);
         assert!(book.sums(|_| 0).routes.is_empty());
     }
@@ -377,7 +398,7 @@ mod tests {
         let meter = Meter::of(1_000_000, 10);
         let thread = Arc::new(ThreadState::new(&meter, 1));
         let mut book = Book::default();
-        book.begin(stall(1, 10), ACCOUNT, thread, 1, 0);
+        book.begin(stall(1, 10), ACCOUNT, thread, Still::Poll(1), 0);
         for id in 2..2_000 {
             book.enter(Stall { phase: Phase::Resolved, ..stall(id, 10) }, ACCOUNT);
         }

@@ -6,6 +6,8 @@ use tracing::{Level, event};
 
 use super::stall::Stall;
 use super::tasks::Place;
+use crate::coverage::RuntimeCoverage;
+use crate::detect::cause::Certainty;
 
 /// Ends a sentence of several lines: a subscriber that prints the fields behind it begins them on a line of their own.
 const FIELDS: &str = "\n ";
@@ -24,11 +26,12 @@ pub(crate) fn stall(stall: &Stall, untold: u64) {
         Level::WARN,
         stall = stall.id,
         phase = %stall.phase,
+        certainty = %stall.certainty,
         runtime = &*stall.runtime,
         worker = stall.worker,
         thread = &*stall.thread,
         task,
-        site = %stall.site,
+        site = (stall.certainty == Certainty::Exact).then(|| tracing::field::display(stall.site)),
         watched,
         route = stall.route.as_deref(),
         spawned_under = stall.spawned_under.as_deref(),
@@ -123,6 +126,11 @@ pub(crate) fn shedding_ends(runtime: &str, time: Duration, requests: u64) {
         requests,
         "all requests to runtime {runtime:?} are let in again, after {seconds:.1} s in which {requests} were turned away",
     );
+}
+
+/// A runtime is watched from here on: what is seen of it, and what is not.
+pub(crate) fn watching(runtime: &RuntimeCoverage) {
+    event!(target: "pollwatch::watchdog", parent: None, Level::INFO, runtime = &*runtime.name, "watching {runtime}");
 }
 
 /// Something that cannot be done; said once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::book::Amount;
 use super::stall::{Phase, Stall};
-use crate::detect::cause::Cause;
+use crate::detect::cause::{Cause, Certainty};
 
 /// Different stacks kept; what comes later is added up as one without a stack.
 const MAX_ENTRIES: usize = 2_000;
@@ -50,7 +50,7 @@ impl Profile {
     pub(crate) fn add(&mut self, stall: &Stall, time: Duration) {
         let mut key = Key {
             runtime: stall.runtime.clone(),
-            site: stall.site.to_string().into(),
+            site: site(stall),
             route: stall.route.clone(),
             spawned_under: stall.spawned_under.clone(),
             cause: stall.cause,
@@ -89,6 +89,13 @@ impl Profile {
             right.nanos.cmp(&left.nanos).then_with(|| (&a.site, names(a)).cmp(&(&b.site, names(b))))
         });
         entries
+    }
+}
+
+fn site(stall: &Stall) -> Arc<str> {
+    match stall.certainty {
+        Certainty::Exact => stall.site.to_string().into(),
+        _ => "an unwatched task".into(),
     }
 }
 

@@ -11,9 +11,10 @@ use super::stall::{Phase, Stall};
 use super::tasks::{Place, TaskNews};
 use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
-use crate::detect::cause::Cause;
+use crate::detect::cause::{Cause, Certainty};
 use crate::detect::examine::{Examiner, Finding, First};
-use crate::detect::scan::{Change, Excuse, Poll};
+use crate::detect::live::Still;
+use crate::detect::scan::{Change, Excuse, Poll, PollKey};
 use crate::detect::shedding;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
@@ -25,9 +26,22 @@ use crate::util::lock;
 /// A stall that goes on.
 struct Going {
     thread: Arc<ThreadState>,
-    number: u64,
+    still: Still,
     first: Option<First>,
     place: LogKey,
+}
+
+/// A worker that is blocked by a task that nobody wrapped.
+pub(crate) struct Unwatched {
+    pub(crate) id: u64,
+    pub(crate) runtime: u16,
+    pub(crate) worker: u16,
+    pub(crate) thread: Arc<ThreadState>,
+    pub(crate) still: Still,
+    pub(crate) certainty: Certainty,
+    /// In nanoseconds of the watchdog's clock.
+    pub(crate) begin: u64,
+    pub(crate) elapsed: u64,
 }
 
 /// See the module's text.
@@ -47,18 +61,22 @@ impl Reporter {
         self.examiner.warm();
     }
 
-    /// Carries out one change. `at` is the clock reading of the look; `thread` gives the poll's thread where a poll is named, and
-    /// what was known when the poll was first seen.
+    /// Carries out one change. `at` is the clock reading of the look; `about` gives a poll's thread, what was known when the poll was
+    /// first seen, and how long the thread had waited for a CPU in all before it began.
     pub(crate) fn tell(
         &mut self,
         change: Change,
         at: u64,
-        thread: impl FnOnce(u64) -> Option<(Arc<ThreadState>, Option<First>)>,
+        about: impl FnOnce(&Poll) -> Option<(Arc<ThreadState>, Option<First>, Option<u64>)>,
     ) {
         match change {
             Change::Began { id, poll, worker, elapsed, route } => {
-                let Some((thread, first)) = thread(poll.key.thread) else { return };
-                let found = self.examiner.examine(&thread, poll.key.number, first);
+                let Some((thread, first, before)) = about(&poll) else { return };
+                let still = Still::Poll(poll.key.number);
+                let mut found = self.examiner.examine(&thread, &still, first, before);
+                if self.examiner.is_excused(&thread, &poll, (elapsed, found.cause), before) {
+                    found.cause = Cause::Starved;
+                }
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
@@ -68,16 +86,17 @@ impl Reporter {
                     self.route(poll.request.map(|request| request.route).filter(|_| route.is_none()));
                 stall.spans = found.spans.unwrap_or_default();
                 stall.explain();
-                let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
-                let place = LogKey { runtime: poll.runtime, site: poll.site, route };
+                let account =
+                    Account { runtime: poll.runtime, site: poll.site, cause: stall.cause, certainty: Certainty::Exact };
+                let place = LogKey { runtime: poll.runtime, site: poll.site, route, certainty: Certainty::Exact };
                 let first = found.first;
-                self.going.insert(id, Going { thread: thread.clone(), number: poll.key.number, first, place });
-                lock(&self.shared.book).begin(stall.clone(), account, thread, poll.key.number, at);
+                self.going.insert(id, Going { thread: thread.clone(), still: still.clone(), first, place });
+                lock(&self.shared.book).begin(stall.clone(), account, thread, still, at);
                 self.send(Told::Stall { stall: stall.into(), place, stack: found.stack });
             }
             Change::Continued { id, elapsed } => {
                 let Some(going) = self.going.get(&id) else { return };
-                let found = self.examiner.examine(&going.thread, going.number, going.first);
+                let found = self.examiner.examine(&going.thread, &going.still, going.first, None);
                 let place = going.place;
                 let Finding { on_cpu, stack, syscall, cause, spans, .. } = found;
                 let mut book = lock(&self.shared.book);
@@ -103,7 +122,7 @@ impl Reporter {
                 }
             }
             Change::Missed { id, poll, worker, elapsed, route, excuse } => {
-                let Some((thread, _)) = thread(poll.key.thread) else { return };
+                let Some((thread, ..)) = about(&poll) else { return };
                 let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
                 stall.cause = match excuse {
@@ -113,12 +132,54 @@ impl Reporter {
                 };
                 stall.route = self.route(route);
                 stall.explain();
-                let account = Account { runtime: poll.runtime, site: poll.site, cause: stall.cause };
+                let account =
+                    Account { runtime: poll.runtime, site: poll.site, cause: stall.cause, certainty: Certainty::Exact };
                 lock(&self.shared.book).enter(stall.clone(), account);
-                let place = LogKey { runtime: poll.runtime, site: poll.site, route };
+                let place = LogKey { runtime: poll.runtime, site: poll.site, route, certainty: Certainty::Exact };
                 self.send(Told::Stall { stall: stall.into(), place, stack: None });
             }
         }
+    }
+
+    /// Tells of a worker that is blocked by a task that nobody wrapped, as it was seen at clock reading `at`.
+    pub(crate) fn tell_unwatched(&mut self, unwatched: Unwatched, at: u64) {
+        let Unwatched { id, runtime, worker, thread, still, certainty, begin, elapsed } = unwatched;
+        // A thread that stood used no CPU since.
+        let stands = match &still {
+            Still::Worker(worker) => worker.cpu,
+            Still::Poll(_) => None,
+        };
+        let first = stands.map(|cpu| First { cpu, at: begin, run_delay: None });
+        let found = self.examiner.examine(&thread, &still, first, None);
+        let poll = Poll {
+            key: PollKey { thread: thread.id, number: 0 },
+            begin,
+            runtime,
+            site: SiteId::OTHER,
+            watched: None,
+            request: None,
+            spawned_under: None,
+            task: 0,
+            stands_since: None,
+            waited: 0,
+        };
+        let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
+        stall.certainty = certainty;
+        stall.elapsed = Duration::from_nanos(elapsed);
+        (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
+        stall.syscall.clone_from(&found.syscall);
+        stall.explain();
+        let account = Account { runtime, site: SiteId::OTHER, cause: stall.cause, certainty };
+        let place = LogKey { runtime, site: SiteId::OTHER, route: None, certainty };
+        let going = Going { thread: thread.clone(), still: still.clone(), first: found.first, place };
+        self.going.insert(id, going);
+        lock(&self.shared.book).begin(stall.clone(), account, thread, still, at);
+        self.send(Told::Stall { stall: stall.into(), place, stack: found.stack });
+    }
+
+    /// The addresses in a thread's stack, outermost first, while it is in what `still` says.
+    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
+        self.examiner.addresses(thread, still)
     }
 
     /// Tells that the process stood still.
@@ -159,6 +220,7 @@ impl Reporter {
         Stall {
             id,
             phase,
+            certainty: Certainty::Exact,
             runtime: meter.runtimes.get(poll.runtime).map_or_else(|| "other".into(), |r| r.name.clone()),
             worker: Some(worker as usize),
             thread: thread.name.clone(),

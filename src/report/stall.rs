@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::reason;
 use super::stack::Stack;
 use crate::Site;
-use crate::detect::cause::{Cause, Syscall};
+use crate::detect::cause::{Cause, Certainty, Syscall};
 
 /// Whether a stall goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,16 +41,18 @@ pub struct Stall {
     pub id: u64,
     /// Whether it goes on.
     pub phase: Phase,
+    /// How it is known: by its poll, or by looking at the worker from outside.
+    pub certainty: Certainty,
     /// The name of the runtime whose worker is blocked.
     pub runtime: Arc<str>,
     /// The index of that worker.
     pub worker: Option<usize>,
     /// The name of the thread.
     pub thread: Arc<str>,
-    /// The task that was polled; `None` for a `block_on` root.
+    /// The task that was polled; `None` for a `block_on` root, and where it is not known.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
     pub task: Option<tokio::task::Id>,
-    /// Where the task was spawned, or the future was wrapped.
+    /// Where the task was spawned, or the future was wrapped; `other` where that is not known.
     pub site: Site,
     /// Where the innermost watched future inside the poll was wrapped, if there was one.
     pub watched: Option<Site>,
@@ -119,6 +121,9 @@ impl Stall {
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let elapsed = Millis(self.elapsed);
+        if self.certainty == Certainty::Suspected {
+            f.write_str("suspected ")?;
+        }
         let least = if self.elapsed_at_least { "at least " } else { "" };
         match self.phase {
             Phase::Ongoing => write!(f, "stall #{} ongoing {least}{elapsed}", self.id)?,
@@ -139,6 +144,7 @@ impl fmt::Display for Stall {
             write!(f, "several requests or other work, no route alone (the latest: {latest}) · ")?;
         }
         match self.task {
+            _ if self.certainty != Certainty::Exact => f.write_str("an unwatched task")?,
             Some(task) => write!(f, "task {task} spawned at {}", self.site)?,
             None => write!(f, "future watched at {}", self.site)?,
         }

@@ -12,6 +12,7 @@ use super::stall::{Phase, Stall};
 use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
 use crate::detect::capture::{RawStack, symbols};
+use crate::detect::cause::Certainty;
 use crate::detect::overload::Turn;
 use crate::detect::shedding;
 use crate::measure::gate::Marks;
@@ -36,6 +37,8 @@ pub(crate) struct LogKey {
     pub(crate) site: SiteId,
     /// The tasks of a web server's connections have one site.
     pub(crate) route: Option<RouteId>,
+    /// What is suspected leaves room for what is known.
+    pub(crate) certainty: Certainty,
 }
 
 /// Something to tell.
@@ -133,7 +136,7 @@ impl Teller {
         stall.explain();
         lock(&self.shared.book).describe(&stall);
         #[cfg(feature = "server")]
-        {
+        if place.certainty != Certainty::Suspected {
             // Each look's stack stands for the time since the look before.
             let time = stall.elapsed.saturating_sub(known.counted);
             known.counted += time;

@@ -6,39 +6,49 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
 
 use super::Watchdog;
+use crate::coverage::RuntimeCoverage;
 use crate::error::Error;
+use crate::measure::callbacks::{self, Installed};
 use crate::measure::hooks::{self, Hooks};
+use crate::measure::pool::Pool;
 use crate::measure::runtime::Runtime as Entry;
+use crate::report::log;
 
 impl Watchdog {
     /// Builds a runtime and watches it under `name`, the `runtime` label of its metrics.
     ///
     /// With `tokio_unstable` every task spawned on it is seen. tokio keeps one callback for each task hook and overwrites
     /// silently: hooks that you set on the builder are lost (they cannot be seen there), so give them to
-    /// [`build_runtime_with`](Self::build_runtime_with). Thread callbacks stay as they are. In stable mode nothing is set, and
-    /// what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is seen.
+    /// [`build_runtime_with`](Self::build_runtime_with). Thread callbacks stay as they are.
     ///
-    /// The builder can build further runtimes; ours is not in them.
+    /// In stable mode what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and of a multi-thread runtime the
+    /// workers are looked at from outside: see [`Certainty`](crate::Certainty). That takes the thread callbacks, so yours go
+    /// through [`build_runtime_with`](Self::build_runtime_with) as well.
+    ///
+    /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be taken out of a builder: in stable
+    /// mode four without effect stay behind. A builder that is moved elsewhere after that is refused, as if they were yours.)
     ///
     /// # Errors
     ///
     /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime that is still watched (that of
-    /// one that was shut down may be used again, and goes on with its counters). One watchdog tells 63 names apart: a runtime with
+    /// one that was shut down may be used again, and goes on with its counters), and when the builder has thread callbacks that
+    /// would be lost. One watchdog tells 63 names apart: a runtime with
     /// a further one is built all the same, but without being watched. That is logged once, and [`coverage`](Self::coverage) has
     /// how many there were. Name runtimes for what they are for, not for when they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }
 
-    /// As [`build_runtime`](Self::build_runtime), with your own task hooks around ours.
+    /// As [`build_runtime`](Self::build_runtime), with your own hooks and thread callbacks around ours.
     ///
     /// # Errors
     ///
     /// As [`build_runtime`](Self::build_runtime).
     pub fn build_runtime_with(&self, name: &str, builder: &mut Builder, hooks: Hooks) -> io::Result<Runtime> {
-        let (entry, runtime) = self.build(name, builder, hooks, Builder::build)?;
+        let (entry, pool, runtime) = self.build(name, builder, hooks, true, Builder::build)?;
         if let Some(entry) = entry {
-            entry.go_live(runtime.handle(), hooks::INSTALLED);
+            entry.go_live(runtime.handle(), hooks::INSTALLED, pool);
+            self.tell_coverage(&entry);
         }
         Ok(runtime)
     }
@@ -61,7 +71,7 @@ impl Watchdog {
         self.build_local_runtime_with(name, builder, options, Hooks::new())
     }
 
-    /// As [`build_local_runtime`](Self::build_local_runtime), with your own task hooks around ours.
+    /// As [`build_local_runtime`](Self::build_local_runtime), with your own hooks and thread callbacks around ours.
     ///
     /// # Errors
     ///
@@ -77,9 +87,10 @@ impl Watchdog {
         options: LocalOptions,
         hooks: Hooks,
     ) -> io::Result<LocalRuntime> {
-        let (entry, runtime) = self.build(name, builder, hooks, |b| b.build_local(options))?;
+        let (entry, _, runtime) = self.build(name, builder, hooks, false, |b| b.build_local(options))?;
         if let Some(entry) = entry {
-            entry.go_live(runtime.handle(), hooks::INSTALLED);
+            entry.go_live(runtime.handle(), hooks::INSTALLED, None);
+            self.tell_coverage(&entry);
         }
         Ok(runtime)
     }
@@ -88,34 +99,44 @@ impl Watchdog {
         &self,
         name: &str,
         builder: &mut Builder,
-        user: Hooks,
+        mut user: Hooks,
+        workers: bool,
         build: impl FnOnce(&mut Builder) -> io::Result<R>,
-    ) -> io::Result<(Option<Arc<Entry>>, R)> {
+    ) -> io::Result<Built<R>> {
         let meter = &self.shared.meter;
         let entry = meter.runtimes.reserve(name, meter.id)?;
         let mut reserved = Reserved(entry.clone());
+        let looked_at = workers && entry.is_some();
+        let (installed, pool) = callbacks::install(builder, meter, user.take_threads(), looked_at)?;
+        let lent = Lent { builder, installed };
         match &entry {
-            Some(entry) => hooks::install(builder, entry, user),
+            Some(entry) => hooks::install(lent.builder, entry, user),
             None => {
                 if meter.runtimes.count_unnamed() && self.shared.log {
-                    crate::report::log::cannot(&format!(
+                    log::cannot(&format!(
                         "the runtime {name:?} is not watched: one watchdog tells 63 names apart, and they are taken; name \
                          runtimes for what they are for, or build them with another watchdog"
                     ));
                 }
-                hooks::install_user(builder, meter, user);
+                hooks::install_user(lent.builder, meter, user);
             }
         }
-        let runtime = build(builder);
-        hooks::uninstall(builder);
+        let runtime = build(lent.builder);
+        drop(lent);
         let runtime = runtime?;
         reserved.0 = None;
-        Ok((entry, runtime))
+        Ok((entry, pool, runtime))
+    }
+
+    fn tell_coverage(&self, entry: &Entry) {
+        if self.shared.log {
+            log::watching(&RuntimeCoverage::of(entry));
+        }
     }
 
     /// Watches a runtime that somebody else built (`#[tokio::main]`): its own metrics, and what [`watch`](Self::watch) and
-    /// [`spawn`](Self::spawn) wrap. tokio's hooks can only be set when a runtime is built, so other tasks are not seen;
-    /// [`coverage`](Self::coverage) says so.
+    /// [`spawn`](Self::spawn) wrap. tokio's hooks and thread callbacks can only be set when a runtime is built, so other tasks are
+    /// not seen, nor workers that they block; [`coverage`](Self::coverage) says so.
     ///
     /// # Errors
     ///
@@ -123,15 +144,34 @@ impl Watchdog {
     /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.shared.meter.runtimes;
-        let _one_at_a_time = runtimes.adopting();
+        let one_at_a_time = runtimes.adopting();
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
         let Some(entry) = runtimes.reserve(name, self.shared.meter.id)? else {
             return Err(Error::invalid("one watchdog tells 63 names of runtimes apart, and they are taken"));
         };
-        entry.go_live(handle, false);
+        entry.go_live(handle, false, None);
+        // The subscriber may poll what is watched.
+        drop(one_at_a_time);
+        self.tell_coverage(&entry);
         if entry.is_live() { Ok(()) } else { Err(Error::invalid("this runtime is shut down")) }
+    }
+}
+
+/// The entry, where there was a name for it, the pool, where it is looked at, and the runtime.
+type Built<R> = (Option<Arc<Entry>>, Option<Arc<Pool>>, R);
+
+/// A builder that has our callbacks in it, until they are taken out again, also when `build` unwinds.
+struct Lent<'a> {
+    builder: &'a mut Builder,
+    installed: Installed,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        hooks::uninstall(self.builder);
+        callbacks::uninstall(self.builder, &self.installed);
     }
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 mod blocking;
+mod callbacks;
 mod detect;
 mod export;
 mod fates;
@@ -23,3 +24,5 @@ mod sampled;
 mod schema;
 mod spans;
 mod stacks;
+#[cfg(all(target_os = "linux", not(tokio_unstable)))]
+mod unwatched;

@@ -64,10 +64,11 @@ fn logging() -> (Watchdog, Told) {
     start_with(Watchdog::builder().threshold(THRESHOLD))
 }
 
-/// The log lines about one runtime.
+/// The log lines about one runtime, but for the one that says that it is watched.
 pub(crate) fn lines(runtime: &str) -> Vec<Line> {
     let all = lock(&LINES).clone();
-    all.into_iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == runtime)).collect()
+    let of_it = |l: &Line| l.fields.get("runtime").is_some_and(|r| r == runtime);
+    all.into_iter().filter(|l| of_it(l) && l.target != "pollwatch::watchdog").collect()
 }
 
 #[test]

@@ -49,6 +49,13 @@ pub(crate) struct RawStack {
     modules: Arc<Modules>,
 }
 
+impl RawStack {
+    /// The addresses, outermost first; `None` where the outer part is missing.
+    pub(crate) fn addresses(&self) -> Option<Vec<u64>> {
+        self.chain.complete.then(|| self.chain.addresses.iter().rev().copied().collect())
+    }
+}
+
 /// Which stacks can be taken here.
 pub(crate) fn coverage() -> StackCoverage {
     let here = [1u8; 8];

@@ -15,6 +15,7 @@ pub(super) fn poll(number: u64, begin: u64) -> Poll {
         spawned_under: None,
         task: 9,
         stands_since: None,
+        waited: 0,
     }
 }
 
@@ -120,7 +121,7 @@ fn a_hand_off_ends_the_stall_for_good() {
     let p = poll(1, 0);
     tracker.step(T, &running(&[p]), &pauses, on_worker);
     let told = tracker.step(15 * MS, &running(&[p]), &pauses, |_| Placement::Off);
-    assert_eq!(told, [Change::Ended { id: 1, elapsed: 15 * MS }]);
+    assert_eq!(told, [Change::Ended { id: 1, elapsed: T }], "where it was seen last");
     assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
 }
@@ -203,6 +204,84 @@ fn a_block_that_goes_on_after_a_pause_is() {
     assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: 10 * MS, route: None }]);
     let told = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
     assert_eq!(told, [Change::Ended { id: 1, elapsed: 27 * MS }]);
+}
+
+/// It waited for a CPU for 3 ms: too long to be called slow, too short to be called starved. What it does by itself decides.
+#[test]
+fn what_is_due_only_because_it_waited_for_a_cpu_is_looked_at_again() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = Poll { waited: 3 * MS, ..poll(1, 0) };
+    assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_look(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
+    let began = Change::Began { id: 1, poll: p, worker: 0, elapsed: 13 * MS, route: None };
+    assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [began]);
+    // Another one is over before that.
+    let q = Poll { waited: 3 * MS, ..poll(2, 20 * MS) };
+    assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
+    let (elapsed, excuse) = (12 * MS, Some(Excuse::Starved));
+    assert_eq!(
+        tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
+        [Change::Missed { id: 2, poll: q, worker: 0, elapsed, route: None, excuse }]
+    );
+    // And one that would have been long in any case is not excused.
+    let r = Poll { waited: 3 * MS, ..poll(3, 40 * MS) };
+    let told = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
+    assert!(matches!(told[..], [Change::Missed { id: 3, excuse: None, .. }]), "{told:?}");
+}
+
+#[test]
+fn what_mostly_waited_for_a_cpu_is_told_at_once() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = Poll { waited: 6 * MS, ..poll(1, 0) };
+    let told = tracker.step(T, &running(&[p]), &pauses, on_worker);
+    assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: T, route: None }]);
+}
+
+/// A laptop's lid is closed for eight hours, with a counter that goes on meanwhile: one poll was short, one had blocked before.
+#[test]
+fn a_machine_that_was_suspended_has_no_stall_for_it() {
+    const HOURS: u64 = 8 * 3_600_000 * MS;
+    let (mut tracker, none) = (Tracker::new(T), Pauses::default());
+    let (blocks, short) = (poll(1, 0), poll(2, 49 * MS));
+    let told = tracker.step(T, &running(&[blocks]), &none, on_worker);
+    assert!(matches!(told[..], [Change::Began { id: 1, .. }]), "{told:?}");
+    let pauses = a_pause(50 * MS, 50 * MS + HOURS);
+    let now = 50 * MS + HOURS;
+    assert_eq!(pauses.overlap(0, now), HOURS);
+    let told = tracker.step(now, &running(&[blocks, short]), &pauses, on_worker);
+    assert_eq!(told, [Change::Continued { id: 1, elapsed: 50 * MS }], "as if it had not been");
+    let next = tracker.next_look(now, &running(&[blocks, short]), &pauses);
+    assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
+    let look = Look {
+        ended: vec![
+            EndedPoll { poll: short, nanos: HOURS + 2 * MS, worker: Some(1) },
+            EndedPoll { poll: blocks, nanos: HOURS + 60 * MS, worker: Some(0) },
+        ],
+        ..Look::default()
+    };
+    let told = tracker.step(now + 10 * MS, &look, &pauses, on_worker);
+    let (elapsed, excuse) = (HOURS + 2 * MS, Some(Excuse::Paused));
+    assert_eq!(
+        told,
+        [
+            Change::Missed { id: 2, poll: short, worker: 1, elapsed, route: None, excuse },
+            Change::Ended { id: 1, elapsed: 60 * MS }
+        ]
+    );
+}
+
+/// And with one that began anew when it woke.
+#[test]
+fn a_clock_that_begins_anew_is_no_stall() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 5_000 * MS);
+    assert_eq!(tracker.step(5_001 * MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.step(MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_look(MS, &running(&[p]), &pauses), MS + T);
+    assert_eq!(tracker.step(2 * MS, &ended(p, 0), &pauses, on_worker), []);
+    let q = poll(2, 3 * MS);
+    let told = tracker.step(3 * MS + T, &running(&[q]), &pauses, on_worker);
+    assert!(matches!(told[..], [Change::Began { elapsed: T, .. }]), "what comes after is found: {told:?}");
 }
 
 #[test]

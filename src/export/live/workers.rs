@@ -50,7 +50,7 @@ impl Worker {
 pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64) -> Vec<Worker> {
     let Some(metrics) = runtime.metrics() else { return Vec::new() };
     let polling = polling(&shared.meter, runtime);
-    let blocked = live::blocked(&shared.meter, runtime);
+    let blocked = live::blocked(shared, runtime);
     let threads = shared.meter.threads();
     let idle = |index| {
         #[cfg(tokio_unstable)]

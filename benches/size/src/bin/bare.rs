@@ -1,0 +1,13 @@
+//! A minimal axum program.
+
+use axum::{Router, routing::get};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tracing_subscriber::fmt().init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let app = Router::new().route("/", get(|| async { "Hello, World!" }));
+        axum::serve(tokio::net::TcpListener::bind("127.0.0.1:8080").await?, app).await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,114 @@
+//! The flags, by hand, and what they run.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::suite::judge::Tally;
+use crate::suite::modes::{self, Flavour, Mode};
+use crate::suite::{overload, table};
+
+const HELP: &str = "\
+How often pollwatch is wrong: recall, precision, delays and errors, against blocks whose truth is known.
+
+usage: cargo run --release --example accuracy -- [flags]
+
+  --seconds N     how long each mode is run            (20)
+  --threshold MS  what is a stall, in milliseconds     (10)
+  --mode TEXT     only modes whose names contain this
+  --seed N        another load                         (1)
+  --faults        tell each fault, on stderr
+  --help          this text
+";
+
+struct Args {
+    time: Duration,
+    threshold: Duration,
+    mode: String,
+    seed: u64,
+    faults: bool,
+}
+
+impl Args {
+    /// `None` when help is asked for; an error is a sentence for the user.
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
+        let (mut time, mut threshold, mut mode, mut seed, mut faults) = (20, 10, String::new(), 1, false);
+        while let Some(flag) = words.next() {
+            let mut value = || words.next().ok_or(format!("{flag} needs a value"));
+            match flag.as_str() {
+                "--seconds" => time = number(&flag, &value()?)?,
+                "--threshold" => threshold = number(&flag, &value()?)?,
+                "--mode" => mode = value()?,
+                "--seed" => seed = number(&flag, &value()?)?,
+                "--faults" => faults = true,
+                "--help" | "-h" => return Ok(None),
+                _ => return Err(format!("unknown flag {flag:?}")),
+            }
+        }
+        let (time, threshold) = (Duration::from_secs(time), Duration::from_millis(threshold));
+        Ok(Some(Args { time, threshold, mode, seed, faults }))
+    }
+}
+
+fn number(flag: &str, text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n @ 1..=3600) => Ok(n),
+        _ => Err(format!("{flag} needs a whole number from 1 to 3600, not {text:?}")),
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())) {
+        Ok(Some(args)) => args,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(text) => {
+            eprintln!("accuracy: {text}; --help tells the flags");
+            return ExitCode::from(2);
+        }
+    };
+    let bars = run(&args);
+    if bars.is_empty() {
+        println!("\nevery bar holds");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nmissed:");
+    bars.iter().for_each(|bar| println!("- {bar}"));
+    ExitCode::FAILURE
+}
+
+/// Prints the tables; the bars that are missed.
+fn run(args: &Args) -> Vec<String> {
+    table::machine().iter().for_each(|line| println!("- {line}"));
+    println!("- threshold {:?}, {:?} a mode, seed {}\n", args.threshold, args.time, args.seed);
+    let mut bars = Vec::new();
+    let mut miss = |name: &str, missed: Vec<String>, faults: &[String]| {
+        bars.extend(missed.into_iter().map(|bar| format!("{name}: {bar}")));
+        if args.faults {
+            faults.iter().for_each(|fault| eprintln!("{name}: {fault}"));
+        }
+    };
+    let mut tallies: Vec<(String, Tally)> = Vec::new();
+    for mode in Mode::all().filter(|mode| mode.name().contains(&args.mode)) {
+        let tally = modes::run(mode, args.threshold, args.time, args.seed);
+        miss(&mode.name(), tally.missed_bars(), &tally.faults);
+        tallies.push((mode.name(), tally));
+    }
+    if !tallies.is_empty() {
+        table::print(&tallies);
+    }
+    let mut rows = Vec::new();
+    for mode in Mode::all().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
+        let name = format!("overload, {}", mode.name());
+        if name.contains(&args.mode) {
+            let overload = overload::run(mode, args.threshold, args.time, args.seed);
+            miss(&name, overload.missed_bars(), &overload.faults);
+            rows.push((name, overload));
+        }
+    }
+    if !rows.is_empty() {
+        table::print_overload(&rows);
+    }
+    bars
+}

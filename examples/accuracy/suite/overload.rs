@@ -1,0 +1,142 @@
+//! Four busy threads a core beside the runtime: polls take long because they are given no CPU, and no task may be blamed for that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use pollwatch::Cause;
+use tokio::task::yield_now;
+
+use super::draw::Draw;
+use super::kinds::{Job, Kind, Wait};
+use super::matching::match_up;
+use super::modes::Mode;
+use super::scene::{self, Outcome, Scene};
+use super::sentinel;
+use super::truth::{Poll, Told};
+
+#[derive(Debug, Default)]
+pub(crate) struct Overload {
+    pub(crate) polls: u64,
+    pub(crate) reports: usize,
+    /// Reports of polls that were short, or of none.
+    pub(crate) wrong: usize,
+    /// Reports of polls that would have been short, had they been given a CPU.
+    pub(crate) innocent: usize,
+    /// Of these, those that are held against the task.
+    pub(crate) blamed: usize,
+    /// Reports of polls that blocked by themselves.
+    pub(crate) guilty: usize,
+    pub(crate) missed: usize,
+    /// What the innocent, and the guilty, were told as.
+    pub(crate) causes: BTreeMap<(&'static str, &'static str), usize>,
+    pub(crate) faults: Vec<String>,
+}
+
+impl Overload {
+    fn new(threshold: u64, polls: &[Poll], told: &[Told]) -> Overload {
+        let matching = match_up(threshold, polls, told);
+        let mut overload = Overload {
+            reports: told.len(),
+            wrong: matching.wrong.len() + matching.duplicates.len(),
+            missed: matching.missed.len(),
+            ..Overload::default()
+        };
+        for i in matching.wrong.iter().chain(&matching.duplicates) {
+            overload.faults.push(format!("false: began {} {}", told[*i].began, told[*i].last().text));
+        }
+        for (report, poll) in matching.pairs {
+            let (poll, last) = (&polls[poll], told[report].last());
+            let innocent = poll.is_innocent(threshold);
+            let who = if innocent { "innocent" } else { "guilty" };
+            *overload.causes.entry((who, last.cause.as_str())).or_default() += 1;
+            if !innocent {
+                overload.guilty += 1;
+                continue;
+            }
+            overload.innocent += 1;
+            if !matches!(last.cause, Cause::Starved | Cause::Paused) {
+                overload.blamed += 1;
+                let (waited, all) = (poll.waited, poll.outer.nanos());
+                let reports: Vec<_> = told[report].reports.iter().map(|r| (r.ongoing, r.elapsed)).collect();
+                overload
+                    .faults
+                    .push(format!("blamed though it waited for {waited} of {all}: {reports:?} {}", last.text));
+            }
+        }
+        overload
+    }
+
+    /// The bars that are missed, in words.
+    pub(crate) fn missed_bars(&self) -> Vec<String> {
+        let mut missed = Vec::new();
+        let mut bar = |wrong: usize, text: &str| {
+            if wrong > 0 {
+                missed.push(format!("{wrong} {text}"))
+            }
+        };
+        bar(self.wrong, "reports are false");
+        bar(self.missed, "long blocks were not told");
+        bar(self.blamed, "were blamed for being given no CPU");
+        missed
+    }
+}
+
+/// Computes for so much CPU time, however long that takes.
+#[inline(never)]
+fn works(time: u64) {
+    let begin = sentinel::own_cpu();
+    while sentinel::own_cpu() - begin < time {
+        for _ in 0..500 {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Overload {
+    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let stop = Arc::new(AtomicBool::new(false));
+    let scene = Scene::new(mode, threshold);
+    let busy: Vec<_> = (0..4 * cpus)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let nanos = scene.threshold;
+    let end = Instant::now() + time;
+    let (done, is_done) = mpsc::channel::<()>();
+    for i in 0..3 {
+        let (mut draw, done) = (Draw::new(seed + i), done.clone());
+        scene.spawn(false, async move {
+            let _done = done;
+            while Instant::now() < end {
+                works((nanos as f64 * draw.between(0.05, 0.6)) as u64);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+    let mut draw = Draw::new(seed + 9);
+    scene.spawn(false, async move {
+        let _done = done;
+        while Instant::now() < end {
+            if draw.below(2) == 0 {
+                works((nanos as f64 * draw.between(1.5, 3.0)) as u64);
+            } else {
+                let time = Duration::from_nanos((nanos as f64 * draw.between(1.5, 3.0)) as u64);
+                Job { kind: Kind::Sleeps, wait: Wait::Itself(time), go: mpsc::channel().0 }.run();
+            }
+            for _ in 0..3 {
+                yield_now().await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let _ = is_done.recv();
+    stop.store(true, Ordering::Relaxed);
+    busy.into_iter().for_each(|thread| thread.join().expect("it only computes"));
+    let Outcome { polls, journal, told, .. } = scene::end(scene);
+    Overload { polls, ..Overload::new(nanos, &journal, &told) }
+}

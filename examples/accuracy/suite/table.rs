@@ -1,0 +1,130 @@
+//! The numbers, as markdown.
+
+use std::process::Command;
+
+use super::judge::{Score, Tally, quantile};
+use super::modes::UNSTABLE;
+use super::overload::Overload;
+use super::truth::MS;
+
+/// What it was run on.
+pub(crate) fn machine() -> [String; 4] {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let cpu = read("/proc/cpuinfo").and_then(|info| {
+        let line = info.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let rustc = Command::new("rustc").arg("--version").output().ok();
+    let rustc = rustc.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let unknown = || "unknown".to_owned();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    [
+        format!("CPU: {}, {cores} cores", cpu.unwrap_or_else(unknown)),
+        format!(
+            "kernel: {} {}",
+            std::env::consts::OS,
+            read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown).trim()
+        ),
+        format!("compiler: {}, {}", rustc.unwrap_or_else(unknown), std::env::consts::ARCH),
+        format!("mode: {}", if UNSTABLE { "tokio_unstable" } else { "stable" }),
+    ]
+}
+
+fn print_table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    println!("| {} |", head.join(" | "));
+    println!("|{}", "---|".repeat(head.len()));
+    rows.for_each(|row| println!("| {} |", row.join(" | ")));
+    println!();
+}
+
+fn share(wrong: usize, of: usize) -> String {
+    match of {
+        0 => "-".into(),
+        _ if wrong == 0 => "100%".into(),
+        _ => format!("{:.2}%", 100.0 * (of - wrong) as f64 / of as f64),
+    }
+}
+
+fn score(score: Score) -> String {
+    format!("{} of {}", score.wrong, score.of)
+}
+
+fn millis(nanos: u64) -> String {
+    format!("{:.2} ms", nanos as f64 / MS as f64)
+}
+
+fn micros(nanos: u64) -> String {
+    format!("{:.0} µs", nanos as f64 / 1e3)
+}
+
+pub(crate) fn print(tallies: &[(String, Tally)]) {
+    let found = tallies.iter().map(|(name, t)| {
+        vec![
+            name.clone(),
+            t.polls.to_string(),
+            t.blocks.to_string(),
+            t.long.to_string(),
+            share(t.missed, t.long),
+            t.reports.to_string(),
+            share(t.wrong + t.duplicates, t.reports),
+            t.late.of.to_string(),
+            share(t.late.wrong, t.late.of),
+            t.excused.to_string(),
+        ]
+    });
+    let head =
+        ["mode", "polls", "blocks", "long", "recall", "told", "precision", "twice as long", "in flight", "excused"];
+    print_table(&head, found);
+    let at = |list: &[u64], q: f64, show: fn(u64) -> String| match list {
+        [] => "-".to_owned(),
+        _ => show(quantile(list, q)),
+    };
+    let right = tallies.iter().map(|(name, t)| {
+        vec![
+            name.clone(),
+            at(&t.delays, 0.5, millis),
+            at(&t.delays, 0.99, millis),
+            at(&t.errors, 0.5, micros),
+            at(&t.errors, 0.99, micros),
+            at(&t.errors, 1.0, micros),
+            score(t.cause),
+            score(t.site),
+            score(t.route),
+            score(t.leaf),
+            t.no_stack.to_string(),
+        ]
+    });
+    let head = [
+        "mode",
+        "delay p50",
+        "p99",
+        "duration off p50",
+        "p99",
+        "max",
+        "wrong cause",
+        "site",
+        "route",
+        "leaf",
+        "no stack",
+    ];
+    print_table(&head, right);
+}
+
+pub(crate) fn print_overload(rows: &[(String, Overload)]) {
+    let rows = rows.iter().map(|(name, o)| {
+        let causes: Vec<String> = o.causes.iter().map(|((who, cause), n)| format!("{who} {cause} {n}")).collect();
+        vec![
+            name.clone(),
+            o.polls.to_string(),
+            o.reports.to_string(),
+            share(o.wrong, o.reports),
+            o.innocent.to_string(),
+            o.blamed.to_string(),
+            o.guilty.to_string(),
+            o.missed.to_string(),
+            causes.join(", "),
+        ]
+    });
+    let head = ["mode", "polls", "told", "precision", "innocent", "blamed", "guilty", "missed", "causes"];
+    print_table(&head, rows);
+}

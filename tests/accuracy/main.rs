@@ -1,0 +1,79 @@
+//! How often pollwatch is wrong: a short form of `cargo run --release --example accuracy`, with the same modules. What the machine does
+//! to a thread meanwhile is in the truth that reports are matched with, so that no bar has to be lower here.
+
+#![cfg(all(target_os = "linux", feature = "tower"))]
+
+#[path = "../../examples/accuracy/suite/mod.rs"]
+#[allow(dead_code, reason = "the example uses the rest")]
+mod suite;
+
+mod alarms;
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use suite::modes::{self, Flavour, Mode};
+use suite::{journal, overload};
+
+const THRESHOLD: Duration = Duration::from_millis(10);
+const TIME: Duration = Duration::from_millis(2_500);
+
+/// One at a time: each needs what CPUs there are.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    journal::lock(&ONE)
+}
+
+fn holds(flavour: Flavour) {
+    let _alone = alone();
+    for mode in Mode::all().filter(|mode| mode.flavour == flavour) {
+        let tally = modes::run(mode, THRESHOLD, TIME, 1);
+        let missed = tally.missed_bars();
+        assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), tally.faults.join("\n"));
+        // It was put to the test at all.
+        assert!(tally.long > 0 && tally.reports > 0 && tally.site.of > 0 && tally.route.of > 0, "{tally:?}");
+    }
+}
+
+#[test]
+fn a_current_thread_runtime() {
+    holds(Flavour::CurrentThread);
+}
+
+#[test]
+fn one_worker() {
+    holds(Flavour::MultiThread(1));
+}
+
+#[test]
+fn two_workers() {
+    holds(Flavour::MultiThread(2));
+}
+
+#[test]
+fn four_workers() {
+    holds(Flavour::MultiThread(4));
+}
+
+/// For blame, which a machine with far too much to do can still bring about, if seldom: what the kernel counts of a thread's waiting is
+/// there only once that thread runs again. It has to be right in one of these attempts; a broken excuse is wrong in each.
+const ATTEMPTS: usize = 3;
+
+/// With four busy threads a core beside it.
+#[test]
+fn nobody_is_blamed_for_a_machine_with_too_much_to_do() {
+    let _alone = alone();
+    for mode in Mode::all().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
+        let is_right = |_: usize| {
+            let overload = overload::run(mode, THRESHOLD, TIME, 1);
+            let context = || format!("{}: {:#?}\n{}", mode.name(), overload.missed_bars(), overload.faults.join("\n"));
+            assert_eq!((overload.wrong, overload.missed), (0, 0), "{}", context());
+            assert!(overload.innocent > 0, "{overload:?}");
+            overload.blamed == 0 || {
+                eprintln!("{}", context());
+                false
+            }
+        };
+        assert!((0..ATTEMPTS).any(is_right), "{}: somebody is blamed each time", mode.name());
+    }
+}

@@ -1,0 +1,109 @@
+//! Somebody sets the wall clock: nothing is told for that, and what is told is as long as it was. The clock of the whole process is
+//! replaced, so this is a binary of its own.
+
+#![cfg(target_os = "linux")]
+
+#[path = "it/support.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use support::*;
+
+/// Seconds that the wall clock has been set forward by.
+static STEP: AtomicI64 = AtomicI64::new(0);
+
+/// What `SystemTime::now` and all others in this binary ask, in place of the C library's.
+///
+/// # Safety
+///
+/// `time` is a valid place to write to.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
+    // SAFETY: the caller's promise; the kernel checks the clock.
+    let result = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) } as libc::c_int;
+    if result == 0 && clock == libc::CLOCK_REALTIME {
+        // SAFETY: it was just written to.
+        unsafe { (*time).tv_sec += STEP.load(Ordering::Relaxed) };
+    }
+    result
+}
+
+/// Sets the clock back and forth by hours and days while polls go on.
+fn while_it_is_set(run: impl FnOnce()) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let setter = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            for step in [3_600, -3_600, 86_400, -86_400 * 30, 1, 0] {
+                STEP.store(step, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        }
+        STEP.store(0, Ordering::Relaxed);
+    });
+    run();
+    stop.store(true, Ordering::Relaxed);
+    setter.join().unwrap();
+}
+
+/// The stand-in is the one that is asked.
+fn is_in_place() {
+    let before = SystemTime::now();
+    STEP.store(3_600, Ordering::Relaxed);
+    let hour = SystemTime::now().duration_since(before).expect("forward");
+    STEP.store(0, Ordering::Relaxed);
+    assert!(hour >= Duration::from_secs(3_600), "{hour:?}");
+}
+
+#[test]
+fn a_clock_that_is_set_is_no_stall() {
+    is_in_place();
+    const LONG: Duration = Duration::from_millis(200);
+    for (name, builder) in flavours() {
+        let mut builder = builder;
+        undisturbed(|| {
+            let (watchdog, told) = start(LONG);
+            let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+            while_it_is_set(|| {
+                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+                    let begin = Instant::now();
+                    while begin.elapsed() < LONG * 3 {
+                        block(Duration::from_millis(2));
+                        yield_once().await;
+                    }
+                });
+                runtime.block_on(task).unwrap();
+            });
+            let stalls = told_so_far(&watchdog, &told);
+            if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
+        });
+    }
+}
+
+#[test]
+fn a_stall_is_as_long_as_it_was() {
+    for (name, mut builder) in flavours() {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let mut times = None;
+        while_it_is_set(|| {
+            let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+                block(THRESHOLD * 5);
+            });
+            let outer = Instant::now();
+            runtime.block_on(task).unwrap();
+            let stall = told.wait_resolved(name);
+            times = Some((stall, outer.elapsed()));
+        });
+        let (stall, outer) = times.expect("it ran");
+        assert!(stall.elapsed >= THRESHOLD && stall.elapsed <= outer.mul_f64(1.01), "{name}: {outer:?} {stall}");
+        let text = watchdog.metrics_text();
+        assert!(text.contains("pollwatch_stall_seconds_total"), "{name}");
+        let counted: Duration =
+            runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|(_, stalls)| stalls.time).sum();
+        assert!(counted <= outer.mul_f64(1.01), "{name}: {counted:?} of {outer:?}");
+    }
+}
