@@ -71,7 +71,7 @@ impl Watchdog {
         self.build_local_runtime_with(name, builder, options, Hooks::new())
     }
 
-    /// As [`build_local_runtime`](Self::build_local_runtime), with your own task hooks around ours.
+    /// As [`build_local_runtime`](Self::build_local_runtime), with your own hooks and thread callbacks around ours.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl Watchdog {
     /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.shared.meter.runtimes;
-        let _one_at_a_time = runtimes.adopting();
+        let one_at_a_time = runtimes.adopting();
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
@@ -152,6 +152,8 @@ impl Watchdog {
             return Err(Error::invalid("one watchdog tells 63 names of runtimes apart, and they are taken"));
         };
         entry.go_live(handle, false, None);
+        // The subscriber may poll what is watched.
+        drop(one_at_a_time);
         self.tell_coverage(&entry);
         if entry.is_live() { Ok(()) } else { Err(Error::invalid("this runtime is shut down")) }
     }
