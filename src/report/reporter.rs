@@ -154,6 +154,7 @@ impl Reporter {
         };
         let first = stands.map(|cpu| First { cpu, at: begin, run_delay: None });
         let found = self.examiner.examine(&thread, &still, first, None);
+        self.tell_lack();
         let poll = Poll {
             key: PollKey { thread: thread.id, number: 0 },
             begin,
