@@ -64,7 +64,7 @@ pub enum Certainty {
     /// The poll itself was measured.
     Exact,
     /// The worker stood in one system call for at least the threshold: it had not parked, and its thread was given no CPU in that
-    /// time. It cannot have been handed on by [`tokio::task::block_in_place`]: no other thread of the runtime was free to take it.
+    /// time. It cannot have been handed on by `tokio::task::block_in_place`: no other thread of the runtime was free to take it.
     Certain,
     /// It seems so, and need not be. Either the worker stood in one system call for twice the threshold, but another thread may have
     /// taken it over; or it had so much to do that it did not look at its timers for 15 thresholds, and was in the same task's code each

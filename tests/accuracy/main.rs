@@ -9,7 +9,7 @@ mod suite;
 
 mod alarms;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, Once};
 use std::time::Duration;
 
 use suite::modes::{self, Flavour, Mode};
@@ -24,8 +24,19 @@ fn alone() -> MutexGuard<'static, ()> {
     journal::lock(&ONE)
 }
 
+/// Has the symbols of all kinds of blocks looked up once: in a debug build that takes a tenth of a second and more for the first of
+/// each, on the thread that tells, and what is told then comes late.
+fn look_symbols_up() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mode = Mode::all().next().expect("there is one");
+        drop(modes::run(mode, THRESHOLD, TIME, 2));
+    });
+}
+
 fn holds(flavour: Flavour) {
     let _alone = alone();
+    look_symbols_up();
     for mode in Mode::all().filter(|mode| mode.flavour == flavour) {
         let tally = modes::run(mode, THRESHOLD, TIME, 1);
         let missed = tally.missed_bars();
