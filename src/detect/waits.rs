@@ -17,7 +17,10 @@ struct Count {
 }
 
 impl Count {
-    const BIRTH: Count = Count { at: 0, waited: 0 };
+    /// What a thread had waited when it was first measured: it may have lived long before that.
+    fn first(waited: u64) -> Count {
+        Count { at: 0, waited }
+    }
 }
 
 /// The last two counts of a thread that matter: one of the last look, and one from before the poll that it was in then.
@@ -37,12 +40,13 @@ pub(crate) struct Waits {
 
 impl Waits {
     /// Notes at a look how long the watchdog waited since the last one, and what each thread (with the begin of its outermost poll, if
-    /// it is in one) has waited in all, with the moment of that answer. That is not asked for at every look.
+    /// it is in one, and what it had waited when it was first measured) has waited in all, with the moment of that answer. That is not
+    /// asked for at every look.
     pub(crate) fn note(
         &mut self,
         now: u64,
         own: u64,
-        threads: impl Iterator<Item = (u64, Option<u64>)>,
+        threads: impl Iterator<Item = (u64, Option<u64>, u64)>,
         waited: impl Fn(u64) -> Option<(u64, u64)>,
     ) {
         if own >= SHORT {
@@ -53,20 +57,22 @@ impl Waits {
         }
         self.next = now + EVERY;
         let known = std::mem::take(&mut self.threads);
-        for (thread, poll) in threads {
+        for (thread, poll, first) in threads {
             let Some((at, waited)) = waited(thread) else { continue };
             let latest = Count { at, waited };
             let before = known.get(&thread).and_then(|known| match poll {
                 Some(begin) => known.at(begin),
                 None => Some(known.latest),
             });
-            self.threads.insert(thread, Counts { before: before.unwrap_or(Count::BIRTH), latest });
+            self.threads.insert(thread, Counts { before: before.unwrap_or(Count::first(first)), latest });
         }
     }
 
-    /// What a thread had waited in all at the last look before a poll of it began. One that was not seen before has just come.
-    pub(crate) fn before(&self, thread: u64, begin: u64) -> Option<u64> {
-        self.threads.get(&thread).map_or(Some(Count::BIRTH), |counts| counts.at(begin)).map(|count| count.waited)
+    /// What a thread had waited in all at the last look before a poll of it began; where none saw it before, what it had waited when it
+    /// was first measured.
+    pub(crate) fn before(&self, thread: u64, begin: u64, first: u64) -> Option<u64> {
+        let counts = self.threads.get(&thread);
+        counts.map_or(Some(Count::first(first)), |counts| counts.at(begin)).map(|count| count.waited)
     }
 }
 
@@ -87,12 +93,12 @@ mod tests {
         let mut waits = Waits::default();
         let mut asks = |now: u64, own: u64| {
             let asked = std::cell::Cell::new(false);
-            waits.note(now, own, [(1, None)].into_iter(), |_| {
+            waits.note(now, own, [(1, None, 3)].into_iter(), |_| {
                 asked.set(true);
                 Some((now, 7))
             });
-            assert_eq!(waits.before(1, now), Some(7));
-            assert_eq!(waits.before(2, now), Some(0), "a new one");
+            assert_eq!(waits.before(1, now, 3), Some(7));
+            assert_eq!(waits.before(2, now, 3), Some(3), "a new one, of a thread that lived before");
             asked.get()
         };
         assert!(asks(MS, 0), "the first");
@@ -106,15 +112,17 @@ mod tests {
     fn a_poll_keeps_the_count_from_before_it() {
         let mut waits = Waits::default();
         let mut look = |now: u64, poll: Option<u64>, waited: u64| {
-            waits.note(now * MS, SHORT, [(1, poll.map(|begin| begin * MS))].into_iter(), |_| Some((now * MS, waited)));
-            waits.before(1, poll.unwrap_or(now) * MS)
+            waits.note(now * MS, SHORT, [(1, poll.map(|begin| begin * MS), 0)].into_iter(), |_| {
+                Some((now * MS, waited))
+            });
+            waits.before(1, poll.unwrap_or(now) * MS, 0)
         };
         assert_eq!(look(10, None, 5), Some(5));
         assert_eq!(look(20, Some(13), 9), Some(5), "it began after the first look");
         assert_eq!(look(30, Some(13), 17), Some(5), "and goes on");
         assert_eq!(look(40, Some(33), 18), Some(17), "the next one");
         assert_eq!(look(50, Some(33), 19), Some(17));
-        assert_eq!(waits.before(1, 52 * MS), Some(19), "of one that begins after it, and may end unseen");
-        assert_eq!(waits.before(1, 2 * MS), None, "too long ago");
+        assert_eq!(waits.before(1, 52 * MS, 0), Some(19), "of one that begins after it, and may end unseen");
+        assert_eq!(waits.before(1, 2 * MS, 0), None, "too long ago");
     }
 }

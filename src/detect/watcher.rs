@@ -119,6 +119,8 @@ impl Watcher {
                 self.turns.good();
             }
         }
+        // Also where the last turn panicked before it did: nobody would open them any more.
+        call_user(|| drop(self.shedding.open_all()));
         self.shared.watching.store(false, Ordering::Relaxed);
     }
 
@@ -138,8 +140,6 @@ impl Watcher {
                      found any more; the program is not touched"
                         .into(),
                 );
-                // Nobody would open them.
-                call_user(|| drop(self.shedding.open_all()));
                 return false;
             }
         }
@@ -212,7 +212,8 @@ impl Watcher {
                 let id = poll.key.thread;
                 let thread = seen.threads.get(&id)?.clone();
                 let first = cpu.get(&id).filter(|cpu| cpu.poll == poll.key).map(|cpu| cpu.first);
-                Some((thread, first, waits.before(id, poll.begin)))
+                let before = waits.before(id, poll.begin, thread.waited);
+                Some((thread, first, before))
             });
         }
         told

@@ -89,6 +89,7 @@ mod imp {
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
+    use crate::measure::slot::What;
     use std::cell::RefCell;
 
     /// The runtime that this thread last polled for; no lock in a poll. A worker of such a runtime ends with it, so nothing is
@@ -169,15 +170,17 @@ mod imp {
         if frame.place & MULTI_THREAD == 0 {
             return false;
         }
+        let has_it = |later: &Frame| {
+            let what = What::unpack(later.what);
+            what.kind.is_poll()
+                && what.runtime == runtime
+                && later.begin > frame.begin
+                && (later.place ^ frame.place) & WORKER_OF_A_POOL == 0
+        };
+        // A poll that is over counts as well: a worker does not come back to a poll.
         meter.threads().iter().filter(|other| other.id != thread.id).any(|other| {
-            let reading = other.slot.read();
-            reading.is_some_and(|reading| {
-                reading.polls().any(|(later, what, _)| {
-                    what.runtime == runtime
-                        && later.begin > frame.begin
-                        && (later.place ^ frame.place) & WORKER_OF_A_POOL == 0
-                })
-            })
+            other.slot.latest().is_some_and(|frame| has_it(&frame))
+                || other.slot.read().is_some_and(|reading| reading.frames().iter().any(has_it))
         })
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct ThreadState {
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<i32>,
+    /// How long it had been kept from a CPU in all when it was first measured, in nanoseconds.
+    pub(crate) waited: u64,
     /// The thread's stack, where stacks can be taken.
     pub(crate) stack: Option<(usize, usize)>,
 }
@@ -74,6 +76,7 @@ impl ThreadState {
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
             tid: crate::sys::thread_id(),
+            waited: crate::sys::OwnRunDelay::open().nanos().unwrap_or(0),
             #[cfg(feature = "capture")]
             stack: crate::sys::own_stack(),
             #[cfg(not(feature = "capture"))]

@@ -169,6 +169,7 @@ impl Reporter {
         };
         let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
         stall.certainty = certainty;
+        stall.elapsed_at_least = true;
         stall.elapsed = Duration::from_nanos(elapsed);
         (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
         stall.syscall.clone_from(&found.syscall);

@@ -114,7 +114,9 @@ impl Watcher {
 
     /// How long a thread has been kept from a CPU since the last look before a poll of it began, as far as that is known.
     fn waited(&self, thread: &ThreadState, begin: u64) -> u64 {
-        let waited = || Some(procfs::run_delay(thread.tid?)?.saturating_sub(self.waits.before(thread.id, begin)?));
+        let waited = || {
+            Some(procfs::run_delay(thread.tid?)?.saturating_sub(self.waits.before(thread.id, begin, thread.waited)?))
+        };
         waited().unwrap_or(0)
     }
 }

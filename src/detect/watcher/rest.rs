@@ -91,7 +91,7 @@ impl Watcher {
         for poll in &seen.look.running {
             begins.entry(poll.key.thread).or_insert(poll.begin);
         }
-        let threads = seen.threads.keys().map(|id| (*id, begins.get(id).copied()));
+        let threads = seen.threads.iter().map(|(id, thread)| (*id, begins.get(id).copied(), thread.waited));
         let clock = &self.shared.meter.clock;
         self.waits.note(seen.now, own, threads, |id| {
             let waited = procfs::run_delay(seen.threads.get(&id)?.tid?)?;

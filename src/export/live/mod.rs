@@ -138,7 +138,7 @@ impl Live {
             pid: std::process::id(),
             now_unix_seconds: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, seconds),
             uptime_seconds: seconds(shared.started.elapsed()),
-            watching: !shared.is_stopping(),
+            watching: shared.watching.load(std::sync::atomic::Ordering::Relaxed) && !shared.is_stopping(),
             threshold_seconds: seconds(snapshot.watchdog.threshold),
             bucket_bounds_seconds: BOUNDS.map(|bound| seconds(Duration::from_nanos(bound))),
             stalls: Stalls::of(lock(&shared.book).recent(), workers),
