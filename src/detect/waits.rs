@@ -12,6 +12,8 @@ const LASTS: u64 = 1_000_000_000;
 const EVERY: u64 = 100_000_000;
 /// Threads that are asked for their count at one look.
 const MOST: usize = 16;
+/// A count that is older than this when a poll begins tells nothing about it: what the thread waited for in between is not the poll's.
+const STALE: u64 = 4 * EVERY;
 
 #[derive(Clone, Copy, Debug)]
 struct Count {
@@ -114,7 +116,8 @@ impl Counts {
     }
 
     fn at(&self, begin: u64) -> Option<Count> {
-        [Some(self.latest), self.before].into_iter().flatten().find(|count| count.at <= begin)
+        let count = [Some(self.latest), self.before].into_iter().flatten().find(|count| count.at <= begin)?;
+        (begin - count.at <= STALE).then_some(count)
     }
 }
 
@@ -184,6 +187,22 @@ mod tests {
         assert_eq!(waits.before(1, MS, 0), Some(7));
     }
 
+    /// The watchdog was asleep since, or had others to ask: the thread may have waited for what is no part of the poll.
+    #[test]
+    fn an_old_count_excuses_nothing() {
+        let mut waits = Waits::default();
+        assert_eq!(asked(&mut waits, MS, SHORT, [idle(1)]), [1]);
+        assert_eq!(waits.before(1, MS + EVERY, 3), Some(7));
+        assert_eq!(waits.before(1, MS + STALE, 3), Some(7));
+        assert_eq!(waits.before(1, MS + STALE + 1, 3), None);
+        // Its first, too; and what is asked for in vain is no answer.
+        let mut waits = Waits::default();
+        for now in [0, EVERY, 2 * EVERY, 6 * EVERY] {
+            waits.note(now, SHORT, [idle(1)].into_iter(), |_| None);
+        }
+        assert_eq!((waits.before(1, EVERY, 3), waits.before(1, 6 * EVERY, 3)), (Some(3), None));
+    }
+
     #[test]
     fn asks_a_few_at_a_look_each_in_its_turn() {
         const THREADS: u64 = 500;
@@ -206,7 +225,7 @@ mod tests {
             }
             assert_eq!(latest.len() as u64, THREADS, "each has its turn");
             let [others, in_polls] = longest;
-            assert!(others <= 4 * EVERY, "{} ms", others / MS);
+            assert!(others <= STALE, "{} ms", others / MS);
             assert!(in_polls < others.min(2 * EVERY), "{} ms, {} ms", in_polls / MS, others / MS);
         }
         // However many are in a poll, the others have their turn.
