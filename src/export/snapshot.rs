@@ -15,7 +15,7 @@ use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::runtime_stats::StatsTotals;
 use crate::measure::site::{Site, SiteId};
 use crate::measure::tally::{Event, Sum, Totals};
-use crate::report::book::{Amount, Sums};
+use crate::report::sums::{Amount, Sums};
 use crate::shared::Shared;
 
 /// All metrics of one moment; from [`Watchdog::snapshot`](crate::Watchdog::snapshot). The exact meaning of each is that of the

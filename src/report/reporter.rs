@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
-use super::book::Account;
 use super::stall::{Phase, Stall};
+use super::sums::Account;
 use super::tasks::{Place, TaskNews};
 use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
