@@ -58,10 +58,6 @@ impl Reporter {
         Reporter { examiner: Examiner::new(shared.clone()), shared, teller, going: HashMap::new(), told_lack: false }
     }
 
-    pub(crate) fn warm(&mut self) {
-        self.examiner.warm();
-    }
-
     /// Carries out one change. `at` is the clock reading of the look; `about` gives a poll's thread, what was known when the poll was
     /// first seen, and how long the thread had waited for a CPU in all before it began.
     pub(crate) fn tell(

@@ -185,6 +185,26 @@ mod tests {
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
     }
 
+    /// Unwind tables may take long to read: nothing waits for them but what needs them.
+    #[test]
+    #[cfg(all(
+        feature = "capture",
+        target_os = "linux",
+        target_env = "gnu",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    fn looks_while_the_tables_are_read() {
+        let reading = crate::detect::capture::pretend_to_read();
+        let watchdog = Watchdog::builder().log(false).start().unwrap();
+        wait_until("it looks", || {
+            watchdog.shared.meter.wake.kick();
+            watchdog.shared.wakeups.load(Ordering::Relaxed) > 1
+        });
+        drop(reading);
+        watchdog.shutdown();
+        assert!(!watchdog.coverage().watching);
+    }
+
     #[test]
     #[cfg(unix)]
     fn a_forked_child_waits_for_no_thread() {
