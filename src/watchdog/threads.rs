@@ -183,6 +183,13 @@ mod tests {
         let coverage = watchdog.coverage();
         assert_eq!(coverage.watchdog_panics, 10);
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
+        #[cfg(feature = "server")]
+        {
+            let is_told = |why| crate::export::live::json(&watchdog.shared).unwrap().contains(why);
+            assert!(is_told("\"watching\":false,\"stopped\":\"gave_up\""));
+            watchdog.shutdown();
+            assert!(is_told("\"stopped\":\"shut_down\""));
+        }
     }
 
     /// Unwind tables may take long to read: nothing waits for them but what needs them.
