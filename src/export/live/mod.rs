@@ -17,7 +17,7 @@ use self::watchdog::Watchdog;
 use self::workers::Worker;
 use super::families;
 use super::profile::program;
-use super::snapshot::{HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot, StallSnapshot};
+use super::snapshot::{CauseSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
 use crate::detect::cause::Cause;
 use crate::measure::histogram::BOUNDS;
 use crate::measure::hooks;
@@ -213,21 +213,22 @@ impl Runtime {
                 stalls: snapshot.suspected.count,
                 stalled_seconds: seconds(snapshot.suspected.time),
             },
-            stalls_by_cause: snapshot.stalls.iter().map(|(cause, stalls)| OfCause::of(*cause, stalls)).collect(),
+            stalls_by_cause: snapshot.stalls.iter().map(OfCause::of).collect(),
         }
     }
 }
 
 impl Histogram {
     fn of(snapshot: &HistogramSnapshot) -> Histogram {
-        let buckets = snapshot.buckets.iter().map(|(_, count)| *count).collect();
+        let buckets = snapshot.buckets.iter().map(|bucket| bucket.count).collect();
         Histogram { count: snapshot.count, sum_seconds: seconds(snapshot.sum), buckets }
     }
 }
 
 impl OfCause {
-    fn of(cause: Cause, stalls: &StallSnapshot) -> OfCause {
-        OfCause { cause, stalls: stalls.count, stalled_seconds: seconds(stalls.time) }
+    fn of(snapshot: &CauseSnapshot) -> OfCause {
+        let CauseSnapshot { cause, stalls } = snapshot;
+        OfCause { cause: *cause, stalls: stalls.count, stalled_seconds: seconds(stalls.time) }
     }
 }
 
@@ -259,7 +260,7 @@ fn routes(shared: &Shared, all: &[RouteSnapshot]) -> (Vec<Route>, usize) {
     });
     let route = |(route, under): (&RouteSnapshot, UnderRoute)| Route {
         route: route.route.clone(),
-        requests: route.requests.iter().map(|(_, _, count)| count).sum(),
+        requests: route.requests.iter().map(|requests| requests.count).sum(),
         polls: route.polls,
         busy_seconds: seconds(route.busy),
         max_seconds: seconds(route.poll_max),

@@ -66,7 +66,7 @@ impl Watchdog {
             },
             reports_suppressed: snapshot.reports_suppressed,
             reports_lost: snapshot.reports_lost,
-            captures: snapshot.captures.iter().map(|&(result, count)| Capture { result, count }).collect(),
+            captures: snapshot.captures.iter().map(|c| Capture { result: c.result, count: c.count }).collect(),
             oversleeps: snapshot.oversleeps,
             wakeups: snapshot.wakeups,
             callback_panics: snapshot.callback_panics,
@@ -75,7 +75,7 @@ impl Watchdog {
             allowed_blocking: snapshot
                 .allowed_blocking
                 .iter()
-                .map(|&(reason, time)| Allowed { reason, seconds: seconds(time) })
+                .map(|allowed| Allowed { reason: allowed.reason, seconds: seconds(allowed.time) })
                 .collect(),
         }
     }
