@@ -18,6 +18,9 @@ use support::*;
 const ROLE: &str = "POLLWATCH_TEST_CHILD";
 const LONG: Duration = Duration::from_millis(200);
 const STANDSTILL: Duration = Duration::from_secs(2);
+/// The threshold where many follow on each other, and how many.
+const SHORT: Duration = Duration::from_millis(20);
+const STANDSTILLS: usize = 80;
 
 /// A child that is killed, whatever happens to the test.
 struct Stopped(Child);
@@ -30,6 +33,21 @@ impl Drop for Stopped {
 }
 
 impl Stopped {
+    /// The test `name` of this binary, as a child that has said that it is ready, and what it says then.
+    fn start(name: &str) -> (Stopped, impl Iterator<Item = String>) {
+        let mut command = Command::new(std::env::current_exe().expect("this binary"));
+        command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
+        let mut child = Stopped(child);
+        let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.ends_with("ready")), "the child is ready");
+        (child, lines)
+    }
+
+    fn lets_go_on(&mut self) {
+        writeln!(self.0.stdin.take().expect("piped"), "go on").expect("the child listens");
+    }
+
     fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.0.id()).expect("a pid");
         // SAFETY: kill takes two integers; the pid is that of our child, which has not been waited for.
@@ -45,19 +63,14 @@ impl Stopped {
 
 /// Runs the test `name` of this binary as a child, stops it for a while once it says so, and returns what it prints then.
 fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
-    let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
-    let mut child = Stopped(child);
-    let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("ready")), "the child is ready");
+    let (mut child, lines) = Stopped::start(name);
     child.signal(libc::SIGSTOP);
     wait_until("it is stopped", || child.state() == "T");
     let begin = Instant::now();
     std::thread::sleep(STANDSTILL);
     let stopped = begin.elapsed();
     child.signal(libc::SIGCONT);
-    writeln!(child.0.stdin.take().expect("piped"), "go on").expect("the child listens");
+    child.lets_go_on();
     let said = lines.collect();
     assert!(child.0.wait().expect("it ends").success(), "{said:?}");
     (said, stopped)
@@ -105,6 +118,12 @@ fn a_standstill_is_nobodys_stall() {
 
 fn short_polls() {
     let (watchdog, told) = start(LONG);
+    short_polls_of(&watchdog, LONG / 20);
+    tell_all(&watchdog, &told);
+}
+
+/// Until the parent lets it go on.
+fn short_polls_of(watchdog: &Watchdog, time: Duration) {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let go_on = told_to_go_on();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
@@ -115,18 +134,97 @@ fn short_polls() {
         }
         println!("\nready");
         while !go_on.load(Ordering::Acquire) {
-            block(LONG / 20);
+            block(time);
             yield_once().await;
         }
     }));
-    println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
+}
+
+/// As short as it may be, many times: the watchdog is caught in whatever it does between two sleeps, too.
+#[test]
+fn standstills_at_any_moment_are_nobodys_stall() {
+    if is_child() {
+        return often_stopped();
+    }
+    undisturbed(|| {
+        let lines = stop_often("standstills_at_any_moment_are_nobodys_stall");
+        let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
+        let oversleeps: usize = oversleeps.parse().expect("a number");
+        let (blamed, starved) = (said(&lines, "blamed"), said(&lines, "starved"));
+        // One that falls into the look at a stall of a busy machine's is not noticed.
+        let examined = blamed.iter().any(|stall| stall.contains("ongoing"));
+        let noticed = blamed.is_empty() || oversleeps >= STANDSTILLS || examined;
+        assert!(noticed, "one went unnoticed, {oversleeps} did not: {blamed:?}");
+        if blamed.is_empty() && starved.is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
+    });
+}
+
+/// Runs the test `name` of this binary as a child, stops it again and again, and returns what it prints then.
+fn stop_often(name: &str) -> Vec<String> {
+    let (mut child, mut lines) = Stopped::start(name);
+    for i in 0..STANDSTILLS {
+        // At another place in what the watchdog does each time.
+        std::thread::sleep(SHORT + SHORT / 7 * (i % 7) as u32);
+        child.signal(libc::SIGSTOP);
+        wait_until("it is stopped", || child.state() == "T");
+        std::thread::sleep(SHORT * 3);
+        child.signal(libc::SIGCONT);
+    }
+    child.lets_go_on();
+    let said = lines.by_ref().collect();
+    assert!(child.0.wait().expect("it ends").success(), "{said:?}");
+    said
+}
+
+fn often_stopped() {
+    let (watchdog, told) = start(SHORT);
+    short_polls_of(&watchdog, SHORT / 20);
+    tell_all(&watchdog, &told);
+}
+
+/// A breakpoint in a handler, as the first thing that a service does after it was idle: the watchdog is still waking up.
+#[test]
+fn a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall() {
+    const NAME: &str = "a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall";
+    if is_child() {
+        return stops_itself();
+    }
+    undisturbed(|| {
+        let (mut child, mut lines) = Stopped::start(NAME);
+        wait_until("it has stopped itself", || child.state() == "T");
+        std::thread::sleep(STANDSTILL / 2);
+        child.signal(libc::SIGCONT);
+        child.lets_go_on();
+        let lines: Vec<_> = lines.by_ref().collect();
+        assert!(child.0.wait().expect("it ends").success(), "{lines:?}");
+        let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
+        assert_ne!(oversleeps, "0", "the watchdog tells that it was late: {lines:?}");
+        let (blamed, starved) = (said(&lines, "blamed"), said(&lines, "starved"));
+        if blamed.is_empty() && starved.is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
+    });
+}
+
+fn stops_itself() {
+    let (watchdog, told) = start(LONG);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let go_on = told_to_go_on();
+    let wakeups = || watchdog.snapshot().watchdog.wakeups;
+    wait_until("the watchdog runs", || wakeups() >= 1);
+    println!("\nready");
+    runtime.block_on(watchdog.watch(async {
+        // As long as it takes to fall asleep, and longer.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // SAFETY: takes and returns an integer. It is this thread that is stopped, and the others with it, before it returns.
+        assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
+    }));
+    wait_until("it may go on", || go_on.load(Ordering::Acquire));
     tell_all(&watchdog, &told);
 }
 
 /// What the parent asks about.
 fn tell_all(watchdog: &Watchdog, told: &Told) {
     let stalls = told_so_far(watchdog, told);
-    println!("\nreports {}", stalls.len());
+    println!("\noversleeps {}\n\nreports {}", watchdog.snapshot().watchdog.oversleeps, stalls.len());
     for stall in stalls {
         let what = match stall.cause {
             Cause::Paused => "paused",
