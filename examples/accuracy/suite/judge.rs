@@ -163,7 +163,10 @@ impl Tally {
 
     fn duration(&mut self, promise: &Promise, poll: &Poll, told: &Told, watch: &Watch) {
         let last = told.last();
-        self.mute += usize::from(last.at_least != promise.is_by_looks());
+        if last.at_least != promise.is_by_looks() {
+            self.mute += 1;
+            self.faults.push(format!("does not say whether it is the least: {}", last.text));
+        }
         if last.ongoing {
             self.faults.push(format!("no end: {}", last.text));
             self.imprecise += 1;
