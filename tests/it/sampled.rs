@@ -177,15 +177,15 @@ fn who_has_the_worker_is_told_and_who_handed_it_on_is_not() {
                     block(THRESHOLD * 4);
                     ends.send(()).ok();
                 });
+                let id = blocks.id();
                 tokio::task::block_in_place(|| key.pass());
-                blocks
+                blocks.await.unwrap();
+                id
             });
             handed_on.push(task.id());
             is_through.recv_timeout(PATIENCE).expect("the other has its worker");
             gate.open();
-            let blocks = runtime.block_on(task).unwrap();
-            blocked.push(blocks.id());
-            runtime.block_on(blocks).unwrap();
+            blocked.push(runtime.block_on(task).unwrap());
         }
         let stalls = told_so_far(&watchdog, &told);
         let is_told = |id: &tokio::task::Id| stalls.iter().any(|s| s.task == Some(*id));
