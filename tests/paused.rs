@@ -3,97 +3,32 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "it/stopped.rs"]
+mod stopped;
 #[path = "it/support.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pollwatch::{Cause, Phase, Watchdog};
+use stopped::*;
 use support::*;
 
-const ROLE: &str = "POLLWATCH_TEST_CHILD";
 const LONG: Duration = Duration::from_millis(200);
 const STANDSTILL: Duration = Duration::from_secs(2);
 /// The threshold where many follow on each other, and how many.
 const SHORT: Duration = Duration::from_millis(20);
 const STANDSTILLS: usize = 80;
 
-/// A child that is killed, whatever happens to the test.
-struct Stopped(Child);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Stopped {
-    /// The test `name` of this binary, as a child that has said that it is ready, and what it says then.
-    fn start(name: &str) -> (Stopped, impl Iterator<Item = String>) {
-        let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
-        let mut child = Stopped(child);
-        let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.ends_with("ready")), "the child is ready");
-        (child, lines)
-    }
-
-    fn lets_go_on(&mut self) {
-        writeln!(self.0.stdin.take().expect("piped"), "go on").expect("the child listens");
-    }
-
-    fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.0.id()).expect("a pid");
-        // SAFETY: kill takes two integers; the pid is that of our child, which has not been waited for.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-    }
-
-    /// `T` when stopped.
-    fn state(&self) -> String {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("the child lives");
-        stat.rsplit_once(") ").expect("a state").1[..1].to_owned()
-    }
-}
-
 /// Runs the test `name` of this binary as a child, stops it for a while once it says so, and returns what it prints then.
 fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
-    let (mut child, lines) = Stopped::start(name);
-    child.signal(libc::SIGSTOP);
-    wait_until("it is stopped", || child.state() == "T");
+    let (child, lines) = Stopped::start(name);
+    child.stop();
     let begin = Instant::now();
     std::thread::sleep(STANDSTILL);
     let stopped = begin.elapsed();
-    child.signal(libc::SIGCONT);
-    child.lets_go_on();
-    let said = lines.collect();
-    assert!(child.0.wait().expect("it ends").success(), "{said:?}");
-    (said, stopped)
-}
-
-fn is_child() -> bool {
-    std::env::var_os(ROLE).is_some()
-}
-
-/// Set once the parent has let us go on.
-fn told_to_go_on() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = flag.clone();
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read_line(&mut String::new());
-        set.store(true, Ordering::Release);
-    });
-    flag
-}
-
-#[track_caller]
-fn said<'a>(lines: &'a [String], what: &str) -> Vec<&'a str> {
-    lines.iter().filter_map(|line| line.strip_prefix(what)).map(str::trim).collect()
+    (child.ends(lines), stopped)
 }
 
 /// Short polls, one of which spans the standstill.
@@ -161,19 +96,15 @@ fn standstills_at_any_moment_are_nobodys_stall() {
 
 /// Runs the test `name` of this binary as a child, stops it again and again, and returns what it prints then.
 fn stop_often(name: &str) -> Vec<String> {
-    let (mut child, mut lines) = Stopped::start(name);
+    let (child, lines) = Stopped::start(name);
     for i in 0..STANDSTILLS {
         // At another place in what the watchdog does each time.
         std::thread::sleep(SHORT + SHORT / 7 * (i % 7) as u32);
-        child.signal(libc::SIGSTOP);
-        wait_until("it is stopped", || child.state() == "T");
+        child.stop();
         std::thread::sleep(SHORT * 3);
         child.signal(libc::SIGCONT);
     }
-    child.lets_go_on();
-    let said = lines.by_ref().collect();
-    assert!(child.0.wait().expect("it ends").success(), "{said:?}");
-    said
+    child.ends(lines)
 }
 
 fn often_stopped() {
@@ -190,13 +121,10 @@ fn a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall() {
         return stops_itself();
     }
     undisturbed(|| {
-        let (mut child, mut lines) = Stopped::start(NAME);
+        let (child, lines) = Stopped::start(NAME);
         wait_until("it has stopped itself", || child.state() == "T");
         std::thread::sleep(STANDSTILL / 2);
-        child.signal(libc::SIGCONT);
-        child.lets_go_on();
-        let lines: Vec<_> = lines.by_ref().collect();
-        assert!(child.0.wait().expect("it ends").success(), "{lines:?}");
+        let lines = child.ends(lines);
         let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
         assert_ne!(oversleeps, "0", "the watchdog tells that it was late: {lines:?}");
         let (blamed, starved) = (said(&lines, "blamed"), said(&lines, "starved"));
