@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::coverage::StackCoverage;
 use crate::detect::outcome::Outcome;
 use crate::measure::meter::Meter;
-use crate::report::book::{Book, Sums};
+use crate::report::book::Book;
 #[cfg(feature = "server")]
 use crate::report::profile::Profile;
 use crate::report::stall::Stall;
+use crate::report::sums::Sums;
 use crate::util::lock;
 
 /// A user's callback.

@@ -103,7 +103,7 @@ fn a_stall_is_as_long_as_it_was() {
         let text = watchdog.metrics_text();
         assert!(text.contains("pollwatch_stall_seconds_total"), "{name}");
         let counted: Duration =
-            runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|(_, stalls)| stalls.time).sum();
+            runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|of_cause| of_cause.stalls.time).sum();
         assert!(counted <= outer.mul_f64(1.01), "{name}: {counted:?} of {outer:?}");
     }
 }

@@ -106,11 +106,12 @@ impl Ledger {
         }
         let mut of_routes = lock(&self.requests).clone();
         for route in &snapshot.routes {
-            for (method, status, counted) in &route.requests {
-                let known = of_routes.keys().find(|key| key.0 == &*route.route && (key.1, key.2) == (*method, *status));
+            for requests in &route.requests {
+                let (method, status) = (requests.method, requests.status);
+                let known = of_routes.keys().find(|key| key.0 == &*route.route && (key.1, key.2) == (method, status));
                 let did = known.copied().and_then(|key| of_routes.remove(&key)).unwrap_or(0);
                 let what = format!("requests {method} {}, {status}", route.route);
-                lines.push(Line { what, did, more: 0, counted: *counted });
+                lines.push(Line { what, did, more: 0, counted: requests.count });
             }
         }
         for ((route, method, status), did) in of_routes {
@@ -135,7 +136,7 @@ impl Ledger {
         let panics = self.callback_panics.load(Relaxed);
         let what = "panics of on_stall".to_owned();
         let panics = Line { what, did: panics, more: 0, counted: snapshot.watchdog.callback_panics };
-        let stalls = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|(_, stalls)| stalls.count).sum::<u64>();
+        let stalls = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|c| c.stalls.count).sum::<u64>();
         let told = lock(&self.told).len() as u64;
         let what = "stalls, told to on_stall or lost to it".to_owned();
         let stalls = Line { what, did: told, more: snapshot.watchdog.reports_lost, counted: stalls };

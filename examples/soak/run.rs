@@ -111,7 +111,7 @@ fn soak(scene: &Arc<Scene>, time: Duration) -> Result<bool, Failure> {
         let now = quiet(scene, warm, least);
         let snapshot = scene.watchdog.snapshot();
         let polls: u64 = snapshot.runtimes.iter().map(|r| r.polls.count).sum();
-        let stalls: u64 = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|(_, s)| s.count).sum();
+        let stalls: u64 = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|c| c.stalls.count).sum();
         let row = now.all().map(|(_, value, _)| format!("{value:>13}")).concat();
         println!("{:>6} {requests:>9} {polls:>10} {stalls:>8} {row}", begin.elapsed().as_secs());
         match n {
@@ -182,7 +182,7 @@ fn is_all_counted(scene: &Scene) -> bool {
         println!("{times:>10}  {fault}");
     }
     let watchdog = scene.watchdog.snapshot().watchdog;
-    let captures: Vec<_> = watchdog.captures.iter().map(|(result, n)| format!("{n} {result}")).collect();
+    let captures: Vec<_> = watchdog.captures.iter().map(|c| format!("{} {}", c.count, c.result)).collect();
     println!("captures: {}; reports lost: {}", captures.join(", "), watchdog.reports_lost);
     let panics = PANICS.load(Relaxed);
     if panics > 0 {

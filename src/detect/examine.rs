@@ -59,13 +59,6 @@ impl Examiner {
         Examiner { shared, capturer: Default::default(), tokens: BURST, refilled: 0 }
     }
 
-    /// Prepares what the first stack would wait for.
-    pub(crate) fn warm(&mut self) {
-        if self.shared.capture {
-            self.capturer.warm();
-        }
-    }
-
     /// Examines a thread that is in what `still` says, and that had waited for a CPU for `before` in all before that. Nothing is said
     /// of it if that is over before it is through.
     pub(crate) fn examine(

@@ -34,8 +34,8 @@ pub(crate) struct Poll {
     pub(crate) task: u64,
     /// When it began to stand still, because a part of it is meant to block.
     pub(crate) stands_since: Option<u64>,
-    /// How long its thread was kept from a CPU since shortly before it began, once it has lasted for the threshold; 0 where that is
-    /// not known.
+    /// How long its thread was kept from a CPU since shortly before it began, once it has lasted for the threshold and until it is
+    /// tracked; 0 where that is not known.
     pub(crate) waited: u64,
 }
 
@@ -289,6 +289,11 @@ impl Tracker {
     /// Whether a stall goes on.
     pub(crate) fn has_stalls(&self) -> bool {
         self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
+    }
+
+    /// Whether it is settled what a poll that goes on is.
+    pub(crate) fn is_tracked(&self, poll: &PollKey) -> bool {
+        self.tracked.contains_key(poll)
     }
 
     /// Stalls are counted from 1, whoever finds them.

@@ -5,9 +5,10 @@
 //!
 //! - **It stands**: it has not run at all for the threshold, and waits in one system call. Then it is blocked for certain, unless
 //!   its worker has been handed on by `block_in_place`: where that cannot be excluded, it is suspected, after twice the time.
-//! - **It stays in one place**: the runtime publishes what a worker has done when it parks and every 61 ticks. Had all polls been
-//!   shorter than a quarter of the threshold, it would have published within [`TICKS`] quarters; when it has not, and each of some
-//!   samples of its stack is in the same task's code, it is suspected.
+//! - **It stays in one place**: the runtime publishes what a worker has done when it parks and every 61 ticks. Had no tick taken more
+//!   than a quarter of the threshold, it would have published within [`TICKS`] quarters; when it has not, and each of some samples of
+//!   its stack is in the same task's code, it is suspected. A tick is one poll, and up to three more where tasks wake one another: its
+//!   polls take more than a quarter of the threshold on average, or a sixteenth.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,7 +16,8 @@ use std::collections::hash_map::Entry;
 use super::cause::Certainty;
 use super::pause::Pauses;
 
-/// tokio's `event_interval`, unless the user has set another: after so many ticks a worker publishes its figures.
+/// tokio's `event_interval`, unless the user has set another: after so many ticks, of one to four polls each, a worker publishes its
+/// figures.
 const TICKS: u64 = 61;
 /// Samples of a stack that must agree.
 const SAMPLES: u32 = 3;

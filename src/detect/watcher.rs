@@ -107,7 +107,6 @@ impl Watcher {
     /// Runs until the watchdog stops.
     pub(crate) fn run(mut self) {
         self.shared.meter.wake.set_thread(std::thread::current());
-        call_user(|| self.reporter.warm());
         self.trusted = self.now();
         loop {
             let stopping = self.shared.is_stopping();

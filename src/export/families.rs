@@ -6,7 +6,7 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::snapshot::{HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
+use super::snapshot::{BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
 use super::table::{self, Def, PREFIX, Type};
 use crate::coverage::StackCoverage;
 use crate::measure::hooks;
@@ -61,8 +61,8 @@ impl Family {
         self.buckets(labels, &from.buckets, from.count, from.sum);
     }
 
-    fn buckets(&mut self, labels: &[&str], buckets: &[(Duration, u64)], count: u64, sum: Duration) {
-        let bucket = |&(bound, count): &(Duration, u64)| {
+    fn buckets(&mut self, labels: &[&str], buckets: &[BucketSnapshot], count: u64, sum: Duration) {
+        let bucket = |&BucketSnapshot { bound, count }: &BucketSnapshot| {
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(bound.as_secs_f64());
             bucket.set_cumulative_count(count);
@@ -120,10 +120,10 @@ fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
         of(table::BUSY, runtimes, |f, r| f.value(&[&r.name], r.polls.sum.as_secs_f64())),
         of(table::DURATION, runtimes, |f, r| f.histogram(&[&r.name], &r.polls)),
         of(table::STALLS, runtimes, |f, r| {
-            r.stalls.iter().for_each(|(cause, s)| f.value(&[&r.name, cause.as_str()], s.count as f64));
+            r.stalls.iter().for_each(|c| f.value(&[&r.name, c.cause.as_str()], c.stalls.count as f64));
         }),
         of(table::STALL_SECONDS, runtimes, |f, r| {
-            r.stalls.iter().for_each(|(cause, s)| f.value(&[&r.name, cause.as_str()], s.time.as_secs_f64()));
+            r.stalls.iter().for_each(|c| f.value(&[&r.name, c.cause.as_str()], c.stalls.time.as_secs_f64()));
         }),
         of(table::SUSPECTED, runtimes, |f, r| f.value(&[&r.name], r.suspected.count as f64)),
         of(table::SUSPECTED_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.suspected.time.as_secs_f64())),
@@ -184,7 +184,7 @@ pub(super) fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
 fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     all.extend([
         of(table::ROUTE_REQUESTS, routes, |f, r| {
-            r.requests.iter().for_each(|(method, status, count)| f.value(&[&r.route, method, status], *count as f64));
+            r.requests.iter().for_each(|q| f.value(&[&r.route, q.method, q.status], q.count as f64));
         }),
         of(table::ROUTE_BUSY, routes, |f, r| f.value(&[&r.route], r.busy.as_secs_f64())),
         of(table::ROUTE_MAX, routes, |f, r| f.value(&[&r.route], r.poll_max.as_secs_f64())),
@@ -241,8 +241,8 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);
     one(table::CALLBACK_PANICS, w.callback_panics as f64);
-    all.push(of(table::CAPTURES, &w.captures, |f, (result, count)| f.value(&[result], *count as f64)));
-    all.push(of(table::ALLOWED, &w.allowed_blocking, |f, (reason, time)| f.value(&[reason], time.as_secs_f64())));
+    all.push(of(table::CAPTURES, &w.captures, |f, c| f.value(&[c.result], c.count as f64)));
+    all.push(of(table::ALLOWED, &w.allowed_blocking, |f, a| f.value(&[a.reason], a.time.as_secs_f64())));
     let ways = [
         ("hooks", w.coverage.runtimes.iter().any(|r| r.alive && r.every_task)),
         ("watch", true),

@@ -10,7 +10,7 @@ pub(crate) mod health;
 #[cfg(feature = "server")]
 mod kept;
 #[cfg(feature = "server")]
-mod live;
+pub(crate) mod live;
 #[cfg(feature = "server")]
 mod page;
 #[cfg(feature = "server")]

@@ -15,7 +15,7 @@ use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::runtime_stats::StatsTotals;
 use crate::measure::site::{Site, SiteId};
 use crate::measure::tally::{Event, Sum, Totals};
-use crate::report::book::{Amount, Sums};
+use crate::report::sums::{Amount, Sums};
 use crate::shared::Shared;
 
 /// All metrics of one moment; from [`Watchdog::snapshot`](crate::Watchdog::snapshot). The exact meaning of each is that of the
@@ -39,8 +39,8 @@ pub struct Snapshot {
 pub struct RouteSnapshot {
     /// Its name.
     pub route: Arc<str>,
-    /// Requests that are over, by method and status (a class such as `2xx`, or `error`, `cancelled`, `panicked`).
-    pub requests: Vec<(&'static str, &'static str, u64)>,
+    /// Requests that are over, by method and status.
+    pub requests: Vec<RequestsSnapshot>,
     /// Polls of its responses and their bodies.
     pub polls: u64,
     /// The time that these took, and the calls of the service before them.
@@ -48,13 +48,25 @@ pub struct RouteSnapshot {
     /// The longest of all these.
     pub poll_max: Duration,
     /// How many took at most how long; empty unless [`route_histograms`](crate::WatchdogBuilder::route_histograms) is on.
-    pub poll_buckets: Vec<(Duration, u64)>,
+    pub poll_buckets: Vec<BucketSnapshot>,
     /// How many polls the buckets are of, those above the last bound included; 0 where there are none.
     pub polls_in_buckets: u64,
     /// Polls that blocked a worker for the threshold or longer by themselves.
     pub stalls: StallSnapshot,
     /// Requests turned away because the runtime was late.
     pub shed: u64,
+}
+
+/// The requests of one route with one method and one status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestsSnapshot {
+    /// One of the nine standard methods, or `other`.
+    pub method: &'static str,
+    /// The status' class, such as `2xx`, or `error`, `cancelled`, `panicked`.
+    pub status: &'static str,
+    /// How many.
+    pub count: u64,
 }
 
 /// One runtime.
@@ -70,7 +82,7 @@ pub struct RuntimeSnapshot {
     /// From the moment a task was woken to its poll, as the probe met it while the runtime was polling.
     pub schedule_delay: HistogramSnapshot,
     /// Stalls by cause: every cause, also those with none.
-    pub stalls: Vec<(Cause, StallSnapshot)>,
+    pub stalls: Vec<CauseSnapshot>,
     /// Stalls that are only suspected, and counted nowhere else; see [`Certainty`](crate::Certainty).
     pub suspected: StallSnapshot,
     /// Workers that are in a poll for at least the threshold at this moment, as far as that is certain.
@@ -129,6 +141,26 @@ pub struct StallSnapshot {
     pub time: Duration,
 }
 
+/// The stalls of one cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CauseSnapshot {
+    /// The cause.
+    pub cause: Cause,
+    /// The stalls.
+    pub stalls: StallSnapshot,
+}
+
+/// One bucket of a histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BucketSnapshot {
+    /// Its upper bound.
+    pub bound: Duration,
+    /// How many took at most that long: those of the buckets below are in it.
+    pub count: u64,
+}
+
 /// Durations in buckets.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -137,18 +169,17 @@ pub struct HistogramSnapshot {
     pub count: u64,
     /// The sum of all.
     pub sum: Duration,
-    /// Upper bound, and how many took at most that long.
-    pub buckets: Vec<(Duration, u64)>,
+    /// By ascending upper bounds.
+    pub buckets: Vec<BucketSnapshot>,
     totals: HistogramTotals,
 }
 
 impl HistogramSnapshot {
     fn new(totals: HistogramTotals, sum: Option<u64>) -> HistogramSnapshot {
-        let buckets = BOUNDS.iter().map(|&b| Duration::from_nanos(b)).zip(totals.cumulative());
         HistogramSnapshot {
             count: totals.count(),
             sum: Duration::from_nanos(sum.unwrap_or_else(|| totals.sum())),
-            buckets: buckets.collect(),
+            buckets: buckets(&BOUNDS, totals.cumulative()),
             totals,
         }
     }
@@ -172,9 +203,9 @@ pub struct WatchdogSnapshot {
     /// Reports that log and callback never got, because those took too long.
     pub reports_lost: u64,
     /// Stacks asked for, by how that ended.
-    pub captures: Vec<(&'static str, u64)>,
+    pub captures: Vec<CaptureSnapshot>,
     /// Time in `allow_blocking` scopes that have ended, by reason.
-    pub allowed_blocking: Vec<(&'static str, Duration)>,
+    pub allowed_blocking: Vec<AllowedSnapshot>,
     /// Places that did not fit into `max_sites`, once a thread and place.
     pub sites_overflowed: u64,
     /// Requests whose route did not fit into `max_routes`.
@@ -185,6 +216,26 @@ pub struct WatchdogSnapshot {
     pub wakeups: u64,
     /// Panics in callbacks and hooks of yours.
     pub callback_panics: u64,
+}
+
+/// Stacks that were asked for and ended alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CaptureSnapshot {
+    /// How: the label `result` of `pollwatch_captures_total`.
+    pub result: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// Time that was meant to block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AllowedSnapshot {
+    /// What [`allow_blocking`](crate::allow_blocking) was given.
+    pub reason: &'static str,
+    /// How long in all.
+    pub time: Duration,
 }
 
 impl Snapshot {
@@ -211,9 +262,16 @@ impl Snapshot {
                 reports_suppressed: shared.suppressed.load(Ordering::Relaxed),
                 reports_lost: shared.untold.load(Ordering::Relaxed) + meter.panics.lost(),
                 captures: Outcome::ALL
-                    .map(|o| (o.as_str(), shared.captures[o as usize].load(Ordering::Relaxed)))
+                    .map(|outcome| CaptureSnapshot {
+                        result: outcome.as_str(),
+                        count: shared.captures[outcome as usize].load(Ordering::Relaxed),
+                    })
                     .into(),
-                allowed_blocking: meter.allowed().into_iter().map(|(r, n)| (r, Duration::from_nanos(n))).collect(),
+                allowed_blocking: meter
+                    .allowed()
+                    .into_iter()
+                    .map(|(reason, nanos)| AllowedSnapshot { reason, time: Duration::from_nanos(nanos) })
+                    .collect(),
                 sites_overflowed: meter.sites.overflowed(),
                 routes_overflowed: meter.routes.overflowed(),
                 oversleeps: shared.oversleeps.load(Ordering::Relaxed),
@@ -236,7 +294,10 @@ fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> 
         polls_total,
         polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
         schedule_delay: HistogramSnapshot::new(delay, None),
-        stalls: Cause::ALL.iter().map(|&cause| (cause, amount(stalls.causes.get(&(runtime.id, cause))))).collect(),
+        stalls: Cause::ALL
+            .iter()
+            .map(|&cause| CauseSnapshot { cause, stalls: amount(stalls.causes.get(&(runtime.id, cause))) })
+            .collect(),
         suspected: amount(stalls.suspected.get(&runtime.id)),
         blocked_workers: blocked.len(),
         oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
@@ -292,16 +353,24 @@ impl RouteSnapshot {
         let (buckets, polls_in_buckets) = totals.durations().unwrap_or_default();
         RouteSnapshot {
             route,
-            requests: totals.requests().collect(),
+            requests: totals
+                .requests()
+                .map(|(method, status, count)| RequestsSnapshot { method, status, count })
+                .collect(),
             polls: totals.polls,
             busy: Duration::from_nanos(totals.busy),
             poll_max: Duration::from_nanos(totals.max),
-            poll_buckets: tally::BOUNDS.iter().map(|&bound| Duration::from_nanos(bound)).zip(buckets).collect(),
+            poll_buckets: self::buckets(&tally::BOUNDS, buckets),
             polls_in_buckets,
             stalls,
             shed: totals.shed,
         }
     }
+}
+
+fn buckets(bounds: &[u64], counts: impl IntoIterator<Item = u64>) -> Vec<BucketSnapshot> {
+    let bounds = bounds.iter().map(|&bound| Duration::from_nanos(bound));
+    bounds.zip(counts).map(|(bound, count)| BucketSnapshot { bound, count }).collect()
 }
 
 fn amount(amount: Option<&Amount>) -> StallSnapshot {

@@ -303,38 +303,55 @@ pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, part: &mut Part<'_>) {
-    if let Some((index, top)) = thread.state.slot.top_at().filter(|(_, top)| top.number() == entered.number) {
-        let begin = Some(top.begin()).filter(|begin| *begin != UNTIMED);
-        let weight = if begin.is_some() { thread.sampling.weight_of_part() } else { 1 };
-        // As for polls.
-        let timed =
-            begin.or_else(|| thread.state.slot.noted((index, top))).map(|from| (from, thread.state.since(from)));
-        let slow = timed.filter(|(_, nanos)| *nanos >= thread.state.threshold);
-        if let Some(cell) = thread.state.routes.cell(route) {
-            // One that was seen late is timed from there: known if slow.
-            let weight = if slow.is_some() { 1 } else { weight };
-            match (timed.filter(|_| slow.is_some() || begin.is_some()), part) {
-                (Some((_, nanos)), Part::Call(called)) => {
-                    cell.part(nanos, weight);
-                    **called = u32::try_from(nanos).unwrap_or(u32::MAX);
-                }
-                (None, Part::Call(_)) => {}
-                (Some((_, nanos)), part) => {
-                    cell.poll(nanos, weight, thread.state.route_histograms);
-                    if let Part::First(called) = part {
-                        cell.first_poll(nanos.saturating_add((*called).into()));
-                    }
-                }
-                (None, _) => cell.untimed_poll(),
-            }
-        }
-        if let Some((from, nanos)) = slow {
-            leave_word_of_route(thread, top, from, nanos);
-        }
-        // A request within another (a service that calls a service): each has its own time.
-        thread.state.slot.delay_requests_around(|| thread.state.now().saturating_sub(top.begin()));
+    let slot = &thread.state.slot;
+    let within = thread.within_request.get().filter(|(of, _)| *of == route).map_or(0, |(_, nanos)| nanos);
+    if within > 0 {
+        thread.within_request.set(None);
     }
+    let mut at_once = within;
+    let Some((index, top)) = slot.top_at().filter(|(_, top)| top.number() == entered.number) else {
+        return leave(thread, entered);
+    };
+    let begin = Some(top.begin()).filter(|begin| *begin != UNTIMED);
+    let weight = if begin.is_some() { thread.sampling.weight_of_part() } else { 1 };
+    // As for polls.
+    let timed = begin.or_else(|| slot.noted((index, top))).map(|from| (from, thread.state.since(from)));
+    let slow = timed.filter(|(_, nanos)| *nanos >= thread.state.threshold);
+    let cell = thread.state.routes.cell(route);
+    if let Some(cell) = cell {
+        // One that was seen late is timed from there: known if slow.
+        let weight = if slow.is_some() { 1 } else { weight };
+        match (timed.filter(|_| slow.is_some() || begin.is_some()), part) {
+            (Some((_, nanos)), Part::Call(called)) => {
+                cell.part(nanos, weight);
+                **called = u32::try_from(nanos.saturating_add(within)).unwrap_or(u32::MAX);
+                at_once = 0;
+            }
+            (None, Part::Call(_)) => {}
+            (Some((_, nanos)), part) => {
+                cell.poll(nanos, weight, thread.state.route_histograms);
+                if let Part::First(called) = part {
+                    at_once = nanos.saturating_add((*called).into()).saturating_add(within);
+                }
+            }
+            (None, _) => cell.untimed_poll(),
+        }
+    }
+    if let Some((from, nanos)) = slow {
+        leave_word_of_route(thread, top, from, nanos);
+    }
+    // A request within another (a service that calls a service): each has its own time.
+    slot.delay_requests_around(|| thread.state.now().saturating_sub(top.begin()));
     leave(thread, entered);
+    if at_once > 0 {
+        // Below two layers it is one request: the outer one notes what it did.
+        let is_within = slot.depth() > 1 && slot.innermost_request() == Some(route);
+        match cell {
+            _ if is_within => thread.within_request.set(Some((route, at_once))),
+            Some(cell) => cell.first_poll(at_once),
+            None => {}
+        }
+    }
 }
 
 /// As [`leave_word`], with the push number of the poll that it is a part of in place of a task.

@@ -165,6 +165,9 @@ pub(crate) struct Attached {
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
+    /// How long a request took at once within another of its route, which has not ended: the same one, below two layers.
+    #[cfg(feature = "tower")]
+    pub(crate) within_request: Cell<Option<(RouteId, u64)>>,
     pub(crate) place: PlaceCache,
     /// The runtime of the last future that was resolved here: its id of tokio's (never used again), ours, and whether it is hooked.
     pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u8, bool)>>,
@@ -188,6 +191,8 @@ impl Attached {
             sites: RefCell::default(),
             #[cfg(feature = "tower")]
             routes: RefCell::default(),
+            #[cfg(feature = "tower")]
+            within_request: Cell::default(),
             place: Default::default(),
             last_runtime: Cell::default(),
             unplaced: Cell::default(),

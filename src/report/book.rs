@@ -1,68 +1,18 @@
-//! The account of stalls: recent ones, going ones, and sums that only grow. Written by the watchdog thread, read by all.
+//! The account of stalls: recent ones, going ones, and what they add up to. Written by the watchdog thread, read by all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::stall::{Phase, Stall};
+use super::sums::{Account, Sums};
 use crate::detect::cause::{Cause, Certainty, Syscall};
 use crate::detect::live::Still;
 use crate::measure::route::RouteId;
-use crate::measure::site::SiteId;
 use crate::measure::thread::ThreadState;
 
 /// Stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) keeps.
 pub(crate) const RECENT: usize = 256;
-
-/// How many, and how long in all (nanoseconds).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Amount {
-    pub(crate) count: u64,
-    pub(crate) nanos: u64,
-}
-
-/// Sums by runtime and cause, and by runtime and site.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sums {
-    pub(crate) causes: HashMap<(u16, Cause), Amount>,
-    pub(crate) sites: HashMap<(u16, SiteId), Amount>,
-    /// By route: the requests that were long enough by themselves.
-    pub(crate) routes: HashMap<RouteId, Amount>,
-    /// By runtime: those that are only suspected, and in none of the others.
-    pub(crate) suspected: HashMap<u16, Amount>,
-}
-
-/// What the sums are kept by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Account {
-    pub(crate) runtime: u16,
-    pub(crate) site: SiteId,
-    pub(crate) cause: Cause,
-    pub(crate) certainty: Certainty,
-}
-
-impl Sums {
-    fn add(&mut self, account: Account, count: u64, nanos: u64) {
-        let mut to = match account.certainty {
-            Certainty::Suspected => vec![self.suspected.entry(account.runtime).or_default()],
-            _ => vec![self.causes.entry((account.runtime, account.cause)).or_default()],
-        };
-        // Nobody knows the place of a task that was not wrapped.
-        if account.certainty == Certainty::Exact && account.cause.is_blamed() {
-            to.push(self.sites.entry((account.runtime, account.site)).or_default());
-        }
-        for amount in to {
-            amount.count += count;
-            amount.nanos += nanos;
-        }
-    }
-
-    fn add_request(&mut self, route: RouteId, count: u64, nanos: u64) {
-        let amount = self.routes.entry(route).or_default();
-        amount.count += count;
-        amount.nanos += nanos;
-    }
-}
 
 /// A request of a stall that goes on, itself going on.
 #[derive(Debug)]
@@ -298,6 +248,8 @@ impl Book {
 mod tests {
     use super::*;
     use crate::measure::meter::Meter;
+    use crate::measure::site::SiteId;
+    use crate::report::sums::Amount;
 
     const ACCOUNT: Account =
         Account { runtime: 1, site: SiteId(1), cause: Cause::Unknown, certainty: Certainty::Exact };
@@ -382,15 +334,6 @@ mod tests {
         book.begin(stall(1, 10), account, Arc::new(ThreadState::new(&meter, 1)), Still::Poll(1), 0);
         book.request(1, (2, RouteId::OTHER, &"other".into()), 12, 0, true);
         assert!(book.sums(|_| 0).routes.is_empty());
-    }
-
-    #[test]
-    fn a_pause_is_counted_but_not_under_the_site() {
-        let mut book = Book::default();
-        book.enter(stall(1, 500), Account { cause: Cause::Paused, ..ACCOUNT });
-        let sums = book.sums(|_| 0);
-        assert_eq!(sums.causes[&(1, Cause::Paused)], Amount { count: 1, nanos: 500_000_000 });
-        assert!(sums.sites.is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod reason;
 pub(crate) mod reporter;
 pub(crate) mod stack;
 pub(crate) mod stall;
+pub(crate) mod sums;
 pub(crate) mod tasks;
 pub(crate) mod teller;
 pub(crate) mod throttle;

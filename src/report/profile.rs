@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::book::Amount;
 use super::stall::{Phase, Stall};
+use super::sums::Amount;
 use crate::detect::cause::{Cause, Certainty};
 
 /// Different stacks kept; what comes later is added up as one without a stack.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
-use super::book::Account;
 use super::stall::{Phase, Stall};
+use super::sums::Account;
 use super::tasks::{Place, TaskNews};
 use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
@@ -56,10 +56,6 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) fn new(shared: Arc<Shared>, teller: SyncSender<Told>) -> Reporter {
         Reporter { examiner: Examiner::new(shared.clone()), shared, teller, going: HashMap::new(), told_lack: false }
-    }
-
-    pub(crate) fn warm(&mut self) {
-        self.examiner.warm();
     }
 
     /// Carries out one change. `at` is the clock reading of the look; `about` gives a poll's thread, what was known when the poll was

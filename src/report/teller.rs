@@ -11,7 +11,7 @@ use super::stack::Stack;
 use super::stall::{Phase, Stall};
 use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
-use crate::detect::capture::{RawStack, symbols};
+use crate::detect::capture::{self, RawStack, symbols};
 use crate::detect::cause::Certainty;
 use crate::detect::overload::Turn;
 use crate::detect::shedding;
@@ -101,6 +101,10 @@ impl Teller {
 
     /// Runs until nobody can have anything to tell any more.
     pub(crate) fn run(mut self, queue: Receiver<Told>) {
+        // Here, since there is nothing to tell yet, and the watchdog looks from the start.
+        if self.shared.capture {
+            capture::warm();
+        }
         loop {
             let patience = if symbols().holds_loaders() { TIDY } else { Duration::MAX };
             match queue.recv_timeout(patience) {

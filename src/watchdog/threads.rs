@@ -183,6 +183,33 @@ mod tests {
         let coverage = watchdog.coverage();
         assert_eq!(coverage.watchdog_panics, 10);
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
+        #[cfg(feature = "server")]
+        {
+            let is_told = |why| crate::export::live::json(&watchdog.shared).unwrap().contains(why);
+            assert!(is_told("\"watching\":false,\"stopped\":\"gave_up\""));
+            watchdog.shutdown();
+            assert!(is_told("\"stopped\":\"shut_down\""));
+        }
+    }
+
+    /// Unwind tables may take long to read: nothing waits for them but what needs them.
+    #[test]
+    #[cfg(all(
+        feature = "capture",
+        target_os = "linux",
+        target_env = "gnu",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    fn looks_while_the_tables_are_read() {
+        let reading = crate::detect::capture::pretend_to_read();
+        let watchdog = Watchdog::builder().log(false).start().unwrap();
+        wait_until("it looks", || {
+            watchdog.shared.meter.wake.kick();
+            watchdog.shared.wakeups.load(Ordering::Relaxed) > 1
+        });
+        drop(reading);
+        watchdog.shutdown();
+        assert!(!watchdog.coverage().watching);
     }
 
     #[test]

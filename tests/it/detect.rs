@@ -120,7 +120,7 @@ fn many_short_polls_are_silent() {
             });
             let stalls = told_so_far(&watchdog, &told);
             let now = runtime_of(&watchdog.snapshot(), name);
-            let count: u64 = now.stalls.iter().map(|(_, s)| s.count).sum();
+            let count: u64 = now.stalls.iter().map(|c| c.stalls.count).sum();
             assert_eq!(count == 0, stalls.is_empty(), "told and counted alike");
             if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
         });

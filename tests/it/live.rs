@@ -42,6 +42,7 @@ fn nothing_is_described_too() {
         assert_eq!(live[list].as_array().map(Vec::len), Some(0), "{list}");
     }
     assert_eq!(live["threshold_seconds"], THRESHOLD.as_secs_f64());
+    assert_eq!(live["stopped"], Value::Null);
     assert_eq!((&live["watching"], &live["version"]), (&true.into(), &env!("CARGO_PKG_VERSION").into()));
     assert_eq!(live["mode"], if HOOKS { "unstable" } else { "stable" });
     assert_eq!(live["watchdog"]["captures"].as_array().unwrap().iter().filter(|c| c["count"] != 0).count(), 0);
@@ -103,6 +104,8 @@ fn a_worker_that_blocks() {
     assert_eq!(causes.len(), pollwatch::Cause::ALL.len());
     let seconds: f64 = causes.iter().map(|c| c["stalled_seconds"].as_f64().unwrap()).sum();
     assert!(seconds >= kept.elapsed.as_secs_f64() * 0.99);
+    assert_eq!(runtime_named(&after, "main")["suspected"]["stalls"], 0);
+    assert_eq!(after["watchdog"]["coverage"]["measured_threads"], watchdog.coverage().measured_threads);
     let polls = &runtime_named(&after, "main")["polls"];
     assert_eq!(polls["buckets"].as_array().unwrap().len(), after["bucket_bounds_seconds"].as_array().unwrap().len());
     let buckets: Vec<u64> = polls["buckets"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).collect();

@@ -117,7 +117,7 @@ fn durations_are_right() {
     assert_eq!(site.busy, site.poll_max);
     let polls = &snapshot.runtimes[0].polls;
     assert_eq!((polls.count, polls.sum), (1, site.busy));
-    assert!(polls.buckets.iter().all(|&(bound, count)| count == u64::from(bound >= site.poll_max)), "{polls:?}");
+    assert!(polls.buckets.iter().all(|b| b.count == u64::from(b.bound >= site.poll_max)), "{polls:?}");
 }
 
 /// pollwatch's own task is in no count, whether or not it is polled.

@@ -156,7 +156,7 @@ fn what_is_meant_to_block_is_no_stall() {
     let stalls = told_so_far(&watchdog, &told);
     assert!(stalls.iter().all(|s| s.cause.as_str() == "starved" || s.cause.as_str() == "paused"), "{stalls:#?}");
     let allowed = watchdog.snapshot().watchdog.allowed_blocking;
-    assert!(allowed[0].1 >= THRESHOLD * 3 * STALLS as u32, "{allowed:?}");
+    assert!(allowed[0].time >= THRESHOLD * 3 * STALLS as u32, "{allowed:?}");
 }
 
 /// The thread that blocks in place has handed its worker on; whoever has it then blocks it.

@@ -234,11 +234,11 @@ fn clients_that_go_away_leave_nothing_behind() {
     wait_until("all that came are gone", || {
         let route = scene.route("/gone/{id}");
         route.is_some_and(|route| {
-            route.requests.iter().map(|(_, _, count)| count).sum::<u64>() == truth.visits("/gone/{id}")
+            route.requests.iter().map(|requests| requests.count).sum::<u64>() == truth.visits("/gone/{id}")
         })
     });
     let requests = scene.route("/gone/{id}").unwrap().requests;
-    assert!(requests.iter().all(|(method, status, _)| (*method, *status) == ("GET", "cancelled")), "{requests:?}");
+    assert!(requests.iter().all(|r| (r.method, r.status) == ("GET", "cancelled")), "{requests:?}");
     truth.check(&scene);
     scene.assert_slots_are_empty();
 }

@@ -18,7 +18,7 @@ fn counted(scene: &Scene) -> Vec<(String, &'static str, &'static str, u64)> {
     let requests = |route: &pollwatch::snapshot::RouteSnapshot| route.requests.clone();
     let mut all: Vec<_> = routes
         .iter()
-        .flat_map(|r| requests(r).into_iter().map(|(method, status, n)| (r.route.to_string(), method, status, n)))
+        .flat_map(|r| requests(r).into_iter().map(|q| (r.route.to_string(), q.method, q.status, q.count)))
         .collect();
     all.sort_unstable();
     all

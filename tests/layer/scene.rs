@@ -59,7 +59,9 @@ impl Scene {
         let mut last = None;
         let begin = std::time::Instant::now();
         while begin.elapsed() < PATIENCE {
-            last = self.route(name).map(|route| route.requests);
+            let plain =
+                |route: RouteSnapshot| route.requests.iter().map(|r| (r.method, r.status, r.count)).collect::<Vec<_>>();
+            last = self.route(name).map(plain);
             if last.as_deref().is_some_and(|requests| requests == wanted) {
                 return;
             }

@@ -166,7 +166,7 @@ fn nobody_is_turned_away(scene: &Scene) -> bool {
     let snapshot = scene.watchdog.snapshot();
     let shed: u64 = snapshot.routes.iter().map(|route| route.shed).sum();
     let delay = &runtime_of(&snapshot, "main").schedule_delay;
-    let in_time = delay.buckets.iter().find(|(bound, _)| *bound >= Duration::from_millis(25)).expect("a bucket").1;
+    let in_time = delay.buckets.iter().find(|b| b.bound >= Duration::from_millis(25)).expect("a bucket").count;
     let is_disturbed = snapshot.watchdog.oversleeps > 0 || in_time < delay.count;
     assert!(shed == 0 || is_disturbed, "{shed} turned away: {delay:?}");
     shed == 0

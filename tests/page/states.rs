@@ -99,6 +99,27 @@ fn below_a_prefix_until_it_is_stopped() {
         let status = browser.eval_async(&format!("return (await fetch({link})).status"));
         assert_eq!(status, 200, "{link}");
     }
+    // What is suspected is told apart, and so is a watchdog that gave up: as the server would say it.
+    browser.eval(
+        "const asked = window.fetch;
+        window.fetch = async (...what) => {
+            const answer = await asked(...what);
+            if (!/live$/.test(answer.url) || !answer.ok) return answer;
+            const live = await answer.json();
+            Object.assign(live, { watching: false, stopped: 'gave_up' });
+            live.watchdog.coverage.watchdog_panics = 10;
+            live.runtimes[0].suspected = { stalls: 7, stalled_seconds: 1.5 };
+            return new Response(JSON.stringify(live), { headers: answer.headers });
+        };
+        window.asked = asked",
+    );
+    browser.wait_for_state("stopped");
+    assert!(browser.text("#banner").contains("gave up after 10 panics"), "{}", browser.text("#banner"));
+    let runtimes = browser.text("#runtimes").to_lowercase();
+    assert!(runtimes.contains("suspected") && runtimes.contains('7'), "{runtimes}");
+    assert!(browser.text("#figures").contains("and 7 suspected"), "{}", browser.text("#figures"));
+    browser.eval("window.fetch = window.asked");
+    browser.wait_for_state("live");
     watchdog.shutdown();
     browser.wait_for_state("stopped");
     assert!(browser.text("#banner").contains("has been shut down"));

@@ -206,7 +206,7 @@ fn without_procfs() {
     let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no procfs");
     assert!(computing.stack.is_none(), "{computing}");
     let captures = watchdog.snapshot().watchdog.captures;
-    let of = |result| captures.iter().find(|(name, _)| *name == result).map_or(0, |(_, count)| *count);
+    let of = |result| captures.iter().find(|c| c.result == result).map_or(0, |c| c.count);
     assert!(of("unavailable") > 0 && of("ok") + of("incomplete") == 0, "{captures:?}");
     assert_eq!(log.text().matches("without stacks").count(), 1, "said once: {}", log.text());
 }

@@ -155,7 +155,7 @@ pub(crate) fn end(mut scene: Arc<Scene>) -> Outcome {
     scene.fence();
     let snapshot = scene.watchdog.snapshot();
     let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("it was there");
-    let (polls, counted) = (main.polls_total, main.stalls.iter().map(|(_, s)| s.count).sum());
+    let (polls, counted) = (main.polls_total, main.stalls.iter().map(|c| c.stalls.count).sum());
     let told = by_stall(&lock(&scene.told));
     Outcome { polls, counted, suspected: main.suspected.count, journal: scene.journal.polls(), told }
 }

@@ -12,6 +12,9 @@ mod unwind;
 
 pub(crate) use symbols::symbols;
 
+#[cfg(all(test, not(pollwatch_loom)))]
+pub(crate) use modules::pretend_to_read;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,6 +81,13 @@ pub(crate) fn hindered() -> Option<StackCoverage> {
     Some(if arch::FROM_SYSCALL { StackCoverage::OfWaiting(why) } else { StackCoverage::NotHere(why) })
 }
 
+/// Reads the unwind tables of what is loaded; else the first capture does. One that comes meanwhile waits for what is left of it, after
+/// it has its copy. Not for the watchdog: it would find no stall until then.
+pub(crate) fn warm() {
+    signal::warm();
+    call_user(|| drop(Modules::of_now()));
+}
+
 /// Takes stacks. One a watchdog.
 #[derive(Default)]
 pub(crate) struct Capturer {
@@ -86,13 +96,6 @@ pub(crate) struct Capturer {
 }
 
 impl Capturer {
-    /// Reads the unwind tables of what is loaded; else the first capture does.
-    pub(crate) fn warm(&mut self) {
-        signal::warm();
-        // The tables are whatever is loaded; should they make a reader of theirs panic, that must not end detection.
-        call_user(|| self.modules = Some(Modules::of_now()));
-    }
-
     /// Takes the stack of a thread that was seen `at` a place; `still` tells, after it was copied, whether it is in the same poll.
     pub(crate) fn capture(
         &mut self,
@@ -107,7 +110,8 @@ impl Capturer {
         if !still() {
             return (Outcome::Moved, None);
         }
-        self.warm();
+        // The tables are whatever is loaded; should they make a reader of theirs panic, that must not end detection.
+        call_user(|| self.modules = Some(Modules::of_now()));
         let Some(modules) = self.modules.clone() else { return (Outcome::Unavailable, None) };
         let stack = StackCopy { start: regs.sp, bytes: &self.stack };
         let source = Source { modules: &modules, stack, code: &memory::read };

@@ -54,6 +54,9 @@ impl Table {
     }
 }
 
+/// Those of the process that were read last. Held while they are read.
+static LATEST: Mutex<Option<Arc<Modules>>> = Mutex::new(None);
+
 /// All of them, and the unwinder made of their tables.
 pub(crate) struct Modules {
     pub(crate) list: Vec<Module>,
@@ -73,7 +76,6 @@ struct Found {
 impl Modules {
     /// The modules of now, read again when something was loaded or unloaded since they were last. One for the process.
     pub(crate) fn of_now() -> Arc<Modules> {
-        static LATEST: Mutex<Option<Arc<Modules>>> = Mutex::new(None);
         let mut latest = lock(&LATEST);
         let version = version();
         match &*latest {
@@ -144,6 +146,12 @@ impl Modules {
     pub(crate) fn is_code(&self, address: u64) -> bool {
         self.of(address).is_some_and(|m| m.code.iter().any(|c| c.contains(&address)))
     }
+}
+
+/// As if they were being read, until it is dropped.
+#[cfg(all(test, not(pollwatch_loom)))]
+pub(crate) fn pretend_to_read() -> impl Sized {
+    lock(&LATEST)
 }
 
 impl Module {

@@ -75,7 +75,8 @@ impl Watcher {
                 begin: clock.nanos(request.begin),
             });
             poll.stands_since = stands.map(|reading| clock.nanos(reading));
-            if clock.since(frame.begin) >= self.shared.meter.threshold {
+            // Matters until it is told; and some are never, and last (the `block_on` roots of a multi-thread runtime).
+            if clock.since(frame.begin) >= self.shared.meter.threshold && !self.tracker.is_tracked(&poll.key) {
                 poll.waited = self.waited(thread, poll.begin);
             }
             polls.push(poll);

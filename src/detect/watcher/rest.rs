@@ -9,6 +9,7 @@ use super::{SHED_PROBE_NANOS, TASKS_NANOS, Watcher};
 use crate::detect::examine::First;
 use crate::detect::pause::Sleep;
 use crate::detect::scan::PollKey;
+use crate::detect::waits::Thread;
 use crate::detect::{procfs, workers};
 use crate::sys;
 
@@ -98,7 +99,9 @@ impl Watcher {
         for poll in &seen.look.running {
             begins.entry(poll.key.thread).or_insert(poll.begin);
         }
-        let threads = seen.threads.iter().map(|(id, thread)| (*id, begins.get(id).copied(), thread.waited));
+        let threads = seen.threads.iter();
+        let threads =
+            threads.map(|(id, thread)| Thread { id: *id, poll: begins.get(id).copied(), first: thread.waited });
         let clock = &self.shared.meter.clock;
         self.waits.note(seen.now, own, threads, |id| {
             let waited = procfs::run_delay(seen.threads.get(&id)?.tid?)?;

@@ -7,6 +7,7 @@ mod stalls;
 mod watchdog;
 mod workers;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -16,7 +17,7 @@ use self::watchdog::Watchdog;
 use self::workers::Worker;
 use super::families;
 use super::profile::program;
-use super::snapshot::{HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot, StallSnapshot};
+use super::snapshot::{CauseSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
 use crate::detect::cause::Cause;
 use crate::measure::histogram::BOUNDS;
 use crate::measure::hooks;
@@ -43,6 +44,8 @@ struct Live {
     uptime_seconds: f64,
     /// Whether stalls are still looked for.
     watching: bool,
+    /// Why not, where they are not.
+    stopped: Option<Stopped>,
     threshold_seconds: f64,
     bucket_bounds_seconds: [f64; BOUNDS.len()],
     runtimes: Vec<Runtime>,
@@ -53,6 +56,25 @@ struct Live {
     #[serde(flatten)]
     stalls: Stalls,
     watchdog: Watchdog,
+}
+
+/// Why no further stall is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Stopped {
+    /// `shutdown`, or the last handle was dropped.
+    ShutDown,
+    /// The watchdog's thread panicked again and again.
+    GaveUp,
+}
+
+impl Stopped {
+    fn of(shared: &Shared) -> Option<Stopped> {
+        if shared.is_stopping() {
+            return Some(Stopped::ShutDown);
+        }
+        (!shared.watching.load(Ordering::Relaxed)).then_some(Stopped::GaveUp)
+    }
 }
 
 #[derive(Serialize)]
@@ -74,6 +96,8 @@ struct Runtime {
     polls: Histogram,
     schedule_delay: Histogram,
     stalls_by_cause: Vec<OfCause>,
+    /// In none of these.
+    suspected: Suspected,
 }
 
 #[derive(Serialize)]
@@ -87,6 +111,12 @@ struct Histogram {
 #[derive(Serialize)]
 struct OfCause {
     cause: Cause,
+    stalls: u64,
+    stalled_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Suspected {
     stalls: u64,
     stalled_seconds: f64,
 }
@@ -126,6 +156,7 @@ pub(crate) fn json(shared: &Shared) -> serde_json::Result<String> {
 impl Live {
     fn of(shared: &Shared) -> Live {
         let snapshot = Snapshot::take(shared);
+        let stopped = Stopped::of(shared);
         let runtimes: Vec<Runtime> = snapshot.runtimes.iter().map(|runtime| Runtime::of(shared, runtime)).collect();
         let (sites, sites_left_out) = sites(&snapshot.sites);
         let (routes, routes_left_out) = routes(shared, &snapshot.routes);
@@ -138,7 +169,8 @@ impl Live {
             pid: std::process::id(),
             now_unix_seconds: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, seconds),
             uptime_seconds: seconds(shared.started.elapsed()),
-            watching: shared.watching.load(std::sync::atomic::Ordering::Relaxed) && !shared.is_stopping(),
+            watching: stopped.is_none(),
+            stopped,
             threshold_seconds: seconds(snapshot.watchdog.threshold),
             bucket_bounds_seconds: BOUNDS.map(|bound| seconds(Duration::from_nanos(bound))),
             stalls: Stalls::of(lock(&shared.book).recent(), workers),
@@ -177,21 +209,26 @@ impl Runtime {
             idle_blocking_threads: gauge("runtime_idle_blocking_threads"),
             polls: Histogram::of(&snapshot.polls),
             schedule_delay: Histogram::of(&snapshot.schedule_delay),
-            stalls_by_cause: snapshot.stalls.iter().map(|(cause, stalls)| OfCause::of(*cause, stalls)).collect(),
+            suspected: Suspected {
+                stalls: snapshot.suspected.count,
+                stalled_seconds: seconds(snapshot.suspected.time),
+            },
+            stalls_by_cause: snapshot.stalls.iter().map(OfCause::of).collect(),
         }
     }
 }
 
 impl Histogram {
     fn of(snapshot: &HistogramSnapshot) -> Histogram {
-        let buckets = snapshot.buckets.iter().map(|(_, count)| *count).collect();
+        let buckets = snapshot.buckets.iter().map(|bucket| bucket.count).collect();
         Histogram { count: snapshot.count, sum_seconds: seconds(snapshot.sum), buckets }
     }
 }
 
 impl OfCause {
-    fn of(cause: Cause, stalls: &StallSnapshot) -> OfCause {
-        OfCause { cause, stalls: stalls.count, stalled_seconds: seconds(stalls.time) }
+    fn of(snapshot: &CauseSnapshot) -> OfCause {
+        let CauseSnapshot { cause, stalls } = snapshot;
+        OfCause { cause: *cause, stalls: stalls.count, stalled_seconds: seconds(stalls.time) }
     }
 }
 
@@ -223,7 +260,7 @@ fn routes(shared: &Shared, all: &[RouteSnapshot]) -> (Vec<Route>, usize) {
     });
     let route = |(route, under): (&RouteSnapshot, UnderRoute)| Route {
         route: route.route.clone(),
-        requests: route.requests.iter().map(|(_, _, count)| count).sum(),
+        requests: route.requests.iter().map(|requests| requests.count).sum(),
         polls: route.polls,
         busy_seconds: seconds(route.busy),
         max_seconds: seconds(route.poll_max),

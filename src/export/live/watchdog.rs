@@ -24,8 +24,12 @@ struct Coverage {
     hooks: bool,
     exact_wakeup: bool,
     clock: &'static str,
+    sampled_timing: bool,
     stacks: String,
+    measured_threads: usize,
     unmeasured_threads: u64,
+    unnamed_runtimes: u64,
+    watchdog_panics: u64,
     lost_polls: u64,
     /// All of it, in lines.
     text: String,
@@ -51,14 +55,18 @@ impl Watchdog {
                 hooks: coverage.hooks,
                 exact_wakeup: coverage.exact_wakeup,
                 clock: coverage.clock,
+                sampled_timing: coverage.sampled_timing,
                 stacks: coverage.stacks.to_string(),
+                measured_threads: coverage.measured_threads,
+                unnamed_runtimes: coverage.unnamed_runtimes,
+                watchdog_panics: coverage.watchdog_panics,
                 unmeasured_threads: coverage.unmeasured_threads,
                 lost_polls: coverage.lost_polls,
                 text: coverage.to_string(),
             },
             reports_suppressed: snapshot.reports_suppressed,
             reports_lost: snapshot.reports_lost,
-            captures: snapshot.captures.iter().map(|&(result, count)| Capture { result, count }).collect(),
+            captures: snapshot.captures.iter().map(|c| Capture { result: c.result, count: c.count }).collect(),
             oversleeps: snapshot.oversleeps,
             wakeups: snapshot.wakeups,
             callback_panics: snapshot.callback_panics,
@@ -67,7 +75,7 @@ impl Watchdog {
             allowed_blocking: snapshot
                 .allowed_blocking
                 .iter()
-                .map(|&(reason, time)| Allowed { reason, seconds: seconds(time) })
+                .map(|allowed| Allowed { reason: allowed.reason, seconds: seconds(allowed.time) })
                 .collect(),
         }
     }

@@ -10,8 +10,8 @@ mod tree;
 
 use std::borrow::Cow;
 
-use crate::report::book::Amount;
 use crate::report::profile::Key;
+use crate::report::sums::Amount;
 
 /// What is exported, most blocked time first.
 pub(crate) type Entry = (Key, Amount);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Step;
 use crate::detect::cause::Cause;
-use crate::report::book::Amount;
+use crate::report::sums::Amount;
 
 /// A function as called from one place, with everything further in.
 #[derive(Clone, Debug, Default)]

@@ -216,4 +216,34 @@ mod tests {
         });
         assert!(in_poll >= LONG && in_call >= LONG, "{in_poll:?} {in_call:?}");
     }
+
+    /// Two layers that give it the same name, around one service: one request, and all that it did.
+    #[test]
+    fn a_request_below_two_layers_is_one() {
+        let meter = Meter::of(1_000_000_000, 10);
+        let route = meter.routes.intern("/twice", Proof::Known);
+        let pending = || Pending::new(Request::new(&meter, SiteId::OTHER, route), 0, None);
+        let mean = || Duration::from_nanos(Request::new(&meter, SiteId::OTHER, route).mean_poll());
+        for _ in 0..8 {
+            let (mut outer, mut inner) = (pending(), None);
+            outer.call(|| inner.insert(pending()).call(|| std::thread::sleep(LONG / 4)));
+            let mut inner = inner.unwrap();
+            outer.poll(|| {
+                std::thread::sleep(LONG / 4);
+                inner.poll(|| std::thread::sleep(LONG / 2));
+            });
+            (0..100).for_each(|_| outer.poll(|| inner.poll(|| {})));
+        }
+        assert!(mean() >= LONG, "{:?}", mean());
+        let before = mean();
+        // What the inner one does for the first time when the outer one does not is not lost.
+        for _ in 0..8 {
+            let (mut outer, mut inner) = (pending(), None);
+            outer.call(|| inner.insert(pending()).call(|| {}));
+            let mut inner = inner.unwrap();
+            outer.poll(|| {});
+            outer.poll(|| inner.poll(|| std::thread::sleep(LONG)));
+        }
+        assert!(mean() >= before / 4, "{:?}", mean());
+    }
 }

@@ -39,7 +39,7 @@ fn fires(cause: Cause, reason: &str, blocks: impl Fn() + Clone + Send + 'static)
             assert_eq!(resolved.reason, reason, "{resolved}");
         }
         let main = runtime_of(&watchdog.snapshot(), "main");
-        let of_cause = main.stalls.iter().find(|(c, _)| *c == cause).unwrap().1;
+        let of_cause = main.stalls.iter().find(|c| c.cause == cause).unwrap().stalls;
         assert_eq!((of_cause.count, main.suspected.count), (1, 0));
         assert!(of_cause.time >= THRESHOLD);
         assert!(watchdog.snapshot().sites.iter().all(|s| s.stalls.count == 0), "nobody knows its place");
@@ -109,7 +109,7 @@ fn computing_is_suspected() {
         let main = runtime_of(&watchdog.snapshot(), "main");
         assert_eq!(main.suspected.count, 1);
         assert!(main.suspected.time > threshold, "{main:?}");
-        assert!(main.stalls.iter().all(|(_, s)| s.count == 0), "it is in no other count");
+        assert!(main.stalls.iter().all(|c| c.stalls.count == 0), "it is in no other count");
         if stall.cause == Cause::Cpu { Ok(()) } else { Err(stall.to_string()) }
     });
 }

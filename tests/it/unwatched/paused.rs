@@ -81,7 +81,7 @@ fn workers() {
     let snapshot = watchdog.snapshot();
     let of = |name: &str| {
         let runtime = runtime_of(&snapshot, name);
-        runtime.suspected.count + runtime.stalls.iter().map(|(_, s)| s.count).sum::<u64>()
+        runtime.suspected.count + runtime.stalls.iter().map(|c| c.stalls.count).sum::<u64>()
     };
     println!("\noversleeps {}", snapshot.watchdog.oversleeps);
     println!("\ncounted {}", of("main") + of("idle"));

@@ -38,6 +38,12 @@ class Health {
         depth(threads),
         threads === null ? '' : `${count(threads - runtime.idle_blocking_threads)} at work`,
       ],
+      ['stalls', count(stallCount(runtime)), `${duration(stalled(runtime))} in all`],
+      [
+        'suspected',
+        runtime.suspected.stalls ? count(runtime.suspected.stalls) : null,
+        `stalls, ${duration(runtime.suspected.stalled_seconds)}`,
+      ],
       ['blocking queue', depth(runtime.blocking_queue_depth), 'closures wait'],
     ];
     sync(
@@ -63,6 +69,8 @@ class Health {
       ['reports lost', count(watchdog.reports_lost)],
       ['slow polls not told', count(watchdog.coverage.lost_polls)],
       ['watchdog woke late', plural(watchdog.oversleeps, 'time')],
+      ['threads measured', count(watchdog.coverage.measured_threads)],
+      ['panics of pollwatch', count(watchdog.coverage.watchdog_panics)],
       ['panics in callbacks', count(watchdog.callback_panics)],
       ['places beyond max_sites', count(watchdog.sites_overflowed)],
       ['requests beyond max_routes', count(watchdog.routes_overflowed)],

@@ -77,11 +77,11 @@ class History {
   }
 
   /** Stalls that began in the last so many seconds, as far as this page has been open. */
-  stallsSince(seconds) {
+  stallsSince(seconds, of = stallCount) {
     const [from, to] = [this.since(seconds), this.latest];
     if (!from) return 0;
     let sum = 0;
-    for (const [name, runtime] of to.runtimes) sum += stallCount(runtime) - stallCount(from.runtimes.get(name));
+    for (const [name, runtime] of to.runtimes) sum += of(runtime) - of(from.runtimes.get(name));
     return sum;
   }
 
@@ -93,6 +93,7 @@ class History {
 }
 
 const stalled = (runtime) => runtime.stalls_by_cause.reduce((sum, cause) => sum + cause.stalled_seconds, 0);
+const suspectedCount = (runtime) => runtime?.suspected.stalls ?? 0;
 const stallCount = (runtime) => runtime?.stalls_by_cause.reduce((sum, cause) => sum + cause.stalls, 0) ?? 0;
 
 /** What came into each bucket between two readings of a histogram. */

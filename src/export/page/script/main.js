@@ -58,7 +58,7 @@ function start() {
       );
     } else {
       const stopped = latest?.watching === false;
-      banner(stopped && 'The watchdog has been shut down: polls are still counted, but no further stall is found.');
+      banner(stopped && `${stoppedBy(latest)}: polls are still counted, but no further stall is found.`);
       if (connection.paused) state('paused', 'Paused');
       else if (stopped) state('stopped', 'Stopped');
       else if (latest) state('live', 'Live');
@@ -82,6 +82,12 @@ function start() {
   byId('times-runtime').addEventListener('change', () => latest && show());
   connection.resume();
 }
+
+/** Why the watchdog looks no more. */
+const stoppedBy = ({ stopped, watchdog }) =>
+  stopped === 'gave_up'
+    ? `The watchdog gave up after ${plural(watchdog.coverage.watchdog_panics, 'panic')} on its thread, a defect of pollwatch`
+    : 'The watchdog has been shut down';
 
 /** The runtime whose distributions are shown: the one picked, else the first. */
 function pickRuntime(runtimes) {

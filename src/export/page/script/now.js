@@ -94,13 +94,18 @@ class Now {
         ? 'last minute'
         : `last ${Math.max(1, Math.round(history.latest.at - from.at))} s`;
     const share = history.blockedShare(60);
+    const suspected = history.stallsSince(60, suspectedCount);
     const delays = live.runtimes.map((runtime) => history.counts(runtime.name, 'schedule_delay', 60)).filter(Boolean);
     const delay = delays.length ? delays[0].map((_, i) => delays.reduce((sum, counts) => sum + counts[i], 0)) : null;
     const p99 = quantile(delay, live.bucket_bounds_seconds, 0.99);
     const busy = live.runtimes.reduce((sum, runtime) => sum + runtime.busy_ratio * runtime.workers.length, 0);
     const figures = [
       ['blocked', share === null ? '–' : percent(share), `of the workers’ time, ${minute}`],
-      ['stalls', share === null ? '–' : count(history.stallsSince(60)), minute],
+      [
+        'stalls',
+        share === null ? '–' : count(history.stallsSince(60)),
+        suspected ? `${minute}, and ${count(suspected)} suspected` : minute,
+      ],
       ['schedule delay', p99 === null ? '–' : bound(p99, live.bucket_bounds_seconds), `p99, ${minute}`],
       ['busy', workers ? percent(busy / workers) : '–', 'of the workers’ time, now'],
     ];
