@@ -10,7 +10,7 @@ mod own;
 
 use super::route::RouteId;
 use super::site::SiteId;
-use super::tally;
+use super::tally::{self, NO_CELL};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use notes::Notes;
@@ -71,6 +71,12 @@ impl What {
             | u64::from(self.index)
     }
 
+    /// That of a poll, from what its tally cell says of it.
+    #[inline(always)]
+    pub(crate) fn of_poll(kind: Kind, route: Option<RouteId>, counted: u64) -> u64 {
+        (kind as u64) << 56 | u64::from(RouteId::to_bits(route)) << 40 | counted
+    }
+
     #[inline]
     pub(crate) fn unpack(word: u64) -> What {
         What {
@@ -91,9 +97,9 @@ impl What {
 /// A copy of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// The push number: unique on this thread, it tells one poll from the next.
+    /// The push number: unique on this thread and never 0, it tells one poll from the next; later ones are higher.
     pub(crate) number: u64,
-    /// Clock reading at the push, or when the watchdog first saw it; else [`UNTIMED`].
+    /// Clock reading at the push, or that from which it is known to be there; else [`UNTIMED`].
     pub(crate) begin: u64,
     /// [`What`], packed.
     pub(crate) what: u64,
@@ -111,7 +117,7 @@ pub(crate) struct FrameCell {
     what: AtomicU64,
     task: AtomicU64,
     place: AtomicU64,
-    /// Where a poll is counted; for its owner, which looks nothing up at the end of a poll.
+    /// Where a poll is counted, `NO_CELL` for a part of one; for its owner, which looks nothing up at the end of a poll.
     cell: AtomicPtr<tally::Cell>,
 }
 
@@ -120,6 +126,8 @@ pub(crate) struct FrameCell {
 #[repr(C, align(128))]
 pub(crate) struct Slot {
     state: AtomicU64,
+    /// The highest push number that the watchdog has noted.
+    noted: AtomicU64,
     frames: [FrameCell; MAX_FRAMES],
     notes: Notes,
 }
@@ -131,6 +139,10 @@ pub(crate) struct Reading {
     pub(crate) state: u64,
     frames: [Frame; MAX_FRAMES],
     len: usize,
+    /// What had been left out at each depth.
+    left_out: [u64; MAX_FRAMES],
+    /// Whether all of that is of the same moment as the frames.
+    is_steady: bool,
 }
 
 impl Reading {
@@ -164,11 +176,13 @@ impl Reading {
 
     /// The polls, outermost first; with each, the clock reading at which it stands still because a part of it is meant to block.
     pub(crate) fn polls(&self) -> impl Iterator<Item = (&Frame, What, Option<u64>)> {
-        let kind = |frame: &Frame| What::unpack(frame.what).kind;
-        self.frames().iter().enumerate().filter(move |(_, frame)| kind(frame).is_poll()).map(move |(i, frame)| {
-            let allowed = self.frames()[i..].iter().find(|f| kind(f) == Kind::Allowed);
-            (frame, What::unpack(frame.what), allowed.map(|f| f.begin))
-        })
+        let polls = self.frames().iter().enumerate().map(|(i, frame)| (i, frame, What::unpack(frame.what)));
+        polls.filter(|(_, _, what)| what.kind.is_poll()).map(|(i, frame, what)| (frame, what, self.stands_since(i)))
+    }
+
+    /// The clock reading at which the frame at this depth stands still: the begin of the scope around all those that are meant to block.
+    fn stands_since(&self, index: usize) -> Option<u64> {
+        self.frames()[index..].iter().find(|f| What::unpack(f.what).kind == Kind::Allowed).map(|f| f.begin)
     }
 }
 
@@ -176,13 +190,14 @@ impl Slot {
     pub(crate) fn new() -> Slot {
         Slot {
             state: AtomicU64::new(0),
+            noted: AtomicU64::new(0),
             frames: std::array::from_fn(|_| FrameCell {
                 number: AtomicU64::new(0),
                 begin: AtomicU64::new(0),
                 what: AtomicU64::new(0),
                 task: AtomicU64::new(0),
                 place: AtomicU64::new(0),
-                cell: AtomicPtr::new(std::ptr::null_mut()),
+                cell: AtomicPtr::new(std::ptr::from_ref(&NO_CELL).cast_mut()),
             }),
             notes: Notes::new(),
         }
@@ -191,29 +206,23 @@ impl Slot {
     /// Publishes a frame; only the owning thread calls this. Returns the push number, 0 for a frame too deep to be published.
     #[cfg(test)]
     pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
-        self.push_poll(begin, what, task, place, std::ptr::null())
+        self.push_poll(begin, what, task, place, &NO_CELL)
     }
 
     /// As [`push`](Self::push), of a poll that is counted in a cell.
     #[inline(always)]
-    pub(crate) fn push_poll(
-        &self,
-        begin: u64,
-        what: u64,
-        task: u64,
-        place: Option<u64>,
-        counted: *const tally::Cell,
-    ) -> u64 {
+    pub(crate) fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, counted: &tally::Cell) -> u64 {
         let state = self.state.load(Ordering::Relaxed);
         let next = state.wrapping_add((1 << DEPTH_BITS) + 1);
         let mut number = 0;
         if let Some(cell) = self.frames.get((state & DEPTH_MASK) as usize) {
-            number = next >> DEPTH_BITS;
+            // The whole word: nothing to be taken from it, and as unique.
+            number = next;
             cell.number.store(number, Ordering::Release);
             cell.begin.store(begin, Ordering::Release);
             cell.what.store(what, Ordering::Release);
             cell.task.store(task, Ordering::Release);
-            cell.cell.store(counted.cast_mut(), Ordering::Relaxed);
+            cell.cell.store(std::ptr::from_ref(counted).cast_mut(), Ordering::Relaxed);
             if let Some(place) = place {
                 cell.place.store(place, Ordering::Release);
             }
@@ -266,6 +275,7 @@ impl Slot {
         for _ in 0..READ_TRIES {
             let state = self.state.load(Ordering::Acquire);
             let len = ((state & DEPTH_MASK) as usize).min(MAX_FRAMES);
+            let (moves, left_out) = (self.notes.moves(), self.notes.left_out(len));
             let mut frames = [Frame::default(); MAX_FRAMES];
             for (copy, cell) in frames.iter_mut().zip(&self.frames).take(len) {
                 *copy = cell.load();
@@ -273,9 +283,9 @@ impl Slot {
             fence(Ordering::Acquire);
             if self.state.load(Ordering::Relaxed) == state {
                 for (index, frame) in frames[..len].iter_mut().enumerate().filter(|(_, frame)| frame.begin == UNTIMED) {
-                    frame.begin = self.notes.get(index, frame.number).unwrap_or(UNTIMED);
+                    frame.begin = self.notes.get(index, frame.number, left_out[index]).unwrap_or(UNTIMED);
                 }
-                return Some(Reading { state, frames, len });
+                return Some(Reading { state, frames, len, left_out, is_steady: self.notes.are_steady_since(moves) });
             }
         }
         None
@@ -315,7 +325,7 @@ impl FrameCell {
         self.task.load(Ordering::Relaxed)
     }
 
-    /// Where the poll is counted; null for a part of one.
+    /// Where the poll is counted.
     #[inline]
     pub(crate) fn cell(&self) -> *const tally::Cell {
         self.cell.load(Ordering::Relaxed)
@@ -342,8 +352,8 @@ mod tests {
         let slot = Slot::new();
         assert!(slot.read().unwrap().frames().is_empty());
         assert!(slot.top().is_none());
-        assert_eq!(slot.push(10, 7, 1, None), 1);
-        slot.push(20, 8, 2, Some(5));
+        let first = slot.push(10, 7, 1, None);
+        assert!(first > 0 && slot.push(20, 8, 2, Some(5)) > first);
         let reading = slot.read().unwrap();
         assert_eq!(reading.frames().iter().map(|f| f.begin).collect::<Vec<_>>(), [10, 20]);
         assert_eq!(slot.top().unwrap().load().place, 5);
@@ -362,7 +372,7 @@ mod tests {
         let slot = Slot::new();
         for i in 0..MAX_FRAMES as u64 + 4 {
             let number = slot.push(i, 0, 0, None);
-            assert_eq!(number, if i < MAX_FRAMES as u64 { i + 1 } else { 0 });
+            assert_eq!(number != 0, i < MAX_FRAMES as u64);
         }
         assert!(slot.top().is_none());
         assert_eq!(slot.read().unwrap().frames().len(), MAX_FRAMES);
@@ -392,14 +402,15 @@ mod models {
     fn a_reading_is_of_one_poll() {
         let write = |slot: &Slot| {
             for i in 1..=2 {
-                slot.push(i, i, i, Some(i));
+                slot.push(i, i, i, Some((i << DEPTH_BITS) + 1));
                 slot.pop();
             }
         };
         let read = |slot: &Slot| {
             let Some(reading) = slot.read() else { return false };
             for f in reading.frames() {
-                assert!([f.number, f.begin, f.what, f.task].iter().all(|word| *word == f.place), "{f:?}");
+                assert_eq!(f.number, f.place, "{f:?}");
+                assert!([f.begin, f.what, f.task].iter().all(|word| *word == f.number >> DEPTH_BITS), "{f:?}");
             }
             !reading.frames().is_empty()
         };
