@@ -52,6 +52,7 @@ impl Clock {
     }
 
     /// As [`now`](Self::now), where nothing has to be called for it; `None` elsewhere.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     #[inline(always)]
     pub(crate) fn quick_now(&self) -> Option<u64> {
         match &self.source {
