@@ -7,13 +7,12 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use common::alertmanager::{Alertmanager, Webhook};
 use common::prometheus::Prometheus;
+use common::watched::{hold, served, two_workers};
 use common::{is_installed, path, read, wait_for};
-use pollwatch::Watchdog;
 
 /// Nothing but the blocks of these tests lasts this long.
 const THRESHOLD: Duration = Duration::from_millis(250);
@@ -92,11 +91,8 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     if !["prometheus", "prometheus-alertmanager"].into_iter().all(is_installed) {
         return;
     }
-    let start =
-        || Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
-    let (watchdog, other) = (start(), start());
-    let runtime =
-        watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().worker_threads(2)).unwrap();
+    let (watchdog, other) = (served(THRESHOLD), served(THRESHOLD));
+    let runtime = two_workers(&watchdog, "main");
     let [target, second] = [&watchdog, &other].map(|w| w.local_addr().unwrap());
     let webhook = Webhook::start();
     let alertmanager = Alertmanager::start(webhook.addr);
@@ -112,19 +108,7 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     ));
     prometheus.wait_for("sum(up)", |up| up == 2.0);
 
-    // Each task holds its worker until its sender is dropped, also by a failing assertion.
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let (release, released) = mpsc::channel::<()>();
-        let (begin, begun) = mpsc::channel();
-        let _inside = runtime.enter();
-        watchdog.spawn(async move {
-            begin.send(()).unwrap();
-            let _ = released.recv();
-        });
-        begun.recv_timeout(common::DEADLINE).expect("the other worker takes the task");
-        held.push(release);
-    }
+    let held = hold(&watchdog, &runtime, 2);
     let firing = |name: &str| wait_for(&format!("{name} to fire"), || webhook.latest(name, "firing"));
     let all = firing("PollwatchAllWorkersBlocked");
     assert_eq!(all["labels"]["severity"], "critical", "{all}");

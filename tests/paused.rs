@@ -3,84 +3,32 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "it/stopped.rs"]
+mod stopped;
 #[path = "it/support.rs"]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pollwatch::{Cause, Phase, Watchdog};
+use stopped::*;
 use support::*;
 
-const ROLE: &str = "POLLWATCH_TEST_CHILD";
 const LONG: Duration = Duration::from_millis(200);
 const STANDSTILL: Duration = Duration::from_secs(2);
-
-/// A child that is killed, whatever happens to the test.
-struct Stopped(Child);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Stopped {
-    fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.0.id()).expect("a pid");
-        // SAFETY: kill takes two integers; the pid is that of our child, which has not been waited for.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-    }
-
-    /// `T` when stopped.
-    fn state(&self) -> String {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("the child lives");
-        stat.rsplit_once(") ").expect("a state").1[..1].to_owned()
-    }
-}
+/// The threshold where many follow on each other, and how many.
+const SHORT: Duration = Duration::from_millis(20);
+const STANDSTILLS: usize = 80;
 
 /// Runs the test `name` of this binary as a child, stops it for a while once it says so, and returns what it prints then.
 fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
-    let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
-    let mut child = Stopped(child);
-    let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("ready")), "the child is ready");
-    child.signal(libc::SIGSTOP);
-    wait_until("it is stopped", || child.state() == "T");
+    let (child, lines) = Stopped::start(name);
+    child.stop();
     let begin = Instant::now();
     std::thread::sleep(STANDSTILL);
     let stopped = begin.elapsed();
-    child.signal(libc::SIGCONT);
-    writeln!(child.0.stdin.take().expect("piped"), "go on").expect("the child listens");
-    let said = lines.collect();
-    assert!(child.0.wait().expect("it ends").success(), "{said:?}");
-    (said, stopped)
-}
-
-fn is_child() -> bool {
-    std::env::var_os(ROLE).is_some()
-}
-
-/// Set once the parent has let us go on.
-fn told_to_go_on() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = flag.clone();
-    std::thread::spawn(move || {
-        let _ = std::io::stdin().read_line(&mut String::new());
-        set.store(true, Ordering::Release);
-    });
-    flag
-}
-
-#[track_caller]
-fn said<'a>(lines: &'a [String], what: &str) -> Vec<&'a str> {
-    lines.iter().filter_map(|line| line.strip_prefix(what)).map(str::trim).collect()
+    (child.ends(lines), stopped)
 }
 
 /// Short polls, one of which spans the standstill.
@@ -105,6 +53,12 @@ fn a_standstill_is_nobodys_stall() {
 
 fn short_polls() {
     let (watchdog, told) = start(LONG);
+    short_polls_of(&watchdog, LONG / 20);
+    tell_all(&watchdog, &told);
+}
+
+/// Until the parent lets it go on.
+fn short_polls_of(watchdog: &Watchdog, time: Duration) {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let go_on = told_to_go_on();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
@@ -115,18 +69,90 @@ fn short_polls() {
         }
         println!("\nready");
         while !go_on.load(Ordering::Acquire) {
-            block(LONG / 20);
+            block(time);
             yield_once().await;
         }
     }));
-    println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
+}
+
+/// As short as it may be, many times: the watchdog is caught in whatever it does between two sleeps, too.
+#[test]
+fn standstills_at_any_moment_are_nobodys_stall() {
+    if is_child() {
+        return often_stopped();
+    }
+    undisturbed(|| {
+        let lines = stop_often("standstills_at_any_moment_are_nobodys_stall");
+        let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
+        let oversleeps: usize = oversleeps.parse().expect("a number");
+        let (blamed, starved) = (said(&lines, "blamed"), said(&lines, "starved"));
+        // One that falls into the look at a stall of a busy machine's is not noticed.
+        let examined = blamed.iter().any(|stall| stall.contains("ongoing"));
+        let noticed = blamed.is_empty() || oversleeps >= STANDSTILLS || examined;
+        assert!(noticed, "one went unnoticed, {oversleeps} did not: {blamed:?}");
+        if blamed.is_empty() && starved.is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
+    });
+}
+
+/// Runs the test `name` of this binary as a child, stops it again and again, and returns what it prints then.
+fn stop_often(name: &str) -> Vec<String> {
+    let (child, lines) = Stopped::start(name);
+    for i in 0..STANDSTILLS {
+        // At another place in what the watchdog does each time.
+        std::thread::sleep(SHORT + SHORT / 7 * (i % 7) as u32);
+        child.stop();
+        std::thread::sleep(SHORT * 3);
+        child.signal(libc::SIGCONT);
+    }
+    child.ends(lines)
+}
+
+fn often_stopped() {
+    let (watchdog, told) = start(SHORT);
+    short_polls_of(&watchdog, SHORT / 20);
+    tell_all(&watchdog, &told);
+}
+
+/// A breakpoint in a handler, as the first thing that a service does after it was idle: the watchdog is still waking up.
+#[test]
+fn a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall() {
+    const NAME: &str = "a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall";
+    if is_child() {
+        return stops_itself();
+    }
+    undisturbed(|| {
+        let (child, lines) = Stopped::start(NAME);
+        wait_until("it has stopped itself", || child.state() == "T");
+        std::thread::sleep(STANDSTILL / 2);
+        let lines = child.ends(lines);
+        let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
+        assert_ne!(oversleeps, "0", "the watchdog tells that it was late: {lines:?}");
+        let (blamed, starved) = (said(&lines, "blamed"), said(&lines, "starved"));
+        if blamed.is_empty() && starved.is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
+    });
+}
+
+fn stops_itself() {
+    let (watchdog, told) = start(LONG);
+    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let go_on = told_to_go_on();
+    let wakeups = || watchdog.snapshot().watchdog.wakeups;
+    wait_until("the watchdog runs", || wakeups() >= 1);
+    println!("\nready");
+    runtime.block_on(watchdog.watch(async {
+        // As long as it takes to fall asleep, and longer.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // SAFETY: takes and returns an integer. It is this thread that is stopped, and the others with it, before it returns.
+        assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
+    }));
+    wait_until("it may go on", || go_on.load(Ordering::Acquire));
     tell_all(&watchdog, &told);
 }
 
 /// What the parent asks about.
 fn tell_all(watchdog: &Watchdog, told: &Told) {
     let stalls = told_so_far(watchdog, told);
-    println!("\nreports {}", stalls.len());
+    println!("\noversleeps {}\n\nreports {}", watchdog.snapshot().watchdog.oversleeps, stalls.len());
     for stall in stalls {
         let what = match stall.cause {
             Cause::Paused => "paused",

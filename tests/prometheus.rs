@@ -8,12 +8,12 @@ mod common;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use common::prometheus::Prometheus;
-use common::{DEADLINE, fenced, is_installed, path, wait_for};
+use common::watched::{hold, served, two_workers};
+use common::{fenced, is_installed, path, wait_for};
 use pollwatch::Watchdog;
 
 /// Nothing but the blocks of these tests lasts this long.
@@ -36,10 +36,8 @@ fn prometheus_sees_a_block_while_it_lasts() {
     if !is_installed("prometheus") {
         return;
     }
-    let watchdog =
-        Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
-    let runtime =
-        watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().worker_threads(2)).unwrap();
+    let watchdog = served(THRESHOLD);
+    let runtime = two_workers(&watchdog, "main");
     let prometheus = Prometheus::start(&config(watchdog.local_addr().unwrap()));
 
     const BLOCKED: &str = r#"pollwatch_blocked_workers{runtime="main"}"#;
@@ -53,19 +51,7 @@ fn prometheus_sees_a_block_while_it_lasts() {
     assert_eq!(prometheus.query(OLDEST), [0.0]);
     assert_eq!(prometheus.query(STALLS), [0.0], "the series are there from the start");
 
-    // Each task holds its worker until its sender is dropped, also by a failing assertion.
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let (release, released) = mpsc::channel::<()>();
-        let (begin, begun) = mpsc::channel();
-        let _inside = runtime.enter();
-        watchdog.spawn(async move {
-            begin.send(()).unwrap();
-            let _ = released.recv();
-        });
-        begun.recv_timeout(DEADLINE).expect("the other worker takes the task");
-        held.push(release);
-    }
+    let held = hold(&watchdog, &runtime, 2);
 
     prometheus.wait_for(BLOCKED, |workers| workers == 2.0);
     prometheus.wait_for(STALLS, |stalls| stalls == 2.0);

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use common::watched::{served, two_workers};
 use common::{example, is_installed, wait_for};
 use pollwatch::Watchdog;
 use tokio::runtime::Runtime;
@@ -29,14 +30,8 @@ struct Blocked {
 
 impl Blocked {
     fn new() -> Blocked {
-        let watchdog = Watchdog::builder()
-            .threshold(Duration::from_millis(10))
-            .log(false)
-            .listen("127.0.0.1:0".parse().unwrap())
-            .start()
-            .unwrap();
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = watchdog.build_runtime("ma\u{1b}[2Jin", builder.worker_threads(2)).unwrap();
+        let watchdog = served(Duration::from_millis(10));
+        let runtime = two_workers(&watchdog, "ma\u{1b}[2Jin");
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Mutex::new(released);
         let service = watchdog.layer().route_by(|_| Some(HOSTILE.into())).layer(service_fn(move |_| {

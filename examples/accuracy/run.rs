@@ -89,25 +89,57 @@ fn run(args: &Args) -> Vec<String> {
             faults.iter().for_each(|fault| eprintln!("{name}: {fault}"));
         }
     };
-    let mut tallies: Vec<(String, Tally)> = Vec::new();
-    for mode in Mode::all().filter(|mode| mode.name().contains(&args.mode)) {
-        let tally = modes::run(mode, args.threshold, args.time, args.seed);
-        miss(&mode.name(), tally.missed_bars(), &tally.faults);
-        tallies.push((mode.name(), tally));
-    }
-    if !tallies.is_empty() {
-        table::print(&tallies);
-    }
-    let mut rows = Vec::new();
-    for mode in Mode::all().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
-        let name = format!("overload, {}", mode.name());
-        if name.contains(&args.mode) {
-            let overload = overload::run(mode, args.threshold, args.time, args.seed);
-            miss(&name, overload.missed_bars(), &overload.faults);
-            rows.push((name, overload));
+    let (threshold, time, seed) = (args.threshold, args.time, args.seed);
+    let is_wanted = |name: &String| name.contains(&args.mode);
+    let named = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
+        modes.map(|mode| (mode.name(), mode)).filter(|(name, _)| is_wanted(name)).collect()
+    };
+    let burdened = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
+        let two = modes.filter(|mode| mode.flavour == Flavour::MultiThread(2));
+        two.map(|mode| (format!("overload, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
+    };
+    for (title, sampled, modes) in [
+        ("every poll timed", false, named(&mut Mode::exact())),
+        (
+            "one poll in 16 timed: long from 1.5 thresholds, durations counted from the first look",
+            true,
+            named(&mut Mode::sampled()),
+        ),
+    ] {
+        let mut rows: Vec<(String, Tally)> = Vec::new();
+        for (name, mode) in modes {
+            let tally = modes::run(mode, threshold, time, seed);
+            miss(&name, tally.missed_bars(), &tally.faults);
+            rows.push((name, tally));
+        }
+        if !rows.is_empty() {
+            println!("{title}:\n");
+            table::print(&rows, sampled);
         }
     }
+    let mut rows = Vec::new();
+    for (name, mode) in named(&mut Mode::unwatched()) {
+        let unwatched = modes::run_unwatched(mode, threshold, time, seed);
+        miss(&name, unwatched.missed_bars(), &unwatched.faults);
+        rows.push((name, unwatched));
+    }
+    for (name, mode) in burdened(&mut Mode::unwatched()) {
+        let unwatched = overload::run_unwatched(mode, threshold, time, seed);
+        miss(&name, unwatched.missed_bars(), &unwatched.faults);
+        rows.push((name, unwatched));
+    }
     if !rows.is_empty() {
+        println!("tasks that nobody measures:\n");
+        table::print_unwatched(&rows);
+    }
+    let mut rows = Vec::new();
+    for (name, mode) in burdened(&mut Mode::exact()) {
+        let overload = overload::run(mode, threshold, time, seed);
+        miss(&name, overload.missed_bars(), &overload.faults);
+        rows.push((name, overload));
+    }
+    if !rows.is_empty() {
+        println!("beside four busy threads a core:\n");
         table::print_overload(&rows);
     }
     bars

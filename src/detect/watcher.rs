@@ -201,11 +201,11 @@ impl Watcher {
         clock.nanos(clock.now())
     }
 
-    /// Has the changes told; whether there were any.
+    /// Has the changes told; whether a thread was examined for that.
     fn carry_out(&mut self, seen: &Seen) -> bool {
         let place = |poll: &Poll| place(&self.shared, seen, poll);
         let changes = self.tracker.step(seen.now, &seen.look, &self.pauses, place);
-        let told = changes.iter().any(|change| !matches!(change, Change::GoesOn { .. }));
+        let examined = changes.iter().any(|change| matches!(change, Change::Began { .. } | Change::Continued { .. }));
         for change in changes {
             let (cpu, waits) = (&self.cpu, &self.waits);
             self.reporter.tell(change, seen.at, |poll| {
@@ -216,7 +216,7 @@ impl Watcher {
                 Some((thread, first, before))
             });
         }
-        told
+        examined
     }
 
     /// Has requests turned away, or let in again, by what the probes answered.

@@ -75,10 +75,12 @@ impl Meter {
 
     pub(crate) fn new(settings: Settings) -> Arc<Meter> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let clock = Clock::new();
         Arc::new_cyclic(|me| Meter {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: std::process::id(),
-            clock: Clock::new(),
+            wake: Arc::new(Wake::new(clock.clone())),
+            clock,
             threshold: settings.threshold,
             max_sites: settings.max_sites,
             route_histograms: settings.route_histograms,
@@ -87,7 +89,6 @@ impl Meter {
             routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),
             gates: Gates::default(),
-            wake: Arc::new(Wake::new()),
             hook_panics: AtomicU64::new(0),
             panics: Panics::default(),
             threads: Mutex::default(),

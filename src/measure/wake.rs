@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use std::thread::Thread;
 use std::time::Duration;
 
-use crate::sync::{AtomicBool, Ordering};
+use super::clock::Clock;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// How often a watchdog that cannot rely on being woken looks by itself.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,11 +58,15 @@ pub(crate) struct Wake {
     flag: Flag,
     thread: OnceLock<Thread>,
     barrier: bool,
+    clock: Clock,
+    /// When a poll last woke it, as a reading; 0 for none since it fell asleep.
+    woken: AtomicU64,
 }
 
 impl Wake {
-    pub(crate) fn new() -> Wake {
-        Wake { flag: Flag::new(), thread: OnceLock::new(), barrier: crate::sys::register_barrier() }
+    pub(crate) fn new(clock: Clock) -> Wake {
+        let barrier = crate::sys::register_barrier();
+        Wake { flag: Flag::new(), thread: OnceLock::new(), barrier, clock, woken: AtomicU64::new(0) }
     }
 
     /// Names the thread to wake.
@@ -88,6 +93,8 @@ impl Wake {
         if self.flag.take()
             && let Some(thread) = self.thread.get()
         {
+            // The process may be stopped before the watchdog runs.
+            self.woken.store(self.clock.now(), Ordering::Relaxed);
             thread.unpark();
         }
     }
@@ -100,11 +107,14 @@ impl Wake {
         }
     }
 
-    /// Sleeps until a poll begins, unless `is_idle` says, after the flag is up, that one already has. The watchdog only.
-    pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) {
+    /// Sleeps until a poll begins, unless `is_idle` says, after the flag is up, that one already has. The reading at which one
+    /// woke it. The watchdog only.
+    pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<u64> {
+        self.woken.store(0, Ordering::Relaxed);
         // A wake-up in between has left its token: either returns at once then.
         let park = |exact| if exact { std::thread::park() } else { std::thread::park_timeout(TICK) };
         self.flag.sleep(|| self.barrier && crate::sys::barrier(), is_idle, park);
+        Some(self.woken.load(Ordering::Relaxed)).filter(|woken| *woken != 0)
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, Once};
 use std::time::Duration;
 
 use suite::modes::{self, Flavour, Mode};
+use suite::unwatched::Unwatched;
 use suite::{journal, overload};
 
 const THRESHOLD: Duration = Duration::from_millis(10);
@@ -29,15 +30,20 @@ fn alone() -> MutexGuard<'static, ()> {
 fn look_symbols_up() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let mode = Mode::all().next().expect("there is one");
+        let mode = Mode::exact().next().expect("there is one");
         drop(modes::run(mode, THRESHOLD, TIME, 2));
     });
+}
+
+/// The modes that measure every task.
+fn measured() -> impl Iterator<Item = Mode> {
+    Mode::exact().chain(Mode::sampled())
 }
 
 fn holds(flavour: Flavour) {
     let _alone = alone();
     look_symbols_up();
-    for mode in Mode::all().filter(|mode| mode.flavour == flavour) {
+    for mode in measured().filter(|mode| mode.flavour == flavour) {
         let tally = modes::run(mode, THRESHOLD, TIME, 1);
         let missed = tally.missed_bars();
         assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), tally.faults.join("\n"));
@@ -66,6 +72,24 @@ fn four_workers() {
     holds(Flavour::MultiThread(4));
 }
 
+/// Tasks that nobody measures: what is certain is so, beside whatever else the machine has to do.
+#[test]
+fn certain_is_certain() {
+    let _alone = alone();
+    for mode in Mode::unwatched() {
+        let holds = |unwatched: &Unwatched| {
+            let missed = unwatched.missed_bars();
+            assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), unwatched.faults.join("\n"));
+        };
+        let unwatched = modes::run_unwatched(mode, THRESHOLD, TIME, 1);
+        holds(&unwatched);
+        assert!(unwatched.stood.of > 0 && unwatched.certain.told > 0, "{}: {unwatched:?}", mode.name());
+        if mode.flavour == Flavour::MultiThread(2) {
+            holds(&overload::run_unwatched(mode, THRESHOLD, TIME, 1));
+        }
+    }
+}
+
 /// For blame, which a machine with far too much to do can still bring about, if seldom: what the kernel counts of a thread's waiting is
 /// there only once that thread runs again. It has to be right in one of these attempts; a broken excuse is wrong in each.
 const ATTEMPTS: usize = 3;
@@ -74,7 +98,7 @@ const ATTEMPTS: usize = 3;
 #[test]
 fn nobody_is_blamed_for_a_machine_with_too_much_to_do() {
     let _alone = alone();
-    for mode in Mode::all().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
+    for mode in Mode::exact().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
         let is_right = |_: usize| {
             let overload = overload::run(mode, THRESHOLD, TIME, 1);
             let context = || format!("{}: {:#?}\n{}", mode.name(), overload.missed_bars(), overload.faults.join("\n"));

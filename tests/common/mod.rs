@@ -1,4 +1,5 @@
-//! What tests with other programs share: finding those, waiting for them, and a real Prometheus and Alertmanager.
+//! What tests with other programs share: finding those, waiting for them, a real Prometheus and Alertmanager, and what
+//! these are shown.
 
 // Each test takes what it needs of this.
 #![allow(dead_code)]
@@ -6,6 +7,8 @@
 pub(crate) mod alertmanager;
 pub(crate) mod child;
 pub(crate) mod prometheus;
+#[cfg(feature = "server")]
+pub(crate) mod watched;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

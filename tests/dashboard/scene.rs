@@ -13,6 +13,8 @@ use axum::routing::get;
 use pollwatch::{Shed, Watchdog, allow_blocking};
 use tokio::runtime::Runtime;
 
+use crate::common::watched::{served, two_workers};
+
 const BLOCK: Duration = Duration::from_millis(15);
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -26,14 +28,8 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Scene {
-        let watchdog = Watchdog::builder()
-            .threshold(Duration::from_millis(10))
-            .log(false)
-            .listen("127.0.0.1:0".parse().unwrap())
-            .start()
-            .unwrap();
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = watchdog.build_runtime("main", builder.worker_threads(2).enable_all()).unwrap();
+        let watchdog = served(Duration::from_millis(10));
+        let runtime = two_workers(&watchdog, "main");
         let app = Router::new()
             .route("/sleep", get(async || thread::sleep(BLOCK)))
             .route("/compute", get(async || compute()))

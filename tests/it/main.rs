@@ -25,4 +25,6 @@ mod schema;
 mod spans;
 mod stacks;
 #[cfg(all(target_os = "linux", not(tokio_unstable)))]
+mod stopped;
+#[cfg(all(target_os = "linux", not(tokio_unstable)))]
 mod unwatched;

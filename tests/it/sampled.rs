@@ -1,5 +1,6 @@
 //! Sampled timing: every poll is counted, some are timed, and stalls are found by looking.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use pollwatch::{Phase, Watchdog};
@@ -192,6 +193,46 @@ fn a_long_poll_of_many_parts_that_are_meant_to_block_is_found() {
             }
         }
         Ok(())
+    });
+}
+
+/// The thread that blocks in place has handed its worker on; whoever has it then blocks it.
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "not yet: of two polls that were not timed it is not known which began later")]
+fn who_has_the_worker_is_told_and_who_handed_it_on_is_not() {
+    undisturbed(|| {
+        let (watchdog, told) = sampled(THRESHOLD);
+        let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+        let (mut handed_on, mut blocked) = (Vec::new(), Vec::new());
+        for _ in 0..STALLS {
+            let gate = Gate::new();
+            let (key, spawns) = (gate.key(), watchdog.clone());
+            let (ends, is_through) = mpsc::channel();
+            let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+                // In the queue before the worker goes.
+                let blocks = spawns.spawn(async move {
+                    block(THRESHOLD * 4);
+                    ends.send(()).ok();
+                });
+                let id = blocks.id();
+                tokio::task::block_in_place(|| key.pass());
+                blocks.await.unwrap();
+                id
+            });
+            handed_on.push(task.id());
+            is_through.recv_timeout(PATIENCE).expect("the other has its worker");
+            gate.open();
+            blocked.push(runtime.block_on(task).unwrap());
+        }
+        let stalls = told_so_far(&watchdog, &told);
+        let is_told = |id: &tokio::task::Id| stalls.iter().any(|s| s.task == Some(*id));
+        let (wrong, right) =
+            (handed_on.iter().filter(|id| is_told(id)).count(), blocked.iter().filter(|id| is_told(id)).count());
+        if (wrong, right) == (0, STALLS) {
+            Ok(())
+        } else {
+            Err(format!("{wrong} told wrongly, {right} of {STALLS} found"))
+        }
     });
 }
 

@@ -17,6 +17,7 @@ use super::draw::Draw;
 use super::journal::{Requested, lock};
 use super::kinds::{Job, Kind, Wait};
 use super::scene::Scene;
+use super::unwatched::COMPUTES;
 
 /// How the block comes into its poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,18 @@ const SHAPES: [Shape; 12] = [
     Shape::Request,
     Shape::Request,
     Shape::Requests,
+    Shape::Unordered,
+    Shape::Select,
+    Shape::Aborted,
+    Shape::Panics,
+    Shape::Root,
+];
+
+/// Those of tasks of which pollwatch measures no part.
+const UNWATCHED: [Shape; 8] = [
+    Shape::Plain,
+    Shape::Plain,
+    Shape::Later,
     Shape::Unordered,
     Shape::Select,
     Shape::Aborted,
@@ -96,7 +109,8 @@ struct Injector<'a> {
 
 impl Injector<'_> {
     fn one(&mut self) {
-        let shape = self.draw.one_of(&SHAPES);
+        let unwatched = self.scene.mode.is_unwatched();
+        let shape = self.draw.one_of(if unwatched { &UNWATCHED[..] } else { &SHAPES });
         let mut kind = self.draw.one_of(&Kind::ALL);
         let computes = kind == Kind::Computes && self.computing.enter();
         if kind == Kind::Computes && !computes {
@@ -109,7 +123,11 @@ impl Injector<'_> {
                 self.block(shape, kind, share, 2);
             }
             _ => {
-                let share = self.draw.thresholds();
+                let share = match computes && unwatched && self.draw.below(12) == 0 {
+                    // Less is not told.
+                    true => self.draw.between(COMPUTES as f64, 1.5 * COMPUTES as f64),
+                    false => self.draw.thresholds(),
+                };
                 self.block(shape, kind, share, 1);
             }
         }

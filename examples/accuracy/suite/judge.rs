@@ -2,7 +2,8 @@
 
 use pollwatch::Cause;
 
-use super::matching::{MARGIN, match_up};
+use super::matching::match_up;
+use super::promise::{FREE, Promise};
 use super::sentinel::Watch;
 use super::truth::{MS, Poll, Report, Span, Told};
 
@@ -34,8 +35,12 @@ pub(crate) struct Tally {
     pub(crate) duplicates: usize,
     /// At least twice the threshold, while a CPU was free for the watchdog: not told before they ended.
     pub(crate) late: Score,
-    /// As long and told late, but left out of that: no CPU was free for it.
+    /// Told late, or missed where looks have to find them, but left out of that: no CPU was free for it.
     pub(crate) excused: usize,
+    /// Polls of the threshold + 2 ms, and those of them that were not told, whatever is promised.
+    pub(crate) all: Score,
+    /// Reports that do not say whether theirs is the least duration.
+    pub(crate) mute: usize,
     /// From crossing the threshold to the callback; of those told in flight.
     pub(crate) delays: Vec<u64>,
     /// By how much a final duration lies outside of what is possible.
@@ -54,21 +59,24 @@ pub(crate) struct Tally {
     pub(crate) faults: Vec<String>,
 }
 
-/// A CPU was free for the watchdog if it was kept from one for less than this part of the threshold, from the moment at which a poll
-/// crossed that.
-const FREE: u64 = 10;
-
 /// Of a duration, at least: 1%, or 0.2 ms.
 fn allowed_error(nanos: u64) -> u64 {
     (nanos / 100).max(MS / 5)
 }
 
 impl Tally {
-    pub(crate) fn new(threshold: u64, polls: &[Poll], told: &[Told], watch: &Watch) -> Tally {
+    pub(crate) fn new(promise: &Promise, polls: &[Poll], told: &[Told], watch: &Watch) -> Tally {
         let mut tally = Tally { reports: told.len(), ..Tally::default() };
-        let matching = match_up(threshold, polls, told);
+        let mut matching = match_up(promise, polls, told);
+        let all = Promise::exact(promise.threshold).long;
+        tally.all.of = polls.iter().filter(|poll| poll.at_least() >= all).count();
+        let found = matching.pairs.iter().filter(|(_, poll)| polls[*poll].at_least() >= all).count();
+        tally.all.wrong = tally.all.of - found;
         tally.blocks = polls.iter().map(|poll| poll.blocks.len()).sum();
-        tally.long = polls.iter().filter(|poll| poll.at_least() >= threshold + MARGIN).count();
+        tally.long = polls.iter().filter(|poll| poll.at_least() >= promise.long).count();
+        let excused = matching.missed.extract_if(.., |i| promise.excuses(&polls[*i], watch)).count();
+        tally.excused += excused;
+        tally.long -= excused;
         (tally.missed, tally.wrong) = (matching.missed.len(), matching.wrong.len());
         tally.duplicates = matching.duplicates.len();
         for (what, list) in [("false", &matching.wrong), ("a duplicate", &matching.duplicates)] {
@@ -76,26 +84,27 @@ impl Tally {
             tally.faults.extend(list.iter().map(text));
         }
         for &i in &matching.missed {
-            tally.in_flight(threshold, &polls[i], None, watch);
+            tally.in_flight(promise.threshold, &polls[i], None, watch);
             tally.faults.push(format!("missed: {:?}", polls[i]));
         }
         for &(report, poll) in &matching.pairs {
-            tally.judge(threshold, &polls[poll], &told[report], watch);
+            tally.judge(promise, &polls[poll], &told[report], watch);
         }
         tally.delays.sort_unstable();
         tally.errors.sort_unstable();
         tally
     }
 
-    fn judge(&mut self, threshold: u64, poll: &Poll, told: &Told, watch: &Watch) {
-        self.in_flight(threshold, poll, Some(told), watch);
-        self.duration(poll, told, watch);
+    fn judge(&mut self, promise: &Promise, poll: &Poll, told: &Told, watch: &Watch) {
+        self.in_flight(promise.threshold, poll, Some(told), watch);
+        self.duration(promise, poll, told, watch);
         let last = told.last();
         if let Some(site) = poll.site {
             self.score("site", |t| &mut t.site, last.site == Some(site), poll, last);
         }
         if !poll.blocks.is_empty()
-            && let Some(right) = route_is_right(threshold, poll, last)
+            && let Some(right) = route_is_right(promise, poll, last)
+            && (right || last.route.is_some() || !promise.is_vague(poll, watch))
         {
             self.score("route", |t| &mut t.route, right, poll, last);
         }
@@ -152,8 +161,12 @@ impl Tally {
         self.late.add(first.is_some());
     }
 
-    fn duration(&mut self, poll: &Poll, told: &Told, watch: &Watch) {
+    fn duration(&mut self, promise: &Promise, poll: &Poll, told: &Told, watch: &Watch) {
         let last = told.last();
+        if last.at_least != promise.is_by_looks() {
+            self.mute += 1;
+            self.faults.push(format!("does not say whether it is the least: {}", last.text));
+        }
         if last.ongoing {
             self.faults.push(format!("no end: {}", last.text));
             self.imprecise += 1;
@@ -161,9 +174,10 @@ impl Tally {
         }
         // A standstill may be left out.
         let least = poll.at_least().saturating_sub(watch.standstill(poll.outer));
-        let error = last.elapsed.saturating_sub(poll.at_most()).max(least.saturating_sub(last.elapsed));
+        let (long, short) = (last.elapsed.saturating_sub(poll.at_most()), least.saturating_sub(last.elapsed));
+        let error = long.max(short);
         self.errors.push(error);
-        if error > allowed_error(poll.at_least()) {
+        if long.max(short.saturating_sub(promise.short_by(poll, watch))) > allowed_error(poll.at_least()) {
             self.imprecise += 1;
             self.faults.push(format!("duration off by {error}: {}\n  {poll:?}", last.text));
         }
@@ -181,6 +195,7 @@ impl Tally {
         let wrong = self.wrong + self.duplicates;
         bar(wrong == 0, format!("precision: {wrong} of {} reports are false", self.reports));
         bar(self.imprecise == 0, format!("duration: {} are off by more than 1% or 0.2 ms", self.imprecise));
+        bar(self.mute == 0, format!("duration: {} do not say whether they are the least", self.mute));
         let Score { wrong, of } = self.late;
         bar(wrong * 100 <= of, format!("in flight: {wrong} of {of} were told late"));
         bar(self.site.wrong == 0, format!("site: {} of {} are wrong", self.site.wrong, self.site.of));
@@ -194,9 +209,9 @@ impl Tally {
 }
 
 /// `None` where either answer is right: a request that lasted for about the threshold.
-fn route_is_right(threshold: u64, poll: &Poll, report: &Report) -> Option<bool> {
-    let surely = |block: &super::truth::Block| block.request.is_some() && block.inner.nanos() >= threshold + MS / 2;
-    let maybe = |block: &super::truth::Block| block.request.is_some_and(|r| r.nanos() + MS / 10 >= threshold);
+fn route_is_right(promise: &Promise, poll: &Poll, report: &Report) -> Option<bool> {
+    let surely = |block: &super::truth::Block| block.request.is_some() && block.inner.nanos() >= promise.long_request;
+    let maybe = |block: &super::truth::Block| block.request.is_some_and(|r| r.nanos() + MS / 10 >= promise.threshold);
     let told = report.route.as_deref();
     match told {
         Some(route) => Some(poll.blocks.iter().any(|block| maybe(block) && block.kind.route() == route)),
@@ -238,7 +253,7 @@ mod tests {
 
     fn tally(poll: &Poll, told: &[Told]) -> Tally {
         let counted = told.len() as u64;
-        Tally { counted, ..Tally::new(T, std::slice::from_ref(poll), told, &Watch::default()) }
+        Tally { counted, ..Tally::new(&Promise::exact(T), std::slice::from_ref(poll), told, &Watch::default()) }
     }
 
     #[test]
@@ -276,12 +291,43 @@ mod tests {
         fails("duration", &with(&|r| r.elapsed = 29 * MS));
         fails("duration", &with(&|r| r.elapsed = 31 * MS));
         fails("duration", &with(&|r| r.ongoing = true));
+        fails("duration", &with(&|r| r.at_least = true));
         fails("in flight", &with(&|r| r.received = 40 * MS));
         let cause = with(&|r| r.cause = Cause::Cpu);
         let leaf = with(&|r| r.leaf = Some("x::kinds::locks".into()));
         assert_eq!((cause.cause.wrong, leaf.leaf.wrong), (1, 1));
-        let uncounted = Tally { counted: 0, ..Tally::new(T, &[poll], &[good], &Watch::default()) };
+        let uncounted = Tally { counted: 0, ..Tally::new(&Promise::exact(T), &[poll], &[good], &Watch::default()) };
         assert!(uncounted.missed_bars()[0].starts_with("the metrics"));
+    }
+
+    #[test]
+    fn what_is_found_by_looks_has_bars_of_its_own() {
+        let (poll, mut told) = pair();
+        let sampled = |poll: &Poll, told: &[Told], watch: &Watch| {
+            let counted = told.len() as u64;
+            Tally { counted, ..Tally::new(&Promise::sampled(T), std::slice::from_ref(poll), told, watch) }
+        };
+        let quiet = Watch::default();
+        fails("duration", &sampled(&poll, std::slice::from_ref(&told), &quiet));
+        told.reports.iter_mut().for_each(|r| (r.at_least, r.elapsed) = (true, 26 * MS));
+        let tally = sampled(&poll, std::slice::from_ref(&told), &quiet);
+        assert!(tally.missed_bars().is_empty(), "{:?} {:?}", tally.missed_bars(), tally.faults);
+        assert_eq!(tally.errors, [4 * MS], "it is told all the same");
+        told.reports.iter_mut().for_each(|r| r.elapsed = 25 * MS);
+        fails("duration", &sampled(&poll, std::slice::from_ref(&told), &quiet));
+        fails("recall", &sampled(&poll, &[], &quiet));
+        // Between the threshold and half of it more, it may be found.
+        let between = super::super::matching::tests::poll(0, 14 * MS);
+        let tally = sampled(&between, &[], &quiet);
+        assert!(
+            tally.missed_bars().is_empty() && (tally.all.wrong, tally.all.of, tally.long) == (1, 1, 0),
+            "{tally:?}"
+        );
+        // A watchdog without a CPU cannot look.
+        let longer = super::super::matching::tests::poll(0, 16 * MS);
+        fails("recall", &sampled(&longer, &[], &quiet));
+        let tally = sampled(&longer, &[], &Watch::standing(Span { begin: 3 * MS, end: 7 * MS }));
+        assert!(tally.missed_bars().is_empty() && (tally.excused, tally.long) == (1, 0), "{tally:?}");
     }
 
     #[test]

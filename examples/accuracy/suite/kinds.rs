@@ -46,6 +46,11 @@ impl Kind {
         }
     }
 
+    /// It waits in one system call.
+    pub(crate) fn stands(self) -> bool {
+        self != Kind::Computes
+    }
+
     pub(crate) fn cause(self) -> Cause {
         match self {
             Kind::Computes => Cause::Cpu,

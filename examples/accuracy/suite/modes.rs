@@ -1,13 +1,15 @@
-//! What is run: each mode is one value in a list. A further way to measure (sampled timing, suspicion on stable tokio) is a further
-//! `Way` and its entries here.
+//! What is run: each mode is one value in a list.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::inject::inject;
 use super::judge::Tally;
 use super::noise::Noise;
+use super::promise::Promise;
 use super::scene::{self, Outcome, Scene};
-use super::sentinel::Sentinel;
+use super::sentinel::{Sentinel, Watch};
+use super::unwatched::Unwatched;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flavour {
@@ -21,13 +23,21 @@ pub(crate) enum Way {
     /// tokio's task hooks: every task.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     Hooks,
-    /// `Watchdog::watch` around each, on a runtime that pollwatch did not build.
+    /// `Watchdog::watch` around each, with `tokio_unstable` on a runtime that pollwatch did not build.
     Wrapper,
+    /// Not at all: their workers are looked at from outside, which is done without `tokio_unstable` only.
+    #[cfg_attr(tokio_unstable, allow(dead_code))]
+    Unwatched {
+        /// Threads of the pool take workers over, and come and go.
+        pool: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mode {
     pub(crate) way: Way,
+    /// `WatchdogBuilder::sampled_timing`.
+    pub(crate) sampled: bool,
     pub(crate) flavour: Flavour,
 }
 
@@ -39,16 +49,37 @@ const WAYS: &[Way] = &[Way::Hooks, Way::Wrapper];
 #[cfg(not(tokio_unstable))]
 const WAYS: &[Way] = &[Way::Wrapper];
 
+/// Whether tokio's task hooks are compiled in.
+pub(crate) const UNSTABLE: bool = cfg!(tokio_unstable);
+
 impl Mode {
-    pub(crate) fn all() -> impl Iterator<Item = Mode> {
-        WAYS.iter().flat_map(|&way| FLAVOURS.map(|flavour| Mode { way, flavour }))
+    /// Those that measure every task, and time every poll.
+    pub(crate) fn exact() -> impl Iterator<Item = Mode> {
+        WAYS.iter().flat_map(|&way| FLAVOURS.map(|flavour| Mode { way, sampled: false, flavour }))
+    }
+
+    /// Those that measure every task, and time one poll in 16.
+    pub(crate) fn sampled() -> impl Iterator<Item = Mode> {
+        // One worker is no other case than one of two.
+        let modes = Mode::exact().filter(|mode| mode.flavour != Flavour::MultiThread(1));
+        modes.map(|mode| Mode { sampled: true, ..mode })
+    }
+
+    /// Those that measure none; there are none with `tokio_unstable`.
+    pub(crate) fn unwatched() -> impl Iterator<Item = Mode> {
+        let flavours = || FLAVOURS.into_iter().filter(|flavour| !UNSTABLE && *flavour != Flavour::CurrentThread);
+        let ways = [false, true].map(|pool| Way::Unwatched { pool });
+        ways.into_iter().flat_map(move |way| flavours().map(move |flavour| Mode { way, sampled: false, flavour }))
     }
 
     pub(crate) fn name(self) -> String {
         let way = match self.way {
             Way::Hooks => "hooks",
             Way::Wrapper => "wrapper",
+            Way::Unwatched { pool: false } => "unwatched, pool idle",
+            Way::Unwatched { pool: true } => "unwatched, pool busy",
         };
+        let way = if self.sampled { format!("sampled {way}") } else { way.to_owned() };
         match self.flavour {
             Flavour::CurrentThread => format!("{way}, current-thread"),
             Flavour::MultiThread(1) => format!("{way}, 1 worker"),
@@ -56,9 +87,21 @@ impl Mode {
         }
     }
 
-    /// Whether `block_in_place` is part of the load: only a multi-thread runtime hands its workers on.
+    pub(crate) fn is_unwatched(self) -> bool {
+        matches!(self.way, Way::Unwatched { .. })
+    }
+
+    /// Whether threads of the pool are part of the load.
+    pub(crate) fn uses_pool(self) -> bool {
+        self.way != Way::Unwatched { pool: false }
+    }
+
+    /// Whether `block_in_place` is: only a multi-thread runtime hands its workers on.
+    ///
+    /// Not yet where polls are not timed and stable tokio does not tell who has a worker: of two polls it is not known then which
+    /// began later, the one that handed its worker on may be told, and the one that blocks it may not.
     pub(crate) fn hands_workers_on(self) -> bool {
-        self.flavour != Flavour::CurrentThread
+        self.uses_pool() && self.flavour != Flavour::CurrentThread && (UNSTABLE || !self.sampled)
     }
 
     pub(crate) fn workers(self) -> usize {
@@ -67,20 +110,49 @@ impl Mode {
             Flavour::MultiThread(n) => n,
         }
     }
-}
 
-/// Whether tokio's task hooks are compiled in.
-pub(crate) const UNSTABLE: bool = cfg!(tokio_unstable);
+    pub(crate) fn promise(self, threshold: u64) -> Promise {
+        match self.way {
+            Way::Unwatched { .. } => Promise::unwatched(threshold),
+            _ if self.sampled => Promise::sampled(threshold),
+            _ => Promise::exact(threshold),
+        }
+    }
+}
 
 /// Runs a mode for some time.
 pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Tally {
+    let (promise, outcome, watch) = happens(mode, threshold, time, seed);
+    let Outcome { polls, counted, journal, told, .. } = outcome;
+    Tally { polls, counted, ..Tally::new(&promise, &journal, &told, &watch) }
+}
+
+/// Runs one that measures no task.
+pub(crate) fn run_unwatched(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Unwatched {
+    let (promise, outcome, watch) = happens(mode, threshold, time, seed);
+    Unwatched::new(&promise, &outcome, &watch, !mode.uses_pool())
+}
+
+fn happens(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> (Promise, Outcome, Watch) {
+    while_it_is_watched(mode, threshold, |scene| {
+        let noise = Noise::start(scene);
+        inject(scene, time, seed);
+        noise.stop();
+    })
+}
+
+/// Has something happen in a mode's scene; what became of it, and whether there was a CPU for pollwatch.
+pub(crate) fn while_it_is_watched(
+    mode: Mode,
+    threshold: Duration,
+    happens: impl FnOnce(&Arc<Scene>),
+) -> (Promise, Outcome, Watch) {
     let scene = Scene::new(mode, threshold);
     // Sees the threads of the scene's watchdog.
     let sentinel = Sentinel::start();
-    let noise = Noise::start(&scene);
-    inject(&scene, time, seed);
-    noise.stop();
-    let nanos = scene.threshold;
-    let Outcome { polls, counted, journal, told } = scene::end(scene);
-    Tally { polls, counted, ..Tally::new(nanos, &journal, &told, &sentinel.stop()) }
+    happens(&scene);
+    let promise = mode.promise(scene.threshold);
+    let (outcome, mut watch) = (scene::end(scene), sentinel.stop());
+    watch.remember(promise.threshold, &outcome.journal);
+    (promise, outcome, watch)
 }

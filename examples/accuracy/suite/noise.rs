@@ -71,12 +71,14 @@ impl Noise {
                 }
             }
         });
-        let on = goes_on.clone();
-        scene.spawn(false, async move {
-            while on() {
-                let _ = tokio::task::spawn_blocking(move || std::thread::sleep(threshold * 2)).await;
-            }
-        });
+        if scene.mode.uses_pool() {
+            let on = goes_on.clone();
+            scene.spawn(false, async move {
+                while on() {
+                    let _ = tokio::task::spawn_blocking(move || std::thread::sleep(threshold * 2)).await;
+                }
+            });
+        }
         if scene.mode.hands_workers_on() {
             let on = goes_on.clone();
             scene.spawn(false, async move {

@@ -12,10 +12,12 @@ use tokio::task::yield_now;
 use super::draw::Draw;
 use super::kinds::{Job, Kind, Wait};
 use super::matching::match_up;
-use super::modes::Mode;
-use super::scene::{self, Outcome, Scene};
+use super::modes::{Mode, while_it_is_watched};
+use super::promise::Promise;
+use super::scene::{Outcome, Scene};
 use super::sentinel;
 use super::truth::{Poll, Told};
+use super::unwatched::Unwatched;
 
 #[derive(Debug, Default)]
 pub(crate) struct Overload {
@@ -36,8 +38,8 @@ pub(crate) struct Overload {
 }
 
 impl Overload {
-    fn new(threshold: u64, polls: &[Poll], told: &[Told]) -> Overload {
-        let matching = match_up(threshold, polls, told);
+    fn new(promise: &Promise, polls: &[Poll], told: &[Told]) -> Overload {
+        let matching = match_up(promise, polls, told);
         let mut overload = Overload {
             reports: told.len(),
             wrong: matching.wrong.len() + matching.duplicates.len(),
@@ -49,7 +51,7 @@ impl Overload {
         }
         for (report, poll) in matching.pairs {
             let (poll, last) = (&polls[poll], told[report].last());
-            let innocent = poll.is_innocent(threshold);
+            let innocent = poll.is_innocent(promise.threshold);
             let who = if innocent { "innocent" } else { "guilty" };
             *overload.causes.entry((who, last.cause.as_str())).or_default() += 1;
             if !innocent {
@@ -96,9 +98,20 @@ fn works(time: u64) {
 }
 
 pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Overload {
+    let (promise, Outcome { polls, journal, told, .. }, _) =
+        while_it_is_watched(mode, threshold, |scene| happens(scene, time, seed));
+    Overload { polls, ..Overload::new(&promise, &journal, &told) }
+}
+
+/// For a mode that measures no task.
+pub(crate) fn run_unwatched(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Unwatched {
+    let (promise, outcome, watch) = while_it_is_watched(mode, threshold, |scene| happens(scene, time, seed));
+    Unwatched::new(&promise, &outcome, &watch, !mode.uses_pool())
+}
+
+fn happens(scene: &Arc<Scene>, time: Duration, seed: u64) {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let stop = Arc::new(AtomicBool::new(false));
-    let scene = Scene::new(mode, threshold);
     let busy: Vec<_> = (0..4 * cpus)
         .map(|_| {
             let stop = stop.clone();
@@ -137,6 +150,4 @@ pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) ->
     let _ = is_done.recv();
     stop.store(true, Ordering::Relaxed);
     busy.into_iter().for_each(|thread| thread.join().expect("it only computes"));
-    let Outcome { polls, journal, told, .. } = scene::end(scene);
-    Overload { polls, ..Overload::new(nanos, &journal, &told) }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::Location;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -45,7 +46,8 @@ impl Scene {
             let received = now();
             lock(&keep).push((received, stall.clone()));
         };
-        let watchdog = Watchdog::builder().threshold(threshold).log(false).on_stall(on_stall).start().expect("starts");
+        let builder = Watchdog::builder().threshold(threshold).log(false).sampled_timing(mode.sampled);
+        let watchdog = builder.on_stall(on_stall).start().expect("starts");
         // First it reads the unwind tables of what is loaded, which takes longer than a threshold in a debug build.
         while watchdog.snapshot().watchdog.wakeups == 0 {
             std::thread::sleep(threshold / 10);
@@ -60,7 +62,10 @@ impl Scene {
                 job.run();
             }
         };
-        let root = Outer::new(&journal, watch(&watchdog, root));
+        let root: Pin<Box<dyn Future<Output = ()> + Send>> = match mode.is_unwatched() {
+            true => Box::pin(Outer::new(&journal, root)),
+            false => Box::pin(Outer::new(&journal, watch(&watchdog, root))),
+        };
         let run = move || {
             runtime.block_on(root);
             // Ends the workers, but waits for no noise.
@@ -93,6 +98,7 @@ impl Scene {
                 self.watchdog.spawn(future).abort_handle()
             }
             Way::Hooks => self.handle.spawn(future).abort_handle(),
+            Way::Unwatched { .. } => self.handle.spawn(Outer::new(&self.journal, future)).abort_handle(),
         }
     }
 
@@ -121,9 +127,10 @@ impl Scene {
 
 /// What became of a scene.
 pub(crate) struct Outcome {
-    /// Polls that pollwatch counted, and stalls.
+    /// Polls that pollwatch counted, stalls, and those that it only suspects.
     pub(crate) polls: u64,
     pub(crate) counted: u64,
+    pub(crate) suspected: u64,
     /// The polls that matter, as they were.
     pub(crate) journal: Vec<Poll>,
     pub(crate) told: Vec<Told>,
@@ -148,9 +155,9 @@ pub(crate) fn end(mut scene: Arc<Scene>) -> Outcome {
     scene.fence();
     let snapshot = scene.watchdog.snapshot();
     let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("it was there");
-    let (polls, counted) = (main.polls.count, main.stalls.iter().map(|(_, s)| s.count).sum());
+    let (polls, counted) = (main.polls_total, main.stalls.iter().map(|(_, s)| s.count).sum());
     let told = by_stall(&lock(&scene.told));
-    Outcome { polls, counted, journal: scene.journal.polls(), told }
+    Outcome { polls, counted, suspected: main.suspected.count, journal: scene.journal.polls(), told }
 }
 
 fn by_stall(reports: &[(u64, Stall)]) -> Vec<Told> {
@@ -179,6 +186,8 @@ fn report(received: u64, stall: &Stall) -> Report {
         ongoing: stall.phase == Phase::Ongoing,
         elapsed: stall.elapsed.as_nanos() as u64,
         cause: stall.cause,
+        certainty: stall.certainty,
+        at_least: stall.elapsed_at_least,
         site: stall.site.location(),
         route: stall.route.clone(),
         leaf,
@@ -217,7 +226,7 @@ fn build(mode: Mode, watchdog: &Watchdog, journal: &Arc<Journal>) -> Runtime {
             watchdog.attach(NAME, runtime.handle()).expect("attaches");
             runtime
         }
-        Way::Wrapper => {
+        Way::Wrapper | Way::Unwatched { .. } => {
             let hooks = pollwatch::Hooks::new().on_thread_park(on_park);
             watchdog.build_runtime_with(NAME, &mut builder, hooks).expect("builds")
         }

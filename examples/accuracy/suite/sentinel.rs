@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::truth::{MS, Span, now};
+use super::truth::{MS, Poll, Span, now};
 
 /// A line of `schedstat`: nanoseconds ready to run without a CPU, and how often it was given one.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,9 +64,17 @@ pub(crate) struct Watch {
     still: Vec<Span>,
     /// And those in which it had to wait for a CPU.
     late: Vec<Span>,
+    /// Long polls whose threads did, and for how long.
+    starved: Vec<(Span, u64)>,
 }
 
 impl Watch {
+    /// Everything stood still then.
+    #[cfg(test)]
+    pub(crate) fn standing(span: Span) -> Watch {
+        Watch { still: vec![span], ..Watch::default() }
+    }
+
     /// For how long the whole machine, or this process, stood still within a span.
     pub(crate) fn standstill(&self, span: Span) -> u64 {
         self.still.iter().map(|still| still.overlap(span)).sum()
@@ -76,6 +84,18 @@ impl Watch {
     pub(crate) fn kept_off(&self, span: Span) -> u64 {
         let late: u64 = self.late.iter().map(|late| late.overlap(span)).sum();
         late.max(self.standstill(span)).max(self.waited(span))
+    }
+
+    /// Has it know of the long polls, too, that were given no CPU: who asks such a thread for its stack waits for the answer.
+    pub(crate) fn remember(&mut self, threshold: u64, polls: &[Poll]) {
+        let starved = polls.iter().filter(|poll| poll.outer.nanos() >= threshold && poll.waited >= MS / 2);
+        self.starved.extend(starved.map(|poll| (poll.outer, poll.waited.min(ANSWER))));
+    }
+
+    /// For how long pollwatch, or who it waited for, was kept from a CPU within a span.
+    pub(crate) fn held_up(&self, span: Span) -> u64 {
+        let starved: u64 = self.starved.iter().map(|(poll, waited)| poll.overlap(span).min(*waited)).sum();
+        self.kept_off(span) + starved
     }
 
     /// What pollwatch's threads waited for a CPU, as the kernel counts it once they run again.
@@ -97,6 +117,9 @@ pub(crate) struct Sentinel {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Watch>,
 }
+
+/// Nobody waits for longer for a stack.
+const ANSWER: u64 = 5 * MS;
 
 const NAP: u64 = MS;
 /// Later than this it was kept off.

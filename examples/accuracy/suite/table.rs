@@ -6,6 +6,7 @@ use super::judge::{Score, Tally, quantile};
 use super::modes::UNSTABLE;
 use super::overload::Overload;
 use super::truth::MS;
+use super::unwatched::{COMPUTES, Unwatched};
 
 /// What it was run on.
 pub(crate) fn machine() -> [String; 4] {
@@ -57,9 +58,17 @@ fn micros(nanos: u64) -> String {
     format!("{:.0} µs", nanos as f64 / 1e3)
 }
 
-pub(crate) fn print(tallies: &[(String, Tally)]) {
+fn at(list: &[u64], q: f64, show: fn(u64) -> String) -> String {
+    match list {
+        [] => "-".to_owned(),
+        _ => show(quantile(list, q)),
+    }
+}
+
+/// `all`: with the share of all from the threshold + 2 ms on that was told, where less is promised.
+pub(crate) fn print(tallies: &[(String, Tally)], all: bool) {
     let found = tallies.iter().map(|(name, t)| {
-        vec![
+        let mut row = vec![
             name.clone(),
             t.polls.to_string(),
             t.blocks.to_string(),
@@ -70,15 +79,14 @@ pub(crate) fn print(tallies: &[(String, Tally)]) {
             t.late.of.to_string(),
             share(t.late.wrong, t.late.of),
             t.excused.to_string(),
-        ]
+        ];
+        row.extend(all.then(|| share(t.all.wrong, t.all.of)));
+        row
     });
-    let head =
-        ["mode", "polls", "blocks", "long", "recall", "told", "precision", "twice as long", "in flight", "excused"];
+    let mut head =
+        vec!["mode", "polls", "blocks", "long", "recall", "told", "precision", "twice as long", "in flight", "excused"];
+    head.extend(all.then_some("of all ≥ T + 2 ms"));
     print_table(&head, found);
-    let at = |list: &[u64], q: f64, show: fn(u64) -> String| match list {
-        [] => "-".to_owned(),
-        _ => show(quantile(list, q)),
-    };
     let right = tallies.iter().map(|(name, t)| {
         vec![
             name.clone(),
@@ -127,4 +135,53 @@ pub(crate) fn print_overload(rows: &[(String, Overload)]) {
     });
     let head = ["mode", "polls", "told", "precision", "innocent", "blamed", "guilty", "missed", "causes"];
     print_table(&head, rows);
+}
+
+pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
+    let found = rows.iter().map(|(name, u)| {
+        vec![
+            name.clone(),
+            u.blocks.to_string(),
+            u.stood.of.to_string(),
+            share(u.stood.of - u.stood.certain, u.stood.of),
+            share(u.stood.of - u.stood.certain - u.stood.suspected, u.stood.of),
+            u.computed.of.to_string(),
+            share(u.computed.of - u.computed.certain - u.computed.suspected, u.computed.of),
+            u.excused.to_string(),
+        ]
+    });
+    let computing = format!("computing ≥ {COMPUTES} T");
+    let head = ["mode", "blocks", "standing long", "certain", "or suspected", &computing, "suspected", "excused"];
+    print_table(&head, found);
+    let told = rows.iter().map(|(name, u)| {
+        vec![
+            name.clone(),
+            u.certain.told.to_string(),
+            share(u.certain.wrong, u.certain.told),
+            u.certain.again.to_string(),
+            u.suspected.told.to_string(),
+            share(u.suspected.wrong, u.suspected.told),
+            u.suspected.again.to_string(),
+            at(&u.delays, 0.5, millis),
+            at(&u.delays, 0.99, millis),
+            at(&u.short, 0.5, millis),
+            at(&u.short, 0.99, millis),
+            at(&u.short, 1.0, millis),
+        ]
+    });
+    let head = [
+        "mode",
+        "certain told",
+        "precision",
+        "again",
+        "suspected told",
+        "precision",
+        "again",
+        "delay p50",
+        "p99",
+        "too short p50",
+        "p99",
+        "max",
+    ];
+    print_table(&head, told);
 }

@@ -4,7 +4,7 @@ use std::panic::Location;
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
-use pollwatch::Cause;
+use pollwatch::{Cause, Certainty};
 
 use super::kinds::Kind;
 
@@ -122,6 +122,9 @@ pub(crate) struct Report {
     pub(crate) ongoing: bool,
     pub(crate) elapsed: u64,
     pub(crate) cause: Cause,
+    pub(crate) certainty: Certainty,
+    /// It says that it may have lasted for longer.
+    pub(crate) at_least: bool,
     pub(crate) site: Option<&'static Location<'static>>,
     pub(crate) route: Option<Arc<str>>,
     /// The innermost of the program's own functions.

@@ -35,7 +35,8 @@ impl Watcher {
         self.remember_waits(seen, delay.zip(self.delay).map_or(0, |(now, then)| now.saturating_sub(then)));
         self.delay = delay;
         self.remember_cpu(seen);
-        let begin = self.now();
+        // The reading that was just trusted, and not one of now: no moment lies between two that are compared.
+        let begin = self.trusted;
         let mut due = self.tracker.next_look(seen.now, &seen.look, &self.pauses).min(seen.now + TASKS_NANOS);
         if self.shedding.is_wanted() {
             due = due.min(self.probed + SHED_PROBE_NANOS);
@@ -48,7 +49,7 @@ impl Watcher {
             due = due.min(seen.now + self.shared.meter.threshold / 4);
         }
         let due = due.max(begin);
-        std::thread::park_timeout(Duration::from_nanos(due - begin));
+        std::thread::park_timeout(Duration::from_nanos(due.saturating_sub(self.now())));
         self.mistrust(due);
     }
 
@@ -71,18 +72,24 @@ impl Watcher {
 
     pub(super) fn sleep_until_a_poll(&mut self) {
         self.cpu.clear();
+        self.delay = self.run_delay.nanos();
         let meter = &self.shared.meter;
-        let fingerprint = self.fingerprint;
-        meter.wake.fall_asleep(|| {
+        let (fingerprint, mut slept) = (self.fingerprint, false);
+        let woken = meter.wake.fall_asleep(|| {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.state());
             let now = states.fold(workers::fingerprint(meter), u64::wrapping_add);
-            !self.shared.is_stopping() && !meter.panics.any() && now == fingerprint
+            slept = !self.shared.is_stopping() && !meter.panics.any() && now == fingerprint;
+            slept
         });
-        self.trusted = self.now();
+        if slept {
+            // A standstill between the begin of the poll that woke it and now is noticed by the next look.
+            self.trusted =
+                woken.map_or_else(|| self.now(), |woken| self.shared.meter.clock.nanos(woken).max(self.trusted));
+        }
         // Whatever woke it, there is something to watch for a while.
         if self.shared.meter.wake.is_exact() {
-            self.active = self.trusted;
+            self.active = self.now();
         }
     }
 

@@ -1,0 +1,62 @@
+//! The tracing spans of a stall. Every test has a subscriber of its own, on the threads that need it.
+
+mod nesting;
+mod subscribers;
+
+use pollwatch::{Phase, Stall, Watchdog};
+use tokio::runtime::{Builder, Runtime};
+use tracing::Dispatch;
+use tracing::dispatcher::DefaultGuard;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::support::*;
+
+/// A watched runtime whose threads, and the one that made it, have a subscriber with a span layer.
+struct Traced {
+    watchdog: Watchdog,
+    told: Told,
+    runtime: Runtime,
+    _default: DefaultGuard,
+}
+
+/// The span layer alone.
+fn traced() -> Traced {
+    traced_by(multi_thread(1), |watchdog, _| tracing_subscriber::registry().with(watchdog.span_layer()).into())
+}
+
+fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &Told) -> Dispatch) -> Traced {
+    let (watchdog, told) = start(THRESHOLD);
+    let dispatch = subscriber(&watchdog, &told);
+    let _default = tracing::dispatcher::set_default(&dispatch);
+    builder.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&dispatch)));
+    let built = if HOOKS {
+        watchdog.build_runtime_with("main", &mut builder, pollwatch::Hooks::new())
+    } else {
+        builder.build()
+    };
+    Traced { watchdog, told, runtime: built.unwrap(), _default }
+}
+
+impl Traced {
+    /// Runs a task to its end.
+    #[track_caller]
+    fn run<F>(&self, future: F) -> F::Output
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let (task, _) = spawn_seen(&self.watchdog, self.runtime.handle(), future);
+        self.runtime.block_on(task).expect("the task ends")
+    }
+}
+
+fn texts(stall: &Stall) -> Vec<&str> {
+    stall.spans.iter().map(|s| &**s).collect()
+}
+
+/// Blocks the thread until the stall that this makes is told with just these spans. A thread that is late has its stall found
+/// before it is there: the next look sees it.
+#[track_caller]
+fn block_until_told(told: &Told, spans: &[&str]) -> Stall {
+    let stall = told.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
+    stall.unwrap_or_else(|| panic!("not told with {spans:?}: {:#?}", told.all()))
+}

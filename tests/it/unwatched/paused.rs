@@ -1,0 +1,155 @@
+//! The whole process stands still: nobody is blocked for that, and nothing is suspected.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pollwatch::{Cause, Certainty, Stall};
+
+use super::settle;
+use crate::stopped::*;
+use crate::support::*;
+
+const STANDSTILL: Duration = Duration::from_secs(1);
+const STANDSTILLS: usize = 20;
+
+/// What is told of a child that was stopped for a while is nothing, or that it was paused.
+fn nobody(stop: impl Fn(&Stopped), name: &str, child: impl Fn()) {
+    if is_child() {
+        return child();
+    }
+    undisturbed(|| {
+        let (child, lines) = Stopped::start(name);
+        stop(&child);
+        let lines = child.ends(lines);
+        let [oversleeps] = said(&lines, "oversleeps")[..] else { panic!("{lines:?}") };
+        assert_ne!(oversleeps, "0", "the watchdog tells that it was late: {lines:?}");
+        let [counted] = said(&lines, "counted")[..] else { panic!("{lines:?}") };
+        let told = said(&lines, "told");
+        assert_eq!(counted, told.len().to_string(), "{lines:?}");
+        // A machine with too much to do has more than this one standstill.
+        if told.is_empty() { Ok(()) } else { Err(format!("{told:#?}")) }
+    });
+}
+
+fn once(child: &Stopped) {
+    child.stop();
+    std::thread::sleep(STANDSTILL);
+}
+
+/// For a few thresholds each: one may end at any moment of what the watchdog does between two looks.
+fn often(child: &Stopped) {
+    for i in 0..STANDSTILLS {
+        std::thread::sleep(THRESHOLD + THRESHOLD / 7 * (i % 7) as u32);
+        child.stop();
+        std::thread::sleep(THRESHOLD * 4);
+        child.signal(libc::SIGCONT);
+    }
+}
+
+/// Workers in everything that a worker can be in: parked, in short calls that wait, in short computations, in between.
+fn workers() {
+    let (watchdog, told) = start(THRESHOLD);
+    let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
+    let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
+    settle(&busy);
+    settle(&idle);
+    let go_on = told_to_go_on();
+    let tasks: Vec<_> = (0..3)
+        .map(|i| {
+            let go_on = go_on.clone();
+            busy.spawn(async move {
+                while !go_on.load(Ordering::Acquire) {
+                    match i {
+                        0 => _ = block(THRESHOLD / 20),
+                        1 => tokio::time::sleep(THRESHOLD / 20).await,
+                        _ => spin(THRESHOLD / 40),
+                    }
+                    yield_once().await;
+                }
+            })
+        })
+        .collect();
+    println!("\nready");
+    busy.block_on(async {
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    let stalls = told_so_far(&watchdog, &told);
+    let last: BTreeMap<u64, Stall> = stalls.into_iter().map(|stall| (stall.id, stall)).collect();
+    let snapshot = watchdog.snapshot();
+    let of = |name: &str| {
+        let runtime = runtime_of(&snapshot, name);
+        runtime.suspected.count + runtime.stalls.iter().map(|(_, s)| s.count).sum::<u64>()
+    };
+    println!("\noversleeps {}", snapshot.watchdog.oversleeps);
+    println!("\ncounted {}", of("main") + of("idle"));
+    last.values().for_each(|stall| println!("\ntold {:?} {:?} {}", stall.certainty, stall.cause, one_line(stall)));
+}
+
+fn spin(time: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
+fn one_line(stall: &Stall) -> String {
+    stall.to_string().replace('\n', " ")
+}
+
+#[test]
+fn a_standstill_blocks_no_worker() {
+    nobody(once, "unwatched::paused::a_standstill_blocks_no_worker", workers);
+}
+
+#[test]
+fn standstills_at_any_moment_block_no_worker() {
+    nobody(often, "unwatched::paused::standstills_at_any_moment_block_no_worker", workers);
+}
+
+/// A worker that is blocked is blocked for as long as it was, less the standstill.
+#[test]
+fn a_standstill_is_no_part_of_a_blocked_worker() {
+    const NAME: &str = "unwatched::paused::a_standstill_is_no_part_of_a_blocked_worker";
+    if is_child() {
+        return blocked();
+    }
+    undisturbed(|| {
+        let (child, lines) = Stopped::start(NAME);
+        let begin = Instant::now();
+        once(&child);
+        let stopped = begin.elapsed();
+        let lines = child.ends(lines);
+        let seconds = |what: &str| {
+            let [text] = said(&lines, what)[..] else { panic!("{lines:?}") };
+            Duration::from_secs_f64(text.parse().expect("a number"))
+        };
+        let (inner, elapsed) = (seconds("inner"), seconds("elapsed"));
+        assert!(elapsed <= inner, "{lines:?}");
+        let left_out = inner - elapsed;
+        if left_out >= stopped.mul_f64(0.9) { Ok(()) } else { Err(format!("{stopped:?} stopped: {lines:?}")) }
+    });
+}
+
+fn blocked() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = super::build(&watchdog, 2);
+    let go_on = told_to_go_on();
+    let gate = Gate::new();
+    let key = gate.key();
+    let task = runtime.spawn(async move {
+        let begin = Instant::now();
+        assert!(key.pass());
+        begin.elapsed()
+    });
+    let stall = told.wait_ongoing("main").expect("it is found");
+    assert_eq!((stall.certainty, stall.cause), (Certainty::Certain, Cause::Lock), "{stall}");
+    println!("\nready");
+    wait_until("we go on", || go_on.load(Ordering::Acquire));
+    gate.open();
+    let inner = runtime.block_on(task).unwrap();
+    println!("\ninner {}", inner.as_secs_f64());
+    println!("\nelapsed {}", told.wait_resolved("main").elapsed.as_secs_f64());
+}

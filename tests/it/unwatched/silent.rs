@@ -1,0 +1,178 @@
+//! Loads that block no worker, and what is not looked at.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use pollwatch::Watchdog;
+use tokio::runtime::Runtime;
+
+use super::{certain, none, settle, silent};
+use crate::support::*;
+
+#[test]
+fn idle_workers() {
+    silent(THRESHOLD, 2, |runtime| runtime.block_on(async { tokio::time::sleep(THRESHOLD * 20).await }));
+}
+
+#[test]
+fn slow_waits_in_the_driver() {
+    silent(THRESHOLD, 1, |runtime| {
+        let task = runtime.spawn(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let answers = std::thread::spawn(move || {
+                let mut there = TcpStream::connect(address).unwrap();
+                for _ in 0..3 {
+                    block(THRESHOLD * 4);
+                    there.write_all(b"x").unwrap();
+                }
+            });
+            let (mut here, _) = listener.accept().await.unwrap();
+            let mut text = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut here, &mut text).await.unwrap();
+            answers.join().unwrap();
+            text.len()
+        });
+        assert_eq!(runtime.block_on(task).unwrap(), 3);
+    });
+}
+
+/// A worker that always has something to do, and never anything long.
+#[test]
+fn busy_workers_that_yield() {
+    silent(THRESHOLD, 2, |runtime| {
+        let task = || async {
+            let begin = Instant::now();
+            while begin.elapsed() < THRESHOLD * 30 {
+                let poll = Instant::now();
+                while poll.elapsed() < THRESHOLD / 100 {
+                    std::hint::spin_loop();
+                }
+                yield_once().await;
+            }
+        };
+        let tasks: Vec<_> = (0..4).map(|_| runtime.spawn(task())).collect();
+        tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
+    });
+}
+
+/// Many calls that block, each shorter than the threshold and each in a poll of its own.
+#[test]
+fn short_calls() {
+    silent(THRESHOLD, 2, |runtime| {
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                runtime.spawn(async {
+                    for _ in 0..40 {
+                        block(THRESHOLD / 10);
+                        yield_once().await;
+                    }
+                })
+            })
+            .collect();
+        tasks.into_iter().for_each(|task| runtime.block_on(task).unwrap());
+    });
+}
+
+#[test]
+fn parks_and_unparks() {
+    silent(THRESHOLD, 2, |runtime| {
+        let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
+        let task = runtime.spawn(async move {
+            let mut count = 0;
+            while receive.recv().await.is_some() {
+                count += 1;
+            }
+            count
+        });
+        let begin = Instant::now();
+        let mut sent = 0;
+        while begin.elapsed() < THRESHOLD * 20 {
+            send.send(()).unwrap();
+            sent += 1;
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        drop(send);
+        assert_eq!(runtime.block_on(task).unwrap(), sent);
+    });
+}
+
+/// Threads of the pool that run no worker may block.
+#[test]
+fn blocking_threads() {
+    silent(THRESHOLD, 1, |runtime| {
+        let tasks: Vec<_> = (0..3).map(|_| runtime.spawn_blocking(|| block(THRESHOLD * 5))).collect();
+        tasks.into_iter().for_each(|task| assert!(runtime.block_on(task).unwrap() >= THRESHOLD));
+        // Idle from here on.
+        runtime.block_on(async { tokio::time::sleep(THRESHOLD * 10).await });
+    });
+}
+
+/// What is meant to block is left out, and counted under its reason.
+#[test]
+fn what_is_allowed() {
+    silent(THRESHOLD, 2, |runtime| {
+        let task = runtime.spawn(async { pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 5)) });
+        runtime.block_on(task).unwrap();
+    });
+}
+
+/// A runtime that ends, with and without workers that are blocked then.
+#[test]
+fn a_shutdown() {
+    undisturbed(|| {
+        let (watchdog, told) = start(THRESHOLD);
+        for i in 0..20 {
+            let name = format!("main {i}");
+            let runtime = watchdog.build_runtime(&name, &mut multi_thread(2)).unwrap();
+            settle(&runtime);
+            runtime.spawn(async { block(THRESHOLD / 4) });
+            runtime.spawn_blocking(|| block(THRESHOLD / 2));
+            if i % 2 == 0 { drop(runtime) } else { runtime.shutdown_background() }
+        }
+        let stalls = told_so_far(&watchdog, &told);
+        assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
+        none(&stalls)
+    });
+}
+
+/// The thread of a current-thread runtime goes its own way when `block_on` has returned.
+#[test]
+fn the_thread_of_a_current_thread_runtime() {
+    undisturbed(|| {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+        settle(&runtime);
+        block(THRESHOLD * 5);
+        // So does a thread of the pool that drives it.
+        let (outer, inner) =
+            (build_named(&watchdog, "outer"), watchdog.build_runtime("inner", &mut current_thread()).unwrap());
+        let drives = outer.spawn_blocking(move || {
+            settle(&inner);
+            block(THRESHOLD * 5)
+        });
+        outer.block_on(drives).unwrap();
+        assert!(!watchdog.coverage().runtimes.iter().any(|r| r.workers && &*r.name != "outer"));
+        none(&told_so_far(&watchdog, &told))
+    });
+}
+
+#[test]
+fn an_attached_runtime_is_not_looked_at() {
+    let (watchdog, told) = start(THRESHOLD);
+    let runtime = multi_thread(1).build().unwrap();
+    watchdog.attach("main", runtime.handle()).unwrap();
+    settle(&runtime);
+    runtime.block_on(runtime.spawn(async { block(THRESHOLD * 5) })).unwrap();
+    assert!(told_so_far(&watchdog, &told).is_empty());
+    let coverage = watchdog.coverage();
+    assert!(coverage.runtimes.iter().all(|r| !r.workers && !r.every_task));
+    assert!(coverage.to_string().contains("runtime \"main\": watched futures only"), "{coverage}");
+}
+
+fn build_named(watchdog: &Watchdog, name: &str) -> Runtime {
+    let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
+    settle(&runtime);
+    runtime
+}
