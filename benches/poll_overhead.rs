@@ -123,6 +123,8 @@ impl Variant {
         Variant { name, runtime, spawn, samples: Vec::new() }
     }
 
+    /// A function of its own, for `--once`: only what it does is counted.
+    #[inline(never)]
     fn sample(&mut self, polls: u32) {
         let start = Instant::now();
         let tasks: Vec<_> = (0..TASKS).map(|_| (self.spawn)(&self.runtime, polls / TASKS)).collect();
@@ -284,11 +286,14 @@ fn describe(rounds: usize, polls: u32) {
 
 /// Runs one variant on a current-thread runtime, for whoever counts its instructions.
 fn once(name: &str, polls: u32) {
-    let start = |sampled| Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
+    #[cfg(tokio_unstable)]
+    let sampled = name.contains("sampled") || name == EMPTY_HOOKS;
+    #[cfg(not(tokio_unstable))]
+    let sampled = name.contains("sampled");
     // A thread finds its first watchdog soonest: there is only one.
-    let watchdog = start(name.contains("sampled"));
+    let watchdog = Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
     let flavor = "current-thread";
-    let mut all = match name.contains("sampled") {
+    let mut all = match sampled {
         true => sampled_variants(&watchdog, flavor, Builder::new_current_thread),
         false => variants(&watchdog, flavor, Builder::new_current_thread),
     };

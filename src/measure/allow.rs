@@ -50,9 +50,7 @@ impl Drop for Scope {
             };
             let now = thread.state.now();
             let began = top.begin();
-            // First the frames beneath: a reader in between sees them younger, never older, than they are.
-            slot.delay_beneath(now.saturating_sub(began));
-            slot.pop();
+            slot.pop_left_out(now.saturating_sub(began));
             thread.add_allowed(self.reason, began, now);
         });
     }

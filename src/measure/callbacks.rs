@@ -91,7 +91,8 @@ impl Kind {
 }
 
 /// The callbacks without effect that we left behind in builders that may still be used: where the builder is, which, and whether it
-/// is still there.
+/// is still there: in the builder, or in a runtime that was built from it. Where that lives on elsewhere, a user's callback in another
+/// builder at its old place is taken for one of these; tokio lets nobody look closer. `Watchdog::build_runtime` says so.
 static LEFT: Mutex<Vec<(usize, Kind, Weak<()>)>> = Mutex::new(Vec::new());
 
 fn is_left(builder: &Builder, kind: Kind) -> bool {

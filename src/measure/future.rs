@@ -133,6 +133,8 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     let (id_of_ours, hooked) = (runtime.id as u8, runtime.is_hooked());
     if let (Some(thread), Some(id)) = (thread, id) {
         thread.last_runtime.set(Some((id, id_of_ours, hooked)));
+        // What is remembered may be of one that went by this id before.
+        thread.place.forget(runtime.id);
     }
     (id_of_ours, hooked)
 }

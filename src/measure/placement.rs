@@ -40,6 +40,13 @@ mod imp {
         single: Cell<u64>,
     }
 
+    impl PlaceCache {
+        /// Another runtime may go by this id now.
+        pub(crate) fn forget(&self, runtime: u16) {
+            self.known.set(self.known.get() & !(1 << runtime));
+        }
+    }
+
     const _: () = assert!(MAX_RUNTIMES <= u64::BITS as usize);
 
     /// The thread does not drive the runtime.
@@ -61,9 +68,8 @@ mod imp {
     fn learn(thread: &Attached, runtime: u16) {
         let PlaceCache { known, single } = &thread.place;
         known.set(known.get() | 1 << runtime);
-        if thread.runtime(runtime).is_some_and(|entry| !entry.is_multi_thread()) {
-            single.set(single.get() | 1 << runtime);
-        }
+        let is_single = thread.runtime(runtime).is_some_and(|entry| !entry.is_multi_thread());
+        single.set(single.get() & !(1 << runtime) | u64::from(is_single) << runtime);
     }
 
     /// tokio has told.
@@ -92,10 +98,19 @@ mod imp {
     use crate::measure::slot::What;
     use std::cell::RefCell;
 
-    /// The runtime that this thread last polled for; no lock in a poll. A worker of such a runtime ends with it, so nothing is
-    /// kept alive.
+    /// The runtime that this thread last polled for; no lock in a poll. A worker of a multi-thread runtime ends with it, so nothing
+    /// is kept alive.
     #[derive(Debug, Default)]
     pub(crate) struct PlaceCache(RefCell<Option<Cached>>);
+
+    impl PlaceCache {
+        /// Another runtime may go by this id now.
+        pub(crate) fn forget(&self, runtime: u16) {
+            if let Ok(mut cached) = self.0.try_borrow_mut() {
+                cached.take_if(|cached| cached.runtime == runtime);
+            }
+        }
+    }
 
     #[derive(Debug)]
     struct Cached {
@@ -194,5 +209,39 @@ mod imp {
         let kept = place & MULTI_THREAD == 0
             || progress(metrics, worker as usize) == place >> PROGRESS_SHIFT << PROGRESS_SHIFT;
         kept.then_some(worker as u16)
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::runtime::Builder;
+
+    use super::*;
+    use crate::measure::future::Watched;
+
+    /// Our id, and what a poll on a thread that does not drive the runtime publishes of its place.
+    fn polled_by_a_guest(meter: &std::sync::Arc<Meter>, builder: &mut Builder) -> (u16, u64) {
+        let runtime = builder.build().unwrap();
+        let _entered = runtime.enter();
+        let inside = meter.clone();
+        let place = Watched::new(meter, async move { inside.threads()[0].slot.read().unwrap().frames()[0].place });
+        let std::task::Poll::Ready(place) = pin!(place).poll(&mut Context::from_waker(Waker::noop())) else { panic!() };
+        let id = meter.runtimes.find(runtime.handle().id()).unwrap().id;
+        (id, place)
+    }
+
+    /// A thread remembers what a runtime is like, and the next one of its name has its id.
+    #[test]
+    fn the_next_runtime_of_an_id_is_not_taken_for_the_last() {
+        let meter = Meter::of(1_000_000_000, 10);
+        let single = polled_by_a_guest(&meter, &mut Builder::new_current_thread());
+        let multi = polled_by_a_guest(&meter, Builder::new_multi_thread().worker_threads(1));
+        assert_eq!(single.0, multi.0, "the id is used again");
+        // In stable mode neither is on a worker.
+        assert_eq!(single.1 != multi.1, cfg!(tokio_unstable), "{single:?} {multi:?}");
+        assert_eq!(polled_by_a_guest(&meter, &mut Builder::new_current_thread()), single);
     }
 }

@@ -11,7 +11,7 @@ use super::runtime::Runtime;
 use super::site::SiteId;
 use super::slot::{FrameCell, Kind, UNTIMED, What};
 #[cfg(tokio_unstable)]
-use super::tally::{Cell, Event};
+use super::tally::Event;
 use super::thread::{Attached, Origin};
 
 #[cfg(tokio_unstable)]
@@ -22,13 +22,16 @@ fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
 
 /// A poll that tokio's hooks report begins.
 ///
-/// Here and in [`end_task`] the usual way calls nothing, so that no register has to be saved for it; every other way is the whole
-/// of it once more, out of line.
+/// Here and in [`end_task`] the usual way calls nothing but at its very end, so that no register has to be saved; every other way is
+/// the whole of it once more, out of line.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     let begun = super::thread::with_first(runtime, |thread| {
-        thread.cached(Origin::Place(place), runtime.id).map(|cell| push_task(thread, runtime, task, cell))
+        let (cell, what) = thread.cached(Origin::Place(place), runtime.salt)?;
+        let begin = if thread.sampling.is_due() { thread.state.quick_now()? } else { UNTIMED };
+        thread.state.push_poll(begin, What::of_poll(Kind::Task, None, what), task, None, cell);
+        Some(())
     });
     if begun.flatten().is_none() {
         begin_task_anew(runtime, place, task);
@@ -41,16 +44,9 @@ pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, t
 fn begin_task_anew(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
         if let Some(cell) = thread.cell(Origin::Place(place), runtime.id) {
-            push_task(thread, runtime, task, cell);
+            thread.push_poll(What::of_poll(Kind::Task, None, cell.what()), task, None, cell);
         }
     });
-}
-
-#[cfg(tokio_unstable)]
-#[inline(always)]
-fn push_task(thread: &Attached, runtime: &Runtime, task: u64, cell: &Cell) {
-    let what = What { kind: Kind::Task, runtime: runtime.id, route: None, index: cell.index() };
-    thread.push_poll(what.pack(), task, None, cell);
 }
 
 /// A poll that tokio's hooks report ends: it returned, it panicked, or the task was aborted.
@@ -58,8 +54,8 @@ fn push_task(thread: &Attached, runtime: &Runtime, task: u64, cell: &Cell) {
 #[inline(always)]
 pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     let ended = super::thread::with_first(runtime, |thread| {
-        let (index, top) = thread.state.slot.top_at().filter(|(_, top)| top.task() == task)?;
-        finish_quick(thread, index, top).then(|| thread.state.slot.pop())
+        let top = thread.state.slot.top().filter(|top| top.task() == task)?;
+        finish_quick(thread, top).then(|| thread.state.slot.pop())
     });
     if ended.flatten().is_none() {
         end_task_slowly(runtime, place, task);
@@ -104,35 +100,33 @@ fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static Locatio
 /// Counts a poll that is about to be withdrawn.
 #[inline(always)]
 fn finish(thread: &Attached, index: usize, top: &FrameCell) {
-    if !finish_quick(thread, index, top) {
+    if !finish_quick(thread, top) {
         finish_slowly(thread, index, top);
     }
 }
 
-/// As [`finish`], if there is nothing but to count; else it does nothing, and returns `false`.
+/// As [`finish`], if there is nothing but to count, and nothing to be called for that; else it does nothing, and returns `false`.
 #[inline(always)]
-fn finish_quick(thread: &Attached, index: usize, top: &FrameCell) -> bool {
-    let Some(cell) = thread.cell_of(top) else { return false };
+fn finish_quick(thread: &Attached, top: &FrameCell) -> bool {
+    let cell = thread.cell_of(top);
     let begin = top.begin();
     if begin == UNTIMED {
-        let noted = thread.state.slot.noted((index, top)).is_some();
+        let noted = thread.state.slot.may_be_noted(top);
         if !noted {
             cell.untimed_poll();
         }
         return !noted;
     }
-    let nanos = thread.state.since(begin);
-    let quick = nanos < thread.state.quick;
-    if quick {
-        cell.quick_poll(nanos);
-    }
-    quick
+    let quick = |nanos: &u64| *nanos < thread.state.quick;
+    let Some(nanos) = thread.state.quick_since(begin).filter(quick) else { return false };
+    cell.quick_poll(nanos);
+    true
 }
 
 #[cold]
 #[inline(never)]
 fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
-    let Some(cell) = thread.cell_of(top) else { return };
+    let cell = thread.cell_of(top);
     let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
     let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
     // One that the watchdog has seen is timed from there.
@@ -158,13 +152,14 @@ pub(crate) fn leave_call(thread: &Attached, entered: Entered) {
         let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
         let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
         let timed = timed.or_else(|| slot.noted((index, top))).map(|begin| (begin, thread.state.since(begin)));
-        match (thread.cell_of(top), timed) {
-            (Some(cell), Some((begin, nanos))) if nanos >= thread.state.threshold => {
+        let cell = thread.cell_of(top);
+        match timed {
+            Some((begin, nanos)) if nanos >= thread.state.threshold => {
                 cell.part(nanos, 1);
                 leave_word(thread, top, begin, nanos);
             }
-            (Some(cell), Some((_, nanos))) => cell.part(nanos, weight),
-            _ => {}
+            Some((_, nanos)) => cell.part(nanos, weight),
+            None => {}
         }
     }
     leave(thread, Entered { poll: false, ..entered });
@@ -211,8 +206,7 @@ pub(crate) fn enter(
     } else {
         let cell = thread.cell(Origin::Site(site), runtime)?;
         let place = super::placement::observe(thread, runtime, slot.depth() > 0);
-        let what = What { kind: Kind::Watched, runtime, route, index: cell.index() };
-        thread.push_poll(what.pack(), task(), place, cell)
+        thread.push_poll(What::of_poll(Kind::Watched, route, cell.what()), task(), place, cell)
     };
     Some(Entered { number, poll: !within })
 }
@@ -341,7 +335,7 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, p
         leave_word_of_route(thread, top, from, nanos);
     }
     // A request within another (a service that calls a service): each has its own time.
-    slot.delay_requests_around(|| thread.state.now().saturating_sub(top.begin()));
+    slot.delay_requests_around(|| thread.state.now());
     leave(thread, entered);
     if at_once > 0 {
         // Below two layers it is one request: the outer one notes what it did.

@@ -13,7 +13,7 @@ use super::probe::Probe;
 use super::runtime_stats::{RuntimeStats, StatsTotals};
 use super::slot::Frame;
 use super::tally::MAX_RUNTIMES;
-use super::thread::ThreadState;
+use super::thread::{ThreadState, salt};
 use crate::error::Error;
 use crate::util::lock;
 
@@ -26,6 +26,9 @@ pub(crate) struct Runtime {
     pub(crate) name: Arc<str>,
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) meter_id: u64,
+    /// Of its id.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) salt: u64,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
     /// From waking the probe to its poll.
@@ -62,6 +65,7 @@ impl Runtime {
             id,
             name: name.into(),
             meter_id,
+            salt: salt(id),
             meter: meter.clone(),
             probe: Probe::new(),
             delay: Histogram::new(),

@@ -26,16 +26,15 @@ impl Sampling {
         sampling
     }
 
-    /// Whether the poll that begins is timed.
+    /// Whether the poll that begins is timed. Once it is, so is every further one, until [`weight`](Self::weight) is asked for.
     #[inline(always)]
     pub(crate) fn is_due(&self) -> bool {
-        match self.left.get() {
-            0 => true,
-            left => {
-                self.left.set(left - 1);
-                false
-            }
+        let (left, is_due) = self.left.get().overflowing_sub(1);
+        self.left.set(left);
+        if is_due {
+            self.left.set(0);
         }
+        is_due
     }
 
     /// How many polls the time of one that was timed stands for, and when the next is, after that.

@@ -7,13 +7,14 @@
 
 mod notes;
 mod own;
+mod reading;
 
 use super::route::RouteId;
-use super::site::SiteId;
-use super::tally;
+use super::tally::{self, NO_CELL};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use notes::Notes;
+pub(crate) use reading::Reading;
 
 /// Frames published at most; deeper ones are counted in the depth only.
 pub(crate) const MAX_FRAMES: usize = 16;
@@ -71,6 +72,12 @@ impl What {
             | u64::from(self.index)
     }
 
+    /// That of a poll, from what its tally cell says of it.
+    #[inline(always)]
+    pub(crate) fn of_poll(kind: Kind, route: Option<RouteId>, counted: u64) -> u64 {
+        (kind as u64) << 56 | u64::from(RouteId::to_bits(route)) << 40 | counted
+    }
+
     #[inline]
     pub(crate) fn unpack(word: u64) -> What {
         What {
@@ -91,9 +98,9 @@ impl What {
 /// A copy of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// The push number: unique on this thread, it tells one poll from the next.
+    /// The push number: unique on this thread and never 0, it tells one poll from the next; later ones are higher.
     pub(crate) number: u64,
-    /// Clock reading at the push, or when the watchdog first saw it; else [`UNTIMED`].
+    /// Clock reading at the push, or that from which it is known to be there; else [`UNTIMED`].
     pub(crate) begin: u64,
     /// [`What`], packed.
     pub(crate) what: u64,
@@ -111,7 +118,7 @@ pub(crate) struct FrameCell {
     what: AtomicU64,
     task: AtomicU64,
     place: AtomicU64,
-    /// Where a poll is counted; for its owner, which looks nothing up at the end of a poll.
+    /// Where a poll is counted, `NO_CELL` for a part of one; for its owner, which looks nothing up at the end of a poll.
     cell: AtomicPtr<tally::Cell>,
 }
 
@@ -120,69 +127,24 @@ pub(crate) struct FrameCell {
 #[repr(C, align(128))]
 pub(crate) struct Slot {
     state: AtomicU64,
+    /// The highest push number that the watchdog has noted.
+    noted: AtomicU64,
     frames: [FrameCell; MAX_FRAMES],
     notes: Notes,
-}
-
-/// A consistent copy of a slot.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reading {
-    /// The slot's state word: it differs as soon as anything was pushed or popped.
-    pub(crate) state: u64,
-    frames: [Frame; MAX_FRAMES],
-    len: usize,
-}
-
-impl Reading {
-    /// The frames, outermost first.
-    pub(crate) fn frames(&self) -> &[Frame] {
-        &self.frames[..self.len]
-    }
-
-    /// The parts of a poll, up to the next poll within it, outermost first.
-    fn parts_of(&self, poll: &Frame) -> impl Iterator<Item = (&Frame, What)> {
-        let within = self.frames().iter().skip_while(|f| f.number != poll.number).skip(1);
-        within.map(|f| (f, What::unpack(f.what))).take_while(|(_, what)| !what.kind.is_poll())
-    }
-
-    /// The innermost watched future in a poll.
-    pub(crate) fn scope_of(&self, poll: &Frame) -> Option<SiteId> {
-        self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).last().map(|(_, what)| SiteId(what.index))
-    }
-
-    /// The innermost request in a poll.
-    pub(crate) fn request_of(&self, poll: &Frame) -> Option<(&Frame, RouteId)> {
-        let requests = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Route);
-        requests.filter_map(|(frame, what)| Some((frame, what.route?))).last()
-    }
-
-    /// The route that the task of a poll, or the innermost watched future in it, was spawned under.
-    pub(crate) fn spawned_under(&self, poll: &Frame) -> Option<RouteId> {
-        let parts = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).map(|(_, what)| what);
-        std::iter::once(What::unpack(poll.what)).chain(parts).filter_map(|what| what.route).last()
-    }
-
-    /// The polls, outermost first; with each, the clock reading at which it stands still because a part of it is meant to block.
-    pub(crate) fn polls(&self) -> impl Iterator<Item = (&Frame, What, Option<u64>)> {
-        let kind = |frame: &Frame| What::unpack(frame.what).kind;
-        self.frames().iter().enumerate().filter(move |(_, frame)| kind(frame).is_poll()).map(move |(i, frame)| {
-            let allowed = self.frames()[i..].iter().find(|f| kind(f) == Kind::Allowed);
-            (frame, What::unpack(frame.what), allowed.map(|f| f.begin))
-        })
-    }
 }
 
 impl Slot {
     pub(crate) fn new() -> Slot {
         Slot {
             state: AtomicU64::new(0),
+            noted: AtomicU64::new(0),
             frames: std::array::from_fn(|_| FrameCell {
                 number: AtomicU64::new(0),
                 begin: AtomicU64::new(0),
                 what: AtomicU64::new(0),
                 task: AtomicU64::new(0),
                 place: AtomicU64::new(0),
-                cell: AtomicPtr::new(std::ptr::null_mut()),
+                cell: AtomicPtr::new(std::ptr::from_ref(&NO_CELL).cast_mut()),
             }),
             notes: Notes::new(),
         }
@@ -191,29 +153,23 @@ impl Slot {
     /// Publishes a frame; only the owning thread calls this. Returns the push number, 0 for a frame too deep to be published.
     #[cfg(test)]
     pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
-        self.push_poll(begin, what, task, place, std::ptr::null())
+        self.push_poll(begin, what, task, place, &NO_CELL)
     }
 
     /// As [`push`](Self::push), of a poll that is counted in a cell.
     #[inline(always)]
-    pub(crate) fn push_poll(
-        &self,
-        begin: u64,
-        what: u64,
-        task: u64,
-        place: Option<u64>,
-        counted: *const tally::Cell,
-    ) -> u64 {
+    pub(crate) fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, counted: &tally::Cell) -> u64 {
         let state = self.state.load(Ordering::Relaxed);
         let next = state.wrapping_add((1 << DEPTH_BITS) + 1);
         let mut number = 0;
         if let Some(cell) = self.frames.get((state & DEPTH_MASK) as usize) {
-            number = next >> DEPTH_BITS;
+            // The whole word: nothing to be taken from it, and as unique.
+            number = next;
             cell.number.store(number, Ordering::Release);
             cell.begin.store(begin, Ordering::Release);
             cell.what.store(what, Ordering::Release);
             cell.task.store(task, Ordering::Release);
-            cell.cell.store(counted.cast_mut(), Ordering::Relaxed);
+            cell.cell.store(std::ptr::from_ref(counted).cast_mut(), Ordering::Relaxed);
             if let Some(place) = place {
                 cell.place.store(place, Ordering::Release);
             }
@@ -266,6 +222,7 @@ impl Slot {
         for _ in 0..READ_TRIES {
             let state = self.state.load(Ordering::Acquire);
             let len = ((state & DEPTH_MASK) as usize).min(MAX_FRAMES);
+            let (moves, left_out) = (self.notes.moves(), self.notes.left_out(len));
             let mut frames = [Frame::default(); MAX_FRAMES];
             for (copy, cell) in frames.iter_mut().zip(&self.frames).take(len) {
                 *copy = cell.load();
@@ -273,9 +230,9 @@ impl Slot {
             fence(Ordering::Acquire);
             if self.state.load(Ordering::Relaxed) == state {
                 for (index, frame) in frames[..len].iter_mut().enumerate().filter(|(_, frame)| frame.begin == UNTIMED) {
-                    frame.begin = self.notes.get(index, frame.number).unwrap_or(UNTIMED);
+                    frame.begin = self.notes.get(index, frame.number, left_out[index]).unwrap_or(UNTIMED);
                 }
-                return Some(Reading { state, frames, len });
+                return Some(Reading { state, frames, len, left_out, is_steady: self.notes.are_steady_since(moves) });
             }
         }
         None
@@ -315,7 +272,7 @@ impl FrameCell {
         self.task.load(Ordering::Relaxed)
     }
 
-    /// Where the poll is counted; null for a part of one.
+    /// Where the poll is counted.
     #[inline]
     pub(crate) fn cell(&self) -> *const tally::Cell {
         self.cell.load(Ordering::Relaxed)
@@ -342,8 +299,8 @@ mod tests {
         let slot = Slot::new();
         assert!(slot.read().unwrap().frames().is_empty());
         assert!(slot.top().is_none());
-        assert_eq!(slot.push(10, 7, 1, None), 1);
-        slot.push(20, 8, 2, Some(5));
+        let first = slot.push(10, 7, 1, None);
+        assert!(first > 0 && slot.push(20, 8, 2, Some(5)) > first);
         let reading = slot.read().unwrap();
         assert_eq!(reading.frames().iter().map(|f| f.begin).collect::<Vec<_>>(), [10, 20]);
         assert_eq!(slot.top().unwrap().load().place, 5);
@@ -362,7 +319,7 @@ mod tests {
         let slot = Slot::new();
         for i in 0..MAX_FRAMES as u64 + 4 {
             let number = slot.push(i, 0, 0, None);
-            assert_eq!(number, if i < MAX_FRAMES as u64 { i + 1 } else { 0 });
+            assert_eq!(number != 0, i < MAX_FRAMES as u64);
         }
         assert!(slot.top().is_none());
         assert_eq!(slot.read().unwrap().frames().len(), MAX_FRAMES);
@@ -392,14 +349,15 @@ mod models {
     fn a_reading_is_of_one_poll() {
         let write = |slot: &Slot| {
             for i in 1..=2 {
-                slot.push(i, i, i, Some(i));
+                slot.push(i, i, i, Some((i << DEPTH_BITS) + 1));
                 slot.pop();
             }
         };
         let read = |slot: &Slot| {
             let Some(reading) = slot.read() else { return false };
             for f in reading.frames() {
-                assert!([f.number, f.begin, f.what, f.task].iter().all(|word| *word == f.place), "{f:?}");
+                assert_eq!(f.number, f.place, "{f:?}");
+                assert!([f.begin, f.what, f.task].iter().all(|word| *word == f.number >> DEPTH_BITS), "{f:?}");
             }
             !reading.frames().is_empty()
         };

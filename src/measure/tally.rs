@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::histogram::{Histogram, HistogramTotals};
 use super::site::SiteId;
+use super::slot::{Kind, What};
 
 const CHUNK: usize = 64;
 
@@ -27,17 +28,19 @@ pub(crate) enum Event {
 const EVENTS: usize = 6;
 
 /// What is counted for one (runtime, site) on one thread.
-#[derive(Debug, Default)]
-#[repr(align(64))]
+///
+/// What a poll needs comes first, in one cache line.
+#[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Cell {
     polls: AtomicU64,
     busy: AtomicU64,
     max: AtomicU64,
-    runtime: AtomicU32,
-    site: AtomicU32,
-    index: AtomicU32,
+    /// The runtime, and its index in its tally, as [`What`] has them.
+    what: AtomicU64,
     /// Of the runtime on this thread.
     histogram: OnceLock<Arc<Histogram>>,
+    site: AtomicU32,
     events: [AtomicU64; EVENTS],
 }
 
@@ -46,7 +49,22 @@ fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
+/// Stands where there is none; nothing is counted in it.
+pub(crate) static NO_CELL: Cell = Cell::new();
+
 impl Cell {
+    const fn new() -> Cell {
+        Cell {
+            polls: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            max: AtomicU64::new(0),
+            what: AtomicU64::new(0),
+            site: AtomicU32::new(0),
+            histogram: OnceLock::new(),
+            events: [const { AtomicU64::new(0) }; EVENTS],
+        }
+    }
+
     /// Counts one poll, here and in the histogram of its runtime; the owning thread only.
     #[cfg(test)]
     pub(crate) fn poll(&self, nanos: u64) {
@@ -100,10 +118,14 @@ impl Cell {
         add(&self.events[event as usize], 1);
     }
 
-    /// Its index in its tally.
+    /// What is polled, for [`What::of_poll`].
     #[inline]
-    pub(crate) fn index(&self) -> u32 {
-        self.index.load(Ordering::Relaxed)
+    pub(crate) fn what(&self) -> u64 {
+        self.what.load(Ordering::Relaxed)
+    }
+
+    fn key(&self) -> (u16, SiteId) {
+        (What::unpack(self.what()).runtime, self.site())
     }
 
     pub(crate) fn site(&self) -> SiteId {
@@ -177,12 +199,11 @@ impl Tally {
         if index as usize + spare >= self.chunks.len() * CHUNK {
             return None;
         }
-        let chunk =
-            self.chunks[index as usize / CHUNK].get_or_init(|| Box::new(std::array::from_fn(|_| Cell::default())));
+        let chunk = self.chunks[index as usize / CHUNK].get_or_init(|| Box::new([const { Cell::new() }; CHUNK]));
         let cell = &chunk[index as usize % CHUNK];
-        cell.runtime.store(u32::from(runtime), Ordering::Relaxed);
+        let what = What { kind: Kind::Task, runtime, route: None, index };
+        cell.what.store(what.pack(), Ordering::Relaxed);
         cell.site.store(site.0, Ordering::Relaxed);
-        cell.index.store(index, Ordering::Relaxed);
         let histogram = self.histograms[runtime as usize % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
         let _ = cell.histogram.set(histogram.clone());
         self.used.store(index + 1, Ordering::Release);
@@ -200,7 +221,7 @@ impl Tally {
             if let Some(cell) = self.cell(index)
                 && let n @ 1.. = cell.events[event as usize].load(Ordering::Relaxed)
             {
-                f((cell.runtime.load(Ordering::Relaxed) as u16, cell.site()), n);
+                f(cell.key(), n);
             }
         }
     }
@@ -209,7 +230,7 @@ impl Tally {
     pub(crate) fn add_to(&self, sum: &mut Sum) {
         for index in 0..self.used.load(Ordering::Acquire) {
             if let Some(cell) = self.cell(index) {
-                sum.cells.entry((cell.runtime.load(Ordering::Relaxed) as u16, cell.site())).or_default().add(cell);
+                sum.cells.entry(cell.key()).or_default().add(cell);
             }
         }
         for (runtime, histogram) in self.histograms.iter().enumerate() {

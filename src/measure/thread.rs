@@ -20,7 +20,7 @@ use super::sampling::Sampling;
 use super::site::SiteId;
 use super::slot::{FrameCell, Slot, UNTIMED};
 use super::spans;
-use super::tally::{self, Tally};
+use super::tally::{self, NO_CELL, Tally};
 use super::wake::Wake;
 
 mod local;
@@ -90,11 +90,11 @@ impl ThreadState {
     /// side: see [`Wake::fall_asleep`].
     #[inline(always)]
     pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
-        self.push_poll(begin, what, task, place, std::ptr::null())
+        self.push_poll(begin, what, task, place, &NO_CELL)
     }
 
     #[inline(always)]
-    fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, cell: *const tally::Cell) -> u64 {
+    pub(crate) fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, cell: &tally::Cell) -> u64 {
         let number = self.slot.push_poll(begin, what, task, place, cell);
         compiler_fence(Ordering::SeqCst);
         self.wake.check();
@@ -105,6 +105,18 @@ impl ThreadState {
     #[inline(always)]
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
+    }
+
+    /// As [`now`](Self::now) and [`since`](Self::since), where nothing has to be called for it.
+    #[cfg(tokio_unstable)]
+    #[inline(always)]
+    pub(crate) fn quick_now(&self) -> Option<u64> {
+        self.clock.quick_now()
+    }
+
+    #[inline(always)]
+    pub(crate) fn quick_since(&self, begin: u64) -> Option<u64> {
+        self.clock.quick_since(begin)
     }
 
     /// Nanoseconds since a reading.
@@ -132,23 +144,33 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// In one word with a runtime: no address needs the highest bits. Those of locations are even (they are aligned), tagged sites
-    /// are odd.
+    /// In one word with a runtime (its [`salt`]); never 0. Those of locations are multiples of 8, as they are aligned; of sites, none is.
     #[inline(always)]
-    fn key(self, runtime: u16) -> u64 {
+    fn key(self, salt: u64) -> u64 {
         let key = match self {
             Origin::Place(location) => std::ptr::from_ref(location) as u64,
-            Origin::Site(site) => u64::from(site.0) << 1 | 1,
+            Origin::Site(site) => u64::from(site.0) << 3 | 1,
         };
-        key ^ u64::from(runtime) << 57
+        key ^ salt
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>() != 8);
+
+/// What tells a runtime's origins from those of others: in the highest bits, which no address needs.
+#[inline(always)]
+pub(crate) const fn salt(runtime: u16) -> u64 {
+    (runtime as u64) << 57
+}
+
+#[derive(Debug)]
 struct Cached {
-    key: u64,
-    /// Of the thread's own tally. `None`: an unknown place, or our own.
-    cell: Option<&'static tally::Cell>,
+    /// 0 for none.
+    key: Cell<u64>,
+    /// Of the thread's own tally.
+    cell: Cell<&'static tally::Cell>,
+    /// What it says, so that this need not be waited for.
+    what: Cell<u64>,
 }
 
 /// A thread's tie to one watchdog: its state, and its private table from origins to cells.
@@ -158,7 +180,7 @@ pub(crate) struct Attached {
     meter: Weak<Meter>,
     pub(crate) state: Arc<ThreadState>,
     /// In here, not behind a pointer: each step to what a poll needs is waited for.
-    cache: [Cell<Cached>; CACHE],
+    cache: [Cached; CACHE],
     pub(crate) sampling: Sampling,
     cells: RefCell<HashMap<u64, u32>>,
     by_site: RefCell<HashMap<(SiteId, u16), u32>>,
@@ -185,7 +207,7 @@ impl Attached {
             meter: Arc::downgrade(meter),
             state,
             sampling: Sampling::new(meter.sampled),
-            cache: std::array::from_fn(|_| Cell::new(Cached { key: 0, cell: None })),
+            cache: std::array::from_fn(|_| Cached { key: Cell::new(0), cell: Cell::new(&NO_CELL), what: Cell::new(0) }),
             cells: RefCell::default(),
             by_site: RefCell::default(),
             sites: RefCell::default(),
@@ -238,8 +260,8 @@ impl Attached {
     /// The cell of an origin, made at first sight; `None` for our own tasks.
     #[inline(always)]
     pub(crate) fn cell(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
-        match self.cached(origin, runtime) {
-            Some(cell) => Some(cell),
+        match self.cached(origin, salt(runtime)) {
+            Some((cell, _)) => Some(cell),
             // By their kinds, so that the path that is taken does not put an `Origin` together.
             _ => match origin {
                 Origin::Place(place) => self.cell_of_place(place, runtime),
@@ -248,11 +270,11 @@ impl Attached {
         }
     }
 
-    /// As [`cell`](Self::cell), if it is at hand.
+    /// As [`cell`](Self::cell), if it is at hand; with what it says.
     #[inline(always)]
-    pub(crate) fn cached(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
-        let cached = self.entry(origin, runtime).get();
-        cached.cell.filter(|_| cached.key == origin.key(runtime))
+    pub(crate) fn cached(&self, origin: Origin, salt: u64) -> Option<(&tally::Cell, u64)> {
+        let entry = self.entry(origin);
+        (entry.key.get() == origin.key(salt)).then(|| (entry.cell.get(), entry.what.get()))
     }
 
     #[cold]
@@ -281,30 +303,33 @@ impl Attached {
         self.state.push_poll(begin, what, task, place, cell)
     }
 
-    /// The cell that a poll is counted in, by its frame, which is one of this thread's; `None` for a part of a poll.
+    /// The cell that a poll is counted in, by its frame, which is one of this thread's.
     #[inline(always)]
-    pub(crate) fn cell_of(&self, poll: &FrameCell) -> Option<&tally::Cell> {
-        // SAFETY: null, or one of this thread's cells (`push_poll`). They never move or go before the tally does, which `self.state`
-        // holds.
-        unsafe { poll.cell().as_ref() }
+    pub(crate) fn cell_of(&self, poll: &FrameCell) -> &tally::Cell {
+        // SAFETY: `NO_CELL`, or one of this thread's cells (`push_poll`). They never move or go before the tally does, which
+        // `self.state` holds.
+        unsafe { &*poll.cell() }
     }
 
+    /// By the origin alone: a thread polls one runtime, as a rule, and what is not looked up need not be waited for.
     #[inline(always)]
-    fn entry(&self, origin: Origin, runtime: u16) -> &Cell<Cached> {
-        let hash = origin.key(runtime).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        &self.cache[(hash >> (64 - CACHE.ilog2())) as usize]
+    fn entry(&self, origin: Origin) -> &Cached {
+        &self.cache[(origin.key(0) >> 3) as usize % CACHE]
     }
 
     fn find_and_cache(&self, origin: Origin, runtime: u16) -> Option<&tally::Cell> {
         let cell = self.state.tally.cell(self.find(origin, runtime, true))?;
         // SAFETY: as in `cell_of`; what is cached is given out for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
-        self.entry(origin, runtime).set(Cached { key: origin.key(runtime), cell: Some(kept) });
+        let entry = self.entry(origin);
+        entry.cell.set(kept);
+        entry.what.set(kept.what());
+        entry.key.set(origin.key(salt(runtime)));
         Some(cell)
     }
 
     fn find(&self, origin: Origin, runtime: u16, make: bool) -> u32 {
-        let key = origin.key(runtime);
+        let key = origin.key(salt(runtime));
         let known = self.cells.borrow().get(&key).copied();
         match known {
             Some(UNKNOWN_CELL) if make => {}

@@ -26,7 +26,10 @@ impl Watchdog {
     /// through [`build_runtime_with`](Self::build_runtime_with) as well.
     ///
     /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be taken out of a builder: in stable
-    /// mode four without effect stay behind. A builder that is moved elsewhere after that is refused, as if they were yours.)
+    /// mode four without effect stay behind. A builder that is moved elsewhere after that is refused, as if they were yours. They are
+    /// told from yours by where the builder is: while that builder, or a runtime that was built from it without pollwatch, is still
+    /// there, callbacks of yours on another builder in its old place are replaced without an error. Give yours to
+    /// [`build_runtime_with`](Self::build_runtime_with), and this cannot happen.)
     ///
     /// # Errors
     ///

@@ -159,6 +159,43 @@ fn what_is_meant_to_block_is_no_stall() {
     assert!(allowed[0].time >= THRESHOLD * 3 * STALLS as u32, "{allowed:?}");
 }
 
+/// What the scopes took is left out, and nothing else: what was known of the poll before stays known.
+#[test]
+fn a_long_poll_of_many_parts_that_are_meant_to_block_is_found() {
+    const POLLS: usize = 6;
+    const PARTS: usize = 12;
+    undisturbed(|| {
+        let (watchdog, told) = sampled(THRESHOLD);
+        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+        let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+            let mut polls = Vec::new();
+            for _ in 0..POLLS {
+                let (begin, mut allowed) = (Instant::now(), Duration::ZERO);
+                for _ in 0..PARTS {
+                    block(THRESHOLD / 4);
+                    pollwatch::allow_blocking("on purpose", || allowed += block(THRESHOLD / 4));
+                }
+                polls.push(begin.elapsed() - allowed);
+                yield_once().await;
+            }
+            polls
+        });
+        let polls = runtime.block_on(task).unwrap();
+        told_so_far(&watchdog, &told);
+        let stalls: Vec<_> = told.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
+        stalls.iter().try_for_each(is_undisturbed)?;
+        measured(&watchdog, stalls.len() == POLLS, &stalls)?;
+        for (stall, own) in stalls.iter().zip(polls) {
+            // It may have been given no CPU just outside of what was measured here.
+            let fits = stall.elapsed <= own.mul_f64(1.01) && stall.elapsed >= own.saturating_sub(THRESHOLD * 3 / 2);
+            if !fits {
+                return Err(format!("{own:?}: {stall:#?}"));
+            }
+        }
+        Ok(())
+    });
+}
+
 /// The thread that blocks in place has handed its worker on; whoever has it then blocks it.
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "not yet: of two polls that were not timed it is not known which began later")]

@@ -36,18 +36,16 @@ impl Slot {
     /// taken from them already.
     #[cfg(feature = "tower")]
     #[inline]
-    pub(crate) fn delay_requests_around(&self, ticks: impl FnOnce() -> u64) {
+    pub(crate) fn delay_requests_around(&self, now: impl FnOnce() -> u64) {
         if self.depth() <= 2 {
             return;
         }
-        if let Some(top) = self.top_at().filter(|(_, top)| top.begin() == UNTIMED) {
-            // Those around are untimed, too. Only of one that was seen is it known that it took long.
-            if self.noted(top).is_some() {
-                self.forget_beneath();
-            }
-            return;
+        let Some((index, top)) = self.top_at() else { return };
+        let begin = top.begin();
+        if begin == UNTIMED {
+            return self.delay_noted_requests_around((index, top), now);
         }
-        let ticks = ticks();
+        let ticks = now().saturating_sub(begin);
         let parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
         for (around, _) in parts.filter(|(_, what)| what.kind == super::Kind::Route) {
             around.begin.store(around.begin().saturating_add(ticks), Ordering::Release);
@@ -64,14 +62,5 @@ impl Slot {
     /// The route that whatever is spawned now is spawned under.
     pub(crate) fn current_route(&self) -> Option<RouteId> {
         self.own_frames().find_map(|(_, what)| what.route)
-    }
-
-    /// Lets every frame but the innermost begin later.
-    pub(crate) fn delay_beneath(&self, ticks: u64) {
-        let depth = self.depth().min(MAX_FRAMES);
-        self.forget_beneath();
-        for cell in self.frames[..depth.saturating_sub(1)].iter().filter(|cell| cell.begin() != UNTIMED) {
-            cell.begin.store(cell.begin().saturating_add(ticks), Ordering::Release);
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 #[cfg(tokio_unstable)]
 use std::panic::Location;
-use std::ptr;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,13 +19,25 @@ struct Local {
     others: RefCell<Vec<Rc<Attached>>>,
 }
 
+struct First {
+    id: Cell<u64>,
+    tie: Cell<NonNull<Attached>>,
+}
+
+impl First {
+    fn set(&self, tie: &Attached) {
+        self.tie.set(tie.into());
+        self.id.set(tie.meter_id);
+    }
+}
+
 /// A thread that was refused asks again after so many polls: others may have gone. All threads share the lock that is taken for it.
 const RETRY: u32 = 256;
 
 thread_local! {
-    /// What `LOCAL.first` holds, or null: a thread-local without a destructor is found by one instruction, nothing borrowed and
-    /// nothing counted.
-    static FIRST: Cell<*const Attached> = const { Cell::new(ptr::null()) };
+    /// What `LOCAL.first` holds, with its meter's id; 0 if nothing: a thread-local without a destructor is found by one
+    /// instruction, nothing borrowed and nothing counted.
+    static FIRST: First = const { First { id: Cell::new(0), tie: Cell::new(NonNull::dangling()) } };
     /// The meter that has refused this thread, and how often it is not asked again.
     static REFUSED: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
@@ -33,7 +45,7 @@ thread_local! {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        FIRST.set(ptr::null());
+        FIRST.with(|first| first.id.set(0));
     }
 }
 
@@ -73,8 +85,8 @@ pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&Attached) -> R) -
 /// The tie is not used after its meter is gone, nor by what runs when the thread has destroyed its thread-locals.
 #[inline(always)]
 unsafe fn first<'a>(id: u64) -> Option<&'a Attached> {
-    // SAFETY: null, or what this thread's `LOCAL.first` holds, up to when the caller says.
-    unsafe { FIRST.get().as_ref() }.filter(|attached| attached.meter_id == id)
+    // SAFETY: what this thread's `LOCAL.first` holds, up to when the caller says; no meter has the id 0.
+    FIRST.with(|first| (first.id.get() == id).then(|| unsafe { first.tie.get().as_ref() }))
 }
 
 /// # Safety
@@ -161,7 +173,7 @@ impl Local {
         let mut first = self.first.try_borrow_mut().ok()?;
         others.retain(|a| a.meter.strong_count() > 0);
         if first.as_ref().is_none_or(|a| a.meter.strong_count() == 0) {
-            FIRST.set(Rc::as_ptr(&attached));
+            FIRST.with(|first| first.set(&attached));
             *first = Some(attached.clone());
         } else {
             others.push(attached.clone());
