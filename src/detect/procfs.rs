@@ -47,6 +47,27 @@ pub(crate) fn run_delay(tid: i32) -> Option<u64> {
     read(tid, "schedstat")?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// Less time on a CPU than this is that of a thread which is being started.
+const YOUNG: u64 = 1_000_000;
+
+/// Whether some thread of the process, of none of these ids, is being started, and is not through for want of a CPU: its own start
+/// has told nobody of it yet. Yes, where there are too many to ask.
+pub(crate) fn is_one_starting(known: &[i32]) -> bool {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return false };
+    let ids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+    let own = crate::sys::thread_id();
+    let others: Vec<i32> = ids.filter(|tid| !known.contains(tid) && Some(*tid) != own).collect();
+    others.len() > MAX_ASKED || others.into_iter().any(|tid| is_young(tid) && syscall(tid) == Some(Syscall::Running))
+}
+
+/// Threads that are asked one after the other.
+const MAX_ASKED: usize = 512;
+
+fn is_young(tid: i32) -> bool {
+    let used = || read(tid, "schedstat")?.split_ascii_whitespace().next()?.parse::<u64>().ok();
+    used().is_some_and(|used| used < YOUNG)
+}
+
 /// Whether a signal that was sent to the thread waits because the thread blocks it. No, where that cannot be read.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) fn keeps_waiting(tid: i32, signal: i32) -> bool {

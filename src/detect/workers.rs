@@ -233,19 +233,26 @@ impl Senses for Eyes<'_> {
             rest.is_some_and(|rest| rest.since <= sight.earliest)
                 || seat.tid.is_some_and(|tid| waits_shallow(sight, seat, tid))
         };
-        // All of this is of one moment: none of them has run since the look.
+        // All of this is of one moment: none of them has run since the look. Nor is one about to: a worker that was handed to it waits
+        // for nothing but a CPU.
         let rests = |seat: &Arc<Seat>| {
             let rest = self.workers.spare.get(&seat.id);
-            rest.is_some_and(|rest| seat.tid.and_then(sys::thread_cpu_nanos) == Some(rest.cpu))
+            seat.tid.zip(rest).is_some_and(|(tid, rest)| {
+                sys::thread_cpu_nanos(tid) == Some(rest.cpu)
+                    && matches!(procfs::syscall(tid), Some(Syscall::Waiting { .. }))
+            })
         };
         if sight.pool.is_incomplete() || !sight.spare.iter().all(holds_none) || !sight.spare.iter().all(rests) {
             return false;
         }
-        // Nobody has come since, and nobody speaks for another's worker.
+        // Nobody has come since, or is about to, and nobody speaks for another's worker.
         let seats = sight.pool.seats();
         let is_known = |seat: &Arc<Seat>| sight.seats.iter().any(|known| known.id == seat.id);
         let (workers, _) = sort(&seats);
-        seats.iter().all(is_known) && workers.iter().any(|(seat, _)| seat.id == thread)
+        let tids: Vec<i32> = seats.iter().filter_map(|seat| seat.tid).collect();
+        seats.iter().all(is_known)
+            && workers.iter().any(|(seat, _)| seat.id == thread)
+            && !procfs::is_one_starting(&tids)
     }
 
     fn starved(&mut self, thread: u64) -> u64 {

@@ -3,25 +3,22 @@
 //! A poll blocks a worker as long as its thread runs that worker's index: not after `block_in_place` has handed the index
 //! to another thread, and never on a thread that only called `block_on`.
 
-use std::thread::ThreadId;
-
 use tokio::runtime::RuntimeMetrics;
 
-use super::meter::Meter;
 use super::slot::Frame;
 use super::thread::{Attached, ThreadState};
 
-pub(crate) use imp::{PlaceCache, observe};
+pub(crate) use imp::{Holders, PlaceCache, observe};
 
 /// The worker whose index `thread` holds right now, in the poll of `frame`, which tells what the thread itself observed at its
 /// begin. Takes locks of tokio's: for the watchdog and the slow path only.
-pub(crate) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, frame: &Frame) -> Option<u16> {
-    imp::worker_of(metrics, thread, frame)
-}
-
-/// Whether a poll that began later, on another thread, has its worker: it was handed on, whatever is published of it.
-pub(crate) fn is_handed_on(meter: &Meter, runtime: u16, thread: &ThreadState, frame: &Frame) -> bool {
-    imp::is_handed_on(meter, runtime, thread, frame)
+pub(crate) fn worker_of(
+    metrics: &RuntimeMetrics,
+    holders: &Holders,
+    thread: &ThreadState,
+    frame: &Frame,
+) -> Option<u16> {
+    imp::worker_of(metrics, holders, thread, frame)
 }
 
 /// tokio tells which thread runs which worker. But the one worker of a current-thread runtime is the thread that built it until
@@ -72,18 +69,28 @@ mod imp {
         single.set(single.get() & !(1 << runtime) | u64::from(is_single) << runtime);
     }
 
-    /// tokio has told.
-    pub(super) fn is_handed_on(_meter: &Meter, _runtime: u16, _thread: &ThreadState, _frame: &Frame) -> bool {
-        false
+    /// tokio tells who holds a worker.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Holders;
+
+    impl Holders {
+        pub(crate) fn of(_workers: usize) -> Holders {
+            Holders
+        }
     }
 
-    pub(super) fn worker_of(metrics: &RuntimeMetrics, thread: ThreadId, frame: &Frame) -> Option<u16> {
+    pub(super) fn worker_of(
+        metrics: &RuntimeMetrics,
+        _holders: &Holders,
+        thread: &ThreadState,
+        frame: &Frame,
+    ) -> Option<u16> {
         // The frame of a task has what the last wrapper's left there.
         if frame.place == GUEST && What::unpack(frame.what).kind == Kind::Watched {
             return None;
         }
         (0..metrics.num_workers())
-            .find(|&worker| metrics.worker_thread_id(worker) == Some(thread))
+            .find(|&worker| metrics.worker_thread_id(worker) == Some(thread.thread))
             .and_then(|worker| u16::try_from(worker).ok())
     }
 }
@@ -95,8 +102,9 @@ mod imp {
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
-    use crate::measure::slot::What;
     use std::cell::RefCell;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     /// The runtime that this thread last polled for; no lock in a poll. A worker of a multi-thread runtime ends with it, so nothing
     /// is kept alive.
@@ -118,6 +126,33 @@ mod imp {
         /// How many workers it has, with its metrics if it is a multi-thread one.
         workers: usize,
         metrics: Option<RuntimeMetrics>,
+        holders: Holders,
+    }
+
+    /// Which thread was in a measured poll last as each worker of a multi-thread runtime: who was in one before has handed it on,
+    /// whatever is published of it. A thread writes only when it comes to a worker, else it reads.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Holders(Arc<[AtomicU64]>);
+
+    impl Holders {
+        pub(crate) fn of(workers: usize) -> Holders {
+            Holders((0..workers).map(|_| AtomicU64::new(0)).collect())
+        }
+
+        /// The calling thread, which has this id, polls as this worker. Comes before the poll is published: who sees that finds this.
+        #[inline]
+        fn take(&self, worker: usize, thread: u64) {
+            // What another thread wrote is known to it: it was handed the worker after that.
+            if let Some(holder) = self.0.get(worker)
+                && holder.load(Ordering::Relaxed) != thread + 1
+            {
+                holder.store(thread + 1, Ordering::Relaxed);
+            }
+        }
+
+        fn is(&self, worker: usize, thread: u64) -> bool {
+            self.0.get(worker).is_none_or(|holder| holder.load(Ordering::Relaxed) == thread + 1)
+        }
     }
 
     /// A word: worker + 1, whether its runtime is a multi-thread one, and how far the worker is.
@@ -148,7 +183,7 @@ mod imp {
     fn place(thread: &Attached, runtime: u16, worker: usize) -> Option<u64> {
         let cached = thread.place.0.try_borrow().ok()?;
         match &*cached {
-            Some(cached) if cached.runtime == runtime => cached.place(worker),
+            Some(cached) if cached.runtime == runtime => cached.place(worker, thread),
             _ => {
                 drop(cached);
                 place_anew(thread, runtime, worker)
@@ -162,44 +197,33 @@ mod imp {
         let entry = thread.runtime(runtime)?;
         let metrics = if entry.is_multi_thread() { Some(entry.metrics()?) } else { None };
         let workers = metrics.as_ref().map_or(1, RuntimeMetrics::num_workers);
-        let cached = Cached { runtime, workers, metrics };
-        let place = cached.place(worker);
+        let cached = Cached { runtime, workers, metrics, holders: entry.holders()? };
+        let place = cached.place(worker, thread);
         *thread.place.0.try_borrow_mut().ok()? = Some(cached);
         place
     }
 
     impl Cached {
         #[inline]
-        fn place(&self, worker: usize) -> Option<u64> {
+        fn place(&self, worker: usize, thread: &Attached) -> Option<u64> {
             let word = worker as u64 + 1;
             match &self.metrics {
                 None => Some(word),
-                Some(metrics) if worker < self.workers => Some(progress(metrics, worker) | MULTI_THREAD | word),
+                Some(metrics) if worker < self.workers => {
+                    self.holders.take(worker, thread.state.id);
+                    Some(progress(metrics, worker) | MULTI_THREAD | word)
+                }
                 Some(_) => None,
             }
         }
     }
 
-    pub(super) fn is_handed_on(meter: &Meter, runtime: u16, thread: &ThreadState, frame: &Frame) -> bool {
-        const WORKER_OF_A_POOL: u64 = MULTI_THREAD | WORKER_MASK;
-        if frame.place & MULTI_THREAD == 0 {
-            return false;
-        }
-        let has_it = |later: &Frame| {
-            let what = What::unpack(later.what);
-            what.kind.is_poll()
-                && what.runtime == runtime
-                && later.begin > frame.begin
-                && (later.place ^ frame.place) & WORKER_OF_A_POOL == 0
-        };
-        // A poll that is over counts as well: a worker does not come back to a poll.
-        meter.threads().iter().filter(|other| other.id != thread.id).any(|other| {
-            other.slot.latest().is_some_and(|frame| has_it(&frame))
-                || other.slot.read().is_some_and(|reading| reading.frames().iter().any(has_it))
-        })
-    }
-
-    pub(super) fn worker_of(metrics: &RuntimeMetrics, _thread: ThreadId, frame: &Frame) -> Option<u16> {
+    pub(super) fn worker_of(
+        metrics: &RuntimeMetrics,
+        holders: &Holders,
+        thread: &ThreadState,
+        frame: &Frame,
+    ) -> Option<u16> {
         let place = frame.place;
         let worker = (place & WORKER_MASK).checked_sub(1)?;
         // The one worker of a current-thread runtime never hands its index on.
@@ -207,7 +231,8 @@ mod imp {
             return None;
         }
         let kept = place & MULTI_THREAD == 0
-            || progress(metrics, worker as usize) == place >> PROGRESS_SHIFT << PROGRESS_SHIFT;
+            || holders.is(worker as usize, thread.id)
+                && progress(metrics, worker as usize) == place >> PROGRESS_SHIFT << PROGRESS_SHIFT;
         kept.then_some(worker as u16)
     }
 }
@@ -219,8 +244,8 @@ mod tests {
 
     use tokio::runtime::Builder;
 
-    use super::*;
     use crate::measure::future::Watched;
+    use crate::measure::meter::Meter;
 
     /// Our id, and what a poll on a thread that does not drive the runtime publishes of its place.
     fn polled_by_a_guest(meter: &std::sync::Arc<Meter>, builder: &mut Builder) -> (u16, u64) {

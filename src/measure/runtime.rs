@@ -7,7 +7,7 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 
 use super::histogram::Histogram;
 use super::meter::Meter;
-use super::placement;
+use super::placement::{self, Holders};
 use super::pool::Pool;
 use super::probe::Probe;
 use super::runtime_stats::{RuntimeStats, StatsTotals};
@@ -54,6 +54,7 @@ struct State {
 struct Live {
     id: Id,
     metrics: RuntimeMetrics,
+    holders: Holders,
     stats: RuntimeStats,
     /// Its threads, where they publish what they do.
     pool: Option<Arc<Pool>>,
@@ -83,8 +84,9 @@ impl Runtime {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         // The one worker of a current-thread runtime is whoever calls its `block_on`, and nobody tells when that returns.
         let pool = pool.filter(|_| self.is_multi_thread());
-        lock(&self.state).live =
-            Some(Live { id: handle.id(), metrics: handle.metrics(), stats: RuntimeStats::new(handle), pool });
+        let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
+        let holders = Holders::of(metrics.num_workers());
+        lock(&self.state).live = Some(Live { id: handle.id(), metrics, holders, stats, pool });
         super::probe::spawn(handle, self, generation);
     }
 
@@ -137,10 +139,17 @@ impl Runtime {
 
     /// The worker of this runtime that a thread's poll blocks; see [`placement`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
-        let worker = placement::worker_of(&self.metrics()?, thread.thread, frame)?;
-        let handed_on =
-            self.meter.upgrade().is_some_and(|meter| placement::is_handed_on(&meter, self.id, thread, frame));
-        (!handed_on).then_some(worker)
+        let state = lock(&self.state);
+        let Live { metrics, holders, .. } = state.live.as_ref()?;
+        let (metrics, holders) = (metrics.clone(), holders.clone());
+        drop(state);
+        placement::worker_of(&metrics, &holders, thread, frame)
+    }
+
+    /// Who holds its workers, while the runtime lives.
+    #[cfg(not(tokio_unstable))]
+    pub(crate) fn holders(&self) -> Option<Holders> {
+        lock(&self.state).live.as_ref().map(|live| live.holders.clone())
     }
 
     /// tokio's metrics, while the runtime lives.

@@ -237,16 +237,6 @@ impl Slot {
         }
         None
     }
-
-    /// The outermost frame, or the one that was it last; `None` while it is written. A writer begins with the number.
-    #[cfg(not(tokio_unstable))]
-    pub(crate) fn latest(&self) -> Option<Frame> {
-        let cell = &self.frames[0];
-        let number = cell.number.load(Ordering::Acquire);
-        let frame = cell.load();
-        fence(Ordering::Acquire);
-        (number != 0 && frame.number == number && cell.number.load(Ordering::Relaxed) == number).then_some(frame)
-    }
 }
 
 impl FrameCell {

@@ -76,7 +76,10 @@ fn one_and_a_half_thresholds_are_found_and_less_than_one_never() {
                     blocks.iter().filter(|(begin, end)| end.duration_since(*begin) >= THRESHOLD * 3 / 2).count();
                 let found = found() - before;
                 assert!(found <= at_most, "{name}, {time:?}: {found} of {at_most}: {:#?}", told.of(name));
-                measured(&watchdog, found >= at_least, (time, found, at_least))?;
+                // A watchdog that is late by a part of a threshold has overslept nothing that it tells of.
+                if found < at_least {
+                    return Err(format!("{name}, {time:?}: {found} of {at_least}"));
+                }
             }
             let shortest = told.of(name).iter().filter(|s| s.phase == Phase::Resolved).map(|s| s.elapsed).min();
             measured(&watchdog, shortest >= Some(THRESHOLD), shortest)
@@ -198,7 +201,6 @@ fn a_long_poll_of_many_parts_that_are_meant_to_block_is_found() {
 
 /// The thread that blocks in place has handed its worker on; whoever has it then blocks it.
 #[test]
-#[cfg_attr(not(tokio_unstable), ignore = "not yet: of two polls that were not timed it is not known which began later")]
 fn who_has_the_worker_is_told_and_who_handed_it_on_is_not() {
     undisturbed(|| {
         let (watchdog, told) = sampled(THRESHOLD);

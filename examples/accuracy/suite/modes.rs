@@ -97,11 +97,8 @@ impl Mode {
     }
 
     /// Whether `block_in_place` is: only a multi-thread runtime hands its workers on.
-    ///
-    /// Not yet where polls are not timed and stable tokio does not tell who has a worker: of two polls it is not known then which
-    /// began later, the one that handed its worker on may be told, and the one that blocks it may not.
     pub(crate) fn hands_workers_on(self) -> bool {
-        self.uses_pool() && self.flavour != Flavour::CurrentThread && (UNSTABLE || !self.sampled)
+        self.uses_pool() && self.flavour != Flavour::CurrentThread
     }
 
     pub(crate) fn workers(self) -> usize {
