@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::capture::{Capturer, RawStack, Target};
+use super::capture::{self, Capturer, RawStack, Target};
 use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
 use super::live::Still;
@@ -52,11 +52,13 @@ pub(crate) struct Examiner {
     capturer: Capturer,
     tokens: u32,
     refilled: u64,
+    /// A thread was looked at, which may have taken a while.
+    examined: bool,
 }
 
 impl Examiner {
     pub(crate) fn new(shared: Arc<Shared>) -> Examiner {
-        Examiner { shared, capturer: Default::default(), tokens: BURST, refilled: 0 }
+        Examiner { shared, capturer: Default::default(), tokens: BURST, refilled: 0, examined: false }
     }
 
     /// Examines a thread that is in what `still` says, and that had waited for a CPU for `before` in all before that. Nothing is said
@@ -68,6 +70,7 @@ impl Examiner {
         first: Option<First>,
         before: Option<u64>,
     ) -> Finding {
+        self.examined = true;
         let at = thread.tid.and_then(procfs::syscall);
         let (on_cpu, share, first) = self.on_cpu(thread, first, at);
         let mut cause = classify(Evidence { at, on_cpu: share });
@@ -158,8 +161,17 @@ impl Examiner {
         }
     }
 
-    /// The addresses in a thread's stack, outermost first; `None` where they are not all known.
+    /// Whether any thread has been looked at since this was last asked.
+    pub(crate) fn has_examined(&mut self) -> bool {
+        std::mem::take(&mut self.examined)
+    }
+
+    /// The addresses in a thread's stack, outermost first; `None` where they are not all known, or not at once.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
+        if !capture::is_warm() {
+            return None;
+        }
+        self.examined = true;
         let at = thread.tid.and_then(procfs::syscall);
         self.stack(thread, still, at)?.addresses()
     }

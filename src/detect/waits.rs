@@ -12,7 +12,8 @@ const LASTS: u64 = 1_000_000_000;
 const EVERY: u64 = 100_000_000;
 /// Threads that are asked for their count at one look.
 const MOST: usize = 16;
-/// A count that is older than this when a poll begins tells nothing about it: what the thread waited for in between is not the poll's.
+/// Of a count that is older than this when a poll begins, the thread is taken to have waited all the time in between but this: that is
+/// not the poll's.
 const STALE: u64 = 4 * EVERY;
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +118,8 @@ impl Counts {
 
     fn at(&self, begin: u64) -> Option<Count> {
         let count = [Some(self.latest), self.before].into_iter().flatten().find(|count| count.at <= begin)?;
-        (begin - count.at <= STALE).then_some(count)
+        let unknown = (begin - count.at).saturating_sub(STALE);
+        Some(Count { at: count.at + unknown, waited: count.waited.saturating_add(unknown) })
     }
 }
 
@@ -189,18 +191,19 @@ mod tests {
 
     /// The watchdog was asleep since, or had others to ask: the thread may have waited for what is no part of the poll.
     #[test]
-    fn an_old_count_excuses_nothing() {
+    fn the_older_a_count_the_less_it_excuses() {
         let mut waits = Waits::default();
         assert_eq!(asked(&mut waits, MS, SHORT, [idle(1)]), [1]);
         assert_eq!(waits.before(1, MS + EVERY, 3), Some(7));
         assert_eq!(waits.before(1, MS + STALE, 3), Some(7));
-        assert_eq!(waits.before(1, MS + STALE + 1, 3), None);
+        assert_eq!(waits.before(1, MS + STALE + 1, 3), Some(8));
+        assert_eq!(waits.before(1, MS + STALE + 600 * MS, 3), Some(7 + 600 * MS));
         // Its first, too; and what is asked for in vain is no answer.
         let mut waits = Waits::default();
         for now in [0, EVERY, 2 * EVERY, 6 * EVERY] {
             waits.note(now, SHORT, [idle(1)].into_iter(), |_| None);
         }
-        assert_eq!((waits.before(1, EVERY, 3), waits.before(1, 6 * EVERY, 3)), (Some(3), None));
+        assert_eq!((waits.before(1, EVERY, 3), waits.before(1, 6 * EVERY, 3)), (Some(3), Some(3 + 2 * EVERY)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::driven::Driven;
 use super::growth::Growth;
 use super::live;
 use super::pause::Pauses;
-use super::scan::{Change, Placement, Poll, Tracker};
+use super::scan::{Placement, Poll, Tracker};
 use super::shedding::Shedding;
 use super::suspect::Suspects;
 use super::turns::{Turns, Verdict};
@@ -120,7 +120,7 @@ impl Watcher {
         }
         // Also where the last turn panicked before it did: nobody would open them any more.
         call_user(|| drop(self.shedding.open_all()));
-        self.shared.watching.store(false, Ordering::Relaxed);
+        self.shared.watching.store(false, Ordering::Release);
     }
 
     /// After a turn that panicked, which is a defect of ours.
@@ -156,7 +156,9 @@ impl Watcher {
         }
         let seen = self.look();
         self.mistrust(self.trusted);
-        if self.carry_out(&seen) | self.suspect(&seen) {
+        self.carry_out(&seen);
+        self.suspect(&seen);
+        if self.reporter.has_examined() {
             // A stack may have been waited for: the time that this took says nothing about the process.
             self.trusted = self.now();
         }
@@ -200,11 +202,10 @@ impl Watcher {
         clock.nanos(clock.now())
     }
 
-    /// Has the changes told; whether a thread was examined for that.
-    fn carry_out(&mut self, seen: &Seen) -> bool {
+    /// Has the changes told.
+    fn carry_out(&mut self, seen: &Seen) {
         let place = |poll: &Poll| place(&self.shared, seen, poll);
         let changes = self.tracker.step(seen.now, &seen.look, &self.pauses, place);
-        let examined = changes.iter().any(|change| matches!(change, Change::Began { .. } | Change::Continued { .. }));
         for change in changes {
             let (cpu, waits) = (&self.cpu, &self.waits);
             self.reporter.tell(change, seen.at, |poll| {
@@ -215,7 +216,6 @@ impl Watcher {
                 Some((thread, first, before))
             });
         }
-        examined
     }
 
     /// Has requests turned away, or let in again, by what the probes answered.

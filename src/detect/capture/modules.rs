@@ -57,6 +57,11 @@ impl Table {
 /// Those of the process that were read last. Held while they are read.
 static LATEST: Mutex<Option<Arc<Modules>>> = Mutex::new(None);
 
+/// Whether some have been, and nobody reads them just now.
+pub(crate) fn are_read() -> bool {
+    LATEST.try_lock().is_ok_and(|latest| latest.is_some())
+}
+
 /// All of them, and the unwinder made of their tables.
 pub(crate) struct Modules {
     pub(crate) list: Vec<Module>,

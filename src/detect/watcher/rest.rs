@@ -76,6 +76,7 @@ impl Watcher {
         self.delay = self.run_delay.nanos();
         let meter = &self.shared.meter;
         let (fingerprint, mut slept) = (self.fingerprint, false);
+        let begin = meter.clock.now();
         let woken = meter.wake.fall_asleep(|| {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.state());
@@ -85,8 +86,9 @@ impl Watcher {
         });
         if slept {
             // A standstill between the begin of the poll that woke it and now is noticed by the next look.
-            self.trusted =
-                woken.map_or_else(|| self.now(), |woken| self.shared.meter.clock.nanos(woken).max(self.trusted));
+            // One that is of an earlier sleep (of a thread that was kept from writing it down) tells nothing.
+            let woken = woken.filter(|woken| *woken >= begin).map(|woken| self.shared.meter.clock.nanos(woken));
+            self.trusted = woken.unwrap_or_else(|| self.now());
         }
         // Whatever woke it, there is something to watch for a while.
         if self.shared.meter.wake.is_exact() {

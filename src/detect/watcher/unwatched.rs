@@ -9,20 +9,17 @@ use crate::detect::workers::Eyes;
 use crate::report::reporter::Unwatched;
 
 impl Watcher {
-    /// Has the workers told that are blocked by tasks that nobody wrapped; whether a thread was examined for that.
-    pub(super) fn suspect(&mut self, seen: &Seen) -> bool {
+    /// Has the workers told that are blocked by tasks that nobody wrapped.
+    pub(super) fn suspect(&mut self, seen: &Seen) {
         if seen.workers.is_blind() && self.suspected.is_empty() {
-            return false;
+            return;
         }
         self.workers.learn(&seen.workers, &mut self.reporter);
         let mut eyes = Eyes { look: &seen.workers, workers: &self.workers, reporter: &mut self.reporter };
         let verdicts = self.suspects.step(seen.now, &seen.workers.sightings, &self.pauses, &mut eyes);
-        let examined =
-            verdicts.iter().any(|verdict| matches!(verdict, Verdict::Began { .. } | Verdict::Continued { .. }));
         for verdict in verdicts {
             self.tell_verdict(verdict, seen);
         }
-        examined
     }
 
     fn tell_verdict(&mut self, verdict: Verdict, seen: &Seen) {

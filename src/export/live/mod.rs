@@ -70,10 +70,12 @@ enum Stopped {
 
 impl Stopped {
     fn of(shared: &Shared) -> Option<Stopped> {
+        // In this order: a watchdog that was shut down has been told to before it ended.
+        let watching = shared.watching.load(Ordering::Acquire);
         if shared.is_stopping() {
             return Some(Stopped::ShutDown);
         }
-        (!shared.watching.load(Ordering::Relaxed)).then_some(Stopped::GaveUp)
+        (!watching).then_some(Stopped::GaveUp)
     }
 }
 
@@ -161,6 +163,8 @@ impl Live {
         let (sites, sites_left_out) = sites(&snapshot.sites);
         let (routes, routes_left_out) = routes(shared, &snapshot.routes);
         let workers = runtimes.iter().flat_map(|runtime| &runtime.workers);
+        // The watchdog does not wait for what is made of them.
+        let recent = lock(&shared.book).recent();
         Live {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
@@ -173,7 +177,7 @@ impl Live {
             stopped,
             threshold_seconds: seconds(snapshot.watchdog.threshold),
             bucket_bounds_seconds: BOUNDS.map(|bound| seconds(Duration::from_nanos(bound))),
-            stalls: Stalls::of(lock(&shared.book).recent(), workers),
+            stalls: Stalls::of(recent, workers),
             runtimes,
             sites,
             sites_left_out,

@@ -147,9 +147,9 @@ impl Slot {
         for index in (0..index).rev() {
             let around = &self.frames[index];
             match What::unpack(around.what()).kind {
-                Kind::Task | Kind::Watched => return,
+                Kind::Task | Kind::Watched | Kind::Allowed => return,
                 Kind::Route => {}
-                Kind::Scope | Kind::Allowed => continue,
+                Kind::Scope => continue,
             }
             // They are untimed, too, and were noted no later.
             if let Some(at) = self.noted((index, around)) {

@@ -33,7 +33,7 @@ impl Slot {
     }
 
     /// Lets the requests around the innermost frame, which is one, too, begin later by its own time: what lay within it has been
-    /// taken from them already.
+    /// taken from them already. A scope that is meant to block will leave out all of itself from what is around it.
     #[cfg(feature = "tower")]
     #[inline]
     pub(crate) fn delay_requests_around(&self, now: impl FnOnce() -> u64) {
@@ -46,7 +46,8 @@ impl Slot {
             return self.delay_noted_requests_around((index, top), now);
         }
         let ticks = now().saturating_sub(begin);
-        let parts = self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll());
+        let parts =
+            self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll() && what.kind != super::Kind::Allowed);
         for (around, _) in parts.filter(|(_, what)| what.kind == super::Kind::Route) {
             around.begin.store(around.begin().saturating_add(ticks), Ordering::Release);
         }

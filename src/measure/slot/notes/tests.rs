@@ -105,3 +105,26 @@ fn a_request_within_a_request_is_left_out_of_that_but_not_of_its_poll() {
     slot.pop();
     assert_eq!(noted(&slot), Some(100), "the poll took all of that time");
 }
+
+/// The scope leaves out all of itself, and the request in it with that.
+#[cfg(feature = "tower")]
+#[test]
+fn a_request_in_a_scope_in_a_request_is_left_out_once() {
+    for timed in [true, false] {
+        let slot = Slot::new();
+        let begin = |at| if timed { at } else { UNTIMED };
+        slot.push(begin(10), 1, 1, None);
+        slot.push(begin(20), what(Kind::Route), 0, None);
+        note(&slot, 25);
+        slot.push(30, what(Kind::Allowed), 0, None);
+        // A scope is always timed, and so is what is in it.
+        slot.push(40, what(Kind::Route), 0, None);
+        let outer = if timed { [10, 20] } else { [25, 25] };
+        assert_eq!(begins(&slot)[..2], outer);
+        slot.delay_requests_around(|| 140);
+        slot.pop();
+        assert_eq!(begins(&slot)[..2], outer, "timed: {timed}");
+        slot.pop_left_out(150 - 30);
+        assert_eq!(begins(&slot), outer.map(|begin| begin + 120), "timed: {timed}");
+    }
+}
