@@ -47,6 +47,8 @@ pub(crate) struct Tally {
     pub(crate) errors: Vec<u64>,
     /// By more than is allowed.
     pub(crate) imprecise: usize,
+    /// Too short by more than the time between two looks, where a poll is found by looks: something kept one from being had.
+    pub(crate) seen_late: usize,
     pub(crate) cause: Score,
     pub(crate) site: Score,
     pub(crate) route: Score,
@@ -178,7 +180,8 @@ impl Tally {
         let error = long.max(short);
         self.errors.push(error);
         if long.max(short.saturating_sub(promise.short_by(poll, watch))) > allowed_error(poll.at_least()) {
-            self.imprecise += 1;
+            let by_looks = promise.is_by_looks() && long <= allowed_error(poll.at_least());
+            *(if by_looks { &mut self.seen_late } else { &mut self.imprecise }) += 1;
             self.faults.push(format!("duration off by {error}: {}\n  {poll:?}", last.text));
         }
     }
@@ -195,6 +198,8 @@ impl Tally {
         let wrong = self.wrong + self.duplicates;
         bar(wrong == 0, format!("precision: {wrong} of {} reports are false", self.reports));
         bar(self.imprecise == 0, format!("duration: {} are off by more than 1% or 0.2 ms", self.imprecise));
+        let (late, of) = (self.seen_late, self.errors.len());
+        bar(late <= 1 + of / 100, format!("duration: {late} of {of} were seen later than a look after they began"));
         bar(self.mute == 0, format!("duration: {} do not say whether they are the least", self.mute));
         let Score { wrong, of } = self.late;
         bar(wrong * 100 <= of, format!("in flight: {wrong} of {of} were told late"));
