@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures all that docs/overhead.md has, and prints it as Markdown: some 10 minutes after the builds, on a machine with nothing else to
+# Measures all that docs/overhead.md has, and prints it as Markdown: some 3 minutes after the builds, on a machine with nothing else to
 # do. `benches/overhead.sh --quick` only checks that all of it runs. Needs wrk for the requests and valgrind for the instructions; what is
 # not there is left out, with a word.
 set -euo pipefail

@@ -199,10 +199,12 @@ impl Tally {
         bar(wrong == 0, format!("precision: {wrong} of {} reports are false", self.reports));
         bar(self.imprecise == 0, format!("duration: {} are off by more than 1% or 0.2 ms", self.imprecise));
         let (late, of) = (self.seen_late, self.errors.len());
-        bar(late <= 1 + of / 100, format!("duration: {late} of {of} were seen later than a look after they began"));
+        bar(late * 50 <= of, format!("duration: {late} of {of} were seen later than a look after they began"));
         bar(self.mute == 0, format!("duration: {} do not say whether they are the least", self.mute));
         let Score { wrong, of } = self.late;
-        bar(wrong * 100 <= of, format!("in flight: {wrong} of {of} were told late"));
+        // Where there are so few that one is more than a hundredth, one in fifty.
+        let allowed = if of < 100 { of / 50 } else { of / 100 };
+        bar(wrong <= allowed, format!("in flight: {wrong} of {of} were told late"));
         bar(self.site.wrong == 0, format!("site: {} of {} are wrong", self.site.wrong, self.site.of));
         bar(self.route.wrong == 0, format!("route: {} of {} are wrong", self.route.wrong, self.route.of));
         bar(
