@@ -1,7 +1,10 @@
 //! What a thread asks of its own slot, beneath the innermost frame: no copies, no retries.
 
-use super::{FrameCell, MAX_FRAMES, Slot, UNTIMED, What};
+#[cfg(feature = "tower")]
+use super::UNTIMED;
+use super::{FrameCell, MAX_FRAMES, Slot, What};
 use crate::measure::route::RouteId;
+#[cfg(feature = "tower")]
 use crate::sync::Ordering;
 
 /// For the owning thread only.
