@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::suite::judge::Tally;
 use crate::suite::modes::{self, Flavour, Mode};
+use crate::suite::unwatched::Unwatched;
 use crate::suite::{overload, table};
 
 const HELP: &str = "\
@@ -118,15 +119,14 @@ fn run(args: &Args) -> Vec<String> {
         }
     }
     let mut rows = Vec::new();
-    for (name, mode) in named(&mut Mode::unwatched()) {
-        let unwatched = modes::run_unwatched(mode, threshold, time, seed);
-        miss(&name, unwatched.missed_bars(), &unwatched.faults);
-        rows.push((name, unwatched));
-    }
-    for (name, mode) in burdened(&mut Mode::unwatched()) {
-        let unwatched = overload::run_unwatched(mode, threshold, time, seed);
-        miss(&name, unwatched.missed_bars(), &unwatched.faults);
-        rows.push((name, unwatched));
+    type Run = fn(Mode, Duration, Duration, u64) -> Unwatched;
+    let quiet: (_, Run) = (named(&mut Mode::unwatched()), modes::run_unwatched);
+    for (modes, run) in [quiet, (burdened(&mut Mode::unwatched()), overload::run_unwatched)] {
+        for (name, mode) in modes {
+            let unwatched = run(mode, threshold, time, seed);
+            miss(&name, unwatched.missed_bars(), &unwatched.faults);
+            rows.push((name, unwatched));
+        }
     }
     if !rows.is_empty() {
         println!("tasks that nobody measures:\n");

@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::capture::{self, Capturer, RawStack, Target};
 use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
-use super::live::Still;
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
 use super::scan::{Poll, is_kept_off};
+use super::still::Still;
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
@@ -19,6 +19,8 @@ use crate::sys;
 /// Stacks taken without waiting, and one more each so many nanoseconds: a flood of stalls must not keep the watchdog from finding them.
 const BURST: u32 = 64;
 const EVERY: u64 = 5_000_000;
+/// Of these, so many are kept for stalls, while suspicion wants stacks as well.
+const FOR_STALLS: u32 = BURST / 2;
 /// A share of CPU time is not judged over less.
 const LEAST_WINDOW: u64 = 1_000_000;
 
@@ -80,7 +82,7 @@ impl Examiner {
         }
         // A thread that is given no CPU at all takes its signal late: the watchdog would wait for nothing that matters.
         let stands = cause == Cause::Starved && share.is_some_and(|share| share < STANDS);
-        let stack = if stands { None } else { self.stack(thread, still, at) };
+        let stack = if stands { None } else { self.stack(thread, still, at, 0) };
         let syscall = syscall(at);
         // Those that a thread is in outside of any poll that is measured may be of any task.
         let spans = match still {
@@ -173,16 +175,17 @@ impl Examiner {
         }
         self.examined = true;
         let at = thread.tid.and_then(procfs::syscall);
-        self.stack(thread, still, at)?.addresses()
+        self.stack(thread, still, at, FOR_STALLS)?.addresses()
     }
 
-    fn stack(&mut self, thread: &ThreadState, still: &Still, at: Option<At>) -> Option<RawStack> {
+    /// Takes a stack, unless only so many more may be taken for now.
+    fn stack(&mut self, thread: &ThreadState, still: &Still, at: Option<At>, spare: u32) -> Option<RawStack> {
         if !self.shared.capture {
             return None;
         }
         let target = thread.tid.zip(thread.stack).map(|(tid, stack)| Target { tid, stack });
         let (outcome, stack) = match target {
-            _ if !self.admit() => (Outcome::Limited, None),
+            _ if !self.admit(spare) => (Outcome::Limited, None),
             None => (Outcome::Unavailable, None),
             Some(target) => self.capturer.capture(target, at, || still.holds(thread)),
         };
@@ -190,7 +193,7 @@ impl Examiner {
         stack
     }
 
-    fn admit(&mut self) -> bool {
+    fn admit(&mut self, spare: u32) -> bool {
         let clock = &self.shared.meter.clock;
         let now = clock.nanos(clock.now());
         let earned = now.saturating_sub(self.refilled) / EVERY;
@@ -198,8 +201,8 @@ impl Examiner {
             self.tokens = self.tokens.saturating_add(earned.min(u64::from(BURST)) as u32).min(BURST);
             self.refilled = now;
         }
-        let admitted = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
+        let admitted = self.tokens > spare;
+        self.tokens -= u32::from(admitted);
         admitted
     }
 }

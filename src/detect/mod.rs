@@ -32,6 +32,7 @@ pub(crate) mod polling;
 pub(crate) mod procfs;
 pub(crate) mod scan;
 pub(crate) mod shedding;
+pub(crate) mod still;
 pub(crate) mod suspect;
 mod turns;
 mod waits;

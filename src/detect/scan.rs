@@ -179,7 +179,7 @@ impl Tracker {
                             *seen = elapsed.max(*seen);
                             changes.extend(requests::of_running(poll, id, now, self.threshold, pauses));
                             if elapsed >= *next {
-                                *next = self.threshold.doubled_past(elapsed);
+                                *next = doubled_past(self.threshold, elapsed);
                                 changes.push(Change::Continued { id, elapsed });
                             } else {
                                 changes.push(Change::GoesOn { id, elapsed });
@@ -199,7 +199,7 @@ impl Tracker {
                 None if elapsed >= due_after(self.threshold, poll) => match place(poll) {
                     Placement::Worker(worker) => {
                         let (id, threshold) = (self.new_id(), self.threshold);
-                        let next = threshold.doubled_past(elapsed);
+                        let next = doubled_past(threshold, elapsed);
                         self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
                         let inside =
                             poll.request.filter(|r| r.elapsed(poll, now, pauses) >= threshold).map(|r| r.route);
@@ -320,23 +320,18 @@ pub(crate) fn is_kept_off(waited: u64, elapsed: u64) -> bool {
     waited >= elapsed / 2
 }
 
-fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {
+/// The time from one moment to another without the pauses in it.
+pub(super) fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {
     end.saturating_sub(begin).saturating_sub(pauses.overlap(begin, end))
 }
 
-trait DoubledPast {
-    /// The first of 2x, 4x, 8x ... that lies past `elapsed`.
-    fn doubled_past(self, elapsed: Self) -> Self;
-}
-
-impl DoubledPast for u64 {
-    fn doubled_past(self, elapsed: u64) -> u64 {
-        let mut next = self.saturating_mul(2);
-        while next <= elapsed && next < u64::MAX / 2 {
-            next *= 2;
-        }
-        next
+/// The first of 2x, 4x, 8x ... of `first` that lies past `elapsed`.
+pub(super) fn doubled_past(first: u64, elapsed: u64) -> u64 {
+    let mut next = first.saturating_mul(2);
+    while next <= elapsed && next < u64::MAX / 2 {
+        next *= 2;
     }
+    next
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

@@ -10,11 +10,12 @@
 //!   its stack is in the same task's code, it is suspected. A tick is one poll, and up to three more where tasks wake one another: its
 //!   polls take more than a quarter of the threshold on average, or a sixteenth.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use super::cause::Certainty;
 use super::pause::Pauses;
+use super::scan::{doubled_past, effective};
 
 /// tokio's `event_interval`, unless the user has set another: after so many ticks, of one to four polls each, a worker publishes its
 /// figures.
@@ -141,8 +142,9 @@ impl Suspects {
         senses: &mut impl Senses,
     ) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
+        let there: HashSet<u64> = look.iter().map(|sighting| sighting.thread).collect();
         self.tracks.retain(|thread, track| {
-            let is_there = look.iter().any(|sighting| sighting.thread == *thread);
+            let is_there = there.contains(thread);
             if !is_there {
                 verdicts.extend(track.end(*thread));
             }
@@ -228,7 +230,7 @@ impl<S: Senses> Step<'_, S> {
     }
 
     fn elapsed(&self, begin: u64) -> u64 {
-        self.now.saturating_sub(begin).saturating_sub(self.pauses.overlap(begin, self.now))
+        effective(begin, self.now, self.pauses)
     }
 
     fn go_on(&mut self, track: &mut Track, mut stall: Stall, elapsed: u64) {
@@ -236,9 +238,7 @@ impl<S: Senses> Step<'_, S> {
         stall.seen = elapsed.max(stall.seen);
         let elapsed = stall.seen;
         let is_due = elapsed >= stall.next;
-        while stall.next <= elapsed && stall.next < u64::MAX / 2 {
-            stall.next *= 2;
-        }
+        stall.next = doubled_past(self.threshold, elapsed);
         track.stall = Some(stall);
         self.verdicts.push(match is_due {
             true => Verdict::Continued { thread, elapsed },
@@ -327,10 +327,7 @@ impl<S: Senses> Step<'_, S> {
 
     fn begin(&mut self, track: &mut Track, stands: bool, certainty: Certainty, begin: u64) {
         let elapsed = self.elapsed(begin);
-        let mut next = self.threshold.saturating_mul(2);
-        while next <= elapsed && next < u64::MAX / 2 {
-            next *= 2;
-        }
+        let next = doubled_past(self.threshold, elapsed);
         track.stall = Some(Stall { stands, begin, seen: elapsed, next });
         self.verdicts.push(Verdict::Began { thread: track.last.thread, certainty, stands, begin, elapsed });
     }

@@ -1,13 +1,14 @@
 //! The workers of stable mode as they are seen from outside, and what is asked of them: the senses of [`suspect`](super::suspect).
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use tokio::runtime::RuntimeMetrics;
 
-use super::live;
 use super::procfs::{self, Syscall};
+use super::still::{self, Still};
 use super::suspect::{Senses, Sighting, Wait};
 use crate::measure::meter::Meter;
 use crate::measure::pool::{Event, Pool, Seat};
@@ -20,6 +21,8 @@ const MAX_SPARE: usize = 64;
 /// A stack of at most this share of what it is at a park is too short for one that runs a worker: the worker's loop is in it, and
 /// within that, what it polls. What waits in the pool has next to none, a call in `spawn_blocking` a third.
 const SHALLOW: (usize, usize) = (3, 5);
+/// Where workers park is asked for this often (nanoseconds), until it is known.
+const LEARN_EVERY: u64 = 100_000_000;
 /// Functions from the worker's loop inwards that make a place: with them goes which kind of task is polled.
 const DEPTH: usize = 3;
 
@@ -28,8 +31,8 @@ const DEPTH: usize = 3;
 pub(crate) struct Workers {
     /// By id of the seat.
     spare: HashMap<u64, Rest>,
-    /// By id of the pool: the addresses in the stack of a worker that was parked, outermost first.
-    parked: HashMap<u64, Arc<[u64]>>,
+    /// By id of the pool: the addresses in the stack of a worker that was parked, outermost first; or when to try again.
+    parked: HashMap<u64, Result<Arc<[u64]>, u64>>,
 }
 
 /// A thread that is no worker, as far as is known: it may run one that was handed on, if it has run since.
@@ -46,7 +49,7 @@ pub(crate) struct Busy {
     pub(crate) runtime: u16,
     pub(crate) index: u16,
     pub(crate) state: Arc<ThreadState>,
-    pub(crate) still: live::Worker,
+    pub(crate) still: still::Worker,
     tid: i32,
     pool: usize,
 }
@@ -64,6 +67,8 @@ struct Sight {
     earliest: u64,
     /// A stack of so many bytes runs no worker.
     shallow: usize,
+    /// The threads that are its workers for certain, once somebody asks: of no worker that has not run since the look another is true.
+    certain: OnceCell<HashSet<u64>>,
 }
 
 /// A look at all pools.
@@ -101,7 +106,8 @@ impl Workers {
             let (workers, spare) = sort(&seats);
             let depth = workers.iter().filter_map(|(seat, _)| seat.parked_depth()).min().unwrap_or(0);
             let shallow = depth * SHALLOW.0 / SHALLOW.1;
-            let mut sight = Sight { pool, seats, spare, parked: None, earliest: u64::MAX, shallow };
+            let mut sight =
+                Sight { pool, seats, spare, parked: None, earliest: u64::MAX, shallow, certain: OnceCell::new() };
             for (seat, event) in workers {
                 if event.is_parked() {
                     sight.parked = Some((seat, event));
@@ -126,7 +132,7 @@ impl Workers {
                 let at = meter.clock.nanos(meter.clock.now());
                 let mark = (event.word, reading.state);
                 look.sightings.push(Sighting { thread: seat.id, mark, progress, cpu, at });
-                let still = live::Worker { seat: seat.clone(), mark, cpu: Some(cpu) };
+                let still = still::Worker { seat: seat.clone(), mark, cpu: Some(cpu) };
                 let pool = look.pools.len();
                 look.busy.insert(seat.id, Busy { runtime: runtime.id, index: event.worker, state, still, tid, pool });
             }
@@ -150,19 +156,54 @@ impl Workers {
         self.parked.retain(|id, _| look.pools.iter().any(|sight| sight.pool.id == *id));
     }
 
-    /// Notes where a worker of each pool parks, once.
-    pub(crate) fn learn(&mut self, look: &Look, reporter: &mut Reporter) {
+    /// Notes where a worker of each pool parks, once; where that cannot be told, it is asked again from time to time.
+    pub(crate) fn learn(&mut self, look: &Look, now: u64, reporter: &mut Reporter) {
         for sight in &look.pools {
-            if self.parked.contains_key(&sight.pool.id) {
-                continue;
+            match self.parked.get(&sight.pool.id) {
+                Some(Ok(_)) => continue,
+                Some(Err(next)) if now < *next => continue,
+                _ => {}
             }
             let Some((seat, event)) = &sight.parked else { continue };
             let Some(state) = seat.state() else { continue };
-            let still = live::Worker { seat: seat.clone(), mark: (event.word, state.slot.state()), cpu: None };
-            if let Some(addresses) = reporter.addresses(state, &live::Still::Worker(still)) {
-                self.parked.insert(sight.pool.id, addresses.into());
-            }
+            let still = still::Worker { seat: seat.clone(), mark: (event.word, state.slot.state()), cpu: None };
+            let addresses = reporter.addresses(state, &Still::Worker(still));
+            self.parked.insert(sight.pool.id, addresses.map(Arc::from).ok_or(now + LEARN_EVERY));
         }
+    }
+
+    /// The threads that are workers for certain.
+    ///
+    /// Each worker's core is held by one thread, or waits for one to take it, and one that is handed on goes to a thread that holds
+    /// none. The threads that are no workers, as far as is known, hold none: their stacks are too short for that, now and as long as
+    /// they do not run; or they have not run since the earliest unpark of a worker that has not parked, and have taken none since.
+    /// Then the holders are who they said that they are.
+    fn certain(&self, sight: &Sight) -> HashSet<u64> {
+        let holds_none = |seat: &Arc<Seat>| {
+            let rest = self.spare.get(&seat.id);
+            rest.is_some_and(|rest| rest.since <= sight.earliest)
+                || seat.tid.is_some_and(|tid| waits_shallow(sight, seat, tid))
+        };
+        // All of this is of one moment: none of them has run since the look. Nor is one about to: a worker that was handed to it waits
+        // for nothing but a CPU.
+        let rests = |seat: &Arc<Seat>| {
+            seat.tid.zip(self.spare.get(&seat.id)).is_some_and(|(tid, rest)| {
+                sys::thread_cpu_nanos(tid) == Some(rest.cpu)
+                    && matches!(procfs::syscall(tid), Some(Syscall::Waiting { .. }))
+            })
+        };
+        let unknown = sight.spare.len() > MAX_SPARE || sight.pool.is_incomplete();
+        if unknown || !sight.spare.iter().all(holds_none) || !sight.spare.iter().all(rests) {
+            return HashSet::new();
+        }
+        // Nobody has come since, or is about to, and nobody speaks for another's worker.
+        let seats = sight.pool.seats();
+        let known: HashSet<u64> = sight.seats.iter().map(|seat| seat.id).collect();
+        let tids: HashSet<i32> = seats.iter().filter_map(|seat| seat.tid).collect();
+        if !seats.iter().all(|seat| known.contains(&seat.id)) || procfs::is_one_starting(&tids) {
+            return HashSet::new();
+        }
+        sort(&seats).0.into_iter().map(|(seat, _)| seat.id).collect()
     }
 }
 
@@ -192,8 +233,8 @@ fn sort(seats: &[Arc<Seat>]) -> (Vec<Spoken>, Vec<Arc<Seat>>) {
             _ => drop(workers.insert(event.worker, (i, event))),
         }
     }
-    let is_worker = |i: &usize| workers.values().any(|(worker, _)| worker == i);
-    let spare = (0..seats.len()).filter(|i| !is_worker(i)).map(|i| seats[i].clone()).collect();
+    let of_workers: HashSet<usize> = workers.values().map(|(i, _)| *i).collect();
+    let spare = (0..seats.len()).filter(|i| !of_workers.contains(i)).map(|i| seats[i].clone()).collect();
     (workers.values().map(|(i, event)| (seats[*i].clone(), *event)).collect(), spare)
 }
 
@@ -216,43 +257,15 @@ impl Senses for Eyes<'_> {
         let mut hasher = DefaultHasher::new();
         (call, sp, ip, procfs::ran(busy.tid)).hash(&mut hasher);
         // What was read is of a thread that has not run since it was sighted.
-        let holds = live::Still::Worker(busy.still.clone()).holds(&busy.state);
+        let holds = busy.still.holds(&busy.state);
         let is_shallow = is_shallow(&self.look.pools[busy.pool], &busy.still.seat, sp);
         holds.then(|| Wait { digest: hasher.finish(), in_call: call.is_some(), is_shallow })
     }
 
-    /// Each worker's core is held by one thread, or waits for one to take it, and one that is handed on goes to a thread that holds
-    /// none. The threads that are no workers, as far as is known, hold none: their stacks are too short for that, now and as long as
-    /// they do not run; or they have not run since the earliest unpark of a worker that has not parked, and have taken none since.
-    /// Then the holders are who they said that they are.
     fn keeps_its_worker(&mut self, thread: u64) -> bool {
         let Some(busy) = self.look.busy.get(&thread) else { return false };
         let sight = &self.look.pools[busy.pool];
-        let holds_none = |seat: &Arc<Seat>| {
-            let rest = self.workers.spare.get(&seat.id);
-            rest.is_some_and(|rest| rest.since <= sight.earliest)
-                || seat.tid.is_some_and(|tid| waits_shallow(sight, seat, tid))
-        };
-        // All of this is of one moment: none of them has run since the look. Nor is one about to: a worker that was handed to it waits
-        // for nothing but a CPU.
-        let rests = |seat: &Arc<Seat>| {
-            let rest = self.workers.spare.get(&seat.id);
-            seat.tid.zip(rest).is_some_and(|(tid, rest)| {
-                sys::thread_cpu_nanos(tid) == Some(rest.cpu)
-                    && matches!(procfs::syscall(tid), Some(Syscall::Waiting { .. }))
-            })
-        };
-        if sight.pool.is_incomplete() || !sight.spare.iter().all(holds_none) || !sight.spare.iter().all(rests) {
-            return false;
-        }
-        // Nobody has come since, or is about to, and nobody speaks for another's worker.
-        let seats = sight.pool.seats();
-        let is_known = |seat: &Arc<Seat>| sight.seats.iter().any(|known| known.id == seat.id);
-        let (workers, _) = sort(&seats);
-        let tids: Vec<i32> = seats.iter().filter_map(|seat| seat.tid).collect();
-        seats.iter().all(is_known)
-            && workers.iter().any(|(seat, _)| seat.id == thread)
-            && !procfs::is_one_starting(&tids)
+        sight.certain.get_or_init(|| self.workers.certain(sight)).contains(&thread)
     }
 
     fn starved(&mut self, thread: u64) -> u64 {
@@ -261,9 +274,9 @@ impl Senses for Eyes<'_> {
 
     fn place(&mut self, thread: u64) -> Option<u64> {
         let busy = self.look.busy.get(&thread)?;
-        let parked = self.workers.parked.get(&self.look.pools[busy.pool].pool.id)?;
-        let still = live::Worker { cpu: None, ..busy.still.clone() };
-        let addresses = self.reporter.addresses(&busy.state, &live::Still::Worker(still))?;
+        let parked = self.workers.parked.get(&self.look.pools[busy.pool].pool.id)?.as_ref().ok()?;
+        let still = still::Worker { cpu: None, ..busy.still.clone() };
+        let addresses = self.reporter.addresses(&busy.state, &Still::Worker(still))?;
         // What both have is the worker's way to its loop. From there on it is the task's, where it does not park.
         let common = addresses.iter().zip(parked.iter()).take_while(|(here, there)| here == there).count();
         let task = addresses.get(common..).filter(|task| task.len() > DEPTH)?;

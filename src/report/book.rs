@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::stall::{Phase, Stall};
 use super::sums::{Account, Sums};
 use crate::detect::cause::{Cause, Certainty, Syscall};
-use crate::detect::live::Still;
+use crate::detect::still::Still;
 use crate::measure::route::RouteId;
 use crate::measure::thread::ThreadState;
 

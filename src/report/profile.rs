@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) runtime: Arc<str>,
-    /// The site as text, or `other`.
+    /// The site as text; `an unwatched task` where nobody knows it, `other` where there are too many.
     pub(crate) site: Arc<str>,
     pub(crate) route: Option<Arc<str>>,
     /// The route of the request whose handler spawned the task.
@@ -61,9 +61,8 @@ impl Profile {
             key.site = "other".into();
             (key.route, key.spawned_under) = (None, None);
         }
-        let amount = self.entries.entry(key).or_default();
-        amount.count += u64::from(stall.phase == Phase::Resolved);
-        amount.nanos += time.as_nanos() as u64;
+        let count = u64::from(stall.phase == Phase::Resolved);
+        self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
     }
 
     /// What the tasks that a route's handlers spawned add up to, as far as it is their fault and no route's own.
@@ -72,9 +71,7 @@ impl Profile {
         let mut sums: HashMap<Arc<str>, UnderRoute> = HashMap::new();
         for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {
             if let Some(route) = &key.spawned_under {
-                let sum = sums.entry(route.clone()).or_default();
-                sum.count += amount.count;
-                sum.nanos += amount.nanos;
+                sums.entry(route.clone()).or_default().add(amount.count, amount.nanos);
             }
         }
         sums

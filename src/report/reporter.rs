@@ -13,9 +13,9 @@ use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
 use crate::detect::cause::{Cause, Certainty};
 use crate::detect::examine::{Examiner, Finding, First};
-use crate::detect::live::Still;
 use crate::detect::scan::{Change, Excuse, Poll, PollKey};
 use crate::detect::shedding;
+use crate::detect::still::Still;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::task_id;
@@ -77,20 +77,10 @@ impl Reporter {
                 self.tell_lack();
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
                 stall.elapsed = Duration::from_nanos(elapsed);
-                (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
-                stall.syscall.clone_from(&found.syscall);
                 stall.route = self.route(route);
                 stall.latest_request =
                     self.route(poll.request.map(|request| request.route).filter(|_| route.is_none()));
-                stall.spans = found.spans.unwrap_or_default();
-                stall.explain();
-                let account =
-                    Account { runtime: poll.runtime, site: poll.site, cause: stall.cause, certainty: Certainty::Exact };
-                let place = LogKey { runtime: poll.runtime, site: poll.site, route, certainty: Certainty::Exact };
-                let first = found.first;
-                self.going.insert(id, Going { thread: thread.clone(), still: still.clone(), first, place });
-                lock(&self.shared.book).begin(stall.clone(), account, thread, still, at);
-                self.send(Told::Stall { stall: stall.into(), place, stack: found.stack });
+                self.begin(stall, found, (&poll, route), (thread, still), at);
             }
             Change::Continued { id, elapsed } => {
                 let Some(going) = self.going.get(&id) else { return };
@@ -131,10 +121,8 @@ impl Reporter {
                 };
                 stall.route = self.route(route);
                 stall.explain();
-                let account =
-                    Account { runtime: poll.runtime, site: poll.site, cause: stall.cause, certainty: Certainty::Exact };
+                let (account, place) = keys(&stall, &poll, route);
                 lock(&self.shared.book).enter(stall.clone(), account);
-                let place = LogKey { runtime: poll.runtime, site: poll.site, route, certainty: Certainty::Exact };
                 self.send(Told::Stall { stall: stall.into(), place, stack: None });
             }
         }
@@ -167,13 +155,24 @@ impl Reporter {
         stall.certainty = certainty;
         stall.elapsed_at_least = true;
         stall.elapsed = Duration::from_nanos(elapsed);
-        (stall.cause, stall.on_cpu) = (found.cause, found.on_cpu);
-        stall.syscall.clone_from(&found.syscall);
+        self.begin(stall, found, (&poll, None), (thread, still), at);
+    }
+
+    /// Enters and tells a stall that goes on, with what was found when its thread was examined.
+    fn begin(
+        &mut self,
+        mut stall: Stall,
+        found: Finding,
+        (poll, route): (&Poll, Option<RouteId>),
+        (thread, still): (Arc<ThreadState>, Still),
+        at: u64,
+    ) {
+        (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
+        stall.spans = found.spans.unwrap_or_default();
         stall.explain();
-        let account = Account { runtime, site: SiteId::OTHER, cause: stall.cause, certainty };
-        let place = LogKey { runtime, site: SiteId::OTHER, route: None, certainty };
+        let (account, place) = keys(&stall, poll, route);
         let going = Going { thread: thread.clone(), still: still.clone(), first: found.first, place };
-        self.going.insert(id, going);
+        self.going.insert(stall.id, going);
         lock(&self.shared.book).begin(stall.clone(), account, thread, still, at);
         self.send(Told::Stall { stall: stall.into(), place, stack: found.stack });
     }
@@ -284,4 +283,10 @@ impl Reporter {
             self.shared.untold.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// What a stall is counted under, and what its log lines are limited by.
+fn keys(stall: &Stall, poll: &Poll, route: Option<RouteId>) -> (Account, LogKey) {
+    let (runtime, site, certainty) = (poll.runtime, poll.site, stall.certainty);
+    (Account { runtime, site, cause: stall.cause, certainty }, LogKey { runtime, site, route, certainty })
 }

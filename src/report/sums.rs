@@ -13,6 +13,13 @@ pub(crate) struct Amount {
     pub(crate) nanos: u64,
 }
 
+impl Amount {
+    pub(crate) fn add(&mut self, count: u64, nanos: u64) {
+        self.count += count;
+        self.nanos += nanos;
+    }
+}
+
 /// Sums by runtime and cause, and by runtime and site.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums {
@@ -36,25 +43,20 @@ pub(crate) struct Account {
 impl Sums {
     /// Adds to all that a stall counts in.
     pub(crate) fn add(&mut self, account: Account, count: u64, nanos: u64) {
-        let mut to = match account.certainty {
-            Certainty::Suspected => vec![self.suspected.entry(account.runtime).or_default()],
-            _ => vec![self.causes.entry((account.runtime, account.cause)).or_default()],
+        let of_runtime = match account.certainty {
+            Certainty::Suspected => self.suspected.entry(account.runtime).or_default(),
+            _ => self.causes.entry((account.runtime, account.cause)).or_default(),
         };
+        of_runtime.add(count, nanos);
         // Nobody knows the place of a task that was not wrapped.
         if account.certainty == Certainty::Exact && account.cause.is_blamed() {
-            to.push(self.sites.entry((account.runtime, account.site)).or_default());
-        }
-        for amount in to {
-            amount.count += count;
-            amount.nanos += nanos;
+            self.sites.entry((account.runtime, account.site)).or_default().add(count, nanos);
         }
     }
 
     /// Adds of a request that was long enough by itself.
     pub(crate) fn add_request(&mut self, route: RouteId, count: u64, nanos: u64) {
-        let amount = self.routes.entry(route).or_default();
-        amount.count += count;
-        amount.nanos += nanos;
+        self.routes.entry(route).or_default().add(count, nanos);
     }
 }
 

@@ -42,8 +42,6 @@ pub(crate) struct LogKey {
 }
 
 /// Something to tell.
-// Nearly all are stalls: a box for each would only cost.
-#[allow(clippy::large_enum_variant)]
 pub(crate) enum Told {
     Stall {
         stall: Box<Stall>,

@@ -133,7 +133,7 @@ impl WatchdogBuilder {
     ///
     /// - A stall counts from when the watchdog first saw its poll: [`Stall::elapsed`] may be short by up to a quarter of the
     ///   threshold, and says so ([`Stall::elapsed_at_least`]). One of 1.5 thresholds is found for certain as long as the watchdog is
-    ///   given a CPU; a shorter one as it happens. There are no false ones.
+    ///   given a CPU and examines no other just then, which takes up to 7 ms; a shorter one as it happens. There are no false ones.
     /// - `pollwatch_poll_busy_seconds_total`, `pollwatch_poll_duration_seconds` and those of sites and routes are estimates: a timed
     ///   poll stands for 16. One that lasts for the threshold or longer stands for itself. After 10,000 polls of much the same length
     ///   they are right to some 3 %.

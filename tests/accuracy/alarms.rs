@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use pollwatch::Cause;
 use tokio::task::yield_now;
 
 use crate::suite::journal::{note, note_in_place};
 use crate::suite::kinds::{Kind, computes};
 use crate::suite::matching::match_up;
 use crate::suite::modes::{Mode, while_it_is_watched};
+use crate::suite::overload::Overload;
 use crate::suite::scene::{Outcome, Scene};
 use crate::suite::truth::{Block, Span, now};
 use crate::{ATTEMPTS, THRESHOLD, alone, measured};
@@ -29,17 +29,12 @@ fn silent(load: impl Fn(&Arc<Scene>)) {
 fn attempt(mode: Mode, load: &impl Fn(&Arc<Scene>)) -> bool {
     let (promise, Outcome { polls, counted, journal, told, .. }, _) = while_it_is_watched(mode, THRESHOLD, load);
     assert!(polls > 0, "{}: it was watched", mode.name());
-    let matching = match_up(&promise, &journal, &told);
-    let text = |list: &[usize]| list.iter().map(|i| told[*i].last().text.to_string()).collect::<Vec<_>>().join("\n");
-    assert!(matching.wrong.is_empty(), "{}: false: {}\n{journal:#?}", mode.name(), text(&matching.wrong));
-    assert!(matching.duplicates.is_empty(), "{}: twice: {}", mode.name(), text(&matching.duplicates));
+    let overload = Overload::new(&promise, &journal, &told);
+    overload.faults.iter().for_each(|fault| eprintln!("{fault}"));
+    assert_eq!(overload.wrong, 0, "{}: {:#?}\n{journal:#?}", mode.name(), overload.faults);
     assert_eq!(counted, told.len() as u64, "{}", mode.name());
     // What would have been short, had it been given a CPU, is held against nobody.
-    let blamed = matching.pairs.iter().filter(|(report, poll)| {
-        let excused = matches!(told[*report].last().cause, Cause::Starved | Cause::Paused);
-        !excused && journal[*poll].is_innocent(promise.threshold)
-    });
-    blamed.inspect(|(report, poll)| eprintln!("{}\n{:?}", told[*report].last().text, journal[*poll])).count() > 0
+    overload.blamed > 0
 }
 
 /// Spawns tasks, and returns when they are gone.

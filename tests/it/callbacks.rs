@@ -1,8 +1,7 @@
 //! The user's own thread callbacks, around ours where there are any.
 
 use std::io::ErrorKind;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use pollwatch::Hooks;
 use tokio::runtime::{Builder, Runtime};
@@ -11,15 +10,6 @@ use crate::support::*;
 
 /// Whether pollwatch has callbacks of its own.
 const OURS: bool = cfg!(all(target_os = "linux", not(tokio_unstable)));
-
-type Counters = [Arc<AtomicU64>; 4];
-
-fn bump(counter: &Arc<AtomicU64>) -> impl Fn() + Send + Sync + 'static {
-    let counter = counter.clone();
-    move || {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// Starts, stops, parks, unparks.
 fn counting(counters: &Counters) -> Hooks {

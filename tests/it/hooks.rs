@@ -9,15 +9,6 @@ use tokio::task::JoinHandle;
 
 use crate::support::*;
 
-type Counters = [Arc<AtomicU64>; 4];
-
-fn bump(counter: &Arc<AtomicU64>) -> impl Fn() + Send + Sync + 'static {
-    let counter = counter.clone();
-    move || {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// Counts what happens to the tasks of this file. The user's hooks see pollwatch's own task as well, and the ends of
 /// tokio's worker threads.
 fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'static {

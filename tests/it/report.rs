@@ -112,6 +112,21 @@ fn has_fields() -> Result<(), String> {
 }
 
 #[test]
+fn the_log_says_what_is_seen_of_a_runtime() {
+    let (watchdog, _told) = logging();
+    let name = "what is seen of it";
+    let _runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
+    let lines: Vec<_> =
+        lock(&LINES).iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == name)).cloned().collect();
+    let [line] = &lines[..] else { panic!("{lines:#?}") };
+    assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::watchdog", Level::INFO, false));
+    let coverage = watchdog.coverage();
+    let seen = coverage.runtimes.iter().find(|r| &*r.name == name).expect("it is watched");
+    assert_eq!(line.fields["message"], format!("watching {seen}"));
+    assert_eq!(line.fields["message"].contains("every spawned task"), HOOKS, "{line:?}");
+}
+
+#[test]
 fn display_has_what_a_reader_needs() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();

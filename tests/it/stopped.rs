@@ -3,13 +3,11 @@
 #![allow(dead_code, reason = "several test binaries share this file")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::*;
-
-const ROLE: &str = "POLLWATCH_TEST_CHILD";
 
 /// A child that is killed, whatever happens to the test.
 pub(crate) struct Stopped(Child);
@@ -24,9 +22,7 @@ impl Drop for Stopped {
 impl Stopped {
     /// The test `name` of this binary, as a child that has said that it is ready, and what it says then.
     pub(crate) fn start(name: &str) -> (Stopped, impl Iterator<Item = String>) {
-        let mut command = Command::new(std::env::current_exe().expect("this binary"));
-        command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
+        let child = again(name).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
         let mut child = Stopped(child);
         let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.ends_with("ready")), "the child is ready");
@@ -61,10 +57,6 @@ impl Stopped {
     }
 }
 
-pub(crate) fn is_child() -> bool {
-    std::env::var_os(ROLE).is_some()
-}
-
 /// Set once the parent has let us go on.
 pub(crate) fn told_to_go_on() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
@@ -79,4 +71,11 @@ pub(crate) fn told_to_go_on() -> Arc<AtomicBool> {
 /// The rest of each line that begins so.
 pub(crate) fn said<'a>(lines: &'a [String], what: &str) -> Vec<&'a str> {
     lines.iter().filter_map(|line| line.strip_prefix(what)).map(str::trim).collect()
+}
+
+/// The rest of the one line that begins so.
+#[track_caller]
+pub(crate) fn one<'a>(lines: &'a [String], what: &str) -> &'a str {
+    let [text] = said(lines, what)[..] else { panic!("one line {what:?}: {lines:?}") };
+    text
 }

@@ -7,6 +7,7 @@ mod scrape;
 
 use std::fmt::Debug;
 use std::panic::Location;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::Poll;
@@ -28,6 +29,30 @@ pub(crate) const HOOKS: bool = cfg!(tokio_unstable);
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Set where a test runs itself as a child.
+const ROLE: &str = "POLLWATCH_TEST_CHILD";
+
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(ROLE).is_some()
+}
+
+/// The test `name` of this binary, to be run as a child.
+pub(crate) fn again(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
+    command
+}
+
+/// What the user's own hooks count.
+pub(crate) type Counters = [Arc<AtomicU64>; 4];
+
+pub(crate) fn bump(counter: &Arc<AtomicU64>) -> impl Fn() + Send + Sync + 'static {
+    let counter = counter.clone();
+    move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Asks until there is an answer.

@@ -11,19 +11,7 @@ use std::sync::{Arc, mpsc};
 use pollwatch::Cause;
 
 use crate::scene::{Expected, Situation, check};
-
-const ROLE: &str = "POLLWATCH_TEST_CHILD";
-
-pub(crate) fn is_child() -> bool {
-    std::env::var_os(ROLE).is_some()
-}
-
-/// The test `name` of this binary, to be run as a child.
-pub(crate) fn again(name: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this binary"));
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, "1");
-    command
-}
+use crate::support::{again, is_child};
 
 #[inline(never)]
 fn prints(stop: &AtomicBool) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use pollwatch::{Cause, StackCoverage, Watchdog};
 
-use crate::children::{again, is_child, private_mounts};
+use crate::children::private_mounts;
 use crate::scene::{EARLY, Expected, Situation, check};
 use crate::support::*;
 

@@ -1,4 +1,4 @@
-//! How often pollwatch is wrong, measured against what truly happened. `main.rs` runs all of it and prints the table; `tests/accuracy.rs`
+//! How often pollwatch is wrong, measured against what truly happened. `run.rs` runs all of it and prints the tables; `tests/accuracy`
 //! includes the same modules and runs a short form.
 //!
 //! Each block that is injected writes down what it did, by its own clock. Around it stands the poll that it is part of, noted by hooks

@@ -38,7 +38,8 @@ pub(crate) struct Overload {
 }
 
 impl Overload {
-    fn new(promise: &Promise, polls: &[Poll], told: &[Told]) -> Overload {
+    /// Of reports and the polls that they are of, whatever was done beside them.
+    pub(crate) fn new(promise: &Promise, polls: &[Poll], told: &[Told]) -> Overload {
         let matching = match_up(promise, polls, told);
         let mut overload = Overload {
             reports: told.len(),

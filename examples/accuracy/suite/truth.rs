@@ -104,7 +104,7 @@ impl Poll {
     }
 }
 
-/// What was told first of a stall, what last, and what was told while its block surely lasted.
+/// What was told of a stall.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) thread: Arc<str>,
@@ -112,7 +112,7 @@ pub(crate) struct Told {
     pub(crate) worker: Option<usize>,
     /// When its poll began, as it says.
     pub(crate) began: u64,
-    /// When each report was received.
+    /// In the order in which they were received; one at least.
     pub(crate) reports: Vec<Report>,
 }
 

@@ -98,7 +98,6 @@ pub(crate) fn is_warm() -> bool {
 /// Takes stacks. One a watchdog.
 #[derive(Default)]
 pub(crate) struct Capturer {
-    modules: Option<Arc<Modules>>,
     stack: Vec<u8>,
 }
 
@@ -118,8 +117,9 @@ impl Capturer {
             return (Outcome::Moved, None);
         }
         // The tables are whatever is loaded; should they make a reader of theirs panic, that must not end detection.
-        call_user(|| self.modules = Some(Modules::of_now()));
-        let Some(modules) = self.modules.clone() else { return (Outcome::Unavailable, None) };
+        let mut modules = None;
+        call_user(|| modules = Some(Modules::of_now()));
+        let Some(modules) = modules else { return (Outcome::Unavailable, None) };
         let stack = StackCopy { start: regs.sp, bytes: &self.stack };
         let source = Source { modules: &modules, stack, code: &memory::read };
         // As above.

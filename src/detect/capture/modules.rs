@@ -212,8 +212,11 @@ fn end_of_frames(header: &Table, at: u64) -> Option<u64> {
     if header.bytes.get(..4)? != SORTED {
         return None;
     }
-    let entries = (0..header.word(8)? as usize).map(|i| header.target(12 + i * 8 + 4, header.at));
-    let last = entries.collect::<Option<Vec<_>>>()?.into_iter().max().filter(|&last| last >= at)?;
+    let mut entries = (0..header.word(8)? as usize).map(|i| header.target(12 + i * 8 + 4, header.at));
+    let last = entries.try_fold(0, |last, entry| Some(entry?.max(last)))?;
+    if last < at {
+        return None;
+    }
     let mut length = [0; 4];
     memory::read(last, &mut length).then_some(())?;
     match u32::from_le_bytes(length) {

@@ -6,7 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -77,19 +77,20 @@ const DEAF: u32 = 2;
 /// Threads remembered as deaf.
 const MAX_DEAF: usize = 4096;
 
-/// What was found to keep requests from arriving, since the process began: an index into `HINDRANCES`, from 1.
-static HINDRANCE: AtomicU8 = AtomicU8::new(0);
-const REPLACED: u8 = 1;
-const BLOCKED: u8 = 2;
-const HINDRANCES: [&str; 2] = [
-    "a handler of SIGURG, by which a running thread is asked, was installed later and does not hand on to ours",
-    "some threads block SIGURG, by which a running thread is asked",
-];
+/// Whether a handler that ends with the signal is in ours' place now, and whether a thread was ever found to block it.
+static REPLACED: AtomicBool = AtomicBool::new(false);
+static BLOCKED: AtomicBool = AtomicBool::new(false);
+
+pub(super) const IS_REPLACED: &str =
+    "a handler of SIGURG, by which a running thread is asked, was installed later and does not hand on to ours";
+pub(super) const IS_BLOCKED: &str = "some threads block SIGURG, by which a running thread is asked";
 
 /// Why the signal does not arrive, at some threads at least; `None` as long as it does.
 pub(super) fn hindrance() -> Option<&'static str> {
-    let found = HINDRANCE.load(Ordering::Relaxed).checked_sub(1)?;
-    HINDRANCES.get(usize::from(found)).copied()
+    if REPLACED.load(Ordering::Relaxed) {
+        return Some(IS_REPLACED);
+    }
+    BLOCKED.load(Ordering::Relaxed).then_some(IS_BLOCKED)
 }
 
 impl Requester {
@@ -97,7 +98,7 @@ impl Requester {
     fn is_vain(&mut self, tid: i32, later: Option<usize>) -> bool {
         let ends_with_it = |later| later == libc::SIG_DFL || later == libc::SIG_IGN || self.silent == (later, SILENT);
         if later.is_some_and(ends_with_it) {
-            HINDRANCE.store(REPLACED, Ordering::Relaxed);
+            REPLACED.store(true, Ordering::Relaxed);
             return true;
         }
         if self.deaf.get(&tid).is_none_or(|&times| times < DEAF) {
@@ -119,7 +120,7 @@ impl Requester {
             let times = self.deaf.entry(tid).or_default();
             *times = (*times + 1).min(DEAF);
             if *times == DEAF {
-                HINDRANCE.store(BLOCKED, Ordering::Relaxed);
+                BLOCKED.store(true, Ordering::Relaxed);
                 return Failure::Unavailable;
             }
             return Failure::Timeout;
@@ -133,7 +134,7 @@ impl Requester {
     fn answered(&mut self, tid: i32) {
         self.silent = (0, 0);
         self.deaf.remove(&tid);
-        let _ = HINDRANCE.compare_exchange(REPLACED, 0, Ordering::Relaxed, Ordering::Relaxed);
+        REPLACED.store(false, Ordering::Relaxed);
     }
 }
 

@@ -76,7 +76,8 @@ impl Watcher {
             });
             poll.stands_since = stands.map(|reading| clock.nanos(reading));
             // Matters until it is told; and some are never, and last (the `block_on` roots of a multi-thread runtime).
-            if clock.since(frame.begin) >= self.shared.meter.threshold && !self.tracker.is_tracked(&poll.key) {
+            let nanos = clock.delta(frame.begin, stands.unwrap_or_else(|| clock.now()));
+            if nanos >= self.shared.meter.threshold && !self.tracker.is_tracked(&poll.key) {
                 poll.waited = self.waited(thread, poll.begin);
             }
             polls.push(poll);
@@ -105,18 +106,18 @@ impl Watcher {
     }
 
     fn ended_of(&self, thread: &ThreadState, ended: &Ended, what: What) -> EndedPoll {
-        let poll = self.poll_of(thread, ended.number, ended.begin, what, ended.task);
-        EndedPoll {
-            poll: Poll { waited: self.waited(thread, poll.begin), ..poll },
-            nanos: ended.nanos,
-            worker: ended.worker,
+        let mut poll = self.poll_of(thread, ended.number, ended.begin, what, ended.task);
+        if ended.worker.is_some() && !self.tracker.is_tracked(&poll.key) {
+            poll.waited = self.waited(thread, poll.begin);
         }
+        EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
     }
 
     /// How long a thread has been kept from a CPU since the last look before a poll of it began, as far as that is known.
     fn waited(&self, thread: &ThreadState, begin: u64) -> u64 {
         let waited = || {
-            Some(procfs::run_delay(thread.tid?)?.saturating_sub(self.waits.before(thread.id, begin, thread.waited)?))
+            let before = self.waits.before(thread.id, begin, thread.waited)?;
+            Some(procfs::run_delay(thread.tid?)?.saturating_sub(before))
         };
         waited().unwrap_or(0)
     }

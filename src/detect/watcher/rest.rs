@@ -13,7 +13,7 @@ use crate::detect::waits::Thread;
 use crate::detect::{procfs, workers};
 use crate::sys;
 
-/// Workers that are seen from outside are looked at four times a threshold, but not more often than this.
+/// For workers that are seen from outside there are four looks a threshold, but for their sake none sooner than this.
 const LEAST_LOOK: u64 = 500_000;
 
 /// A poll that has lasted this long may come to be a stall: more is noted about its thread.

@@ -2,8 +2,8 @@
 
 use super::Watcher;
 use super::look::Seen;
-use crate::detect::live::Still;
 use crate::detect::scan::Change;
+use crate::detect::still::Still;
 use crate::detect::suspect::Verdict;
 use crate::detect::workers::Eyes;
 use crate::report::reporter::Unwatched;
@@ -14,7 +14,7 @@ impl Watcher {
         if seen.workers.is_blind() && self.suspected.is_empty() {
             return;
         }
-        self.workers.learn(&seen.workers, &mut self.reporter);
+        self.workers.learn(&seen.workers, seen.now, &mut self.reporter);
         let mut eyes = Eyes { look: &seen.workers, workers: &self.workers, reporter: &mut self.reporter };
         let verdicts = self.suspects.step(seen.now, &seen.workers.sightings, &self.pauses, &mut eyes);
         for verdict in verdicts {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pollwatch::Watchdog;
 use tokio::runtime::Runtime;
 
-use super::{certain, none, settle, silent};
+use super::{build, certain, none, settle, silent};
 use crate::support::*;
 
 #[test]
@@ -112,9 +112,17 @@ fn blocking_threads() {
 /// What is meant to block is left out, and counted under its reason.
 #[test]
 fn what_is_allowed() {
-    silent(THRESHOLD, 2, |runtime| {
+    undisturbed(|| {
+        let (watchdog, told) = start(THRESHOLD);
+        let runtime = build(&watchdog, 2);
         let task = runtime.spawn(async { pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 5)) });
-        runtime.block_on(task).unwrap();
+        let blocked = runtime.block_on(task).unwrap();
+        let stalls = told_so_far(&watchdog, &told);
+        assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
+        let allowed = watchdog.snapshot().watchdog.allowed_blocking;
+        assert!(allowed.len() == 1 && allowed[0].reason == "on purpose", "{allowed:?}");
+        assert!(allowed[0].time >= blocked, "{allowed:?} of {blocked:?}");
+        none(&stalls)
     });
 }
 

@@ -34,7 +34,7 @@ fn threads_that_block_it_are_known() {
         assert_eq!(hindered(), None);
         let (deaf, other) = (Subject::start(blocks_and_computes), Subject::start(computes));
         until(&deaf, Outcome::Unavailable);
-        assert!(hindered().is_some());
+        assert_eq!(signal::hindrance(), Some(signal::IS_BLOCKED));
         // From now on nobody waits for it.
         let (low, high) = deaf.target.stack;
         for _ in 0..100 {
@@ -42,7 +42,14 @@ fn threads_that_block_it_are_known() {
             assert!(matches!(answer, Err(signal::Failure::Unavailable)), "{:?}", answer.map(|_| ()));
         }
         until(&other, Outcome::Ok);
-        assert!(hindered().is_some(), "some do");
+        assert_eq!(signal::hindrance(), Some(signal::IS_BLOCKED), "some do");
+        // A handler that comes and goes makes nobody forget them.
+        let ours = install(libc::SIG_IGN, 0);
+        until(&other, Outcome::Unavailable);
+        assert_eq!(signal::hindrance(), Some(signal::IS_REPLACED));
+        install(ours.sa_sigaction, ours.sa_flags);
+        until(&other, Outcome::Ok);
+        assert_eq!(signal::hindrance(), Some(signal::IS_BLOCKED));
     });
 }
 
@@ -75,7 +82,7 @@ fn a_later_handler_is_known() {
         until(&subject, Outcome::Ok);
         let ours = install(ignores as *const () as usize, 0);
         until(&subject, Outcome::Unavailable);
-        assert!(hindered().is_some());
+        assert_eq!(signal::hindrance(), Some(signal::IS_REPLACED));
         // It hands on: another handler, tried anew.
         OURS.store(ours.sa_sigaction as u64, Ordering::Relaxed);
         install(hands_on as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
@@ -83,7 +90,7 @@ fn a_later_handler_is_known() {
         assert_eq!(hindered(), None);
         install(libc::SIG_IGN, 0);
         until(&subject, Outcome::Unavailable);
-        assert!(hindered().is_some());
+        assert_eq!(signal::hindrance(), Some(signal::IS_REPLACED));
         install(ours.sa_sigaction, ours.sa_flags);
         until(&subject, Outcome::Ok);
         assert_eq!(hindered(), None);
