@@ -242,7 +242,7 @@ SELF = row(
           over_time(f"sum({rate('routes_overflowed_total', TARGET)})", "routes"),
           over_time(f"sum({rate('unmeasured_threads_total', TARGET)})", "threads")),
     bars("Ways of seeing", "Share of the instances in which each is active; docs/metrics.md says what they are.", "percentunit",
-         instant(f"avg by (way) (pollwatch_coverage{{{TARGET}}})", "{{way}}"), top=1),
+         instant(f"avg by (source) (pollwatch_coverage{{{TARGET}}})", "{{source}}"), top=1),
     table("Versions", "Instances by the version of pollwatch, and whether tokio is unstable or stable.", "short",
           [("Value", "instances", None)], instant(f"count by (job, version, mode) (pollwatch_build_info{{{TARGET}}})")),
     lines("Scrapes", "How long Prometheus waited for /metrics: the median target and the slowest.", "s",

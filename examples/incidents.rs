@@ -20,7 +20,7 @@ const LIMIT: u64 = 500;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_env_filter("pollwatch::tasks").without_time().with_ansi(false).init();
-    let watchdog = Watchdog::builder().alive_tasks_limit(LIMIT).start()?;
+    let watchdog = Watchdog::builder().warn_above_alive_tasks(LIMIT).start()?;
     let runtime = watchdog.build_runtime("main", Builder::new_multi_thread().worker_threads(2).enable_all())?;
     runtime.block_on(async {
         println!("1. A write that a timeout gives up half-way.\n");

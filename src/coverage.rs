@@ -50,13 +50,13 @@ pub enum StackCoverage {
     Taken,
     /// Those of threads that wait in a system call; of threads that compute, or of some of them, they cannot be taken, for this
     /// reason. It may be found out only when one is to be taken.
-    OfWaiting(&'static str),
+    WaitingThreadsOnly(&'static str),
     /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
     SwitchedOff,
     /// The feature `capture` is off.
     NotCompiled,
     /// What they need was not there when the watchdog started, or not later, for this reason.
-    NotHere(&'static str),
+    Unavailable(&'static str),
 }
 
 impl StackCoverage {
@@ -79,8 +79,8 @@ impl StackCoverage {
     /// Which stalls are told without, though nobody wanted that, and why.
     pub(crate) fn lacking(self) -> Option<(&'static str, &'static str)> {
         match self {
-            StackCoverage::NotHere(why) => Some(("stalls", why)),
-            StackCoverage::OfWaiting(why) => Some(("stalls of threads that compute", why)),
+            StackCoverage::Unavailable(why) => Some(("stalls", why)),
+            StackCoverage::WaitingThreadsOnly(why) => Some(("stalls of threads that compute", why)),
             _ => None,
         }
     }
@@ -90,10 +90,12 @@ impl fmt::Display for StackCoverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StackCoverage::Taken => f.write_str("taken"),
-            StackCoverage::OfWaiting(why) => write!(f, "taken of threads that wait, not of those that compute: {why}"),
+            StackCoverage::WaitingThreadsOnly(why) => {
+                write!(f, "taken of threads that wait, not of those that compute: {why}")
+            }
             StackCoverage::SwitchedOff => f.write_str("switched off (capture_stacks)"),
             StackCoverage::NotCompiled => f.write_str("not compiled (feature capture)"),
-            StackCoverage::NotHere(why) => write!(f, "not here: {why}"),
+            StackCoverage::Unavailable(why) => write!(f, "not here: {why}"),
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) on_stall: Option<OnStall>,
     pub(crate) log: bool,
     /// More tasks of one place than this are told of.
-    pub(crate) alive_tasks_limit: u64,
+    pub(crate) warn_above_alive_tasks: u64,
     /// Whether stacks are taken.
     pub(crate) capture: bool,
     /// Whether they can be.

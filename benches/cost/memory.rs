@@ -52,7 +52,7 @@ macro_rules! spawn_one_of_sixteen {
 
 pub(crate) fn run(size: Size) {
     let tasks = size.of(1_600, 1_000_000);
-    let watchdog = Watchdog::builder().log(false).alive_tasks_limit(u64::MAX).start().expect("a watchdog");
+    let watchdog = Watchdog::builder().log(false).warn_above_alive_tasks(u64::MAX).start().expect("a watchdog");
     let plain = |nth: usize| spawn_one_of_sixteen!(nth, tokio::spawn);
     let bare = a_task(tasks, one_worker().build().expect("a runtime"), plain);
     let hooked = watchdog.build_runtime("hooks", &mut one_worker()).expect("a runtime");

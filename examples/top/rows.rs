@@ -35,7 +35,7 @@ fn at(live: &Value, stall: Option<&Value>, site: &Value) -> String {
 }
 
 fn route(of: &Value) -> String {
-    match (text(&of["route"]), text(&of["spawned_under"])) {
+    match (text(&of["route"]), text(&of["parent_route"])) {
         (route, _) if !route.is_empty() => route,
         (_, under) if !under.is_empty() => format!("{under} (spawned)"),
         _ => String::new(),
@@ -93,7 +93,7 @@ pub(crate) fn stalls(live: &Value) -> Table {
     ];
     let row = |stall: &Value| {
         let ongoing = stall["phase"] == "ongoing";
-        let over = num(&stall["began_unix_seconds"]) + num(&stall["elapsed_seconds"]);
+        let over = num(&stall["started_at_unix_seconds"]) + num(&stall["elapsed_seconds"]);
         vec![
             format!("#{}", num(&stall["id"])),
             if ongoing { String::new() } else { seconds((num(&live["now_unix_seconds"]) - over).max(1e-3)) },

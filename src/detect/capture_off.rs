@@ -25,7 +25,7 @@ impl RawStack {
 
 /// Which stacks can be taken here.
 pub(crate) fn coverage() -> StackCoverage {
-    StackCoverage::NotHere("only on Linux with glibc, on x86_64 and aarch64")
+    StackCoverage::Unavailable("only on Linux with glibc, on x86_64 and aarch64")
 }
 
 /// See `coverage`.

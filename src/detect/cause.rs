@@ -63,10 +63,10 @@ impl fmt::Display for Cause {
 #[non_exhaustive]
 pub enum Certainty {
     /// The poll itself was measured.
-    Exact,
+    Measured,
     /// The worker stood in one system call for at least the threshold: it had not parked, and its thread was given no CPU in that
     /// time. It cannot have been handed on by `tokio::task::block_in_place`: no other thread of the runtime was free to take it.
-    Certain,
+    Observed,
     /// It seems so, and need not be. Either the worker stood in one system call for twice the threshold, but another thread may have
     /// taken it over (or it waited for a page, and in no call); or it had so much to do that it did not look at its timers for 15 thresholds, and was in the same task's code each
     /// time that it was looked at: that may be one poll that computes, or many short ones of the same code.
@@ -76,8 +76,8 @@ pub enum Certainty {
 impl Certainty {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Certainty::Exact => "exact",
-            Certainty::Certain => "certain",
+            Certainty::Measured => "exact",
+            Certainty::Observed => "certain",
             Certainty::Suspected => "suspected",
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Polling {
     /// The innermost request inside it.
     pub(crate) route: Option<RouteId>,
     /// The route of the request whose handler spawned it.
-    pub(crate) spawned_under: Option<RouteId>,
+    pub(crate) parent_route: Option<RouteId>,
 }
 
 /// The workers of a runtime that are in a poll, each once, with its longest poll.
@@ -50,7 +50,7 @@ pub(crate) fn polling(meter: &Meter, runtime: &Runtime) -> Vec<Polling> {
                 site: thread.tally.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
                 watched: reading.scope_of(frame),
                 route: reading.request_of(frame).map(|(_, route)| route),
-                spawned_under: reading.spawned_under(frame),
+                parent_route: reading.parent_route(frame),
             };
             match found.iter_mut().find(|known| known.worker == worker) {
                 Some(known) if known.nanos >= nanos => {}

@@ -30,7 +30,7 @@ pub(crate) struct Poll {
     /// The innermost request inside it.
     pub(crate) request: Option<Request>,
     /// The route of the request whose handler spawned it.
-    pub(crate) spawned_under: Option<RouteId>,
+    pub(crate) parent_route: Option<RouteId>,
     pub(crate) task: u64,
     /// When it began to stand still, because a part of it is meant to block.
     pub(crate) stands_since: Option<u64>,

@@ -287,7 +287,7 @@ impl<S: Senses> Step<'_, S> {
         }
         let in_call = wait.is_some_and(|wait| wait.in_call);
         if in_call && self.senses.keeps_its_worker(thread) {
-            self.begin(track, true, Certainty::Certain, track.still);
+            self.begin(track, true, Certainty::Observed, track.still);
         } else if elapsed >= self.threshold.saturating_mul(2) {
             self.begin(track, true, Certainty::Suspected, track.still);
         }

@@ -86,7 +86,7 @@ impl Watcher {
             suspects: Suspects::new(shared.meter.threshold),
             suspected: HashMap::new(),
             // Only the log tells of it.
-            growth: Growth::new(if shared.log { shared.alive_tasks_limit } else { u64::MAX }),
+            growth: Growth::new(if shared.log { shared.warn_above_alive_tasks } else { u64::MAX }),
             counted: 0,
             shared,
             pauses: Pauses::default(),

@@ -251,7 +251,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
         ("sampled_timing", w.coverage.sampled_timing),
-        ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::OfWaiting(_))),
+        ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::WaitingThreadsOnly(_))),
     ];
     all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));
     let mode = if hooks::INSTALLED { "unstable" } else { "stable" };

@@ -71,8 +71,8 @@ table! {
         "Durations of these polls, where WatchdogBuilder::route_histograms turns it on; not the latency of requests.";
     ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests turned away because the runtime was late.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker this long is a stall.";
-    COVERAGE: Gauge "coverage" &["way"],
-        "1 for each way of seeing that is active: hooks (every task of some runtime), watch, workers (looked at from outside), watchdog (stalls are looked for), exact_wakeup, cpu_counter, stacks; sampled_timing, that times are estimates.";
+    COVERAGE: Gauge "coverage" &["source"],
+        "1 for each source of information that is active: hooks (every task of some runtime), watch, workers (looked at from outside), watchdog (stalls are looked for), exact_wakeup, cpu_counter, stacks; sampled_timing, that times are estimates.";
     BUILD: Gauge "build_info" &["version", "mode"], "1; the version of pollwatch, and whether tokio is unstable or stable.";
     SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls and panics left out of the log because their place had been told often.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";

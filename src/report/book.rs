@@ -174,7 +174,7 @@ impl Book {
         let ongoing = self.ongoing.iter_mut().map(|o| &mut o.stall).filter(|s| s.id == told.id);
         for stall in ongoing.chain(self.recent.iter_mut().rev().find(|s| s.id == told.id)) {
             stall.stack.clone_from(&told.stack);
-            (stall.moving, stall.reason, stall.advice) = (told.moving, told.reason, told.advice);
+            (stall.location_changed, stall.reason, stall.advice) = (told.location_changed, told.reason, told.advice);
         }
     }
 
@@ -208,7 +208,7 @@ impl Book {
     /// The workers of a runtime that are blocked for certain by a task that was not wrapped, and since which clock reading for how
     /// many nanoseconds. Those in a poll that is measured are read from its slot.
     pub(crate) fn standing(&self, runtime: u16) -> Vec<(u16, u64, u64)> {
-        let certain = self.ongoing.iter().filter(|o| o.account.certainty == Certainty::Certain);
+        let certain = self.ongoing.iter().filter(|o| o.account.certainty == Certainty::Observed);
         let here = certain.filter(|o| o.account.runtime == runtime && o.still.goes_on(&o.thread, None));
         let standing = here.filter_map(|o| {
             let worker = u16::try_from(o.stall.worker?).ok()?;
@@ -252,13 +252,13 @@ mod tests {
     use crate::report::sums::Amount;
 
     const ACCOUNT: Account =
-        Account { runtime: 1, site: SiteId(1), cause: Cause::Unknown, certainty: Certainty::Exact };
+        Account { runtime: 1, site: SiteId(1), cause: Cause::Unknown, certainty: Certainty::Measured };
 
     fn stall(id: u64, millis: u64) -> Stall {
         Stall {
             id,
             phase: Phase::Ongoing,
-            certainty: Certainty::Exact,
+            certainty: Certainty::Measured,
             runtime: "main".into(),
             worker: Some(0),
             thread: "t".into(),
@@ -266,17 +266,17 @@ mod tests {
             site: Meter::of(1, 1).sites.get(SiteId::OTHER),
             watched: None,
             route: None,
-            spawned_under: None,
+            parent_route: None,
             latest_request: None,
             spans: Vec::new(),
             cause: Cause::Unknown,
-            began: std::time::SystemTime::UNIX_EPOCH,
+            started_at: std::time::SystemTime::UNIX_EPOCH,
             elapsed: Duration::from_millis(millis),
-            elapsed_at_least: false,
+            elapsed_is_lower_bound: false,
             on_cpu: None,
             syscall: None,
             stack: None,
-            moving: None,
+            location_changed: None,
             reason: "",
             advice: None,
         }

@@ -21,7 +21,7 @@ pub(crate) struct Key {
     pub(crate) site: Arc<str>,
     pub(crate) route: Option<Arc<str>>,
     /// The route of the request whose handler spawned the task.
-    pub(crate) spawned_under: Option<Arc<str>>,
+    pub(crate) parent_route: Option<Arc<str>>,
     pub(crate) cause: Cause,
     /// The user's part of the stack, outermost first; empty where none was taken.
     pub(crate) stack: Vec<Function>,
@@ -52,14 +52,14 @@ impl Profile {
             runtime: stall.runtime.clone(),
             site: site(stall),
             route: stall.route.clone(),
-            spawned_under: stall.spawned_under.clone(),
+            parent_route: stall.parent_route.clone(),
             cause: stall.cause,
             stack: functions(stall),
         };
         if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&key) {
             key.stack.clear();
             key.site = "other".into();
-            (key.route, key.spawned_under) = (None, None);
+            (key.route, key.parent_route) = (None, None);
         }
         let count = u64::from(stall.phase == Phase::Resolved);
         self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
@@ -70,7 +70,7 @@ impl Profile {
     pub(crate) fn under_routes(&self) -> HashMap<Arc<str>, UnderRoute> {
         let mut sums: HashMap<Arc<str>, UnderRoute> = HashMap::new();
         for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {
-            if let Some(route) = &key.spawned_under {
+            if let Some(route) = &key.parent_route {
                 sums.entry(route.clone()).or_default().add(amount.count, amount.nanos);
             }
         }
@@ -91,7 +91,7 @@ impl Profile {
 
 fn site(stall: &Stall) -> Arc<str> {
     match stall.certainty {
-        Certainty::Exact => stall.site.to_string().into(),
+        Certainty::Measured => stall.site.to_string().into(),
         _ => "an unwatched task".into(),
     }
 }

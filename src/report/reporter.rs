@@ -146,14 +146,14 @@ impl Reporter {
             site: SiteId::OTHER,
             watched: None,
             request: None,
-            spawned_under: None,
+            parent_route: None,
             task: 0,
             stands_since: None,
             waited: 0,
         };
         let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
         stall.certainty = certainty;
-        stall.elapsed_at_least = true;
+        stall.elapsed_is_lower_bound = true;
         stall.elapsed = Duration::from_nanos(elapsed);
         self.begin(stall, found, (&poll, None), (thread, still), at);
     }
@@ -221,7 +221,7 @@ impl Reporter {
 
     /// Tells of a place that has more tasks than the limit.
     pub(crate) fn tell_growth(&mut self, key: (u16, SiteId), alive: u64) {
-        let limit = self.shared.alive_tasks_limit;
+        let limit = self.shared.warn_above_alive_tasks;
         self.send(Told::Task(TaskNews::Grown { place: self.place(key), alive, limit }));
     }
 
@@ -242,7 +242,7 @@ impl Reporter {
         Stall {
             id,
             phase,
-            certainty: Certainty::Exact,
+            certainty: Certainty::Measured,
             runtime: meter.runtimes.get(poll.runtime).map_or_else(|| "other".into(), |r| r.name.clone()),
             worker: Some(worker as usize),
             thread: thread.name.clone(),
@@ -251,17 +251,17 @@ impl Reporter {
             site: meter.sites.get(poll.site),
             watched: poll.watched.map(|site| meter.sites.get(site)),
             route: None,
-            spawned_under: self.route(poll.spawned_under),
+            parent_route: self.route(poll.parent_route),
             latest_request: None,
             spans: Vec::new(),
             cause: Cause::Unknown,
-            began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
+            started_at: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,
-            elapsed_at_least: meter.sampled,
+            elapsed_is_lower_bound: meter.sampled,
             on_cpu: None,
             syscall: None,
             stack: None,
-            moving: None,
+            location_changed: None,
             reason: "",
             advice: None,
         }

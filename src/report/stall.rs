@@ -60,7 +60,7 @@ pub struct Stall {
     /// [`WatchLayer`](crate::Watchdog::layer), and where several shorter requests share one poll.
     pub route: Option<Arc<str>>,
     /// The route of the request whose handler spawned the task, where [`Watchdog::spawn`](crate::Watchdog::spawn) did.
-    pub spawned_under: Option<Arc<str>>,
+    pub parent_route: Option<Arc<str>>,
     /// The route of the request that it was in when first seen, if that had begun much later than the poll.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) latest_request: Option<Arc<str>>,
@@ -71,15 +71,15 @@ pub struct Stall {
     /// What the thread was doing, as first classified.
     pub cause: Cause,
     /// When the poll began.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "began_unix_seconds"))]
-    pub began: SystemTime,
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "started_at_unix_seconds"))]
+    pub started_at: SystemTime,
     /// How long the poll has lasted so far, or in all. A time in which the whole process stood still is left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
     /// Whether it may have lasted longer: by up to a quarter of the threshold with
     /// [`sampled_timing`](crate::WatchdogBuilder::sampled_timing), where most polls count from when the watchdog first saw them, and by
-    /// half of it or more where it is not [exactly](Certainty::Exact) known.
-    pub elapsed_at_least: bool,
+    /// half of it or more where it is not [exactly](Certainty::Measured) known.
+    pub elapsed_is_lower_bound: bool,
     /// CPU time that the thread used since the watchdog first saw the stall, up to this report; `None` for a stall that ended
     /// before it was seen, and where the platform cannot tell.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_optional_seconds", rename = "on_cpu_seconds"))]
@@ -90,7 +90,7 @@ pub struct Stall {
     /// symbols had to be loaded first, and not with a stall that was over before it was seen.
     pub stack: Option<Stack>,
     /// Whether a later look found the thread in another function than the one before; `None` until there are two.
-    pub moving: Option<bool>,
+    pub location_changed: Option<bool>,
     /// Why it blocks, in a few words: `a sync file read`. Empty where nothing is known.
     pub reason: &'static str,
     /// What to do about it.
@@ -125,7 +125,7 @@ impl fmt::Display for Stall {
         if self.certainty == Certainty::Suspected {
             f.write_str("suspected ")?;
         }
-        let least = if self.elapsed_at_least { "at least " } else { "" };
+        let least = if self.elapsed_is_lower_bound { "at least " } else { "" };
         match self.phase {
             Phase::Ongoing => write!(f, "stall #{} ongoing {least}{elapsed}", self.id)?,
             Phase::Resolved => write!(f, "stall #{} resolved after {least}{elapsed}", self.id)?,
@@ -136,7 +136,7 @@ impl fmt::Display for Stall {
         }
         self.fmt_reason(f)?;
         f.write_str("\n  ")?;
-        match (&self.route, &self.spawned_under) {
+        match (&self.route, &self.parent_route) {
             (Some(route), _) => write!(f, "route {route} · ")?,
             (None, Some(route)) => write!(f, "spawned under route {route} · ")?,
             (None, None) => {}
@@ -145,7 +145,7 @@ impl fmt::Display for Stall {
             write!(f, "several requests or other work, no route alone (the latest: {latest}) · ")?;
         }
         match self.task {
-            _ if self.certainty != Certainty::Exact => f.write_str("an unwatched task")?,
+            _ if self.certainty != Certainty::Measured => f.write_str("an unwatched task")?,
             Some(task) => write!(f, "task {task} spawned at {}", self.site)?,
             None => write!(f, "future watched at {}", self.site)?,
         }
@@ -156,7 +156,7 @@ impl fmt::Display for Stall {
             write!(f, " · span {}", self.spans.join(" › "))?;
         }
         if let Some(stack) = &self.stack {
-            let still = match (self.phase, self.moving) {
+            let still = match (self.phase, self.location_changed) {
                 (Phase::Ongoing, Some(false)) => "still at",
                 (Phase::Ongoing, Some(true)) => "now at",
                 _ => "at",

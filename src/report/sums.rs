@@ -49,7 +49,7 @@ impl Sums {
         };
         of_runtime.add(count, nanos);
         // Nobody knows the place of a task that was not wrapped.
-        if account.certainty == Certainty::Exact && account.cause.is_blamed() {
+        if account.certainty == Certainty::Measured && account.cause.is_blamed() {
             self.sites.entry((account.runtime, account.site)).or_default().add(count, nanos);
         }
     }
@@ -64,7 +64,7 @@ impl Sums {
 mod tests {
     use super::*;
 
-    const ACCOUNT: Account = Account { runtime: 1, site: SiteId(1), cause: Cause::Cpu, certainty: Certainty::Exact };
+    const ACCOUNT: Account = Account { runtime: 1, site: SiteId(1), cause: Cause::Cpu, certainty: Certainty::Measured };
     const AMOUNT: Amount = Amount { count: 1, nanos: 500 };
 
     fn of(account: Account) -> Sums {
@@ -84,7 +84,7 @@ mod tests {
     fn what_is_known_from_outside_has_no_site_and_what_is_suspected_is_apart() {
         let sums = of(ACCOUNT);
         assert_eq!((sums.causes[&(1, Cause::Cpu)], sums.sites[&(1, SiteId(1))]), (AMOUNT, AMOUNT));
-        let sums = of(Account { certainty: Certainty::Certain, ..ACCOUNT });
+        let sums = of(Account { certainty: Certainty::Observed, ..ACCOUNT });
         assert_eq!((sums.causes[&(1, Cause::Cpu)], sums.sites.len()), (AMOUNT, 0));
         let sums = of(Account { certainty: Certainty::Suspected, ..ACCOUNT });
         assert_eq!((sums.suspected[&1], sums.causes.len(), sums.sites.len()), (AMOUNT, 0, 0));

@@ -62,7 +62,7 @@ pub(crate) enum Told {
 struct Known {
     logged: bool,
     stack: Option<Stack>,
-    moving: Option<bool>,
+    location_changed: Option<bool>,
     /// Of its time, what stands in the profile.
     #[cfg(feature = "server")]
     counted: Duration,
@@ -141,10 +141,10 @@ impl Teller {
         }
         if let Some(raw) = raw {
             let stack = symbols().stack(&raw);
-            known.moving = known.stack.as_ref().map(|before| !before.same_place(&stack));
+            known.location_changed = known.stack.as_ref().map(|before| !before.same_place(&stack));
             known.stack = Some(stack);
         }
-        (stall.stack, stall.moving) = (known.stack.clone(), known.moving);
+        (stall.stack, stall.location_changed) = (known.stack.clone(), known.location_changed);
         stall.explain();
         lock(&self.shared.book).describe(&stall);
         #[cfg(feature = "server")]

@@ -24,7 +24,7 @@ pub struct WatchdogBuilder {
     sampled_timing: bool,
     log: bool,
     capture: bool,
-    alive_tasks_limit: u64,
+    warn_above_alive_tasks: u64,
     unhealthy_after: Duration,
     on_stall: Option<OnStall>,
     #[cfg(feature = "server")]
@@ -41,7 +41,7 @@ impl Default for WatchdogBuilder {
             sampled_timing: false,
             log: true,
             capture: true,
-            alive_tasks_limit: Self::DEFAULT_ALIVE_TASKS_LIMIT,
+            warn_above_alive_tasks: Self::DEFAULT_ALIVE_TASKS_LIMIT,
             unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
             on_stall: None,
             #[cfg(feature = "server")]
@@ -60,7 +60,7 @@ impl std::fmt::Debug for WatchdogBuilder {
             .field("sampled_timing", &self.sampled_timing)
             .field("log", &self.log)
             .field("capture", &self.capture)
-            .field("alive_tasks_limit", &self.alive_tasks_limit);
+            .field("warn_above_alive_tasks", &self.warn_above_alive_tasks);
         debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
@@ -132,7 +132,7 @@ impl WatchdogBuilder {
     /// four times a threshold while anything is polled. What gets weaker:
     ///
     /// - A stall counts from when the watchdog first saw its poll: [`Stall::elapsed`] may be short by up to a quarter of the
-    ///   threshold, and says so ([`Stall::elapsed_at_least`]). One of 1.5 thresholds is found for certain as long as the watchdog is
+    ///   threshold, and says so ([`Stall::elapsed_is_lower_bound`]). One of 1.5 thresholds is found for certain as long as the watchdog is
     ///   given a CPU and examines no other just then, which takes up to 7 ms; a shorter one as it happens. There are no false ones.
     /// - `pollwatch_poll_busy_seconds_total`, `pollwatch_poll_duration_seconds` and those of sites and routes are estimates: a timed
     ///   poll stands for 16. One that lasts for the threshold or longer stands for itself. After 10,000 polls of much the same length
@@ -140,7 +140,7 @@ impl WatchdogBuilder {
     /// - The maxima are those of the timed polls and of the stalls.
     ///
     /// Numbers of polls, tasks and requests are exact. [`Coverage::sampled_timing`](crate::Coverage::sampled_timing) and
-    /// `pollwatch_coverage{way="sampled_timing"}` show that it is on.
+    /// `pollwatch_coverage{source="sampled_timing"}` show that it is on.
     pub fn sampled_timing(mut self, sampled: bool) -> Self {
         self.sampled_timing = sampled;
         self
@@ -162,8 +162,8 @@ impl WatchdogBuilder {
     ///
     /// Looked at about once a second while anything is polled. That reads one number a runtime; the places are gone through only
     /// while a runtime has more tasks than this in all, or one of them is over it. The watchdog thread does it, not a worker.
-    pub fn alive_tasks_limit(mut self, limit: u64) -> Self {
-        self.alive_tasks_limit = limit;
+    pub fn warn_above_alive_tasks(mut self, limit: u64) -> Self {
+        self.warn_above_alive_tasks = limit;
         self
     }
 
@@ -250,8 +250,8 @@ impl WatchdogBuilder {
                 self.max_routes
             )));
         }
-        if self.alive_tasks_limit == 0 {
-            return Err(Error::invalid("alive_tasks_limit must be at least 1; u64::MAX switches it off"));
+        if self.warn_above_alive_tasks == 0 {
+            return Err(Error::invalid("warn_above_alive_tasks must be at least 1; u64::MAX switches it off"));
         }
         let shared = Arc::new(Shared {
             meter: Meter::new(Settings {
@@ -268,7 +268,7 @@ impl WatchdogBuilder {
             started: std::time::Instant::now(),
             on_stall: self.on_stall,
             log: self.log,
-            alive_tasks_limit: self.alive_tasks_limit,
+            warn_above_alive_tasks: self.warn_above_alive_tasks,
             capture: self.capture,
             stacks: StackCoverage::of(self.capture),
             captures: Default::default(),

@@ -130,7 +130,7 @@ fn stalls_as_json() {
     assert_eq!((&last["phase"], &last["worker"]), (&"resolved".into(), &0.into()));
     assert_eq!(last["site"], kept.site.to_string());
     assert_eq!(last["elapsed_seconds"], kept.elapsed.as_secs_f64());
-    assert!(last["began_unix_seconds"].as_f64() > stalls[0]["began_unix_seconds"].as_f64());
+    assert!(last["started_at_unix_seconds"].as_f64() > stalls[0]["started_at_unix_seconds"].as_f64());
     assert!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "a \"quoted\\\" name")]) == 6.0);
 }
 

@@ -14,7 +14,7 @@ use crate::support::*;
 fn logging() -> Watchdog {
     log_to_lines();
     // No stall of these tests is to be told: nothing but their tasks.
-    Watchdog::builder().threshold(THRESHOLD * 10).alive_tasks_limit(10).start().unwrap()
+    Watchdog::builder().threshold(THRESHOLD * 10).warn_above_alive_tasks(10).start().unwrap()
 }
 
 /// As `Watchdog::spawn`, with the place that it knows.
@@ -164,7 +164,7 @@ fn a_stop_tells_what_is_left() {
 fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
     let watchdog = logging();
     log_to_lines();
-    let generous = Watchdog::builder().threshold(THRESHOLD * 10).alive_tasks_limit(u64::MAX).start().unwrap();
+    let generous = Watchdog::builder().threshold(THRESHOLD * 10).warn_above_alive_tasks(u64::MAX).start().unwrap();
     for (name, mut builder) in flavours() {
         let name = &format!("{name} grows");
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();

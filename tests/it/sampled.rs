@@ -30,7 +30,7 @@ fn a_stall_is_told_while_it_blocks_and_no_longer_than_it_was() {
             let outer = Instant::now();
             let (ongoing, inner) = runtime.block_on(task).unwrap();
             let outer = outer.elapsed();
-            assert!(ongoing.phase == Phase::Ongoing && ongoing.elapsed_at_least, "{name}: {ongoing:#?}");
+            assert!(ongoing.phase == Phase::Ongoing && ongoing.elapsed_is_lower_bound, "{name}: {ongoing:#?}");
             assert!(ongoing.to_string().contains("ongoing at least "), "{ongoing}");
             assert_eq!(ongoing.site.to_string(), place);
             let end = told.wait(|s| s.id == nth && s.phase == Phase::Resolved).expect("it is resolved");
@@ -244,7 +244,7 @@ fn it_is_shown_that_times_are_estimates() {
         let watchdog = Watchdog::builder().sampled_timing(on).start().unwrap();
         assert_eq!(watchdog.coverage().sampled_timing, on);
         assert_eq!(watchdog.coverage().to_string().contains("timing: one poll in 16"), on);
-        let way = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_coverage", &[("way", "sampled_timing")]);
+        let way = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_coverage", &[("source", "sampled_timing")]);
         assert_eq!(way, f64::from(u8::from(on)));
     }
 }

@@ -18,7 +18,7 @@ fn told_without(watchdog: &Watchdog, told: &Told) -> Result<(), String> {
     let stall = told.wait_resolved("main");
     assert_eq!(stall.site.to_string(), place);
     for stall in told.of("main") {
-        assert!(stall.stack.is_none() && stall.moving.is_none(), "{stall}");
+        assert!(stall.stack.is_none() && stall.location_changed.is_none(), "{stall}");
         assert!(!stall.to_string().contains("\n  at "), "{stall}");
     }
     let first = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).unwrap();
@@ -32,7 +32,7 @@ fn told_without(watchdog: &Watchdog, told: &Told) -> Result<(), String> {
 
 fn stacks_way(watchdog: &Watchdog) -> f64 {
     let text = watchdog.metrics_text();
-    Metrics::parse(&text).get("pollwatch_coverage", &[("way", "stacks")])
+    Metrics::parse(&text).get("pollwatch_coverage", &[("source", "stacks")])
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn blocks() {
 }
 
 fn of_route(route: &str) -> impl Fn(&Stall) -> bool {
-    move |stall| stall.route.as_deref() == Some(route) && stall.spawned_under.is_none()
+    move |stall| stall.route.as_deref() == Some(route) && stall.parent_route.is_none()
 }
 
 struct Extracted;
@@ -147,10 +147,10 @@ fn a_task_that_a_handler_spawned() {
         || client::get("/spawns/1"),
         |stall| {
             assert!(
-                stall.spawned_under.is_none() || stall.to_string().contains(" spawned under route /spawns/{id} · "),
+                stall.parent_route.is_none() || stall.to_string().contains(" spawned under route /spawns/{id} · "),
                 "{stall}"
             );
-            stall.spawned_under.as_deref() == Some("/spawns/{id}") && stall.route.is_none()
+            stall.parent_route.as_deref() == Some("/spawns/{id}") && stall.route.is_none()
         },
     );
     assert_eq!(scene.route("/spawns/{id}").unwrap().stalls.count, 0, "the request itself did not block");

@@ -105,7 +105,7 @@ fn the_live_data_tells_routes_apart() {
         let entries = profile["entries"].as_array().unwrap().iter().filter(|entry| entry[field] == route);
         entries.map(|entry| entry["stalled_seconds"].as_f64().unwrap()).sum()
     };
-    assert!(seconds("route", "/blocks") >= least && seconds("spawned_under", "/spawns") >= least, "{profile:#}");
+    assert!(seconds("route", "/blocks") >= least && seconds("parent_route", "/spawns") >= least, "{profile:#}");
     let frames = profile["frames"].as_array().unwrap().len() as u64;
     let indexes = profile["entries"].as_array().unwrap().iter().flat_map(|entry| entry["stack"].as_array().unwrap());
     assert!(indexes.into_iter().all(|index| index.as_u64().unwrap() < frames));

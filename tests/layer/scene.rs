@@ -105,7 +105,7 @@ impl Scene {
             self.told.all().iter().rev().take(12).collect::<Vec<_>>(),
         );
         for stall in ours {
-            assert!(stall.route.is_none() && stall.watched.is_none() && stall.spawned_under.is_none(), "{stall}");
+            assert!(stall.route.is_none() && stall.watched.is_none() && stall.parent_route.is_none(), "{stall}");
         }
     }
 }

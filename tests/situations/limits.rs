@@ -104,8 +104,8 @@ fn without_signals() {
     let log = Log::start();
     let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
     let stacks = watchdog.coverage().stacks;
-    let StackCoverage::OfWaiting(why) = stacks else {
-        return assert!(matches!(stacks, StackCoverage::NotHere(_)) && cfg!(target_arch = "aarch64"), "{stacks}");
+    let StackCoverage::WaitingThreadsOnly(why) = stacks else {
+        return assert!(matches!(stacks, StackCoverage::Unavailable(_)) && cfg!(target_arch = "aarch64"), "{stacks}");
     };
     assert!(why.contains("tgkill") && stacks.to_string().contains(why), "{stacks}");
     assert_eq!(log.text().matches("of threads that compute are told without stacks").count(), 1, "{}", log.text());
@@ -142,7 +142,7 @@ fn without_an_arriving_signal() {
         watchdog.coverage().stacks != StackCoverage::Taken
     });
     let why = match watchdog.coverage().stacks {
-        StackCoverage::OfWaiting(why) | StackCoverage::NotHere(why) => why,
+        StackCoverage::WaitingThreadsOnly(why) | StackCoverage::Unavailable(why) => why,
         other => panic!("{other}"),
     };
     assert!(why.contains("block SIGURG"), "{why}");
@@ -192,7 +192,7 @@ fn without_procfs() {
     assert!(std::fs::read_dir("/proc").unwrap().next().is_none(), "nothing is there");
     let log = Log::start();
     let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
-    let StackCoverage::NotHere(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
+    let StackCoverage::Unavailable(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();

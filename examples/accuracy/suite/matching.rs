@@ -42,7 +42,7 @@ pub(crate) fn match_up(promise: &Promise, polls: &[Poll], told: &[Told]) -> Matc
 /// The poll of this task, on this thread and worker, that began when the report says, or before where that was not seen. Such polls
 /// never overlap. Of a task that nobody measures it is not known which it is.
 fn poll_of(polls: &[Poll], told: &Told) -> Option<usize> {
-    let is_measured = told.last().certainty == Certainty::Exact;
+    let is_measured = told.last().certainty == Certainty::Measured;
     let is_it = |poll: &Poll| {
         (&poll.thread, poll.worker) == (&told.thread, told.worker)
             && (poll.task == told.task || !is_measured && told.task.is_none())
@@ -83,7 +83,7 @@ pub(crate) mod tests {
             ongoing: true,
             elapsed: T,
             cause: Cause::Syscall,
-            certainty: Certainty::Exact,
+            certainty: Certainty::Measured,
             at_least: false,
             site: None,
             route: None,
@@ -172,13 +172,13 @@ pub(crate) mod tests {
             told
         };
         let of_a_task = [Poll { task: Some(tokio_task()), ..polls[0].clone() }];
-        for certainty in [Certainty::Certain, Certainty::Suspected] {
+        for certainty in [Certainty::Observed, Certainty::Suspected] {
             let matching = match_up(&Promise::unwatched(T), &of_a_task, &[seen(2 * MS, 12 * MS, certainty)]);
             assert_eq!(matching.pairs, [(0, 0)]);
             let matching = match_up(&Promise::unwatched(T), &of_a_task, &[seen(2 * MS, 20 * MS, certainty)]);
             assert_eq!(matching.wrong, [0], "it went on for longer than the poll");
         }
-        assert_eq!(exactly(&of_a_task, &[seen(2 * MS, 12 * MS, Certainty::Exact)]).wrong, [0]);
+        assert_eq!(exactly(&of_a_task, &[seen(2 * MS, 12 * MS, Certainty::Measured)]).wrong, [0]);
     }
 
     fn tokio_task() -> tokio::task::Id {

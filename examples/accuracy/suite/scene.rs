@@ -169,7 +169,7 @@ fn by_stall(reports: &[(u64, Stall)]) -> Vec<Told> {
                 thread: stall.thread.clone(),
                 task: stall.task,
                 worker: stall.worker,
-                began: at_wall(stall.began),
+                began: at_wall(stall.started_at),
                 reports: Vec::new(),
             });
             all.len() - 1
@@ -187,7 +187,7 @@ fn report(received: u64, stall: &Stall) -> Report {
         elapsed: stall.elapsed.as_nanos() as u64,
         cause: stall.cause,
         certainty: stall.certainty,
-        at_least: stall.elapsed_at_least,
+        at_least: stall.elapsed_is_lower_bound,
         site: stall.site.location(),
         route: stall.route.clone(),
         leaf,

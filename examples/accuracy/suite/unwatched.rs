@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn what_is_certain_and_what_is_suspected_count_apart() {
         let polls = vec![poll(0, 30 * MS), poll(50 * MS, 30 * MS), poll(90 * MS, 30 * MS), poll(130 * MS, 11 * MS)];
-        let told = vec![seen(2 * MS, 26 * MS, Certainty::Certain), seen(52 * MS, 20 * MS, Certainty::Suspected)];
+        let told = vec![seen(2 * MS, 26 * MS, Certainty::Observed), seen(52 * MS, 20 * MS, Certainty::Suspected)];
         let all = tally(polls, told);
         assert_eq!((all.stood.of, all.stood.certain, all.stood.suspected), (3, 1, 1), "{all:?}");
         assert_eq!(all.short, [4 * MS]);
@@ -216,14 +216,14 @@ mod tests {
         let fails = |what: &str, all: &Unwatched| {
             assert!(all.missed_bars().iter().any(|bar| bar.starts_with(what)), "{what}: {all:?}");
         };
-        fails("precision", &all(vec![seen(60 * MS, 12 * MS, Certainty::Certain)]));
-        fails("precision", &all(vec![seen(10 * MS, 30 * MS, Certainty::Certain)]));
+        fails("precision", &all(vec![seen(60 * MS, 12 * MS, Certainty::Observed)]));
+        fails("precision", &all(vec![seen(10 * MS, 30 * MS, Certainty::Observed)]));
         assert!(all(vec![seen(60 * MS, 12 * MS, Certainty::Suspected)]).missed_bars().is_empty());
         // It had its worker for a little longer than the threshold.
         let in_place = Poll { held_until: Some(11 * MS), ..poll(0, 30 * MS) };
-        let mute = Told { reports: told(0).reports, ..seen(0, 12 * MS, Certainty::Certain) };
+        let mute = Told { reports: told(0).reports, ..seen(0, 12 * MS, Certainty::Observed) };
         fails("duration", &all(vec![mute]));
-        fails("duration", &tally(vec![in_place], vec![seen(2 * MS, 26 * MS, Certainty::Certain)]));
+        fails("duration", &tally(vec![in_place], vec![seen(2 * MS, 26 * MS, Certainty::Observed)]));
         fails("recall", &Unwatched { alone: true, ..all(vec![]) });
         fails("recall", &Unwatched { alone: true, ..all(vec![seen(2 * MS, 26 * MS, Certainty::Suspected)]) });
         assert!(all(vec![]).missed_bars().is_empty(), "in a pool with others in it, it may be missed");
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_second_report_of_a_poll_may_be_the_surer_one() {
-        let told = vec![seen(2 * MS, 12 * MS, Certainty::Suspected), seen(15 * MS, 12 * MS, Certainty::Certain)];
+        let told = vec![seen(2 * MS, 12 * MS, Certainty::Suspected), seen(15 * MS, 12 * MS, Certainty::Observed)];
         let all = tally(vec![poll(0, 30 * MS)], told);
         assert_eq!((all.stood.certain, all.certain.again, all.certain.wrong), (1, 1, 0), "{all:?}");
     }

@@ -63,22 +63,22 @@ impl RawStack {
 pub(crate) fn coverage() -> StackCoverage {
     let here = [1u8; 8];
     if crate::sys::thread_id().and_then(procfs::syscall).is_none() {
-        StackCoverage::NotHere("/proc/self/task/*/syscall cannot be read")
+        StackCoverage::Unavailable("/proc/self/task/*/syscall cannot be read")
     } else if !memory::read(here.as_ptr() as u64, &mut [0; 8]) {
-        StackCoverage::NotHere("neither process_vm_readv nor /proc/self/mem gives this process' memory")
+        StackCoverage::Unavailable("neither process_vm_readv nor /proc/self/mem gives this process' memory")
     } else if signal::may_be_sent() {
         StackCoverage::Taken
     } else if arch::FROM_SYSCALL {
-        StackCoverage::OfWaiting(NO_SIGNAL)
+        StackCoverage::WaitingThreadsOnly(NO_SIGNAL)
     } else {
-        StackCoverage::NotHere(NO_SIGNAL)
+        StackCoverage::Unavailable(NO_SIGNAL)
     }
 }
 
 /// Which can be taken, by what was found out while they were taken; `None` as long as all is as [`coverage`] said.
 pub(crate) fn hindered() -> Option<StackCoverage> {
     let why = signal::hindrance()?;
-    Some(if arch::FROM_SYSCALL { StackCoverage::OfWaiting(why) } else { StackCoverage::NotHere(why) })
+    Some(if arch::FROM_SYSCALL { StackCoverage::WaitingThreadsOnly(why) } else { StackCoverage::Unavailable(why) })
 }
 
 /// Reads the unwind tables of what is loaded; else the first capture does. One that comes meanwhile waits for what is left of it, after

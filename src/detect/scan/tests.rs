@@ -12,7 +12,7 @@ pub(super) fn poll(number: u64, begin: u64) -> Poll {
         site: SiteId(1),
         watched: None,
         request: None,
-        spawned_under: None,
+        parent_route: None,
         task: 9,
         stands_since: None,
         waited: 0,

@@ -126,7 +126,7 @@ fn one_that_stands_is_certain_after_the_threshold() {
     assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
     let told = world.run(LOOK, |_| ());
     let elapsed = THRESHOLD;
-    assert_eq!(told, [Verdict::Began { thread: 1, certainty: Certainty::Certain, stands: true, begin, elapsed }]);
+    assert_eq!(told, [Verdict::Began { thread: 1, certainty: Certainty::Observed, stands: true, begin, elapsed }]);
     // Told again at 2, 4, 8.
     let again = world.run(8 * THRESHOLD, |_| ());
     let thresholds = again.iter().map(|verdict| match verdict {
@@ -142,12 +142,12 @@ fn one_that_stands_is_certain_after_the_threshold() {
 fn one_that_runs_ends_its_stall() {
     let mut world = World::standing();
     world.look();
-    assert_eq!(began(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Certain]);
+    assert_eq!(began(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed]);
     world.cpu += 1;
     world.now += LOOK;
     assert_eq!(world.look(), [Verdict::Ended { thread: 1, elapsed: 2 * THRESHOLD }], "by what was seen last");
     // The next wait is one of its own.
-    assert_eq!(began(&world.run(THRESHOLD, |_| ())), [Certainty::Certain]);
+    assert_eq!(began(&world.run(THRESHOLD, |_| ())), [Certainty::Observed]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn what_is_published_meanwhile_is_another_threads() {
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), [], "whatever it does now");
     assert_eq!(world.run_busy(100 * THRESHOLD), []);
     world.mark.0 += 2;
-    assert_eq!(began(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Certain], "it is a worker again");
+    assert_eq!(began(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed], "it is a worker again");
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_standstill_of_the_process_is_left_out() {
     world.pauses.note(&sleep, THRESHOLD).expect("a pause");
     assert_eq!(world.look(), []);
     assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
-    assert_eq!(began(&world.run(LOOK, |_| ())), [Certainty::Certain]);
+    assert_eq!(began(&world.run(LOOK, |_| ())), [Certainty::Observed]);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn one_that_goes_elsewhere_computes_there_no_more() {
     world.senses.wait = Some(WAIT);
     let told = world.run(2 * THRESHOLD, |_| ());
     assert!(matches!(told[0], Verdict::Ended { .. }), "{told:?}");
-    assert_eq!(began(&told), [Certainty::Certain]);
+    assert_eq!(began(&told), [Certainty::Observed]);
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Watcher {
         for (frame, what, stands) in reading.polls() {
             let mut poll = self.poll_of(thread, frame.number, frame.begin, what, frame.task);
             poll.watched = reading.scope_of(frame);
-            poll.spawned_under = reading.spawned_under(frame);
+            poll.parent_route = reading.parent_route(frame);
             poll.request = reading.request_of(frame).map(|(request, route)| Request {
                 frame: request.number,
                 route,
@@ -92,7 +92,7 @@ impl Watcher {
             site: thread.tally.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
             watched: None,
             request: None,
-            spawned_under: what.route,
+            parent_route: what.route,
             task,
             stands_since: None,
             waited: 0,

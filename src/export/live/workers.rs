@@ -36,7 +36,7 @@ pub(super) struct Worker {
     site: Option<Site>,
     watched: Option<Site>,
     route: Option<Arc<str>>,
-    spawned_under: Option<Arc<str>>,
+    parent_route: Option<Arc<str>>,
     busy_seconds_total: f64,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64
             site: None,
             watched: None,
             route: None,
-            spawned_under: None,
+            parent_route: None,
             busy_seconds_total: busy(index),
         }
     };
@@ -100,7 +100,7 @@ fn in_poll(shared: &Shared, polling: &Polling, idle: Worker) -> Worker {
         site: Some(sites.get(polling.site)),
         watched: polling.watched.map(|site| sites.get(site)),
         route: polling.route.map(|route| routes.name(route)),
-        spawned_under: polling.spawned_under.map(|route| routes.name(route)),
+        parent_route: polling.parent_route.map(|route| routes.name(route)),
         ..idle
     }
 }

@@ -30,7 +30,7 @@ struct Row<'a> {
     runtime: &'a str,
     site: &'a str,
     route: Option<&'a str>,
-    spawned_under: Option<&'a str>,
+    parent_route: Option<&'a str>,
     cause: Cause,
     /// Indexes of frames, outermost first.
     stack: Vec<usize>,
@@ -54,7 +54,7 @@ pub(crate) fn json(entries: &[Entry]) -> serde_json::Result<String> {
             runtime: &key.runtime,
             site: &key.site,
             route: key.route.as_deref(),
-            spawned_under: key.spawned_under.as_deref(),
+            parent_route: key.parent_route.as_deref(),
             cause: key.cause,
             stack: key.stack.iter().map(&mut index).collect(),
             stalls: amount.count,

@@ -74,7 +74,7 @@ mod samples {
 
     pub(super) fn entry(site: &str, cause: Cause, stack: Vec<Function>, count: u64, nanos: u64) -> Entry {
         (
-            Key { runtime: "main".into(), site: site.into(), route: None, spawned_under: None, cause, stack },
+            Key { runtime: "main".into(), site: site.into(), route: None, parent_route: None, cause, stack },
             Amount { count, nanos },
         )
     }

@@ -41,7 +41,7 @@ impl Reading {
     }
 
     /// The route that the task of a poll, or the innermost watched future in it, was spawned under.
-    pub(crate) fn spawned_under(&self, poll: &Frame) -> Option<RouteId> {
+    pub(crate) fn parent_route(&self, poll: &Frame) -> Option<RouteId> {
         let parts = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).map(|(_, what)| what);
         std::iter::once(What::unpack(poll.what)).chain(parts).filter_map(|what| what.route).last()
     }

@@ -31,7 +31,7 @@ fn fires(cause: Cause, reason: &str, blocks: impl Fn() + Clone + Send + 'static)
         assert!(stall.to_string().contains("an unwatched task"), "{stall}");
         assert!(resolved.elapsed >= THRESHOLD && resolved.elapsed <= inner, "{inner:?}: {resolved}");
         is_undisturbed(&resolved)?;
-        if resolved.certainty != Certainty::Certain {
+        if resolved.certainty != Certainty::Observed {
             return Err(format!("it is suspected only: {resolved}"));
         }
         assert_eq!(resolved.cause, cause, "{resolved}");
@@ -160,7 +160,7 @@ fn what_is_measured_is_told_once() {
         let mut ids: Vec<_> = stalls.iter().map(|s| s.id).collect();
         ids.dedup();
         assert_eq!(ids.len(), 1, "{stalls:?}");
-        assert!(stalls.iter().all(|s| s.certainty == Certainty::Exact && s.site.to_string() == place));
+        assert!(stalls.iter().all(|s| s.certainty == Certainty::Measured && s.site.to_string() == place));
         is_undisturbed(&stalls[0])
     });
 }

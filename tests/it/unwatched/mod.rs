@@ -17,7 +17,7 @@ fn none(stalls: &[Stall]) -> Result<(), String> {
 }
 
 fn certain(stalls: &[Stall]) -> Vec<&Stall> {
-    stalls.iter().filter(|s| s.certainty == Certainty::Certain).collect()
+    stalls.iter().filter(|s| s.certainty == Certainty::Observed).collect()
 }
 
 /// A worker counts as one from its first park on.

@@ -25,7 +25,7 @@ fn nobody(stop: impl Fn(&Stopped), name: &str, child: impl Fn()) {
         assert_ne!(one(&lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
         let told = said(&lines, "told");
         assert_eq!(one(&lines, "counted"), told.len().to_string(), "{lines:?}");
-        let certain = |told: &&&str| told.starts_with("Certain ") && !told.starts_with("Certain Paused");
+        let certain = |told: &&&str| told.starts_with("Observed ") && !told.starts_with("Observed Paused");
         assert_eq!(told.iter().find(certain), None, "{lines:?}");
         // A machine with too much to do has more than this one standstill.
         if told.is_empty() { Ok(()) } else { Err(format!("{told:#?}")) }
@@ -142,7 +142,7 @@ fn blocked() {
         begin.elapsed()
     });
     let stall = told.wait_ongoing("main").expect("it is found");
-    assert_eq!((stall.certainty, stall.cause), (Certainty::Certain, Cause::Lock), "{stall}");
+    assert_eq!((stall.certainty, stall.cause), (Certainty::Observed, Cause::Lock), "{stall}");
     println!("\nready");
     wait_until("we go on", || go_on.load(Ordering::Acquire));
     gate.open();

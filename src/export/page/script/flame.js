@@ -66,7 +66,7 @@ class Flame {
     this.options(
       'route',
       'all routes',
-      totals((entry) => entry.route ?? entry.spawned_under),
+      totals((entry) => entry.route ?? entry.parent_route),
     );
     this.options(
       'site',
@@ -93,7 +93,7 @@ class Flame {
     const [cause, route, site] = ['cause', 'route', 'site'].map((name) => this.filters[name].value);
     const root = newNode('all', { path: [], group: true });
     for (const entry of this.profile.entries) {
-      const own = entry.route ?? entry.spawned_under;
+      const own = entry.route ?? entry.parent_route;
       if (
         (cause !== ANY && entry.cause !== cause) ||
         (route !== ANY && own !== route) ||
@@ -115,7 +115,7 @@ class Flame {
     return [
       group(entry.runtime),
       ...(blamed ? [] : [group(`[${entry.cause}]`)]),
-      ...((entry.route ?? entry.spawned_under) ? [group(entry.route ?? entry.spawned_under)] : []),
+      ...((entry.route ?? entry.parent_route) ? [group(entry.route ?? entry.parent_route)] : []),
       ...(entry.route ? [] : [group(entry.site)]),
       ...(functions.length ? functions : [{ name: `[no stack: ${entry.cause}]` }]),
     ];

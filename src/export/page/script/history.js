@@ -59,7 +59,7 @@ class History {
 
   /** Those that went on after a moment. */
   stallsEndedSince(unixSeconds) {
-    return [...this.stalls.values()].filter((stall) => stall.began_unix_seconds + stall.elapsed_seconds >= unixSeconds);
+    return [...this.stalls.values()].filter((stall) => stall.started_at_unix_seconds + stall.elapsed_seconds >= unixSeconds);
   }
 
   /** Of the workers' time in the last so many seconds, the share that was blocked; null before there are two samples. */

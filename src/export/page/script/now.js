@@ -67,7 +67,7 @@ class Now {
       const [most] = this.worst.groups(live);
       sub = `Workers were blocked for ${percent(share)} of the last 10 s${most ? `, most by ${most.name}: ${reasonFor(most.example)}` : ''}`;
     } else if (last) {
-      sub = `The last stall was ${ago(live.now_unix_seconds - last.began_unix_seconds - last.elapsed_seconds)}, for ${duration(last.elapsed_seconds)}`;
+      sub = `The last stall was ${ago(live.now_unix_seconds - last.started_at_unix_seconds - last.elapsed_seconds)}, for ${duration(last.elapsed_seconds)}`;
     } else {
       sub = `No poll has kept a worker for ${duration(live.threshold_seconds)} or longer since the start, ${duration(live.uptime_seconds)} ago`;
     }
@@ -182,7 +182,7 @@ class Now {
     const byWorker = new Map();
     for (const stall of this.history.stalls.values()) {
       if (stall.runtime !== runtime.name || stall.worker === null) continue;
-      if (stall.began_unix_seconds + stall.elapsed_seconds < from) continue;
+      if (stall.started_at_unix_seconds + stall.elapsed_seconds < from) continue;
       if (!byWorker.has(stall.worker)) byWorker.set(stall.worker, []);
       byWorker.get(stall.worker).push(stall);
     }
@@ -235,7 +235,7 @@ class Now {
       (stall) => stall.id,
       () => make('svg:rect', { y: 0, height: 10 }),
       (rect, stall) => {
-        setAttribute(rect, 'x', (stall.began_unix_seconds - base).toFixed(3));
+        setAttribute(rect, 'x', (stall.started_at_unix_seconds - base).toFixed(3));
         setAttribute(rect, 'width', Math.max(LEAST_SECONDS, stall.elapsed_seconds).toFixed(3));
         setAttribute(rect, 'class', `cause-${stall.cause}`);
         setAttribute(rect, 'data-ongoing', stall.phase === 'ongoing');
@@ -289,8 +289,8 @@ class Now {
 }
 
 /** What a poll is known by: its route, if it has one, and the place that spawned it. */
-function whereOf({ route, spawned_under: under, watched, site, certainty = 'exact' }) {
-  return { where: route ?? under, place: certainty === 'exact' ? (watched ?? site) : 'a task that is not watched' };
+function whereOf({ route, parent_route: under, watched, site, certainty = 'measured' }) {
+  return { where: route ?? under, place: certainty === 'measured' ? (watched ?? site) : 'a task that is not watched' };
 }
 
 /** Where a worker is blocked, and why, in a line. */

@@ -77,8 +77,8 @@ class Stalls {
     details.stall = stall;
     setAttribute(element, 'data-phase', stall.phase);
     setText(id, `#${stall.id}`);
-    setText(began, clock(stall.began_unix_seconds));
-    const least = stall.elapsed_at_least ? '≥ ' : '';
+    setText(began, clock(stall.started_at_unix_seconds));
+    const least = stall.elapsed_is_lower_bound ? '≥ ' : '';
     setText(time, least + duration(stall.elapsed_seconds) + (stall.phase === 'ongoing' ? ' so far' : ''));
     setCause(cause, stall.cause);
     const { where: route, place } = whereOf(stall);
@@ -93,7 +93,7 @@ class Stalls {
   /** The whole of a stall, made when it is opened and when it has changed. */
   fill(details) {
     const { stall } = details;
-    const version = `${stall.phase} ${stall.elapsed_seconds} ${stall.moving} ${!!stall.stack}`;
+    const version = `${stall.phase} ${stall.elapsed_seconds} ${stall.location_changed} ${!!stall.stack}`;
     if (!details.open || details.version === version) return;
     details.version = version;
     details.querySelector('.stall-body')?.remove();
@@ -111,10 +111,10 @@ class Stalls {
   facts(stall) {
     const facts = [
       ['route', stall.route],
-      ['spawned under route', stall.spawned_under],
+      ['spawned under route', stall.parent_route],
       [
         stall.task ? `task ${stall.task} spawned at` : 'future watched at',
-        (stall.certainty ?? 'exact') === 'exact' ? stall.site : null,
+        (stall.certainty ?? 'measured') === 'measured' ? stall.site : null,
       ],
       [
         'known',
@@ -149,7 +149,7 @@ function noStack(stall) {
 
 function stackOf(stall) {
   const { frames, frames_left_out: more } = stall.stack;
-  const still = stall.phase === 'ongoing' && stall.moving === false ? ', still there at the latest look' : '';
+  const still = stall.phase === 'ongoing' && stall.location_changed === false ? ', still there at the latest look' : '';
   const rows = frames.map((frame) =>
     make(
       'li',

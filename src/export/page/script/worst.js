@@ -108,7 +108,7 @@ class Worst {
 /** The places whose tasks were all spawned under one route: those that were over before they were seen, too. */
 function routesOfPlaces(stalls) {
   const routes = new Map();
-  for (const { site, route, spawned_under: under } of stalls) {
+  for (const { site, route, parent_route: under } of stalls) {
     if (!route && under) routes.set(site, [undefined, under].includes(routes.get(site)) ? under : null);
   }
   return routes;
