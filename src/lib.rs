@@ -38,11 +38,11 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod coverage;
 mod detect;
 mod error;
 mod export;
 mod measure;
+mod model;
 #[cfg(all(test, not(pollwatch_loom)))]
 mod properties;
 #[cfg(all(test, not(pollwatch_loom)))]
@@ -56,19 +56,19 @@ pub mod testing;
 mod util;
 mod watchdog;
 
-pub use coverage::{Coverage, RuntimeCoverage, StackCoverage};
-pub use detect::cause::{Cause, Certainty, Syscall};
 pub use error::Error;
-pub use export::snapshot;
-pub use export::snapshot::Snapshot;
 pub use measure::allow::allow_blocking;
 pub use measure::future::Watched;
 pub use measure::hooks::Hooks;
 pub use measure::site::Site;
 #[cfg(feature = "spans")]
 pub use measure::spans::layer::SpanLayer;
-pub use report::stack::{Frame, Stack};
-pub use report::stall::{Phase, Stall};
+pub use model::cause::{Cause, Certainty, Syscall};
+pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
+pub use model::snapshot;
+pub use model::snapshot::Snapshot;
+pub use model::stack::{Frame, Stack};
+pub use model::stall::{Phase, Stall};
 pub use watchdog::{Watchdog, WatchdogBuilder};
 
 #[cfg(feature = "tower")]

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::coverage::StackCoverage;
 use crate::detect::outcome::Outcome;
 use crate::measure::meter::Meter;
+use crate::model::coverage::StackCoverage;
+use crate::model::stall::Stall;
 use crate::report::book::Book;
 #[cfg(feature = "server")]
 use crate::report::profile::Profile;
-use crate::report::stall::Stall;
 use crate::report::sums::Sums;
 use crate::util::lock;
 

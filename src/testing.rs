@@ -25,8 +25,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 
-use crate::detect::cause::Certainty;
-use crate::report::stall::Stall;
+use crate::model::cause::Certainty;
+use crate::model::stall::Stall;
 use crate::{Watchdog, WatchdogBuilder, Watched};
 
 /// Runs a future on a runtime of its own, a current-thread one as with `#[tokio::test]`, and fails when anything blocks it for

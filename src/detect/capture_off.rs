@@ -2,8 +2,8 @@
 
 use super::outcome::Outcome;
 use super::procfs::Syscall;
-use crate::coverage::StackCoverage;
-use crate::report::stack::Stack;
+use crate::model::coverage::StackCoverage;
+use crate::model::stack::Stack;
 
 /// The thread to look at.
 #[derive(Clone, Copy, Debug)]

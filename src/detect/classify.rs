@@ -1,7 +1,7 @@
 //! What a blocked thread is doing: from where the kernel says that it is, and how much CPU time it used. Pure.
 
-use super::cause::{Cause, Purpose};
 use super::procfs::Syscall;
+use crate::model::cause::{Cause, Purpose};
 
 /// Above this share of a window on a CPU, a thread that runs is computing; below, it was not given one.
 const COMPUTING: f64 = 0.5;

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::capture::{self, Capturer, RawStack, Target};
-use super::cause::{Cause, Purpose, Syscall};
 use super::classify::{Evidence, classify, describe};
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall as At};
@@ -13,6 +12,7 @@ use super::scan::{Poll, is_kept_off};
 use super::still::Still;
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
+use crate::model::cause::{Cause, Purpose, Syscall};
 use crate::shared::Shared;
 use crate::sys;
 

@@ -18,7 +18,6 @@ pub(crate) mod capture;
 )))]
 #[path = "capture_off.rs"]
 pub(crate) mod capture;
-pub(crate) mod cause;
 pub(crate) mod classify;
 mod driven;
 pub(crate) mod examine;

@@ -13,9 +13,9 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use super::cause::Certainty;
 use super::pause::Pauses;
 use super::scan::{doubled_past, effective};
+use crate::model::cause::Certainty;
 
 /// tokio's `event_interval`, unless the user has set another: after so many ticks, of one to four polls each, a worker publishes its
 /// figures.

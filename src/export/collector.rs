@@ -6,8 +6,8 @@ use prometheus::core::{Collector as PrometheusCollector, Desc};
 use prometheus::proto::MetricFamily;
 
 use super::families::families;
-use super::snapshot::Snapshot;
 use super::table::{self, PREFIX};
+use crate::model::snapshot::Snapshot;
 use crate::shared::Shared;
 
 /// All metrics of a watchdog, for a [`prometheus::Registry`]; from [`Watchdog::collector`](crate::Watchdog::collector).

@@ -6,10 +6,12 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::snapshot::{BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
 use super::table::{self, Def, PREFIX, Type};
-use crate::coverage::StackCoverage;
 use crate::measure::hooks;
+use crate::model::coverage::StackCoverage;
+use crate::model::snapshot::{
+    BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot,
+};
 use crate::shared::Shared;
 
 /// `/metrics`.

@@ -2,7 +2,7 @@
 
 use crate::detect::live;
 use crate::measure::runtime::OTHER;
-use crate::report::stall::Millis;
+use crate::model::stall::Millis;
 use crate::shared::Shared;
 
 /// One line for each runtime that has had all its workers blocked for longer than the limit.

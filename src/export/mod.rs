@@ -21,6 +21,5 @@ pub(crate) mod profile;
 pub(crate) mod router;
 #[cfg(feature = "server")]
 pub(crate) mod server;
-pub mod snapshot;
 #[cfg(feature = "prometheus")]
 pub(crate) mod table;

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stall::{Phase, Stall};
 use super::sums::{Account, Sums};
-use crate::detect::cause::{Cause, Certainty, Syscall};
 use crate::detect::still::Still;
 use crate::measure::route::RouteId;
 use crate::measure::thread::ThreadState;
+use crate::model::cause::{Cause, Certainty, Syscall};
+use crate::model::stall::{Phase, Stall};
 
 /// Stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) keeps.
 pub(crate) const RECENT: usize = 256;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tracing::{Level, event};
 
-use super::stall::Stall;
 use super::tasks::Place;
-use crate::coverage::RuntimeCoverage;
-use crate::detect::cause::Certainty;
+use crate::model::cause::Certainty;
+use crate::model::coverage::RuntimeCoverage;
+use crate::model::stall::Stall;
 
 /// Ends a sentence of several lines: a subscriber that prints the fields behind it begins them on a line of their own.
 const FIELDS: &str = "\n ";

@@ -7,8 +7,6 @@ pub(crate) mod log;
 pub(crate) mod profile;
 pub(crate) mod reason;
 pub(crate) mod reporter;
-pub(crate) mod stack;
-pub(crate) mod stall;
 pub(crate) mod sums;
 pub(crate) mod tasks;
 pub(crate) mod teller;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stall::{Phase, Stall};
 use super::sums::Amount;
-use crate::detect::cause::{Cause, Certainty};
+use crate::model::cause::{Cause, Certainty};
+use crate::model::stall::{Phase, Stall};
 
 /// Different stacks kept; what comes later is added up as one without a stack.
 const MAX_ENTRIES: usize = 2_000;
@@ -98,7 +98,7 @@ fn site(stall: &Stall) -> Arc<str> {
 
 fn functions(stall: &Stall) -> Vec<Function> {
     let Some(stack) = &stall.stack else { return Vec::new() };
-    let function = |frame: &super::stack::Frame| Function {
+    let function = |frame: &crate::model::stack::Frame| Function {
         name: frame.name().into(),
         file: frame.file.clone(),
         line: frame.line,

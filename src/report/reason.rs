@@ -1,7 +1,7 @@
 //! Why a poll blocks, in words, and what to do about it: one table. Pure.
 
-use super::stack::{Frame, Stack};
-use crate::detect::cause::{Cause, Purpose, Syscall};
+use crate::model::cause::{Cause, Purpose, Syscall};
+use crate::model::stack::{Frame, Stack};
 
 /// What is said of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,12 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
-use super::stall::{Phase, Stall};
 use super::sums::Account;
 use super::tasks::{Place, TaskNews};
 use super::teller::{LogKey, Told};
 use crate::detect::capture::RawStack;
-use crate::detect::cause::{Cause, Certainty};
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll, PollKey};
 use crate::detect::shedding;
@@ -20,6 +18,8 @@ use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::measure::task_id;
 use crate::measure::thread::ThreadState;
+use crate::model::cause::{Cause, Certainty};
+use crate::model::stall::{Phase, Stall};
 use crate::shared::Shared;
 use crate::util::lock;
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::detect::cause::{Cause, Certainty};
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
+use crate::model::cause::{Cause, Certainty};
 
 /// How many, and how long in all (nanoseconds).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

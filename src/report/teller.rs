@@ -7,17 +7,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::log;
-use super::stack::Stack;
-use super::stall::{Phase, Stall};
 use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
 use crate::detect::capture::{self, RawStack, symbols};
-use crate::detect::cause::Certainty;
 use crate::detect::overload::Turn;
 use crate::detect::shedding;
 use crate::measure::gate::Marks;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
+use crate::model::cause::Certainty;
+use crate::model::stack::Stack;
+use crate::model::stall::{Phase, Stall};
 use crate::shared::Shared;
 use crate::util::{call_user, lock};
 

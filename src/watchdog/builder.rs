@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Watchdog;
 use super::threads::Threads;
-use crate::coverage::StackCoverage;
 use crate::error::Error;
 use crate::measure::meter::{Meter, Settings};
 use crate::measure::route::Routes;
+use crate::model::coverage::StackCoverage;
+use crate::model::stall::Stall;
 use crate::report::book::Book;
-use crate::report::stall::Stall;
 use crate::shared::{OnStall, Shared};
 
 /// Sets a [`Watchdog`] up.

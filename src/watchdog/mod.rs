@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use crate::coverage::Coverage;
-use crate::export::snapshot::Snapshot;
 use crate::measure::future::Watched;
 use crate::measure::task::Task;
-use crate::report::stall::Stall;
+use crate::model::coverage::Coverage;
+use crate::model::snapshot::Snapshot;
+use crate::model::stall::Stall;
 use crate::shared::Shared;
 use crate::util::lock;
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
 
 use super::Watchdog;
-use crate::coverage::RuntimeCoverage;
 use crate::error::Error;
 use crate::measure::callbacks::{self, Installed};
 use crate::measure::hooks::{self, Hooks};
 use crate::measure::pool::Pool;
 use crate::measure::runtime::Runtime as Entry;
+use crate::model::coverage::RuntimeCoverage;
 use crate::report::log;
 
 impl Watchdog {

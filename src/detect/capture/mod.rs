@@ -24,7 +24,7 @@ use unwind::{Chain, Source, StackCopy};
 
 use super::outcome::Outcome;
 use super::procfs::{self, Syscall};
-use crate::coverage::StackCoverage;
+use crate::model::coverage::StackCoverage;
 use crate::util::call_user;
 
 /// Times that a waiting thread is read before it is taken for a running one.

@@ -10,7 +10,7 @@ use addr2line::Loader;
 use super::RawStack;
 use super::modules::Modules;
 use super::names;
-use crate::report::stack::{Frame, Stack};
+use crate::model::stack::{Frame, Stack};
 use crate::util::{call_user, lock, short_path};
 
 /// Calls of a stack that are told: these many from the inside, and from the outside. A recursion may have thousands.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::report::stack::Stack;
+use crate::model::stack::Stack;
 
 /// A thread that does one thing until the test is through with it.
 struct Subject {
@@ -88,7 +88,7 @@ fn is_on(raw: &RawStack, function: usize) -> bool {
     raw.chain.addresses.iter().any(|&address| start(address) == Some(function as u64))
 }
 
-fn names_it(frame: &crate::report::stack::Frame, function: &str) -> bool {
+fn names_it(frame: &crate::model::stack::Frame, function: &str) -> bool {
     frame.function.as_deref().is_some_and(|f| f.ends_with(function))
 }
 
@@ -172,7 +172,7 @@ fn of_a_deep_recursion() {
     });
     let stack = subject.stack_with("::computes");
     let shown = stack.frames().iter().filter(|f| names_it(f, "::recurses")).count();
-    let more = |frame: &crate::report::stack::Frame| {
+    let more = |frame: &crate::model::stack::Frame| {
         frame.function.as_deref()?.strip_prefix('[')?.split(' ').next()?.parse().ok()
     };
     let omitted: usize = stack.frames().iter().find_map(more).expect("the middle is left out");

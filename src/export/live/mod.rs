@@ -17,12 +17,14 @@ use self::watchdog::Watchdog;
 use self::workers::Worker;
 use super::families;
 use super::profile::program;
-use super::snapshot::{CauseSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot};
-use crate::detect::cause::Cause;
 use crate::measure::histogram::BOUNDS;
 use crate::measure::hooks;
 use crate::measure::runtime::OTHER;
 use crate::measure::runtime_stats::{GAUGES, WORKER_COUNTERS};
+use crate::model::cause::Cause;
+use crate::model::snapshot::{
+    CauseSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot,
+};
 use crate::report::profile::UnderRoute;
 
 use crate::shared::Shared;

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Worker;
-use crate::report::stack::{Frame, Stack};
-use crate::report::stall::{Phase, Stall};
+use crate::model::stack::{Frame, Stack};
+use crate::model::stall::{Phase, Stall};
 
 /// Stalls told that are over; those that go on are told all.
 const MOST: usize = 100;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::Entry;
-use crate::detect::cause::Cause;
+use crate::model::cause::Cause;
 use crate::report::profile::Function;
 
 /// Changes when a field goes, or comes to mean something else; not when one is added.

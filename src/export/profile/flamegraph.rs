@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use super::tree::Node;
 use super::{Entry, steps};
-use crate::detect::cause::Cause;
-use crate::report::stall::Millis;
+use crate::model::cause::Cause;
+use crate::model::stall::Millis;
 
 const WIDTH: f64 = 1200.0;
 const MARGIN: f64 = 12.0;

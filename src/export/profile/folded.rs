@@ -43,7 +43,7 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::super::samples;
     use super::*;
-    use crate::detect::cause::Cause;
+    use crate::model::cause::Cause;
 
     #[test]
     fn a_line_for_each_stack() {

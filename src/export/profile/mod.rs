@@ -65,7 +65,7 @@ fn no_stack(key: &Key) -> String {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod samples {
     use super::*;
-    use crate::detect::cause::Cause;
+    use crate::model::cause::Cause;
     use crate::report::profile::Function;
 
     pub(super) fn function(name: &str, file: &str, line: u32) -> Function {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::Step;
-use crate::detect::cause::Cause;
+use crate::model::cause::Cause;
 use crate::report::sums::Amount;
 
 /// A function as called from one place, with everything further in.

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::coverage::Coverage;
-use crate::detect::cause::Cause;
 use crate::detect::live;
 use crate::detect::outcome::Outcome;
 use crate::measure::histogram::{BOUNDS, HistogramTotals};
@@ -15,6 +13,8 @@ use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::runtime_stats::StatsTotals;
 use crate::measure::site::{Site, SiteId};
 use crate::measure::tally::{Event, Sum, Totals};
+use crate::model::cause::Cause;
+use crate::model::coverage::Coverage;
 use crate::report::sums::{Amount, Sums};
 use crate::shared::Shared;
 
@@ -349,7 +349,7 @@ fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
 }
 
 impl RouteSnapshot {
-    pub(super) fn new(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> RouteSnapshot {
+    pub(crate) fn new(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> RouteSnapshot {
         let (buckets, polls_in_buckets) = totals.durations().unwrap_or_default();
         RouteSnapshot {
             route,

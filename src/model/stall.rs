@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::reason;
 use super::stack::Stack;
 use crate::Site;
-use crate::detect::cause::{Cause, Certainty, Syscall};
+use crate::model::cause::{Cause, Certainty, Syscall};
+use crate::report::reason;
 
 /// Whether a stall goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
