@@ -29,8 +29,8 @@ if command -v valgrind >/dev/null; then
     few=2000 many=$([ -n "$quick" ] && echo 4000 || echo 42000)
     echo '| variant | instructions a poll |'
     echo '|---|---|'
-    for name in "bare" "hooks that do nothing" "floor: hooks" "pollwatch: hooks" "pollwatch: hooks, sampled timing" "floor: wrapper" "pollwatch: wrapper" \
-        "pollwatch: wrapper, sampled timing" "tokio: poll-time histogram" "tokio-metrics: TaskMonitor"; do
+    for name in "bare" "hooks that do nothing" "floor: hooks" "pollwatch: hooks" "floor: wrapper" "pollwatch: wrapper" \
+        "tokio: poll-time histogram" "tokio-metrics: TaskMonitor"; do
         echo "| $name | $((($(count "$name" "$many") - $(count "$name" "$few")) / (many - few))) |"
     done
 else

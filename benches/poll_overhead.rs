@@ -102,9 +102,6 @@ const FLOOR_HOOKS: &str = "floor: hooks";
 const POLLWATCH_HOOKS: &str = "pollwatch: hooks";
 #[cfg(tokio_unstable)]
 const EMPTY_HOOKS: &str = "hooks that do nothing";
-#[cfg(tokio_unstable)]
-const SAMPLED_HOOKS: &str = "pollwatch: hooks, sampled timing";
-const SAMPLED_WRAPPER: &str = "pollwatch: wrapper, sampled timing";
 const TOKIO_HISTOGRAM: &str = "tokio: poll-time histogram";
 
 type Build = fn() -> Builder;
@@ -147,6 +144,8 @@ fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
 
     #[cfg(tokio_unstable)]
     {
+        let hooked = builder().on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).build();
+        all.push(Variant::new(EMPTY_HOOKS, hooked.expect("a runtime"), plain()));
         let (before, after) = (floor::clock(), floor::clock());
         let hooked = builder()
             .on_before_task_poll(move |_| floor::before(&before))
@@ -177,25 +176,6 @@ fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
     let monitor = tokio_metrics::TaskMonitor::new();
     let instrumented: Spawn = Box::new(move |runtime, polls| runtime.spawn(monitor.instrument(task(polls))));
     all.push(Variant::new(TASK_MONITOR, build(), instrumented));
-    all
-}
-
-/// Those of `WatchdogBuilder::sampled_timing`, which have a watchdog of their own.
-fn sampled_variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
-    let build = || builder().build().expect("a runtime");
-    let mut all = vec![Variant::new(BARE, build(), plain())];
-    #[cfg(tokio_unstable)]
-    {
-        let hooked = builder().on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).build();
-        all.push(Variant::new(EMPTY_HOOKS, hooked.expect("a runtime"), plain()));
-        let watched = watchdog.build_runtime(&format!("{flavor}, hooks"), &mut builder()).expect("a runtime");
-        all.push(Variant::new(SAMPLED_HOOKS, watched, plain()));
-    }
-    let attached = build();
-    watchdog.attach(&format!("{flavor}, wrapper"), attached.handle()).expect("attached");
-    let handle = watchdog.clone();
-    let watched: Spawn = Box::new(move |runtime, polls| runtime.spawn(handle.watch(task(polls))));
-    all.push(Variant::new(SAMPLED_WRAPPER, attached, watched));
     all
 }
 
@@ -252,16 +232,6 @@ impl Results<'_> {
             println!("{}", self.row(variant.name));
         }
     }
-
-    fn print_sampled(&self, flavor: &str) {
-        println!("\n{flavor} runtime, sampled timing:\n");
-        println!("| variant | ns a poll | added to bare (bar 5) |\n|---|---|---|");
-        for variant in self.0 {
-            let added = self.compare(variant.name, BARE, |a, _, bare| a - bare).filter(|_| variant.name != BARE);
-            let added = added.map_or("-".to_owned(), |added| format!("{added:.1}"));
-            println!("| {} | {:.1} | {added} |", variant.name, median(variant.samples.clone()));
-        }
-    }
 }
 
 fn describe(rounds: usize, polls: u32) {
@@ -286,17 +256,8 @@ fn describe(rounds: usize, polls: u32) {
 
 /// Runs one variant on a current-thread runtime, for whoever counts its instructions.
 fn once(name: &str, polls: u32) {
-    #[cfg(tokio_unstable)]
-    let sampled = name.contains("sampled") || name == EMPTY_HOOKS;
-    #[cfg(not(tokio_unstable))]
-    let sampled = name.contains("sampled");
-    // A thread finds its first watchdog soonest: there is only one.
-    let watchdog = Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
-    let flavor = "current-thread";
-    let mut all = match sampled {
-        true => sampled_variants(&watchdog, flavor, Builder::new_current_thread),
-        false => variants(&watchdog, flavor, Builder::new_current_thread),
-    };
+    let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
+    let mut all = variants(&watchdog, "current-thread", Builder::new_current_thread);
     let variant = all.iter_mut().find(|variant| variant.name == name).expect("a variant of this name");
     variant.sample(polls);
 }
@@ -337,12 +298,5 @@ fn main() {
     };
     for (flavor, builder) in flavors {
         Results(&run(variants(&watchdog, flavor, builder))).print(flavor);
-        // A thread finds the first watchdog that it met sooner than others: these have a thread of their own.
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let watchdog = Watchdog::builder().log(false).sampled_timing(true).start().expect("a watchdog");
-                Results(&run(sampled_variants(&watchdog, flavor, builder))).print_sampled(flavor);
-            });
-        });
     }
 }

@@ -25,14 +25,13 @@ pub(crate) fn start_up(size: Size) {
 pub(crate) fn run(size: Size) {
     let time = size.of(Duration::from_millis(200), Duration::from_secs(5));
     println!("\n| the watchdog | wake-ups a second | a threshold | of a CPU |\n|---|---|---|---|");
-    row("idle (bar 0)", false, false, time);
-    row("a busy worker (bar 4 a threshold)", true, false, time);
-    row("the same, sampled timing (bar 4 a threshold)", true, true, time);
+    row("idle (bar 0)", false, time);
+    row("a busy worker (bar 4 a threshold)", true, time);
 }
 
-fn row(name: &str, busy: bool, sampled: bool, time: Duration) {
+fn row(name: &str, busy: bool, time: Duration) {
     let threshold = WatchdogBuilder::DEFAULT_THRESHOLD;
-    let watchdog = Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
+    let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all();
     let runtime = watchdog.build_runtime("main", &mut builder).expect("a runtime");

@@ -99,24 +99,15 @@ fn run(args: &Args) -> Vec<String> {
         let two = modes.filter(|mode| mode.flavour == Flavour::MultiThread(2));
         two.map(|mode| (format!("overload, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
     };
-    for (title, sampled, modes) in [
-        ("every poll timed", false, named(&mut Mode::exact())),
-        (
-            "one poll in 16 timed: long from 1.5 thresholds, durations counted from the first look",
-            true,
-            named(&mut Mode::sampled()),
-        ),
-    ] {
-        let mut rows: Vec<(String, Tally)> = Vec::new();
-        for (name, mode) in modes {
-            let tally = modes::run(mode, threshold, time, seed);
-            miss(&name, tally.missed_bars(), &tally.faults);
-            rows.push((name, tally));
-        }
-        if !rows.is_empty() {
-            println!("{title}:\n");
-            table::print(&rows, sampled);
-        }
+    let mut rows: Vec<(String, Tally)> = Vec::new();
+    for (name, mode) in named(&mut Mode::exact()) {
+        let tally = modes::run(mode, threshold, time, seed);
+        miss(&name, tally.missed_bars(), &tally.faults);
+        rows.push((name, tally));
+    }
+    if !rows.is_empty() {
+        println!("measured tasks:\n");
+        table::print(&rows);
     }
     let mut rows = Vec::new();
     type Run = fn(Mode, Duration, Duration, u64) -> Unwatched;

@@ -3,7 +3,7 @@
 
 use crate::measure::meter::Meter;
 use crate::measure::runtime::Runtime;
-use crate::measure::slot::{Frame, UNTIMED};
+use crate::measure::slot::Frame;
 use crate::measure::thread::ThreadState;
 use crate::shared::Shared;
 use crate::util::lock;
@@ -40,7 +40,7 @@ fn in_polls(meter: &Meter, runtime: &Runtime, found: &mut Vec<Blocked>) {
         let now = meter.clock.now();
         for (frame, what, stands) in reading.polls() {
             let nanos = meter.clock.delta(frame.begin, stands.unwrap_or(now));
-            if what.runtime != runtime.id || frame.begin == UNTIMED || nanos < meter.threshold {
+            if what.runtime != runtime.id || nanos < meter.threshold {
                 continue;
             }
             if let Some(worker) = worker_of(runtime, &thread, frame) {

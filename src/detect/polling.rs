@@ -7,7 +7,6 @@ use crate::measure::meter::Meter;
 use crate::measure::route::RouteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::site::SiteId;
-use crate::measure::slot::UNTIMED;
 use crate::measure::thread::ThreadState;
 
 /// A worker in a poll.
@@ -35,9 +34,7 @@ pub(crate) fn polling(meter: &Meter, runtime: &Runtime) -> Vec<Polling> {
         let Some(reading) = thread.slot.read() else { continue };
         let now = meter.clock.now();
         for (frame, what, stands) in reading.polls() {
-            // Of an untimed one that the watchdog has not seen yet, nothing is known but that it is there.
-            let begin = if frame.begin == UNTIMED { now } else { frame.begin };
-            let nanos = meter.clock.delta(begin, stands.unwrap_or(now));
+            let nanos = meter.clock.delta(frame.begin, stands.unwrap_or(now));
             if what.runtime != runtime.id {
                 continue;
             }

@@ -252,7 +252,6 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("watchdog", w.coverage.watching),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
-        ("sampled_timing", w.coverage.sampled_timing),
         ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::WaitingThreadsOnly(_))),
     ];
     all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));
@@ -265,12 +264,12 @@ mod tests {
     use super::*;
     use crate::measure::route::{RouteId, tally::RouteTally};
 
-    /// One timed poll stands for some; and threads count on while they are summed.
+    /// Threads go on counting while their counters are summed.
     #[test]
     fn no_bucket_of_a_route_is_above_its_count() {
         let (tally, route, mut sums) = (RouteTally::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
-        tally.cell(route).unwrap().poll(600_000, 16, true);
-        tally.cell(route).unwrap().poll(2_000_000_000, 1, true);
+        (0..16).for_each(|_| tally.cell(route).unwrap().poll(600_000, true));
+        tally.cell(route).unwrap().poll(2_000_000_000, true);
         tally.add_to(&mut sums);
         let mut all = Vec::new();
         routes(&[RouteSnapshot::new("/".into(), &sums[&route], Default::default())], &mut all);

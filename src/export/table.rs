@@ -72,7 +72,7 @@ table! {
     ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests turned away because the runtime was late.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker this long is a stall.";
     COVERAGE: Gauge "coverage" &["source"],
-        "1 for each source of information that is active: hooks (every task of some runtime), watch, workers (looked at from outside), watchdog (stalls are looked for), exact_wakeup, cpu_counter, stacks; sampled_timing, that times are estimates.";
+        "1 for each source of information that is active: hooks (every task of some runtime), watch, workers (looked at from outside), watchdog (stalls are looked for), exact_wakeup, cpu_counter, stacks.";
     BUILD: Gauge "build_info" &["version", "mode"], "1; the version of pollwatch, and whether tokio is unstable or stable.";
     SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls and panics left out of the log because their place had been told often.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";

@@ -73,18 +73,18 @@ impl Histogram {
     /// Counts one duration and adds it to the sum; the owning thread only.
     pub(crate) fn record_and_sum(&self, nanos: u64) {
         add(&self.sum, nanos);
-        self.record(nanos, 1);
+        self.record(nanos);
     }
 
-    /// Counts a duration `weight` times. Its sum is kept elsewhere (polls: in the tally's cells); the owning thread only.
-    pub(crate) fn record(&self, nanos: u64, weight: u64) {
+    /// Counts a duration; the owning thread only. The sum of polls is kept in the counters of their sites.
+    pub(crate) fn record(&self, nanos: u64) {
         if nanos >= SLOW_NANOS {
-            add(&self.buckets[BOUNDS.partition_point(|&bound| bound < nanos)], weight);
+            add(&self.buckets[BOUNDS.partition_point(|&bound| bound < nanos)], 1);
         }
-        add(&self.bins[index(nanos).min(BINS - 1)], weight);
+        add(&self.bins[index(nanos).min(BINS - 1)], 1);
     }
 
-    /// As [`record`](Self::record) once, of a duration below [`SLOW_NANOS`].
+    /// As [`record`](Self::record), of a duration below [`SLOW_NANOS`].
     #[inline(always)]
     pub(crate) fn record_quick(&self, nanos: u64) {
         if let Some(bin) = self.bins.get(index(nanos)) {
@@ -190,7 +190,7 @@ mod tests {
             [0, 1, 7, 8, 98_303, 98_304, 100_000, 100_001, 9_999_999, 10_000_000, 10_000_001, 10_000_000_001, u64::MAX];
         let h = Histogram::new();
         for (i, &nanos) in durations.iter().enumerate() {
-            h.record(nanos, 1);
+            h.record(nanos);
             let mut totals = HistogramTotals::default();
             h.add_to(&mut totals);
             assert_eq!(totals.count(), i as u64 + 1);
@@ -204,7 +204,7 @@ mod tests {
     fn quantiles_are_within_a_sixteenth() {
         let h = Histogram::new();
         for i in 1..=10_000u64 {
-            h.record(i * 1_000, 1);
+            h.record(i * 1_000);
         }
         let mut totals = HistogramTotals::default();
         h.add_to(&mut totals);

@@ -31,8 +31,6 @@ pub(crate) struct Settings {
     pub(crate) max_routes: usize,
     /// Whether the durations of a route's polls are kept in buckets.
     pub(crate) route_histograms: bool,
-    /// Whether only one poll in some is timed.
-    pub(crate) sampled: bool,
 }
 
 /// See the module's text. Hooks, futures and layers hold this, never the floors above.
@@ -45,7 +43,6 @@ pub(crate) struct Meter {
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
     pub(crate) route_histograms: bool,
-    pub(crate) sampled: bool,
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
     pub(crate) runtimes: Runtimes,
@@ -70,7 +67,7 @@ impl Meter {
     /// With only what most tests set.
     #[cfg(test)]
     pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
-        Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false, sampled: false })
+        Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false })
     }
 
     pub(crate) fn new(settings: Settings) -> Arc<Meter> {
@@ -84,7 +81,6 @@ impl Meter {
             threshold: settings.threshold,
             max_sites: settings.max_sites,
             route_histograms: settings.route_histograms,
-            sampled: settings.sampled,
             sites: Sites::new(settings.max_sites),
             routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),

@@ -23,7 +23,6 @@ pub(crate) mod probe;
 pub(crate) mod route;
 pub(crate) mod runtime;
 pub(crate) mod runtime_stats;
-pub(crate) mod sampling;
 pub(crate) mod site;
 pub(crate) mod slot;
 #[cfg(feature = "spans")]

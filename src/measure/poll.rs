@@ -9,7 +9,7 @@ use super::route::RouteId;
 #[cfg(tokio_unstable)]
 use super::runtime::Runtime;
 use super::site::SiteId;
-use super::slot::{FrameCell, Kind, UNTIMED, What};
+use super::slot::{FrameCell, Kind, What};
 #[cfg(tokio_unstable)]
 use super::tally::Event;
 use super::thread::{Attached, Origin};
@@ -29,8 +29,7 @@ fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     let begun = super::thread::with_first(runtime, |thread| {
         let (cell, what) = thread.cached(Origin::Place(place), runtime.salt)?;
-        let begin = if thread.sampling.is_due() { thread.state.quick_now()? } else { UNTIMED };
-        thread.state.push_poll(begin, What::of_poll(Kind::Task, None, what), task, None, cell);
+        thread.state.push_poll(thread.state.quick_now()?, What::of_poll(Kind::Task, None, what), task, None, cell);
         Some(())
     });
     if begun.flatten().is_none() {
@@ -66,9 +65,9 @@ pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, tas
 #[cold]
 #[inline(never)]
 fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
-    with(runtime, |thread| match thread.state.slot.top_at() {
-        Some((index, top)) if top.task() == task => {
-            finish(thread, index, top);
+    with(runtime, |thread| match thread.state.slot.top() {
+        Some(top) if top.task() == task => {
+            finish(thread, top);
             thread.state.slot.pop();
         }
         // All that is put upon the frame of a task is taken back by guards on the stack; only a stack that was left (a coroutine's)
@@ -78,8 +77,8 @@ fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u
             while slot.top().is_some_and(|top| top.task() != task) {
                 slot.pop();
             }
-            if let Some((index, top)) = slot.top_at() {
-                finish(thread, index, top);
+            if let Some(top) = slot.top() {
+                finish(thread, top);
                 slot.pop();
             }
         }
@@ -99,47 +98,29 @@ fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static Locatio
 
 /// Counts a poll that is about to be withdrawn.
 #[inline(always)]
-fn finish(thread: &Attached, index: usize, top: &FrameCell) {
+fn finish(thread: &Attached, top: &FrameCell) {
     if !finish_quick(thread, top) {
-        finish_slowly(thread, index, top);
+        finish_slowly(thread, top);
     }
 }
 
 /// As [`finish`], if there is nothing but to count, and nothing to be called for that; else it does nothing, and returns `false`.
 #[inline(always)]
 fn finish_quick(thread: &Attached, top: &FrameCell) -> bool {
-    let cell = thread.cell_of(top);
-    let begin = top.begin();
-    if begin == UNTIMED {
-        let noted = thread.state.slot.may_be_noted(top);
-        if !noted {
-            cell.untimed_poll();
-        }
-        return !noted;
-    }
     let quick = |nanos: &u64| *nanos < thread.state.quick;
-    let Some(nanos) = thread.state.quick_since(begin).filter(quick) else { return false };
-    cell.quick_poll(nanos);
+    let Some(nanos) = thread.state.quick_since(top.begin()).filter(quick) else { return false };
+    thread.cell_of(top).quick_poll(nanos);
     true
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
-    let cell = thread.cell_of(top);
-    let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
-    let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
-    // One that the watchdog has seen is timed from there.
-    let begin = timed.or_else(|| thread.state.slot.noted((index, top)));
-    let timed = begin.map(|begin| (begin, thread.state.since(begin)));
-    match timed {
-        // Those that are slow are nearly all known, timed or not: each stands for itself.
-        Some((begin, nanos)) if nanos >= thread.state.threshold => {
-            cell.weighed_poll(nanos, 1);
-            leave_word(thread, top, begin, nanos);
-        }
-        Some((_, nanos)) if weight > 0 => cell.weighed_poll(nanos, weight),
-        _ => cell.untimed_poll(),
+fn finish_slowly(thread: &Attached, top: &FrameCell) {
+    let begin = top.begin();
+    let nanos = thread.state.since(begin);
+    thread.cell_of(top).poll(nanos);
+    if nanos >= thread.state.threshold {
+        leave_word(thread, top, begin, nanos);
     }
 }
 
@@ -147,19 +128,12 @@ fn finish_slowly(thread: &Attached, index: usize, top: &FrameCell) {
 #[cfg(feature = "tower")]
 #[inline(never)]
 pub(crate) fn leave_call(thread: &Attached, entered: Entered) {
-    let slot = &thread.state.slot;
-    if let Some((index, top)) = slot.top_at().filter(|(_, top)| entered.poll && top.number() == entered.number) {
-        let timed = Some(top.begin()).filter(|begin| *begin != UNTIMED);
-        let weight = if timed.is_some() { thread.sampling.weight() } else { 0 };
-        let timed = timed.or_else(|| slot.noted((index, top))).map(|begin| (begin, thread.state.since(begin)));
-        let cell = thread.cell_of(top);
-        match timed {
-            Some((begin, nanos)) if nanos >= thread.state.threshold => {
-                cell.part(nanos, 1);
-                leave_word(thread, top, begin, nanos);
-            }
-            Some((_, nanos)) => cell.part(nanos, weight),
-            None => {}
+    if let Some(top) = thread.state.slot.top().filter(|top| entered.poll && top.number() == entered.number) {
+        let begin = top.begin();
+        let nanos = thread.state.since(begin);
+        thread.cell_of(top).part(nanos);
+        if nanos >= thread.state.threshold {
+            leave_word(thread, top, begin, nanos);
         }
     }
     leave(thread, Entered { poll: false, ..entered });
@@ -201,7 +175,7 @@ pub(crate) fn enter(
     let number = if within {
         // A scope carries no task: only the frame of a poll is one that the hooks may take back.
         // Nor a time of its own.
-        let begin = slot.top().map_or(UNTIMED, FrameCell::begin);
+        let begin = slot.top().map_or(0, FrameCell::begin);
         thread.state.push(begin, What { kind: Kind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
     } else {
         let cell = thread.cell(Origin::Site(site), runtime)?;
@@ -215,10 +189,10 @@ pub(crate) fn enter(
 #[inline(always)]
 pub(crate) fn leave(thread: &Attached, entered: Entered) {
     let slot = &thread.state.slot;
-    match slot.top_at() {
-        Some((index, top)) if top.number() == entered.number => {
+    match slot.top() {
+        Some(top) if top.number() == entered.number => {
             if entered.poll {
-                finish(thread, index, top);
+                finish(thread, top);
             }
             slot.pop();
         }
@@ -285,12 +259,7 @@ pub(crate) enum Part<'a> {
 #[inline]
 pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
     let what = What { kind: Kind::Route, runtime: super::runtime::OTHER, route: Some(route), index: 0 };
-    // Timed if that is which it is a part of.
-    let begin = match thread.state.slot.top() {
-        Some(around) if around.begin() == UNTIMED => UNTIMED,
-        _ => thread.state.now(),
-    };
-    Entered { number: thread.state.push(begin, what.pack(), 0, None), poll: false }
+    Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
 }
 
 /// A part of a request ends, by a return or an unwind.
@@ -303,36 +272,29 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, p
         thread.within_request.set(None);
     }
     let mut at_once = within;
-    let Some((index, top)) = slot.top_at().filter(|(_, top)| top.number() == entered.number) else {
+    let Some(top) = slot.top().filter(|top| top.number() == entered.number) else {
         return leave(thread, entered);
     };
-    let begin = Some(top.begin()).filter(|begin| *begin != UNTIMED);
-    let weight = if begin.is_some() { thread.sampling.weight_of_part() } else { 1 };
-    // As for polls.
-    let timed = begin.or_else(|| slot.noted((index, top))).map(|from| (from, thread.state.since(from)));
-    let slow = timed.filter(|(_, nanos)| *nanos >= thread.state.threshold);
+    let begin = top.begin();
+    let nanos = thread.state.since(begin);
     let cell = thread.state.routes.cell(route);
     if let Some(cell) = cell {
-        // One that was seen late is timed from there: known if slow.
-        let weight = if slow.is_some() { 1 } else { weight };
-        match (timed.filter(|_| slow.is_some() || begin.is_some()), part) {
-            (Some((_, nanos)), Part::Call(called)) => {
-                cell.part(nanos, weight);
+        match part {
+            Part::Call(called) => {
+                cell.part(nanos);
                 **called = u32::try_from(nanos.saturating_add(within)).unwrap_or(u32::MAX);
                 at_once = 0;
             }
-            (None, Part::Call(_)) => {}
-            (Some((_, nanos)), part) => {
-                cell.poll(nanos, weight, thread.state.route_histograms);
+            part => {
+                cell.poll(nanos, thread.state.route_histograms);
                 if let Part::First(called) = part {
                     at_once = nanos.saturating_add((*called).into()).saturating_add(within);
                 }
             }
-            (None, _) => cell.untimed_poll(),
         }
     }
-    if let Some((from, nanos)) = slow {
-        leave_word_of_route(thread, top, from, nanos);
+    if nanos >= thread.state.threshold {
+        leave_word_of_route(thread, top, begin, nanos);
     }
     // A request within another (a service that calls a service): each has its own time.
     slot.delay_requests_around(|| thread.state.now());

@@ -5,7 +5,6 @@
 //! The fields of a frame are stored with `Release`: a reader that saw a field of a later frame therefore also sees that
 //! `state` has moved on (its own fence pairs with the store), and throws its copy away. On x86 these are plain stores.
 
-mod notes;
 mod own;
 mod reading;
 
@@ -13,14 +12,10 @@ use super::route::RouteId;
 use super::tally::{self, NO_CELL};
 use crate::sync::{AtomicPtr, AtomicU64, Ordering, fence};
 
-use notes::Notes;
 pub(crate) use reading::Reading;
 
 /// Frames published at most; deeper ones are counted in the depth only.
 pub(crate) const MAX_FRAMES: usize = 16;
-
-/// A begin that was not read off the clock (sampled timing); the clock never reads it.
-pub(crate) const UNTIMED: u64 = 0;
 
 const DEPTH_BITS: u32 = 16;
 const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
@@ -100,7 +95,7 @@ impl What {
 pub(crate) struct Frame {
     /// The push number: unique on this thread and never 0, it tells one poll from the next; later ones are higher.
     pub(crate) number: u64,
-    /// Clock reading at the push, or that from which it is known to be there; else [`UNTIMED`].
+    /// The clock reading at the push, plus all time within the frame that does not count as its own.
     pub(crate) begin: u64,
     /// [`What`], packed.
     pub(crate) what: u64,
@@ -127,17 +122,13 @@ pub(crate) struct FrameCell {
 #[repr(C, align(128))]
 pub(crate) struct Slot {
     state: AtomicU64,
-    /// The highest push number that the watchdog has noted.
-    noted: AtomicU64,
     frames: [FrameCell; MAX_FRAMES],
-    notes: Notes,
 }
 
 impl Slot {
     pub(crate) fn new() -> Slot {
         Slot {
             state: AtomicU64::new(0),
-            noted: AtomicU64::new(0),
             frames: std::array::from_fn(|_| FrameCell {
                 number: AtomicU64::new(0),
                 begin: AtomicU64::new(0),
@@ -146,7 +137,6 @@ impl Slot {
                 place: AtomicU64::new(0),
                 cell: AtomicPtr::new(std::ptr::from_ref(&NO_CELL).cast_mut()),
             }),
-            notes: Notes::new(),
         }
     }
 
@@ -180,16 +170,9 @@ impl Slot {
 
     /// The innermost frame; `None` when there is none, or it is too deep to be published. For its owner, which takes from it
     /// only what it needs.
-    #[inline]
-    pub(crate) fn top(&self) -> Option<&FrameCell> {
-        Some(self.top_at()?.1)
-    }
-
-    /// As [`top`](Self::top), with its depth from 0.
     #[inline(always)]
-    pub(crate) fn top_at(&self) -> Option<(usize, &FrameCell)> {
-        let index = self.depth().wrapping_sub(1);
-        Some((index, self.frames.get(index)?))
+    pub(crate) fn top(&self) -> Option<&FrameCell> {
+        self.frames.get(self.depth().wrapping_sub(1))
     }
 
     /// Withdraws the innermost frame; only the owning thread calls this, and only after a push.
@@ -222,17 +205,13 @@ impl Slot {
         for _ in 0..READ_TRIES {
             let state = self.state.load(Ordering::Acquire);
             let len = ((state & DEPTH_MASK) as usize).min(MAX_FRAMES);
-            let (moves, left_out) = (self.notes.moves(), self.notes.left_out(len));
             let mut frames = [Frame::default(); MAX_FRAMES];
             for (copy, cell) in frames.iter_mut().zip(&self.frames).take(len) {
                 *copy = cell.load();
             }
             fence(Ordering::Acquire);
             if self.state.load(Ordering::Relaxed) == state {
-                for (index, frame) in frames[..len].iter_mut().enumerate().filter(|(_, frame)| frame.begin == UNTIMED) {
-                    frame.begin = self.notes.get(index, frame.number, left_out[index]).unwrap_or(UNTIMED);
-                }
-                return Some(Reading { state, frames, len, left_out, is_steady: self.notes.are_steady_since(moves) });
+                return Some(Reading { state, frames, len });
             }
         }
         None

@@ -66,23 +66,11 @@ impl Cell {
     }
 
     /// Counts one poll, here and in the histogram of its runtime; the owning thread only.
-    #[cfg(test)]
     pub(crate) fn poll(&self, nanos: u64) {
-        self.weighed_poll(nanos, 1);
-    }
-
-    /// As [`poll`](Self::poll), of one whose time stands for that of `weight` polls.
-    pub(crate) fn weighed_poll(&self, nanos: u64, weight: u64) {
         if let Some(histogram) = self.histogram.get() {
-            histogram.record(nanos, weight);
+            histogram.record(nanos);
         }
-        self.count(nanos, weight);
-    }
-
-    /// As [`poll`](Self::poll), of one whose time is not known.
-    #[inline(always)]
-    pub(crate) fn untimed_poll(&self) {
-        add(&self.polls, 1);
+        self.count(nanos);
     }
 
     /// As [`poll`](Self::poll), of one below [`SLOW_NANOS`](super::histogram::SLOW_NANOS).
@@ -91,22 +79,19 @@ impl Cell {
         if let Some(histogram) = self.histogram.get() {
             histogram.record_quick(nanos);
         }
-        self.count(nanos, 1);
+        self.count(nanos);
     }
 
     #[inline(always)]
-    fn count(&self, nanos: u64, weight: u64) {
+    fn count(&self, nanos: u64) {
         add(&self.polls, 1);
-        add(&self.busy, nanos.wrapping_mul(weight));
-        if nanos > self.max.load(Ordering::Relaxed) {
-            self.max.store(nanos, Ordering::Relaxed);
-        }
+        self.part(nanos);
     }
 
-    /// Counts the time of what is no poll of its own, but a part of one that nobody sees.
-    #[cfg(feature = "tower")]
-    pub(crate) fn part(&self, nanos: u64, weight: u64) {
-        add(&self.busy, nanos.wrapping_mul(weight));
+    /// Counts the time of a part of a poll that is not measured as a whole.
+    #[inline(always)]
+    pub(crate) fn part(&self, nanos: u64) {
+        add(&self.busy, nanos);
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.store(nanos, Ordering::Relaxed);
         }

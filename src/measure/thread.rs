@@ -16,9 +16,8 @@ use super::route::tally::RouteTally;
 #[cfg(feature = "tower")]
 use super::route::{Proof, RouteId};
 use super::runtime::Runtime;
-use super::sampling::Sampling;
 use super::site::SiteId;
-use super::slot::{FrameCell, Slot, UNTIMED};
+use super::slot::{FrameCell, Slot};
 use super::spans;
 use super::tally::{self, NO_CELL, Tally};
 use super::wake::Wake;
@@ -39,7 +38,7 @@ pub(crate) struct ThreadState {
     clock: Clock,
     /// In nanoseconds.
     pub(crate) threshold: u64,
-    /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog. 0 with sampled timing.
+    /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog.
     pub(crate) quick: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) route_histograms: bool,
@@ -68,8 +67,7 @@ impl ThreadState {
             spans: Default::default(),
             clock: meter.clock.clone(),
             threshold: meter.threshold,
-            // Of those that are timed, when few are, each takes the longer way.
-            quick: if meter.sampled { 0 } else { meter.threshold.min(SLOW_NANOS) },
+            quick: meter.threshold.min(SLOW_NANOS),
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
@@ -181,7 +179,6 @@ pub(crate) struct Attached {
     pub(crate) state: Arc<ThreadState>,
     /// In here, not behind a pointer: each step to what a poll needs is waited for.
     cache: [Cached; CACHE],
-    pub(crate) sampling: Sampling,
     cells: RefCell<HashMap<u64, u32>>,
     by_site: RefCell<HashMap<(SiteId, u16), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
@@ -206,7 +203,6 @@ impl Attached {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),
             state,
-            sampling: Sampling::new(meter.sampled),
             cache: std::array::from_fn(|_| Cached { key: Cell::new(0), cell: Cell::new(&NO_CELL), what: Cell::new(0) }),
             cells: RefCell::default(),
             by_site: RefCell::default(),
@@ -295,12 +291,11 @@ impl Attached {
         self.state.tally.cell(self.find(origin, runtime, false))
     }
 
-    /// Publishes the frame of a poll that is counted in `cell`, one of this thread's; reads the clock, if this one is timed. Returns
-    /// what [`Slot::push_poll`] does.
+    /// Publishes the frame of a poll that is counted in `cell`, one of this thread's. Returns what
+    /// [`Slot::push_poll`] does.
     #[inline(always)]
     pub(crate) fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: &tally::Cell) -> u64 {
-        let begin = if self.sampling.is_due() { self.state.now() } else { UNTIMED };
-        self.state.push_poll(begin, what, task, place, cell)
+        self.state.push_poll(self.state.now(), what, task, place, cell)
     }
 
     /// The cell that a poll is counted in, by its frame, which is one of this thread's.

@@ -26,8 +26,6 @@ pub struct Coverage {
     pub exact_wakeup: bool,
     /// Where times come from: `cpu counter`, or `monotonic` (slower, equally right).
     pub clock: &'static str,
-    /// Only some polls are timed ([`sampled_timing`](crate::WatchdogBuilder::sampled_timing)): times are estimates.
-    pub sampled_timing: bool,
     /// Whether stalls come with stacks.
     pub stacks: StackCoverage,
     /// The runtimes, in the order in which they became known.
@@ -149,7 +147,6 @@ impl Coverage {
             watchdog_panics: shared.watchdog_panics.load(Ordering::Relaxed),
             exact_wakeup: meter.wake.is_exact(),
             clock: meter.clock.name(),
-            sampled_timing: meter.sampled,
             stacks: shared.stacks.now(),
             runtimes: runtimes.map(|r| RuntimeCoverage::of(&r)).collect(),
             unnamed_runtimes: meter.runtimes.unnamed(),
@@ -166,9 +163,6 @@ impl fmt::Display for Coverage {
         writeln!(f, "task hooks (tokio_unstable): {}", yes(self.hooks))?;
         writeln!(f, "woken from idle by the first poll: {}", yes(self.exact_wakeup))?;
         writeln!(f, "clock: {}", self.clock)?;
-        if self.sampled_timing {
-            writeln!(f, "timing: one poll in 16")?;
-        }
         write!(f, "stacks: {}", self.stacks)?;
         for runtime in &self.runtimes {
             write!(f, "\n{runtime}")?;

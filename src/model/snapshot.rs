@@ -77,7 +77,7 @@ pub struct RuntimeSnapshot {
     pub name: Arc<str>,
     /// How many polls.
     pub polls_total: u64,
-    /// How long they were; estimated with [`sampled_timing`](crate::WatchdogBuilder::sampled_timing), its count as well.
+    /// The durations of these polls.
     pub polls: HistogramSnapshot,
     /// From the moment a task was woken to its poll, as the probe met it while the runtime was polling.
     pub schedule_delay: HistogramSnapshot,

@@ -76,9 +76,8 @@ pub struct Stall {
     /// How long the poll has lasted so far, or in all. A time in which the whole process stood still is left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
-    /// Whether it may have lasted longer: by up to a quarter of the threshold with
-    /// [`sampled_timing`](crate::WatchdogBuilder::sampled_timing), where most polls count from when the watchdog first saw them, and by
-    /// half of it or more where it is not [exactly](Certainty::Measured) known.
+    /// Whether the stall may have lasted longer, by half of the threshold or more: the poll itself was not
+    /// [measured](Certainty::Measured).
     pub elapsed_is_lower_bound: bool,
     /// CPU time that the thread used since the watchdog first saw the stall, up to this report; `None` for a stall that ended
     /// before it was seen, and where the platform cannot tell.

@@ -257,7 +257,7 @@ impl Reporter {
             cause: Cause::Unknown,
             started_at: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
             elapsed: Duration::ZERO,
-            elapsed_is_lower_bound: meter.sampled,
+            elapsed_is_lower_bound: false,
             on_cpu: None,
             syscall: None,
             stack: None,

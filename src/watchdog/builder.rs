@@ -21,7 +21,6 @@ pub struct WatchdogBuilder {
     max_sites: usize,
     max_routes: usize,
     route_histograms: bool,
-    sampled_timing: bool,
     log: bool,
     capture: bool,
     warn_above_alive_tasks: u64,
@@ -38,7 +37,6 @@ impl Default for WatchdogBuilder {
             max_sites: Self::DEFAULT_MAX_SITES,
             max_routes: Self::DEFAULT_MAX_ROUTES,
             route_histograms: false,
-            sampled_timing: false,
             log: true,
             capture: true,
             warn_above_alive_tasks: Self::DEFAULT_ALIVE_TASKS_LIMIT,
@@ -57,7 +55,6 @@ impl std::fmt::Debug for WatchdogBuilder {
             .field("threshold", &self.threshold)
             .field("max_sites", &self.max_sites)
             .field("max_routes", &self.max_routes)
-            .field("sampled_timing", &self.sampled_timing)
             .field("log", &self.log)
             .field("capture", &self.capture)
             .field("warn_above_alive_tasks", &self.warn_above_alive_tasks);
@@ -122,27 +119,6 @@ impl WatchdogBuilder {
     /// matter for a metrics layer.
     pub fn route_histograms(mut self, keep: bool) -> Self {
         self.route_histograms = keep;
-        self
-    }
-
-    /// Whether only one poll in 16, at random gaps, is timed, for services whose polls are so many and so short that reading a clock
-    /// twice in each is too much. All are, unless told.
-    ///
-    /// Every poll is still published and counted, and stalls are found while they last, by the looks of the watchdog, which is awake
-    /// four times a threshold while anything is polled. What gets weaker:
-    ///
-    /// - A stall counts from when the watchdog first saw its poll: [`Stall::elapsed`] may be short by up to a quarter of the
-    ///   threshold, and says so ([`Stall::elapsed_is_lower_bound`]). One of 1.5 thresholds is found for certain as long as the watchdog is
-    ///   given a CPU and examines no other just then, which takes up to 7 ms; a shorter one as it happens. There are no false ones.
-    /// - `pollwatch_poll_busy_seconds_total`, `pollwatch_poll_duration_seconds` and those of sites and routes are estimates: a timed
-    ///   poll stands for 16. One that lasts for the threshold or longer stands for itself. After 10,000 polls of much the same length
-    ///   they are right to some 3 %.
-    /// - The maxima are those of the timed polls and of the stalls.
-    ///
-    /// Numbers of polls, tasks and requests are exact. [`Coverage::sampled_timing`](crate::Coverage::sampled_timing) and
-    /// `pollwatch_coverage{source="sampled_timing"}` show that it is on.
-    pub fn sampled_timing(mut self, sampled: bool) -> Self {
-        self.sampled_timing = sampled;
         self
     }
 
@@ -259,7 +235,6 @@ impl WatchdogBuilder {
                 max_sites: self.max_sites,
                 max_routes: self.max_routes,
                 route_histograms: self.route_histograms,
-                sampled: self.sampled_timing,
             }),
             book: Mutex::new(Book::default()),
             #[cfg(feature = "server")]

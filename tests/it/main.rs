@@ -20,7 +20,6 @@ mod polls;
 #[path = "../../src/random.rs"]
 mod random;
 mod report;
-mod sampled;
 mod schema;
 mod spans;
 mod stacks;

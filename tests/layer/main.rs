@@ -14,7 +14,6 @@ mod load;
 mod names;
 mod pages;
 mod patterns;
-mod sampled;
 mod scene;
 mod shed;
 mod truth;

@@ -15,8 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 const TASKS: u32 = 16;
 const POLLS: u32 = 400_000;
-const WAYS: [&str; 6] =
-    ["bare", "pollwatch, hooks", "pollwatch, hooks, sampled timing", "dial9", "tokio-blocked", "console-subscriber"];
+const WAYS: [&str; 5] = ["bare", "pollwatch, hooks", "dial9", "tokio-blocked", "console-subscriber"];
 
 fn main() {
     let arg = std::env::args().nth(1);
@@ -43,7 +42,7 @@ fn main() {
         let ns = median(nanos[at].clone());
         match at {
             0 => println!("| {way} | {ns:.0} | - | - |"),
-            1 | 2 => println!("| {way} | {ns:.0} | {:.0} | - |", added(at)),
+            1 => println!("| {way} | {ns:.0} | {:.0} | - |", added(at)),
             _ => println!("| {way} | {ns:.0} | {:.0} | 1/{:.1} |", added(at), added(at) / added(1)),
         }
     }
@@ -59,9 +58,8 @@ fn measure(way: &str) -> f64 {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all();
     match way {
-        "pollwatch, hooks" | "pollwatch, hooks, sampled timing" => {
-            let sampled = way.ends_with("sampled timing");
-            let watchdog = Watchdog::builder().log(false).sampled_timing(sampled).start().expect("a watchdog");
+        "pollwatch, hooks" => {
+            let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
             polls(&watchdog.build_runtime("main", &mut builder).expect("a runtime"))
         }
         "dial9" => {

@@ -35,11 +35,9 @@ pub(crate) struct Tally {
     pub(crate) duplicates: usize,
     /// At least twice the threshold, while a CPU was free for the watchdog: not told before they ended.
     pub(crate) late: Score,
-    /// Told late, or missed where looks have to find them, but left out of that: no CPU was free for it.
+    /// Told late, but left out of that: no CPU was free for it.
     pub(crate) excused: usize,
-    /// Polls of the threshold + 2 ms, and those of them that were not told, whatever is promised.
-    pub(crate) all: Score,
-    /// Reports that do not say whether theirs is the least duration.
+    /// Reports of a measured poll that call its duration a lower bound.
     pub(crate) mute: usize,
     /// From crossing the threshold to the callback; of those told in flight.
     pub(crate) delays: Vec<u64>,
@@ -47,8 +45,6 @@ pub(crate) struct Tally {
     pub(crate) errors: Vec<u64>,
     /// By more than is allowed.
     pub(crate) imprecise: usize,
-    /// Too short by more than the time between two looks, where a poll is found by looks: something kept one from being had.
-    pub(crate) seen_late: usize,
     pub(crate) cause: Score,
     pub(crate) site: Score,
     pub(crate) route: Score,
@@ -69,16 +65,9 @@ fn allowed_error(nanos: u64) -> u64 {
 impl Tally {
     pub(crate) fn new(promise: &Promise, polls: &[Poll], told: &[Told], watch: &Watch) -> Tally {
         let mut tally = Tally { reports: told.len(), ..Tally::default() };
-        let mut matching = match_up(promise, polls, told);
-        let all = Promise::exact(promise.threshold).long;
-        tally.all.of = polls.iter().filter(|poll| poll.at_least() >= all).count();
-        let found = matching.pairs.iter().filter(|(_, poll)| polls[*poll].at_least() >= all).count();
-        tally.all.wrong = tally.all.of - found;
+        let matching = match_up(promise, polls, told);
         tally.blocks = polls.iter().map(|poll| poll.blocks.len()).sum();
         tally.long = polls.iter().filter(|poll| poll.at_least() >= promise.long).count();
-        let excused = matching.missed.extract_if(.., |i| promise.excuses(&polls[*i], watch)).count();
-        tally.excused += excused;
-        tally.long -= excused;
         (tally.missed, tally.wrong) = (matching.missed.len(), matching.wrong.len());
         tally.duplicates = matching.duplicates.len();
         for (what, list) in [("false", &matching.wrong), ("a duplicate", &matching.duplicates)] {
@@ -99,14 +88,13 @@ impl Tally {
 
     fn judge(&mut self, promise: &Promise, poll: &Poll, told: &Told, watch: &Watch) {
         self.in_flight(promise.threshold, poll, Some(told), watch);
-        self.duration(promise, poll, told, watch);
+        self.duration(poll, told, watch);
         let last = told.last();
         if let Some(site) = poll.site {
             self.score("site", |t| &mut t.site, last.site == Some(site), poll, last);
         }
         if !poll.blocks.is_empty()
             && let Some(right) = route_is_right(promise, poll, last)
-            && (right || last.route.is_some() || !promise.is_vague(poll, watch))
         {
             self.score("route", |t| &mut t.route, right, poll, last);
         }
@@ -163,11 +151,11 @@ impl Tally {
         self.late.add(first.is_some());
     }
 
-    fn duration(&mut self, promise: &Promise, poll: &Poll, told: &Told, watch: &Watch) {
+    fn duration(&mut self, poll: &Poll, told: &Told, watch: &Watch) {
         let last = told.last();
-        if last.at_least != promise.is_by_looks() {
+        if last.at_least {
             self.mute += 1;
-            self.faults.push(format!("does not say whether it is the least: {}", last.text));
+            self.faults.push(format!("calls its duration a lower bound: {}", last.text));
         }
         if last.ongoing {
             self.faults.push(format!("no end: {}", last.text));
@@ -179,9 +167,8 @@ impl Tally {
         let (long, short) = (last.elapsed.saturating_sub(poll.at_most()), least.saturating_sub(last.elapsed));
         let error = long.max(short);
         self.errors.push(error);
-        if long.max(short.saturating_sub(promise.short_by(poll, watch))) > allowed_error(poll.at_least()) {
-            let by_looks = promise.is_by_looks() && long <= allowed_error(poll.at_least());
-            *(if by_looks { &mut self.seen_late } else { &mut self.imprecise }) += 1;
+        if error > allowed_error(poll.at_least()) {
+            self.imprecise += 1;
             self.faults.push(format!("duration off by {error}: {}\n  {poll:?}", last.text));
         }
     }
@@ -198,9 +185,7 @@ impl Tally {
         let wrong = self.wrong + self.duplicates;
         bar(wrong == 0, format!("precision: {wrong} of {} reports are false", self.reports));
         bar(self.imprecise == 0, format!("duration: {} are off by more than 1% or 0.2 ms", self.imprecise));
-        let (late, of) = (self.seen_late, self.errors.len());
-        bar(late * 50 <= of, format!("duration: {late} of {of} were seen later than a look after they began"));
-        bar(self.mute == 0, format!("duration: {} do not say whether they are the least", self.mute));
+        bar(self.mute == 0, format!("duration: {} are called lower bounds", self.mute));
         let Score { wrong, of } = self.late;
         // Where there are so few that one is more than a hundredth, one in fifty.
         let allowed = if of < 100 { of / 50 } else { of / 100 };
@@ -305,36 +290,6 @@ mod tests {
         assert_eq!((cause.cause.wrong, leaf.leaf.wrong), (1, 1));
         let uncounted = Tally { counted: 0, ..Tally::new(&Promise::exact(T), &[poll], &[good], &Watch::default()) };
         assert!(uncounted.missed_bars()[0].starts_with("the metrics"));
-    }
-
-    #[test]
-    fn what_is_found_by_looks_has_bars_of_its_own() {
-        let (poll, mut told) = pair();
-        let sampled = |poll: &Poll, told: &[Told], watch: &Watch| {
-            let counted = told.len() as u64;
-            Tally { counted, ..Tally::new(&Promise::sampled(T), std::slice::from_ref(poll), told, watch) }
-        };
-        let quiet = Watch::default();
-        fails("duration", &sampled(&poll, std::slice::from_ref(&told), &quiet));
-        told.reports.iter_mut().for_each(|r| (r.at_least, r.elapsed) = (true, 26 * MS));
-        let tally = sampled(&poll, std::slice::from_ref(&told), &quiet);
-        assert!(tally.missed_bars().is_empty(), "{:?} {:?}", tally.missed_bars(), tally.faults);
-        assert_eq!(tally.errors, [4 * MS], "it is told all the same");
-        told.reports.iter_mut().for_each(|r| r.elapsed = 25 * MS);
-        fails("duration", &sampled(&poll, std::slice::from_ref(&told), &quiet));
-        fails("recall", &sampled(&poll, &[], &quiet));
-        // Between the threshold and half of it more, it may be found.
-        let between = super::super::matching::tests::poll(0, 14 * MS);
-        let tally = sampled(&between, &[], &quiet);
-        assert!(
-            tally.missed_bars().is_empty() && (tally.all.wrong, tally.all.of, tally.long) == (1, 1, 0),
-            "{tally:?}"
-        );
-        // A watchdog without a CPU cannot look.
-        let longer = super::super::matching::tests::poll(0, 16 * MS);
-        fails("recall", &sampled(&longer, &[], &quiet));
-        let tally = sampled(&longer, &[], &Watch::standing(Span { begin: 3 * MS, end: 7 * MS }));
-        assert!(tally.missed_bars().is_empty() && (tally.excused, tally.long) == (1, 0), "{tally:?}");
     }
 
     #[test]

@@ -36,8 +36,6 @@ pub(crate) enum Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mode {
     pub(crate) way: Way,
-    /// `WatchdogBuilder::sampled_timing`.
-    pub(crate) sampled: bool,
     pub(crate) flavour: Flavour,
 }
 
@@ -53,23 +51,16 @@ const WAYS: &[Way] = &[Way::Wrapper];
 pub(crate) const UNSTABLE: bool = cfg!(tokio_unstable);
 
 impl Mode {
-    /// Those that measure every task, and time every poll.
+    /// Those that measure every task.
     pub(crate) fn exact() -> impl Iterator<Item = Mode> {
-        WAYS.iter().flat_map(|&way| FLAVOURS.map(|flavour| Mode { way, sampled: false, flavour }))
-    }
-
-    /// Those that measure every task, and time one poll in 16.
-    pub(crate) fn sampled() -> impl Iterator<Item = Mode> {
-        // One worker is no other case than one of two.
-        let modes = Mode::exact().filter(|mode| mode.flavour != Flavour::MultiThread(1));
-        modes.map(|mode| Mode { sampled: true, ..mode })
+        WAYS.iter().flat_map(|&way| FLAVOURS.map(|flavour| Mode { way, flavour }))
     }
 
     /// Those that measure none; there are none with `tokio_unstable`.
     pub(crate) fn unwatched() -> impl Iterator<Item = Mode> {
         let flavours = || FLAVOURS.into_iter().filter(|flavour| !UNSTABLE && *flavour != Flavour::CurrentThread);
         let ways = [false, true].map(|pool| Way::Unwatched { pool });
-        ways.into_iter().flat_map(move |way| flavours().map(move |flavour| Mode { way, sampled: false, flavour }))
+        ways.into_iter().flat_map(move |way| flavours().map(move |flavour| Mode { way, flavour }))
     }
 
     pub(crate) fn name(self) -> String {
@@ -79,7 +70,6 @@ impl Mode {
             Way::Unwatched { pool: false } => "unwatched, pool idle",
             Way::Unwatched { pool: true } => "unwatched, pool busy",
         };
-        let way = if self.sampled { format!("sampled {way}") } else { way.to_owned() };
         match self.flavour {
             Flavour::CurrentThread => format!("{way}, current-thread"),
             Flavour::MultiThread(1) => format!("{way}, 1 worker"),
@@ -111,7 +101,6 @@ impl Mode {
     pub(crate) fn promise(self, threshold: u64) -> Promise {
         match self.way {
             Way::Unwatched { .. } => Promise::unwatched(threshold),
-            _ if self.sampled => Promise::sampled(threshold),
             _ => Promise::exact(threshold),
         }
     }

@@ -26,12 +26,6 @@ impl Promise {
         Promise { threshold, long: threshold + MARGIN, long_request: threshold + MS / 2, look: None }
     }
 
-    /// One poll in 16 is timed; four looks a threshold see the others.
-    pub(crate) fn sampled(threshold: u64) -> Promise {
-        let long = threshold * 3 / 2;
-        Promise { threshold, long, long_request: long, look: Some(threshold / 4) }
-    }
-
     /// Workers are seen from outside, by four looks a threshold: one comes after the begin, and one a threshold later.
     pub(crate) fn unwatched(threshold: u64) -> Promise {
         let long = threshold * 3 / 2 + MARGIN;
@@ -54,15 +48,6 @@ impl Promise {
         let more = poll.at_least().saturating_sub(self.long);
         self.look.is_some() && self.held_up(poll, watch) >= more.max(self.threshold / FREE)
     }
-
-    pub(crate) fn is_by_looks(&self) -> bool {
-        self.look.is_some()
-    }
-
-    /// Whether a look came late in this poll, so that the begin of a request in it is not known either.
-    pub(crate) fn is_vague(&self, poll: &Poll, watch: &Watch) -> bool {
-        self.look.is_some() && self.held_up(poll, watch) >= self.threshold / FREE
-    }
 }
 
 /// A CPU was free for the watchdog if it was kept from one for less than this part of the threshold.
@@ -77,17 +62,17 @@ mod tests {
     fn only_a_watchdog_without_a_cpu_is_excused_and_only_where_it_looks() {
         let kept_off = |from: u64, nanos: u64| Watch::standing(Span { begin: from, end: from + nanos });
         let (quiet, busy) = (Watch::default(), kept_off(2 * MS, 2 * MS));
-        let fifteen = poll(0, 15 * MS);
-        assert!(Promise::sampled(T).excuses(&fifteen, &busy) && !Promise::sampled(T).excuses(&fifteen, &quiet));
-        assert!(!Promise::exact(T).excuses(&fifteen, &busy), "what is timed needs no look");
-        assert!(!Promise::sampled(T).excuses(&poll(0, 30 * MS), &busy), "there was time enough");
-        assert!(!Promise::sampled(T).excuses(&poll(40 * MS, 15 * MS), &busy), "that was before");
-        assert_eq!(Promise::sampled(T).short_by(&fifteen, &busy), T / 4 + MEASURING + 2 * MS);
-        assert_eq!(Promise::exact(T).short_by(&fifteen, &busy), 0);
+        let seventeen = poll(0, 17 * MS);
+        assert!(Promise::unwatched(T).excuses(&seventeen, &busy) && !Promise::unwatched(T).excuses(&seventeen, &quiet));
+        assert!(!Promise::exact(T).excuses(&seventeen, &busy), "what is timed needs no look");
+        assert!(!Promise::unwatched(T).excuses(&poll(0, 30 * MS), &busy), "there was time enough");
+        assert!(!Promise::unwatched(T).excuses(&poll(40 * MS, 17 * MS), &busy), "that was before");
+        assert_eq!(Promise::unwatched(T).short_by(&seventeen, &busy), T / 2 + MEASURING + 2 * MS);
+        assert_eq!(Promise::exact(T).short_by(&seventeen, &busy), 0);
         // Nor can one that waits for the stack of a thread without one.
         let mut waits = Watch::default();
         waits.remember(T, &[Poll { waited: 4 * MS, ..poll(0, 30 * MS) }, poll(60 * MS, 30 * MS)]);
-        assert!(Promise::sampled(T).excuses(&poll(35 * MS, 15 * MS), &waits));
-        assert!(!Promise::sampled(T).excuses(&poll(70 * MS, 15 * MS), &waits), "that one was given a CPU");
+        assert!(Promise::unwatched(T).excuses(&poll(35 * MS, 17 * MS), &waits));
+        assert!(!Promise::unwatched(T).excuses(&poll(70 * MS, 17 * MS), &waits), "that one was given a CPU");
     }
 }

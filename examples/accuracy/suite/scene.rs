@@ -46,7 +46,7 @@ impl Scene {
             let received = now();
             lock(&keep).push((received, stall.clone()));
         };
-        let builder = Watchdog::builder().threshold(threshold).log(false).sampled_timing(mode.sampled);
+        let builder = Watchdog::builder().threshold(threshold).log(false);
         let watchdog = builder.on_stall(on_stall).start().expect("starts");
         // First it reads the unwind tables of what is loaded, which takes longer than a threshold in a debug build.
         while watchdog.snapshot().watchdog.wakeups == 0 {

@@ -65,10 +65,9 @@ fn at(list: &[u64], q: f64, show: fn(u64) -> String) -> String {
     }
 }
 
-/// `all`: with the share of all from the threshold + 2 ms on that was told, where less is promised.
-pub(crate) fn print(tallies: &[(String, Tally)], all: bool) {
+pub(crate) fn print(tallies: &[(String, Tally)]) {
     let found = tallies.iter().map(|(name, t)| {
-        let mut row = vec![
+        vec![
             name.clone(),
             t.polls.to_string(),
             t.blocks.to_string(),
@@ -79,13 +78,10 @@ pub(crate) fn print(tallies: &[(String, Tally)], all: bool) {
             t.late.of.to_string(),
             share(t.late.wrong, t.late.of),
             t.excused.to_string(),
-        ];
-        row.extend(all.then(|| share(t.all.wrong, t.all.of)));
-        row
+        ]
     });
-    let mut head =
-        vec!["mode", "polls", "blocks", "long", "recall", "told", "precision", "twice as long", "in flight", "excused"];
-    head.extend(all.then_some("of all ≥ T + 2 ms"));
+    let head =
+        ["mode", "polls", "blocks", "long", "recall", "told", "precision", "twice as long", "in flight", "excused"];
     print_table(&head, found);
     let right = tallies.iter().map(|(name, t)| {
         vec![

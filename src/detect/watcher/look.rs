@@ -35,10 +35,7 @@ impl Watcher {
         let live = meter.threads();
         for thread in &live {
             match thread.slot.read() {
-                Some(mut reading) => {
-                    if meter.sampled {
-                        thread.slot.note(&mut reading, meter.clock.now());
-                    }
+                Some(reading) => {
                     fingerprint = fingerprint.wrapping_add(reading.state);
                     self.polls_of(thread, &reading, &mut look.running);
                 }

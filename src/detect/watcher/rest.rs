@@ -45,10 +45,6 @@ impl Watcher {
         if !seen.workers.is_blind() {
             due = due.min(seen.now + (self.shared.meter.threshold / 4).max(LEAST_LOOK));
         }
-        if self.shared.meter.sampled {
-            // What has begun unseen is seen soon.
-            due = due.min(seen.now + self.shared.meter.threshold / 4);
-        }
         let due = due.max(begin);
         std::thread::park_timeout(Duration::from_nanos(due.saturating_sub(self.now())));
         self.mistrust(due);

@@ -69,21 +69,21 @@ fn add(counter: &AtomicU64, n: u64) {
 
 #[cfg_attr(not(feature = "tower"), allow(dead_code))]
 impl Cell {
-    /// Counts one poll, whose time stands for that of `weight`; the owning thread only, as for the next three.
+    /// Counts one poll. This and the other writing methods are for the owning thread only.
     #[inline]
-    pub(crate) fn poll(&self, nanos: u64, weight: u64, histogram: bool) {
+    pub(crate) fn poll(&self, nanos: u64, histogram: bool) {
         add(&self.polls, 1);
-        self.part(nanos, weight);
+        self.part(nanos);
         if histogram {
             let durations = self.durations.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], weight);
+            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], 1);
         }
     }
 
     /// Counts the time of what is no poll, but a part of one.
     #[inline]
-    pub(crate) fn part(&self, nanos: u64, weight: u64) {
-        add(&self.busy, nanos.wrapping_mul(weight));
+    pub(crate) fn part(&self, nanos: u64) {
+        add(&self.busy, nanos);
         if nanos > self.max.load(Ordering::Relaxed) {
             self.max.store(nanos, Ordering::Relaxed);
         }
@@ -97,11 +97,6 @@ impl Cell {
         let recent =
             if recent == 0 { nanos.saturating_mul(RECENT) } else { (recent - recent / RECENT).saturating_add(nanos) };
         self.recent.store(recent, Ordering::Relaxed);
-    }
-
-    /// Counts one poll whose time is not known.
-    pub(crate) fn untimed_poll(&self) {
-        add(&self.polls, 1);
     }
 
     /// Counts one request; `method` is an index of [`METHODS`].
@@ -217,7 +212,7 @@ mod tests {
         for nanos in [400_000, 3_000_000] {
             let tally = RouteTally::new(100);
             let cell = tally.cell(route).unwrap();
-            cell.poll(nanos, 1, true);
+            cell.poll(nanos, true);
             cell.request(2, Status::of_code(204));
             cell.request(9, Status::CANCELLED);
             tally.add_to(&mut sums);

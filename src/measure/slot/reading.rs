@@ -11,10 +11,6 @@ pub(crate) struct Reading {
     pub(crate) state: u64,
     pub(super) frames: [Frame; MAX_FRAMES],
     pub(super) len: usize,
-    /// What had been left out at each depth.
-    pub(super) left_out: [u64; MAX_FRAMES],
-    /// Whether all of that is of the same moment as the frames.
-    pub(super) is_steady: bool,
 }
 
 impl Reading {
@@ -53,7 +49,7 @@ impl Reading {
     }
 
     /// The clock reading at which the frame at this depth stands still: the begin of the scope around all those that are meant to block.
-    pub(super) fn stands_since(&self, index: usize) -> Option<u64> {
+    fn stands_since(&self, index: usize) -> Option<u64> {
         self.frames()[index..].iter().find(|f| What::unpack(f.what).kind == Kind::Allowed).map(|f| f.begin)
     }
 }
