@@ -1,37 +1,39 @@
-//! First floor: measures every poll, on the user's threads, and publishes what each thread is doing.
+//! Measures every poll, on the user's threads, and publishes what each thread is doing.
 //!
-//! Its ways in are [`hooks`], [`future`], the tower `layer`, [`spans`] and, off the poll path, [`probe`]. Nobody above calls down into a
-//! thread; they read
-//! [`meter::Meter`].
+//! The folders form an order, and a folder imports only from those above it:
+//!
+//! ```text
+//! primitives   slot, slow-poll ring, histogram, clock, ids of sites and routes, wake-up of the watchdog
+//! counters     what a thread counts by site and by route
+//! thread       the state of one thread, and how a thread finds it
+//! runtime      the meter of a watchdog, its runtimes, their probes and worker threads
+//! entry        hooks, wrapped futures, tasks, scopes, requests, spans: what runs in a poll
+//! layer        the tower layer
+//! ```
+//!
+//! Two cycles are left. A thread finds its meter, and a meter lists its threads (`thread::local`
+//! and `runtime`). A thread that is registered hands over the spans it has entered before
+//! (`thread` and `entry::spans`).
+//!
+//! The layers above `measure` read a [`meter::Meter`] and never call into a thread.
 
-pub(crate) mod allow;
-pub(crate) mod callbacks;
-pub(crate) mod clock;
-pub(crate) mod ended;
-pub(crate) mod future;
+pub(crate) mod counters;
+pub(crate) mod entry;
 pub(crate) mod gate;
-pub(crate) mod histogram;
-pub(crate) mod hooks;
 #[cfg(feature = "tower")]
 pub(crate) mod layer;
-pub(crate) mod meter;
-pub(crate) mod panics;
-pub(crate) mod placement;
-pub(crate) mod poll;
-pub(crate) mod pool;
-pub(crate) mod probe;
-pub(crate) mod route;
+pub(crate) mod primitives;
 pub(crate) mod runtime;
-pub(crate) mod runtime_stats;
-pub(crate) mod site;
-pub(crate) mod slot;
-#[cfg(feature = "spans")]
-pub(crate) mod spans;
-#[cfg(not(feature = "spans"))]
-#[path = "spans_off.rs"]
-pub(crate) mod spans;
-pub(crate) mod tally;
-pub(crate) mod task;
-pub(crate) mod task_id;
 pub(crate) mod thread;
-pub(crate) mod wake;
+
+// The names under which the layers above import these modules.
+pub(crate) use counters::sites as tally;
+pub(crate) use entry::{allow, future, hooks, spans, task};
+pub(crate) use primitives::{histogram, site, slot, slow_polls as ended, task_id};
+pub(crate) use runtime::{callbacks, meter, probe, stats as runtime_stats, worker_threads as pool};
+
+/// Routes: their names and what is counted of each.
+pub(crate) mod route {
+    pub(crate) use super::counters::routes as tally;
+    pub(crate) use super::primitives::route::*;
+}

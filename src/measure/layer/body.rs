@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::measure::poll::Part;
-use crate::measure::route::frame::Request;
+use crate::measure::entry::poll::Part;
+use crate::measure::entry::request::Request;
 
 /// Where a body's poll is, as stacks tell it.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]

@@ -9,10 +9,10 @@ use pin_project_lite::pin_project;
 
 use super::WatchBody;
 use super::name::{Claim, is_grpc};
+use crate::measure::counters::routes::Status;
+use crate::measure::entry::poll::Part;
+use crate::measure::entry::request::Request;
 use crate::measure::gate::Pass;
-use crate::measure::poll::Part;
-use crate::measure::route::frame::Request;
-use crate::measure::route::tally::Status;
 
 /// Where a request's poll is, as stacks tell it.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
@@ -180,9 +180,9 @@ where
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::meter::Meter;
-    use crate::measure::route::Proof;
-    use crate::measure::site::SiteId;
+    use crate::measure::primitives::route::Proof;
+    use crate::measure::primitives::site::SiteId;
+    use crate::measure::runtime::meter::Meter;
     use std::time::Duration;
 
     const LONG: Duration = Duration::from_millis(4);

@@ -19,8 +19,8 @@ pub use future::ResponseFuture;
 pub use service::WatchService;
 pub use shed::{Shed, ShedLayer};
 
-use super::meter::Meter;
-use super::site::SiteId;
+use crate::measure::primitives::site::SiteId;
+use crate::measure::runtime::meter::Meter;
 use name::RouteBy;
 use shed::Turnstile;
 

@@ -9,9 +9,9 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request};
 
 use super::Context;
-use crate::measure::route::frame::route;
-use crate::measure::route::tally::METHODS;
-use crate::measure::route::{Proof, RouteId};
+use crate::measure::counters::routes::METHODS;
+use crate::measure::entry::request::route;
+use crate::measure::primitives::route::{Proof, RouteId};
 use crate::util::call_user;
 
 /// A user's way to name routes.

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::future::Pending;
 use super::shed::Verdict;
 use super::{Context, ResponseFuture, WatchBody, name};
-use crate::measure::route::frame;
+use crate::measure::entry::request;
 
 /// Where a request is handed on, as stacks tell it.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
@@ -67,7 +67,7 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
         let method = name::method(request.method());
         let name::Named { mut request, route, claim } = name::name(&self.context, request);
-        let mut frame = frame::Request::new(&self.context.meter, self.context.site, route);
+        let mut frame = request::Request::new(&self.context.meter, self.context.site, route);
         let verdict = match &self.context.turnstile {
             Some(turnstile) if turnstile.is_closed() => turnstile.judge(&mut request, route, &mut frame),
             _ => Verdict::LetIn(None),

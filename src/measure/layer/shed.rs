@@ -10,10 +10,10 @@ use tower_layer::Layer;
 
 use super::name::is_grpc;
 use super::{WatchLayer, WatchService};
+use crate::measure::entry::request;
 use crate::measure::gate::{Gate, Marks, Pass};
-use crate::measure::meter::Meter;
-use crate::measure::route::frame;
-use crate::measure::route::{Proof, RouteId};
+use crate::measure::primitives::route::{Proof, RouteId};
+use crate::measure::runtime::meter::Meter;
 
 /// How requests are turned away while their runtime is late; for [`WatchLayer::shed`].
 ///
@@ -208,7 +208,7 @@ impl Turnstile {
     }
 
     /// What becomes of a request.
-    pub(super) fn judge<B>(&self, request: &mut Request<B>, route: RouteId, frame: &mut frame::Request) -> Verdict {
+    pub(super) fn judge<B>(&self, request: &mut Request<B>, route: RouteId, frame: &mut request::Request) -> Verdict {
         const LET_IN: Verdict = Verdict::LetIn(None);
         if request.extensions().get::<LetIn>().is_some() {
             return LET_IN;
@@ -263,8 +263,8 @@ impl Turnstile {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+    use crate::measure::primitives::site::SiteId;
     use crate::measure::runtime::OTHER;
-    use crate::measure::site::SiteId;
 
     fn turnstile(shed: Shed) -> Turnstile {
         Turnstile::new(&Meter::of(10_000_000, 10), &shed)
@@ -333,7 +333,7 @@ mod tests {
         thread.state.routes.cell(blocks).unwrap().first_poll(Shed::DEFAULT_HIGH.as_nanos() as u64);
         let turnstile = Turnstile::new(&meter, &Shed::new());
         let judge = |request: &mut Request<()>, route| {
-            let mut frame = frame::Request::new(&meter, SiteId::OTHER, route);
+            let mut frame = request::Request::new(&meter, SiteId::OTHER, route);
             turnstile.judge(request, route, &mut frame)
         };
         let [mut first, mut second, mut third] = [(); 3].map(Request::new);

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Attached;
-use crate::measure::meter::Meter;
 #[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
+use crate::measure::runtime::meter::Meter;
 
 /// A thread serves one watchdog as a rule; further ones (tests have many) are looked up in a list. What is here stays until the
 /// thread exits or its watchdog's meter is gone, and only [`Local::find_or_attach`] takes anything out.

@@ -1,0 +1,57 @@
+//! Scopes that are meant to block.
+
+use crate::measure::primitives::slot::{Kind, What};
+use crate::measure::thread;
+
+/// Runs `f`, which is meant to block: its time is counted under `reason` (`pollwatch_allowed_blocking_seconds_total`) and left out
+/// of the poll that it is part of. The rest of the poll is measured as ever, and a stall that is going on stands still meanwhile.
+///
+/// Scopes nest; each is counted without those within. Outside of a poll that is measured, and of a worker that is looked at in
+/// stable mode, it only runs `f`. It changes nothing for the other tasks of the worker, which do wait: use it where you know that
+/// they may (at start-up, in a tool, for a bounded call that has no async form), and [`tokio::task::spawn_blocking`] everywhere else.
+///
+/// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.
+///
+/// ```
+/// let config = pollwatch::allow_blocking("reads its configuration", || std::fs::read_to_string("app.toml"));
+/// # drop(config);
+/// ```
+pub fn allow_blocking<R>(reason: &'static str, f: impl FnOnce() -> R) -> R {
+    let _scope = Scope::enter(reason);
+    f()
+}
+
+struct Scope {
+    reason: &'static str,
+}
+
+impl Scope {
+    fn enter(reason: &'static str) -> Scope {
+        let what = What { kind: Kind::Allowed, runtime: 0, route: None, index: 0 }.pack();
+        thread::for_each(|thread| {
+            // A worker may be looked at from outside, though nobody measures the poll that it is in.
+            if thread.state.slot.depth() > 0 || crate::measure::runtime::worker_threads::is_worker() {
+                thread.state.push(thread.state.now(), what, 0, None);
+            }
+        });
+        Scope { reason }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        thread::for_each(|thread| {
+            let slot = &thread.state.slot;
+            let top = match slot.top() {
+                Some(top) if What::unpack(top.what()).kind == Kind::Allowed => top,
+                // Too deep to be published.
+                None if slot.depth() > 0 => return slot.pop(),
+                _ => return,
+            };
+            let now = thread.state.now();
+            let began = top.begin();
+            slot.pop_left_out(now.saturating_sub(began));
+            thread.add_allowed(self.reason, began, now);
+        });
+    }
+}

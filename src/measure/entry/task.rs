@@ -1,0 +1,83 @@
+//! A task of `Watchdog::spawn`: a watched future that leaves word of its panic.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
+use crate::measure::entry::future::Watched;
+
+/// Where such a poll is, as stacks tell it.
+#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+pub(crate) const FILE: &str = file!();
+
+pin_project! {
+    /// Around the wrapper, whose frame is thus withdrawn before the panic is met here. Nothing is added to its size, and on
+    /// the path that does not panic no instruction but for what the compiler inlines otherwise.
+    pub(crate) struct Task<F> {
+        #[pin]
+        watched: Watched<F>,
+    }
+}
+
+const _: () = assert!(size_of::<Task<[u64; 4]>>() == size_of::<Watched<[u64; 4]>>());
+
+impl<F> Task<F> {
+    pub(crate) fn new(watched: Watched<F>) -> Task<F> {
+        Task { watched }
+    }
+}
+
+impl<F: Future> Future for Task<F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut watched = self.project().watched;
+        // tokio catches it again, further out: a task's panic is caught in any case, and this is the same payload.
+        match catch_unwind(AssertUnwindSafe(|| watched.as_mut().poll(cx))) {
+            Ok(polled) => polled,
+            Err(payload) => {
+                watched.leave_panic(&*payload);
+                resume_unwind(payload)
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::runtime::meter::Meter;
+
+    #[test]
+    fn a_panic_is_left_for_the_watchdog_and_goes_on_unchanged() {
+        let meter = Meter::of(10_000_000, 10);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (panics, id) = runtime.block_on(async {
+            let task = tokio::spawn(Task::new(Watched::task(&meter, async {
+                tokio::task::yield_now().await;
+                assert_eq!(meter_depth(), 1);
+                std::panic::panic_any(7_u32);
+            })));
+            let id = task.id();
+            let payload = task.await.unwrap_err().into_panic();
+            assert_eq!(payload.downcast_ref::<u32>(), Some(&7));
+            (meter.panics.take(), id)
+        });
+        let [panic] = &panics[..] else { panic!("{panics:?}") };
+        assert_eq!(panic.task, crate::measure::primitives::task_id::to_bits(Some(id)));
+        assert_eq!(meter.sites.get(panic.site).location().unwrap().file(), file!());
+        assert_eq!(meter.threads()[0].slot.depth(), 0);
+        let totals = *meter.sum().cells.values().next().expect("one site");
+        assert_eq!(totals.event(crate::measure::counters::sites::Event::Panicked), 1);
+    }
+
+    /// How deep this thread is in polls.
+    fn meter_depth() -> usize {
+        let mut depth = 0;
+        crate::measure::thread::for_each(|thread| depth += thread.state.slot.depth());
+        depth
+    }
+}

@@ -1,0 +1,12 @@
+//! What the rest of `measure` is made of. Nothing here imports another folder of `measure`.
+
+pub(crate) mod clock;
+pub(crate) mod histogram;
+pub(crate) mod route;
+pub(crate) mod site;
+pub(crate) mod slot;
+pub(crate) mod slow_polls;
+#[cfg(feature = "spans")]
+pub(crate) mod span_slot;
+pub(crate) mod task_id;
+pub(crate) mod wake;

@@ -1,0 +1,132 @@
+//! What a thread asks of its own slot, beneath the innermost frame: no copies, no retries.
+
+use super::{FrameCell, MAX_FRAMES, Slot, What};
+use crate::measure::primitives::route::RouteId;
+use crate::sync::Ordering;
+
+/// For the owning thread only.
+impl Slot {
+    /// The frames, innermost first, as their owner wrote them.
+    #[inline]
+    fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, What)> {
+        let depth = self.depth().min(MAX_FRAMES);
+        self.frames[..depth].iter().rev().map(|cell| (cell, What::unpack(cell.what())))
+    }
+
+    /// The innermost frame that is a poll.
+    #[inline]
+    pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, What)> {
+        self.own_frames().find(|(_, what)| what.kind.is_poll())
+    }
+
+    /// Whether the poll of this task is under way.
+    #[cfg(tokio_unstable)]
+    pub(crate) fn is_polling(&self, task: u64) -> bool {
+        self.own_frames().any(|(cell, what)| what.kind == super::Kind::Task && cell.task() == task)
+    }
+
+    /// The innermost request of the innermost poll.
+    #[cfg(feature = "tower")]
+    pub(crate) fn innermost_request(&self) -> Option<RouteId> {
+        let parts = self.own_frames().take_while(|(_, what)| !what.kind.is_poll());
+        parts.filter(|(_, what)| what.kind == super::Kind::Route).find_map(|(_, what)| what.route)
+    }
+
+    /// Lets the requests around the innermost frame, which is one, too, begin later by its own time: what lay within it has been
+    /// taken from them already. A scope that is meant to block will leave out all of itself from what is around it.
+    #[cfg(feature = "tower")]
+    #[inline]
+    pub(crate) fn delay_requests_around(&self, now: impl FnOnce() -> u64) {
+        if self.depth() <= 2 {
+            return;
+        }
+        let Some(top) = self.top() else { return };
+        let ticks = now().saturating_sub(top.begin());
+        let parts =
+            self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll() && what.kind != super::Kind::Allowed);
+        for (around, _) in parts.filter(|(_, what)| what.kind == super::Kind::Route) {
+            around.delay(ticks);
+        }
+    }
+
+    /// Withdraws the innermost frame, which was allowed to block, and leaves its ticks out of all enclosing frames.
+    pub(crate) fn pop_left_out(&self, ticks: u64) {
+        let enclosing = self.depth().saturating_sub(1).min(MAX_FRAMES);
+        self.frames[..enclosing].iter().for_each(|frame| frame.delay(ticks));
+        self.pop();
+    }
+
+    /// The push number of the innermost frame that is a poll, 0 where there is none; the owning thread only.
+    #[cfg(feature = "spans")]
+    #[inline]
+    pub(crate) fn innermost_poll_number(&self) -> u64 {
+        self.innermost_poll().map_or(0, |(cell, _)| cell.number())
+    }
+
+    /// The route that whatever is spawned now is spawned under.
+    pub(crate) fn current_route(&self) -> Option<RouteId> {
+        self.own_frames().find_map(|(_, what)| what.route)
+    }
+}
+
+impl FrameCell {
+    /// Moves the start of the frame, which leaves time within it out of its duration.
+    fn delay(&self, ticks: u64) {
+        self.begin.store(self.begin().saturating_add(ticks), Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+
+    fn tag(kind: Kind) -> u64 {
+        What { kind, runtime: 0, route: None, index: 0 }.pack()
+    }
+
+    fn starts(slot: &Slot) -> Vec<u64> {
+        slot.read().unwrap().frames().iter().map(|frame| frame.begin).collect()
+    }
+
+    #[test]
+    fn allowed_blocking_is_left_out_of_every_enclosing_frame() {
+        let slot = Slot::new();
+        slot.push(10, 1, 1, None);
+        slot.push(20, 1, 2, None);
+        slot.push(100, tag(Kind::Allowed), 0, None);
+        slot.push(150, tag(Kind::Allowed), 0, None);
+        slot.pop_left_out(50);
+        assert_eq!(starts(&slot), [60, 70, 150]);
+        slot.pop_left_out(300 - 150);
+        assert_eq!(starts(&slot), [210, 220]);
+    }
+
+    #[cfg(feature = "tower")]
+    #[test]
+    fn a_nested_request_is_left_out_of_the_outer_request_and_not_of_the_poll() {
+        let slot = Slot::new();
+        slot.push(10, 1, 1, None);
+        slot.push(20, tag(Kind::Route), 0, None);
+        slot.push(40, tag(Kind::Route), 0, None);
+        slot.delay_requests_around(|| 140);
+        slot.pop();
+        assert_eq!(starts(&slot), [10, 120]);
+    }
+
+    /// The scope leaves out all of its own time, and with it the time of the request inside.
+    #[cfg(feature = "tower")]
+    #[test]
+    fn a_request_in_a_scope_in_a_request_is_left_out_once() {
+        let slot = Slot::new();
+        slot.push(10, 1, 1, None);
+        slot.push(20, tag(Kind::Route), 0, None);
+        slot.push(30, tag(Kind::Allowed), 0, None);
+        slot.push(40, tag(Kind::Route), 0, None);
+        slot.delay_requests_around(|| 140);
+        slot.pop();
+        assert_eq!(starts(&slot)[..2], [10, 20]);
+        slot.pop_left_out(150 - 30);
+        assert_eq!(starts(&slot), [130, 140]);
+    }
+}

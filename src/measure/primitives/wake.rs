@@ -1,0 +1,122 @@
+//! How a poll wakes a sleeping watchdog without a lock, a fence or a shared write.
+
+use std::sync::OnceLock;
+use std::thread::Thread;
+use std::time::Duration;
+
+use crate::measure::primitives::clock::Clock;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+
+/// How often a watchdog that cannot rely on being woken looks by itself.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Says whether the watchdog sleeps.
+///
+/// A poll stores its frame, then loads the flag. The watchdog sets the flag, then reads the slots. Each could miss the
+/// other's store, were it not for the process-wide barrier between the watchdog's two steps, which makes every running
+/// thread's earlier stores visible: either the poll sees the flag, or the watchdog sees the frame. The price is paid once a
+/// sleep by the watchdog, not once a poll by everyone.
+#[derive(Debug)]
+struct Flag(AtomicBool);
+
+impl Flag {
+    fn new() -> Flag {
+        Flag(AtomicBool::new(false))
+    }
+
+    /// Whether it sleeps, as far as can be told without waiting for anybody.
+    #[inline]
+    fn is_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Lowers it; whether it was up: then the caller is the one to wake the watchdog.
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+
+    fn set(&self, up: bool) {
+        self.0.store(up, Ordering::SeqCst);
+    }
+
+    /// Sleeps by `park`, unless `is_idle` says, after the flag is up and all that ran before it is seen (`barrier`), that there is
+    /// something to do.
+    fn sleep<B>(&self, barrier: impl FnOnce() -> B, is_idle: impl FnOnce() -> bool, park: impl FnOnce(B)) {
+        self.set(true);
+        let barrier = barrier();
+        if is_idle() {
+            park(barrier);
+        }
+        self.set(false);
+    }
+}
+
+/// The flag, and whom to wake.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Wake {
+    flag: Flag,
+    thread: OnceLock<Thread>,
+    barrier: bool,
+    clock: Clock,
+    /// When a poll last woke it, as a reading; 0 for none since it fell asleep.
+    woken: AtomicU64,
+}
+
+impl Wake {
+    pub(crate) fn new(clock: Clock) -> Wake {
+        let barrier = crate::sys::register_barrier();
+        Wake { flag: Flag::new(), thread: OnceLock::new(), barrier, clock, woken: AtomicU64::new(0) }
+    }
+
+    /// Names the thread to wake.
+    pub(crate) fn set_thread(&self, thread: Thread) {
+        let _ = self.thread.set(thread);
+    }
+
+    /// Whether a sleep may last until a poll ends it.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.barrier
+    }
+
+    #[inline]
+    pub(crate) fn check(&self) {
+        if self.flag.is_up() {
+            self.wake();
+        }
+    }
+
+    /// Wakes the watchdog if it sleeps; any thread.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn wake(&self) {
+        if self.flag.take()
+            && let Some(thread) = self.thread.get()
+        {
+            // The process may be stopped before the watchdog runs.
+            self.woken.store(self.clock.now(), Ordering::Relaxed);
+            thread.unpark();
+        }
+    }
+
+    /// Wakes the watchdog from whatever it waits for.
+    pub(crate) fn kick(&self) {
+        self.flag.set(false);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Sleeps until a poll begins, unless `is_idle` says, after the flag is up, that one already has. The reading at which one
+    /// woke it. The watchdog only.
+    pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<u64> {
+        self.woken.store(0, Ordering::Relaxed);
+        // A wake-up in between has left its token: either returns at once then.
+        let park = |exact| if exact { std::thread::park() } else { std::thread::park_timeout(TICK) };
+        self.flag.sleep(|| self.barrier && crate::sys::barrier(), is_idle, park);
+        Some(self.woken.load(Ordering::Relaxed)).filter(|woken| *woken != 0)
+    }
+}
+
+#[cfg(all(test, pollwatch_loom))]
+mod models;

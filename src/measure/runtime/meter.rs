@@ -1,0 +1,261 @@
+//! What the measuring floor of one watchdog shares: clock, sites, threads, runtimes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex};
+
+use crate::measure::counters::panics::Panics;
+use crate::measure::counters::sites::{Event, Sum};
+use crate::measure::gate::Gates;
+use crate::measure::primitives::clock::Clock;
+use crate::measure::primitives::route::{RouteId, Routes};
+use crate::measure::primitives::site::{SiteId, Sites};
+use crate::measure::primitives::wake::Wake;
+use crate::measure::runtime::Runtimes;
+use crate::measure::thread::ThreadState;
+use crate::util::lock;
+
+/// Threads measured at a time; further ones are counted and left alone.
+const MAX_THREADS: usize = 4096;
+/// Exited threads kept for the watchdog to take their last slow polls from.
+const MAX_DEPARTED: usize = 256;
+/// Reasons to block told apart.
+const MAX_REASONS: usize = 64;
+
+/// What the user sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// In nanoseconds.
+    pub(crate) threshold: u64,
+    pub(crate) max_sites: usize,
+    pub(crate) max_routes: usize,
+    /// Whether the durations of a route's polls are kept in buckets.
+    pub(crate) route_histograms: bool,
+}
+
+/// See the module's text. Hooks, futures and layers hold this, never the floors above.
+pub(crate) struct Meter {
+    pub(crate) id: u64,
+    /// The process that it was made in.
+    process: u32,
+    pub(crate) clock: Clock,
+    /// In nanoseconds.
+    pub(crate) threshold: u64,
+    pub(crate) max_sites: usize,
+    pub(crate) route_histograms: bool,
+    pub(crate) sites: Sites,
+    pub(crate) routes: Routes,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) gates: Gates,
+    pub(crate) wake: Arc<Wake>,
+    /// Panics in hooks that the user gave.
+    pub(crate) hook_panics: AtomicU64,
+    /// Panics of tasks.
+    pub(crate) panics: Panics,
+    threads: Mutex<Vec<Arc<ThreadState>>>,
+    /// Locked before `threads` by those who take both.
+    retired: Mutex<(Sum, HashMap<RouteId, crate::measure::counters::routes::Totals>)>,
+    departed: Mutex<Vec<Arc<ThreadState>>>,
+    /// Nanoseconds by reason.
+    allowed: Mutex<BTreeMap<&'static str, u64>>,
+    next_thread: AtomicU64,
+    refused: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Meter {
+    /// With only what most tests set.
+    #[cfg(test)]
+    pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
+        Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false })
+    }
+
+    pub(crate) fn new(settings: Settings) -> Arc<Meter> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let clock = Clock::new();
+        Arc::new_cyclic(|me| Meter {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            process: std::process::id(),
+            wake: Arc::new(Wake::new(clock.clone())),
+            clock,
+            threshold: settings.threshold,
+            max_sites: settings.max_sites,
+            route_histograms: settings.route_histograms,
+            sites: Sites::new(settings.max_sites),
+            routes: Routes::new(settings.max_routes),
+            runtimes: Runtimes::new(me.clone()),
+            gates: Gates::default(),
+            hook_panics: AtomicU64::new(0),
+            panics: Panics::default(),
+            threads: Mutex::default(),
+            retired: Mutex::default(),
+            departed: Mutex::default(),
+            allowed: Mutex::default(),
+            next_thread: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether this is a forked child: it has the one thread that forked, and locks that others held then stay locked in it for ever.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    /// Makes the calling thread's state; `None` when there are too many threads.
+    pub(crate) fn register_thread(&self) -> Option<Arc<ThreadState>> {
+        let mut threads = lock(&self.threads);
+        if threads.len() >= MAX_THREADS {
+            return None;
+        }
+        let state = Arc::new(ThreadState::new(self, self.next_thread.fetch_add(1, Ordering::Relaxed)));
+        threads.push(state.clone());
+        Some(state)
+    }
+
+    /// Counts a thread that found no place.
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Folds an exiting thread's counters into the retired ones. Runs on that thread. Not in a forked child, where nobody reads them.
+    pub(crate) fn retire_thread(&self, state: &Arc<ThreadState>) {
+        if self.is_forked() {
+            return;
+        }
+        let mut retired = lock(&self.retired);
+        state.tally.add_to(&mut retired.0);
+        state.routes.add_to(&mut retired.1);
+        self.lost.fetch_add(state.ended.lost(), Ordering::Relaxed);
+        // Before it leaves the others: a look in between finds its last words twice rather than not at all, and takes them once.
+        if !state.ended.is_empty() {
+            let mut departed = lock(&self.departed);
+            if departed.len() < MAX_DEPARTED {
+                departed.push(state.clone());
+            } else {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        lock(&self.threads).retain(|t| t.id != state.id);
+    }
+
+    /// Counts time that was meant to block.
+    pub(crate) fn add_allowed(&self, reason: &'static str, nanos: u64) {
+        let mut allowed = lock(&self.allowed);
+        let known = allowed.contains_key(reason) || allowed.len() < MAX_REASONS;
+        *allowed.entry(if known { reason } else { "other" }).or_default() += nanos;
+    }
+
+    /// Nanoseconds that were meant to block, by reason.
+    pub(crate) fn allowed(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.allowed).clone()
+    }
+
+    /// The threads of now.
+    pub(crate) fn threads(&self) -> Vec<Arc<ThreadState>> {
+        lock(&self.threads).clone()
+    }
+
+    /// Takes the exited threads that have something left to tell.
+    pub(crate) fn take_departed(&self) -> Vec<Arc<ThreadState>> {
+        std::mem::take(&mut *lock(&self.departed))
+    }
+
+    /// Everything counted so far. A thread that exits meanwhile waits, so it is counted once.
+    pub(crate) fn sum(&self) -> Sum {
+        let retired = lock(&self.retired);
+        let mut sum = retired.0.clone();
+        for thread in self.threads() {
+            thread.tally.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// As [`sum`](Self::sum), of the routes.
+    pub(crate) fn sum_of_routes(&self) -> HashMap<RouteId, crate::measure::counters::routes::Totals> {
+        let retired = lock(&self.retired);
+        let mut sum = retired.1.clone();
+        for thread in self.threads() {
+            thread.routes.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// Tasks that are alive, by runtime and place; where none ever was there is no entry, and none for `other`, whose ends are
+    /// not all told apart. Never more than there are: what was spawned is read before what has ended.
+    pub(crate) fn alive(&self) -> HashMap<(u16, SiteId), u64> {
+        // Who exits waits, so that no thread is missed and none counted twice.
+        let retired = lock(&self.retired);
+        let retired_of = |event| retired.0.cells.iter().map(move |(key, totals)| (*key, totals.event(event)));
+        let mut alive: HashMap<_, u64> = retired_of(Event::Spawned).filter(|(_, n)| *n > 0).collect();
+        for thread in self.threads() {
+            thread.tally.each(Event::Spawned, |key, n| *alive.entry(key).or_default() += n);
+        }
+        fence(Ordering::Acquire);
+        let mut end = |key, n| {
+            if let Some(alive) = alive.get_mut(&key) {
+                *alive = alive.saturating_sub(n);
+            }
+        };
+        retired_of(Event::Terminated).for_each(|(key, n)| end(key, n));
+        for thread in self.threads() {
+            thread.tally.each(Event::Terminated, &mut end);
+        }
+        alive.retain(|(_, site), _| *site != SiteId::OTHER);
+        alive
+    }
+
+    /// Threads that were not measured because there were too many.
+    pub(crate) fn refused_threads(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Slow polls that the watchdog never heard of, because they came faster than it could take them.
+    pub(crate) fn lost_polls(&self) -> u64 {
+        let _nobody_leaves = lock(&self.retired);
+        self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.ended.lost()).sum::<u64>()
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_forked_thread_waits_for_no_lock() {
+        let meter = Meter::of(1, 10);
+        let thread = meter.register_thread().unwrap();
+        let held = lock(&meter.retired);
+        assert!(!meter.is_forked());
+        let ended = crate::util::in_a_fork(|| {
+            meter.retire_thread(&thread);
+            meter.is_forked()
+        });
+        assert_eq!(ended, Some(true));
+        drop(held);
+    }
+
+    #[test]
+    fn what_is_alive_is_summed_over_threads() {
+        let meter = Meter::of(1, 10);
+        let count = |site, events: &[(Event, u64)], exits: bool| {
+            let thread = meter.register_thread().unwrap();
+            let cell = thread.tally.add_cell(1, site).unwrap();
+            for (event, n) in events {
+                (0..*n).for_each(|_| thread.tally.cell(cell).unwrap().event(*event));
+            }
+            if exits {
+                meter.retire_thread(&thread);
+            }
+        };
+        count(SiteId(1), &[(Event::Spawned, 5)], false);
+        count(SiteId(1), &[(Event::Spawned, 2), (Event::Terminated, 3)], true);
+        count(SiteId(1), &[(Event::Terminated, 1)], false);
+        count(SiteId(2), &[(Event::Terminated, 4), (Event::Panicked, 1)], false);
+        count(SiteId::OTHER, &[(Event::Spawned, 9)], false);
+        assert_eq!(meter.alive(), HashMap::from([((1, SiteId(1)), 3)]));
+        count(SiteId(1), &[(Event::Terminated, 9)], true);
+        assert_eq!(meter.alive()[&(1, SiteId(1))], 0, "never less than none");
+    }
+}

@@ -1,0 +1,285 @@
+//! The runtimes that a watchdog knows.
+
+pub(crate) mod callbacks;
+pub(crate) mod meter;
+pub(crate) mod ownership;
+pub(crate) mod probe;
+pub(crate) mod stats;
+pub(crate) mod worker_threads;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
+
+use crate::error::Error;
+use crate::measure::counters::sites::MAX_RUNTIMES;
+use crate::measure::primitives::histogram::Histogram;
+use crate::measure::primitives::slot::Frame;
+use crate::measure::runtime::meter::Meter;
+use crate::measure::runtime::ownership::Holders;
+use crate::measure::runtime::probe::Probe;
+use crate::measure::runtime::stats::{RuntimeStats, StatsTotals};
+use crate::measure::runtime::worker_threads::Pool;
+use crate::measure::thread::{ThreadState, salt};
+use crate::util::lock;
+
+/// The id of the runtime that stands for all that is not known: polls outside of any runtime, or beyond [`MAX_RUNTIMES`].
+pub(crate) const OTHER: u16 = 0;
+
+/// One named runtime. The entry outlives the runtime: another one of the same name goes on with its counters.
+pub(crate) struct Runtime {
+    pub(crate) id: u16,
+    pub(crate) name: Arc<str>,
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) meter_id: u64,
+    /// Of its id.
+    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    pub(crate) salt: u64,
+    pub(crate) meter: Weak<Meter>,
+    pub(crate) probe: Probe,
+    /// From waking the probe to its poll.
+    pub(crate) delay: Histogram,
+    /// Every task of this runtime is seen by tokio's hooks.
+    hooked: AtomicBool,
+    multi_thread: AtomicBool,
+    /// Counts the tokio runtimes that have gone by this name.
+    generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    reserved: bool,
+    live: Option<Live>,
+    /// The runtime that was live when the watchdog stopped: what is still counted of it belongs here.
+    stopped: Option<Id>,
+    totals: StatsTotals,
+}
+
+/// What keeps tokio's handle: it must go when the runtime goes, since our hooks are in that handle, and we in our hooks.
+struct Live {
+    id: Id,
+    metrics: RuntimeMetrics,
+    holders: Holders,
+    stats: RuntimeStats,
+    /// Its threads, where they publish what they do.
+    pool: Option<Arc<Pool>>,
+}
+
+impl Runtime {
+    fn new(id: u16, name: &str, meter: &Weak<Meter>, meter_id: u64) -> Arc<Runtime> {
+        Arc::new(Runtime {
+            id,
+            name: name.into(),
+            meter_id,
+            salt: salt(id),
+            meter: meter.clone(),
+            probe: Probe::new(),
+            delay: Histogram::new(),
+            hooked: AtomicBool::new(false),
+            multi_thread: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    /// Ties the entry to a tokio runtime, from here on until its tasks are dropped.
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<Pool>>) {
+        self.hooked.store(hooked, Ordering::Relaxed);
+        self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        // The one worker of a current-thread runtime is whoever calls its `block_on`, and nobody tells when that returns.
+        let pool = pool.filter(|_| self.is_multi_thread());
+        let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
+        let holders = Holders::of(metrics.num_workers());
+        lock(&self.state).live = Some(Live { id: handle.id(), metrics, holders, stats, pool });
+        crate::measure::runtime::probe::spawn(handle, self, generation);
+    }
+
+    /// The probe was dropped, so the runtime's tasks were: it is shutting down.
+    pub(super) fn gone(&self, generation: u64) {
+        if self.generation.load(Ordering::Relaxed) == generation {
+            self.release();
+        }
+    }
+
+    /// Lets go of tokio's handle.
+    pub(crate) fn release(&self) {
+        let live = {
+            let mut state = lock(&self.state);
+            state.reserved = false;
+            let mut live = state.live.take();
+            if let Some(live) = &mut live {
+                live.stats.update(&mut state.totals);
+            }
+            live
+        };
+        drop(live);
+    }
+
+    /// Lets go of tokio's handle; the watchdog stops, the runtime goes on.
+    fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = state.live.as_ref().map(|live| live.id).or(state.stopped);
+        drop(state);
+        self.probe.stop();
+        self.release();
+    }
+
+    fn is(&self, id: Id) -> bool {
+        let state = lock(&self.state);
+        state.live.as_ref().map(|live| live.id).or(state.stopped) == Some(id)
+    }
+
+    pub(crate) fn is_hooked(&self) -> bool {
+        self.hooked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_multi_thread(&self) -> bool {
+        self.multi_thread.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        lock(&self.state).live.is_some()
+    }
+
+    /// The worker of this runtime that a thread's poll blocks; see [`ownership`].
+    pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
+        let state = lock(&self.state);
+        let Live { metrics, holders, .. } = state.live.as_ref()?;
+        let (metrics, holders) = (metrics.clone(), holders.clone());
+        drop(state);
+        ownership::worker_of(&metrics, &holders, thread, frame)
+    }
+
+    /// Who holds its workers, while the runtime lives.
+    #[cfg(not(tokio_unstable))]
+    pub(crate) fn holders(&self) -> Option<Holders> {
+        lock(&self.state).live.as_ref().map(|live| live.holders.clone())
+    }
+
+    /// tokio's metrics, while the runtime lives.
+    pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
+        lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
+    }
+
+    /// Its pool of threads, while the runtime lives and where they publish what they do.
+    pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
+        lock(&self.state).live.as_ref()?.pool.clone()
+    }
+
+    /// tokio-metrics' figures, summed over all runtimes that have gone by this name.
+    pub(crate) fn stats(&self) -> StatsTotals {
+        let state = &mut *lock(&self.state);
+        match &mut state.live {
+            Some(live) => live.stats.update(&mut state.totals),
+            None => state.totals.clear_gauges(),
+        }
+        state.totals.clone()
+    }
+}
+
+/// All runtimes of one watchdog, by id.
+pub(crate) struct Runtimes {
+    meter: Weak<Meter>,
+    list: Mutex<Vec<Arc<Runtime>>>,
+    adopting: Mutex<()>,
+    /// Runtimes that were built when there was no place for one more.
+    unnamed: AtomicU64,
+}
+
+impl Runtimes {
+    pub(crate) fn new(meter: Weak<Meter>) -> Runtimes {
+        Runtimes { meter, list: Mutex::default(), adopting: Mutex::default(), unnamed: AtomicU64::new(0) }
+    }
+
+    /// Reserves a name for a runtime about to be built or attached; `None` where all places are taken by other names.
+    pub(crate) fn reserve(&self, name: &str, meter_id: u64) -> Result<Option<Arc<Runtime>>, Error> {
+        if name.trim().is_empty() {
+            return Err(Error::invalid("a runtime's name must not be empty: it is the `runtime` label of its metrics"));
+        }
+        let mut list = self.with_other(meter_id);
+        let known = list.iter().find(|r| &*r.name == name).cloned();
+        let runtime = match known {
+            Some(runtime) => runtime,
+            None if list.len() >= MAX_RUNTIMES => return Ok(None),
+            None => {
+                let runtime = Runtime::new(list.len() as u16, name, &self.meter, meter_id);
+                list.push(runtime.clone());
+                runtime
+            }
+        };
+        let mut state = lock(&runtime.state);
+        if runtime.id == OTHER || state.reserved {
+            return Err(Error::invalid(format!(
+                "a runtime named {name:?} is watched already: two would share one `runtime` label, so give this one another \
+                 name, or shut the first one down before"
+            )));
+        }
+        state.reserved = true;
+        drop(state);
+        Ok(Some(runtime))
+    }
+
+    /// Counts a runtime that was built without a place; whether it is the first one.
+    pub(crate) fn count_unnamed(&self) -> bool {
+        self.unnamed.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// How many there were.
+    pub(crate) fn unnamed(&self) -> u64 {
+        self.unnamed.load(Ordering::Relaxed)
+    }
+
+    fn with_other(&self, meter_id: u64) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
+        let mut list = lock(&self.list);
+        if list.is_empty() {
+            list.push(Runtime::new(OTHER, "other", &self.meter, meter_id));
+        }
+        list
+    }
+
+    /// The runtime that stands for all unknown ones.
+    pub(crate) fn other(&self, meter_id: u64) -> Arc<Runtime> {
+        self.with_other(meter_id)[OTHER as usize].clone()
+    }
+
+    pub(crate) fn get(&self, id: u16) -> Option<Arc<Runtime>> {
+        lock(&self.list).get(id as usize).cloned()
+    }
+
+    /// While this is held, nobody else comes to watch a runtime that is there already.
+    pub(crate) fn adopting(&self) -> MutexGuard<'_, ()> {
+        lock(&self.adopting)
+    }
+
+    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's name for it, else under the
+    /// first of `runtime-1`, `runtime-2` ... that no living one has: a process that makes a runtime for each job, or each test,
+    /// needs as many names as there are at a time.
+    pub(crate) fn find_or_adopt(&self, handle: &Handle, meter_id: u64) -> Option<Arc<Runtime>> {
+        let _one_at_a_time = self.adopting();
+        if let Some(known) = self.find(handle.id()) {
+            return Some(known);
+        }
+        let reserve = |name: &str| self.reserve(name, meter_id).ok().flatten();
+        let unnamed = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
+        let runtime = handle.name().and_then(reserve).or_else(unnamed)?;
+        runtime.go_live(handle, false, None);
+        Some(runtime)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Runtime>> {
+        lock(&self.list).clone()
+    }
+
+    /// The live runtime with tokio's id.
+    pub(crate) fn find(&self, id: Id) -> Option<Arc<Runtime>> {
+        self.all().into_iter().find(|r| r.is(id))
+    }
+
+    /// Lets go of all tokio handles; the watchdog stops.
+    pub(crate) fn release_all(&self) {
+        self.all().iter().for_each(|runtime| runtime.stop());
+    }
+}
