@@ -108,9 +108,9 @@ pub(crate) fn is_poll_entry(name: &str, file: Option<&str>) -> bool {
         "tokio::runtime::task::",
         "tokio::runtime::park::",
         "tokio::task::local::",
-        "pollwatch::measure::future::",
+        "pollwatch::measure::entry::future::",
         "pollwatch::measure::layer::",
-        "pollwatch::measure::task::",
+        "pollwatch::measure::entry::task::",
     ];
     const FILES: [&str; 3] = ["src/runtime/task/", "src/runtime/park.rs", "src/task/local.rs"];
     let of_tokio = file.filter(|f| f.starts_with("tokio-1.")).and_then(|f| f.split_once('/')).map(|(_, below)| below);
@@ -182,7 +182,7 @@ mod tests {
         assert!(!is_poll_entry("app::block_on", None));
         assert!(is_poll_entry("with_mut", Some("tokio-1.54.1/src/runtime/task/core.rs")));
         assert!(is_poll_entry("block_on", Some("tokio-1.54.1/src/runtime/runtime.rs")));
-        assert!(is_poll_entry("poll", Some("src/measure/future.rs")));
+        assert!(is_poll_entry("poll", Some("src/measure/entry/future.rs")));
         assert!(!is_poll_entry("poll", Some("tokio-1.54.1/src/time/timeout.rs")));
         assert!(!is_poll_entry("block_on", Some("src/runtime/mine.rs")));
     }
