@@ -1,4 +1,9 @@
-//! The atomics of the protocols between threads: `std`'s, or loom's when its models are checked (`--cfg pollwatch_loom`).
+//! What threads share without a lock: a seqlock, a ring buffer, and the atomics that they are made of.
+//!
+//! The atomics are `std`'s, or loom's when its models are checked (`--cfg pollwatch_loom`).
+
+pub(crate) mod ring;
+pub(crate) mod seqlock;
 
 #[cfg(not(all(test, pollwatch_loom)))]
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
@@ -6,13 +11,13 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, 
 #[cfg(all(test, pollwatch_loom))]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
-/// A word that threads share, for a protocol of which the one instance is a `static`: loom's atomics cannot be in one, so that its
-/// models are of another instance. Each call is that of the atomic.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+/// An atomic word, `std`'s or loom's. Protocols whose one instance is a `static` are generic over
+/// it: loom's atomics cannot be in a `static`, so that their models are of another instance.
 pub(crate) trait Word {
     fn load(&self, order: Ordering) -> u64;
     fn store(&self, value: u64, order: Ordering);
-    /// Whether it was `current`, and is `new` now.
+    /// Stores `new` if the word is `current`, and returns whether it was.
+    #[cfg_attr(not(feature = "capture"), allow(dead_code))]
     fn replace(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> bool;
 }
 
@@ -41,11 +46,19 @@ word!(std::sync::atomic::AtomicU64);
 #[cfg(all(test, pollwatch_loom))]
 word!(loom::sync::atomic::AtomicU64);
 
+/// Adds to a counter that only the calling thread writes: a load and a store, which cost less than
+/// a read-modify-write. The sum wraps.
+#[inline(always)]
+pub(crate) fn add_single_writer(counter: &impl Word, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
 /// Runs a model of one writer and one reader, and checks that the two met.
 ///
-/// The writer is on the model's first thread, which loom lets run first: it looks for other orders only from the last access
-/// to an atomic, so that a writer's own load before its store would hide a reader that came earlier. `read` tells whether it
-/// saw the writer half-way; if no order of execution has it do so, the model proves nothing.
+/// The writer is on the model's first thread, which loom runs first. loom explores other orders only
+/// from the last access to an atomic, so that a writer's own load before its store would hide a
+/// reader that came earlier. `read` returns whether it saw the writer half-way. If no order of
+/// execution has it do so, the model proves nothing.
 #[cfg(all(test, pollwatch_loom))]
 pub(crate) fn model_one_writer<T: Send + Sync + 'static>(
     new: fn() -> T,
@@ -57,9 +70,9 @@ pub(crate) fn model_one_writer<T: Send + Sync + 'static>(
 
     let met = std::sync::Arc::new(AtomicBool::new(false));
     let mut model = loom::model::Builder::new();
-    // A reading of a whole histogram takes more steps than loom allows by itself.
+    // Reading a whole histogram takes more steps than loom allows by default.
     model.max_branches = 20_000;
-    // All orders would take hours; what goes wrong at all goes wrong with few switches in the midst of things.
+    // All orders would take hours. Most errors need only a few involuntary switches.
     model.preemption_bound = Some(2);
     model.check({
         let met = met.clone();

@@ -1,5 +1,7 @@
 //! What several rooms need: locks that outlive a panic, calls into user code that cannot unwind into ours, short paths.
 
+pub(crate) mod interner;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

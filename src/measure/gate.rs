@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use crate::measure::counters::sites::MAX_RUNTIMES;
 use crate::measure::primitives::clock::Clock;
+use crate::measure::primitives::frame::MAX_RUNTIMES;
 use crate::sync::AtomicU32;
 use crate::util::lock;
 

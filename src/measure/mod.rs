@@ -3,9 +3,9 @@
 //! The folders form an order, and a folder imports only from those above it:
 //!
 //! ```text
-//! primitives   slot, slow-poll ring, histogram, clock, ids of sites and routes, wake-up of the watchdog
+//! primitives   clock, histogram, frame tags, ids of sites and routes, span slot, wake-up of the watchdog
 //! counters     what a thread counts by site and by route
-//! thread       the state of one thread, and how a thread finds it
+//! thread       the state of one thread: slot, slow-poll ring, counters; and how a thread finds it
 //! runtime      the meter of a watchdog, its runtimes, their probes and worker threads
 //! entry        hooks, wrapped futures, tasks, scopes, requests, spans: what runs in a poll
 //! layer        the tower layer
@@ -29,8 +29,10 @@ pub(crate) mod thread;
 // The names under which the layers above import these modules.
 pub(crate) use counters::sites as tally;
 pub(crate) use entry::{allow, future, hooks, spans, task};
-pub(crate) use primitives::{histogram, site, slot, slow_polls as ended, task_id};
+pub(crate) use primitives::{histogram, site, task_id};
 pub(crate) use runtime::{callbacks, meter, probe, stats as runtime_stats, worker_threads as pool};
+
+pub(crate) use thread::{slot, slow_polls as ended};
 
 /// Routes: their names and what is counted of each.
 pub(crate) mod route {

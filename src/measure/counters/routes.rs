@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::primitives::route::RouteId;
+use crate::sync::add_single_writer as add;
 
 const CHUNK: usize = 32;
 
@@ -60,11 +61,6 @@ pub(crate) struct Cell {
     recent: AtomicU64,
     requests: OnceLock<Box<Requests>>,
     durations: OnceLock<Box<Durations>>,
-}
-
-#[inline]
-fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 #[cfg_attr(not(feature = "tower"), allow(dead_code))]

@@ -4,14 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::measure::primitives::frame::{Kind, MAX_RUNTIMES, What};
 use crate::measure::primitives::histogram::{Histogram, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::slot::{Kind, What};
+use crate::sync::add_single_writer as add;
 
 const CHUNK: usize = 64;
-
-/// Runtimes that one watchdog tells apart; the rest is `other`.
-pub(crate) const MAX_RUNTIMES: usize = 64;
 
 /// The events that a cell counts, besides polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +40,6 @@ pub(crate) struct SiteCounters {
     histogram: OnceLock<Arc<Histogram>>,
     site: AtomicU32,
     events: [AtomicU64; EVENTS],
-}
-
-#[inline]
-fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 /// Stands where there is none; nothing is counted in it.

@@ -1,7 +1,7 @@
 //! Scopes that are meant to block.
 
-use crate::measure::primitives::slot::{Kind, What};
 use crate::measure::thread;
+use crate::measure::thread::slot::{Kind, What};
 
 /// Runs `f`, which is meant to block: its time is counted under `reason` (`pollwatch_allowed_blocking_seconds_total`) and left out
 /// of the poll that it is part of. The rest of the poll is measured as ever, and a stall that is going on stands still meanwhile.

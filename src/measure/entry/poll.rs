@@ -8,10 +8,10 @@ use std::panic::Location;
 use crate::measure::counters::sites::Event;
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::slot::{FrameCell, Kind, What};
-use crate::measure::primitives::slow_polls::Ended;
 #[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
+use crate::measure::thread::slot::{FrameCell, Kind, What};
+use crate::measure::thread::slow_polls::Ended;
 use crate::measure::thread::{Attached, Origin};
 
 #[cfg(tokio_unstable)]
@@ -258,7 +258,8 @@ pub(crate) enum Part<'a> {
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
-    let what = What { kind: Kind::Route, runtime: crate::measure::runtime::OTHER, route: Some(route), index: 0 };
+    let what =
+        What { kind: Kind::Route, runtime: crate::measure::primitives::frame::OTHER, route: Some(route), index: 0 };
     Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
 }
 

@@ -4,7 +4,7 @@
 //! from [`SLOW_NANOS`] on, the exact buckets that Prometheus shows. Below that every poll goes to the fine bins alone and
 //! belongs to the first bucket, so the hot path bumps one counter.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, add_single_writer as add};
 
 /// Upper bounds of the exported buckets in nanoseconds: 100 µs to 10 s.
 pub(crate) const BOUNDS: [u64; 14] = [
@@ -54,11 +54,6 @@ pub(crate) struct Histogram {
     bins: [AtomicU64; BINS],
     buckets: [AtomicU64; BOUNDS.len() + 1],
     sum: AtomicU64,
-}
-
-#[inline]
-fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 impl Histogram {

@@ -1,11 +1,10 @@
 //! What the rest of `measure` is made of. Nothing here imports another folder of `measure`.
 
 pub(crate) mod clock;
+pub(crate) mod frame;
 pub(crate) mod histogram;
 pub(crate) mod route;
 pub(crate) mod site;
-pub(crate) mod slot;
-pub(crate) mod slow_polls;
 #[cfg(feature = "spans")]
 pub(crate) mod span_slot;
 pub(crate) mod task_id;

@@ -1,21 +1,22 @@
-//! Routes: the names that a service gives to its requests, interned and bounded in number, and what is counted of each.
+//! Routes: the names that a service gives to its requests, bounded in number.
 
-use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// An interned route. Fits with its absence into the 16 bits that a frame has for it.
+use crate::util::interner::Interner;
+
+/// The id of an interned route. An `Option` of it fits into the 16 bits that a frame has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RouteId(NonZeroU16);
 
 impl RouteId {
-    /// What did not fit.
+    /// All routes that did not fit.
     pub(crate) const OTHER: RouteId = RouteId(NonZeroU16::new(1).unwrap());
-    /// A request that no route matched.
+    /// The route of requests that no route matched.
     pub(crate) const UNMATCHED: RouteId = RouteId(NonZeroU16::new(2).unwrap());
 
-    /// Its bits; `None` is 0.
+    /// Returns the bits of a route; those of `None` are 0.
     #[inline]
     pub(crate) fn to_bits(route: Option<RouteId>) -> u16 {
         route.map_or(0, |route| route.0.get())
@@ -26,27 +27,30 @@ impl RouteId {
         NonZeroU16::new(bits).map(RouteId)
     }
 
-    /// Its place in lists: 0, 1, 2 ...
+    fn of_number(number: u32) -> RouteId {
+        u16::try_from(number + 1).ok().and_then(RouteId::from_bits).unwrap_or(RouteId::OTHER)
+    }
+
+    /// Returns the index of its counters: 0, 1, 2 ...
     #[inline]
     pub(crate) fn index(self) -> usize {
         self.0.get() as usize - 1
     }
 }
 
-/// How far a name can be trusted to be one of the service's, and not one that a client made up.
+/// How far a name can be trusted to be the service's, and not made up by a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "tower"), allow(dead_code))]
 pub(crate) enum Proof {
-    /// A router matched it, or the service answered it.
+    /// A router matched the request, or the service answered it.
     Known,
-    /// It came with a request that has not been answered.
+    /// The name came with a request that has not been answered.
     Claimed,
 }
 
 struct Table {
-    ids: HashMap<Arc<str>, RouteId>,
-    names: Vec<Arc<str>>,
-    /// Of the names, those that are only claimed.
+    names: Interner<Arc<str>>,
+    /// How many of the names are only claimed.
     claimed: usize,
 }
 
@@ -57,28 +61,29 @@ pub(crate) struct Routes {
     overflowed: AtomicU64,
 }
 
-/// `other` and `unmatched`.
-const FIXED: usize = 2;
+/// The names of [`RouteId::OTHER`] and [`RouteId::UNMATCHED`].
+const FIXED: [&str; 2] = ["other", "unmatched"];
 
 impl Routes {
-    /// The most that `max_routes` may be.
+    /// The highest value of `max_routes`.
     pub(crate) const MAX: usize = 10_000;
-    /// A longer name is `other`.
+    /// The longest name in bytes. A longer one is `other`.
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     const MAX_NAME: usize = 256;
 
     pub(crate) fn new(max: usize) -> Routes {
-        let names: Vec<Arc<str>> = vec!["other".into(), "unmatched".into()];
-        let ids = [RouteId::OTHER, RouteId::UNMATCHED].into_iter().map(|id| (names[id.index()].clone(), id)).collect();
-        Routes {
-            table: RwLock::new(Table { ids, names, claimed: 0 }),
-            max: max.min(Self::MAX),
-            overflowed: AtomicU64::new(0),
+        let max = max.min(Self::MAX);
+        let mut names = Interner::new(max + FIXED.len());
+        // In the order of their ids.
+        for name in FIXED {
+            names.intern(name.into());
         }
+        Routes { table: RwLock::new(Table { names, claimed: 0 }), max, overflowed: AtomicU64::new(0) }
     }
 
-    /// The id of a name, given at first sight as long as there is room. Names that clients may have made up get half of the
-    /// room: a flood of them leaves the other half to the service's own. Takes a lock: callers keep the answer.
+    /// Returns the id of a name, and gives it one if there is room. Names that clients may have made up
+    /// get at most half of the ids: a flood of them leaves the other half to the service's own. Takes a
+    /// lock: callers keep the answer.
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) fn intern(&self, name: &str, proof: Proof) -> RouteId {
         if name.is_empty() {
@@ -87,33 +92,33 @@ impl Routes {
         if name.len() > Self::MAX_NAME {
             return RouteId::OTHER;
         }
-        // Nothing ever goes: what has no room now has none later, and a flood of names takes no lock that others wait for.
-        let has_room = |table: &Table| {
-            table.names.len() - FIXED < self.max && (proof == Proof::Known || table.claimed < self.max.div_ceil(2))
-        };
+        // Names are never removed: one that does not fit now does not fit later either. So a flood of
+        // names takes no write lock.
+        let has_room =
+            |table: &Table| !table.names.is_full() && (proof == Proof::Known || table.claimed < self.max.div_ceil(2));
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        match table.ids.get(name) {
-            Some(&id) => return id,
+        match table.names.find(name) {
+            Some(number) => return RouteId::of_number(number),
             None if !has_room(&table) => return RouteId::OTHER,
             None => drop(table),
         }
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(&id) = table.ids.get(name) {
-            return id;
+        if let Some(number) = table.names.find(name) {
+            return RouteId::of_number(number);
         }
-        let id = u16::try_from(table.names.len() + 1).ok().and_then(RouteId::from_bits);
-        let Some(id) = id.filter(|_| has_room(&table)) else { return RouteId::OTHER };
-        let name: Arc<str> = name.into();
-        table.names.push(name.clone());
-        table.ids.insert(name, id);
+        if !has_room(&table) {
+            return RouteId::OTHER;
+        }
+        let Some(number) = table.names.intern(name.into()) else { return RouteId::OTHER };
         table.claimed += usize::from(proof == Proof::Claimed);
-        id
+        RouteId::of_number(number)
     }
 
-    /// A route's name.
+    /// Returns the name of a route.
     pub(crate) fn name(&self, id: RouteId) -> Arc<str> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.names.get(id.index()).unwrap_or(&table.names[0]).clone()
+        let name = table.names.key(id.index() as u32).cloned();
+        name.unwrap_or_else(|| FIXED[0].into())
     }
 
     /// Counts a request whose route did not fit.
@@ -122,14 +127,14 @@ impl Routes {
         self.overflowed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many requests had a route that did not fit.
+    /// Returns how many requests had a route that did not fit.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// How many there may be, with the fixed ones.
+    /// Returns the highest number of routes, `other` and `unmatched` included.
     pub(crate) fn capacity(&self) -> usize {
-        self.max + FIXED
+        self.max + FIXED.len()
     }
 }
 

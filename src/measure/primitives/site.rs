@@ -1,21 +1,21 @@
-//! Sites: where tasks are spawned and futures are wrapped, interned by content and bounded in number.
+//! Sites: the locations where tasks are spawned and futures are wrapped.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::util::interner::Interner;
 use crate::util::{lock, portable_path};
 
-/// A place in the code: where a task was spawned, or a future was wrapped. Displays as `file:line:column` (the file below its
-/// crate or registry, without the folders of the machine that built it), or as `other`
-/// for the places beyond [`max_sites`](crate::WatchdogBuilder::max_sites).
+/// A location in the code where a task was spawned, or a future was wrapped. It is displayed as
+/// `file:line:column` (the file below its crate or registry, without the folders of the machine that
+/// built it), or as `other` for locations beyond [`max_sites`](crate::WatchdogBuilder::max_sites).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site(Option<&'static Location<'static>>);
 
 impl Site {
-    /// The place itself, `None` for `other`.
+    /// Returns the location, `None` for `other`.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0
     }
@@ -43,67 +43,59 @@ impl serde::Serialize for Site {
     }
 }
 
-/// An interned site.
+/// The id of an interned site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SiteId(pub(crate) u32);
 
 impl SiteId {
-    /// What did not fit.
+    /// All locations that did not fit.
     pub(crate) const OTHER: SiteId = SiteId(0);
-    /// A task of pollwatch's own, which is in no count.
+    /// The site of pollwatch's own tasks, which are in no count.
     pub(crate) const OWN: SiteId = SiteId(u32::MAX);
 }
 
-#[derive(Default)]
-struct Table {
-    /// The compiler makes several `Location`s of one place (generics, codegen units): equal content is one site.
-    ids: HashMap<&'static Location<'static>, SiteId>,
-    sites: Vec<&'static Location<'static>>,
-}
-
-/// The sites of one watchdog.
+/// The sites of one watchdog, bounded in number.
 pub(crate) struct Sites {
-    table: Mutex<Table>,
-    max: usize,
+    /// The compiler makes several `Location`s of one line (generics, codegen units). Equal content is
+    /// one site.
+    table: Mutex<Interner<&'static Location<'static>>>,
+    /// Tasks that are spawned in this file are pollwatch's own.
+    own_file: &'static str,
     overflowed: AtomicU64,
 }
 
 impl Sites {
-    pub(crate) fn new(max: usize) -> Sites {
-        Sites { table: Mutex::default(), max, overflowed: AtomicU64::new(0) }
+    pub(crate) fn new(max: usize, own_file: &'static str) -> Sites {
+        Sites { table: Mutex::new(Interner::new(max)), own_file, overflowed: AtomicU64::new(0) }
     }
 
-    /// The id of a place, given at first sight. Takes a lock: callers keep the answer.
+    /// Returns the id of a location, and gives it one if there is room. Takes a lock: callers keep the
+    /// answer.
     pub(crate) fn intern(&self, location: &'static Location<'static>) -> SiteId {
-        if location.file() == crate::measure::runtime::probe::FILE {
+        if location.file() == self.own_file {
             return SiteId::OWN;
         }
-        let mut table = lock(&self.table);
-        if let Some(&id) = table.ids.get(location) {
-            return id;
-        }
-        if table.sites.len() >= self.max {
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
-            return SiteId::OTHER;
-        }
-        table.sites.push(location);
-        let id = SiteId(table.sites.len() as u32);
-        table.ids.insert(location, id);
-        id
+        let number = lock(&self.table).intern(location);
+        number.map_or_else(
+            || {
+                self.overflowed.fetch_add(1, Ordering::Relaxed);
+                SiteId::OTHER
+            },
+            |number| SiteId(number + 1),
+        )
     }
 
-    /// The id of a place that is known already.
+    /// Returns the id of a location that has one.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) fn find(&self, location: &'static Location<'static>) -> Option<SiteId> {
-        lock(&self.table).ids.get(location).copied()
+        lock(&self.table).find(location).map(|number| SiteId(number + 1))
     }
 
     pub(crate) fn get(&self, id: SiteId) -> Site {
-        let index = (id.0 as usize).wrapping_sub(1);
-        Site(lock(&self.table).sites.get(index).copied())
+        Site(id.0.checked_sub(1).and_then(|number| lock(&self.table).key(number).copied()))
     }
 
-    /// How many times a thread met a place that did not fit (once a thread and place, not once a poll).
+    /// Returns how often a location did not fit: once for each thread and location, not for each poll.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
@@ -118,7 +110,7 @@ mod tests {
 
     #[test]
     fn interns_up_to_the_bound() {
-        let sites = Sites::new(2);
+        let sites = Sites::new(2, "");
         let places: Vec<_> = [Location::caller(), Location::caller(), Location::caller()].into();
         let ids: Vec<_> = places.iter().map(|p| sites.intern(p)).collect();
         assert_eq!(ids, [SiteId(1), SiteId(2), SiteId::OTHER]);

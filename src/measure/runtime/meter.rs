@@ -81,7 +81,7 @@ impl Meter {
             threshold: settings.threshold,
             max_sites: settings.max_sites,
             route_histograms: settings.route_histograms,
-            sites: Sites::new(settings.max_sites),
+            sites: Sites::new(settings.max_sites, super::probe::FILE),
             routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),
             gates: Gates::default(),

@@ -13,19 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 
 use crate::error::Error;
-use crate::measure::counters::sites::MAX_RUNTIMES;
+use crate::measure::primitives::frame::MAX_RUNTIMES;
+pub(crate) use crate::measure::primitives::frame::OTHER;
 use crate::measure::primitives::histogram::Histogram;
-use crate::measure::primitives::slot::Frame;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::Holders;
 use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::{RuntimeStats, StatsTotals};
 use crate::measure::runtime::worker_threads::Pool;
+use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{ThreadState, salt};
 use crate::util::lock;
-
-/// The id of the runtime that stands for all that is not known: polls outside of any runtime, or beyond [`MAX_RUNTIMES`].
-pub(crate) const OTHER: u16 = 0;
 
 /// One named runtime. The entry outlives the runtime: another one of the same name goes on with its counters.
 pub(crate) struct Runtime {

@@ -5,7 +5,7 @@
 
 use tokio::runtime::RuntimeMetrics;
 
-use crate::measure::primitives::slot::Frame;
+use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{Attached, ThreadState};
 
 pub(crate) use imp::{Holders, PlaceCache, observe};
@@ -26,8 +26,8 @@ pub(crate) fn worker_of(
 #[cfg(tokio_unstable)]
 mod imp {
     use super::*;
-    use crate::measure::counters::sites::MAX_RUNTIMES;
-    use crate::measure::primitives::slot::{Kind, What};
+    use crate::measure::primitives::frame::MAX_RUNTIMES;
+    use crate::measure::thread::slot::{Kind, What};
     use std::cell::Cell;
 
     /// The runtimes that wrappers have polled for on this thread, a bit each, and those of them that are no multi-thread ones.

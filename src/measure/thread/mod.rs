@@ -17,16 +17,18 @@ use crate::measure::primitives::histogram::SLOW_NANOS;
 #[cfg(feature = "tower")]
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::slot::{FrameCell, Slot};
-use crate::measure::primitives::slow_polls::EndedRing;
 #[cfg(feature = "spans")]
 use crate::measure::primitives::span_slot::SpanSlot;
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::PlaceCache;
+use crate::measure::thread::slot::{FrameCell, Slot};
+use crate::measure::thread::slow_polls::SlowPollRing;
 
 mod local;
+pub(crate) mod slot;
+pub(crate) mod slow_polls;
 
 pub(crate) use local::*;
 
@@ -36,7 +38,7 @@ pub(crate) struct ThreadState {
     pub(crate) slot: Slot,
     pub(crate) tally: ThreadCounters,
     pub(crate) routes: RouteTally,
-    pub(crate) ended: EndedRing,
+    pub(crate) ended: SlowPollRing,
     /// The thread's span slot, from its first span on.
     #[cfg(feature = "spans")]
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
@@ -68,7 +70,7 @@ impl ThreadState {
             slot: Slot::new(),
             tally: ThreadCounters::new(meter.max_sites),
             routes: RouteTally::new(meter.routes.capacity()),
-            ended: EndedRing::new(),
+            ended: SlowPollRing::new(),
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
@@ -313,7 +315,7 @@ impl Attached {
     pub(crate) fn cell_of(&self, poll: &FrameCell) -> &SiteCounters {
         // SAFETY: `NO_COUNTERS`, or one of this thread's cells (`push_poll`). They never move or go before the tally does, which
         // `self.state` holds.
-        unsafe { &*poll.cell() }
+        unsafe { &*poll.counters() }
     }
 
     /// By the origin alone: a thread polls one runtime, as a rule, and what is not looked up need not be waited for.

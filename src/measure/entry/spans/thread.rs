@@ -6,11 +6,11 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
-use crate::measure::primitives::slot::Slot;
 use crate::measure::primitives::span_slot::text::Text;
 use crate::measure::primitives::span_slot::{Key, Place, SpanSlot};
 use crate::measure::primitives::task_id;
 use crate::measure::runtime::meter::Meter;
+use crate::measure::thread::slot::Slot;
 use crate::measure::thread::{self, ThreadState};
 
 /// Spans beyond the levels that are told apart; further ones are taken to be left in the reverse order.

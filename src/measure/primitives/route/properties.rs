@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 

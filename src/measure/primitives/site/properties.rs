@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -22,7 +24,7 @@ proptest! {
 
     #[test]
     fn no_more_places_than_there_is_room_for(max in 1..10usize, asked in vec(0..8usize, 0..60)) {
-        let (sites, places) = (Sites::new(max), places());
+        let (sites, places) = (Sites::new(max, ""), places());
         let mut known: HashMap<usize, SiteId> = HashMap::new();
         let mut refused = 0;
         for at in asked {

@@ -1,13 +1,12 @@
-//! The span slot: which spans one thread has entered, published for the watchdog to read.
+//! The span slot: the spans that one thread has entered, published for the watchdog in a seqlock.
 //!
-//! As with [`super::slot`]: one writer, the thread itself, no lock and no read-modify-write; a reader copies between two
-//! reads of `state`, and keeps what it copied only if they agree. A level that is or was in sight is written only after `state` has
-//! withdrawn it, and with `Release`: who sees the new words sees the withdrawal, too.
+//! The version of the seqlock holds the number of levels. A level that is or was visible is written
+//! only after a version has withdrawn it.
 
 use text::Text;
 
 pub(crate) mod text;
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::seqlock::{Field, Version};
 
 /// Spans published at most, the outermost; further ones are only counted.
 pub(crate) const LEVELS: usize = 16;
@@ -17,7 +16,6 @@ pub(crate) const BYTES: usize = WORDS * 8;
 
 const LEVEL_BITS: u32 = 8;
 const DEEPER_BITS: u32 = 16;
-const READ_TRIES: usize = 3;
 
 /// Which span, to the thread that has entered it. Ids are those of a registry: two layers may be on two of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,34 +59,33 @@ pub(crate) struct Reading {
 
 #[derive(Debug)]
 struct Level {
-    layer: AtomicU64,
-    span: AtomicU64,
-    poll: AtomicU64,
-    task: AtomicU64,
-    len: AtomicU64,
-    words: [AtomicU64; WORDS],
+    layer: Field,
+    span: Field,
+    poll: Field,
+    task: Field,
+    len: Field,
+    words: [Field; WORDS],
 }
 
 /// See the module's text. All but `read` are for the owning thread alone. The models have fewer levels.
 #[derive(Debug)]
 pub(crate) struct SpanSlot<const L: usize = LEVELS> {
     /// From the lowest bits: how many levels, how many deeper ones, the number of the last change.
-    state: AtomicU64,
+    version: Version,
     levels: [Level; L],
 }
 
 impl<const L: usize> SpanSlot<L> {
     pub(crate) fn new() -> SpanSlot<L> {
-        let zero = || AtomicU64::new(0);
         SpanSlot {
-            state: zero(),
+            version: Version::new(),
             levels: std::array::from_fn(|_| Level {
-                layer: zero(),
-                span: zero(),
-                poll: zero(),
-                task: zero(),
-                len: zero(),
-                words: std::array::from_fn(|_| zero()),
+                layer: Field::new(),
+                span: Field::new(),
+                poll: Field::new(),
+                task: Field::new(),
+                len: Field::new(),
+                words: std::array::from_fn(|_| Field::new()),
             }),
         }
     }
@@ -96,7 +93,7 @@ impl<const L: usize> SpanSlot<L> {
     /// How many levels there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        levels_of(self.state.load(Ordering::Relaxed)).min(L)
+        levels_of(self.version.get()).min(L)
     }
 
     fn keys(&self) -> impl DoubleEndedIterator<Item = Key> + ExactSizeIterator {
@@ -120,10 +117,10 @@ impl<const L: usize> SpanSlot<L> {
     pub(crate) fn push(&self, key: Key, place: Place, text: &Text) -> bool {
         let len = self.len();
         let Some(level) = self.levels.get(len) else { return false };
-        level.layer.store(key.layer, Ordering::Release);
-        level.span.store(key.span, Ordering::Release);
-        level.poll.store(place.poll, Ordering::Release);
-        level.task.store(place.task, Ordering::Release);
+        level.layer.set(key.layer);
+        level.span.set(key.span);
+        level.poll.set(place.poll);
+        level.task.set(place.task);
         level.write(text);
         self.publish(len + 1);
         true
@@ -174,7 +171,7 @@ impl<const L: usize> SpanSlot<L> {
 
     /// Notes how many there are beyond the levels.
     pub(crate) fn set_deeper(&self, deeper: usize) {
-        let state = self.state.load(Ordering::Relaxed);
+        let state = self.version.get();
         let deeper = (deeper as u64).min((1 << DEEPER_BITS) - 1);
         let rest = state & ((1 << LEVEL_BITS) - 1) | state >> (LEVEL_BITS + DEEPER_BITS) << (LEVEL_BITS + DEEPER_BITS);
         self.set_state(rest | deeper << LEVEL_BITS);
@@ -182,27 +179,20 @@ impl<const L: usize> SpanSlot<L> {
 
     #[inline]
     fn publish(&self, len: usize) {
-        let state = self.state.load(Ordering::Relaxed);
+        let state = self.version.get();
         self.set_state(state >> LEVEL_BITS << LEVEL_BITS | len as u64);
     }
 
     #[inline]
     fn set_state(&self, state: u64) {
-        self.state.store(state.wrapping_add(1 << (LEVEL_BITS + DEEPER_BITS)), Ordering::Release);
+        self.version.publish(state.wrapping_add(1 << (LEVEL_BITS + DEEPER_BITS)));
     }
 
     /// A consistent copy, or `None` when the thread entered and left spans faster than they could be read.
     pub(crate) fn read(&self) -> Option<Reading> {
-        for _ in 0..READ_TRIES {
-            let state = self.state.load(Ordering::Acquire);
-            let entered = self.levels[..levels_of(state).min(L)].iter().map(Level::load).collect();
-            fence(Ordering::Acquire);
-            if self.state.load(Ordering::Relaxed) == state {
-                let deeper = state >> LEVEL_BITS & ((1 << DEEPER_BITS) - 1);
-                return Some(Reading { entered, deeper });
-            }
-        }
-        None
+        let copy = |state| self.levels[..levels_of(state).min(L)].iter().map(Level::load).collect();
+        let (state, entered) = self.version.read(copy)?;
+        Some(Reading { entered, deeper: state >> LEVEL_BITS & ((1 << DEEPER_BITS) - 1) })
     }
 }
 
@@ -214,25 +204,25 @@ fn levels_of(state: u64) -> usize {
 impl Level {
     #[inline]
     fn key(&self) -> Key {
-        Key { layer: self.layer.load(Ordering::Relaxed), span: self.span.load(Ordering::Relaxed) }
+        Key { layer: self.layer.get(), span: self.span.get() }
     }
 
     #[inline]
     fn place(&self) -> Place {
-        Place { poll: self.poll.load(Ordering::Relaxed), task: self.task.load(Ordering::Relaxed) }
+        Place { poll: self.poll.get(), task: self.task.get() }
     }
 
     #[inline]
     fn write(&self, text: &Text) {
         let (words, len) = text.words();
-        self.len.store(len, Ordering::Release);
+        self.len.set(len);
         for (cell, word) in self.words.iter().zip(words) {
-            cell.store(word, Ordering::Release);
+            cell.set(word);
         }
     }
 
     fn used(&self) -> usize {
-        (self.len.load(Ordering::Relaxed) as usize).div_ceil(8).min(WORDS)
+        (self.len.get() as usize).div_ceil(8).min(WORDS)
     }
 
     fn copy_to(&self, to: &Level) {
@@ -244,15 +234,15 @@ impl Level {
             (&self.len, &to.len),
         ];
         for (from, to) in pairs.into_iter().chain(self.words.iter().zip(&to.words).take(self.used())) {
-            to.store(from.load(Ordering::Relaxed), Ordering::Release);
+            to.set(from.get());
         }
     }
 
     fn load(&self) -> Entered {
-        let len = self.len.load(Ordering::Relaxed).min(BYTES as u64);
+        let len = self.len.get().min(BYTES as u64);
         let mut words = [0; WORDS];
         for (copy, word) in words.iter_mut().zip(&self.words).take((len as usize).div_ceil(8)) {
-            *copy = word.load(Ordering::Relaxed);
+            *copy = word.get();
         }
         Entered { key: self.key(), place: self.place(), words, len }
     }

@@ -3,7 +3,7 @@
 //! store and its load. That the kernel's barrier is as good as that is what membarrier(2) promises, and is not proven here.
 
 use super::*;
-use crate::measure::primitives::slot::Slot;
+use crate::measure::thread::slot::Slot;
 use crate::sync::fence;
 use loom::sync::Arc;
 use loom::thread;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::measure::entry::spans::layer::SpanLayer;
 use crate::measure::entry::spans::of_poll;
-use crate::measure::primitives::slot::{Kind, What};
+use crate::measure::thread::slot::{Kind, What};
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt;
 

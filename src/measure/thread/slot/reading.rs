@@ -1,4 +1,4 @@
-//! What a reader finds in a slot.
+//! A copy of a slot, and the polls, scopes and requests in it.
 
 use super::{Frame, Kind, MAX_FRAMES, What};
 use crate::measure::primitives::route::RouteId;
@@ -7,48 +7,50 @@ use crate::measure::primitives::site::SiteId;
 /// A consistent copy of a slot.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
-    /// The slot's state word: it differs as soon as anything was pushed or popped.
+    /// The version of the slot: another one as soon as anything was pushed or popped.
     pub(crate) state: u64,
     pub(super) frames: [Frame; MAX_FRAMES],
     pub(super) len: usize,
 }
 
 impl Reading {
-    /// The frames, outermost first.
+    /// Returns the frames, the outermost first.
     pub(crate) fn frames(&self) -> &[Frame] {
         &self.frames[..self.len]
     }
 
-    /// The parts of a poll, up to the next poll within it, outermost first.
+    /// Returns the parts of a poll up to the next poll within it, the outermost first.
     fn parts_of(&self, poll: &Frame) -> impl Iterator<Item = (&Frame, What)> {
         let within = self.frames().iter().skip_while(|f| f.number != poll.number).skip(1);
         within.map(|f| (f, What::unpack(f.what))).take_while(|(_, what)| !what.kind.is_poll())
     }
 
-    /// The innermost watched future in a poll.
+    /// Returns the innermost watched future in a poll.
     pub(crate) fn scope_of(&self, poll: &Frame) -> Option<SiteId> {
         self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).last().map(|(_, what)| SiteId(what.index))
     }
 
-    /// The innermost request in a poll.
+    /// Returns the innermost request in a poll.
     pub(crate) fn request_of(&self, poll: &Frame) -> Option<(&Frame, RouteId)> {
         let requests = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Route);
         requests.filter_map(|(frame, what)| Some((frame, what.route?))).last()
     }
 
-    /// The route that the task of a poll, or the innermost watched future in it, was spawned under.
+    /// Returns the route under which the task of a poll, or the innermost watched future in it, was
+    /// spawned.
     pub(crate) fn parent_route(&self, poll: &Frame) -> Option<RouteId> {
         let parts = self.parts_of(poll).filter(|(_, what)| what.kind == Kind::Scope).map(|(_, what)| what);
         std::iter::once(What::unpack(poll.what)).chain(parts).filter_map(|what| what.route).last()
     }
 
-    /// The polls, outermost first; with each, the clock reading at which it stands still because a part of it is meant to block.
+    /// Returns the polls, the outermost first. The third item is the clock reading since when the time
+    /// of the poll does not count, because a scope of allowed blocking is open in it.
     pub(crate) fn polls(&self) -> impl Iterator<Item = (&Frame, What, Option<u64>)> {
         let polls = self.frames().iter().enumerate().map(|(i, frame)| (i, frame, What::unpack(frame.what)));
         polls.filter(|(_, _, what)| what.kind.is_poll()).map(|(i, frame, what)| (frame, what, self.stands_since(i)))
     }
 
-    /// The clock reading at which the frame at this depth stands still: the begin of the scope around all those that are meant to block.
+    /// Returns the start of the outermost scope of allowed blocking at this depth or deeper.
     fn stands_since(&self, index: usize) -> Option<u64> {
         self.frames()[index..].iter().find(|f| What::unpack(f.what).kind == Kind::Allowed).map(|f| f.begin)
     }

@@ -1,39 +1,38 @@
-//! What a thread asks of its own slot, beneath the innermost frame: no copies, no retries.
+//! What the owning thread reads and changes below its innermost frame, without copies or retries.
 
 use super::{FrameCell, MAX_FRAMES, Slot, What};
 use crate::measure::primitives::route::RouteId;
-use crate::sync::Ordering;
 
 /// For the owning thread only.
 impl Slot {
-    /// The frames, innermost first, as their owner wrote them.
+    /// Returns the published frames, the innermost first.
     #[inline]
     fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, What)> {
         let depth = self.depth().min(MAX_FRAMES);
         self.frames[..depth].iter().rev().map(|cell| (cell, What::unpack(cell.what())))
     }
 
-    /// The innermost frame that is a poll.
+    /// Returns the innermost frame that is a poll.
     #[inline]
     pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, What)> {
         self.own_frames().find(|(_, what)| what.kind.is_poll())
     }
 
-    /// Whether the poll of this task is under way.
+    /// Returns whether this thread is polling this task.
     #[cfg(tokio_unstable)]
     pub(crate) fn is_polling(&self, task: u64) -> bool {
         self.own_frames().any(|(cell, what)| what.kind == super::Kind::Task && cell.task() == task)
     }
 
-    /// The innermost request of the innermost poll.
+    /// Returns the route of the innermost request of the innermost poll.
     #[cfg(feature = "tower")]
     pub(crate) fn innermost_request(&self) -> Option<RouteId> {
         let parts = self.own_frames().take_while(|(_, what)| !what.kind.is_poll());
         parts.filter(|(_, what)| what.kind == super::Kind::Route).find_map(|(_, what)| what.route)
     }
 
-    /// Lets the requests around the innermost frame, which is one, too, begin later by its own time: what lay within it has been
-    /// taken from them already. A scope that is meant to block will leave out all of itself from what is around it.
+    /// Leaves the time of the innermost frame, a request, out of the requests that enclose it. They
+    /// are those up to the next scope of allowed blocking, which leaves out all of its own time.
     #[cfg(feature = "tower")]
     #[inline]
     pub(crate) fn delay_requests_around(&self, now: impl FnOnce() -> u64) {
@@ -56,23 +55,16 @@ impl Slot {
         self.pop();
     }
 
-    /// The push number of the innermost frame that is a poll, 0 where there is none; the owning thread only.
+    /// Returns the push number of the innermost frame that is a poll, 0 where there is none.
     #[cfg(feature = "spans")]
     #[inline]
     pub(crate) fn innermost_poll_number(&self) -> u64 {
         self.innermost_poll().map_or(0, |(cell, _)| cell.number())
     }
 
-    /// The route that whatever is spawned now is spawned under.
+    /// Returns the route under which a task that is spawned now is spawned.
     pub(crate) fn current_route(&self) -> Option<RouteId> {
         self.own_frames().find_map(|(_, what)| what.route)
-    }
-}
-
-impl FrameCell {
-    /// Moves the start of the frame, which leaves time within it out of its duration.
-    fn delay(&self, ticks: u64) {
-        self.begin.store(self.begin().saturating_add(ticks), Ordering::Release);
     }
 }
 
