@@ -68,9 +68,9 @@ impl SiteCounters {
 
     /// As [`poll`](Self::poll), of one below [`SLOW_NANOS`](crate::measure::primitives::histogram::SLOW_NANOS).
     #[inline(always)]
-    pub(crate) fn quick_poll(&self, nanos: u64) {
+    pub(crate) fn fast_poll(&self, nanos: u64) {
         if let Some(histogram) = self.histogram.get() {
-            histogram.record_quick(nanos);
+            histogram.record_fast(nanos);
         }
         self.count(nanos);
     }
@@ -96,7 +96,7 @@ impl SiteCounters {
         add(&self.events[event as usize], 1);
     }
 
-    /// What is polled, for [`What::of_poll`].
+    /// What is polled, for [`What::pack_poll`].
     #[inline]
     pub(crate) fn what(&self) -> u64 {
         self.what.load(Ordering::Relaxed)

@@ -50,7 +50,7 @@ impl Drop for Scope {
             };
             let now = thread.state.now();
             let began = top.begin();
-            slot.pop_left_out(now.saturating_sub(began));
+            slot.pop_allowed(now.saturating_sub(began));
             thread.add_allowed(self.reason, began, now);
         });
     }

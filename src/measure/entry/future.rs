@@ -16,7 +16,7 @@ use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::to_bits;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::thread::{Attached, Origin, attached};
+use crate::measure::thread::{LocalHandle, SpawnSite, attached};
 
 /// Where a wrapper's poll is, as stacks tell it.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
@@ -142,7 +142,7 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
 /// The runtime that polls a future now. It may have been polled by another before it was spawned here.
 #[cold]
 #[inline(never)]
-fn resolve_anew(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {
+fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {
     let (now, _) = resolve(meter);
     if now != *runtime {
         *runtime = now;
@@ -153,7 +153,7 @@ fn resolve_anew(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {
 
 fn count(meter: &Arc<Meter>, site: SiteId, runtime: u8, event: Event) {
     let Some(thread) = attached(meter) else { return };
-    if let Some(cell) = thread.cell(Origin::Site(site), runtime.into()) {
+    if let Some(cell) = thread.cell(SpawnSite::Interned(site), runtime.into()) {
         cell.event(event);
     }
 }
@@ -190,7 +190,7 @@ impl Drop for Tag {
 
 /// Withdraws the frame when the poll unwinds.
 struct Unwinds<'a> {
-    entered: Option<(&'a Attached, Entered)>,
+    entered: Option<(&'a LocalHandle, Entered)>,
     outcome: &'a mut Outcome,
 }
 
@@ -204,7 +204,7 @@ impl Drop for Unwinds<'_> {
 }
 
 #[inline(always)]
-fn leave(entered: Option<(&Attached, Entered)>) {
+fn leave(entered: Option<(&LocalHandle, Entered)>) {
     if let Some((thread, entered)) = entered {
         poll::leave(thread, entered);
     }
@@ -224,7 +224,7 @@ impl<F: Future> Future for Watched<F> {
         let entered = attached(meter).and_then(|thread| {
             let made = (*site, spawned.under());
             let known = (*runtime).into();
-            let resolve = || resolve_anew(meter, *site, runtime);
+            let resolve = || resolve_cold(meter, *site, runtime);
             let entered = poll::enter(thread, known, made, || to_bits(tokio::task::try_id()), resolve)?;
             Some((thread, entered))
         });

@@ -12,11 +12,11 @@ use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::thread::slot::{FrameCell, Kind, What};
 use crate::measure::thread::slow_polls::Ended;
-use crate::measure::thread::{Attached, Origin};
+use crate::measure::thread::{LocalHandle, SpawnSite};
 
 #[cfg(tokio_unstable)]
 #[inline(always)]
-fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
+fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
     crate::measure::thread::with(runtime, f);
 }
 
@@ -28,22 +28,22 @@ fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
 #[inline(always)]
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     let begun = crate::measure::thread::with_first(runtime, |thread| {
-        let (cell, what) = thread.cached(Origin::Place(place), runtime.salt)?;
-        thread.state.push_poll(thread.state.quick_now()?, What::of_poll(Kind::Task, None, what), task, None, cell);
+        let (cell, what) = thread.cached(SpawnSite::Location(place), runtime.runtime_tag)?;
+        thread.state.push_poll(thread.state.fast_now()?, What::pack_poll(Kind::Task, None, what), task, None, cell);
         Some(())
     });
     if begun.flatten().is_none() {
-        begin_task_anew(runtime, place, task);
+        begin_task_cold(runtime, place, task);
     }
 }
 
 #[cfg(tokio_unstable)]
 #[cold]
 #[inline(never)]
-fn begin_task_anew(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+fn begin_task_cold(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
-        if let Some(cell) = thread.cell(Origin::Place(place), runtime.id) {
-            thread.push_poll(What::of_poll(Kind::Task, None, cell.what()), task, None, cell);
+        if let Some(cell) = thread.cell(SpawnSite::Location(place), runtime.id) {
+            thread.push_poll(What::pack_poll(Kind::Task, None, cell.what()), task, None, cell);
         }
     });
 }
@@ -54,17 +54,17 @@ fn begin_task_anew(runtime: &Runtime, place: &'static Location<'static>, task: u
 pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     let ended = crate::measure::thread::with_first(runtime, |thread| {
         let top = thread.state.slot.top().filter(|top| top.task() == task)?;
-        finish_quick(thread, top).then(|| thread.state.slot.pop())
+        finish_fast(thread, top).then(|| thread.state.slot.pop())
     });
     if ended.flatten().is_none() {
-        end_task_slowly(runtime, place, task);
+        end_task_slow(runtime, place, task);
     }
 }
 
 #[cfg(tokio_unstable)]
 #[cold]
 #[inline(never)]
-fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+fn end_task_slow(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| match thread.state.slot.top() {
         Some(top) if top.task() == task => {
             finish(thread, top);
@@ -90,57 +90,57 @@ fn end_task_slowly(runtime: &Runtime, place: &'static Location<'static>, task: u
 
 /// The end of a poll that was too deep to be published: it has a place in the depth all the same, unless it was our own.
 #[cfg(tokio_unstable)]
-fn end_unpublished(thread: &Attached, runtime: &Runtime, place: &'static Location<'static>) {
-    if thread.state.slot.depth() > 0 && thread.cell(Origin::Place(place), runtime.id).is_some() {
+fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, place: &'static Location<'static>) {
+    if thread.state.slot.depth() > 0 && thread.cell(SpawnSite::Location(place), runtime.id).is_some() {
         thread.state.slot.pop();
     }
 }
 
 /// Counts a poll that is about to be withdrawn.
 #[inline(always)]
-fn finish(thread: &Attached, top: &FrameCell) {
-    if !finish_quick(thread, top) {
-        finish_slowly(thread, top);
+fn finish(thread: &LocalHandle, top: &FrameCell) {
+    if !finish_fast(thread, top) {
+        finish_slow(thread, top);
     }
 }
 
 /// As [`finish`], if there is nothing but to count, and nothing to be called for that; else it does nothing, and returns `false`.
 #[inline(always)]
-fn finish_quick(thread: &Attached, top: &FrameCell) -> bool {
-    let quick = |nanos: &u64| *nanos < thread.state.quick;
-    let Some(nanos) = thread.state.quick_since(top.begin()).filter(quick) else { return false };
-    thread.cell_of(top).quick_poll(nanos);
+fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
+    let is_fast = |nanos: &u64| *nanos < thread.state.fast_limit;
+    let Some(nanos) = thread.state.fast_since(top.begin()).filter(is_fast) else { return false };
+    thread.cell_of(top).fast_poll(nanos);
     true
 }
 
 #[cold]
 #[inline(never)]
-fn finish_slowly(thread: &Attached, top: &FrameCell) {
+fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
     let begin = top.begin();
     let nanos = thread.state.since(begin);
     thread.cell_of(top).poll(nanos);
     if nanos >= thread.state.threshold {
-        leave_word(thread, top, begin, nanos);
+        publish_slow_poll(thread, top, begin, nanos);
     }
 }
 
 /// A wrapper's poll ends, which was none: the call of a service, within a poll that nobody sees. Its time counts.
 #[cfg(feature = "tower")]
 #[inline(never)]
-pub(crate) fn leave_call(thread: &Attached, entered: Entered) {
+pub(crate) fn leave_call(thread: &LocalHandle, entered: Entered) {
     if let Some(top) = thread.state.slot.top().filter(|top| entered.poll && top.number() == entered.number) {
         let begin = top.begin();
         let nanos = thread.state.since(begin);
         thread.cell_of(top).part(nanos);
         if nanos >= thread.state.threshold {
-            leave_word(thread, top, begin, nanos);
+            publish_slow_poll(thread, top, begin, nanos);
         }
     }
     leave(thread, Entered { poll: false, ..entered });
 }
 
 /// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
-fn leave_word(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
+fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let runtime = What::unpack(frame.what).runtime;
     let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, &frame));
@@ -159,7 +159,7 @@ pub(crate) struct Entered {
 /// again.
 #[inline(always)]
 pub(crate) fn enter(
-    thread: &Attached,
+    thread: &LocalHandle,
     runtime: u16,
     (site, route): (SiteId, Option<RouteId>),
     task: impl FnOnce() -> u64,
@@ -178,16 +178,16 @@ pub(crate) fn enter(
         let begin = slot.top().map_or(0, FrameCell::begin);
         thread.state.push(begin, What { kind: Kind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
     } else {
-        let cell = thread.cell(Origin::Site(site), runtime)?;
+        let cell = thread.cell(SpawnSite::Interned(site), runtime)?;
         let place = crate::measure::runtime::ownership::observe(thread, runtime, slot.depth() > 0);
-        thread.push_poll(What::of_poll(Kind::Watched, route, cell.what()), task(), place, cell)
+        thread.push_poll(What::pack_poll(Kind::Watched, route, cell.what()), task(), place, cell)
     };
     Some(Entered { number, poll: !within })
 }
 
 /// A wrapper's poll ends, by a return or an unwind.
 #[inline(always)]
-pub(crate) fn leave(thread: &Attached, entered: Entered) {
+pub(crate) fn leave(thread: &LocalHandle, entered: Entered) {
     let slot = &thread.state.slot;
     match slot.top() {
         Some(top) if top.number() == entered.number => {
@@ -207,7 +207,7 @@ pub(crate) fn leave(thread: &Attached, entered: Entered) {
 #[inline]
 pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
-        let Some(cell) = thread.cell(Origin::Place(place), runtime.id) else { return };
+        let Some(cell) = thread.cell(SpawnSite::Location(place), runtime.id) else { return };
         cell.event(Event::Spawned);
         if thread.unplaced.get() == task {
             cell.event(Event::Terminated);
@@ -228,9 +228,9 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, t
     with(runtime, |thread| {
         let polled = thread.state.slot.top().is_some_and(|top| top.task() == task);
         let cell = if polled {
-            thread.cell(Origin::Place(place), runtime.id)
+            thread.cell(SpawnSite::Location(place), runtime.id)
         } else if tokio::runtime::worker_index().is_some() || !runtime.is_multi_thread() {
-            thread.known_cell(Origin::Place(place), runtime.id)
+            thread.known_cell(SpawnSite::Location(place), runtime.id)
         } else {
             None
         };
@@ -245,7 +245,7 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, t
 /// A part of a request.
 #[cfg(feature = "tower")]
 #[derive(Debug)]
-pub(crate) enum Part<'a> {
+pub(crate) enum RequestPhase<'a> {
     /// The service is called: no poll, but it may be long. Its nanoseconds are left here.
     Call(&'a mut u32),
     /// The response is polled for the first time, after a call that took so many nanoseconds.
@@ -257,7 +257,7 @@ pub(crate) enum Part<'a> {
 /// A part of a request begins.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
+pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
     let what =
         What { kind: Kind::Route, runtime: crate::measure::primitives::frame::OTHER, route: Some(route), index: 0 };
     Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
@@ -266,7 +266,7 @@ pub(crate) fn enter_route(thread: &Attached, route: RouteId) -> Entered {
 /// A part of a request ends, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, part: &mut Part<'_>) {
+pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId, part: &mut RequestPhase<'_>) {
     let slot = &thread.state.slot;
     let within = thread.within_request.get().filter(|(of, _)| *of == route).map_or(0, |(_, nanos)| nanos);
     if within > 0 {
@@ -281,21 +281,21 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, p
     let cell = thread.state.routes.cell(route);
     if let Some(cell) = cell {
         match part {
-            Part::Call(called) => {
+            RequestPhase::Call(called) => {
                 cell.part(nanos);
                 **called = u32::try_from(nanos.saturating_add(within)).unwrap_or(u32::MAX);
                 at_once = 0;
             }
             part => {
                 cell.poll(nanos, thread.state.route_histograms);
-                if let Part::First(called) = part {
+                if let RequestPhase::First(called) = part {
                     at_once = nanos.saturating_add((*called).into()).saturating_add(within);
                 }
             }
         }
     }
     if nanos >= thread.state.threshold {
-        leave_word_of_route(thread, top, begin, nanos);
+        publish_slow_request(thread, top, begin, nanos);
     }
     // A request within another (a service that calls a service): each has its own time.
     slot.delay_requests_around(|| thread.state.now());
@@ -311,11 +311,11 @@ pub(crate) fn leave_route(thread: &Attached, entered: Entered, route: RouteId, p
     }
 }
 
-/// As [`leave_word`], with the push number of the poll that it is a part of in place of a task.
+/// As [`publish_slow_poll`], with the push number of the poll that it is a part of in place of a task.
 #[cfg(feature = "tower")]
 #[cold]
 #[inline(never)]
-fn leave_word_of_route(thread: &Attached, top: &FrameCell, begin: u64, nanos: u64) {
+fn publish_slow_request(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let Some((poll, _)) = thread.state.slot.innermost_poll() else { return };
     thread.state.ended.push(Ended {

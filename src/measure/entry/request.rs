@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::measure::counters::routes::Status;
 use crate::measure::entry::future::{UNRESOLVED, resolve};
-use crate::measure::entry::poll::{self, Entered, Part};
+use crate::measure::entry::poll::{self, Entered, RequestPhase};
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::to_bits;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::thread::{Attached, attached};
+use crate::measure::thread::{LocalHandle, attached};
 
 /// What a request's future and body carry.
 pub(crate) struct Request {
@@ -28,7 +28,7 @@ impl Request {
     /// Begins a part of the request: from here until the guard is dropped, this thread works for its route. Where no poll is
     /// known around it, it is one itself, as a watched future is.
     #[inline]
-    pub(crate) fn enter<'a>(&'a mut self, part: Part<'a>) -> Guard<'a> {
+    pub(crate) fn enter<'a>(&'a mut self, part: RequestPhase<'a>) -> Guard<'a> {
         let Request { meter, site, route, runtime } = self;
         let Some(thread) = attached(meter) else { return Guard(None) };
         let around = if thread.state.slot.depth() == 0 { enter_poll(thread, meter, *site, runtime) } else { None };
@@ -95,7 +95,7 @@ pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
 }
 
 #[inline(never)]
-fn enter_poll(thread: &Attached, meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> Option<Entered> {
+fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> Option<Entered> {
     if *runtime == UNRESOLVED {
         (*runtime, _) = resolve(meter);
     }
@@ -103,11 +103,11 @@ fn enter_poll(thread: &Attached, meter: &Arc<Meter>, site: SiteId, runtime: &mut
 }
 
 struct Within<'a> {
-    thread: &'a Attached,
+    thread: &'a LocalHandle,
     around: Option<Entered>,
     entered: Entered,
     route: RouteId,
-    part: Part<'a>,
+    part: RequestPhase<'a>,
 }
 
 /// Ends a part of a request, also when it unwinds.
@@ -121,7 +121,7 @@ impl Drop for Guard<'_> {
             poll::leave_route(thread, entered, route, &mut part);
             match (around, part) {
                 (None, _) => {}
-                (Some(around), Part::Call(_)) => poll::leave_call(thread, around),
+                (Some(around), RequestPhase::Call(_)) => poll::leave_call(thread, around),
                 (Some(around), _) => poll::leave(thread, around),
             }
         }

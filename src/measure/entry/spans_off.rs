@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::measure::thread::ThreadState;
 
-pub(crate) fn tie(_meter_id: u64, _state: &Arc<ThreadState>) {}
+pub(crate) fn hand_over(_meter_id: u64, _state: &Arc<ThreadState>) {}
 
 pub(crate) fn of_poll(_thread: &ThreadState, _number: u64) -> Vec<Arc<str>> {
     Vec::new()

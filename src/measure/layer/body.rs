@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::measure::entry::poll::Part;
+use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::Request;
 
 /// Where a body's poll is, as stacks tell it.
@@ -83,7 +83,7 @@ impl<B: Body> Body for WatchBody<B> {
         let this = self.project();
         match this.inner.project() {
             InnerProj::Body { body } => {
-                let _within = this.request.as_mut().map(|request| request.enter(Part::Later));
+                let _within = this.request.as_mut().map(|request| request.enter(RequestPhase::Later));
                 body.poll_frame(cx)
             }
             InnerProj::Empty => Poll::Ready(None),

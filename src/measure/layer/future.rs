@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use super::WatchBody;
 use super::name::{Claim, is_grpc};
 use crate::measure::counters::routes::Status;
-use crate::measure::entry::poll::Part;
+use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::Request;
 use crate::measure::gate::Pass;
 
@@ -83,17 +83,22 @@ impl Pending {
     /// Calls the service.
     pub(super) fn call<R>(&mut self, call: impl FnOnce() -> R) -> R {
         let Pending { request, end, called, .. } = self;
-        Pending::within(request, end, Part::Call(called), call)
+        Pending::within(request, end, RequestPhase::Call(called), call)
     }
 
     /// Polls the response.
     fn poll<R>(&mut self, poll: impl FnOnce() -> R) -> R {
         let Pending { request, end, is_polled, called, .. } = self;
-        let part = if std::mem::replace(is_polled, true) { Part::Later } else { Part::First(*called) };
+        let part = if std::mem::replace(is_polled, true) { RequestPhase::Later } else { RequestPhase::First(*called) };
         Pending::within(request, end, part, poll)
     }
 
-    fn within<'a, R>(request: &'a mut Option<Request>, end: &mut End, what: Part<'a>, part: impl FnOnce() -> R) -> R {
+    fn within<'a, R>(
+        request: &'a mut Option<Request>,
+        end: &mut End,
+        what: RequestPhase<'a>,
+        part: impl FnOnce() -> R,
+    ) -> R {
         let before = *end;
         let within = request.as_mut().map(|request| request.enter(what));
         if before == End::Dropped {
@@ -197,7 +202,7 @@ mod tests {
 
     fn body(pending: &mut Pending) {
         let mut request = pending.request.take().unwrap();
-        (0..1_000).for_each(|_| drop(request.enter(Part::Later)));
+        (0..1_000).for_each(|_| drop(request.enter(RequestPhase::Later)));
     }
 
     /// What a request does at once is what its route is judged by, however long its body.

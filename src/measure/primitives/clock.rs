@@ -54,7 +54,7 @@ impl Clock {
     /// As [`now`](Self::now), where nothing has to be called for it; `None` elsewhere.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     #[inline(always)]
-    pub(crate) fn quick_now(&self) -> Option<u64> {
+    pub(crate) fn fast_now(&self) -> Option<u64> {
         match &self.source {
             Source::Counter(clock, _) => Some(count(clock)),
             Source::Monotonic(_) => None,
@@ -63,7 +63,7 @@ impl Clock {
 
     /// As [`since`](Self::since), where nothing has to be called for it; `None` elsewhere.
     #[inline(always)]
-    pub(crate) fn quick_since(&self, begin: u64) -> Option<u64> {
+    pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
         match &self.source {
             Source::Counter(clock, scale) => Some(scale.nanos(count(clock).saturating_sub(begin))),
             Source::Monotonic(_) => None,

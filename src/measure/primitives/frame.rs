@@ -59,7 +59,7 @@ impl What {
 
     /// Packs the identity of a poll. `counted` is what its counters hold of it.
     #[inline(always)]
-    pub(crate) fn of_poll(kind: Kind, route: Option<RouteId>, counted: u64) -> u64 {
+    pub(crate) fn pack_poll(kind: Kind, route: Option<RouteId>, counted: u64) -> u64 {
         (kind as u64) << 56 | u64::from(RouteId::to_bits(route)) << 40 | counted
     }
 

@@ -81,7 +81,7 @@ impl Histogram {
 
     /// As [`record`](Self::record), of a duration below [`SLOW_NANOS`].
     #[inline(always)]
-    pub(crate) fn record_quick(&self, nanos: u64) {
+    pub(crate) fn record_fast(&self, nanos: u64) {
         if let Some(bin) = self.bins.get(index(nanos)) {
             add(bin, 1);
         }

@@ -29,49 +29,51 @@ pub(crate) struct ThreadCallbacks {
 }
 
 impl ThreadCallbacks {
-    fn has(&self, kind: Kind) -> bool {
+    fn has(&self, kind: CallbackKind) -> bool {
         match kind {
-            Kind::Start => self.start.is_some(),
-            Kind::Stop => self.stop.is_some(),
-            Kind::Park => self.park.is_some(),
-            Kind::Unpark => self.unpark.is_some(),
+            CallbackKind::Start => self.start.is_some(),
+            CallbackKind::Stop => self.stop.is_some(),
+            CallbackKind::Park => self.park.is_some(),
+            CallbackKind::Unpark => self.unpark.is_some(),
         }
     }
 }
 
 impl fmt::Debug for ThreadCallbacks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(Kind::ALL.iter().filter(|kind| self.has(**kind)).map(|kind| kind.method())).finish()
+        f.debug_set()
+            .entries(CallbackKind::ALL.iter().filter(|kind| self.has(**kind)).map(|kind| kind.method()))
+            .finish()
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum CallbackKind {
     Start,
     Stop,
     Park,
     Unpark,
 }
 
-impl Kind {
-    const ALL: [Kind; 4] = [Kind::Start, Kind::Stop, Kind::Park, Kind::Unpark];
+impl CallbackKind {
+    const ALL: [CallbackKind; 4] = [CallbackKind::Start, CallbackKind::Stop, CallbackKind::Park, CallbackKind::Unpark];
 
     /// As tokio's builder calls it in its text.
     fn field(self) -> &'static str {
         match self {
-            Kind::Start => "after_start: ",
-            Kind::Stop => "before_stop: ",
-            Kind::Park => "before_park: ",
-            Kind::Unpark => "after_unpark: ",
+            CallbackKind::Start => "after_start: ",
+            CallbackKind::Stop => "before_stop: ",
+            CallbackKind::Park => "before_park: ",
+            CallbackKind::Unpark => "after_unpark: ",
         }
     }
 
     fn method(self) -> &'static str {
         match self {
-            Kind::Start => "on_thread_start",
-            Kind::Stop => "on_thread_stop",
-            Kind::Park => "on_thread_park",
-            Kind::Unpark => "on_thread_unpark",
+            CallbackKind::Start => "on_thread_start",
+            CallbackKind::Stop => "on_thread_stop",
+            CallbackKind::Park => "on_thread_park",
+            CallbackKind::Unpark => "on_thread_unpark",
         }
     }
 
@@ -82,10 +84,10 @@ impl Kind {
 
     fn set(self, builder: &mut Builder, f: impl Fn() + Send + Sync + 'static) {
         match self {
-            Kind::Start => builder.on_thread_start(f),
-            Kind::Stop => builder.on_thread_stop(f),
-            Kind::Park => builder.on_thread_park(f),
-            Kind::Unpark => builder.on_thread_unpark(f),
+            CallbackKind::Start => builder.on_thread_start(f),
+            CallbackKind::Stop => builder.on_thread_stop(f),
+            CallbackKind::Park => builder.on_thread_park(f),
+            CallbackKind::Unpark => builder.on_thread_unpark(f),
         };
     }
 }
@@ -93,14 +95,14 @@ impl Kind {
 /// The callbacks without effect that we left behind in builders that may still be used: where the builder is, which, and whether it
 /// is still there: in the builder, or in a runtime that was built from it. Where that lives on elsewhere, a user's callback in another
 /// builder at its old place is taken for one of these; tokio lets nobody look closer. `Watchdog::build_runtime` says so.
-static LEFT: Mutex<Vec<(usize, Kind, Weak<()>)>> = Mutex::new(Vec::new());
+static LEFT: Mutex<Vec<(usize, CallbackKind, Weak<()>)>> = Mutex::new(Vec::new());
 
-fn is_left(builder: &Builder, kind: Kind) -> bool {
+fn is_left(builder: &Builder, kind: CallbackKind) -> bool {
     let here = std::ptr::from_ref(builder) as usize;
     lock(&LEFT).iter().any(|(at, which, token)| (*at, *which) == (here, kind) && token.strong_count() > 0)
 }
 
-fn leave(builder: &mut Builder, kind: Kind) {
+fn leave(builder: &mut Builder, kind: CallbackKind) {
     let token = Arc::new(());
     let entry = (std::ptr::from_ref(builder) as usize, kind, Arc::downgrade(&token));
     // The one that was there before goes here, and what the user's closure holds with it.
@@ -113,7 +115,7 @@ fn leave(builder: &mut Builder, kind: Kind) {
 }
 
 /// What was put into a builder, to be taken out again.
-pub(crate) struct Installed(Vec<Kind>);
+pub(crate) struct Installed(Vec<CallbackKind>);
 
 /// Puts our callbacks, where they are `wanted`, and the user's around them into the builder, with the pool that they speak of.
 ///
@@ -127,7 +129,7 @@ pub(crate) fn install(
     wanted: bool,
 ) -> io::Result<(Installed, Option<Arc<Pool>>)> {
     let ours = INSTALLED && wanted;
-    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| ours || user.has(*kind)).collect();
+    let kinds: Vec<CallbackKind> = CallbackKind::ALL.into_iter().filter(|kind| ours || user.has(*kind)).collect();
     let text = format!("{builder:?}");
     let lost = kinds.iter().filter(|kind| kind.is_set(&text) && !is_left(builder, **kind));
     let lost: Vec<&str> = lost.map(|kind| kind.method()).collect();
@@ -143,7 +145,12 @@ pub(crate) fn install(
     }
     let pool = ours.then(|| Pool::new(meter));
     let ThreadCallbacks { start, stop, park, unpark } = user;
-    for (kind, user) in [(Kind::Start, start), (Kind::Stop, stop), (Kind::Park, park), (Kind::Unpark, unpark)] {
+    for (kind, user) in [
+        (CallbackKind::Start, start),
+        (CallbackKind::Stop, stop),
+        (CallbackKind::Park, park),
+        (CallbackKind::Unpark, unpark),
+    ] {
         if kinds.contains(&kind) {
             put(builder, kind, pool.clone(), Arc::downgrade(meter), user);
         }
@@ -152,12 +159,12 @@ pub(crate) fn install(
 }
 
 /// The user's own run outside of the time in which the worker is ours to judge.
-fn put(builder: &mut Builder, kind: Kind, pool: Option<Arc<Pool>>, meter: Weak<Meter>, user: Option<Callback>) {
+fn put(builder: &mut Builder, kind: CallbackKind, pool: Option<Arc<Pool>>, meter: Weak<Meter>, user: Option<Callback>) {
     kind.set(builder, move || {
         if let Some(pool) = &pool {
             match kind {
-                Kind::Start if is_multi_thread() => pool.enter(),
-                Kind::Park => pool.park(),
+                CallbackKind::Start if is_multi_thread() => pool.enter(),
+                CallbackKind::Park => pool.park(),
                 _ => {}
             }
         }
@@ -166,8 +173,8 @@ fn put(builder: &mut Builder, kind: Kind, pool: Option<Arc<Pool>>, meter: Weak<M
         }
         if let Some(pool) = &pool {
             match kind {
-                Kind::Unpark => pool.unpark(),
-                Kind::Stop if is_multi_thread() => pool.leave(),
+                CallbackKind::Unpark => pool.unpark(),
+                CallbackKind::Stop if is_multi_thread() => pool.leave(),
                 _ => {}
             }
         }
@@ -201,7 +208,7 @@ mod tests {
 
     fn set(builder: &Builder) -> Vec<&'static str> {
         let text = format!("{builder:?}");
-        Kind::ALL.into_iter().filter(|kind| kind.is_set(&text)).map(Kind::method).collect()
+        CallbackKind::ALL.into_iter().filter(|kind| kind.is_set(&text)).map(CallbackKind::method).collect()
     }
 
     #[test]
@@ -219,14 +226,14 @@ mod tests {
     fn what_was_left_behind_is_told_from_the_users_own() {
         let mut builder = Builder::new_multi_thread();
         builder.on_thread_start(|| {});
-        assert!(!is_left(&builder, Kind::Start));
-        leave(&mut builder, Kind::Park);
-        assert!(is_left(&builder, Kind::Park) && !is_left(&builder, Kind::Start));
+        assert!(!is_left(&builder, CallbackKind::Start));
+        leave(&mut builder, CallbackKind::Park);
+        assert!(is_left(&builder, CallbackKind::Park) && !is_left(&builder, CallbackKind::Start));
         builder.on_thread_park(|| {});
-        assert!(!is_left(&builder, Kind::Park), "the user has set another since");
-        leave(&mut builder, Kind::Park);
-        leave(&mut builder, Kind::Park);
-        assert!(is_left(&builder, Kind::Park));
-        assert!(!is_left(&Builder::new_multi_thread(), Kind::Park));
+        assert!(!is_left(&builder, CallbackKind::Park), "the user has set another since");
+        leave(&mut builder, CallbackKind::Park);
+        leave(&mut builder, CallbackKind::Park);
+        assert!(is_left(&builder, CallbackKind::Park));
+        assert!(!is_left(&Builder::new_multi_thread(), CallbackKind::Park));
     }
 }

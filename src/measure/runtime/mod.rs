@@ -17,12 +17,12 @@ use crate::measure::primitives::frame::MAX_RUNTIMES;
 pub(crate) use crate::measure::primitives::frame::OTHER;
 use crate::measure::primitives::histogram::Histogram;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::runtime::ownership::Holders;
+use crate::measure::runtime::ownership::WorkerOwners;
 use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::{RuntimeStats, StatsTotals};
 use crate::measure::runtime::worker_threads::Pool;
 use crate::measure::thread::slot::Frame;
-use crate::measure::thread::{ThreadState, salt};
+use crate::measure::thread::{ThreadState, runtime_tag};
 use crate::util::lock;
 
 /// One named runtime. The entry outlives the runtime: another one of the same name goes on with its counters.
@@ -33,7 +33,7 @@ pub(crate) struct Runtime {
     pub(crate) meter_id: u64,
     /// Of its id.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) salt: u64,
+    pub(crate) runtime_tag: u64,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
     /// From waking the probe to its poll.
@@ -59,7 +59,7 @@ struct State {
 struct Live {
     id: Id,
     metrics: RuntimeMetrics,
-    holders: Holders,
+    owners: WorkerOwners,
     stats: RuntimeStats,
     /// Its threads, where they publish what they do.
     pool: Option<Arc<Pool>>,
@@ -71,7 +71,7 @@ impl Runtime {
             id,
             name: name.into(),
             meter_id,
-            salt: salt(id),
+            runtime_tag: runtime_tag(id),
             meter: meter.clone(),
             probe: Probe::new(),
             delay: Histogram::new(),
@@ -90,8 +90,8 @@ impl Runtime {
         // The one worker of a current-thread runtime is whoever calls its `block_on`, and nobody tells when that returns.
         let pool = pool.filter(|_| self.is_multi_thread());
         let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
-        let holders = Holders::of(metrics.num_workers());
-        lock(&self.state).live = Some(Live { id: handle.id(), metrics, holders, stats, pool });
+        let owners = WorkerOwners::of(metrics.num_workers());
+        lock(&self.state).live = Some(Live { id: handle.id(), metrics, owners, stats, pool });
         crate::measure::runtime::probe::spawn(handle, self, generation);
     }
 
@@ -145,16 +145,16 @@ impl Runtime {
     /// The worker of this runtime that a thread's poll blocks; see [`ownership`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
         let state = lock(&self.state);
-        let Live { metrics, holders, .. } = state.live.as_ref()?;
-        let (metrics, holders) = (metrics.clone(), holders.clone());
+        let Live { metrics, owners, .. } = state.live.as_ref()?;
+        let (metrics, owners) = (metrics.clone(), owners.clone());
         drop(state);
-        ownership::worker_of(&metrics, &holders, thread, frame)
+        ownership::worker_of(&metrics, &owners, thread, frame)
     }
 
     /// Who holds its workers, while the runtime lives.
     #[cfg(not(tokio_unstable))]
-    pub(crate) fn holders(&self) -> Option<Holders> {
-        lock(&self.state).live.as_ref().map(|live| live.holders.clone())
+    pub(crate) fn owners(&self) -> Option<WorkerOwners> {
+        lock(&self.state).live.as_ref().map(|live| live.owners.clone())
     }
 
     /// tokio's metrics, while the runtime lives.

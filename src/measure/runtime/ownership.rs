@@ -6,19 +6,19 @@
 use tokio::runtime::RuntimeMetrics;
 
 use crate::measure::thread::slot::Frame;
-use crate::measure::thread::{Attached, ThreadState};
+use crate::measure::thread::{LocalHandle, ThreadState};
 
-pub(crate) use imp::{Holders, PlaceCache, observe};
+pub(crate) use imp::{OwnershipCache, WorkerOwners, observe};
 
 /// The worker whose index `thread` holds right now, in the poll of `frame`, which tells what the thread itself observed at its
 /// begin. Takes locks of tokio's: for the watchdog and the slow path only.
 pub(crate) fn worker_of(
     metrics: &RuntimeMetrics,
-    holders: &Holders,
+    owners: &WorkerOwners,
     thread: &ThreadState,
     frame: &Frame,
 ) -> Option<u16> {
-    imp::worker_of(metrics, holders, thread, frame)
+    imp::worker_of(metrics, owners, thread, frame)
 }
 
 /// tokio tells which thread runs which worker. But the one worker of a current-thread runtime is the thread that built it until
@@ -32,12 +32,12 @@ mod imp {
 
     /// The runtimes that wrappers have polled for on this thread, a bit each, and those of them that are no multi-thread ones.
     #[derive(Debug, Default)]
-    pub(crate) struct PlaceCache {
+    pub(crate) struct OwnershipCache {
         known: Cell<u64>,
         single: Cell<u64>,
     }
 
-    impl PlaceCache {
+    impl OwnershipCache {
         /// Another runtime may go by this id now.
         pub(crate) fn forget(&self, runtime: u16) {
             self.known.set(self.known.get() & !(1 << runtime));
@@ -47,23 +47,23 @@ mod imp {
     const _: () = assert!(MAX_RUNTIMES <= u64::BITS as usize);
 
     /// The thread does not drive the runtime.
-    const GUEST: u64 = 1;
+    const NOT_DRIVING: u64 = 1;
 
     /// For wrappers: the polls that the hooks see are a driving thread's.
     #[inline]
-    pub(crate) fn observe(thread: &Attached, runtime: u16, _nested: bool) -> Option<u64> {
+    pub(crate) fn observe(thread: &LocalHandle, runtime: u16, _nested: bool) -> Option<u64> {
         let bit = 1 << runtime;
         if thread.place.known.get() & bit == 0 {
             learn(thread, runtime);
         }
         let is_guest = thread.place.single.get() & bit != 0 && tokio::runtime::worker_index().is_none();
-        Some(if is_guest { GUEST } else { 0 })
+        Some(if is_guest { NOT_DRIVING } else { 0 })
     }
 
     #[cold]
     #[inline(never)]
-    fn learn(thread: &Attached, runtime: u16) {
-        let PlaceCache { known, single } = &thread.place;
+    fn learn(thread: &LocalHandle, runtime: u16) {
+        let OwnershipCache { known, single } = &thread.place;
         known.set(known.get() | 1 << runtime);
         let is_single = thread.runtime(runtime).is_some_and(|entry| !entry.is_multi_thread());
         single.set(single.get() & !(1 << runtime) | u64::from(is_single) << runtime);
@@ -71,22 +71,22 @@ mod imp {
 
     /// tokio tells who holds a worker.
     #[derive(Clone, Debug)]
-    pub(crate) struct Holders;
+    pub(crate) struct WorkerOwners;
 
-    impl Holders {
-        pub(crate) fn of(_workers: usize) -> Holders {
-            Holders
+    impl WorkerOwners {
+        pub(crate) fn of(_workers: usize) -> WorkerOwners {
+            WorkerOwners
         }
     }
 
     pub(super) fn worker_of(
         metrics: &RuntimeMetrics,
-        _holders: &Holders,
+        _owners: &WorkerOwners,
         thread: &ThreadState,
         frame: &Frame,
     ) -> Option<u16> {
         // The frame of a task has what the last wrapper's left there.
-        if frame.place == GUEST && What::unpack(frame.what).kind == Kind::Watched {
+        if frame.place == NOT_DRIVING && What::unpack(frame.what).kind == Kind::Watched {
             return None;
         }
         (0..metrics.num_workers())
@@ -109,9 +109,9 @@ mod imp {
     /// The runtime that this thread last polled for; no lock in a poll. A worker of a multi-thread runtime ends with it, so nothing
     /// is kept alive.
     #[derive(Debug, Default)]
-    pub(crate) struct PlaceCache(RefCell<Option<Cached>>);
+    pub(crate) struct OwnershipCache(RefCell<Option<Cached>>);
 
-    impl PlaceCache {
+    impl OwnershipCache {
         /// Another runtime may go by this id now.
         pub(crate) fn forget(&self, runtime: u16) {
             if let Ok(mut cached) = self.0.try_borrow_mut() {
@@ -126,17 +126,17 @@ mod imp {
         /// How many workers it has, with its metrics if it is a multi-thread one.
         workers: usize,
         metrics: Option<RuntimeMetrics>,
-        holders: Holders,
+        owners: WorkerOwners,
     }
 
     /// Which thread was in a measured poll last as each worker of a multi-thread runtime: who was in one before has handed it on,
     /// whatever is published of it. A thread writes only when it comes to a worker, else it reads.
     #[derive(Clone, Debug)]
-    pub(crate) struct Holders(Arc<[AtomicU64]>);
+    pub(crate) struct WorkerOwners(Arc<[AtomicU64]>);
 
-    impl Holders {
-        pub(crate) fn of(workers: usize) -> Holders {
-            Holders((0..workers).map(|_| AtomicU64::new(0)).collect())
+    impl WorkerOwners {
+        pub(crate) fn of(workers: usize) -> WorkerOwners {
+            WorkerOwners((0..workers).map(|_| AtomicU64::new(0)).collect())
         }
 
         /// The calling thread, which has this id, polls as this worker. Comes before the poll is published: who sees that finds this.
@@ -172,7 +172,7 @@ mod imp {
     /// The `block_on` of a multi-thread runtime leaves the index of whatever runtime it is called on: `nested` in a poll of another
     /// one that was seen, the index is that one's. Where the outer task is not watched, that cannot be told.
     #[inline]
-    pub(crate) fn observe(thread: &Attached, runtime: u16, nested: bool) -> Option<u64> {
+    pub(crate) fn observe(thread: &LocalHandle, runtime: u16, nested: bool) -> Option<u64> {
         if nested && thread.runtime(runtime).is_none_or(|entry| entry.is_multi_thread()) {
             return Some(0);
         }
@@ -180,24 +180,24 @@ mod imp {
     }
 
     #[inline]
-    fn place(thread: &Attached, runtime: u16, worker: usize) -> Option<u64> {
+    fn place(thread: &LocalHandle, runtime: u16, worker: usize) -> Option<u64> {
         let cached = thread.place.0.try_borrow().ok()?;
         match &*cached {
             Some(cached) if cached.runtime == runtime => cached.place(worker, thread),
             _ => {
                 drop(cached);
-                place_anew(thread, runtime, worker)
+                place_cold(thread, runtime, worker)
             }
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn place_anew(thread: &Attached, runtime: u16, worker: usize) -> Option<u64> {
+    fn place_cold(thread: &LocalHandle, runtime: u16, worker: usize) -> Option<u64> {
         let entry = thread.runtime(runtime)?;
         let metrics = if entry.is_multi_thread() { Some(entry.metrics()?) } else { None };
         let workers = metrics.as_ref().map_or(1, RuntimeMetrics::num_workers);
-        let cached = Cached { runtime, workers, metrics, holders: entry.holders()? };
+        let cached = Cached { runtime, workers, metrics, owners: entry.owners()? };
         let place = cached.place(worker, thread);
         *thread.place.0.try_borrow_mut().ok()? = Some(cached);
         place
@@ -205,12 +205,12 @@ mod imp {
 
     impl Cached {
         #[inline]
-        fn place(&self, worker: usize, thread: &Attached) -> Option<u64> {
+        fn place(&self, worker: usize, thread: &LocalHandle) -> Option<u64> {
             let word = worker as u64 + 1;
             match &self.metrics {
                 None => Some(word),
                 Some(metrics) if worker < self.workers => {
-                    self.holders.take(worker, thread.state.id);
+                    self.owners.take(worker, thread.state.id);
                     Some(progress(metrics, worker) | MULTI_THREAD | word)
                 }
                 Some(_) => None,
@@ -220,7 +220,7 @@ mod imp {
 
     pub(super) fn worker_of(
         metrics: &RuntimeMetrics,
-        holders: &Holders,
+        owners: &WorkerOwners,
         thread: &ThreadState,
         frame: &Frame,
     ) -> Option<u16> {
@@ -231,7 +231,7 @@ mod imp {
             return None;
         }
         let kept = place & MULTI_THREAD == 0
-            || holders.is(worker as usize, thread.id)
+            || owners.is(worker as usize, thread.id)
                 && progress(metrics, worker as usize) == place >> PROGRESS_SHIFT << PROGRESS_SHIFT;
         kept.then_some(worker as u16)
     }

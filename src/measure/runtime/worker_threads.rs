@@ -164,7 +164,7 @@ impl Pool {
             {
                 let worker = worker as u64 + 1;
                 if seat.worker.load(Ordering::Relaxed) != worker {
-                    self.sit(seat, worker);
+                    self.claim_worker(seat, worker);
                 }
                 seat.event.store(self.clock.now() << 1 | parked, Ordering::Release);
             }
@@ -174,7 +174,7 @@ impl Pool {
     /// Another worker than before, or the first.
     #[cold]
     #[inline(never)]
-    fn sit(&self, seat: &Seat, worker: u64) {
+    fn claim_worker(&self, seat: &Seat, worker: u64) {
         if let Some(meter) = self.meter.upgrade()
             && let Some(attached) = thread::attached(&meter)
         {

@@ -7,27 +7,27 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Attached;
+use super::LocalHandle;
 #[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 
 /// A thread serves one watchdog as a rule; further ones (tests have many) are looked up in a list. What is here stays until the
-/// thread exits or its watchdog's meter is gone, and only [`Local::find_or_attach`] takes anything out.
+/// thread exits or its watchdog's meter is gone, and only [`Local::find_or_register`] takes anything out.
 struct Local {
-    first: RefCell<Option<Rc<Attached>>>,
-    others: RefCell<Vec<Rc<Attached>>>,
+    first: RefCell<Option<Rc<LocalHandle>>>,
+    others: RefCell<Vec<Rc<LocalHandle>>>,
 }
 
 struct First {
     id: Cell<u64>,
-    tie: Cell<NonNull<Attached>>,
+    handle: Cell<NonNull<LocalHandle>>,
 }
 
 impl First {
-    fn set(&self, tie: &Attached) {
-        self.tie.set(tie.into());
-        self.id.set(tie.meter_id);
+    fn set(&self, handle: &LocalHandle) {
+        self.handle.set(handle.into());
+        self.id.set(handle.meter_id);
     }
 }
 
@@ -37,7 +37,7 @@ const RETRY: u32 = 256;
 thread_local! {
     /// What `LOCAL.first` holds, with its meter's id; 0 if nothing: a thread-local without a destructor is found by one
     /// instruction, nothing borrowed and nothing counted.
-    static FIRST: First = const { First { id: Cell::new(0), tie: Cell::new(NonNull::dangling()) } };
+    static FIRST: First = const { First { id: Cell::new(0), handle: Cell::new(NonNull::dangling()) } };
     /// The meter that has refused this thread, and how often it is not asked again.
     static REFUSED: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
@@ -52,20 +52,20 @@ impl Drop for Local {
 /// This thread's tie to a meter, made at first use. `None` where that cannot be: the thread is exiting, or there are too many
 /// threads.
 #[inline(always)]
-pub(crate) fn attached(meter: &Arc<Meter>) -> Option<&Attached> {
+pub(crate) fn attached(meter: &Arc<Meter>) -> Option<&LocalHandle> {
     // SAFETY: the meter is borrowed for as long as the tie, so it is not gone; and a thread that has a poll on its stack, which is
     // what borrows it, does not come to destroy what it has.
-    unsafe { first(meter.id).or_else(|| find_or_attach(meter.id, || Some(meter.clone()))) }
+    unsafe { first(meter.id).or_else(|| find_or_register(meter.id, || Some(meter.clone()))) }
 }
 
 /// Calls `f` with this thread's tie to a runtime's meter, as [`attached`] finds it. `f` must not call user code, nor anything that
 /// could tie the thread.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
+pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
     // SAFETY: `f` does not tie the thread, so nothing is taken out meanwhile.
     let found =
-        unsafe { first(runtime.meter_id).or_else(|| find_or_attach(runtime.meter_id, || runtime.meter.upgrade())) };
+        unsafe { first(runtime.meter_id).or_else(|| find_or_register(runtime.meter_id, || runtime.meter.upgrade())) };
     // One call, so that it is inlined.
     if let Some(attached) = found {
         f(attached);
@@ -75,7 +75,7 @@ pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&Attached)) {
 /// As [`with`], if the tie is the thread's first; `None` otherwise. Nothing is called for it.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&Attached) -> R) -> Option<R> {
+pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&LocalHandle) -> R) -> Option<R> {
     // SAFETY: as in `with`.
     unsafe { first(runtime.meter_id) }.map(f)
 }
@@ -84,9 +84,9 @@ pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&Attached) -> R) -
 ///
 /// The tie is not used after its meter is gone, nor by what runs when the thread has destroyed its thread-locals.
 #[inline(always)]
-unsafe fn first<'a>(id: u64) -> Option<&'a Attached> {
+unsafe fn first<'a>(id: u64) -> Option<&'a LocalHandle> {
     // SAFETY: what this thread's `LOCAL.first` holds, up to when the caller says; no meter has the id 0.
-    FIRST.with(|first| (first.id.get() == id).then(|| unsafe { first.tie.get().as_ref() }))
+    FIRST.with(|first| (first.id.get() == id).then(|| unsafe { first.handle.get().as_ref() }))
 }
 
 /// # Safety
@@ -94,7 +94,7 @@ unsafe fn first<'a>(id: u64) -> Option<&'a Attached> {
 /// As for [`first`].
 #[cold]
 #[inline(never)]
-unsafe fn find_or_attach<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<&'a Attached> {
+unsafe fn find_or_register<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<&'a LocalHandle> {
     match REFUSED.get() {
         (refused, left @ 1..) if refused == id => {
             REFUSED.set((id, left - 1));
@@ -102,7 +102,7 @@ unsafe fn find_or_attach<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>
         }
         _ => {}
     }
-    let found = LOCAL.try_with(|local| local.find_or_attach(id, meter)).ok()??;
+    let found = LOCAL.try_with(|local| local.find_or_register(id, meter)).ok()??;
     // SAFETY: the list has a count of it until the caller says.
     Some(unsafe { &*Rc::as_ptr(&found) })
 }
@@ -145,7 +145,7 @@ pub(crate) fn known(id: u64) -> Option<Arc<super::ThreadState>> {
 }
 
 /// Calls `f` with each of this thread's ties. `f` must not call user code.
-pub(crate) fn for_each(mut f: impl FnMut(&Attached)) {
+pub(crate) fn for_each(mut f: impl FnMut(&LocalHandle)) {
     let _ = LOCAL.try_with(|local| {
         if let Ok(first) = local.first.try_borrow() {
             first.iter().for_each(|attached| f(attached));
@@ -157,13 +157,13 @@ pub(crate) fn for_each(mut f: impl FnMut(&Attached)) {
 }
 
 impl Local {
-    fn find_or_attach(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<Attached>> {
+    fn find_or_register(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<LocalHandle>> {
         let mut others = self.others.try_borrow_mut().ok()?;
         if let Some(known) = others.iter().find(|a| a.meter_id == id) {
             return Some(known.clone());
         }
         let meter = meter()?;
-        let Some(attached) = Attached::new(&meter) else {
+        let Some(attached) = LocalHandle::new(&meter) else {
             if REFUSED.replace((id, RETRY)).0 != id {
                 meter.count_refused();
             }

@@ -22,7 +22,7 @@ use crate::measure::primitives::span_slot::SpanSlot;
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::runtime::ownership::PlaceCache;
+use crate::measure::runtime::ownership::OwnershipCache;
 use crate::measure::thread::slot::{FrameCell, Slot};
 use crate::measure::thread::slow_polls::SlowPollRing;
 
@@ -46,7 +46,7 @@ pub(crate) struct ThreadState {
     /// In nanoseconds.
     pub(crate) threshold: u64,
     /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog.
-    pub(crate) quick: u64,
+    pub(crate) fast_limit: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) route_histograms: bool,
     wake: Arc<Wake>,
@@ -75,7 +75,7 @@ impl ThreadState {
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
             threshold: meter.threshold,
-            quick: meter.threshold.min(SLOW_NANOS),
+            fast_limit: meter.threshold.min(SLOW_NANOS),
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
@@ -116,13 +116,13 @@ impl ThreadState {
     /// As [`now`](Self::now) and [`since`](Self::since), where nothing has to be called for it.
     #[cfg(tokio_unstable)]
     #[inline(always)]
-    pub(crate) fn quick_now(&self) -> Option<u64> {
-        self.clock.quick_now()
+    pub(crate) fn fast_now(&self) -> Option<u64> {
+        self.clock.fast_now()
     }
 
     #[inline(always)]
-    pub(crate) fn quick_since(&self, begin: u64) -> Option<u64> {
-        self.clock.quick_since(begin)
+    pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
+        self.clock.fast_since(begin)
     }
 
     /// Nanoseconds since a reading.
@@ -141,23 +141,23 @@ const CACHE: usize = 128;
 
 /// Where a poll or a task comes from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Origin {
+pub(crate) enum SpawnSite {
     /// A spawn location, as the hooks tell it.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    Place(&'static Location<'static>),
+    Location(&'static Location<'static>),
     /// A site that a wrapper has interned.
-    Site(SiteId),
+    Interned(SiteId),
 }
 
-impl Origin {
-    /// In one word with a runtime (its [`salt`]); never 0. Those of locations are multiples of 8, as they are aligned; of sites, none is.
+impl SpawnSite {
+    /// In one word with a runtime (its [`runtime_tag`]); never 0. Those of locations are multiples of 8, as they are aligned; of sites, none is.
     #[inline(always)]
-    fn key(self, salt: u64) -> u64 {
+    fn key(self, runtime_tag: u64) -> u64 {
         let key = match self {
-            Origin::Place(location) => std::ptr::from_ref(location) as u64,
-            Origin::Site(site) => u64::from(site.0) << 3 | 1,
+            SpawnSite::Location(location) => std::ptr::from_ref(location) as u64,
+            SpawnSite::Interned(site) => u64::from(site.0) << 3 | 1,
         };
-        key ^ salt
+        key ^ runtime_tag
     }
 }
 
@@ -165,7 +165,7 @@ const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>()
 
 /// What tells a runtime's origins from those of others: in the highest bits, which no address needs.
 #[inline(always)]
-pub(crate) const fn salt(runtime: u16) -> u64 {
+pub(crate) const fn runtime_tag(runtime: u16) -> u64 {
     (runtime as u64) << 57
 }
 
@@ -181,7 +181,7 @@ struct Cached {
 
 /// A thread's tie to one watchdog: its state, and its private table from origins to cells.
 #[derive(Debug)]
-pub(crate) struct Attached {
+pub(crate) struct LocalHandle {
     meter_id: u64,
     meter: Weak<Meter>,
     pub(crate) state: Arc<ThreadState>,
@@ -195,7 +195,7 @@ pub(crate) struct Attached {
     /// How long a request took at once within another of its route, which has not ended: the same one, below two layers.
     #[cfg(feature = "tower")]
     pub(crate) within_request: Cell<Option<(RouteId, u64)>>,
-    pub(crate) place: PlaceCache,
+    pub(crate) place: OwnershipCache,
     /// The runtime of the last future that was resolved here: its id of tokio's (never used again), ours, and whether it is hooked.
     pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u8, bool)>>,
     /// The last task that ended here, of a place where none was spawned so far.
@@ -203,11 +203,11 @@ pub(crate) struct Attached {
     pub(crate) unplaced: Cell<u64>,
 }
 
-impl Attached {
-    fn new(meter: &Arc<Meter>) -> Option<Attached> {
+impl LocalHandle {
+    fn new(meter: &Arc<Meter>) -> Option<LocalHandle> {
         let state = meter.register_thread()?;
-        spans::tie(meter.id, &state);
-        Some(Attached {
+        spans::hand_over(meter.id, &state);
+        Some(LocalHandle {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),
             state,
@@ -267,39 +267,39 @@ impl Attached {
 
     /// The cell of an origin, made at first sight; `None` for our own tasks.
     #[inline(always)]
-    pub(crate) fn cell(&self, origin: Origin, runtime: u16) -> Option<&SiteCounters> {
-        match self.cached(origin, salt(runtime)) {
+    pub(crate) fn cell(&self, origin: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+        match self.cached(origin, runtime_tag(runtime)) {
             Some((cell, _)) => Some(cell),
-            // By their kinds, so that the path that is taken does not put an `Origin` together.
+            // By their kinds, so that the path that is taken does not put an `SpawnSite` together.
             _ => match origin {
-                Origin::Place(place) => self.cell_of_place(place, runtime),
-                Origin::Site(site) => self.cell_of_wrapped(site, runtime),
+                SpawnSite::Location(place) => self.cell_of_place(place, runtime),
+                SpawnSite::Interned(site) => self.cell_of_wrapped(site, runtime),
             },
         }
     }
 
     /// As [`cell`](Self::cell), if it is at hand; with what it says.
     #[inline(always)]
-    pub(crate) fn cached(&self, origin: Origin, salt: u64) -> Option<(&SiteCounters, u64)> {
+    pub(crate) fn cached(&self, origin: SpawnSite, runtime_tag: u64) -> Option<(&SiteCounters, u64)> {
         let entry = self.entry(origin);
-        (entry.key.get() == origin.key(salt)).then(|| (entry.cell.get(), entry.what.get()))
+        (entry.key.get() == origin.key(runtime_tag)).then(|| (entry.cell.get(), entry.what.get()))
     }
 
     #[cold]
     #[inline(never)]
     fn cell_of_place(&self, place: &'static Location<'static>, runtime: u16) -> Option<&SiteCounters> {
-        self.find_and_cache(Origin::Place(place), runtime)
+        self.find_and_cache(SpawnSite::Location(place), runtime)
     }
 
     #[cold]
     #[inline(never)]
     fn cell_of_wrapped(&self, site: SiteId, runtime: u16) -> Option<&SiteCounters> {
-        self.find_and_cache(Origin::Site(site), runtime)
+        self.find_and_cache(SpawnSite::Interned(site), runtime)
     }
 
     /// The cell of an origin that was seen to spawn.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) fn known_cell(&self, origin: Origin, runtime: u16) -> Option<&SiteCounters> {
+    pub(crate) fn known_cell(&self, origin: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
         self.state.tally.cell(self.find(origin, runtime, false))
     }
 
@@ -320,23 +320,23 @@ impl Attached {
 
     /// By the origin alone: a thread polls one runtime, as a rule, and what is not looked up need not be waited for.
     #[inline(always)]
-    fn entry(&self, origin: Origin) -> &Cached {
+    fn entry(&self, origin: SpawnSite) -> &Cached {
         &self.cache[(origin.key(0) >> 3) as usize % CACHE]
     }
 
-    fn find_and_cache(&self, origin: Origin, runtime: u16) -> Option<&SiteCounters> {
+    fn find_and_cache(&self, origin: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
         let cell = self.state.tally.cell(self.find(origin, runtime, true))?;
         // SAFETY: as in `cell_of`; what is cached is given out for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
         let entry = self.entry(origin);
         entry.cell.set(kept);
         entry.what.set(kept.what());
-        entry.key.set(origin.key(salt(runtime)));
+        entry.key.set(origin.key(runtime_tag(runtime)));
         Some(cell)
     }
 
-    fn find(&self, origin: Origin, runtime: u16, make: bool) -> u32 {
-        let key = origin.key(salt(runtime));
+    fn find(&self, origin: SpawnSite, runtime: u16, make: bool) -> u32 {
+        let key = origin.key(runtime_tag(runtime));
         let known = self.cells.borrow().get(&key).copied();
         match known {
             Some(UNKNOWN_CELL) if make => {}
@@ -345,9 +345,9 @@ impl Attached {
         }
         let Some(meter) = self.meter.upgrade() else { return OWN_CELL };
         let site = match origin {
-            Origin::Site(site) => Some(site),
-            Origin::Place(location) if make => Some(meter.sites.intern(location)),
-            Origin::Place(location) => meter.sites.find(location),
+            SpawnSite::Interned(site) => Some(site),
+            SpawnSite::Location(location) if make => Some(meter.sites.intern(location)),
+            SpawnSite::Location(location) => meter.sites.find(location),
         };
         let cell = match site {
             None => UNKNOWN_CELL,
@@ -373,7 +373,7 @@ impl Attached {
     }
 }
 
-impl Drop for Attached {
+impl Drop for LocalHandle {
     fn drop(&mut self) {
         if let Some(meter) = self.meter.upgrade() {
             meter.retire_thread(&self.state);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::measure::primitives::span_slot::Entered;
 use crate::measure::thread::ThreadState;
-pub(crate) use thread::tie;
+pub(crate) use thread::hand_over;
 
 /// The spans that the thread is in during the poll with this push number, outermost first, each once. Left out are those that
 /// were entered in a poll that is over, and those that another task entered outside of any poll that is measured.

@@ -69,8 +69,8 @@ pub(crate) fn refresh(meter_id: u64, key: Key, text: &Text) {
 }
 
 /// The thread is measured from now on.
-pub(crate) fn tie(meter_id: u64, state: &Arc<ThreadState>) {
-    with(meter_id, |here| here.tie(state));
+pub(crate) fn hand_over(meter_id: u64, state: &Arc<ThreadState>) {
+    with(meter_id, |here| here.register(state));
 }
 
 #[cold]
@@ -87,13 +87,13 @@ fn add<'a>(all: &'a mut Vec<Here>, meter: &Arc<Meter>) -> &'a mut Here {
     let last = all.len() - 1;
     let here = &mut all[last];
     if let Some(state) = thread::known(meter.id) {
-        here.tie(&state);
+        here.register(&state);
     }
     here
 }
 
 impl Here {
-    fn tie(&mut self, state: &Arc<ThreadState>) {
+    fn register(&mut self, state: &Arc<ThreadState>) {
         // A thread is tied to a watchdog once.
         let _ = state.spans.set(self.slot.clone());
         self.thread = Some(state.clone());

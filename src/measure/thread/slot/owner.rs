@@ -49,7 +49,7 @@ impl Slot {
     }
 
     /// Withdraws the innermost frame, which was allowed to block, and leaves its ticks out of all enclosing frames.
-    pub(crate) fn pop_left_out(&self, ticks: u64) {
+    pub(crate) fn pop_allowed(&self, ticks: u64) {
         let enclosing = self.depth().saturating_sub(1).min(MAX_FRAMES);
         self.frames[..enclosing].iter().for_each(|frame| frame.delay(ticks));
         self.pop();
@@ -88,9 +88,9 @@ mod tests {
         slot.push(20, 1, 2, None);
         slot.push(100, tag(Kind::Allowed), 0, None);
         slot.push(150, tag(Kind::Allowed), 0, None);
-        slot.pop_left_out(50);
+        slot.pop_allowed(50);
         assert_eq!(starts(&slot), [60, 70, 150]);
-        slot.pop_left_out(300 - 150);
+        slot.pop_allowed(300 - 150);
         assert_eq!(starts(&slot), [210, 220]);
     }
 
@@ -118,7 +118,7 @@ mod tests {
         slot.delay_requests_around(|| 140);
         slot.pop();
         assert_eq!(starts(&slot)[..2], [10, 20]);
-        slot.pop_left_out(150 - 30);
+        slot.pop_allowed(150 - 30);
         assert_eq!(starts(&slot), [130, 140]);
     }
 }
