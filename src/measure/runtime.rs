@@ -10,11 +10,12 @@ use super::meter::Meter;
 use super::placement::{self, Holders};
 use super::pool::Pool;
 use super::probe::Probe;
-use super::runtime_stats::{RuntimeStats, StatsTotals};
+use super::runtime_stats::{self, RuntimeStats};
 use super::slot::Frame;
 use super::tally::MAX_RUNTIMES;
 use super::thread::{ThreadState, salt};
 use crate::error::Error;
+use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
 
 /// The id of the runtime that stands for all that is not known: polls outside of any runtime, or beyond [`MAX_RUNTIMES`].
@@ -47,7 +48,7 @@ struct State {
     live: Option<Live>,
     /// The runtime that was live when the watchdog stopped: what is still counted of it belongs here.
     stopped: Option<Id>,
-    totals: StatsTotals,
+    totals: TokioSnapshot,
 }
 
 /// What keeps tokio's handle: it must go when the runtime goes, since our hooks are in that handle, and we in our hooks.
@@ -162,12 +163,12 @@ impl Runtime {
         lock(&self.state).live.as_ref()?.pool.clone()
     }
 
-    /// tokio-metrics' figures, summed over all runtimes that have gone by this name.
-    pub(crate) fn stats(&self) -> StatsTotals {
+    /// Returns tokio's own metrics, summed over all runtimes that have had this name.
+    pub(crate) fn stats(&self) -> TokioSnapshot {
         let state = &mut *lock(&self.state);
         match &mut state.live {
             Some(live) => live.stats.update(&mut state.totals),
-            None => state.totals.clear_gauges(),
+            None => runtime_stats::clear_gauges(&mut state.totals),
         }
         state.totals.clone()
     }
