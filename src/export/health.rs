@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::model::activity::BlockedWorkers;
 use crate::model::stall::Millis;
 
-/// Returns one line for each runtime all of whose workers have been blocked for longer than `limit`.
+/// Returns one line for each runtime whose workers have all been blocked for longer than `limit`.
 pub(super) fn unhealthy_runtimes(runtimes: &[BlockedWorkers], limit: Duration) -> Vec<String> {
     let unhealthy = |runtime: &BlockedWorkers| {
         let shortest = *runtime.blocked_for.iter().min()?;

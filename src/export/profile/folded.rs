@@ -1,5 +1,5 @@
-//! Folded stacks, the input of flame graph tools: one line `frame;frame;frame microseconds` for each
-//! stack, outermost frame first.
+//! Folded stacks, the input of flame graph tools: one line `frame;frame;frame microseconds` for
+//! each stack, outermost frame first.
 
 use std::collections::HashMap;
 use std::fmt::Write;
