@@ -17,22 +17,6 @@ use super::page_source::PageSource;
 use super::profile::{self, entries, flamegraph, folded, pprof, speedscope};
 use super::{families, health, live};
 
-/// All paths except `/`, which is the same as `/live.html` and belongs to the application where the
-/// pages are part of its own router.
-#[cfg(feature = "axum")]
-pub(super) const PATHS: [&str; 10] = [
-    "/live",
-    "/live.html",
-    "/live/profile",
-    "/metrics",
-    "/stalls",
-    "/stalls/flamegraph",
-    "/stalls/folded",
-    "/stalls/speedscope",
-    "/debug/pprof/stalls",
-    "/healthz",
-];
-
 const NOT_FOUND: &str = "not found. The paths are /, /live, /live.html, /live/profile, /metrics, /stalls, \
     /stalls/flamegraph, /stalls/folded, /stalls/speedscope, /debug/pprof/stalls and /healthz.\n";
 

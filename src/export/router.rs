@@ -8,7 +8,22 @@ use axum::http::{Method, Response, StatusCode};
 use axum::routing::any;
 
 use super::page_source::PageSource;
-use super::pages::{PATHS, Pages};
+use super::pages::Pages;
+
+/// All paths except `/`, which is the same as `/live.html` and belongs to the application where the
+/// pages are part of its own router.
+const PATHS: [&str; 10] = [
+    "/live",
+    "/live.html",
+    "/live/profile",
+    "/metrics",
+    "/stalls",
+    "/stalls/flamegraph",
+    "/stalls/folded",
+    "/stalls/speedscope",
+    "/debug/pprof/stalls",
+    "/healthz",
+];
 
 /// Returns a router with all pages except `/`.
 pub(crate) fn router(source: Arc<dyn PageSource>) -> Router {
