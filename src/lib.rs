@@ -65,6 +65,8 @@ pub use measure::site::Site;
 pub use measure::spans::layer::SpanLayer;
 pub use model::cause::{Cause, Certainty, Syscall};
 pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
+#[cfg(feature = "server")]
+pub use model::profile::{Profile, ProfileEntry, ProfileFunction};
 pub use model::snapshot;
 pub use model::snapshot::Snapshot;
 pub use model::stack::{Frame, Stack};

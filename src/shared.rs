@@ -10,7 +10,7 @@ use crate::model::coverage::StackCoverage;
 use crate::model::stall::Stall;
 use crate::report::book::Book;
 #[cfg(feature = "server")]
-use crate::report::profile::Profile;
+use crate::report::profile::ProfileStore;
 use crate::report::sums::Sums;
 use crate::util::lock;
 
@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) meter: Arc<Meter>,
     pub(crate) book: Mutex<Book>,
     #[cfg(feature = "server")]
-    pub(crate) profile: Mutex<Profile>,
+    pub(crate) profile: Mutex<ProfileStore>,
     /// Since when there is anything to add up.
     #[cfg(feature = "server")]
     pub(crate) started: std::time::Instant,

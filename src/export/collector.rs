@@ -1,4 +1,4 @@
-//! A collector for the user's own registry.
+//! A collector for the application's own registry.
 
 use std::sync::Arc;
 
@@ -6,26 +6,27 @@ use prometheus::core::{Collector as PrometheusCollector, Desc};
 use prometheus::proto::MetricFamily;
 
 use super::families::families;
+use super::source::MetricsSource;
 use super::table::{self, PREFIX};
-use crate::model::snapshot::Snapshot;
-use crate::shared::Shared;
 
-/// All metrics of a watchdog, for a [`prometheus::Registry`]; from [`Watchdog::collector`](crate::Watchdog::collector).
+/// All metrics of a watchdog, for a [`prometheus::Registry`]; returned by
+/// [`Watchdog::collector`](crate::Watchdog::collector).
 ///
-/// Collects on the thread that gathers: some milliseconds with 1,000 sites, without touching the workers.
+/// Collecting takes some milliseconds with 1,000 sites, on the thread that gathers, and does not
+/// involve the workers.
 #[derive(Clone)]
 pub struct Collector {
-    shared: Arc<Shared>,
+    source: Arc<dyn MetricsSource>,
     descs: Vec<Desc>,
 }
 
 impl Collector {
-    pub(crate) fn new(shared: Arc<Shared>) -> Collector {
-        let desc = |def: table::Def| {
+    pub(crate) fn new(source: Arc<dyn MetricsSource>) -> Collector {
+        let desc = |def: &table::Def| {
             let labels = def.labels.iter().map(|&label| label.into()).collect();
             Desc::new(format!("{PREFIX}{}", def.name), def.help.into(), labels, Default::default()).ok()
         };
-        Collector { shared, descs: table::all().into_iter().filter_map(desc).collect() }
+        Collector { source, descs: table::all().filter(|def| def.is_available()).filter_map(desc).collect() }
     }
 }
 
@@ -41,6 +42,6 @@ impl PrometheusCollector for Collector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        families(&Snapshot::take(&self.shared))
+        families(&self.source.snapshot())
     }
 }

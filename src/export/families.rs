@@ -1,4 +1,4 @@
-//! The snapshot as Prometheus metric families. Pure.
+//! A snapshot as Prometheus metric families.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,20 +7,18 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::table::{self, Def, PREFIX, Type};
-use crate::measure::hooks;
-use crate::model::coverage::StackCoverage;
-use crate::model::snapshot::{
-    BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot,
+use crate::snapshot::{
+    BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, TokioSnapshot, TokioWorkerSnapshot,
 };
-use crate::shared::Shared;
+use crate::{Coverage, Snapshot, StackCoverage};
 
-/// `/metrics`.
-pub(crate) fn text(shared: &Shared) -> String {
-    // Encoding fails on a family without metrics only, and those are left out.
-    TextEncoder::new().encode_to_string(&families(&Snapshot::take(shared))).unwrap_or_default()
+/// Returns the metrics in Prometheus' text format, as `/metrics` serves them.
+pub(crate) fn text(snapshot: &Snapshot) -> String {
+    // Encoding fails only on a family without metrics, and `families` returns none.
+    TextEncoder::new().encode_to_string(&families(snapshot)).unwrap_or_default()
 }
 
-/// A family under construction: made from its definition, dropped if nothing is in it.
+/// A family under construction; dropped if it stays empty.
 struct Family {
     def: Def,
     metrics: Vec<Metric>,
@@ -96,8 +94,8 @@ impl Family {
     }
 }
 
-/// One family of all items.
-fn of<T>(def: Def, items: &[T], mut add: impl FnMut(&mut Family, &T)) -> Option<MetricFamily> {
+/// Builds one family from all items.
+fn family<T>(def: Def, items: &[T], mut add: impl FnMut(&mut Family, &T)) -> Option<MetricFamily> {
     let mut family = Family::new(def);
     for item in items {
         add(&mut family, item);
@@ -105,43 +103,48 @@ fn of<T>(def: Def, items: &[T], mut add: impl FnMut(&mut Family, &T)) -> Option<
     family.finish()
 }
 
-/// All families that have a value.
-pub(crate) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
+/// Returns all families that have a value.
+pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let mut all = Vec::new();
     runtimes(&snapshot.runtimes, &mut all);
     sites(&snapshot.sites, &mut all);
     routes(&snapshot.routes, &mut all);
-    tokio_figures(&snapshot.runtimes, &mut all);
+    tokio_metrics(&snapshot.runtimes, &mut all);
     watchdog(snapshot, &mut all);
     all.into_iter().flatten().collect()
 }
 
+/// Returns the build's mode: with tokio's task hooks or without.
+pub(super) fn mode(coverage: &Coverage) -> &'static str {
+    if coverage.hooks { "unstable" } else { "stable" }
+}
+
 fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     all.extend([
-        of(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls_total as f64)),
-        of(table::BUSY, runtimes, |f, r| f.value(&[&r.name], r.polls.sum.as_secs_f64())),
-        of(table::DURATION, runtimes, |f, r| f.histogram(&[&r.name], &r.polls)),
-        of(table::STALLS, runtimes, |f, r| {
+        family(table::POLLS, runtimes, |f, r| f.value(&[&r.name], r.polls_total as f64)),
+        family(table::BUSY, runtimes, |f, r| f.value(&[&r.name], r.polls.sum.as_secs_f64())),
+        family(table::DURATION, runtimes, |f, r| f.histogram(&[&r.name], &r.polls)),
+        family(table::STALLS, runtimes, |f, r| {
             r.stalls.iter().for_each(|c| f.value(&[&r.name, c.cause.as_str()], c.stalls.count as f64));
         }),
-        of(table::STALL_SECONDS, runtimes, |f, r| {
+        family(table::STALL_SECONDS, runtimes, |f, r| {
             r.stalls.iter().for_each(|c| f.value(&[&r.name, c.cause.as_str()], c.stalls.time.as_secs_f64()));
         }),
-        of(table::SUSPECTED, runtimes, |f, r| f.value(&[&r.name], r.suspected.count as f64)),
-        of(table::SUSPECTED_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.suspected.time.as_secs_f64())),
-        of(table::BLOCKED, runtimes, |f, r| f.value(&[&r.name], r.blocked_workers as f64)),
-        of(table::OLDEST, runtimes, |f, r| f.value(&[&r.name], r.oldest_stall.as_secs_f64())),
-        of(table::DELAY, runtimes, |f, r| f.histogram(&[&r.name], &r.schedule_delay)),
+        family(table::SUSPECTED, runtimes, |f, r| f.value(&[&r.name], r.suspected.count as f64)),
+        family(table::SUSPECTED_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.suspected.time.as_secs_f64())),
+        family(table::BLOCKED, runtimes, |f, r| f.value(&[&r.name], r.blocked_workers as f64)),
+        family(table::OLDEST, runtimes, |f, r| f.value(&[&r.name], r.oldest_stall.as_secs_f64())),
+        family(table::DELAY, runtimes, |f, r| f.histogram(&[&r.name], &r.schedule_delay)),
     ]);
 }
 
 fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
-    let places = labels(sites);
-    let sites: Vec<(&SiteSnapshot, &str)> = sites.iter().zip(places.iter().map(String::as_str)).collect();
+    let labels = site_labels(sites);
+    let sites: Vec<(&SiteSnapshot, &str)> = sites.iter().zip(labels.iter().map(String::as_str)).collect();
     let mut counts = |def, read: fn(&SiteSnapshot) -> Option<f64>| {
-        all.push(of(def, &sites, |f, (s, place)| {
-            if let Some(value) = read(s) {
-                f.value(&[&s.runtime, place], value);
+        all.push(family(def, &sites, |f, (site, label)| {
+            if let Some(value) = read(site) {
+                f.value(&[&site.runtime, label], value);
             }
         }));
     };
@@ -150,54 +153,52 @@ fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     counts(table::SITE_MAX, |s| Some(s.poll_max.as_secs_f64()));
     counts(table::SITE_STALLS, |s| Some(s.stalls.count as f64));
     counts(table::SITE_STALL_SECONDS, |s| Some(s.stalls.time.as_secs_f64()));
-    // A place where nothing was spawned has no tasks; one that was never wrapped has no outcomes.
+    // A site where nothing was spawned has no series for tasks.
     counts(table::SPAWNED, |s| (s.spawned > 0).then_some(s.spawned as f64));
     counts(table::TERMINATED, |s| (s.spawned > 0).then_some(s.terminated as f64));
     counts(table::ALIVE, |s| s.alive().filter(|_| s.spawned > 0).map(|alive| alive as f64));
-    let mut outcomes = |def, read: fn(&SiteSnapshot) -> u64| {
-        all.push(of(def, &sites, |f, (s, place)| {
-            // At 0 before the first: an increase from nothing is none to Prometheus.
-            if s.has_outcomes {
-                f.value(&[&s.runtime, place], read(s) as f64);
-            }
-        }));
-    };
-    outcomes(table::COMPLETED, |s| s.completed);
-    outcomes(table::CANCELLED, |s| s.cancelled);
-    outcomes(table::PANICKED, |s| s.panicked);
+    // The outcomes of a watched site start at 0: Prometheus takes the first value of a series for
+    // no increase.
+    counts(table::COMPLETED, |s| s.has_outcomes.then_some(s.completed as f64));
+    counts(table::CANCELLED, |s| s.has_outcomes.then_some(s.cancelled as f64));
+    counts(table::PANICKED, |s| s.has_outcomes.then_some(s.panicked as f64));
 }
 
-/// The sites' labels. Two that read alike (one crate from two registries) get their whole paths: no series may be there twice.
-pub(super) fn labels(sites: &[SiteSnapshot]) -> Vec<String> {
-    let mut places: Vec<String> = sites.iter().map(|s| s.site.to_string()).collect();
+/// Returns the sites' labels, unique within a runtime.
+///
+/// Sites whose short paths are equal (one crate from two registries) get their full paths, because
+/// no series may appear twice.
+pub(super) fn site_labels(sites: &[SiteSnapshot]) -> Vec<String> {
+    let mut labels: Vec<String> = sites.iter().map(|s| s.site.to_string()).collect();
     let mut count: HashMap<(&str, &str), u32> = HashMap::new();
-    for (site, place) in sites.iter().zip(&places) {
-        *count.entry((&site.runtime, place)).or_default() += 1;
+    for (site, label) in sites.iter().zip(&labels) {
+        *count.entry((&site.runtime, label)).or_default() += 1;
     }
-    let twice: Vec<usize> = (0..sites.len()).filter(|&i| count[&(&*sites[i].runtime, &*places[i])] > 1).collect();
-    for i in twice {
+    let ambiguous = |&i: &usize| count[&(&*sites[i].runtime, &*labels[i])] > 1;
+    let ambiguous: Vec<usize> = (0..sites.len()).filter(ambiguous).collect();
+    for i in ambiguous {
         if let Some(location) = sites[i].site.location() {
-            places[i] = location.to_string();
+            labels[i] = location.to_string();
         }
     }
-    places
+    labels
 }
 
 fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     all.extend([
-        of(table::ROUTE_REQUESTS, routes, |f, r| {
+        family(table::ROUTE_REQUESTS, routes, |f, r| {
             r.requests.iter().for_each(|q| f.value(&[&r.route, q.method, q.status], q.count as f64));
         }),
-        of(table::ROUTE_BUSY, routes, |f, r| f.value(&[&r.route], r.busy.as_secs_f64())),
-        of(table::ROUTE_MAX, routes, |f, r| f.value(&[&r.route], r.poll_max.as_secs_f64())),
-        of(table::ROUTE_STALLS, routes, |f, r| f.value(&[&r.route], r.stalls.count as f64)),
-        of(table::ROUTE_STALL_SECONDS, routes, |f, r| f.value(&[&r.route], r.stalls.time.as_secs_f64())),
-        of(table::ROUTE_DURATION, routes, |f, r| {
+        family(table::ROUTE_BUSY, routes, |f, r| f.value(&[&r.route], r.busy.as_secs_f64())),
+        family(table::ROUTE_MAX, routes, |f, r| f.value(&[&r.route], r.poll_max.as_secs_f64())),
+        family(table::ROUTE_STALLS, routes, |f, r| f.value(&[&r.route], r.stalls.count as f64)),
+        family(table::ROUTE_STALL_SECONDS, routes, |f, r| f.value(&[&r.route], r.stalls.time.as_secs_f64())),
+        family(table::ROUTE_DURATION, routes, |f, r| {
             if !r.poll_buckets.is_empty() {
                 f.buckets(&[&r.route], &r.poll_buckets, r.polls_in_buckets, r.busy);
             }
         }),
-        of(table::ROUTE_SHED, routes, |f, r| {
+        family(table::ROUTE_SHED, routes, |f, r| {
             if r.shed > 0 {
                 f.value(&[&r.route], r.shed as f64);
             }
@@ -205,33 +206,59 @@ fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     ]);
 }
 
-fn tokio_figures(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
-    for (i, def) in table::runtime_counters().enumerate() {
-        all.push(of(def, runtimes, |f, r| f.value(&[&r.name], r.stats.counters[i])));
-    }
-    for (i, def) in table::runtime_gauges().enumerate() {
-        all.push(of(def, runtimes, |f, r| f.value(&[&r.name], r.stats.gauges[i])));
-    }
-    all.push(of(table::RUNTIME_BUSY_RATIO, runtimes, |f, r| f.value(&[&r.name], r.stats.busy_ratio)));
-    for (i, def) in table::worker_counters().enumerate() {
-        all.push(of(def, runtimes, |f, r| {
-            for (worker, totals) in r.stats.workers.iter().enumerate() {
-                f.value(&[&r.name, &worker.to_string()], totals.counters[i]);
+fn tokio_metrics(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
+    let mut figure = |def, read: fn(&TokioSnapshot) -> Option<f64>| {
+        all.push(family(def, runtimes, |f, r| {
+            if let Some(value) = read(&r.tokio) {
+                f.value(&[&r.name], value);
             }
         }));
-    }
-    for (i, def) in table::worker_gauges().enumerate() {
-        all.push(of(def, runtimes, |f, r| {
-            for (worker, totals) in r.stats.workers.iter().enumerate() {
-                f.value(&[&r.name, &worker.to_string()], totals.gauges[i]);
+    };
+    figure(table::RUNTIME_PARKS, |t| Some(t.parks as f64));
+    figure(table::RUNTIME_BUSY, |t| Some(t.busy.as_secs_f64()));
+    figure(table::RUNTIME_NOOPS, |t| count(t.noops));
+    figure(table::RUNTIME_STEALS, |t| count(t.steals));
+    figure(table::RUNTIME_STEAL_OPERATIONS, |t| count(t.steal_operations));
+    figure(table::RUNTIME_REMOTE_SCHEDULES, |t| count(t.remote_schedules));
+    figure(table::RUNTIME_LOCAL_SCHEDULES, |t| count(t.local_schedules));
+    figure(table::RUNTIME_OVERFLOWS, |t| count(t.overflows));
+    figure(table::RUNTIME_FORCED_YIELDS, |t| count(t.budget_forced_yields));
+    figure(table::RUNTIME_IO_READY, |t| count(t.io_driver_ready));
+    figure(table::RUNTIME_WORKERS, |t| Some(t.worker_threads as f64));
+    figure(table::RUNTIME_ALIVE_TASKS, |t| Some(t.alive_tasks as f64));
+    figure(table::RUNTIME_GLOBAL_QUEUE, |t| Some(t.global_queue_depth as f64));
+    figure(table::RUNTIME_LOCAL_QUEUE, |t| depth(t.local_queue_depth));
+    figure(table::RUNTIME_BLOCKING_QUEUE, |t| depth(t.blocking_queue_depth));
+    figure(table::RUNTIME_BLOCKING_THREADS, |t| depth(t.blocking_threads));
+    figure(table::RUNTIME_IDLE_BLOCKING, |t| depth(t.idle_blocking_threads));
+    figure(table::RUNTIME_BUSY_RATIO, |t| Some(t.busy_ratio));
+    let mut worker_figure = |def, read: fn(&TokioWorkerSnapshot) -> Option<f64>| {
+        all.push(family(def, runtimes, |f, r| {
+            for (index, worker) in r.tokio.workers.iter().enumerate() {
+                if let Some(value) = read(worker) {
+                    f.value(&[&r.name, &index.to_string()], value);
+                }
             }
         }));
-    }
+    };
+    worker_figure(table::WORKER_BUSY, |w| Some(w.busy.as_secs_f64()));
+    worker_figure(table::WORKER_PARKS, |w| Some(w.parks as f64));
+    worker_figure(table::WORKER_POLLS, |w| count(w.polls));
+    worker_figure(table::WORKER_STEALS, |w| count(w.steals));
+    worker_figure(table::WORKER_LOCAL_QUEUE, |w| depth(w.local_queue_depth));
+}
+
+fn count(value: Option<u64>) -> Option<f64> {
+    value.map(|value| value as f64)
+}
+
+fn depth(value: Option<usize>) -> Option<f64> {
+    value.map(|value| value as f64)
 }
 
 fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     let w = &snapshot.watchdog;
-    let mut one = |def, value: f64| all.push(of(def, &[()], |f, ()| f.value(&[], value)));
+    let mut one = |def, value: f64| all.push(family(def, &[()], |f, ()| f.value(&[], value)));
     one(table::THRESHOLD, w.threshold.as_secs_f64());
     one(table::SUPPRESSED, w.reports_suppressed as f64);
     one(table::REPORTS_LOST, w.reports_lost as f64);
@@ -243,9 +270,9 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);
     one(table::CALLBACK_PANICS, w.callback_panics as f64);
-    all.push(of(table::CAPTURES, &w.captures, |f, c| f.value(&[c.result], c.count as f64)));
-    all.push(of(table::ALLOWED, &w.allowed_blocking, |f, a| f.value(&[a.reason], a.time.as_secs_f64())));
-    let ways = [
+    all.push(family(table::CAPTURES, &w.captures, |f, c| f.value(&[c.result], c.count as f64)));
+    all.push(family(table::ALLOWED, &w.allowed_blocking, |f, a| f.value(&[a.reason], a.time.as_secs_f64())));
+    let sources = [
         ("hooks", w.coverage.runtimes.iter().any(|r| r.alive && r.every_task)),
         ("watch", true),
         ("workers", w.coverage.runtimes.iter().any(|r| r.alive && r.workers)),
@@ -254,29 +281,35 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
         ("cpu_counter", w.coverage.clock == "cpu counter"),
         ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::WaitingThreadsOnly(_))),
     ];
-    all.push(of(table::COVERAGE, &ways, |f, (way, active)| f.value(&[way], f64::from(u8::from(*active)))));
-    let mode = if hooks::INSTALLED { "unstable" } else { "stable" };
-    all.push(of(table::BUILD, &[()], |f, ()| f.value(&[env!("CARGO_PKG_VERSION"), mode], 1.0)));
+    all.push(family(table::COVERAGE, &sources, |f, (source, active)| f.value(&[source], f64::from(u8::from(*active)))));
+    let version = [env!("CARGO_PKG_VERSION"), mode(&w.coverage)];
+    all.push(family(table::BUILD, &[()], |f, ()| f.value(&version, 1.0)));
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::route::{RouteId, tally::RouteTally};
 
-    /// Threads go on counting while their counters are summed.
     #[test]
-    fn no_bucket_of_a_route_is_above_its_count() {
-        let (tally, route, mut sums) = (RouteTally::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
-        (0..16).for_each(|_| tally.cell(route).unwrap().poll(600_000, true));
-        tally.cell(route).unwrap().poll(2_000_000_000, true);
-        tally.add_to(&mut sums);
+    fn a_route_has_its_buckets_and_their_count() {
+        let bound = [600, 2_000].map(Duration::from_micros);
+        let route = RouteSnapshot {
+            route: "/".into(),
+            requests: Vec::new(),
+            polls: 17,
+            busy: Duration::from_secs(2),
+            poll_max: Duration::from_secs(2),
+            poll_buckets: BucketSnapshot::list(&bound.map(|b| b.as_nanos() as u64), [0, 16]),
+            polls_in_buckets: 17,
+            stalls: Default::default(),
+            shed: 0,
+        };
         let mut all = Vec::new();
-        routes(&[RouteSnapshot::new("/".into(), &sums[&route], Default::default())], &mut all);
+        routes(&[route], &mut all);
         let is_durations = |f: &&MetricFamily| f.name().ends_with(table::ROUTE_DURATION.name);
         let family = all.iter().flatten().find(is_durations).unwrap();
         let histogram = family.get_metric()[0].get_histogram();
         let buckets: Vec<_> = histogram.get_bucket().iter().map(Bucket::cumulative_count).collect();
-        assert_eq!((buckets, histogram.get_sample_count()), (vec![0, 16, 16, 16, 16, 16, 16, 16], 17));
+        assert_eq!((buckets, histogram.get_sample_count()), (vec![0, 16], 17));
     }
 }

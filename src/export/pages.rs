@@ -1,4 +1,4 @@
-//! The pages: what is answered to which path, whoever serves it.
+//! The pages: the response to each path, for the server and the router.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,102 +11,86 @@ use hyper::header::{
 };
 use hyper::{Method, Response, StatusCode};
 
-use super::kept::Kept;
+use super::cached::CachedResponse;
 use super::page::{HTML as LIVE_PAGE, POLICY};
+use super::page_source::PageSource;
 use super::profile::{self, entries, flamegraph, folded, pprof, speedscope};
 use super::{families, health, live};
-use crate::shared::Shared;
-use crate::util::lock;
 
-/// The pages but for `/`, which is the same as `/live.html`: a router of the user's has a page of its own there.
-#[cfg(feature = "axum")]
-pub(crate) const PATHS: [&str; 10] = [
-    "/live",
-    "/live.html",
-    "/live/profile",
-    "/metrics",
-    "/stalls",
-    "/stalls/flamegraph",
-    "/stalls/folded",
-    "/stalls/speedscope",
-    "/debug/pprof/stalls",
-    "/healthz",
-];
-
-const NOT_FOUND: &str = "not found: /, /live, /live.html, /live/profile, /metrics, /stalls, /stalls/flamegraph, /stalls/folded, /stalls/speedscope, \
-    /debug/pprof/stalls and /healthz are served\n";
+const NOT_FOUND: &str = "not found. The paths are /, /live, /live.html, /live/profile, /metrics, /stalls, \
+    /stalls/flamegraph, /stalls/folded, /stalls/speedscope, /debug/pprof/stalls and /healthz.\n";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const SVG: &str = "image/svg+xml; charset=utf-8";
-/// A picture has a style, and nothing else.
+/// The policy of an SVG picture: inline styles only.
 const PICTURE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 const BYTES: &str = "application/octet-stream";
 
-/// Pages that are open at a time are answered with the same, for so long.
-const LIVE_KEPT: Duration = Duration::from_millis(250);
-/// As above: it is larger, and asked for less often.
-const PROFILE_KEPT: Duration = Duration::from_secs(1);
+/// How long a response to `/live` is reused, however many pages are open.
+const LIVE_MAX_AGE: Duration = Duration::from_millis(250);
+/// How long a response to `/live/profile` is reused: it is larger, and requested less often.
+const PROFILE_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// What answers.
-pub(crate) struct Pages {
-    shared: Arc<Shared>,
-    live: Kept,
-    profile: Kept,
+/// The pages of one watchdog.
+pub(super) struct Pages {
+    source: Arc<dyn PageSource>,
+    live: CachedResponse,
+    profile: CachedResponse,
 }
 
 impl Pages {
-    pub(crate) fn of(shared: Arc<Shared>) -> Pages {
-        Pages { shared, live: Kept::for_time(LIVE_KEPT), profile: Kept::for_time(PROFILE_KEPT) }
+    pub(super) fn new(source: Arc<dyn PageSource>) -> Pages {
+        Pages { source, live: CachedResponse::new(LIVE_MAX_AGE), profile: CachedResponse::new(PROFILE_MAX_AGE) }
     }
-}
 
-/// The answer to a request; some milliseconds with 1,000 sites.
-pub(crate) fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    let shared = &*pages.shared;
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match path {
-        "/" | "/live.html" => guarded(page(StatusCode::OK, HTML, LIVE_PAGE), POLICY),
-        "/live" => fallible(JSON, pages.live.get(|| live::json(shared))),
-        "/live/profile" => fallible(JSON, pages.profile.get(|| entries::json(&profile(shared)))),
-        "/metrics" => page(StatusCode::OK, METRICS, families::text(shared)),
-        "/stalls" => stalls(shared),
-        "/stalls/flamegraph" => guarded(page(StatusCode::OK, SVG, flamegraph::svg(&profile(shared))), PICTURE_POLICY),
-        "/stalls/folded" => {
-            let mut response = page(StatusCode::OK, TEXT, folded::text(&profile(shared)));
-            response.headers_mut().insert("x-unit", HeaderValue::from_static(folded::UNIT));
-            response
+    /// Returns the response to a request. Takes some milliseconds with 1,000 sites.
+    pub(super) fn respond(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            let mut response = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD are allowed\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
-        "/stalls/speedscope" => fallible(JSON, speedscope::json(&profile(shared))),
-        "/debug/pprof/stalls" => pprof(shared),
-        "/healthz" => match health::complaints(shared) {
-            complaints if complaints.is_empty() => page(StatusCode::OK, TEXT, "ok\n"),
-            complaints => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, complaints.join("\n") + "\n"),
-        },
-        _ => page(StatusCode::NOT_FOUND, TEXT, NOT_FOUND),
+        let source = &*self.source;
+        match path {
+            "/" | "/live.html" => with_policy(page(StatusCode::OK, HTML, LIVE_PAGE), POLICY),
+            "/live" => fallible(JSON, self.live.get(|| live::json(source))),
+            "/live/profile" => fallible(JSON, self.profile.get(|| entries::json(&source.profile()))),
+            "/metrics" => page(StatusCode::OK, METRICS, families::text(&source.snapshot())),
+            "/stalls" => fallible(JSON, serde_json::to_string(&source.stalls())),
+            "/stalls/flamegraph" => {
+                with_policy(page(StatusCode::OK, SVG, flamegraph::svg(&source.profile())), PICTURE_POLICY)
+            }
+            "/stalls/folded" => folded(source),
+            "/stalls/speedscope" => fallible(JSON, speedscope::json(&source.profile())),
+            "/debug/pprof/stalls" => pprof(source),
+            "/healthz" => health(source),
+            _ => page(StatusCode::NOT_FOUND, TEXT, NOT_FOUND),
+        }
     }
 }
 
-fn stalls(shared: &Shared) -> Response<Full<Bytes>> {
-    let recent = lock(&shared.book).recent();
-    fallible(JSON, serde_json::to_string(&recent))
+fn health(source: &dyn PageSource) -> Response<Full<Bytes>> {
+    let unhealthy = health::unhealthy_runtimes(&source.blocked_workers(), source.status().unhealthy_after);
+    if unhealthy.is_empty() {
+        return page(StatusCode::OK, TEXT, "ok\n");
+    }
+    page(StatusCode::SERVICE_UNAVAILABLE, TEXT, unhealthy.join("\n") + "\n")
 }
 
-fn profile(shared: &Shared) -> Vec<profile::Entry> {
-    lock(&shared.profile).entries()
+fn folded(source: &dyn PageSource) -> Response<Full<Bytes>> {
+    let mut response = page(StatusCode::OK, TEXT, folded::text(&source.profile()));
+    response.headers_mut().insert("x-unit", HeaderValue::from_static(folded::UNIT));
+    response
 }
 
-fn pprof(shared: &Shared) -> Response<Full<Bytes>> {
-    let lasted = shared.started.elapsed();
-    let begun = SystemTime::now().checked_sub(lasted).unwrap_or(SystemTime::UNIX_EPOCH);
-    let origin = pprof::Origin { program: profile::program(), begun, lasted };
-    let mut response = fallible(BYTES, pprof::gzipped(&profile(shared), &origin));
+fn pprof(source: &dyn PageSource) -> Response<Full<Bytes>> {
+    let duration = source.status().uptime;
+    let start = SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH);
+    let recording = pprof::Recording { program: profile::program(), start, duration };
+    let mut response = fallible(BYTES, pprof::gzipped(&source.profile(), &recording));
     if response.status() == StatusCode::OK {
         let name = HeaderValue::from_static("attachment; filename=\"stalls.pb.gz\"");
         response.headers_mut().insert(CONTENT_DISPOSITION, name);
@@ -127,13 +111,13 @@ fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // The pages name what the application named.
+    // The pages contain names that the application chose.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// With a policy of what the document may do.
-fn guarded(mut response: Response<Full<Bytes>>, policy: &'static str) -> Response<Full<Bytes>> {
+/// Adds a `Content-Security-Policy`.
+fn with_policy(mut response: Response<Full<Bytes>>, policy: &'static str) -> Response<Full<Bytes>> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

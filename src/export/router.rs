@@ -1,4 +1,4 @@
-//! The pages as a part of the user's own axum service.
+//! The pages as a part of the application's own axum service.
 
 use std::sync::Arc;
 
@@ -7,24 +7,41 @@ use axum::body::Body;
 use axum::http::{Method, Response, StatusCode};
 use axum::routing::any;
 
-use super::pages::{self, Pages};
-use crate::shared::Shared;
+use super::page_source::PageSource;
+use super::pages::Pages;
 
-pub(crate) fn router(shared: &Arc<Shared>) -> Router {
-    let pages = Arc::new(Pages::of(shared.clone()));
-    pages::PATHS.into_iter().fold(Router::new(), |router, path| {
+/// All paths except `/`, which is the same as `/live.html` and belongs to the application where the
+/// pages are part of its own router.
+const PATHS: [&str; 10] = [
+    "/live",
+    "/live.html",
+    "/live/profile",
+    "/metrics",
+    "/stalls",
+    "/stalls/flamegraph",
+    "/stalls/folded",
+    "/stalls/speedscope",
+    "/debug/pprof/stalls",
+    "/healthz",
+];
+
+/// Returns a router with all pages except `/`.
+pub(crate) fn router(source: Arc<dyn PageSource>) -> Router {
+    let pages = Arc::new(Pages::new(source));
+    PATHS.into_iter().fold(Router::new(), |router, path| {
         let pages = pages.clone();
-        router.route(path, any(move |method| answer(pages, method, path)))
+        router.route(path, any(move |method| respond(pages, method, path)))
     })
 }
 
-/// Made on a thread that may block: a scrape of a large service takes milliseconds, and is no stall.
-async fn answer(pages: Arc<Pages>, method: Method, path: &'static str) -> Response<Body> {
-    let answer = move || pages::respond(&pages, &method, path).map(Body::new);
+/// Responds from a thread of the blocking pool: a scrape of a large service takes milliseconds,
+/// and must not be a stall itself.
+async fn respond(pages: Arc<Pages>, method: Method, path: &'static str) -> Response<Body> {
+    let respond = move || pages.respond(&method, path).map(Body::new);
     if tokio::runtime::Handle::try_current().is_err() {
-        return answer();
+        return respond();
     }
-    tokio::task::spawn_blocking(answer).await.unwrap_or_else(|_| {
+    tokio::task::spawn_blocking(respond).await.unwrap_or_else(|_| {
         // The runtime is shutting down.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -1,4 +1,5 @@
-//! The server: hyper on a thread and a current-thread runtime of its own, so that it answers while every worker is blocked.
+//! The server: hyper on a thread and a current-thread runtime of its own, so that it responds while
+//! every worker is blocked.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -10,41 +11,48 @@ use hyper::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 
-use super::pages::{self, Pages};
-use crate::error::Error;
-use crate::shared::Shared;
-use crate::watchdog::Worker;
+use super::page_source::PageSource;
+use super::pages::Pages;
+use crate::Error;
 
-/// A request's head must be there in this time, from the connection's begin or the last response on.
+/// The time within which the head of a request must arrive, counted from the connection's start or
+/// the previous response.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections served at a time. One more, and the one that has been idle for longest is closed: idle ones cannot keep a scraper out.
+/// The number of connections served at a time. For one more, the connection that has been idle
+/// longest is closed, so that idle connections cannot keep a scraper out.
 const MAX_CONNECTIONS: usize = 64;
-/// Nor can very many at once: who came or asked less than this ago is not closed for a newer one, which waits instead.
-const GRACE: Duration = Duration::from_millis(100);
-/// Connections that may wait to be accepted. Beyond that the kernel forgets those that come, and their peers notice after seconds.
+/// A connection that was opened or used more recently than this is not closed for a newer one,
+/// which waits instead. Many connections at once cannot close each other before they are served.
+const MIN_IDLE: Duration = Duration::from_millis(100);
+/// The number of connections that may wait to be accepted. Beyond it the kernel drops new ones, and
+/// their peers notice only after seconds.
 const BACKLOG: u32 = 1024;
-/// A connection ends after this, whatever it does.
-const MAX_LIFE: Duration = Duration::from_secs(300);
-/// The most that is read of a head.
+/// The lifetime of a connection, whatever it does.
+const MAX_LIFETIME: Duration = Duration::from_secs(300);
+/// The size to which the head of a request is limited.
 const MAX_HEAD: usize = 16 * 1024;
-/// After a failed accept (no descriptors left, as a rule).
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// The pause after a failed accept, which usually means that no descriptors are left.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// A running server; it stops when this is dropped.
+/// A handle of the server, which stops when the handle is dropped.
 pub(crate) struct Server {
     addr: SocketAddr,
     _stop: oneshot::Sender<Infallible>,
 }
 
 impl Server {
-    /// Binds on the calling thread, serves on another.
-    pub(crate) fn start(addr: SocketAddr, shared: Arc<Shared>) -> Result<(Server, Worker), Error> {
+    /// Binds the address, and returns the handle and a function that serves until the handle is
+    /// dropped.
+    pub(crate) fn bind(
+        addr: SocketAddr,
+        source: Arc<dyn PageSource>,
+    ) -> Result<(Server, impl FnOnce() + Send + 'static), Error> {
         let bind = || {
             let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            // As the standard library does it: an address that was just in use can be used at once.
+            // The standard library sets it, too: an address can be bound right after its last use.
             #[cfg(unix)]
             socket.set_reuseaddr(true)?;
             socket.bind(addr)?;
@@ -56,16 +64,16 @@ impl Server {
             let addr = listener.local_addr()?;
             Ok((listener, addr, runtime))
         };
-        let (listener, bound, runtime) = bind().map_err(|source| Error::listen(addr, source))?;
+        let (listener, bound, runtime) = bind().map_err(|error| Error::listen(addr, error))?;
         let (stop, stopped) = oneshot::channel::<Infallible>();
-        let worker = Worker::start("pollwatch-http", move || {
+        let run = move || {
             runtime.block_on(async {
-                tokio::spawn(serve(listener, Arc::new(Pages::of(shared))));
-                // Ends when the server is dropped; the runtime then drops what it serves.
+                tokio::spawn(serve(listener, Arc::new(Pages::new(source))));
+                // Resolves when the handle is dropped. The runtime then drops its connections.
                 let _ = stopped.await;
             });
-        })?;
-        Ok((Server { addr: bound, _stop: stop }, worker))
+        };
+        Ok((Server { addr: bound, _stop: stop }, run))
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
@@ -74,70 +82,73 @@ impl Server {
 }
 
 async fn serve(listener: TcpListener, pages: Arc<Pages>) {
-    let (begin, mut connections) = (Instant::now(), Vec::new());
+    let (start, mut connections) = (Instant::now(), Vec::new());
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(BACK_OFF).await;
+            tokio::time::sleep(ACCEPT_BACK_OFF).await;
             continue;
         };
-        make_room(&mut connections, begin).await;
-        let asked = Arc::new(Asked { begin, at: AtomicU64::new(0) });
-        asked.now();
-        let task = tokio::spawn(connection(stream, pages.clone(), asked.clone()));
-        connections.push(Connection { task, asked });
+        close_idlest(&mut connections, start).await;
+        let last_used = Arc::new(LastUsed { start, nanos: AtomicU64::new(0) });
+        last_used.set();
+        let task = tokio::spawn(serve_connection(stream, pages.clone(), last_used.clone()));
+        connections.push(Connection { task, last_used });
     }
 }
 
-/// When a connection came, or asked for the last time.
-struct Asked {
-    begin: Instant,
-    /// Nanoseconds since then.
-    at: AtomicU64,
+/// When a connection was opened or last sent a request.
+struct LastUsed {
+    start: Instant,
+    /// Nanoseconds since `start`.
+    nanos: AtomicU64,
 }
 
-impl Asked {
-    fn now(&self) {
-        self.at.store(self.begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+impl LastUsed {
+    fn set(&self) {
+        self.nanos.store(self.start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 }
 
 struct Connection {
     task: tokio::task::JoinHandle<()>,
-    asked: Arc<Asked>,
+    last_used: Arc<LastUsed>,
 }
 
-/// Waits until there is a place for one more.
-async fn make_room(connections: &mut Vec<Connection>, begin: Instant) {
+/// Returns once one more connection may be served; closes the one that is idle longest if needed.
+async fn close_idlest(connections: &mut Vec<Connection>, start: Instant) {
     loop {
         connections.retain(|connection| !connection.task.is_finished());
-        let asked = |connection: &Connection| connection.asked.at.load(Ordering::Relaxed);
-        let idlest = connections.iter().enumerate().min_by_key(|(_, connection)| asked(connection));
-        let Some((at, since)) = idlest.map(|(at, connection)| (at, asked(connection))) else { return };
+        let used = connections.iter().map(|connection| connection.last_used.get()).enumerate();
+        let Some((index, last_used)) = used.min_by_key(|(_, last_used)| *last_used) else { return };
         if connections.len() < MAX_CONNECTIONS {
             return;
         }
-        let idle = begin.elapsed().saturating_sub(Duration::from_nanos(since));
-        if idle >= GRACE {
-            connections.swap_remove(at).task.abort();
+        let idle = start.elapsed().saturating_sub(last_used);
+        if idle >= MIN_IDLE {
+            connections.swap_remove(index).task.abort();
             return;
         }
-        tokio::time::sleep(GRACE - idle).await;
+        tokio::time::sleep(MIN_IDLE - idle).await;
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, pages: Arc<Pages>, asked: Arc<Asked>) {
+async fn serve_connection(stream: TcpStream, pages: Arc<Pages>, last_used: Arc<LastUsed>) {
     let service = service_fn(move |request: Request<_>| {
-        asked.now();
-        let response = pages::respond(&pages, request.method(), request.uri().path());
+        last_used.set();
+        let response = pages.respond(request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Who has asked all (`nc -N`) still waits for the answers.
+        // A client that has closed its sending side (`nc -N`) still waits for the responses.
         .half_close(true)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    // Errors are the peer's: resets, time-outs, malformed requests.
-    let _ = tokio::time::timeout(MAX_LIFE, connection).await;
+    // Errors are the client's: resets, time-outs, malformed requests.
+    let _ = tokio::time::timeout(MAX_LIFETIME, connection).await;
 }

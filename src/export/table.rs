@@ -1,122 +1,201 @@
-//! The one table of metrics: names, meanings, labels. Code and documentation are made from it.
+//! The table of metrics: names, labels and definitions. `/metrics` and the documentation are both
+//! generated from it.
 
-use crate::measure::runtime_stats::{BUSY_RATIO, COUNTERS, GAUGES, WORKER_COUNTERS, WORKER_GAUGES};
-
-/// What kind of a metric.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Type {
+pub(super) enum Type {
     Counter,
     Gauge,
     Histogram,
 }
 
-/// One metric: name without the prefix.
+/// The definition of one metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Def {
-    pub(crate) name: &'static str,
-    pub(crate) kind: Type,
-    pub(crate) labels: &'static [&'static str],
-    pub(crate) help: &'static str,
+pub(super) struct Def {
+    /// The name without [`PREFIX`].
+    pub(super) name: &'static str,
+    pub(super) kind: Type,
+    pub(super) labels: &'static [&'static str],
+    pub(super) help: &'static str,
+    /// The builds that have the metric.
+    mode: Mode,
 }
 
-/// Every name begins with this.
-pub(crate) const PREFIX: &str = "pollwatch_";
+/// The builds that have a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Both,
+    /// Only those with `tokio_unstable`.
+    Unstable,
+}
+
+impl Def {
+    /// Whether this build has the metric.
+    pub(super) fn is_available(&self) -> bool {
+        cfg!(tokio_unstable) || self.mode == Mode::Both
+    }
+}
+
+/// The start of every metric's name.
+pub(super) const PREFIX: &str = "pollwatch_";
 
 const RUNTIME: &[&str] = &["runtime"];
 const WORKER: &[&str] = &["runtime", "worker"];
 const SITE: &[&str] = &["runtime", "site"];
 const ROUTE: &[&str] = &["route"];
+const REQUEST: &[&str] = &["route", "method", "status"];
 const CAUSE: &[&str] = &["runtime", "cause"];
 
+/// Defines a constant for each metric, and a list of all of them in their order.
 macro_rules! table {
-    ($($id:ident: $kind:ident $name:literal $labels:expr, $help:expr;)*) => {
-        $(pub(crate) const $id: Def = Def { name: $name, kind: Type::$kind, labels: $labels, help: $help };)*
-        const FIXED: &[Def] = &[$($id),*];
+    ($list:ident, $mode:ident: $($id:ident: $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
+        $(pub(super) const $id: Def =
+            Def { name: $name, kind: Type::$kind, labels: $labels, help: $help, mode: Mode::$mode };)*
+        const $list: &[Def] = &[$($id),*];
     };
 }
 
-table! {
-    POLLS: Counter "polls_total" RUNTIME, "Polls measured, on and off workers.";
-    BUSY: Counter "poll_busy_seconds_total" RUNTIME, "Time that these polls took.";
-    DURATION: Histogram "poll_duration_seconds" RUNTIME, "Durations of these polls.";
-    STALLS: Counter "stalls_total" CAUSE, "Polls that blocked a worker for the threshold or longer, by what the thread was doing.";
-    STALL_SECONDS: Counter "stall_seconds_total" CAUSE, "Time of these stalls; grows while one lasts.";
+table! { MEASURED_METRICS, Both:
+    POLLS: Counter "polls_total" RUNTIME, "Measured polls, on workers and on other threads.";
+    BUSY: Counter "poll_busy_seconds_total" RUNTIME, "Total duration of all measured polls.";
+    DURATION: Histogram "poll_duration_seconds" RUNTIME, "Durations of all measured polls.";
+    STALLS: Counter "stalls_total" CAUSE,
+        "Polls that blocked a worker for the threshold or longer, by what the thread was doing.";
+    STALL_SECONDS: Counter "stall_seconds_total" CAUSE,
+        "Total duration of stalls, by cause; grows while a stall lasts.";
     SUSPECTED: Counter "suspected_stalls_total" RUNTIME,
-        "Stalls that are only suspected: of tasks that nobody wrapped, without task hooks. In no other count.";
-    SUSPECTED_SECONDS: Counter "suspected_stall_seconds_total" RUNTIME, "Time of these; grows while one lasts.";
-    BLOCKED: Gauge "blocked_workers" RUNTIME, "Workers that are in a poll for the threshold or longer right now.";
-    OLDEST: Gauge "oldest_stall_seconds" RUNTIME, "How long the longest of these polls has lasted; 0 when there is none.";
+        "Stalls that are only suspected, of tasks that are not watched in a build without task hooks; in no other count.";
+    SUSPECTED_SECONDS: Counter "suspected_stall_seconds_total" RUNTIME,
+        "Total duration of suspected stalls; grows while one lasts.";
+    BLOCKED: Gauge "blocked_workers" RUNTIME, "Workers that have been in one poll for the threshold or longer.";
+    OLDEST: Gauge "oldest_stall_seconds" RUNTIME,
+        "Duration so far of the longest poll that blocks a worker now; 0 if none does.";
     DELAY: Histogram "schedule_delay_seconds" RUNTIME,
-        "From waking a task to its poll, by a probe while the runtime is polling. Blind to one blocked worker among several.";
-    SITE_POLLS: Counter "site_polls_total" SITE, "Polls of the tasks spawned (or futures watched) at a place.";
-    SITE_BUSY: Counter "site_busy_seconds_total" SITE, "Time that these polls took.";
-    SITE_MAX: Gauge "site_poll_max_seconds" SITE, "The longest of these polls since the start.";
-    SITE_STALLS: Counter "site_stalls_total" SITE, "Stalls of these tasks that are their fault: neither those that were given no CPU (starved) nor those in which the whole process stood still (paused).";
-    SITE_STALL_SECONDS: Counter "site_stall_seconds_total" SITE, "Time of these stalls; grows while one lasts.";
-    SPAWNED: Counter "tasks_spawned_total" SITE, "Tasks spawned at a place: all with task hooks, else those of Watchdog::spawn.";
-    TERMINATED: Counter "tasks_terminated_total" SITE, "Tasks of these that have ended, however they did.";
-    ALIVE: Gauge "tasks_alive" SITE, "Tasks of these that have not ended; not told for other.";
-    COMPLETED: Counter "tasks_completed_total" SITE, "Futures of watch and spawn that were polled to their end.";
-    CANCELLED: Counter "tasks_cancelled_total" SITE, "Futures of watch and spawn that were dropped before their end.";
-    PANICKED: Counter "tasks_panicked_total" SITE, "Futures of watch and spawn that panicked.";
-    ROUTE_REQUESTS: Counter "route_requests_total" &["route", "method", "status"],
-        "Requests by the class of their status; or error, cancelled (dropped before there was a response) or panicked.";
+        "Delay from waking a task to its poll, measured by a probe task while the runtime is polling. \
+         It does not show one blocked worker among several.";
+    SITE_POLLS: Counter "site_polls_total" SITE, "Polls of the tasks spawned (or futures watched) at the site.";
+    SITE_BUSY: Counter "site_busy_seconds_total" SITE, "Total duration of the polls of the site.";
+    SITE_MAX: Gauge "site_poll_max_seconds" SITE, "Duration of the longest poll of the site since the start.";
+    SITE_STALLS: Counter "site_stalls_total" SITE,
+        "Stalls of the site's tasks that their own code caused. Stalls in which the thread got no CPU (starved) \
+         or the whole process was stopped (paused) are not counted.";
+    SITE_STALL_SECONDS: Counter "site_stall_seconds_total" SITE,
+        "Total duration of the stalls in site_stalls_total; grows while one lasts.";
+    SPAWNED: Counter "tasks_spawned_total" SITE,
+        "Tasks spawned at the site: all tasks with task hooks, otherwise those of Watchdog::spawn.";
+    TERMINATED: Counter "tasks_terminated_total" SITE, "Tasks of tasks_spawned_total that have ended, in any way.";
+    ALIVE: Gauge "tasks_alive" SITE,
+        "Tasks of tasks_spawned_total that have not ended. Not reported for the site other.";
+    COMPLETED: Counter "tasks_completed_total" SITE, "Futures given to watch or spawn that completed.";
+    CANCELLED: Counter "tasks_cancelled_total" SITE,
+        "Futures given to watch or spawn that were dropped before they completed.";
+    PANICKED: Counter "tasks_panicked_total" SITE, "Futures given to watch or spawn that panicked.";
+    ROUTE_REQUESTS: Counter "route_requests_total" REQUEST,
+        "Finished requests. The status is a class such as 2xx, or error, cancelled (dropped before there was a \
+         response) or panicked.";
     ROUTE_BUSY: Counter "route_busy_seconds_total" ROUTE,
-        "Time that the calls and polls of these requests took, bodies included: computing and blocking, not waiting.";
-    ROUTE_MAX: Gauge "route_poll_max_seconds" ROUTE, "The longest of these polls since the start.";
+        "Total duration of the route's calls and polls, response bodies included: time spent computing or blocking, \
+         not waiting.";
+    ROUTE_MAX: Gauge "route_poll_max_seconds" ROUTE, "Duration of the route's longest call or poll since the start.";
     ROUTE_STALLS: Counter "route_stalls_total" ROUTE,
-        "Polls of these requests that blocked a worker for the threshold or longer, by themselves.";
-    ROUTE_STALL_SECONDS: Counter "route_stall_seconds_total" ROUTE, "Time of these stalls; grows while one lasts.";
+        "Requests of the route that alone blocked a worker for the threshold or longer.";
+    ROUTE_STALL_SECONDS: Counter "route_stall_seconds_total" ROUTE,
+        "Total duration of the stalls in route_stalls_total; grows while one lasts.";
     ROUTE_DURATION: Histogram "route_poll_duration_seconds" ROUTE,
-        "Durations of these polls, where WatchdogBuilder::route_histograms turns it on; not the latency of requests.";
-    ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests turned away because the runtime was late.";
-    THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker this long is a stall.";
+        "Durations of the route's polls, if WatchdogBuilder::route_histograms is on. Not the latency of requests.";
+    ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests rejected because the runtime was overloaded.";
+    THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker for at least this long is a stall.";
     COVERAGE: Gauge "coverage" &["source"],
-        "1 for each source of information that is active: hooks (every task of some runtime), watch, workers (looked at from outside), watchdog (stalls are looked for), exact_wakeup, cpu_counter, stacks.";
-    BUILD: Gauge "build_info" &["version", "mode"], "1; the version of pollwatch, and whether tokio is unstable or stable.";
-    SUPPRESSED: Counter "reports_suppressed_total" &[], "Stalls and panics left out of the log because their place had been told often.";
+        "1 if the source of information is active: hooks (every task of at least one runtime), watch (watched \
+         futures), workers (workers inspected from outside), watchdog (stalls are detected), exact_wakeup, \
+         cpu_counter, stacks.";
+    BUILD: Gauge "build_info" &["version", "mode"],
+        "Always 1; the version of pollwatch, and the mode: unstable with tokio_unstable, otherwise stable.";
+    SUPPRESSED: Counter "reports_suppressed_total" &[],
+        "Stalls and panics that were not logged because their site had been logged often.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";
-    REPORTS_LOST: Counter "reports_lost_total" &[], "Reports that log and callback never got, because those took too long or they were too many.";
-    CAPTURES: Counter "captures_total" &["result"], "Stacks asked for, by how that ended.";
-    OVERFLOWED: Counter "sites_overflowed_total" &[], "Places that did not fit into max_sites, once a thread and place.";
-    ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route did not fit into max_routes.";
-    LOST: Counter "lost_polls_total" &[], "Slow polls that came faster than the watchdog could take them; told nowhere but in the histogram.";
+    REPORTS_LOST: Counter "reports_lost_total" &[],
+        "Reports that did not reach the log and the callback, because these were too slow or the reports too many.";
+    CAPTURES: Counter "captures_total" &["result"], "Attempts to capture the stack of a blocked thread, by result.";
+    OVERFLOWED: Counter "sites_overflowed_total" &[],
+        "Sites that exceeded max_sites, counted once for each thread and site.";
+    ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route exceeded max_routes.";
+    LOST: Counter "lost_polls_total" &[],
+        "Slow polls that ended faster than the watchdog could process them. They are in poll_duration_seconds, \
+         but not reported as stalls.";
     MEASURED: Gauge "measured_threads" &[], "Threads that are measured now; at most 4,096.";
-    UNMEASURED: Counter "unmeasured_threads_total" &[], "Threads that were not measured, at first or at all, because there were too many.";
-    OVERSLEEPS: Counter "watchdog_oversleeps_total" &[], "Times that the watchdog woke a threshold (at least 5 ms) or more too late.";
-    WAKEUPS: Counter "watchdog_wakeups_total" &[], "Times that the watchdog woke.";
-    CALLBACK_PANICS: Counter "callback_panics_total" &[], "Panics in callbacks and hooks of the application's.";
+    UNMEASURED: Counter "unmeasured_threads_total" &[],
+        "Threads that were not measured, at least at first, because there were more than 4,096.";
+    OVERSLEEPS: Counter "watchdog_oversleeps_total" &[],
+        "Wake-ups of the watchdog that were late by the threshold or more, and by at least 5 ms.";
+    WAKEUPS: Counter "watchdog_wakeups_total" &[], "Wake-ups of the watchdog.";
+    CALLBACK_PANICS: Counter "callback_panics_total" &[], "Panics in callbacks and hooks of the application.";
 }
 
-const fn def(name: &'static str, kind: Type, labels: &'static [&'static str], help: &'static str) -> Def {
-    Def { name, kind, labels, help }
+// Tokio's own metrics.
+
+table! { RUNTIME_COUNTERS, Both:
+    RUNTIME_PARKS: Counter "runtime_parks_total" RUNTIME, "Times that a worker parked.";
+    RUNTIME_BUSY: Counter "runtime_busy_seconds_total" RUNTIME,
+        "Time during which the workers were not parked, in total. Tokio updates it at a park and every 61 ticks.";
 }
 
-/// tokio's own figures, in the order of their tables.
-pub(crate) fn runtime_counters() -> impl Iterator<Item = Def> {
-    COUNTERS.iter().map(|&(name, help, _)| def(name, Type::Counter, RUNTIME, help))
+table! { UNSTABLE_RUNTIME_COUNTERS, Unstable:
+    RUNTIME_NOOPS: Counter "runtime_noops_total" RUNTIME, "Times that a worker was unparked and found nothing to do.";
+    RUNTIME_STEALS: Counter "runtime_steals_total" RUNTIME, "Tasks that workers stole from each other.";
+    RUNTIME_STEAL_OPERATIONS: Counter "runtime_steal_operations_total" RUNTIME,
+        "Times that a worker stole at least one task.";
+    RUNTIME_REMOTE_SCHEDULES: Counter "runtime_remote_schedules_total" RUNTIME,
+        "Tasks scheduled from outside the runtime.";
+    RUNTIME_LOCAL_SCHEDULES: Counter "runtime_local_schedules_total" RUNTIME,
+        "Tasks scheduled from within the runtime.";
+    RUNTIME_OVERFLOWS: Counter "runtime_overflows_total" RUNTIME, "Times that a worker's local queue was full.";
+    RUNTIME_FORCED_YIELDS: Counter "runtime_budget_forced_yields_total" RUNTIME,
+        "Times that a task used up its cooperative budget.";
+    RUNTIME_IO_READY: Counter "runtime_io_driver_ready_total" RUNTIME, "Readiness events of the I/O driver.";
 }
 
-pub(crate) fn runtime_gauges() -> impl Iterator<Item = Def> {
-    GAUGES.iter().map(|&(name, help, _)| def(name, Type::Gauge, RUNTIME, help))
+table! { RUNTIME_GAUGES, Both:
+    RUNTIME_WORKERS: Gauge "runtime_workers" RUNTIME, "Worker threads.";
+    RUNTIME_ALIVE_TASKS: Gauge "runtime_alive_tasks" RUNTIME, "Tasks that are alive, without pollwatch's own.";
+    RUNTIME_GLOBAL_QUEUE: Gauge "runtime_global_queue_depth" RUNTIME, "Tasks in the queue that all workers share.";
 }
 
-pub(crate) const RUNTIME_BUSY_RATIO: Def = def(BUSY_RATIO.0, Type::Gauge, RUNTIME, BUSY_RATIO.1);
-
-pub(crate) fn worker_counters() -> impl Iterator<Item = Def> {
-    WORKER_COUNTERS.iter().map(|&(name, help, _)| def(name, Type::Counter, WORKER, help))
+table! { UNSTABLE_RUNTIME_GAUGES, Unstable:
+    RUNTIME_LOCAL_QUEUE: Gauge "runtime_local_queue_depth" RUNTIME, "Tasks in the workers' local queues, in total.";
+    RUNTIME_BLOCKING_QUEUE: Gauge "runtime_blocking_queue_depth" RUNTIME,
+        "Closures waiting for a thread of the blocking pool.";
+    RUNTIME_BLOCKING_THREADS: Gauge "runtime_blocking_threads" RUNTIME, "Threads of the blocking pool.";
+    RUNTIME_IDLE_BLOCKING: Gauge "runtime_idle_blocking_threads" RUNTIME, "Idle threads of the blocking pool.";
 }
 
-pub(crate) fn worker_gauges() -> impl Iterator<Item = Def> {
-    WORKER_GAUGES.iter().map(|&(name, help, _)| def(name, Type::Gauge, WORKER, help))
+table! { WORKER_METRICS, Both:
+    RUNTIME_BUSY_RATIO: Gauge "runtime_busy_ratio" RUNTIME,
+        "Share of the workers' time in which they were not parked, 0 to 1, over the last second or more.";
+    WORKER_BUSY: Counter "runtime_worker_busy_seconds_total" WORKER,
+        "Time during which the worker was not parked. Tokio updates it at a park and every 61 ticks.";
+    WORKER_PARKS: Counter "runtime_worker_parks_total" WORKER, "Times that the worker parked.";
 }
 
-/// All metrics, in the order of `/metrics`.
-pub(crate) fn all() -> Vec<Def> {
-    let mut all = FIXED.to_vec();
-    all.extend(runtime_counters().chain(runtime_gauges()).chain([RUNTIME_BUSY_RATIO]));
-    all.extend(worker_counters().chain(worker_gauges()));
-    all
+table! { UNSTABLE_WORKER_METRICS, Unstable:
+    WORKER_POLLS: Counter "runtime_worker_polls_total" WORKER,
+        "Polls that tokio counted on the worker. Tokio updates it at a park and every 61 ticks.";
+    WORKER_STEALS: Counter "runtime_worker_steals_total" WORKER, "Tasks that the worker stole.";
+    WORKER_LOCAL_QUEUE: Gauge "runtime_worker_local_queue_depth" WORKER, "Tasks in the worker's local queue.";
+}
+
+/// Returns all metrics in the order of `/metrics`, also those that this build does not have.
+pub(super) fn all() -> impl Iterator<Item = &'static Def> {
+    let lists = [
+        MEASURED_METRICS,
+        RUNTIME_COUNTERS,
+        UNSTABLE_RUNTIME_COUNTERS,
+        RUNTIME_GAUGES,
+        UNSTABLE_RUNTIME_GAUGES,
+        WORKER_METRICS,
+        UNSTABLE_WORKER_METRICS,
+    ];
+    lists.into_iter().flatten()
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

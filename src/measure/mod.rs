@@ -30,7 +30,7 @@ pub(crate) mod thread;
 pub(crate) use counters::sites as tally;
 pub(crate) use entry::{allow, future, hooks, spans, task};
 pub(crate) use primitives::{histogram, site, task_id};
-pub(crate) use runtime::{callbacks, meter, probe, stats as runtime_stats, worker_threads as pool};
+pub(crate) use runtime::{callbacks, meter, probe, worker_threads as pool};
 
 pub(crate) use thread::{slot, slow_polls as ended};
 

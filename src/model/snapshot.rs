@@ -1,147 +1,153 @@
 //! All metrics as plain data: the parts of a [`Snapshot`].
 
-use std::collections::HashMap;
+mod histogram;
+mod tokio;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::detect::live;
-use crate::detect::outcome::Outcome;
-use crate::measure::histogram::{BOUNDS, HistogramTotals};
-use crate::measure::route::tally;
-use crate::measure::runtime::{OTHER, Runtime};
-use crate::measure::runtime_stats::StatsTotals;
-use crate::measure::site::{Site, SiteId};
-use crate::measure::tally::{Event, Sum, Totals};
+use crate::Site;
 use crate::model::cause::Cause;
 use crate::model::coverage::Coverage;
-use crate::report::sums::{Amount, Sums};
-use crate::shared::Shared;
 
-/// All metrics of one moment; from [`Watchdog::snapshot`](crate::Watchdog::snapshot). The exact meaning of each is that of the
-/// Prometheus metric of the same name.
+pub use histogram::{BucketSnapshot, HistogramSnapshot};
+pub use tokio::{TokioSnapshot, TokioWorkerSnapshot};
+
+/// All metrics at one moment; returned by [`Watchdog::snapshot`](crate::Watchdog::snapshot).
+///
+/// The exact definition of each figure is that of the Prometheus metric of the same name
+/// (`docs/metrics.md`).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Each runtime, in the order in which it became known.
+    /// The runtimes, in the order in which they became known.
     pub runtimes: Vec<RuntimeSnapshot>,
-    /// Each site at which something was counted.
+    /// The sites at which anything was counted.
     pub sites: Vec<SiteSnapshot>,
-    /// Each route of which a request was seen.
+    /// The routes that received at least one request.
     pub routes: Vec<RouteSnapshot>,
-    /// pollwatch itself.
+    /// The state of pollwatch itself.
     pub watchdog: WatchdogSnapshot,
 }
 
-/// One route; see [`Watchdog::layer`](crate::Watchdog::layer).
+/// The figures of one route; see `Watchdog::layer`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RouteSnapshot {
-    /// Its name.
+    /// The route's name.
     pub route: Arc<str>,
-    /// Requests that are over, by method and status.
+    /// Finished requests, by method and status.
     pub requests: Vec<RequestsSnapshot>,
-    /// Polls of its responses and their bodies.
+    /// The number of polls of responses and response bodies.
     pub polls: u64,
-    /// The time that these took, and the calls of the service before them.
+    /// The time that these polls took, and the calls of the service before them.
     pub busy: Duration,
-    /// The longest of all these.
+    /// The longest of these polls and calls.
     pub poll_max: Duration,
-    /// How many took at most how long; empty unless [`route_histograms`](crate::WatchdogBuilder::route_histograms) is on.
+    /// The distribution of the polls' durations; empty unless
+    /// [`route_histograms`](crate::WatchdogBuilder::route_histograms) is on.
     pub poll_buckets: Vec<BucketSnapshot>,
-    /// How many polls the buckets are of, those above the last bound included; 0 where there are none.
+    /// The number of polls in that distribution, including those above the last bound; 0 if it is
+    /// not recorded.
     pub polls_in_buckets: u64,
-    /// Polls that blocked a worker for the threshold or longer by themselves.
+    /// Requests of the route that blocked a worker for the threshold or longer.
     pub stalls: StallSnapshot,
-    /// Requests turned away because the runtime was late.
+    /// Requests that were rejected because the runtime was overloaded.
     pub shed: u64,
 }
 
-/// The requests of one route with one method and one status.
+/// The requests of one route that had the same method and status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RequestsSnapshot {
     /// One of the nine standard methods, or `other`.
     pub method: &'static str,
-    /// The status' class, such as `2xx`, or `error`, `cancelled`, `panicked`.
+    /// The class of the status, such as `2xx`, or `error`, `cancelled`, `panicked`.
     pub status: &'static str,
-    /// How many.
+    /// The number of requests.
     pub count: u64,
 }
 
-/// One runtime.
+/// The figures of one runtime.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RuntimeSnapshot {
-    /// Its name.
+    /// The runtime's name.
     pub name: Arc<str>,
-    /// How many polls.
+    /// The number of polls.
     pub polls_total: u64,
     /// The durations of these polls.
     pub polls: HistogramSnapshot,
-    /// From the moment a task was woken to its poll, as the probe met it while the runtime was polling.
+    /// The delay from waking a task to its poll, measured by a probe while the runtime is polling.
     pub schedule_delay: HistogramSnapshot,
-    /// Stalls by cause: every cause, also those with none.
+    /// Stalls by cause. Every cause is present, also those without a stall.
     pub stalls: Vec<CauseSnapshot>,
-    /// Stalls that are only suspected, and counted nowhere else; see [`Certainty`](crate::Certainty).
+    /// Stalls that are only suspected, and in no other count; see [`Certainty`](crate::Certainty).
     pub suspected: StallSnapshot,
-    /// Workers that are in a poll for at least the threshold at this moment, as far as that is certain.
+    /// Workers that have been in one poll for at least the threshold, suspected stalls excluded.
     pub blocked_workers: usize,
-    /// How long the longest of these polls has lasted so far; zero when there is none.
+    /// The duration of the longest of these polls so far; zero if no worker is blocked.
     pub oldest_stall: Duration,
-    #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
-    pub(crate) stats: StatsTotals,
+    /// Tokio's own metrics of the runtime.
+    pub tokio: TokioSnapshot,
 }
 
-/// One site of one runtime.
+/// The figures of one site of one runtime.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SiteSnapshot {
     /// The runtime's name.
     pub runtime: Arc<str>,
-    /// The place.
+    /// The location in the code.
     pub site: Site,
-    /// Polls of the tasks spawned there.
+    /// Polls of the tasks spawned (or futures watched) at the site.
     pub polls: u64,
-    /// The time that these took.
+    /// The time that these polls took.
     pub busy: Duration,
-    /// The longest of them.
+    /// The longest of these polls.
     pub poll_max: Duration,
-    /// Stalls of these tasks that are their fault.
+    /// Stalls that the site's own code caused: all but `starved` and `paused` ones.
     pub stalls: StallSnapshot,
-    /// Tasks spawned there.
+    /// Tasks spawned at the site.
     pub spawned: u64,
-    /// Tasks spawned there that have ended, however they did.
+    /// Tasks spawned at the site that have ended, in any way.
     pub terminated: u64,
-    /// Watched futures that were polled to their end.
+    /// Watched futures that completed.
     pub completed: u64,
-    /// Watched futures that were dropped before their end.
+    /// Watched futures that were dropped before they completed.
     pub cancelled: u64,
     /// Watched futures that panicked.
     pub panicked: u64,
-    /// Whether there are outcomes to be told, be they all 0.
-    #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
-    pub(crate) has_outcomes: bool,
+    /// Whether a future was ever watched here, so that the three outcomes apply.
+    pub has_outcomes: bool,
 }
 
 impl SiteSnapshot {
-    /// Tasks that have not ended; `None` for `other`, whose ends are not all told apart.
+    /// Returns the number of tasks that have not ended.
+    ///
+    /// `None` for the site `other`, where ends cannot be matched with spawns.
     pub fn alive(&self) -> Option<u64> {
         self.site.location().map(|_| self.spawned.saturating_sub(self.terminated))
     }
 }
 
-/// How many stalls, and how long in all.
+/// A number of stalls and their total duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StallSnapshot {
-    /// Stalls that have begun.
+    /// The number of stalls, including ongoing ones.
     pub count: u64,
-    /// Their time, that of those that go on included.
+    /// The total duration of the stalls, including ongoing ones so far.
     pub time: Duration,
 }
 
-/// The stalls of one cause.
+impl StallSnapshot {
+    pub(crate) fn new(count: u64, time: Duration) -> StallSnapshot {
+        StallSnapshot { count, time }
+    }
+}
+
+/// The stalls of one runtime that had the same cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CauseSnapshot {
@@ -151,229 +157,53 @@ pub struct CauseSnapshot {
     pub stalls: StallSnapshot,
 }
 
-/// One bucket of a histogram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BucketSnapshot {
-    /// Its upper bound.
-    pub bound: Duration,
-    /// How many took at most that long: those of the buckets below are in it.
-    pub count: u64,
-}
-
-/// Durations in buckets.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct HistogramSnapshot {
-    /// How many.
-    pub count: u64,
-    /// The sum of all.
-    pub sum: Duration,
-    /// By ascending upper bounds.
-    pub buckets: Vec<BucketSnapshot>,
-    totals: HistogramTotals,
-}
-
-impl HistogramSnapshot {
-    fn new(totals: HistogramTotals, sum: Option<u64>) -> HistogramSnapshot {
-        HistogramSnapshot {
-            count: totals.count(),
-            sum: Duration::from_nanos(sum.unwrap_or_else(|| totals.sum())),
-            buckets: buckets(&BOUNDS, totals.cumulative()),
-            totals,
-        }
-    }
-
-    /// The duration that the share `q` (0 to 1) did not exceed, to within 1/16 of its value; zero when there are none.
-    pub fn quantile(&self, q: f64) -> Duration {
-        Duration::from_nanos(self.totals.quantile(q))
-    }
-}
-
-/// pollwatch itself.
+/// The state of pollwatch itself.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WatchdogSnapshot {
     /// The threshold.
     pub threshold: Duration,
-    /// What is seen and what is not.
+    /// The upper bounds of the buckets of [`RuntimeSnapshot::polls`] and
+    /// [`RuntimeSnapshot::schedule_delay`], in ascending order.
+    pub bucket_bounds: Vec<Duration>,
+    /// What is measured and what is not.
     pub coverage: Coverage,
-    /// Stalls and panics left out of the log, because their place had been told often.
+    /// Stalls and panics that were not logged because their site had been logged often.
     pub reports_suppressed: u64,
-    /// Reports that log and callback never got, because those took too long.
+    /// Reports that did not reach the log and the callback, because these were too slow.
     pub reports_lost: u64,
-    /// Stacks asked for, by how that ended.
+    /// Stack captures, by result.
     pub captures: Vec<CaptureSnapshot>,
     /// Time in `allow_blocking` scopes that have ended, by reason.
     pub allowed_blocking: Vec<AllowedSnapshot>,
-    /// Places that did not fit into `max_sites`, once a thread and place.
+    /// Sites that exceeded `max_sites`, counted once for each thread and site.
     pub sites_overflowed: u64,
-    /// Requests whose route did not fit into `max_routes`.
+    /// Requests whose route exceeded `max_routes`.
     pub routes_overflowed: u64,
-    /// Times that the watchdog woke up late by a threshold (at least 5 ms) or more.
+    /// Wake-ups of the watchdog that were late by a threshold (at least 5 ms) or more.
     pub oversleeps: u64,
-    /// Times that the watchdog woke up.
+    /// Wake-ups of the watchdog.
     pub wakeups: u64,
-    /// Panics in callbacks and hooks of yours.
+    /// Panics in callbacks and hooks of the application.
     pub callback_panics: u64,
 }
 
-/// Stacks that were asked for and ended alike.
+/// The stack captures that had the same result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CaptureSnapshot {
-    /// How: the label `result` of `pollwatch_captures_total`.
+    /// The label `result` of `pollwatch_captures_total`.
     pub result: &'static str,
-    /// How many.
+    /// The number of captures.
     pub count: u64,
 }
 
-/// Time that was meant to block.
+/// The time spent in `allow_blocking` scopes with the same reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AllowedSnapshot {
-    /// What [`allow_blocking`](crate::allow_blocking) was given.
+    /// The reason given to [`allow_blocking`](crate::allow_blocking).
     pub reason: &'static str,
-    /// How long in all.
+    /// The total time.
     pub time: Duration,
-}
-
-impl Snapshot {
-    pub(crate) fn take(shared: &Shared) -> Snapshot {
-        let meter = &shared.meter;
-        let mut sum = meter.sum();
-        let stalls = shared.sums();
-        let runtimes = meter.runtimes.all();
-        let names: Vec<Arc<str>> = runtimes.iter().map(|r| r.name.clone()).collect();
-        let sites = sites(shared, &sum.cells, &stalls, &names);
-        let runtimes = runtimes.iter().filter(|r| r.id != OTHER || sum.polls.contains_key(&OTHER));
-        Snapshot {
-            sites,
-            routes: routes(shared, &stalls),
-            runtimes: runtimes
-                .cloned()
-                .collect::<Vec<_>>()
-                .iter()
-                .map(|r| runtime(shared, r, &mut sum, &stalls))
-                .collect(),
-            watchdog: WatchdogSnapshot {
-                threshold: Duration::from_nanos(meter.threshold),
-                coverage: Coverage::of(shared),
-                reports_suppressed: shared.suppressed.load(Ordering::Relaxed),
-                reports_lost: shared.untold.load(Ordering::Relaxed) + meter.panics.lost(),
-                captures: Outcome::ALL
-                    .map(|outcome| CaptureSnapshot {
-                        result: outcome.as_str(),
-                        count: shared.captures[outcome as usize].load(Ordering::Relaxed),
-                    })
-                    .into(),
-                allowed_blocking: meter
-                    .allowed()
-                    .into_iter()
-                    .map(|(reason, nanos)| AllowedSnapshot { reason, time: Duration::from_nanos(nanos) })
-                    .collect(),
-                sites_overflowed: meter.sites.overflowed(),
-                routes_overflowed: meter.routes.overflowed(),
-                oversleeps: shared.oversleeps.load(Ordering::Relaxed),
-                wakeups: shared.wakeups.load(Ordering::Relaxed),
-                callback_panics: shared.callback_panics.load(Ordering::Relaxed)
-                    + meter.hook_panics.load(Ordering::Relaxed),
-            },
-        }
-    }
-}
-
-fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> RuntimeSnapshot {
-    let cells = || sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
-    let (busy, polls_total) = (cells().map(|t| t.busy).sum(), cells().map(|t| t.polls).sum());
-    let blocked = live::blocked(shared, runtime);
-    let mut delay = HistogramTotals::default();
-    runtime.delay.add_to(&mut delay);
-    RuntimeSnapshot {
-        name: runtime.name.clone(),
-        polls_total,
-        polls: HistogramSnapshot::new(sum.polls.remove(&runtime.id).unwrap_or_default(), Some(busy)),
-        schedule_delay: HistogramSnapshot::new(delay, None),
-        stalls: Cause::ALL
-            .iter()
-            .map(|&cause| CauseSnapshot { cause, stalls: amount(stalls.causes.get(&(runtime.id, cause))) })
-            .collect(),
-        suspected: amount(stalls.suspected.get(&runtime.id)),
-        blocked_workers: blocked.len(),
-        oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
-        stats: runtime.stats(),
-    }
-}
-
-fn sites(
-    shared: &Shared,
-    cells: &HashMap<(u16, SiteId), Totals>,
-    stalls: &Sums,
-    names: &[Arc<str>],
-) -> Vec<SiteSnapshot> {
-    let mut keys: Vec<_> = cells.keys().copied().collect();
-    keys.sort_unstable();
-    let snapshot = |key: (u16, SiteId)| {
-        let totals = &cells[&key];
-        Some(SiteSnapshot {
-            runtime: names.get(key.0 as usize)?.clone(),
-            site: shared.meter.sites.get(key.1),
-            polls: totals.polls,
-            busy: Duration::from_nanos(totals.busy),
-            poll_max: Duration::from_nanos(totals.max),
-            stalls: amount(stalls.sites.get(&key)),
-            spawned: totals.event(Event::Spawned),
-            terminated: totals.event(Event::Terminated),
-            completed: totals.event(Event::Completed),
-            cancelled: totals.event(Event::Cancelled),
-            panicked: totals.event(Event::Panicked),
-            has_outcomes: totals.event(Event::Watched) > 0,
-        })
-    };
-    keys.into_iter().filter_map(snapshot).collect()
-}
-
-fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
-    let mut totals = shared.meter.sum_of_routes();
-    // Its very first poll may still block.
-    for route in stalls.routes.keys() {
-        totals.entry(*route).or_default();
-    }
-    let mut totals: Vec<_> = totals.into_iter().collect();
-    totals.sort_unstable_by_key(|(route, _)| *route);
-    let name = |route| shared.meter.routes.name(route);
-    totals
-        .into_iter()
-        .map(|(route, t)| RouteSnapshot::new(name(route), &t, amount(stalls.routes.get(&route))))
-        .collect()
-}
-
-impl RouteSnapshot {
-    pub(crate) fn new(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> RouteSnapshot {
-        let (buckets, polls_in_buckets) = totals.durations().unwrap_or_default();
-        RouteSnapshot {
-            route,
-            requests: totals
-                .requests()
-                .map(|(method, status, count)| RequestsSnapshot { method, status, count })
-                .collect(),
-            polls: totals.polls,
-            busy: Duration::from_nanos(totals.busy),
-            poll_max: Duration::from_nanos(totals.max),
-            poll_buckets: self::buckets(&tally::BOUNDS, buckets),
-            polls_in_buckets,
-            stalls,
-            shed: totals.shed,
-        }
-    }
-}
-
-fn buckets(bounds: &[u64], counts: impl IntoIterator<Item = u64>) -> Vec<BucketSnapshot> {
-    let bounds = bounds.iter().map(|&bound| Duration::from_nanos(bound));
-    bounds.zip(counts).map(|(bound, count)| BucketSnapshot { bound, count }).collect()
-}
-
-fn amount(amount: Option<&Amount>) -> StallSnapshot {
-    let amount = amount.copied().unwrap_or_default();
-    StallSnapshot { count: amount.count, time: Duration::from_nanos(amount.nanos) }
 }

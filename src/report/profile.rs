@@ -1,4 +1,4 @@
-//! What stalls add up to: blocked time by site, cause and stack. Bounded; written by the teller, read by whoever asks.
+//! Blocked time by site, cause and stack. Bounded; written by the dispatcher's thread, read by any.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,49 +6,37 @@ use std::time::Duration;
 
 use super::sums::Amount;
 use crate::model::cause::{Cause, Certainty};
+use crate::model::profile::{Profile, ProfileEntry, ProfileFunction};
+use crate::model::snapshot::StallSnapshot;
+use crate::model::stack::Frame;
 use crate::model::stall::{Phase, Stall};
 
-/// Different stacks kept; what comes later is added up as one without a stack.
+/// The number of different keys; what exceeds it is added to keys without a stack.
 const MAX_ENTRIES: usize = 2_000;
-/// Functions of a stack kept: the innermost.
+/// The number of functions of a stack: the innermost ones.
 const MAX_DEPTH: usize = 128;
 
-/// What is told apart.
+/// What distinguishes the entries of a profile; the fields are those of [`ProfileEntry`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) runtime: Arc<str>,
-    /// The site as text; `an unwatched task` where nobody knows it, `other` where there are too many.
-    pub(crate) site: Arc<str>,
-    pub(crate) route: Option<Arc<str>>,
-    /// The route of the request whose handler spawned the task.
-    pub(crate) parent_route: Option<Arc<str>>,
-    pub(crate) cause: Cause,
-    /// The user's part of the stack, outermost first; empty where none was taken.
-    pub(crate) stack: Vec<Function>,
+struct ProfileKey {
+    runtime: Arc<str>,
+    site: Arc<str>,
+    route: Option<Arc<str>>,
+    parent_route: Option<Arc<str>>,
+    cause: Cause,
+    stack: Vec<ProfileFunction>,
 }
 
-/// One function of a stack.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Function {
-    pub(crate) name: Arc<str>,
-    pub(crate) file: Option<Arc<str>>,
-    pub(crate) line: Option<u32>,
-}
-
-/// Of the tasks that a route's handlers spawned.
-#[cfg_attr(not(feature = "server"), allow(dead_code))]
-pub(crate) type UnderRoute = Amount;
-
-/// See the module's text.
+/// The accumulated profile.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Profile {
-    entries: HashMap<Key, Amount>,
+pub(crate) struct ProfileStore {
+    entries: HashMap<ProfileKey, Amount>,
 }
 
-impl Profile {
-    /// Adds time of a stall to the stack that it has now, and the stall itself if it is over.
+impl ProfileStore {
+    /// Adds time of a stall to the stack that it has now, and counts the stall if it has ended.
     pub(crate) fn add(&mut self, stall: &Stall, time: Duration) {
-        let mut key = Key {
+        let mut key = ProfileKey {
             runtime: stall.runtime.clone(),
             site: site(stall),
             route: stall.route.clone(),
@@ -65,28 +53,35 @@ impl Profile {
         self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
     }
 
-    /// What the tasks that a route's handlers spawned add up to, as far as it is their fault and no route's own.
-    #[cfg_attr(not(feature = "server"), allow(dead_code))]
-    pub(crate) fn under_routes(&self) -> HashMap<Arc<str>, UnderRoute> {
-        let mut sums: HashMap<Arc<str>, UnderRoute> = HashMap::new();
+    /// Returns the stalls of the tasks that each route's handlers spawned, as far as the tasks
+    /// caused them and no request of another route did.
+    pub(crate) fn spawned_stalls(&self) -> HashMap<Arc<str>, StallSnapshot> {
+        let mut sums: HashMap<Arc<str>, Amount> = HashMap::new();
         for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {
             if let Some(route) = &key.parent_route {
                 sums.entry(route.clone()).or_default().add(amount.count, amount.nanos);
             }
         }
-        sums
+        sums.into_iter().map(|(route, amount)| (route, stalls(amount))).collect()
     }
 
-    /// All of it, most blocked time first.
-    #[cfg_attr(not(feature = "server"), allow(dead_code))]
-    pub(crate) fn entries(&self) -> Vec<(Key, Amount)> {
-        let mut entries: Vec<_> = self.entries.iter().map(|(key, amount)| (key.clone(), *amount)).collect();
-        entries.sort_by(|(a, left), (b, right)| {
-            let names = |key: &Key| key.stack.iter().map(|f| f.name.clone()).collect::<Vec<_>>();
-            right.nanos.cmp(&left.nanos).then_with(|| (&a.site, names(a)).cmp(&(&b.site, names(b))))
+    /// Returns the profile as plain data.
+    pub(crate) fn snapshot(&self) -> Profile {
+        let entry = |(key, amount): (&ProfileKey, &Amount)| {
+            let ProfileKey { runtime, site, route, parent_route, cause, stack } = key.clone();
+            ProfileEntry { runtime, site, route, parent_route, cause, stack, stalls: stalls(*amount) }
+        };
+        let mut entries: Vec<_> = self.entries.iter().map(entry).collect();
+        entries.sort_by(|a, b| {
+            let names = |entry: &ProfileEntry| entry.stack.iter().map(|f| f.name.clone()).collect::<Vec<_>>();
+            b.stalls.time.cmp(&a.stalls.time).then_with(|| (&a.site, names(a)).cmp(&(&b.site, names(b))))
         });
-        entries
+        Profile { entries }
     }
+}
+
+fn stalls(amount: Amount) -> StallSnapshot {
+    StallSnapshot::new(amount.count, Duration::from_nanos(amount.nanos))
 }
 
 fn site(stall: &Stall) -> Arc<str> {
@@ -96,13 +91,10 @@ fn site(stall: &Stall) -> Arc<str> {
     }
 }
 
-fn functions(stall: &Stall) -> Vec<Function> {
+fn functions(stall: &Stall) -> Vec<ProfileFunction> {
     let Some(stack) = &stall.stack else { return Vec::new() };
-    let function = |frame: &crate::model::stack::Frame| Function {
-        name: frame.name().into(),
-        file: frame.file.clone(),
-        line: frame.line,
-    };
+    let function =
+        |frame: &Frame| ProfileFunction { name: frame.name().into(), file: frame.file.clone(), line: frame.line };
     let mut functions: Vec<_> = stack.user_frames().iter().take(MAX_DEPTH).map(function).collect();
     functions.reverse();
     functions

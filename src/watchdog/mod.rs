@@ -1,6 +1,7 @@
 //! The handle that users hold.
 
 mod builder;
+mod collect;
 mod runtimes;
 mod threads;
 
@@ -19,8 +20,6 @@ use crate::util::lock;
 
 pub use builder::WatchdogBuilder;
 use threads::Threads;
-#[cfg(feature = "server")]
-pub(crate) use threads::Worker;
 
 /// Watches runtimes for polls that block them.
 ///
@@ -91,7 +90,21 @@ impl Watchdog {
 
     /// All metrics as plain data, of this moment. Some milliseconds with 1,000 sites; not for the poll path.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::take(&self.shared)
+        collect::snapshot(&self.shared)
+    }
+
+    /// Returns where blocked time was spent since the start: the data of the flame graph.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for entry in watchdog.profile().entries {
+    ///     println!("{:?} {} {}", entry.stalls.time, entry.cause, entry.site);
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    #[cfg(feature = "server")]
+    pub fn profile(&self) -> crate::Profile {
+        lock(&self.shared.profile).snapshot()
     }
 
     /// What this watchdog can see.
@@ -151,13 +164,13 @@ impl Watchdog {
     /// ```
     #[cfg(all(feature = "axum", feature = "server"))]
     pub fn router(&self) -> axum::Router {
-        crate::export::router::router(&self.shared)
+        crate::export::router::router(self.shared.clone())
     }
 
     /// All metrics in Prometheus' text format 0.0.4, as `/metrics` gives them.
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {
-        crate::export::families::text(&self.shared)
+        crate::export::families::text(&self.snapshot())
     }
 
     /// A collector for your own [`prometheus::Registry`]. It holds no handle: after the watchdog has stopped, polls

@@ -85,7 +85,8 @@ impl Threads {
     /// Binds the address here, so that the caller hears of a failure, and serves it from a thread.
     #[cfg(feature = "server")]
     pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
-        let (server, worker) = Server::start(addr, self.shared.clone())?;
+        let (server, run) = Server::bind(addr, self.shared.clone())?;
+        let worker = Worker::start("pollwatch-http", run)?;
         *lock(&self.addr) = Some(server.local_addr());
         *lock(&self.server) = Some(server);
         lock(&self.running).push(worker);
@@ -185,7 +186,7 @@ mod tests {
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
         #[cfg(feature = "server")]
         {
-            let is_told = |why| crate::export::live::json(&watchdog.shared).unwrap().contains(why);
+            let is_told = |why| crate::export::live::json(&*watchdog.shared).unwrap().contains(why);
             assert!(is_told("\"watching\":false,\"stopped\":\"gave_up\""));
             watchdog.shutdown();
             assert!(is_told("\"stopped\":\"shut_down\""));

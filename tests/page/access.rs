@@ -1,4 +1,4 @@
-//! Light and dark, wide and narrow, by keyboard and for screen readers.
+//! Accessibility: colour schemes, widths, keyboard, screen readers.
 
 use std::path::Path;
 
@@ -8,16 +8,17 @@ use pollwatch::Watchdog;
 use crate::browser::Browser;
 use crate::support::*;
 
-/// A page with everything on it: two runtimes, many workers, long names, stalls of several causes, one that goes on.
-struct Scene {
+/// A page with everything on it: two runtimes, many workers, long names, stalls of several causes,
+/// one of them ongoing.
+struct FullPage {
     browser: Browser,
     _gate: Gate,
     _watchdog: Watchdog,
     runtimes: Vec<tokio::runtime::Runtime>,
 }
 
-impl Scene {
-    fn open() -> Option<Scene> {
+impl FullPage {
+    fn open() -> Option<FullPage> {
         let browser = Browser::start()?;
         let builder = Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap());
         let watchdog = builder.start().unwrap();
@@ -44,16 +45,16 @@ impl Scene {
         browser.set_size(1360, 900);
         browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
         browser.wait_for_state("live");
-        browser.wait_for("the stall that goes on", "return document.querySelector('.worker[data-state=stalled]')");
+        browser.wait_for("the ongoing stall", "return document.querySelector('.worker[data-state=stalled]')");
         browser.wait_for("stalls", "return document.querySelectorAll('.stall').length > 3");
         browser.eval("document.querySelector('#flame').scrollIntoView()");
         browser.wait_for("the flame graph", "return document.querySelectorAll('.box').length > 2");
         browser.eval("document.querySelectorAll('.stall details, #self').forEach((details) => (details.open = true)); scrollTo(0, 0)");
-        Some(Scene { browser, _gate: gate, _watchdog: watchdog, runtimes })
+        Some(FullPage { browser, _gate: gate, _watchdog: watchdog, runtimes })
     }
 }
 
-impl Drop for Scene {
+impl Drop for FullPage {
     fn drop(&mut self) {
         self._gate.open();
         self.runtimes.drain(..).for_each(|runtime| runtime.shutdown_background());
@@ -62,8 +63,8 @@ impl Drop for Scene {
 
 #[test]
 fn light_and_dark_wide_and_narrow() {
-    let Some(scene) = Scene::open() else { return };
-    let browser = &scene.browser;
+    let Some(page) = FullPage::open() else { return };
+    let browser = &page.browser;
     let background = || browser.eval("return getComputedStyle(document.body).backgroundColor");
     let mut backgrounds = Vec::new();
     for dark in [false, true] {
@@ -87,12 +88,17 @@ fn light_and_dark_wide_and_narrow() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// Every control is reached by the tabulator, in the order of the page, and shows that it is.
+/// The tab key reaches every control in the order of the page, and the focus is visible.
 #[test]
 fn by_keyboard_alone() {
-    let Some(scene) = Scene::open() else { return };
-    let browser = &scene.browser;
-    browser.eval("document.querySelectorAll('details').forEach((details) => (details.open = false)); document.activeElement.blur()");
+    let Some(page) = FullPage::open() else { return };
+    let browser = &page.browser;
+    // Chromium starts at the element that was last scrolled into view: the fixture's flame graph.
+    browser.eval(
+        "document.querySelectorAll('details').forEach((details) => (details.open = false));
+        document.activeElement.blur();
+        document.body.scrollIntoView()",
+    );
     let mut reached = Vec::new();
     let mut highest = f64::MIN;
     for _ in 0..60 {
@@ -106,10 +112,10 @@ fn by_keyboard_alone() {
         if name == "BODY" {
             break;
         }
-        assert!(at[2] == true, "it is not seen to have the focus: {name}");
-        // Links within a line, and the skip link above all, apart.
+        assert!(at[2] == true, "the focus is not visible: {name}");
+        // The tolerance allows for links within a line, and for the skip link at the top.
         let top = at[1].as_f64().unwrap();
-        assert!(top >= highest - 60.0, "{name} lies above the one before: {reached:?}");
+        assert!(top >= highest - 60.0, "{name} is above its predecessor: {reached:?}");
         highest = highest.max(top);
         reached.push(name);
     }
@@ -127,12 +133,12 @@ fn by_keyboard_alone() {
         assert!(reached.iter().any(|name| name == wanted), "{wanted}: {reached:?}");
     }
     assert_eq!(reached.iter().filter(|name| name.starts_with("box")).count(), 1, "the graph is one stop");
-    // What is announced is a sentence, and does not tick.
-    let said = browser.text("#announce");
-    assert!(said.contains("blocked") && !said.contains("so far"), "{said}");
+    // The announcement is a sentence that does not change every second.
+    let announced = browser.text("#announce");
+    assert!(announced.contains("blocked") && !announced.contains("so far"), "{announced}");
 }
 
-/// axe-core finds nothing, in either scheme.
+/// axe-core finds no violation in either colour scheme.
 #[test]
 fn no_barriers() {
     let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/node_modules/axe-core/axe.min.js");
@@ -140,8 +146,8 @@ fn no_barriers() {
         println!("skipped: no axe-core here (npm ci --prefix tests/page)");
         return;
     };
-    let Some(scene) = Scene::open() else { return };
-    let browser = &scene.browser;
+    let Some(page) = FullPage::open() else { return };
+    let browser = &page.browser;
     browser.eval(&format!("{axe}\nwindow.axe = axe; return true"));
     for (dark, width) in [(false, 1360), (true, 1360), (false, 390), (true, 390)] {
         browser.set_dark(dark);

@@ -1,4 +1,4 @@
-//! A real browser: Debian's Chromium, told what to do over WebDriver by its chromedriver.
+//! A real browser: Debian's Chromium, controlled through WebDriver by its chromedriver.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 
 use crate::support::wait_for;
 
-/// The key that WebDriver knows elements by.
+/// The key of an element's id in WebDriver.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 const CHROMIUM: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
-/// One at a time: a browser wants the whole of a small machine.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Serializes the tests: a browser needs all of a small machine.
+static EXCLUSIVE: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Browser {
     driver: Child,
     agent: ureq::Agent,
     session: String,
     profile: PathBuf,
-    _alone: MutexGuard<'static, ()>,
+    _exclusive: MutexGuard<'static, ()>,
 }
 
-/// A chromedriver, and its port.
+/// Starts a chromedriver, and returns it with its port.
 fn driver() -> Option<(Child, u16)> {
     let mut driver =
         Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
@@ -43,9 +43,9 @@ fn driver() -> Option<(Child, u16)> {
 }
 
 impl Browser {
-    /// `None`, said on stdout, where there is no browser to test with.
+    /// Starts a browser; prints why and returns `None` where there is none.
     pub(crate) fn start() -> Option<Browser> {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let exclusive = EXCLUSIVE.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(binary) = CHROMIUM.into_iter().find(|path| PathBuf::from(path).exists()) else {
             println!("skipped: no chromium here");
             return None;
@@ -54,8 +54,8 @@ impl Browser {
             println!("skipped: no chromedriver here (Debian: chromium-driver)");
             return None;
         }
-        // The port that it is given for IPv4 may be taken for IPv6: then it ends, and is asked once more.
-        let (driver, port) = (0..20).find_map(|_| driver()).expect("chromedriver tells its port");
+        // The port that it gets for IPv4 may be in use for IPv6: it exits, and is started again.
+        let (driver, port) = (0..20).find_map(|_| driver()).expect("chromedriver prints its port");
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let profile = format!("pollwatch-page-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false);
@@ -64,7 +64,7 @@ impl Browser {
             agent: config.timeout_global(Some(Duration::from_secs(120))).build().into(),
             session: format!("http://127.0.0.1:{port}/session"),
             profile: std::env::temp_dir().join(profile),
-            _alone: alone,
+            _exclusive: exclusive,
         };
         let args = [
             "--headless=new",
@@ -85,14 +85,14 @@ impl Browser {
             "goog:chromeOptions": { "args": args, "binary": binary },
             "goog:loggingPrefs": { "browser": "ALL" },
         });
-        let session = browser.ask("POST", "", &json!({ "capabilities": { "alwaysMatch": wanted } }));
+        let session = browser.command("POST", "", &json!({ "capabilities": { "alwaysMatch": wanted } }));
         browser.session = format!("{}/{}", browser.session, session["sessionId"].as_str().expect("a session"));
         Some(browser)
     }
 
-    /// One command; panics with what the driver says, where it fails.
+    /// Sends one command; panics with the driver's message if it fails.
     #[track_caller]
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+    fn command(&self, method: &str, path: &str, body: &Value) -> Value {
         let request = http::Request::builder().method(method).uri(format!("{}{path}", self.session));
         let body = if method == "POST" { body.to_string() } else { String::new() };
         let request = request.header("content-type", "application/json").body(body).expect("a request");
@@ -105,50 +105,50 @@ impl Browser {
 
     #[track_caller]
     pub(crate) fn open(&self, url: &str) {
-        self.ask("POST", "/url", &json!({ "url": url }));
+        self.command("POST", "/url", &json!({ "url": url }));
     }
 
-    /// What a function body in JavaScript returns.
+    /// Runs the body of a JavaScript function, and returns its result.
     #[track_caller]
     pub(crate) fn eval(&self, script: &str) -> Value {
-        self.ask("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
+        self.command("POST", "/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// As [`eval`](Self::eval), of a promise.
+    /// Runs the body of an async JavaScript function, and returns its result.
     #[track_caller]
     pub(crate) fn eval_async(&self, script: &str) -> Value {
         let script =
             format!("const done = arguments[0]; (async () => {{ {script} }})().then(done, (e) => done(`${{e}}`))");
-        self.ask("POST", "/execute/async", &json!({ "script": script, "args": [] }))
+        self.command("POST", "/execute/async", &json!({ "script": script, "args": [] }))
     }
 
     #[track_caller]
     fn element(&self, css: &str) -> String {
-        let element = self.ask("POST", "/element", &json!({ "using": "css selector", "value": css }));
+        let element = self.command("POST", "/element", &json!({ "using": "css selector", "value": css }));
         format!("/element/{}", element[ELEMENT].as_str().expect("an element"))
     }
 
-    /// A click where the pointer would hit it: fails when something lies above.
+    /// Clicks an element as a pointer does; fails when another element covers it.
     #[track_caller]
     pub(crate) fn click(&self, css: &str) {
-        self.ask("POST", &format!("{}/click", self.element(css)), &json!({}));
+        self.command("POST", &format!("{}/click", self.element(css)), &json!({}));
     }
 
-    /// Types into it, or presses a key: one of WebDriver's private code points.
+    /// Types into an element, or presses a key (one of WebDriver's private code points).
     #[track_caller]
     pub(crate) fn keys(&self, css: &str, text: &str) {
-        self.ask("POST", &format!("{}/value", self.element(css)), &json!({ "text": text }));
+        self.command("POST", &format!("{}/value", self.element(css)), &json!({ "text": text }));
     }
 
-    /// The tabulator key, wherever the focus is.
+    /// Presses the tab key.
     #[track_caller]
     pub(crate) fn press_tab(&self) {
         let key = |kind: &str| json!({ "type": kind, "value": "\u{e004}" });
         let keyboard = json!({ "type": "key", "id": "keyboard", "actions": [key("keyDown"), key("keyUp")] });
-        self.ask("POST", "/actions", &json!({ "actions": [keyboard] }));
+        self.command("POST", "/actions", &json!({ "actions": [keyboard] }));
     }
 
-    /// What a person reads there: empty when it is hidden or not there.
+    /// Returns the visible text of an element; empty if it is hidden or missing.
     #[track_caller]
     pub(crate) fn text(&self, css: &str) -> String {
         let script =
@@ -173,7 +173,7 @@ impl Browser {
 
     #[track_caller]
     pub(crate) fn cdp(&self, command: &str, params: &Value) -> Value {
-        self.ask("POST", "/goog/cdp/execute", &json!({ "cmd": command, "params": params }))
+        self.command("POST", "/goog/cdp/execute", &json!({ "cmd": command, "params": params }))
     }
 
     #[track_caller]
@@ -185,22 +185,22 @@ impl Browser {
         );
     }
 
-    /// Its inner size in CSS pixels; a narrow one is a phone's.
+    /// Sets the inner size in CSS pixels; below 600 it is a phone.
     #[track_caller]
     pub(crate) fn set_size(&self, width: u32, height: u32) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.cdp("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// What the console was told since the last call.
+    /// Returns the console's messages since the last call.
     #[track_caller]
     pub(crate) fn console(&self) -> Vec<String> {
-        let entries = self.ask("POST", "/se/log", &json!({ "type": "browser" }));
+        let entries = self.command("POST", "/se/log", &json!({ "type": "browser" }));
         let line = |entry: &Value| format!("{} {}", entry["level"], entry["message"]);
         entries.as_array().expect("a list").iter().map(line).collect()
     }
 
-    /// Writes what is in sight as `NAME.png` to the folder that `POLLWATCH_SCREENSHOTS` names, if it names one.
+    /// Writes the visible part as `NAME.png` to the folder in `POLLWATCH_SCREENSHOTS`, if set.
     #[track_caller]
     pub(crate) fn screenshot(&self, name: &str) {
         use base64::Engine;
@@ -214,7 +214,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ends the browser; it may have gone already.
+        // Closes the browser, which may have exited already.
         let _ = self.agent.delete(&self.session).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();

@@ -1,4 +1,4 @@
-//! A new user's way: the example runs, the page is open beside it.
+//! A new user's first steps: the example runs, and the page is open beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use crate::browser::Browser;
-use crate::scene::Example;
+use crate::fixture::Example;
 
 const ESCAPE: &str = "\u{e00c}";
 const DOWN: &str = "\u{e015}";
 const ENTER: &str = "\u{e007}";
 
-/// Asks for a route, over and over, until it is dropped.
+/// Clients that request a route repeatedly until this is dropped.
 struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -47,14 +47,14 @@ fn shows_what_blocks_where_and_why() {
     browser.open(&example.pages);
     browser.wait_for_state("live");
     browser.wait_for("a verdict", "return document.querySelector('#verdict').dataset.level !== 'loading'");
-    assert!(browser.text("#workers").contains("worker 1"), "a strip a worker");
+    assert!(browser.text("#workers").contains("worker 1"), "each worker has a strip");
 
-    // As many as keep both workers busy, so that some answer finds them blocked.
+    // Enough clients to keep both workers busy, so that a response shows them blocked.
     let load = Load::on(format!("{}/upstream/blocking", example.service), 4);
     let blocked = "const now = document.querySelector('#now');
         const strip = now.querySelector('.worker[data-state=stalled]');
         return document.querySelector('#verdict').dataset.level === 'blocked' && strip && now.innerText";
-    let now = browser.wait_for("a worker is seen while it is blocked", blocked);
+    let now = browser.wait_for("a worker is shown while it is blocked", blocked);
     let now = now.as_str().unwrap();
     assert!(now.contains("blocked, ") && now.contains("so far") && now.contains("/upstream/blocking"), "{now}");
     let worst = "const first = document.querySelector('.offender');
@@ -65,7 +65,7 @@ fn shows_what_blocks_where_and_why() {
     if cfg!(all(feature = "capture", target_os = "linux", target_arch = "x86_64")) {
         let named = "const first = document.querySelector('.offender')?.innerText ?? '';
             return first.includes('service::routes::upstream_blocking') && first.includes('tokio::net') && first";
-        let worst = browser.wait_for("why, in which line, and what to do", named);
+        let worst = browser.wait_for("the reason, the line and the advice", named);
         assert!(worst.as_str().unwrap().contains("examples/service/routes.rs:"), "{worst}");
         opens_a_stack(&browser);
     }
@@ -73,13 +73,13 @@ fn shows_what_blocks_where_and_why() {
     browser.screenshot("after-the-load");
     sorts_a_table(&browser);
     flame_graph(&browser);
-    asks_nobody_else(&browser, &example.pages);
+    requests_only_its_server(&browser, &example.pages);
     assert_eq!(browser.console(), Vec::<String>::new());
-    goes_and_comes_back(&browser, example);
+    server_stops_and_restarts(&browser, example);
 }
 
 fn opens_a_stack(browser: &Browser) {
-    // The list stands still from here on: something in it has the focus.
+    // The list does not change from here on: something in it has the focus.
     let mark = "const cause = document.querySelector('.stall .cause-syscall');
         cause?.closest('li').setAttribute('data-picked', '');
         cause?.closest('summary').focus();
@@ -92,9 +92,9 @@ fn opens_a_stack(browser: &Browser) {
         assert!(body.contains(wanted), "{wanted}: {body}");
     }
     let newer = "const more = document.querySelector('#stalls-newer'); return !more.hidden && more.innerText";
-    browser.wait_for("the list stands still while it is read", newer);
+    browser.wait_for("the list does not change while it is read", newer);
     browser.click("#stalls-newer");
-    assert_eq!(browser.count(".stall details[open]"), 0, "it goes on when it is told to");
+    assert_eq!(browser.count(".stall details[open]"), 0, "the list is updated on request");
 }
 
 fn sorts_a_table(browser: &Browser) {
@@ -129,9 +129,9 @@ fn flame_graph(browser: &Browser) {
             "[...document.querySelectorAll('.box')].find((box) => box.getAttribute('aria-label').startsWith('{name}, '))"
         )
     };
-    browser.wait_for("the graph is there", &format!("return {}", box_of("/upstream/blocking")));
+    browser.wait_for("the graph is drawn", &format!("return {}", box_of("/upstream/blocking")));
     let total = browser.text("#flame-total");
-    assert!(total.contains("blocked in all"), "{total}");
+    assert!(total.contains("blocked in total"), "{total}");
     for download in ["debug/pprof/stalls", "stalls/speedscope", "stalls/folded", "stalls/flamegraph"] {
         let status = browser.eval_async(&format!("return (await fetch('{download}')).status"));
         assert_eq!((status, browser.count(&format!("#flame a[href='{download}'][download]"))), (200.into(), 1));
@@ -143,13 +143,13 @@ fn flame_graph(browser: &Browser) {
     browser.eval("const field = document.querySelector('#flame-search'); field.value = ''; field.dispatchEvent(new Event('input'))");
     assert_eq!(browser.count(".box.hit, .box.miss"), 0);
 
-    // Zoomed to, it is as wide as all.
+    // The box that is zoomed to has the full width.
     browser.eval(&format!("{}.id = 'zoomed'", box_of("/upstream/blocking")));
     browser.click("#zoomed");
     assert_eq!(browser.eval("return document.querySelector('#zoomed').style.width"), "100%");
     assert!(browser.text("#flame-total").contains("in /upstream/blocking"));
     assert_eq!(browser.eval("return document.querySelector('#flame-reset').disabled"), false);
-    // The keyboard goes inwards from there, and out again.
+    // The keyboard moves inwards from there, and out again.
     let level =
         |css: &str| browser.eval(&format!("return Number(document.querySelector('{css}').getAttribute('aria-level'))"));
     let outer = level("#zoomed").as_u64();
@@ -160,7 +160,7 @@ fn flame_graph(browser: &Browser) {
     browser.keys(".box:focus", ESCAPE);
     assert!(browser.text("#flame-total").contains("in /upstream/blocking"));
     browser.click("#flame-reset");
-    assert!(browser.text("#flame-total").contains("blocked in all"));
+    assert!(browser.text("#flame-total").contains("blocked in total"));
 
     let options =
         |id: &str| browser.eval(&format!("return [...document.querySelector('#{id}').options].map((o) => o.value)"));
@@ -179,7 +179,7 @@ fn flame_graph(browser: &Browser) {
         .find(|s| s.contains("routes.rs"))
         .map(str::to_owned);
     pick("flame-route", "/upstream/blocking");
-    pick("flame-site", &site.expect("the place that blocks"));
+    pick("flame-site", &site.expect("the site that blocks"));
     assert!(browser.eval(&format!("return !!{}", box_of("/upstream/blocking"))) == true);
     for cause in options("flame-cause").as_array().unwrap().iter().filter_map(Value::as_str).filter(|c| *c != "\n") {
         pick("flame-cause", cause);
@@ -192,41 +192,44 @@ fn flame_graph(browser: &Browser) {
     assert_eq!(browser.text("#flame-total").split(" blocked").next(), total.split(" blocked").next());
 }
 
-/// Everything came from its own server, no more often than once a second.
-fn asks_nobody_else(browser: &Browser, pages: &str) {
+/// All requests go to the page's own server, at most once a second.
+fn requests_only_its_server(browser: &Browser, pages: &str) {
     let resources = browser.eval("return performance.getEntriesByType('resource').map((r) => [r.name, r.startTime])");
     let resources = resources.as_array().unwrap();
     assert!(resources.iter().all(|r| r[0].as_str().unwrap().starts_with(pages)), "{resources:?}");
-    let asked: Vec<f64> = resources
+    let sent: Vec<f64> = resources
         .iter()
         .filter(|r| ["live", "live/profile"].contains(&r[0].as_str().unwrap().trim_start_matches(pages)))
         .map(|r| r[1].as_f64().unwrap())
         .collect();
-    assert!(asked.len() > 3);
-    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] > 990.0), "{asked:?}");
+    assert!(sent.len() > 3);
+    assert!(sent.windows(2).all(|pair| pair[1] - pair[0] > 990.0), "{sent:?}");
 }
 
-fn goes_and_comes_back(browser: &Browser, example: Example) {
+fn server_stops_and_restarts(browser: &Browser, example: Example) {
     let listens = example.listens();
     drop(example);
-    browser.wait_for_state("gone");
+    browser.wait_for_state("disconnected");
     let banner = browser.text("#banner");
-    assert!(banner.contains("The server is gone since ") && banner.contains("Try now"), "{banner}");
-    assert!(banner.contains("the last that was known"), "{banner}");
-    assert!(browser.count(".stall") > 0, "what was known stays");
+    assert!(banner.contains("No connection to the server since ") && banner.contains("Connect now"), "{banner}");
+    assert!(banner.contains("the latest known data"), "{banner}");
+    assert!(browser.count(".stall") > 0, "known stalls stay");
     browser.wait_for(
-        "it tells when it tries again",
-        "return /Next try in \\d+ s/.test(document.querySelector('#banner').innerText)",
+        "the next attempt is announced",
+        "return /Next attempt in \\d+ s/.test(document.querySelector('#banner').innerText)",
     );
-    browser.screenshot("gone");
+    browser.screenshot("disconnected");
     let _again = Example::start(&listens);
     browser.click("#banner-action");
     browser.wait_for_state("live");
     assert!(browser.text("#banner").is_empty());
-    browser
-        .wait_for("what was before is not this process's", "return document.querySelectorAll('.stall').length === 0");
-    // Chromium itself notes each connection that failed: refused, or reset where the server ended while it answered.
-    let is_ours = |line: &String| !line.contains("Failed to load resource: net::ERR_");
-    let ours: Vec<_> = browser.console().into_iter().filter(is_ours).collect();
-    assert_eq!(ours, Vec::<String>::new());
+    browser.wait_for(
+        "the new process has a history of its own",
+        "return document.querySelectorAll('.stall').length === 0",
+    );
+    // Chromium itself logs each failed connection: refused, or reset where the server stopped while
+    // it responded.
+    let is_pages = |line: &String| !line.contains("Failed to load resource: net::ERR_");
+    let pages: Vec<_> = browser.console().into_iter().filter(is_pages).collect();
+    assert_eq!(pages, Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! The live page in a real browser. Skipped, with a word, where there is none.
+//! The live page in a real browser. Prints that it is skipped where there is none.
 
 #[path = "../it/support.rs"]
 mod support;
@@ -6,6 +6,6 @@ mod support;
 mod access;
 mod browser;
 mod example;
+mod fixture;
 mod names;
-mod scene;
 mod states;

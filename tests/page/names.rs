@@ -1,4 +1,4 @@
-//! Whatever the application names stays text.
+//! Names from the application stay text.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::browser::Browser;
 use crate::support::*;
 
-/// As markup it would end whatever it stands in, and say so.
+/// A name that, as markup, would end its element and leave a trace.
 const HOSTILE: &str = "</script></style>\"'><img src=x onerror=window.hacked=1><svg onload=window.hacked=2>\u{202e}";
 
 #[test]
@@ -21,7 +21,7 @@ fn names_of_the_application_are_no_markup() {
     tracing_subscriber::registry().with(watchdog.span_layer()).init();
     let runtime = watchdog
         .build_runtime(HOSTILE, multi_thread(2).thread_name(HOSTILE.replace('\0', "")))
-        .expect("any name will do");
+        .expect("any name is accepted");
     let layer = watchdog.layer().route_by(|_| Some(HOSTILE.into()));
     let span = || tracing::error_span!("span", name = HOSTILE);
     let blocks = on_get(async move || {
@@ -39,35 +39,35 @@ fn names_of_the_application_are_no_markup() {
     browser.set_size(1360, 900);
     browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
     browser.wait_for_state("live");
-    // While it blocks, too.
+    // The page is checked while requests block.
     let client = std::thread::spawn(move || (0..6).for_each(|_| drop(get(addr, "/"))));
     browser.wait_for(
-        "it is seen",
+        "stalls are shown",
         "return document.querySelectorAll('.stall').length > 0 && document.querySelector('.offender')",
     );
     client.join().unwrap();
     browser.eval("document.querySelectorAll('.stall details, #self').forEach((details) => (details.open = true))");
     browser.eval("document.querySelector('#flame').scrollIntoView()");
-    browser.wait_for("the flame graph, too", "return document.querySelectorAll('.box').length > 2");
-    for (place, css) in [
+    browser.wait_for("the flame graph", "return document.querySelectorAll('.box').length > 2");
+    for (section, css) in [
         ("the runtime", ".runtime h3"),
-        ("the worst", ".offender-name"),
+        ("the worst offender", ".offender-name"),
         ("a stall", ".stall-where"),
         ("its span and thread", ".stall-body"),
         ("the routes", "#routes-table"),
         ("the flame graph", "#flame-graph"),
-        ("what may block", "#self-facts"),
+        ("allowed blocking", "#self-facts"),
         ("the runtimes' figures", "#runtimes"),
     ] {
         let text = browser.eval(&format!("return document.querySelector('{css}').textContent"));
-        assert!(text.as_str().unwrap().contains("<img src=x onerror=window.hacked=1>"), "{place}: {text}");
+        assert!(text.as_str().unwrap().contains("<img src=x onerror=window.hacked=1>"), "{section}: {text}");
     }
     let span = browser.text(".stall-body");
     assert!(span.contains("span{name=") && span.contains("thread"), "{span}");
     assert_eq!(browser.count("img, iframe, object, main script, main style"), 0);
     assert_eq!(browser.eval("return [window.hacked, document.scripts.length]"), serde_json::json!([null, 1]));
     assert_eq!(browser.console(), Vec::<String>::new());
-    // The profile's picture by itself, and the downloads, are no way around.
+    // The SVG picture is safe as a document of its own, too.
     browser.open(&format!("http://{}/stalls/flamegraph", watchdog.local_addr().unwrap()));
     assert_eq!(
         browser.eval("return [window.hacked, document.querySelectorAll('img').length]"),
@@ -76,9 +76,9 @@ fn names_of_the_application_are_no_markup() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// Should a name ever come to be markup, it can do nothing.
+/// Should a name ever become markup, the policy makes it harmless.
 #[test]
-fn the_policy_stops_what_is_not_the_pages_own() {
+fn the_policy_blocks_foreign_content() {
     let Some(browser) = Browser::start() else { return };
     let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let addr = watchdog.local_addr().unwrap();
@@ -100,9 +100,9 @@ fn the_policy_stops_what_is_not_the_pages_own() {
         document.body.append(script);",
     );
     let elsewhere =
-        format!("return await fetch('http://127.0.0.1:{}/').then(() => 'it went', () => 'stopped')", addr.port() ^ 1);
-    assert_eq!(browser.eval_async(&elsewhere), "stopped");
-    let refused = wait_for("all are refused", || Some(browser.console().len()).filter(|lines| *lines > 0));
+        format!("return await fetch('http://127.0.0.1:{}/').then(() => 'sent', () => 'blocked')", addr.port() ^ 1);
+    assert_eq!(browser.eval_async(&elsewhere), "blocked");
+    let refused = wait_for("all are blocked", || Some(browser.console().len()).filter(|lines| *lines > 0));
     assert!(refused > 0);
     assert_eq!(
         browser

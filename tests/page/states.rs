@@ -1,4 +1,4 @@
-//! The states of the page: empty, paused, hidden, stopped; below a path of the user's own.
+//! The states of the page: empty, paused, hidden, stopped; and the page below a prefix.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use axum::Router;
 use pollwatch::Watchdog;
 
 use crate::browser::Browser;
-use crate::scene::serve;
+use crate::fixture::serve;
 use crate::support::*;
 
 fn requests(browser: &Browser) -> u64 {
@@ -22,28 +22,24 @@ fn empty_paused_and_hidden() {
     browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
     browser.wait_for_state("live");
     let page = browser.wait_for(
-        "what it says of nothing",
+        "the empty page",
         "return document.querySelector('#verdict').dataset.level === 'idle' && document.body.innerText",
     );
-    for said in [
-        "No runtime is being watched",
-        "No stall so far",
-        "No request seen",
-        "No poll seen so far",
-        "No runtime is known yet",
-    ] {
-        assert!(page.as_str().unwrap().contains(said), "{said}: {page}");
+    for text in
+        ["No runtime is being watched", "No stalls yet", "No requests yet", "No polls yet", "No runtime is known yet"]
+    {
+        assert!(page.as_str().unwrap().contains(text), "{text}: {page}");
     }
     browser.screenshot("empty");
     let runtime = watchdog.build_runtime("late", &mut multi_thread(1)).unwrap();
     runtime.block_on(async { watchdog.spawn(yields(3)).await.unwrap() });
-    browser.wait_for("the runtime comes", "return document.querySelector('#workers').innerText.includes('late')");
-    browser.wait_for("and it is calm", "return document.querySelector('#verdict').dataset.level === 'calm'");
+    browser.wait_for("the runtime appears", "return document.querySelector('#workers').innerText.includes('late')");
+    browser.wait_for("nothing is blocked", "return document.querySelector('#verdict').dataset.level === 'calm'");
 
-    // Nobody looks: nothing is asked.
-    let stands_still = |why: &str| {
-        // One may be under way.
-        wait_until("the last answer is there", || {
+    // A page that nobody sees sends no requests.
+    let sends_nothing = |why: &str| {
+        // A request may be pending.
+        wait_until("the last response has arrived", || {
             let before = requests(&browser);
             std::thread::sleep(Duration::from_millis(1500));
             requests(&browser) == before
@@ -52,16 +48,16 @@ fn empty_paused_and_hidden() {
         std::thread::sleep(Duration::from_millis(2500));
         assert_eq!(requests(&browser), before, "{why}");
     };
-    let goes_on = || {
+    let sends_again = || {
         let before = requests(&browser);
-        wait_until("it asks again", || requests(&browser) > before + 1);
+        wait_until("requests are sent again", || requests(&browser) > before + 1);
     };
     browser.click("#pause");
     assert_eq!(browser.eval("return document.body.dataset.state"), "paused");
     assert_eq!((browser.text("#pause"), browser.text("#status")), ("Resume".into(), "Paused".into()));
-    stands_still("it is paused");
+    sends_nothing("it is paused");
     browser.click("#pause");
-    goes_on();
+    sends_again();
     let hide = |hidden: bool| {
         browser.eval(&format!(
             "Object.defineProperty(document, 'hidden', {{ configurable: true, get: () => {hidden} }});
@@ -69,14 +65,15 @@ fn empty_paused_and_hidden() {
         ));
     };
     hide(true);
-    stands_still("it is hidden");
+    sends_nothing("it is hidden");
     hide(false);
-    goes_on();
+    sends_again();
     browser.wait_for_state("live");
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// In an admin router it has the same answers below its prefix, and tells that its watchdog has stopped.
+/// In an admin router all paths are below its prefix, and the page shows that the watchdog has
+/// stopped.
 #[test]
 fn below_a_prefix_until_it_is_stopped() {
     let Some(browser) = Browser::start() else { return };
@@ -91,34 +88,34 @@ fn below_a_prefix_until_it_is_stopped() {
     browser.eval("document.querySelector('#flame').scrollIntoView()");
     browser.wait_for("the flame graph", "return document.querySelectorAll('.box').length > 2");
     let below = "return performance.getEntriesByType('resource').map((r) => new URL(r.name).pathname)";
-    let asked = browser.eval(below);
-    assert!(asked.as_array().unwrap().iter().all(|p| p.as_str().unwrap().starts_with("/admin/watch/live")), "{asked}");
+    let paths = browser.eval(below);
+    assert!(paths.as_array().unwrap().iter().all(|p| p.as_str().unwrap().starts_with("/admin/watch/live")), "{paths}");
     let links = browser
         .eval("return [...document.querySelectorAll('a[href]')].map((a) => a.href).filter((a) => !a.includes('#'))");
     for link in links.as_array().unwrap() {
         let status = browser.eval_async(&format!("return (await fetch({link})).status"));
         assert_eq!(status, 200, "{link}");
     }
-    // What is suspected is told apart, and so is a watchdog that gave up: as the server would say it.
+    // Suspected stalls and a watchdog that gave up are shown; the response is changed accordingly.
     browser.eval(
-        "const asked = window.fetch;
-        window.fetch = async (...what) => {
-            const answer = await asked(...what);
-            if (!/live$/.test(answer.url) || !answer.ok) return answer;
-            const live = await answer.json();
+        "const original = window.fetch;
+        window.fetch = async (...request) => {
+            const response = await original(...request);
+            if (!/live$/.test(response.url) || !response.ok) return response;
+            const live = await response.json();
             Object.assign(live, { watching: false, stopped: 'gave_up' });
             live.watchdog.coverage.watchdog_panics = 10;
             live.runtimes[0].suspected = { stalls: 7, stalled_seconds: 1.5 };
-            return new Response(JSON.stringify(live), { headers: answer.headers });
+            return new Response(JSON.stringify(live), { headers: response.headers });
         };
-        window.asked = asked",
+        window.original = original",
     );
     browser.wait_for_state("stopped");
     assert!(browser.text("#banner").contains("gave up after 10 panics"), "{}", browser.text("#banner"));
     let runtimes = browser.text("#runtimes").to_lowercase();
     assert!(runtimes.contains("suspected"), "{runtimes}");
     assert!(browser.text("#figures").contains("and 7 suspected"), "{}", browser.text("#figures"));
-    browser.eval("window.fetch = window.asked");
+    browser.eval("window.fetch = window.original");
     browser.wait_for_state("live");
     watchdog.shutdown();
     browser.wait_for_state("stopped");

@@ -1,70 +1,70 @@
-//! The latest stalls, their stacks each once.
+//! The latest stalls, with each different stack once.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Worker;
-use crate::model::stack::{Frame, Stack};
-use crate::model::stall::{Phase, Stall};
+use super::runtimes::LiveWorker;
+use crate::{Frame, Phase, Stack, Stall};
 
-/// Stalls told that are over; those that go on are told all.
-const MOST: usize = 100;
-/// Functions of a stack: the innermost.
+/// The number of finished stalls; ongoing stalls are always included.
+const MAX_FINISHED: usize = 100;
+/// The number of functions of a stack: the innermost ones.
 const MAX_DEPTH: usize = 64;
 
 #[derive(Default, Serialize)]
-pub(super) struct Stalls {
-    /// As `/stalls` has them, but for the stack, which is an index of `stacks`. Most recent last.
+pub(super) struct LiveStalls {
+    /// The stalls as `/stalls` has them, except for the stack, which is an index into `stacks`.
+    /// The most recent one is last.
     stalls: Vec<Value>,
-    stacks: Vec<Told>,
+    stacks: Vec<LiveStack>,
 }
 
-/// A stack from the innermost function to the outermost of the user's.
+/// A stack from the innermost function to the outermost one of the application.
 #[derive(PartialEq, Eq, Serialize)]
-struct Told {
-    /// In one line: the program's own functions.
+struct LiveStack {
+    /// The application's own functions in one line.
     summary: String,
-    frames: Vec<Function>,
+    frames: Vec<LiveFrame>,
     frames_left_out: usize,
 }
 
 #[derive(PartialEq, Eq, Serialize)]
-struct Function {
+struct LiveFrame {
     name: String,
     file: Option<Arc<str>>,
     line: Option<u32>,
-    /// Of the program's own, of a dependency's, or of the language's, the system's and tokio's libraries.
+    /// `program`, `dependency`, or `library` for the standard library, the system's and tokio.
     of: &'static str,
 }
 
-impl Stalls {
-    pub(super) fn of<'a>(mut recent: Vec<Stall>, workers: impl Iterator<Item = &'a Worker> + Clone) -> Stalls {
-        let over = recent.iter().filter(|stall| stall.phase == Phase::Resolved).count();
-        let mut skip = over.saturating_sub(MOST);
+impl LiveStalls {
+    pub(super) fn new<'a>(mut recent: Vec<Stall>, workers: impl Iterator<Item = &'a LiveWorker> + Clone) -> LiveStalls {
+        let finished = recent.iter().filter(|stall| stall.phase == Phase::Resolved).count();
+        let mut excess = finished.saturating_sub(MAX_FINISHED);
         recent.retain(|stall| {
-            let is_old = stall.phase == Phase::Resolved && skip > 0;
-            skip -= usize::from(is_old);
-            !is_old
+            let drop = stall.phase == Phase::Resolved && excess > 0;
+            excess -= usize::from(drop);
+            !drop
         });
-        let mut told = Stalls::default();
+        let mut live = LiveStalls::default();
         for mut stall in recent {
-            let stack = stall.stack.take().map(|stack| told.index_of(Told::of(&stack)));
+            let stack = stall.stack.take().map(|stack| live.index_of(LiveStack::new(&stack)));
             let Ok(mut value) = serde_json::to_value(&stall) else { continue };
             value["stack"] = stack.into();
-            // The book is told at each look; the slot knows it by now.
-            let now = workers.clone().find(|w| w.stall == Some(stall.id)).and_then(|w| w.elapsed_seconds);
-            if let Some(now) = now {
-                value["elapsed_seconds"] = now.into();
+            // A stall is as old as the watchdog's latest scan; the worker's slot is current.
+            let worker = workers.clone().find(|worker| worker.stall == Some(stall.id));
+            if let Some(elapsed) = worker.and_then(|worker| worker.elapsed_seconds) {
+                value["elapsed_seconds"] = elapsed.into();
             }
-            told.stalls.push(value);
+            live.stalls.push(value);
         }
-        told
+        live
     }
 
-    /// Of a stack, which is kept once.
-    fn index_of(&mut self, stack: Told) -> usize {
+    /// Returns the index of a stack, which is added if it is new.
+    fn index_of(&mut self, stack: LiveStack) -> usize {
         self.stacks.iter().position(|known| *known == stack).unwrap_or_else(|| {
             self.stacks.push(stack);
             self.stacks.len() - 1
@@ -72,10 +72,10 @@ impl Stalls {
     }
 }
 
-impl Told {
-    fn of(stack: &Stack) -> Told {
+impl LiveStack {
+    fn new(stack: &Stack) -> LiveStack {
         let frames = stack.inner_frames();
-        let function = |frame: &Frame| Function {
+        let frame = |frame: &Frame| LiveFrame {
             name: frame.name(),
             file: frame.file.clone(),
             line: frame.line,
@@ -85,9 +85,9 @@ impl Told {
                 () => "program",
             },
         };
-        Told {
+        LiveStack {
             summary: stack.to_string(),
-            frames: frames.iter().take(MAX_DEPTH).map(function).collect(),
+            frames: frames.iter().take(MAX_DEPTH).map(frame).collect(),
             frames_left_out: stack.frames().len().saturating_sub(frames.len().min(MAX_DEPTH)),
         }
     }

@@ -1,26 +1,26 @@
-//! pollwatch itself.
+//! The state of pollwatch itself.
 
 use serde::Serialize;
 
 use super::seconds;
-use crate::snapshot::WatchdogSnapshot;
+use crate::snapshot::{AllowedSnapshot, CaptureSnapshot, WatchdogSnapshot};
 
 #[derive(Serialize)]
-pub(super) struct Watchdog {
-    coverage: Coverage,
+pub(super) struct LiveWatchdog {
+    coverage: LiveCoverage,
     reports_suppressed: u64,
     reports_lost: u64,
-    captures: Vec<Capture>,
+    captures: Vec<LiveCapture>,
     oversleeps: u64,
     wakeups: u64,
     callback_panics: u64,
     sites_overflowed: u64,
     routes_overflowed: u64,
-    allowed_blocking: Vec<Allowed>,
+    allowed_blocking: Vec<LiveAllowed>,
 }
 
 #[derive(Serialize)]
-struct Coverage {
+struct LiveCoverage {
     hooks: bool,
     exact_wakeup: bool,
     clock: &'static str,
@@ -30,27 +30,29 @@ struct Coverage {
     unnamed_runtimes: u64,
     watchdog_panics: u64,
     lost_polls: u64,
-    /// All of it, in lines.
+    /// The coverage as text, in lines.
     text: String,
 }
 
 #[derive(Serialize)]
-struct Capture {
+struct LiveCapture {
     result: &'static str,
     count: u64,
 }
 
 #[derive(Serialize)]
-struct Allowed {
+struct LiveAllowed {
     reason: &'static str,
     seconds: f64,
 }
 
-impl Watchdog {
-    pub(super) fn of(snapshot: &WatchdogSnapshot) -> Watchdog {
+impl LiveWatchdog {
+    pub(super) fn new(snapshot: &WatchdogSnapshot) -> LiveWatchdog {
         let coverage = &snapshot.coverage;
-        Watchdog {
-            coverage: Coverage {
+        let capture = |c: &CaptureSnapshot| LiveCapture { result: c.result, count: c.count };
+        let allowed = |a: &AllowedSnapshot| LiveAllowed { reason: a.reason, seconds: seconds(a.time) };
+        LiveWatchdog {
+            coverage: LiveCoverage {
                 hooks: coverage.hooks,
                 exact_wakeup: coverage.exact_wakeup,
                 clock: coverage.clock,
@@ -64,17 +66,13 @@ impl Watchdog {
             },
             reports_suppressed: snapshot.reports_suppressed,
             reports_lost: snapshot.reports_lost,
-            captures: snapshot.captures.iter().map(|c| Capture { result: c.result, count: c.count }).collect(),
+            captures: snapshot.captures.iter().map(capture).collect(),
             oversleeps: snapshot.oversleeps,
             wakeups: snapshot.wakeups,
             callback_panics: snapshot.callback_panics,
             sites_overflowed: snapshot.sites_overflowed,
             routes_overflowed: snapshot.routes_overflowed,
-            allowed_blocking: snapshot
-                .allowed_blocking
-                .iter()
-                .map(|allowed| Allowed { reason: allowed.reason, seconds: seconds(allowed.time) })
-                .collect(),
+            allowed_blocking: snapshot.allowed_blocking.iter().map(allowed).collect(),
         }
     }
 }

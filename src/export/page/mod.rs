@@ -1,14 +1,16 @@
-//! The live page: one document with its style and script in it, put together by the compiler, and a policy that lets it do nothing
-//! but ask its own server. `POLLWATCH_BLESS=1 cargo test --lib export::page` writes that policy anew after a change.
+//! The live page: one document with its style and script inline, assembled at compile time, and a
+//! policy that allows it nothing but requests to its own server. After a change of the page,
+//! `POLLWATCH_BLESS=1 cargo test --lib export::page` updates the policy.
 
-/// Between the marks of its element: what the policy's hash is of.
+/// The content of the style element, whose hash is in the policy.
 macro_rules! style {
     () => {
         concat!("\n", include_str!("page.css"))
     };
 }
 
-/// As [`style`]. One scope for all of it: nothing of it is the window's.
+/// The content of the script element, whose hash is in the policy. It is one function, so that it
+/// defines nothing in the window.
 macro_rules! script {
     () => {
         concat!(
@@ -30,8 +32,8 @@ macro_rules! script {
     };
 }
 
-/// The document. All that it refers to is relative: it may be served below any path.
-pub(crate) const HTML: &str = concat!(
+/// The document. All links are relative, so that it may be served below any path.
+pub(super) const HTML: &str = concat!(
     include_str!("head.html"),
     "<style>",
     style!(),
@@ -42,8 +44,9 @@ pub(crate) const HTML: &str = concat!(
     "</script>\n</body>\n</html>\n"
 );
 
-/// The header `Content-Security-Policy`: this style and this script, by their hashes, and what this server answers.
-pub(crate) const POLICY: &str = include_str!("policy.txt").trim_ascii_end();
+/// The header `Content-Security-Policy`: allows this style and this script by their hashes, and
+/// requests to this server.
+pub(super) const POLICY: &str = include_str!("policy.txt").trim_ascii_end();
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
@@ -56,9 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_names_what_is_in_the_page() {
+    fn the_policy_has_the_hashes_of_the_page() {
         let policy = format!(
-            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
+            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; \
+             img-src data:; base-uri 'none'; \
              form-action 'none'; frame-ancestors 'none'",
             hash(style!()),
             hash(script!()),
@@ -68,21 +72,20 @@ mod tests {
             std::fs::write(path, format!("{policy}\n")).unwrap();
             return;
         }
-        assert_eq!(POLICY, policy, "POLLWATCH_BLESS=1 writes it anew");
+        assert_eq!(POLICY, policy, "POLLWATCH_BLESS=1 updates it");
     }
 
     #[test]
-    fn it_is_one_document() {
+    fn the_page_is_one_document() {
         assert!(HTML.len() < 100_000, "{} bytes", HTML.len());
-        for (mark, times) in
-            [("<style>", 1), ("</style>", 1), ("<script>", 1), ("</script>", 1), ("<!doctype html>", 1)]
+        for (tag, times) in [("<style>", 1), ("</style>", 1), ("<script>", 1), ("</script>", 1), ("<!doctype html>", 1)]
         {
-            assert_eq!(HTML.matches(mark).count(), times, "{mark}");
+            assert_eq!(HTML.matches(tag).count(), times, "{tag}");
         }
-        for outside in
+        for external in
             ["src=\"", "//cdn", "@import", "url(", "innerHTML", "insertAdjacentHTML", "document.write", "eval("]
         {
-            assert!(!HTML.contains(outside), "{outside}");
+            assert!(!HTML.contains(external), "{external}");
         }
         let links: Vec<_> = HTML.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
         assert!(

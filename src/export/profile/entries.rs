@@ -1,67 +1,67 @@
-//! The profile as it is, for the page, which filters, adds up and draws: `/live/profile`. docs/live-profile.schema.json describes it.
+//! `/live/profile`: the entries of the profile as JSON, for the page, which filters, sums and draws
+//! them. docs/live-profile.schema.json describes the format.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::Entry;
-use crate::model::cause::Cause;
-use crate::report::profile::Function;
+use crate::{Cause, Profile, ProfileFunction};
 
-/// Changes when a field goes, or comes to mean something else; not when one is added.
+/// The version of the format. It changes when a field is removed or changes its meaning, not when
+/// one is added.
 const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
-struct File<'a> {
+struct ProfileJson<'a> {
     schema: u32,
-    frames: Vec<Frame<'a>>,
-    entries: Vec<Row<'a>>,
+    frames: Vec<FrameJson<'a>>,
+    entries: Vec<EntryJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct Frame<'a> {
+struct FrameJson<'a> {
     name: &'a str,
     file: Option<&'a str>,
     line: Option<u32>,
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct EntryJson<'a> {
     runtime: &'a str,
     site: &'a str,
     route: Option<&'a str>,
     parent_route: Option<&'a str>,
     cause: Cause,
-    /// Indexes of frames, outermost first.
+    /// Indexes into the frames, outermost first.
     stack: Vec<usize>,
     stalls: u64,
     stalled_seconds: f64,
 }
 
-/// All entries, most blocked time first; a function is told once.
-pub(crate) fn json(entries: &[Entry]) -> serde_json::Result<String> {
+/// Returns all entries by descending blocked time, with each different function once.
+pub(in crate::export) fn json(profile: &Profile) -> serde_json::Result<String> {
     let mut frames = Vec::new();
-    let mut known: HashMap<&Function, usize> = HashMap::new();
-    let mut rows = Vec::new();
-    for (key, amount) in entries {
+    let mut known: HashMap<&ProfileFunction, usize> = HashMap::new();
+    let mut entries = Vec::new();
+    for entry in &profile.entries {
         let mut index = |function| {
-            *known.entry(function).or_insert_with_key(|Function { name, file, line }| {
-                frames.push(Frame { name, file: file.as_deref(), line: *line });
+            *known.entry(function).or_insert_with_key(|ProfileFunction { name, file, line }| {
+                frames.push(FrameJson { name, file: file.as_deref(), line: *line });
                 frames.len() - 1
             })
         };
-        rows.push(Row {
-            runtime: &key.runtime,
-            site: &key.site,
-            route: key.route.as_deref(),
-            parent_route: key.parent_route.as_deref(),
-            cause: key.cause,
-            stack: key.stack.iter().map(&mut index).collect(),
-            stalls: amount.count,
-            stalled_seconds: amount.nanos as f64 / 1e9,
+        entries.push(EntryJson {
+            runtime: &entry.runtime,
+            site: &entry.site,
+            route: entry.route.as_deref(),
+            parent_route: entry.parent_route.as_deref(),
+            cause: entry.cause,
+            stack: entry.stack.iter().map(&mut index).collect(),
+            stalls: entry.stalls.count,
+            stalled_seconds: entry.stalls.time.as_secs_f64(),
         });
     }
-    serde_json::to_string(&File { schema: SCHEMA, frames, entries: rows })
+    serde_json::to_string(&ProfileJson { schema: SCHEMA, frames, entries })
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
@@ -70,13 +70,13 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn parsed(entries: &[Entry]) -> Value {
-        serde_json::from_str(&json(entries).unwrap()).unwrap()
+    fn parsed(profile: &Profile) -> Value {
+        serde_json::from_str(&json(profile).unwrap()).unwrap()
     }
 
     #[test]
-    fn functions_are_told_once() {
-        let file = parsed(&samples::entries());
+    fn each_function_appears_once() {
+        let file = parsed(&samples::stalls());
         let frames = file["frames"].as_array().unwrap();
         assert_eq!(frames[0], json!({ "name": "app::handler", "file": "src/app.rs", "line": 17 }));
         assert_eq!(frames.len(), 3);
@@ -87,12 +87,12 @@ mod tests {
             (&first["cause"], &first["stalls"], &first["stalled_seconds"]),
             (&json!("cpu"), &3.into(), &3.0.into())
         );
-        assert_eq!(parsed(&[]), json!({ "schema": 1, "frames": [], "entries": [] }));
+        assert_eq!(parsed(&Profile::default()), json!({ "schema": 1, "frames": [], "entries": [] }));
     }
 
     #[test]
-    fn names_are_kept_as_they_are() {
-        let file = parsed(&samples::hostile());
+    fn names_are_not_changed() {
+        let file = parsed(&samples::hostile_names());
         assert_eq!(file["entries"][0]["site"], "a;b\n<img onerror=alert(1)>");
         assert_eq!(file["entries"][0]["runtime"], "r&d 7\r\n");
     }

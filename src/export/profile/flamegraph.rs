@@ -1,19 +1,18 @@
-//! The profile as a picture: an SVG flame graph that needs nothing but itself. Width is blocked time, colour is its cause.
+//! The profile as a self-contained SVG flame graph: width is blocked time, colour is its cause.
 
 use std::fmt::{self, Write};
 
 use super::tree::Node;
-use super::{Entry, steps};
-use crate::model::cause::Cause;
 use crate::model::stall::Millis;
+use crate::{Cause, Profile};
 
 const WIDTH: f64 = 1200.0;
 const MARGIN: f64 = 12.0;
 const HEAD: f64 = 84.0;
 const ROW: f64 = 22.0;
-/// Of a monospace character of 12 px, rounded up.
+/// The width of a monospace character of 12 px, rounded up.
 const CHAR: f64 = 7.4;
-/// Narrower boxes are left out.
+/// Narrower boxes are not drawn.
 const NARROWEST: f64 = 0.5;
 
 const STYLE: &str = "\
@@ -36,13 +35,9 @@ svg { background: #16181c; color: #e4e7eb }
 g:hover rect { stroke: #fff }
 }";
 
-/// The picture, outermost functions on top.
-pub(crate) fn svg(entries: &[Entry]) -> String {
-    let mut root = Node::default();
-    for (key, amount) in entries {
-        root.add(&steps(key), key.cause, *amount);
-    }
-    root.sort();
+/// Returns the picture, outermost functions on top.
+pub(in crate::export) fn svg(profile: &Profile) -> String {
+    let root = Node::root(profile);
     let width = WIDTH - 2.0 * MARGIN;
     let scale = if root.nanos() > 0 { width / root.nanos() as f64 } else { 0.0 };
     let mut picture = Picture { rows: String::new(), depth: 0, scale, total: root.nanos() };
@@ -54,13 +49,13 @@ pub(crate) fn svg(entries: &[Entry]) -> String {
     svg + &picture.rows + "</svg>\n"
 }
 
-/// How many stalls are over, after a word; the time of one that is not is there before it is counted.
+/// The number of finished stalls, after a word. An ongoing stall has time before it is counted.
 struct Stalls(u64, &'static str);
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Stalls(0, _) => f.write_str(", not over yet"),
+            Stalls(0, _) => f.write_str(", ongoing"),
             Stalls(1, word) => write!(f, "{word}1 stall"),
             Stalls(n, word) => write!(f, "{word}{n} stalls"),
         }
@@ -85,8 +80,8 @@ fn head(svg: &mut String, root: &Node<'_>, height: f64) -> fmt::Result {
     writeln!(svg, "<text class=\"h\" x=\"{MARGIN}\" y=\"30\">Blocked time: {total}{stalls}</text>")?;
     writeln!(
         svg,
-        "<text class=\"s\" x=\"{MARGIN}\" y=\"49\">runtime, site of the task, then functions, outermost on top · wide: blocked \
-         long · figures on hover</text>"
+        "<text class=\"s\" x=\"{MARGIN}\" y=\"49\">runtime, route or site, then functions, outermost on top · width: blocked time · \
+         hover for details</text>"
     )?;
     let mut x = MARGIN;
     for (cause, nanos) in root.causes() {
@@ -103,9 +98,9 @@ fn head(svg: &mut String, root: &Node<'_>, height: f64) -> fmt::Result {
 
 struct Picture {
     rows: String,
-    /// Rows drawn.
+    /// The number of rows.
     depth: usize,
-    /// Pixels a nanosecond.
+    /// Pixels per nanosecond.
     scale: f64,
     total: u64,
 }
@@ -139,7 +134,7 @@ impl Picture {
         for (i, (cause, nanos)) in node.causes().enumerate() {
             write!(out, "{}{cause} {}", if i == 0 { "" } else { ", " }, Time(nanos))?;
         }
-        // A gap between neighbours, as long as there is room for one.
+        // A gap between neighbours, unless the box is too narrow.
         let (shown, tall) = (if width > 3.0 { width - 1.0 } else { width }, ROW - 1.0);
         write!(
             out,
@@ -153,22 +148,23 @@ impl Picture {
     }
 }
 
-/// As much of a name (a path of modules or files) as there is room for: all, its last parts, or the begin of its last part.
-fn fit(name: &str, room: usize) -> String {
-    // What is not ASCII may be twice as wide.
+/// Shortens a path of modules or files to `width` characters: to its last parts, or to the start of
+/// its last part.
+fn fit(name: &str, width: usize) -> String {
+    // A character that is not ASCII may be twice as wide.
     let wide = |text: &str| text.chars().map(|c| if c.is_ascii() { 1 } else { 2 }).sum::<usize>();
-    if wide(name) <= room {
+    if wide(name) <= width {
         return name.to_owned();
     }
     let after = |(at, _)| name[at..].strip_prefix("::").or_else(|| name[at..].strip_prefix('/'));
     let mut tails = name.char_indices().filter_map(after);
-    if let Some(tail) = tails.clone().find(|tail| wide(tail) <= room) {
+    if let Some(tail) = tails.clone().find(|tail| wide(tail) <= width) {
         return tail.to_owned();
     }
-    if room < 3 {
+    if width < 3 {
         return String::new();
     }
-    let mut left = room - 1;
+    let mut left = width - 1;
     let fits = |c: &char| {
         let needs = if c.is_ascii() { 1 } else { 2 };
         let fits = needs <= left;
@@ -178,7 +174,7 @@ fn fit(name: &str, room: usize) -> String {
     tails.next_back().unwrap_or(name).chars().take_while(fits).chain(['…']).collect()
 }
 
-/// Nanoseconds, readable.
+/// Nanoseconds for display.
 struct Time(u64);
 
 impl fmt::Display for Time {
@@ -187,7 +183,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// Text of XML: no markup, and nothing that XML has no way to write.
+/// Text for XML: markup is escaped, and characters that XML cannot represent are replaced.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -212,15 +208,15 @@ mod tests {
     use super::super::samples;
     use super::*;
 
-    /// The texts of all elements of a name.
+    /// Returns the texts of all elements with a name.
     fn texts<'a>(svg: &'a str, element: &str) -> Vec<&'a str> {
         let inner = |part: &'a str| part.split_once('>').unwrap().1.split_once("</").unwrap().0;
         svg.split(&format!("<{element}")).skip(1).map(inner).collect()
     }
 
     #[test]
-    fn shows_what_was_counted() {
-        let svg = svg(&samples::entries());
+    fn shows_the_recorded_stalls() {
+        let svg = svg(&samples::stalls());
         let text = texts(&svg, "text");
         assert_eq!(text[0], "Blocked time: 4015 ms in 7 stalls");
         assert_eq!(text[2..6], ["cpu 3000 ms", "lock 1000 ms", "starved 5.0 ms", "unknown 10 ms"], "the legend");
@@ -232,8 +228,8 @@ mod tests {
     }
 
     #[test]
-    fn boxes_lie_within_their_callers() {
-        let svg = svg(&samples::entries());
+    fn boxes_are_within_their_callers() {
+        let svg = svg(&samples::stalls());
         let number = |part: &str, name: &str| -> f64 {
             part.split_once(&format!(" {name}=\"")).unwrap().1.split_once('"').unwrap().0.parse().unwrap()
         };
@@ -243,15 +239,15 @@ mod tests {
             (number(rect, "x"), number(rect, "y"), number(rect, "width"))
         };
         let (main, handler, render, lock) = (of("main"), of("app::handler"), of("app::render"), of("app::lock"));
-        assert_eq!((main.0, main.2), (MARGIN, WIDTH - 2.0 * MARGIN - 1.0), "all of the width");
+        assert_eq!((main.0, main.2), (MARGIN, WIDTH - 2.0 * MARGIN - 1.0), "the whole width");
         assert_eq!((handler.1, render.1, lock.1), (HEAD + 2.0 * ROW, HEAD + 3.0 * ROW, HEAD + 3.0 * ROW));
-        assert!((render.2 / lock.2 - 3.0).abs() < 0.02, "as wide as it blocked long");
+        assert!((render.2 / lock.2 - 3.0).abs() < 0.02, "width is proportional to blocked time");
         assert!(render.0 + render.2 < lock.0 && lock.0 + lock.2 <= handler.0 + handler.2 + 0.2);
     }
 
     #[test]
     fn names_stay_text() {
-        let svg = svg(&samples::hostile());
+        let svg = svg(&samples::hostile_names());
         for markup in ["<img", "<script", "<b>", "\u{1b}", "\0"] {
             assert!(!svg.contains(markup), "{markup:?} in {svg}");
         }
@@ -261,37 +257,37 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_picture_too() {
-        let svg = svg(&[]);
+    fn an_empty_profile_is_a_picture() {
+        let svg = svg(&Profile::default());
         assert_eq!(texts(&svg, "text")[0], "No stalls so far");
         assert!(!svg.contains("<g>") && !svg.contains("NaN") && svg.ends_with("</svg>\n"));
     }
 
     #[test]
-    fn time_is_there_before_its_stall_is_counted() {
-        let mut entries = samples::entries();
-        entries.iter_mut().for_each(|(_, amount)| amount.count = 0);
-        let svg = svg(&entries);
-        assert_eq!(texts(&svg, "text")[0], "Blocked time: 4015 ms, not over yet");
+    fn an_ongoing_stall_has_time_and_no_count() {
+        let mut profile = samples::stalls();
+        profile.entries.iter_mut().for_each(|entry| entry.stalls.count = 0);
+        let svg = svg(&profile);
+        assert_eq!(texts(&svg, "text")[0], "Blocked time: 4015 ms, ongoing");
         assert!(!svg.contains("0 stalls"));
     }
 
     #[test]
-    fn what_is_too_narrow_is_left_out() {
+    fn narrow_boxes_are_not_drawn() {
         let of = |site: &str, nanos| samples::entry(site, Cause::Cpu, Vec::new(), 1, nanos);
-        let svg = svg(&[of("wide", 10_000_000_000), of("narrow", 100_000)]);
+        let svg = svg(&samples::profile([of("wide", 10_000_000_000), of("narrow", 100_000)]));
         assert!(svg.contains("wide") && !svg.contains("narrow"));
     }
 
     #[test]
     fn names_fit_their_boxes() {
-        let fit = |room| fit("app::report::load", room);
+        let fit = |width| fit("app::report::load", width);
         assert_eq!(fit(17), "app::report::load");
         assert_eq!(fit(16), "report::load");
         assert_eq!(fit(4), "load");
         assert_eq!(fit(3), "lo…");
         assert_eq!(fit(2), "");
-        let site = |room| super::fit("src/bin/main.rs:88:9", room);
+        let site = |width| super::fit("src/bin/main.rs:88:9", width);
         assert_eq!((&*site(16), &*site(13)), ("bin/main.rs:88:9", "main.rs:88:9"));
         assert_eq!((&*site(11), &*site(4)), ("main.rs:88…", "mai…"));
         assert_eq!(super::fit("日本語の関数", 7), "日本語…");

@@ -1,6 +1,8 @@
-//! pprof's profile: a protocol buffer, gzipped (<https://github.com/google/pprof/blob/main/proto/profile.proto>).
+//! The profile in pprof's format, a gzipped protocol buffer
+//! (<https://github.com/google/pprof/blob/main/proto/profile.proto>).
 //!
-//! Two values a sample: stalls and blocked nanoseconds. Runtime, site, route and cause are labels (`go tool pprof -tagroot=runtime,site`).
+//! Each sample has two values: stalls and blocked nanoseconds. Runtime, site, route and cause are
+//! labels (`go tool pprof -tagroot=runtime,site`).
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -10,11 +12,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost::Message;
 
-use super::{Entry, no_stack};
-use crate::report::profile::Function as Called;
+use super::no_stack;
+use crate::{Profile, ProfileEntry, ProfileFunction};
 
 #[derive(Clone, PartialEq, Message)]
-struct Profile {
+struct PprofProfile {
     #[prost(message, repeated, tag = "1")]
     sample_type: Vec<ValueType>,
     #[prost(message, repeated, tag = "2")]
@@ -68,7 +70,7 @@ struct Label {
     str: i64,
 }
 
-/// The program. It has all symbols already: nobody need look for its file.
+/// The program. All frames are symbolized, so that pprof does not search for the file.
 #[derive(Clone, Copy, PartialEq, Message)]
 struct Mapping {
     #[prost(uint64, tag = "1")]
@@ -117,30 +119,30 @@ struct Function {
 
 const MAPPING: u64 = 1;
 
-/// What a profile is of: a program, from when on, for how long.
+/// When and where a profile was recorded.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
-    pub(crate) program: String,
-    pub(crate) begun: SystemTime,
-    pub(crate) lasted: Duration,
+pub(in crate::export) struct Recording {
+    pub(in crate::export) program: String,
+    pub(in crate::export) start: SystemTime,
+    pub(in crate::export) duration: Duration,
 }
 
-/// The profile as a file.
-pub(crate) fn gzipped(entries: &[Entry], origin: &Origin) -> io::Result<Vec<u8>> {
+/// Returns the profile as a file.
+pub(in crate::export) fn gzipped(profile: &Profile, recording: &Recording) -> io::Result<Vec<u8>> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(&profile(entries, origin).encode_to_vec())?;
+    gzip.write_all(&message(profile, recording).encode_to_vec())?;
     gzip.finish()
 }
 
-fn profile(entries: &[Entry], origin: &Origin) -> Profile {
+fn message(profile: &Profile, recording: &Recording) -> PprofProfile {
     let mut tables = Tables::new();
     let [stalls, count, blocked, nanoseconds] =
         ["stalls", "count", "blocked", "nanoseconds"].map(|text| tables.string(text));
     let comment = tables.string("pollwatch: wall time for which polls blocked a worker, stalls only");
-    let filename = tables.string(&origin.program);
+    let filename = tables.string(&recording.program);
     let stalls = ValueType { r#type: stalls, unit: count };
-    Profile {
-        sample: entries.iter().map(|entry| tables.sample(entry)).collect(),
+    PprofProfile {
+        sample: profile.entries.iter().map(|entry| tables.sample(entry)).collect(),
         mapping: vec![Mapping {
             id: MAPPING,
             filename,
@@ -151,11 +153,11 @@ fn profile(entries: &[Entry], origin: &Origin) -> Profile {
         }],
         sample_type: vec![stalls, ValueType { r#type: blocked, unit: nanoseconds }],
         default_sample_type: blocked,
-        // Not sampled: every stall is in it.
+        // The period is 1 because every stall is recorded, not a sample of them.
         period_type: Some(stalls),
         period: 1,
-        time_nanos: nanos(origin.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
-        duration_nanos: nanos(origin.lasted),
+        time_nanos: nanos(recording.start.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
+        duration_nanos: nanos(recording.duration),
         comment: vec![comment],
         location: tables.locations,
         function: tables.functions,
@@ -167,15 +169,15 @@ fn nanos(duration: Duration) -> i64 {
     duration.as_nanos().try_into().unwrap_or(i64::MAX)
 }
 
-/// Everything that samples refer to by number.
+/// The tables that samples refer to by index.
 struct Tables {
     strings: Vec<String>,
     string_ids: HashMap<String, i64>,
     functions: Vec<Function>,
-    /// By name and file.
+    /// The key is name and file.
     function_ids: HashMap<(i64, i64), u64>,
     locations: Vec<Location>,
-    /// By function and line.
+    /// The key is function and line.
     location_ids: HashMap<(u64, i64), u64>,
 }
 
@@ -189,7 +191,7 @@ impl Tables {
             locations: Vec::new(),
             location_ids: HashMap::new(),
         };
-        // The format wants it first.
+        // The format requires the empty string at index 0.
         tables.string("");
         tables
     }
@@ -220,17 +222,17 @@ impl Tables {
         })
     }
 
-    fn sample(&mut self, (key, amount): &Entry) -> Sample {
-        let mut location = |f: &Called| self.location(&f.name, f.file.as_deref(), f.line);
-        let mut location_id: Vec<u64> = key.stack.iter().rev().map(&mut location).collect();
+    fn sample(&mut self, entry: &ProfileEntry) -> Sample {
+        let mut location = |f: &ProfileFunction| self.location(&f.name, f.file.as_deref(), f.line);
+        let mut location_id: Vec<u64> = entry.stack.iter().rev().map(&mut location).collect();
         if location_id.is_empty() {
-            location_id.push(self.location(&no_stack(key), None, None));
+            location_id.push(self.location(&no_stack(entry), None, None));
         }
-        let route = key.route.as_deref().map(|route| ("route", route));
-        let labels = [("runtime", &*key.runtime), ("site", &*key.site), ("cause", key.cause.as_str())];
+        let route = entry.route.as_deref().map(|route| ("route", route));
+        let labels = [("runtime", &*entry.runtime), ("site", &*entry.site), ("cause", entry.cause.as_str())];
         Sample {
             location_id,
-            value: [amount.count, amount.nanos].map(|value| value.try_into().unwrap_or(i64::MAX)).into(),
+            value: vec![entry.stalls.count.try_into().unwrap_or(i64::MAX), nanos(entry.stalls.time)],
             label: labels
                 .into_iter()
                 .chain(route)
@@ -247,36 +249,36 @@ mod tests {
     use super::super::samples;
     use super::*;
 
-    fn decoded(entries: &[Entry]) -> Profile {
-        let begun = SystemTime::UNIX_EPOCH + Duration::from_nanos(7_000_000_001);
-        let origin = Origin { program: "app".into(), begun, lasted: Duration::from_secs(60) };
-        let bytes = gzipped(entries, &origin).unwrap();
+    fn decoded(profile: &Profile) -> PprofProfile {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(7_000_000_001);
+        let recording = Recording { program: "app".into(), start, duration: Duration::from_secs(60) };
+        let bytes = gzipped(profile, &recording).unwrap();
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap();
-        Profile::decode(&plain[..]).unwrap()
+        PprofProfile::decode(&plain[..]).unwrap()
     }
 
     /// `function@file:line`, innermost first.
-    fn stack(profile: &Profile, sample: &Sample) -> Vec<String> {
+    fn stack(profile: &PprofProfile, sample: &Sample) -> Vec<String> {
         let text = |id: i64| &profile.string_table[id as usize];
-        let tell = |id: &u64| {
+        let frame = |id: &u64| {
             let line = profile.location[*id as usize - 1].line[0];
             let function = profile.function[line.function_id as usize - 1];
             format!("{}@{}:{}", text(function.name), text(function.filename), line.line)
         };
-        sample.location_id.iter().map(tell).collect()
+        sample.location_id.iter().map(frame).collect()
     }
 
-    fn labels(profile: &Profile, sample: &Sample) -> Vec<String> {
+    fn labels(profile: &PprofProfile, sample: &Sample) -> Vec<String> {
         let text = |id: i64| &profile.string_table[id as usize];
         sample.label.iter().map(|label| format!("{}={}", text(label.key), text(label.str))).collect()
     }
 
     #[test]
-    fn decodes_to_what_was_counted() {
-        let profile = decoded(&samples::entries());
+    fn decodes_to_the_recorded_stalls() {
+        let profile = decoded(&samples::stalls());
         let text = |id: i64| &*profile.string_table[id as usize];
-        assert_eq!(text(0), "", "the format wants the empty string first");
+        assert_eq!(text(0), "", "the format requires the empty string first");
         let types: Vec<_> = profile.sample_type.iter().map(|t| (text(t.r#type), text(t.unit))).collect();
         assert_eq!(types, [("stalls", "count"), ("blocked", "nanoseconds")]);
         assert_eq!(text(profile.default_sample_type), "blocked");
@@ -292,8 +294,8 @@ mod tests {
     }
 
     #[test]
-    fn tables_have_everything_once_and_ids_in_order() {
-        let profile = decoded(&samples::entries());
+    fn tables_have_no_duplicates_and_ids_in_order() {
+        let profile = decoded(&samples::stalls());
         let functions: Vec<_> = profile.function.iter().map(|f| f.id).collect();
         assert_eq!(functions, [1, 2, 3, 4]);
         let locations: Vec<_> = profile.location.iter().map(|l| l.id).collect();
@@ -307,13 +309,13 @@ mod tests {
     #[test]
     fn a_function_at_two_lines_has_two_locations() {
         let at = |line| samples::entry("s", crate::Cause::Cpu, vec![samples::function("f", "f.rs", line)], 1, 1);
-        let profile = decoded(&[at(1), at(2)]);
+        let profile = decoded(&samples::profile([at(1), at(2)]));
         assert_eq!((profile.function.len(), profile.location.len()), (1, 2));
     }
 
     #[test]
-    fn nothing_is_a_profile_too() {
-        let profile = decoded(&[]);
+    fn an_empty_profile_is_valid() {
+        let profile = decoded(&Profile::default());
         assert_eq!((profile.sample.len(), profile.sample_type.len()), (0, 2));
     }
 }

@@ -1,30 +1,32 @@
-//! The file format of speedscope (<https://www.speedscope.app>): one sampled profile, weighted with blocked nanoseconds.
+//! The file format of speedscope (<https://www.speedscope.app>): one sampled profile, weighted with
+//! blocked nanoseconds.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{Entry, Step, steps};
+use super::{Level, levels};
+use crate::Profile;
 
 #[derive(Serialize)]
-struct File<'a> {
+struct SpeedscopeFile<'a> {
     #[serde(rename = "$schema")]
     schema: &'static str,
     exporter: &'static str,
     name: &'static str,
     #[serde(rename = "activeProfileIndex")]
     active_profile_index: usize,
-    shared: Shared<'a>,
-    profiles: [Profile; 1],
+    shared: SharedFrames<'a>,
+    profiles: [SampledProfile; 1],
 }
 
 #[derive(Serialize)]
-struct Shared<'a> {
-    frames: Vec<Frame<'a>>,
+struct SharedFrames<'a> {
+    frames: Vec<SpeedscopeFrame<'a>>,
 }
 
 #[derive(Serialize)]
-struct Frame<'a> {
+struct SpeedscopeFrame<'a> {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<&'a str>,
@@ -34,35 +36,35 @@ struct Frame<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Profile {
+struct SampledProfile {
     r#type: &'static str,
     name: &'static str,
     unit: &'static str,
     start_value: u64,
     end_value: u64,
-    /// Indexes of frames, outermost first.
+    /// Indexes into the frames, outermost first.
     samples: Vec<Vec<usize>>,
     weights: Vec<u64>,
 }
 
-/// The profile as JSON.
-pub(crate) fn json(entries: &[Entry]) -> serde_json::Result<String> {
+/// Returns the profile as JSON.
+pub(in crate::export) fn json(profile: &Profile) -> serde_json::Result<String> {
     let mut frames = Vec::new();
-    let mut known: HashMap<Step<'_>, usize> = HashMap::new();
-    let mut index = |step| {
-        *known.entry(step).or_insert_with_key(|step: &Step<'_>| {
-            frames.push(Frame { name: step.name.to_string(), file: step.file, line: step.line });
+    let mut known: HashMap<Level<'_>, usize> = HashMap::new();
+    let mut index = |level| {
+        *known.entry(level).or_insert_with_key(|level: &Level<'_>| {
+            frames.push(SpeedscopeFrame { name: level.name.to_string(), file: level.file, line: level.line });
             frames.len() - 1
         })
     };
-    let samples = entries.iter().map(|(key, _)| steps(key).into_iter().map(&mut index).collect()).collect();
-    let weights: Vec<u64> = entries.iter().map(|(_, amount)| amount.nanos).collect();
-    serde_json::to_string(&File {
+    let samples = profile.entries.iter().map(|entry| levels(entry).into_iter().map(&mut index).collect()).collect();
+    let weights: Vec<u64> = profile.entries.iter().map(|entry| entry.stalls.time.as_nanos() as u64).collect();
+    serde_json::to_string(&SpeedscopeFile {
         schema: "https://www.speedscope.app/file-format-schema.json",
         exporter: concat!("pollwatch@", env!("CARGO_PKG_VERSION")),
         name: "stalls",
         active_profile_index: 0,
-        profiles: [Profile {
+        profiles: [SampledProfile {
             r#type: "sampled",
             name: "blocked time",
             unit: "nanoseconds",
@@ -71,7 +73,7 @@ pub(crate) fn json(entries: &[Entry]) -> serde_json::Result<String> {
             samples,
             weights,
         }],
-        shared: Shared { frames },
+        shared: SharedFrames { frames },
     })
 }
 
@@ -81,13 +83,13 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn parsed(entries: &[Entry]) -> Value {
-        serde_json::from_str(&json(entries).unwrap()).unwrap()
+    fn parsed(profile: &Profile) -> Value {
+        serde_json::from_str(&json(profile).unwrap()).unwrap()
     }
 
     #[test]
     fn frames_are_shared() {
-        let file = parsed(&samples::entries());
+        let file = parsed(&samples::stalls());
         let frames = file["shared"]["frames"].as_array().unwrap();
         let handlers: Vec<_> = frames.iter().filter(|frame| frame["name"] == "app::handler").collect();
         assert_eq!(handlers, [&json!({ "name": "app::handler", "file": "src/app.rs", "line": 17 })]);
@@ -103,16 +105,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_file_too() {
-        let file = parsed(&[]);
+    fn an_empty_profile_is_a_valid_file() {
+        let file = parsed(&Profile::default());
         assert_eq!(file["profiles"][0]["samples"], json!([]));
         assert_eq!(file["profiles"][0]["endValue"], 0);
         assert_eq!(file["shared"]["frames"], json!([]));
     }
 
     #[test]
-    fn names_are_kept_as_they_are() {
-        let file = parsed(&samples::hostile());
+    fn names_are_not_changed() {
+        let file = parsed(&samples::hostile_names());
         assert_eq!(file["shared"]["frames"][1]["name"], "a;b\n<img onerror=alert(1)>");
     }
 }

@@ -1,46 +1,56 @@
-//! Stacks merged into a tree: what they share from the outside is one node.
+//! Stacks merged into a tree: common outer functions are one node.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::Step;
-use crate::model::cause::Cause;
-use crate::report::sums::Amount;
+use super::{Level, levels};
+use crate::snapshot::StallSnapshot;
+use crate::{Cause, Profile};
 
-/// A function as called from one place, with everything further in.
+/// A function as called from one place, with everything that it called.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Node<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) file: Option<&'a str>,
-    /// Where in it the blocked time was.
+    /// The lines at which it blocked.
     pub(super) lines: BTreeSet<u32>,
-    /// Not a function: a runtime, a site.
+    /// Whether the node is not a function, but a runtime, a route or a site.
     pub(super) group: bool,
     pub(super) count: u64,
     pub(super) children: Vec<Node<'a>>,
-    /// In the order of `Cause::ALL`.
+    /// The blocked nanoseconds, in the order of `Cause::ALL`.
     nanos: [u64; Cause::ALL.len()],
 }
 
 impl<'a> Node<'a> {
-    /// Adds a stack that begins at this node; `steps` are further in.
-    pub(super) fn add(&mut self, steps: &[Step<'a>], cause: Cause, amount: Amount) {
-        self.count += amount.count;
-        self.nanos[cause as usize] += amount.nanos;
-        let Some((step, inner)) = steps.split_first() else { return };
-        let same = |node: &Node<'_>| node.name == step.name && node.file == step.file && node.group == step.group;
+    /// Returns the root of the tree of a profile, sorted by blocked time.
+    pub(super) fn root(profile: &'a Profile) -> Node<'a> {
+        let mut root = Node::default();
+        for entry in &profile.entries {
+            root.add(&levels(entry), entry.cause, entry.stalls);
+        }
+        root.sort();
+        root
+    }
+
+    /// Adds a stack below this node.
+    fn add(&mut self, levels: &[Level<'a>], cause: Cause, stalls: StallSnapshot) {
+        self.count += stalls.count;
+        self.nanos[cause as usize] += stalls.time.as_nanos() as u64;
+        let Some((level, inner)) = levels.split_first() else { return };
+        let same = |node: &Node<'_>| node.name == level.name && node.file == level.file && node.group == level.group;
         let at = self.children.iter().position(same).unwrap_or_else(|| {
-            let Step { name, file, group, .. } = step.clone();
+            let Level { name, file, group, .. } = level.clone();
             self.children.push(Node { name, file, group, ..Node::default() });
             self.children.len() - 1
         });
         let child = &mut self.children[at];
-        child.lines.extend(step.line);
-        child.add(inner, cause, amount);
+        child.lines.extend(level.line);
+        child.add(inner, cause, stalls);
     }
 
-    /// Most blocked time first, everywhere.
-    pub(super) fn sort(&mut self) {
+    /// Sorts all children by descending blocked time.
+    fn sort(&mut self) {
         self.children.sort_by(|a, b| b.nanos().cmp(&a.nanos()).then_with(|| a.name.cmp(&b.name)));
         self.children.iter_mut().for_each(Node::sort);
     }
@@ -49,12 +59,12 @@ impl<'a> Node<'a> {
         self.nanos.iter().sum()
     }
 
-    /// Causes that it has any time of.
+    /// Returns the causes of the blocked time, and the nanoseconds of each.
     pub(super) fn causes(&self) -> impl Iterator<Item = (Cause, u64)> {
         Cause::ALL.iter().copied().zip(self.nanos).filter(|(_, nanos)| *nanos > 0)
     }
 
-    /// The cause of most of its time.
+    /// Returns the cause of most of the blocked time.
     pub(super) fn main_cause(&self) -> Option<Cause> {
         self.causes().max_by_key(|(_, nanos)| *nanos).map(|(cause, _)| cause)
     }
@@ -62,20 +72,13 @@ impl<'a> Node<'a> {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
-    use super::super::{samples, steps};
+    use super::super::samples;
     use super::*;
 
-    fn tree(entries: &[super::super::Entry]) -> Node<'_> {
-        let mut root = Node::default();
-        entries.iter().for_each(|(key, amount)| root.add(&steps(key), key.cause, *amount));
-        root.sort();
-        root
-    }
-
     #[test]
-    fn adds_up_what_is_shared() {
-        let entries = samples::entries();
-        let root = tree(&entries);
+    fn sums_common_functions() {
+        let profile = samples::stalls();
+        let root = Node::root(&profile);
         assert_eq!((root.count, root.nanos()), (7, 4_015_000_500));
         let main = &root.children[0];
         let names: Vec<_> = main.children.iter().map(|node| &*node.name).collect();
@@ -90,8 +93,8 @@ mod tests {
     #[test]
     fn one_function_at_two_lines_is_one_node() {
         let at = |line| samples::entry("s", Cause::Cpu, vec![samples::function("f", "f.rs", line)], 1, 10);
-        let entries = [at(9), at(4)];
-        let root = tree(&entries);
+        let profile = samples::profile([at(9), at(4)]);
+        let root = Node::root(&profile);
         let function = &root.children[0].children[0].children[0];
         assert_eq!((function.nanos(), function.lines.iter().copied().collect::<Vec<_>>()), (20, vec![4, 9]));
     }

@@ -4,6 +4,9 @@
 //! from [`SLOW_NANOS`] on, the exact buckets that Prometheus shows. Below that every poll goes to the fine bins alone and
 //! belongs to the first bucket, so the hot path bumps one counter.
 
+use std::time::Duration;
+
+use crate::model::snapshot::{BucketSnapshot, HistogramSnapshot};
 use crate::sync::{AtomicU64, Ordering, add_single_writer as add};
 
 /// Upper bounds of the exported buckets in nanoseconds: 100 µs to 10 s.
@@ -145,18 +148,20 @@ impl HistogramTotals {
         })
     }
 
-    /// The duration that the share `q` (0 to 1) of all did not exceed, to within 1/16; 0 when none was counted.
-    pub(crate) fn quantile(&self, q: f64) -> u64 {
-        let total: u64 = self.bins.iter().sum();
-        let rank = ((q.clamp(0.0, 1.0) * total as f64).ceil() as u64).max(1);
-        let mut seen = 0;
-        for (bin, count) in self.bins.iter().enumerate() {
-            seen += count;
-            if seen >= rank {
-                return floor(bin).midpoint(floor(bin + 1).saturating_sub(1));
-            }
-        }
-        0
+    /// Returns the distribution as plain data. `sum` is the sum of the durations in nanoseconds,
+    /// which is recorded elsewhere for polls.
+    pub(crate) fn snapshot(&self, sum: u64) -> HistogramSnapshot {
+        let bins = self.bins.iter().enumerate().map(|(bin, count)| {
+            let middle = floor(bin).midpoint(floor(bin + 1).saturating_sub(1));
+            (Duration::from_nanos(middle), *count)
+        });
+        let buckets = BucketSnapshot::list(&BOUNDS, self.cumulative());
+        HistogramSnapshot::new(self.count(), Duration::from_nanos(sum), buckets, bins)
+    }
+
+    #[cfg(all(test, not(pollwatch_loom)))]
+    fn quantile(&self, q: f64) -> u64 {
+        self.snapshot(self.sum).quantile(q).as_nanos() as u64
     }
 }
 

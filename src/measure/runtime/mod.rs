@@ -19,10 +19,11 @@ use crate::measure::primitives::histogram::Histogram;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::WorkerOwners;
 use crate::measure::runtime::probe::Probe;
-use crate::measure::runtime::stats::{RuntimeStats, StatsTotals};
+use crate::measure::runtime::stats::RuntimeStats;
 use crate::measure::runtime::worker_threads::Pool;
 use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{ThreadState, runtime_tag};
+use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
 
 /// One named runtime. The entry outlives the runtime: another one of the same name goes on with its counters.
@@ -52,7 +53,7 @@ struct State {
     live: Option<Live>,
     /// The runtime that was live when the watchdog stopped: what is still counted of it belongs here.
     stopped: Option<Id>,
-    totals: StatsTotals,
+    totals: TokioSnapshot,
 }
 
 /// What keeps tokio's handle: it must go when the runtime goes, since our hooks are in that handle, and we in our hooks.
@@ -167,12 +168,12 @@ impl Runtime {
         lock(&self.state).live.as_ref()?.pool.clone()
     }
 
-    /// tokio-metrics' figures, summed over all runtimes that have gone by this name.
-    pub(crate) fn stats(&self) -> StatsTotals {
+    /// Returns tokio's own metrics, summed over all runtimes that have had this name.
+    pub(crate) fn stats(&self) -> TokioSnapshot {
         let state = &mut *lock(&self.state);
         match &mut state.live {
             Some(live) => live.stats.update(&mut state.totals),
-            None => state.totals.clear_gauges(),
+            None => stats::clear_gauges(&mut state.totals),
         }
         state.totals.clone()
     }

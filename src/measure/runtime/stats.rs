@@ -1,164 +1,45 @@
-//! tokio's own figures of a runtime: through `tokio-metrics` for the whole, through `RuntimeMetrics` for each worker.
+//! Tokio's own metrics of a runtime: through `tokio-metrics` for the whole, through
+//! [`RuntimeMetrics`] for each worker.
 //!
-//! `tokio-metrics` hands out differences between two looks. They are added up here, so that a figure never goes down when a
-//! runtime is rebuilt under its name, and any number of scrapers sees the same.
+//! `tokio-metrics` returns the differences between two readings. They are summed here, so that a
+//! figure never goes down when a runtime is rebuilt under its name, and any number of scrapers
+//! sees the same values.
 
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio_metrics::{RuntimeIntervals, RuntimeMonitor};
 
+use crate::model::snapshot::{TokioSnapshot, TokioWorkerSnapshot};
 use crate::util::call_user;
 
-/// The busy ratio is of a window of at least this length, however often somebody asks.
+/// The minimal length of the window that the busy ratio covers, however often it is read.
 const RATIO_WINDOW: Duration = Duration::from_secs(1);
-
-/// Name (without prefix), help, and how to read it, of each figure of a kind.
-pub(crate) type Table<S> = &'static [(&'static str, &'static str, fn(&S) -> f64)];
-
-/// The same for one worker.
-type WorkerTable = &'static [(&'static str, &'static str, fn(&RuntimeMetrics, usize) -> f64)];
 
 type Interval = tokio_metrics::RuntimeMetrics;
 
-/// Sums over the runtime's life.
-pub(crate) const COUNTERS: Table<Interval> = &[
-    ("runtime_parks_total", "Times that a worker parked.", |m| m.total_park_count as f64),
-    (
-        "runtime_busy_seconds_total",
-        "Time that the workers were not parked, in all; published by tokio every 61 ticks or at a park.",
-        |m| m.total_busy_duration.as_secs_f64(),
-    ),
-    #[cfg(tokio_unstable)]
-    ("runtime_noops_total", "Times that a worker was unparked and found nothing to do. Needs tokio_unstable.", |m| {
-        m.total_noop_count as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_steals_total", "Tasks that workers stole from each other. Needs tokio_unstable.", |m| {
-        m.total_steal_count as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_steal_operations_total", "Times that a worker stole at least one task. Needs tokio_unstable.", |m| {
-        m.total_steal_operations as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_remote_schedules_total", "Tasks scheduled from outside of the runtime. Needs tokio_unstable.", |m| {
-        m.num_remote_schedules as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_local_schedules_total", "Tasks scheduled from within the runtime. Needs tokio_unstable.", |m| {
-        m.total_local_schedule_count as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_overflows_total", "Times that a worker's queue was full. Needs tokio_unstable.", |m| {
-        m.total_overflow_count as f64
-    }),
-    #[cfg(tokio_unstable)]
-    (
-        "runtime_budget_forced_yields_total",
-        "Times that a task used up its cooperative budget. Needs tokio_unstable.",
-        |m| m.budget_forced_yield_count as f64,
-    ),
-    #[cfg(tokio_unstable)]
-    ("runtime_io_driver_ready_total", "Readiness events of the I/O driver. Needs tokio_unstable.", |m| {
-        m.io_driver_ready_count as f64
-    }),
-];
-
-/// Values of now.
-pub(crate) const GAUGES: Table<Interval> = &[
-    ("runtime_workers", "Worker threads.", |m| m.workers_count as f64),
-    ("runtime_alive_tasks", "Tasks that are alive (pollwatch's own one left out).", |m| {
-        m.live_tasks_count.saturating_sub(1) as f64
-    }),
-    ("runtime_global_queue_depth", "Tasks in the queue that all workers share.", |m| m.global_queue_depth as f64),
-    #[cfg(tokio_unstable)]
-    ("runtime_local_queue_depth", "Tasks in the workers' own queues, in all. Needs tokio_unstable.", |m| {
-        m.total_local_queue_depth as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_blocking_queue_depth", "Closures that wait for a blocking thread. Needs tokio_unstable.", |m| {
-        m.blocking_queue_depth as f64
-    }),
-    #[cfg(tokio_unstable)]
-    ("runtime_blocking_threads", "Threads of the blocking pool. Needs tokio_unstable.", |m| {
-        m.blocking_threads_count as f64
-    }),
-    #[cfg(tokio_unstable)]
-    (
-        "runtime_idle_blocking_threads",
-        "Threads of the blocking pool that have nothing to do. Needs tokio_unstable.",
-        |m| m.idle_blocking_threads_count as f64,
-    ),
-];
-
-/// One worker's sums.
-pub(crate) const WORKER_COUNTERS: WorkerTable = &[
-    (
-        "runtime_worker_busy_seconds_total",
-        "Time that the worker was not parked; published by tokio every 61 ticks or at a park.",
-        |m, w| m.worker_total_busy_duration(w).as_secs_f64(),
-    ),
-    ("runtime_worker_parks_total", "Times that the worker parked.", |m, w| m.worker_park_count(w) as f64),
-    #[cfg(tokio_unstable)]
-    (
-        "runtime_worker_polls_total",
-        "Polls that tokio counted on the worker; published every 61 ticks or at a park. Needs tokio_unstable.",
-        |m, w| m.worker_poll_count(w) as f64,
-    ),
-    #[cfg(tokio_unstable)]
-    ("runtime_worker_steals_total", "Tasks that the worker stole. Needs tokio_unstable.", |m, w| {
-        m.worker_steal_count(w) as f64
-    }),
-];
-
-/// One worker's values of now.
-pub(crate) const WORKER_GAUGES: WorkerTable = &[
-    #[cfg(tokio_unstable)]
-    ("runtime_worker_local_queue_depth", "Tasks in the worker's own queue. Needs tokio_unstable.", |m, w| {
-        m.worker_local_queue_depth(w) as f64
-    }),
-];
-
-/// The share of the workers' time in which they were not parked, 0 to 1.
-#[cfg(feature = "prometheus")]
-pub(crate) const BUSY_RATIO: (&str, &str) = (
-    "runtime_busy_ratio",
-    "Share of the workers' time in which they were not parked, 0 to 1, over the last second or more.",
-);
-
-/// The figures of one runtime name, in the order of the tables.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct StatsTotals {
-    pub(crate) counters: [f64; COUNTERS.len()],
-    pub(crate) gauges: [f64; GAUGES.len()],
-    pub(crate) busy_ratio: f64,
-    pub(crate) workers: Vec<WorkerTotals>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct WorkerTotals {
-    pub(crate) counters: [f64; WORKER_COUNTERS.len()],
-    pub(crate) gauges: [f64; WORKER_GAUGES.len()],
-}
-
-impl StatsTotals {
-    /// The runtime is gone: what it is now is nothing.
-    pub(crate) fn clear_gauges(&mut self) {
-        self.gauges = Default::default();
-        self.busy_ratio = 0.0;
-        for worker in &mut self.workers {
-            worker.gauges = Default::default();
-        }
+/// Resets the figures that describe the present: the runtime is gone.
+pub(crate) fn clear_gauges(totals: &mut TokioSnapshot) {
+    let cleared = TokioSnapshot::default();
+    totals.worker_threads = cleared.worker_threads;
+    totals.alive_tasks = cleared.alive_tasks;
+    totals.global_queue_depth = cleared.global_queue_depth;
+    totals.local_queue_depth = cleared.local_queue_depth;
+    totals.blocking_queue_depth = cleared.blocking_queue_depth;
+    totals.blocking_threads = cleared.blocking_threads;
+    totals.idle_blocking_threads = cleared.idle_blocking_threads;
+    totals.busy_ratio = cleared.busy_ratio;
+    for worker in &mut totals.workers {
+        worker.local_queue_depth = TokioWorkerSnapshot::default().local_queue_depth;
     }
 }
 
-/// Reads one living runtime.
+/// The reader of one living runtime.
 pub(crate) struct RuntimeStats {
     intervals: RuntimeIntervals,
     metrics: RuntimeMetrics,
-    /// What each worker had at the last look.
-    seen: Vec<[f64; WORKER_COUNTERS.len()]>,
+    /// The figures of each worker at the previous reading.
+    previous: Vec<TokioWorkerSnapshot>,
     window: Duration,
     window_busy: Duration,
 }
@@ -168,41 +49,35 @@ impl RuntimeStats {
         let metrics = handle.metrics();
         RuntimeStats {
             intervals: RuntimeMonitor::new(handle).intervals(),
-            seen: vec![Default::default(); metrics.num_workers()],
+            previous: vec![TokioWorkerSnapshot::default(); metrics.num_workers()],
             metrics,
             window: Duration::ZERO,
             window_busy: Duration::ZERO,
         }
     }
 
-    /// Adds what has happened since the last look. Not on the poll path: some 10 µs, and a lock of tokio's a worker.
-    pub(crate) fn update(&mut self, totals: &mut StatsTotals) {
-        // tokio-metrics subtracts without a check; should a figure of tokio's ever go down, that must not reach a worker.
+    /// Adds what has happened since the previous reading.
+    ///
+    /// Takes some 10 µs and one of tokio's locks for each worker: not for the poll path.
+    pub(crate) fn update(&mut self, totals: &mut TokioSnapshot) {
+        // tokio-metrics subtracts without a check, and panics should a figure of tokio go down.
+        // That must not reach a worker.
         call_user(|| {
             if let Some(interval) = self.intervals.next() {
-                self.add(&interval, totals);
+                add_interval(&interval, totals);
+                self.update_busy_ratio(&interval, totals);
             }
         });
-        totals.workers.resize_with(totals.workers.len().max(self.seen.len()), WorkerTotals::default);
-        for (worker, (seen, total)) in self.seen.iter_mut().zip(&mut totals.workers).enumerate() {
-            for (i, (_, _, read)) in WORKER_COUNTERS.iter().enumerate() {
-                let value = read(&self.metrics, worker);
-                total.counters[i] += (value - seen[i]).max(0.0);
-                seen[i] = value;
-            }
-            for (gauge, (_, _, read)) in total.gauges.iter_mut().zip(WORKER_GAUGES) {
-                *gauge = read(&self.metrics, worker);
-            }
+        let workers = totals.workers.len().max(self.previous.len());
+        totals.workers.resize_with(workers, TokioWorkerSnapshot::default);
+        for (index, (previous, total)) in self.previous.iter_mut().zip(&mut totals.workers).enumerate() {
+            let now = read_worker(&self.metrics, index);
+            add_worker(previous, &now, total);
+            *previous = now;
         }
     }
 
-    fn add(&mut self, interval: &Interval, totals: &mut StatsTotals) {
-        for (total, (_, _, read)) in totals.counters.iter_mut().zip(COUNTERS) {
-            *total += read(interval);
-        }
-        for (gauge, (_, _, read)) in totals.gauges.iter_mut().zip(GAUGES) {
-            *gauge = read(interval);
-        }
+    fn update_busy_ratio(&mut self, interval: &Interval, totals: &mut TokioSnapshot) {
         self.window += interval.elapsed;
         self.window_busy += interval.total_busy_duration;
         if self.window >= RATIO_WINDOW {
@@ -212,4 +87,58 @@ impl RuntimeStats {
             self.window_busy = Duration::ZERO;
         }
     }
+}
+
+fn add_interval(interval: &Interval, totals: &mut TokioSnapshot) {
+    totals.parks += interval.total_park_count;
+    totals.busy += interval.total_busy_duration;
+    totals.worker_threads = interval.workers_count;
+    // One task is pollwatch's own probe.
+    totals.alive_tasks = interval.live_tasks_count.saturating_sub(1);
+    totals.global_queue_depth = interval.global_queue_depth;
+    #[cfg(tokio_unstable)]
+    add_unstable(interval, totals);
+}
+
+#[cfg(tokio_unstable)]
+fn add_unstable(interval: &Interval, totals: &mut TokioSnapshot) {
+    let add = |total: &mut Option<u64>, count: u64| *total.get_or_insert(0) += count;
+    add(&mut totals.noops, interval.total_noop_count);
+    add(&mut totals.steals, interval.total_steal_count);
+    add(&mut totals.steal_operations, interval.total_steal_operations);
+    add(&mut totals.remote_schedules, interval.num_remote_schedules);
+    add(&mut totals.local_schedules, interval.total_local_schedule_count);
+    add(&mut totals.overflows, interval.total_overflow_count);
+    add(&mut totals.budget_forced_yields, interval.budget_forced_yield_count);
+    add(&mut totals.io_driver_ready, interval.io_driver_ready_count);
+    totals.local_queue_depth = Some(interval.total_local_queue_depth);
+    totals.blocking_queue_depth = Some(interval.blocking_queue_depth);
+    totals.blocking_threads = Some(interval.blocking_threads_count);
+    totals.idle_blocking_threads = Some(interval.idle_blocking_threads_count);
+}
+
+fn read_worker(metrics: &RuntimeMetrics, index: usize) -> TokioWorkerSnapshot {
+    let mut worker = TokioWorkerSnapshot::default();
+    worker.busy = metrics.worker_total_busy_duration(index);
+    worker.parks = metrics.worker_park_count(index);
+    #[cfg(tokio_unstable)]
+    {
+        worker.polls = Some(metrics.worker_poll_count(index));
+        worker.steals = Some(metrics.worker_steal_count(index));
+        worker.local_queue_depth = Some(metrics.worker_local_queue_depth(index));
+    }
+    worker
+}
+
+/// Adds the difference between two readings of a worker to its total.
+fn add_worker(previous: &TokioWorkerSnapshot, now: &TokioWorkerSnapshot, total: &mut TokioWorkerSnapshot) {
+    let add = |total: &mut Option<u64>, previous: Option<u64>, now: Option<u64>| {
+        let grown = previous.zip(now).map(|(previous, now)| now.saturating_sub(previous));
+        *total = total.zip(grown).map(|(total, grown)| total + grown);
+    };
+    total.busy += now.busy.saturating_sub(previous.busy);
+    total.parks += now.parks.saturating_sub(previous.parks);
+    add(&mut total.polls, previous.polls, now.polls);
+    add(&mut total.steals, previous.steals, now.steals);
+    total.local_queue_depth = now.local_queue_depth;
 }

@@ -1,13 +1,13 @@
-// Asks the server, at most once a second, and not at all while nobody looks or the page is paused.
+// Requests data from the server: at most once a second, and not while the page is hidden or paused.
 
-const PAUSE_MS = 1000;
-const PATIENCE_MS = 5000;
+const INTERVAL_MS = 1000;
+const TIMEOUT_MS = 5000;
 const BACK_OFF_MS = [1000, 2000, 4000, 8000, 15_000];
 
 class Connection {
-  /** `next` names the page to ask for, `taken` is given the answer, `gone` is told when there is none. */
-  constructor(next, taken, gone) {
-    Object.assign(this, { next, taken, gone });
+  /** `next` returns the path to request; `received` gets the data, `failed` the error. */
+  constructor(next, received, failed) {
+    Object.assign(this, { next, received, failed });
     this.failures = 0;
     this.paused = false;
     document.addEventListener('visibilitychange', () => this.resume());
@@ -19,45 +19,45 @@ class Connection {
     this.resume();
   }
 
-  /** Asks at once, unless it must not, or the last question was a moment ago. */
+  /** Sends a request as soon as the interval allows, unless hidden or paused. */
   resume() {
     clearTimeout(this.timer);
     if (this.paused || document.hidden) return;
-    const wait = (this.asked ?? -Infinity) + PAUSE_MS - performance.now();
-    this.timer = setTimeout(() => this.ask(), Math.max(0, wait));
+    const wait = (this.sentAt ?? -Infinity) + INTERVAL_MS - performance.now();
+    this.timer = setTimeout(() => this.request(), Math.max(0, wait));
   }
 
-  async ask() {
-    if (this.asking) return;
-    this.asking = true;
-    this.asked = performance.now();
-    const page = this.next();
-    const answer = await this.fetch(page).catch((error) => ({ error }));
-    let wait = PAUSE_MS;
-    if (answer.error) {
-      // One may be a connection that the server closed when it was old.
+  async request() {
+    if (this.pending) return;
+    this.pending = true;
+    this.sentAt = performance.now();
+    const path = this.next();
+    const response = await this.fetch(path).catch((error) => ({ error }));
+    let wait = INTERVAL_MS;
+    if (response.error) {
+      // A single failure may be a connection that the server closed because of its age.
       this.failures += 1;
       this.since = this.failures === 1 ? Date.now() : this.since;
       wait = BACK_OFF_MS[Math.min(this.failures, BACK_OFF_MS.length) - 1];
-      if (this.failures > 1) this.gone({ since: this.since, retry: Date.now() + wait, why: reasonOf(answer.error) });
+      if (this.failures > 1) this.failed({ since: this.since, retry: Date.now() + wait, why: reasonOf(response.error) });
     } else {
       this.failures = 0;
     }
-    this.asking = false;
+    this.pending = false;
     clearTimeout(this.timer);
     if (!this.paused && !document.hidden)
-      this.timer = setTimeout(() => this.ask(), Math.max(0, this.asked + wait - performance.now()));
-    if (!answer.error) this.taken(page, answer.data);
+      this.timer = setTimeout(() => this.request(), Math.max(0, this.sentAt + wait - performance.now()));
+    if (!response.error) this.received(path, response.data);
   }
 
-  async fetch(page) {
-    const answer = await fetch(page, { cache: 'no-store', signal: AbortSignal.timeout(PATIENCE_MS) });
-    if (!answer.ok) throw new Error(`it answered ${answer.status}`);
-    return { data: await answer.json() };
+  async fetch(path) {
+    const response = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    return { data: await response.json() };
   }
 }
 
 function reasonOf(error) {
-  if (error.name === 'TimeoutError') return `no answer in ${PATIENCE_MS / 1000} s`;
-  return error.message.startsWith('it answered') ? error.message : 'nobody answers';
+  if (error.name === 'TimeoutError') return `no response within ${TIMEOUT_MS / 1000} s`;
+  return error.message.startsWith('status ') ? error.message : 'cannot connect';
 }

@@ -1,10 +1,11 @@
-// Elements. Whatever the application named is only ever set as text or as an attribute's text: there is no markup from data.
+// DOM helpers. Names from the application are only ever set as text or as the value of an
+// attribute: no markup is made from data.
 
 const byId = (id) => document.getElementById(id);
 
 const SVG = 'http://www.w3.org/2000/svg';
 
-/** An element with its attributes; `text` and children are text or nodes, functions are listeners. */
+/** Creates an element. `text` is its text, functions are event listeners, the rest attributes. */
 function make(tag, attributes = {}, ...children) {
   const element = tag.startsWith('svg:') ? document.createElementNS(SVG, tag.slice(4)) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,7 +18,7 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets a text, if it is another one: a selection in it survives, and nothing is laid out anew. */
+/** Sets a text if it has changed, which keeps a selection and avoids a layout. */
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -27,7 +28,7 @@ function setAttribute(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
-/** Brings the children of `parent` into line with `items`: known ones are kept, and keep their state. */
+/** Makes the children of `parent` match `items`. Elements with known keys keep their state. */
 function sync(parent, items, keyOf, create, update) {
   const known = parent.children_by_key ?? new Map();
   const now = new Map();
@@ -44,7 +45,10 @@ function sync(parent, items, keyOf, create, update) {
   parent.children_by_key = now;
 }
 
-/** A name of the application's: its direction of writing does not reach into its neighbours, and a line breaks between its parts. */
+/**
+ * Creates the element of a name from the application. Its writing direction is isolated from its
+ * neighbours, and a line may break between the parts of a path.
+ */
 function named(text, attributes = {}) {
   const parts = text.split(/(?<=\/|::)(?=[^/:])/).flatMap((part, i) => (i ? [make('wbr'), part] : [part]));
   return make('bdi', { class: 'name', ...attributes }, ...parts);

@@ -1,12 +1,12 @@
-// The flame graph of blocked time: what the stalls add up to, from the runtime inwards. Filtered, searched and zoomed here.
+// The flame graph of blocked time, from the runtime inwards, with filters, search and zoom.
 
 const CAUSES = ['cpu', 'syscall', 'lock', 'starved', 'paused', 'unknown'];
 const ROW_PIXELS = 24;
-/** Of the width; a narrower box could not be hit. */
-const NARROWEST = 0.0015;
-const MOST_BOXES = 3000;
+/** The minimal share of the width: a narrower box could not be clicked. */
+const MIN_SHARE = 0.0015;
+const MAX_BOXES = 3000;
 const PROFILE_SECONDS = 10;
-/** For a site's or a route's own name is never this. */
+/** The value of “all”, which is never the name of a site or route. */
 const ANY = '\n';
 
 class Flame {
@@ -25,27 +25,27 @@ class Flame {
     for (const kind of ['pointerover', 'focusin'])
       this.graph.addEventListener(kind, (event) => this.on(event, (node) => this.describe(node)));
     this.graph.addEventListener('keydown', (event) => this.key(event));
-    new IntersectionObserver(([entry]) => (this.isSeen = entry.isIntersecting), { rootMargin: '300px' }).observe(
+    new IntersectionObserver(([entry]) => (this.isVisible = entry.isIntersecting), { rootMargin: '300px' }).observe(
       byId('flame'),
     );
   }
 
-  /** Whether to ask for the profile: it is in sight, and there is more than was drawn. */
+  /** Returns whether to request the profile: it is visible, and there is new blocked time. */
   wants(blockedSeconds) {
     const now = performance.now();
     if (
-      !this.isSeen ||
+      !this.isVisible ||
       (this.drawn === blockedSeconds && this.profile) ||
-      now - (this.asked ?? -Infinity) < PROFILE_SECONDS * 1000
+      now - (this.requestedAt ?? -Infinity) < PROFILE_SECONDS * 1000
     )
       return false;
-    Object.assign(this, { asked: now, drawn: blockedSeconds });
+    Object.assign(this, { requestedAt: now, drawn: blockedSeconds });
     return true;
   }
 
-  /** Another process: what is drawn is not its. */
-  forget() {
-    this.asked = undefined;
+  /** Requests the profile again: the process has been restarted. */
+  invalidate() {
+    this.requestedAt = undefined;
   }
 
   show(profile) {
@@ -70,7 +70,7 @@ class Flame {
     );
     this.options(
       'site',
-      'all places',
+      'all sites',
       totals((entry) => entry.site),
     );
     this.render();
@@ -102,13 +102,13 @@ class Flame {
         continue;
       let node = root;
       add(node, entry);
-      for (const step of this.steps(entry)) add((node = child(node, step)), entry);
+      for (const level of this.levels(entry)) add((node = child(node, level)), entry);
     }
     return root;
   }
 
-  /** From the runtime to the function, as the pictures and files have it; and the route that a task was spawned under. */
-  steps(entry) {
+  /** Returns the levels from the runtime to the function, as in the downloads. */
+  levels(entry) {
     const group = (name) => ({ name, group: true });
     const blamed = entry.cause !== 'starved' && entry.cause !== 'paused';
     const functions = entry.stack.map((index) => this.profile.frames[index]);
@@ -131,10 +131,10 @@ class Flame {
     setText(
       byId('flame-empty'),
       this.profile.entries.length
-        ? 'Nothing is left: no stall passes these filters.'
-        : 'No stall so far: this fills as workers are blocked.',
+        ? 'No stall matches these filters.'
+        : 'No stalls yet.',
     );
-    // As far as what was zoomed to is still there.
+    // Keep the zoom as far as its path still exists.
     let focus = root;
     const above = [root];
     for (const step of this.zoom) {
@@ -160,7 +160,7 @@ class Flame {
       () => make('div', { role: 'treeitem' }, make('span')),
       (element, box) => this.draw(element, box, root, box === stop),
     );
-    const scope = focus === root ? 'in all' : `of ${duration(root.seconds)}, in ${focus.name}`;
+    const scope = focus === root ? 'in total' : `of ${duration(root.seconds)}, in ${focus.name}`;
     const hits = this.search
       ? `; ${percent(root.seconds ? matched / root.seconds : 0)} of the time matches “${byId('flame-search').value.trim()}”`
       : '';
@@ -173,17 +173,17 @@ class Flame {
   }
 
   place(node, depth, left, width, whole, boxes) {
-    if (boxes.length >= MOST_BOXES) return;
+    if (boxes.length >= MAX_BOXES) return;
     boxes.push({ node, depth, left, width });
     let at = left;
     for (const child of [...node.children.values()].sort((a, b) => b.seconds - a.seconds)) {
       const wide = child.seconds / whole;
-      if (wide >= NARROWEST) this.place(child, depth + 1, at, wide, whole, boxes);
+      if (wide >= MIN_SHARE) this.place(child, depth + 1, at, wide, whole, boxes);
       at += wide;
     }
   }
 
-  /** Marks what the search finds; the time of the outermost finds. */
+  /** Marks the matches of the search, and returns the time of the outermost ones. */
   match(node, within = false) {
     const hit = `${node.name}\n${node.file ?? ''}`.toLowerCase().includes(this.search);
     node.hit = hit;
@@ -230,7 +230,7 @@ class Flame {
       return setText(
         element,
         root?.seconds
-          ? 'Width is blocked time. Point at a box for its figures; a click zooms in, Escape out, arrow keys move.'
+          ? 'Width is blocked time. Hover for details, click to zoom in, press Escape to zoom out, and move with the arrow keys.'
           : '',
       );
     const lines = [...node.lines].sort((a, b) => a - b);
@@ -294,7 +294,7 @@ function add(node, entry) {
   node.causes.set(entry.cause, (node.causes.get(entry.cause) ?? 0) + entry.stalled_seconds);
 }
 
-/** The child for a step: one function at two lines is one. */
+/** Returns the child of a level. One function at two lines is one child. */
 function child(node, { name, file = null, line = null, group = false }) {
   const step = `${name}\n${file}\n${group}`;
   if (!node.children.has(step)) {
@@ -318,11 +318,11 @@ function find(node, key) {
 const mainCause = (node) =>
   [...node.causes].reduce((most, cause) => (cause[1] > most[1] ? cause : most), ['unknown', 0]);
 
-/** Of a path of modules or files, the last parts, where there is room for no more. */
+/** Shortens a path of modules or files to its last parts. */
 function shortName(name, width) {
-  const room = Math.max(8, width * 150);
-  if (name.length <= room) return name;
+  const limit = Math.max(8, width * 150);
+  if (name.length <= limit) return name;
   const parts = name.split(/(?<=::|\/)/);
-  while (parts.length > 1 && parts.join('').length > room) parts.shift();
+  while (parts.length > 1 && parts.join('').length > limit) parts.shift();
   return parts.join('');
 }

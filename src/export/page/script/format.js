@@ -1,8 +1,8 @@
-// Numbers as people read them.
+// Numbers for display.
 
 const digits = (value, unit) => `${value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${unit}`;
 
-/** Seconds: `420 µs`, `84 ms`, `1.42 s`, `3 min 20 s`. */
+/** Formats seconds: `420 µs`, `84 ms`, `1.42 s`, `3 min 20 s`. */
 function duration(seconds) {
   if (!(seconds > 0)) return '0 ms';
   if (seconds < 0.000_999_5) return `${Math.max(1, Math.round(seconds * 1e6))} µs`;
@@ -15,7 +15,7 @@ function duration(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
 
-/** How long ago, roughly. */
+/** Formats a time in the past, in seconds. */
 function ago(seconds) {
   if (seconds < 1.5) return 'just now';
   if (seconds < 100) return `${Math.round(seconds)} s ago`;
@@ -36,8 +36,8 @@ function percent(share) {
 
 const clock = (unixSeconds) => new Date(unixSeconds * 1e3).toLocaleTimeString([], { hourCycle: 'h23' });
 
-/** A duration that is a round number. */
+/** Formats a duration without trailing zeros. */
 const round = (seconds) => duration(seconds).replace(/\.0+ /, ' ');
 
-/** The bound of a bucket, of which there is a last one without. */
+/** Formats a bucket's upper bound; undefined for the last bucket, which has none. */
 const bound = (seconds, bounds) => (seconds === undefined ? `> ${round(bounds.at(-1))}` : `≤ ${round(seconds)}`);

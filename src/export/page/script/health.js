@@ -1,4 +1,4 @@
-// The runtimes' own figures, and pollwatch's.
+// The figures of the runtimes and of pollwatch itself.
 
 class Health {
   show(live) {
@@ -23,28 +23,28 @@ class Health {
 
   runtime(element, runtime) {
     setAttribute(element, 'data-alive', runtime.alive);
-    const seen = runtime.every_task ? 'every task is seen' : 'watched futures and requests are seen';
-    setText(element.children[1], runtime.alive ? seen : 'shut down');
+    const measured = runtime.every_task ? 'every task is measured' : 'watched futures and requests are measured';
+    setText(element.children[1], runtime.alive ? measured : 'shut down');
     const depth = (value) => (value === null ? null : count(value));
     const threads = runtime.blocking_threads;
     const figures = [
       ['workers', count(runtime.workers.length), `${runtime.blocked_workers} blocked`],
       ['busy', percent(runtime.busy_ratio), 'of the workers’ time'],
       ['tasks alive', depth(runtime.alive_tasks), ''],
-      ['global queue', depth(runtime.global_queue_depth), 'tasks wait'],
-      ['local queues', depth(runtime.local_queue_depth), 'tasks wait'],
+      ['global queue', depth(runtime.global_queue_depth), 'waiting tasks'],
+      ['local queues', depth(runtime.local_queue_depth), 'waiting tasks'],
       [
         'blocking threads',
         depth(threads),
-        threads === null ? '' : `${count(threads - runtime.idle_blocking_threads)} at work`,
+        threads === null ? '' : `${count(threads - runtime.idle_blocking_threads)} busy`,
       ],
-      ['stalls', count(stallCount(runtime)), `${duration(stalled(runtime))} in all`],
+      ['stalls', count(stallCount(runtime)), `${duration(blockedSeconds(runtime))} in total`],
       [
         'suspected',
         runtime.suspected.stalls ? count(runtime.suspected.stalls) : null,
         `stalls, ${duration(runtime.suspected.stalled_seconds)}`,
       ],
-      ['blocking queue', depth(runtime.blocking_queue_depth), 'closures wait'],
+      ['blocking queue', depth(runtime.blocking_queue_depth), 'waiting closures'],
     ];
     sync(
       element.children[2],
@@ -64,17 +64,17 @@ class Health {
     const facts = [
       ['threshold', duration(threshold)],
       ['watching for', duration(uptime)],
-      ['stacks taken', captures.map((capture) => `${count(capture.count)} ${capture.result}`).join(', ') || 'none yet'],
-      ['reports left out of the log', count(watchdog.reports_suppressed)],
+      ['stacks captured', captures.map((capture) => `${count(capture.count)} ${capture.result}`).join(', ') || 'none yet'],
+      ['reports not logged (rate limit)', count(watchdog.reports_suppressed)],
       ['reports lost', count(watchdog.reports_lost)],
-      ['slow polls not told', count(watchdog.coverage.lost_polls)],
+      ['slow polls not reported', count(watchdog.coverage.lost_polls)],
       ['watchdog woke late', plural(watchdog.oversleeps, 'time')],
       ['threads measured', count(watchdog.coverage.measured_threads)],
       ['panics of pollwatch', count(watchdog.coverage.watchdog_panics)],
       ['panics in callbacks', count(watchdog.callback_panics)],
-      ['places beyond max_sites', count(watchdog.sites_overflowed)],
+      ['sites beyond max_sites', count(watchdog.sites_overflowed)],
       ['requests beyond max_routes', count(watchdog.routes_overflowed)],
-      ...watchdog.allowed_blocking.map(({ reason, seconds }) => [`meant to block: ${reason}`, duration(seconds)]),
+      ...watchdog.allowed_blocking.map(({ reason, seconds }) => [`allowed blocking: ${reason}`, duration(seconds)]),
     ];
     sync(
       byId('self-facts'),

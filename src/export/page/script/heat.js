@@ -1,4 +1,5 @@
-// Distributions as heat maps: time to the right, durations upwards, the darker the more of that moment's polls.
+// Distributions as heat maps: time on the x axis, duration on the y axis. The darker a cell, the
+// larger its share of the column.
 
 const COLUMN_SECONDS = 3;
 const COLUMNS = (MINUTES * 60) / COLUMN_SECONDS;
@@ -48,7 +49,7 @@ class Heat {
 
   show(live, runtime) {
     const bounds = live.bucket_bounds_seconds;
-    if (this.runtime !== runtime || this.bounds !== bounds.length) this.begin(live, runtime);
+    if (this.runtime !== runtime || this.bounds !== bounds.length) this.reset(live, runtime);
     this.live = live;
     const base = this.base;
     const cells = this.cells();
@@ -73,7 +74,7 @@ class Heat {
                     y: bounds.length - bucket,
                     width: 1.04,
                     height: 1,
-                    class: bucket > this.threshold ? 'slow' : 'quick',
+                    class: bucket > this.threshold ? 'slow' : 'fast',
                     'fill-opacity': shade(n / all).toFixed(2),
                   }),
                 ]
@@ -86,13 +87,13 @@ class Heat {
     this.quantiles(runtime, bounds);
   }
 
-  /** Another runtime, or the first answer. */
-  begin(live, runtime) {
+  /** Starts over, with another runtime or the first response. */
+  reset(live, runtime) {
     const bounds = live.bucket_bounds_seconds;
     this.runtime = runtime;
     this.bounds = bounds.length;
     this.base = Math.floor(live.now_unix_seconds / COLUMN_SECONDS);
-    // The first bucket whose polls all lasted the threshold or longer lies above the one that ends with it.
+    // The bucket that ends at the threshold; all polls of the next one exceed the threshold.
     this.threshold = bounds.findIndex((bound) => bound >= live.threshold_seconds);
     if (this.threshold < 0) this.threshold = bounds.length;
     const height = bounds.length + 1;
@@ -123,12 +124,12 @@ class Heat {
     this.columns.children_by_key = undefined;
   }
 
-  /** What was counted in each column, as far as it was seen. */
+  /** Returns the counts of each column that has samples. */
   cells() {
     const { samples } = this.history;
     const columns = new Map();
     for (let i = 1; i < samples.length; i++) {
-      // Nobody looked meanwhile: it would smear.
+      // The page was hidden in between: the counts cannot be assigned to columns.
       if (samples[i].at - samples[i - 1].at > COLUMN_SECONDS * 2) continue;
       const counts = difference(
         samples[i - 1].runtimes.get(this.runtime)?.[this.histogram],
@@ -144,7 +145,7 @@ class Heat {
   }
 
   quantiles(runtime, bounds) {
-    let spoken = '';
+    let summary = '';
     const span = this.history.latest.at - this.history.samples[0].at;
     const rows = WINDOWS.filter(([window], i) => i === 0 || span > WINDOWS[i - 1][0]);
     sync(
@@ -169,10 +170,10 @@ class Heat {
           setAttribute(cell, 'data-slow', value !== null && !(value <= this.live.threshold_seconds));
         });
         if (all && window <= 60)
-          spoken = `, in the last ${name} p50 ${row.children[2].textContent}, p99 ${row.children[4].textContent}`;
+          summary = `, in the last ${name} p50 ${row.children[2].textContent}, p99 ${row.children[4].textContent}`;
       },
     );
-    setAttribute(this.picture, 'aria-label', `Heat map of ${this.what}${spoken}; the table below has the figures`);
+    setAttribute(this.picture, 'aria-label', `Heat map of ${this.what}${summary}; the table below has the figures`);
   }
 
   point(event) {
@@ -201,5 +202,5 @@ class Heat {
   }
 }
 
-/** Few are seen as well as many: by the logarithm of the share, down to one in ten thousand. */
+/** Shades by the logarithm of the share, so that one poll in ten thousand is still visible. */
 const shade = (share) => Math.max(0.14, Math.min(1, 1 + Math.log10(share) / 4.6));

@@ -1,23 +1,23 @@
-// What this page has seen: samples of the last minutes and the stalls told in them. Bounded; the server keeps nothing for it.
+// The responses of the last minutes and their stalls. Bounded; the server keeps no history.
 
 const MINUTES = 5;
 const MAX_STALLS = 600;
 
 class History {
   constructor() {
-    this.forget();
+    this.clear();
   }
 
-  forget() {
+  clear() {
     this.samples = [];
     this.stalls = new Map();
   }
 
-  /** Takes an answer of the server's in. Another process than the one before has a history of its own, and so has a clock that was set back. */
-  take(live) {
+  /** Adds a response. The history restarts with a new process, and when the clock was set back. */
+  add(live) {
     const last = this.samples.at(-1);
     if (last && (live.pid !== last.pid || live.uptime_seconds < last.uptime || live.now_unix_seconds < last.at))
-      this.forget();
+      this.clear();
     const sample = {
       at: live.now_unix_seconds,
       pid: live.pid,
@@ -31,10 +31,10 @@ class History {
     for (const stall of live.stalls) {
       this.stalls.set(stall.id, { ...stall, stack: stall.stack === null ? null : live.stacks[stall.stack] });
     }
-    // One that went on and is no longer told is over; when, was not seen.
-    const told = new Set(live.stalls.map((stall) => stall.id));
+    // An ongoing stall that is missing from the response has ended at an unknown time.
+    const present = new Set(live.stalls.map((stall) => stall.id));
     for (const stall of this.stalls.values()) {
-      if (stall.phase === 'ongoing' && !told.has(stall.id)) stall.phase = 'resolved';
+      if (stall.phase === 'ongoing' && !present.has(stall.id)) stall.phase = 'resolved';
     }
     for (const id of this.stalls.keys()) {
       if (this.stalls.size <= MAX_STALLS) break;
@@ -46,23 +46,27 @@ class History {
     return this.samples.at(-1);
   }
 
-  /** The oldest sample of the last so many seconds. */
+  /** Returns the oldest sample of the last `seconds`. */
   since(seconds) {
     const from = (this.latest?.at ?? 0) - seconds - 0.5;
     return this.samples.find((sample) => sample.at >= from);
   }
 
-  /** Most recent first. */
+  /** All stalls, the most recent one first. */
   get latestStalls() {
     return [...this.stalls.values()].sort((a, b) => b.id - a.id);
   }
 
-  /** Those that went on after a moment. */
+  /** Returns the stalls that ended after a time, or have not ended. */
   stallsEndedSince(unixSeconds) {
-    return [...this.stalls.values()].filter((stall) => stall.started_at_unix_seconds + stall.elapsed_seconds >= unixSeconds);
+    const end = (stall) => stall.started_at_unix_seconds + stall.elapsed_seconds;
+    return [...this.stalls.values()].filter((stall) => end(stall) >= unixSeconds);
   }
 
-  /** Of the workers' time in the last so many seconds, the share that was blocked; null before there are two samples. */
+  /**
+   * Returns the share of the workers' time in the last `seconds` that was blocked, or null before
+   * the second sample.
+   */
   blockedShare(seconds) {
     const [from, to] = [this.since(seconds), this.latest];
     if (!from || from === to) return null;
@@ -70,13 +74,13 @@ class History {
     for (const [name, runtime] of to.runtimes) {
       const before = from.runtimes.get(name);
       if (!before || !runtime.alive) continue;
-      blocked += stalled(runtime) - stalled(before);
+      blocked += blockedSeconds(runtime) - blockedSeconds(before);
       all += runtime.workers.length * (to.at - from.at);
     }
     return all > 0 ? Math.min(1, Math.max(0, blocked / all)) : 0;
   }
 
-  /** Stalls that began in the last so many seconds, as far as this page has been open. */
+  /** Returns the number of stalls that started in the last `seconds` while the page was open. */
   stallsSince(seconds, of = stallCount) {
     const [from, to] = [this.since(seconds), this.latest];
     if (!from) return 0;
@@ -85,25 +89,28 @@ class History {
     return sum;
   }
 
-  /** A histogram's counts in the last so many seconds, a bucket each and the one without a bound. */
+  /** Returns a histogram's count for each bucket in the last `seconds`. */
   counts(runtime, histogram, seconds) {
     const [from, to] = [this.since(seconds), this.latest];
     return difference(from?.runtimes.get(runtime)?.[histogram], to?.runtimes.get(runtime)?.[histogram]);
   }
 }
 
-const stalled = (runtime) => runtime.stalls_by_cause.reduce((sum, cause) => sum + cause.stalled_seconds, 0);
+const blockedSeconds = (runtime) => runtime.stalls_by_cause.reduce((sum, cause) => sum + cause.stalled_seconds, 0);
 const suspectedCount = (runtime) => runtime?.suspected.stalls ?? 0;
 const stallCount = (runtime) => runtime?.stalls_by_cause.reduce((sum, cause) => sum + cause.stalls, 0) ?? 0;
 
-/** What came into each bucket between two readings of a histogram. */
+/** Returns how much each bucket of a histogram grew between two samples. */
 function difference(from, to) {
   if (!from || !to) return null;
   const cumulative = [...to.buckets, to.count].map((n, i) => n - [...from.buckets, from.count][i]);
   return cumulative.map((n, i) => Math.max(0, n - (cumulative[i - 1] ?? 0)));
 }
 
-/** The upper bound that the share `q` did not exceed; undefined where that is beyond the last, null where nothing was counted. */
+/**
+ * Returns the bucket bound that the share `q` did not exceed: undefined if it is above the last
+ * bound, null if nothing was counted.
+ */
 function quantile(counts, bounds, q) {
   const all = counts?.reduce((sum, n) => sum + n, 0) ?? 0;
   if (all === 0) return null;

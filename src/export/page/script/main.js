@@ -1,4 +1,4 @@
-// Puts it together: what is asked next, who shows the answer, and what has become of the server.
+// Connects the parts: what to request, which view shows the response, and the state of the server.
 
 const SCHEMA = 1;
 
@@ -13,27 +13,27 @@ function start() {
   ];
   const flame = new Flame();
   let latest = null;
-  let gone = null;
+  let failure = null;
 
   const next = () => {
-    const blocked = latest?.runtimes.reduce((sum, runtime) => sum + stalled(runtime), 0);
+    const blocked = latest?.runtimes.reduce((sum, runtime) => sum + blockedSeconds(runtime), 0);
     return latest && flame.wants(blocked) ? 'live/profile' : 'live';
   };
-  const taken = (page, data) => {
-    gone = null;
+  const received = (path, data) => {
+    failure = null;
     if (data.schema !== SCHEMA)
-      return banner('The service runs another version of pollwatch than this page is from.', 'Reload', () =>
+      return banner('The service now runs another version of pollwatch. Reload this page.', 'Reload', () =>
         location.reload(),
       );
-    if (page === 'live/profile') {
+    if (path === 'live/profile') {
       flame.show(data);
     } else {
-      if (latest && (data.pid !== latest.pid || data.uptime_seconds < latest.uptime_seconds)) flame.forget();
+      if (latest && (data.pid !== latest.pid || data.uptime_seconds < latest.uptime_seconds)) flame.invalidate();
       latest = data;
-      history.take(data);
+      history.add(data);
       show();
     }
-    settle();
+    showState();
   };
   const show = () => {
     setText(byId('program'), latest.program);
@@ -44,52 +44,52 @@ function start() {
     if (runtime) for (const heat of heats) heat.show(latest, runtime);
     byId('times').hidden = !runtime;
   };
-  /** Says what has become of the server, and of the page. */
-  const settle = () => {
-    if (gone) {
-      const since = new Date(gone.since).toLocaleTimeString([], { hourCycle: 'h23' });
-      const retry = Math.max(0, Math.ceil((gone.retry - Date.now()) / 1000));
-      const when = connection.paused ? '' : retry ? ` Next try in ${retry} s.` : ' Trying …';
-      state('gone', 'Disconnected');
+  /** Shows the state of the server and of the page. */
+  const showState = () => {
+    if (failure) {
+      const since = new Date(failure.since).toLocaleTimeString([], { hourCycle: 'h23' });
+      const retry = Math.max(0, Math.ceil((failure.retry - Date.now()) / 1000));
+      const when = connection.paused ? '' : retry ? ` Next attempt in ${retry} s.` : ' Connecting …';
+      state('disconnected', 'Disconnected');
       banner(
-        `The server is gone since ${since}: ${gone.why}. ${latest ? 'What you see is the last that was known.' : ''}${when}`,
-        'Try now',
+        `No connection to the server since ${since}: ${failure.why}. ${latest ? 'The page shows the latest known data.' : ''}${when}`,
+        'Connect now',
         () => connection.resume(),
       );
     } else {
       const stopped = latest?.watching === false;
-      banner(stopped && `${stoppedBy(latest)}: polls are still counted, but no further stall is found.`);
+      banner(stopped && `${stoppedBy(latest)}: polls are still counted, but stalls are no longer detected.`);
       if (connection.paused) state('paused', 'Paused');
       else if (stopped) state('stopped', 'Stopped');
       else if (latest) state('live', 'Live');
     }
   };
 
-  const connection = new Connection(next, taken, (news) => {
-    gone = news;
+  const connection = new Connection(next, received, (error) => {
+    failure = error;
     now.stop();
-    document.title = 'gone · pollwatch';
-    settle();
+    document.title = 'disconnected · pollwatch';
+    showState();
   });
-  setInterval(() => gone && settle(), 500);
+  setInterval(() => failure && showState(), 500);
   byId('pause').addEventListener('click', () => {
     connection.setPaused(!connection.paused);
     byId('pause').setAttribute('aria-pressed', connection.paused);
     setText(byId('pause'), connection.paused ? 'Resume' : 'Pause');
     if (connection.paused) now.stop();
-    settle();
+    showState();
   });
   byId('times-runtime').addEventListener('change', () => latest && show());
   connection.resume();
 }
 
-/** Why the watchdog looks no more. */
+/** Explains why stalls are no longer detected. */
 const stoppedBy = ({ stopped, watchdog }) =>
   stopped === 'gave_up'
     ? `The watchdog gave up after ${plural(watchdog.coverage.watchdog_panics, 'panic')} on its thread, a defect of pollwatch`
     : 'The watchdog has been shut down';
 
-/** The runtime whose distributions are shown: the one picked, else the first. */
+/** Returns the runtime whose distributions are shown: the selected one, otherwise the first. */
 function pickRuntime(runtimes) {
   const select = byId('times-runtime');
   byId('times-pick').hidden = runtimes.length < 2;

@@ -1,18 +1,18 @@
-// Whether anything is blocked right now: the verdict, and a strip of the last minute for each worker.
+// The current state: the verdict, and a strip of the last minute for each worker.
 
 const STRIP_SECONDS = 60;
-/** A shorter stall would not be seen. */
-const LEAST_SECONDS = 0.15;
-const MOST_WORKERS = 12;
-/** The pause between two answers. */
-const TICKS_FROM = 1;
+/** The width of the shortest stalls, which would not be visible otherwise. */
+const MIN_SECONDS = 0.15;
+const MAX_WORKERS = 12;
+/** The interval between two responses, in seconds. */
+const INTERVAL_SECONDS = 1;
 
 class Now {
   constructor(history, worst) {
     Object.assign(this, { history, worst });
     this.all = false;
     this.announced = { text: '', at: -Infinity };
-    // Between two answers the times of what goes on tick here, and the strips move.
+    // Between two responses the times of ongoing stalls advance and the strips move.
     setInterval(() => this.tick(), matchMedia('(prefers-reduced-motion: reduce)').matches ? 1000 : 100);
   }
 
@@ -23,14 +23,17 @@ class Now {
     this.tick();
   }
 
-  /** Seconds since the latest answer; it stands still with the connection. */
-  get later() {
+  /** Seconds since the latest response; 0 while the connection is paused or lost. */
+  get sinceResponse() {
     return this.running ? Math.min(3, (performance.now() - this.at) / 1000) : 0;
   }
 
-  /** How long a worker is blocked by now. Only one that outlasted an answer is taken to go on until the next. */
+  /**
+   * Returns for how long a worker has been blocked. Only a stall that is older than one interval is
+   * assumed to last until the next response.
+   */
   elapsed(worker) {
-    return worker.elapsed_seconds + (worker.elapsed_seconds >= TICKS_FROM ? this.later : 0);
+    return worker.elapsed_seconds + (worker.elapsed_seconds >= INTERVAL_SECONDS ? this.sinceResponse : 0);
   }
 
   stop() {
@@ -54,7 +57,7 @@ class Now {
     this.ticking = null;
     if (live.runtimes.every((runtime) => !runtime.alive)) {
       [level, line] = ['idle', 'No runtime is being watched'];
-      sub = 'One comes here once the service has built it with build_runtime, or attached it.';
+      sub = 'A runtime appears here once the service has built it with Watchdog::build_runtime or attached it.';
     } else if (worst) {
       level = 'blocked';
       this.ticking = worst.worker;
@@ -63,13 +66,13 @@ class Now {
       sub = describe(worst.worker, history);
     } else if (share > 0.005) {
       level = 'recent';
-      line = 'Blocking on and off';
+      line = 'Intermittently blocked';
       const [most] = this.worst.groups(live);
       sub = `Workers were blocked for ${percent(share)} of the last 10 s${most ? `, most by ${most.name}: ${reasonFor(most.example)}` : ''}`;
     } else if (last) {
       sub = `The last stall was ${ago(live.now_unix_seconds - last.started_at_unix_seconds - last.elapsed_seconds)}, for ${duration(last.elapsed_seconds)}`;
     } else {
-      sub = `No poll has kept a worker for ${duration(live.threshold_seconds)} or longer since the start, ${duration(live.uptime_seconds)} ago`;
+      sub = `No poll has blocked a worker for ${duration(live.threshold_seconds)} or longer since the start, ${duration(live.uptime_seconds)} ago`;
     }
     setAttribute(byId('verdict'), 'data-level', level);
     if (line) setText(byId('verdict-line'), line);
@@ -78,7 +81,7 @@ class Now {
     this.figures(workers);
   }
 
-  /** Told to those who cannot see it: when it changes, and every ten seconds at most. */
+  /** Announces changes of the verdict to screen readers, at most once in ten seconds. */
   announce(text) {
     const now = performance.now();
     if (text === this.announced.text || now - this.announced.at < 10_000) return;
@@ -154,16 +157,16 @@ class Now {
         const stalls = this.recent(runtime);
         const weight = (worker) => (worker.state === 'stalled' ? 1e6 : 0) + (stalls.get(worker.index)?.length ?? 0);
         let workers = runtime.workers;
-        if (!this.all && workers.length > MOST_WORKERS) {
+        if (!this.all && workers.length > MAX_WORKERS) {
           workers = [...workers]
             .sort((a, b) => weight(b) - weight(a))
-            .slice(0, MOST_WORKERS)
+            .slice(0, MAX_WORKERS)
             .sort((a, b) => a.index - b.index);
         }
-        element.lastChild.hidden = runtime.workers.length <= MOST_WORKERS;
+        element.lastChild.hidden = runtime.workers.length <= MAX_WORKERS;
         setText(
           element.lastChild,
-          this.all ? 'Only the most blocked workers' : `All ${runtime.workers.length} workers`,
+          this.all ? 'Show the most blocked workers' : `Show all ${runtime.workers.length} workers`,
         );
         sync(
           element.children[1],
@@ -176,7 +179,7 @@ class Now {
     );
   }
 
-  /** The last minute's stalls by worker. */
+  /** Returns the stalls of the last minute by worker. */
   recent(runtime) {
     const from = this.live.now_unix_seconds - STRIP_SECONDS;
     const byWorker = new Map();
@@ -212,20 +215,20 @@ class Now {
     setAttribute(strip, 'title', worker.thread && `thread ${worker.thread}`);
     if (worker.state !== 'stalled') setText(state, worker.state);
     const last = stalls.at(-1);
-    const { where, place } = whereOf(worker.state === 'stalled' ? worker : (last ?? worker));
+    const { route, site } = whereOf(worker.state === 'stalled' ? worker : (last ?? worker));
     setText(
       what,
       worker.state === 'stalled'
-        ? (where ?? place ?? '')
+        ? (route ?? site ?? '')
         : last
-          ? `last: ${duration(last.elapsed_seconds)}, ${where ?? place}`
+          ? `last: ${duration(last.elapsed_seconds)}, ${route ?? site}`
           : '',
     );
     const total = stalls.reduce((sum, stall) => sum + stall.elapsed_seconds, 0);
     setAttribute(
       picture,
       'aria-label',
-      `worker ${worker.index} of ${runtime.name}, last minute: ${plural(stalls.length, 'stall')}, ${duration(total)} in all`,
+      `worker ${worker.index} of ${runtime.name}, last minute: ${plural(stalls.length, 'stall')}, ${duration(total)} in total`,
     );
     const base = (this.base ??= Math.floor(this.live.now_unix_seconds));
     const [busy, red] = picture.firstChild.children;
@@ -236,7 +239,7 @@ class Now {
       () => make('svg:rect', { y: 0, height: 10 }),
       (rect, stall) => {
         setAttribute(rect, 'x', (stall.started_at_unix_seconds - base).toFixed(3));
-        setAttribute(rect, 'width', Math.max(LEAST_SECONDS, stall.elapsed_seconds).toFixed(3));
+        setAttribute(rect, 'width', Math.max(MIN_SECONDS, stall.elapsed_seconds).toFixed(3));
         setAttribute(rect, 'class', `cause-${stall.cause}`);
         setAttribute(rect, 'data-ongoing', stall.phase === 'ongoing');
       },
@@ -255,7 +258,7 @@ class Now {
     );
   }
 
-  /** How busy a worker was between the samples of the last minute. */
+  /** Returns how busy a worker was between the samples of the last minute. */
   busy(runtime, worker) {
     const seconds = (sample) => sample.runtimes.get(runtime)?.workers[worker]?.busy_seconds_total;
     const parts = [];
@@ -272,38 +275,38 @@ class Now {
 
   tick() {
     if (!this.live) return;
-    const { later } = this;
+    const { sinceResponse } = this;
     if (this.ticking) setText(byId('verdict-line'), `${this.prefix}${duration(this.elapsed(this.ticking))} so far`);
-    const now = this.live.now_unix_seconds + later - (this.base ?? 0);
+    const now = this.live.now_unix_seconds + sinceResponse - (this.base ?? 0);
     for (const strip of document.querySelectorAll('.worker')) {
       const { worker } = strip;
       if (worker.state === 'stalled') setText(strip.children[1], `blocked ${duration(this.elapsed(worker))}`);
       const moving = strip.children[2].firstChild;
       moving.setAttribute('transform', `translate(${(STRIP_SECONDS - now).toFixed(2)} 0)`);
-      if (worker.elapsed_seconds < TICKS_FROM) continue;
+      if (worker.elapsed_seconds < INTERVAL_SECONDS) continue;
       for (const rect of moving.lastChild.querySelectorAll('[data-ongoing]')) {
-        rect.setAttribute('width', Math.max(LEAST_SECONDS, now - rect.getAttribute('x')).toFixed(3));
+        rect.setAttribute('width', Math.max(MIN_SECONDS, now - rect.getAttribute('x')).toFixed(3));
       }
     }
   }
 }
 
-/** What a poll is known by: its route, if it has one, and the place that spawned it. */
-function whereOf({ route, parent_route: under, watched, site, certainty = 'measured' }) {
-  return { where: route ?? under, place: certainty === 'measured' ? (watched ?? site) : 'a task that is not watched' };
+/** Returns what identifies a poll: its route, if it has one, and its site. */
+function whereOf({ route, parent_route: parent, watched, site, certainty = 'measured' }) {
+  return { route: route ?? parent, site: certainty === 'measured' ? (watched ?? site) : 'an unwatched task' };
 }
 
-/** Where a worker is blocked, and why, in a line. */
+/** Describes where and why a worker is blocked, in one line. */
 function describe(worker, history) {
   const stall = history.stalls.get(worker.stall);
   const [own, now] = [whereOf(stall ?? worker), whereOf(worker)];
   const reason = stall && reasonFor(stall);
-  return [own.where ?? now.where ?? own.place, reason, stall?.stack && frameOf(stall.stack)]
+  return [own.route ?? now.route ?? own.site, reason, stall?.stack && frameOf(stall.stack)]
     .filter(Boolean)
     .join(' · ');
 }
 
-/** Why, as the log says it. */
+/** Returns the reason of a stall, in the words of the log. */
 function reasonFor(stall) {
   const suspected = stall.certainty === 'suspected' ? 'suspected: ' : '';
   return suspected + causeOf(stall);
@@ -313,13 +316,13 @@ function causeOf(stall) {
   const call = stall.syscall
     ? ` (${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''})`
     : '';
-  if (stall.cause === 'unknown') return stall.reason || 'over before it was seen';
+  if (stall.cause === 'unknown') return stall.reason || 'ended before it was inspected';
   return ['cpu', 'starved', 'paused'].includes(stall.cause) ? stall.reason : `${stall.reason}${call}`;
 }
 
 const atOf = (frame) => (frame.file ? `${frame.file}${frame.line ? `:${frame.line}` : ''}` : '');
 
-/** The innermost function of the program's own, else of a dependency's. */
+/** Returns the innermost function of the program, otherwise of a dependency. */
 const ownFrame = (stack) =>
   stack.frames.find((frame) => frame.of === 'program') ??
   stack.frames.find((frame) => frame.of === 'dependency') ??

@@ -1,7 +1,8 @@
-// The last stalls. While somebody reads one of them the list stands still, and says how many have come since.
+// The recent stalls. The list does not change while it is being read, and shows how many stalls are
+// new.
 
 const PAGE = 12;
-const MOST_SHOWN = 200;
+const MAX_SHOWN = 200;
 
 class Stalls {
   constructor(history) {
@@ -9,7 +10,7 @@ class Stalls {
     this.shown = PAGE;
     this.list = byId('stall-list');
     byId('stalls-more').addEventListener('click', () => {
-      this.shown = Math.min(MOST_SHOWN, this.shown * 3);
+      this.shown = Math.min(MAX_SHOWN, this.shown * 3);
       this.render(true);
     });
     byId('stalls-newer').addEventListener('click', () => {
@@ -24,15 +25,15 @@ class Stalls {
     this.render(false);
   }
 
-  get isRead() {
+  get isBeingRead() {
     return this.list.querySelector('details[open]') !== null || this.list.matches(':hover, :focus-within');
   }
 
-  render(fresh) {
+  render(refresh) {
     const all = this.history.latestStalls;
-    const held = !fresh && this.isRead && this.first !== undefined;
+    const held = !refresh && this.isBeingRead && this.first !== undefined;
     if (!held) this.first = all[0]?.id;
-    // Those that were forgotten meanwhile stay as long as they are read.
+    // Stalls that left the history stay in the list while it is being read.
     const visible = all.filter((stall) => stall.id <= this.first).slice(0, this.shown);
     const items = held ? this.keep(visible) : visible;
     this.items = items;
@@ -46,25 +47,25 @@ class Stalls {
     const newer = all.filter((stall) => stall.id > this.first).length;
     byId('stalls-newer').hidden = newer === 0;
     setText(byId('stalls-newer'), `Show ${plural(newer, 'newer stall')}`);
-    byId('stalls-more').hidden = all.length <= this.shown || this.shown >= MOST_SHOWN;
+    byId('stalls-more').hidden = all.length <= this.shown || this.shown >= MAX_SHOWN;
     setText(byId('stalls-more'), 'Show more');
-    setText(byId('stalls-hint'), all.length ? 'a click opens the stack' : '');
+    setText(byId('stalls-hint'), all.length ? 'click a stall to see its stack' : '');
     byId('stalls-empty').hidden = all.length > 0;
     document.querySelector('.stall-columns').hidden = all.length === 0;
     setText(
       byId('stalls-empty'),
-      `No stall so far: no poll has kept a worker for ${duration(this.live.threshold_seconds)} or longer.`,
+      `No stalls yet: no poll has blocked a worker for ${duration(this.live.threshold_seconds)} or longer.`,
     );
   }
 
   keep(visible) {
     const ids = new Set(visible.map((stall) => stall.id));
-    const gone = (this.items ?? []).filter((stall) => !ids.has(stall.id));
-    return [...visible, ...gone].sort((a, b) => b.id - a.id);
+    const removed = (this.items ?? []).filter((stall) => !ids.has(stall.id));
+    return [...visible, ...removed].sort((a, b) => b.id - a.id);
   }
 
   create() {
-    const cells = ['stall-id', 'stall-began', 'stall-time', 'cause', 'stall-where', 'stall-why'].map((name) =>
+    const cells = ['stall-id', 'stall-started', 'stall-time', 'cause', 'stall-where', 'stall-why'].map((name) =>
       make('span', { class: name }),
     );
     const details = make('details', { toggle: () => this.fill(details) }, make('summary', {}, ...cells));
@@ -73,24 +74,24 @@ class Stalls {
 
   update(element, stall) {
     const details = element.firstChild;
-    const [id, began, time, cause, where, why] = details.firstChild.children;
+    const [id, started, time, cause, where, why] = details.firstChild.children;
     details.stall = stall;
     setAttribute(element, 'data-phase', stall.phase);
     setText(id, `#${stall.id}`);
-    setText(began, clock(stall.started_at_unix_seconds));
+    setText(started, clock(stall.started_at_unix_seconds));
     const least = stall.elapsed_is_lower_bound ? '≥ ' : '';
     setText(time, least + duration(stall.elapsed_seconds) + (stall.phase === 'ongoing' ? ' so far' : ''));
     setCause(cause, stall.cause);
-    const { where: route, place } = whereOf(stall);
-    if (where.shown !== (route ?? place)) {
-      where.replaceChildren(named(route ?? place));
-      where.shown = route ?? place;
+    const { route, site } = whereOf(stall);
+    if (where.shown !== (route ?? site)) {
+      where.replaceChildren(named(route ?? site));
+      where.shown = route ?? site;
     }
     setText(why, reasonFor(stall));
     if (details.open) this.fill(details);
   }
 
-  /** The whole of a stall, made when it is opened and when it has changed. */
+  /** Creates the details of a stall when it is opened, and again when it has changed. */
   fill(details) {
     const { stall } = details;
     const version = `${stall.phase} ${stall.elapsed_seconds} ${stall.location_changed} ${!!stall.stack}`;
@@ -119,8 +120,8 @@ class Stalls {
       [
         'known',
         {
-          certain: 'by looking at the worker from outside',
-          suspected: 'by looking at the worker from outside; it need not be so',
+          observed: 'from outside, by inspecting the worker',
+          suspected: 'from outside, by inference: it may be wrong',
         }[stall.certainty],
       ],
       ['within the future watched at', stall.watched === stall.site ? null : stall.watched],
@@ -130,7 +131,7 @@ class Stalls {
         'system call',
         stall.syscall && `${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''}`,
       ],
-      ['CPU time', stall.on_cpu_seconds === null ? null : `${duration(stall.on_cpu_seconds)} since it was seen`],
+      ['CPU time', stall.on_cpu_seconds === null ? null : `${duration(stall.on_cpu_seconds)} since it was detected`],
     ];
     return make(
       'dl',
@@ -144,12 +145,12 @@ class Stalls {
 
 function noStack(stall) {
   if (stall.phase === 'ongoing') return 'No stack yet.';
-  return 'No stack: it was over before one could be taken, or stacks are not taken here (see “pollwatch itself”).';
+  return 'No stack: the stall ended before a stack could be captured, or captures are not available (see “pollwatch itself”).';
 }
 
 function stackOf(stall) {
   const { frames, frames_left_out: more } = stall.stack;
-  const still = stall.phase === 'ongoing' && stall.location_changed === false ? ', still there at the latest look' : '';
+  const still = stall.phase === 'ongoing' && stall.location_changed === false ? ', unchanged at the latest scan' : '';
   const rows = frames.map((frame) =>
     make(
       'li',
@@ -164,6 +165,6 @@ function stackOf(stall) {
     { class: 'stack' },
     make('h3', { text: `Stack, innermost function first${still}` }),
     make('ol', {}, ...rows),
-    more ? make('p', { class: 'hint', text: `${plural(more, 'function')} of the runtime further out` }) : null,
+    more ? make('p', { class: 'hint', text: `${plural(more, 'outer function')} of the runtime` }) : null,
   );
 }

@@ -1,9 +1,9 @@
-// Tables that a click on a heading sorts.
+// Tables that are sorted by a click on a heading.
 
 const FIRST_ROWS = 10;
 
 class Table {
-  /** Columns: key, title, and for numbers `value` (to sort by), `text`, and whether there is a bar behind. */
+  /** A column has a key, a title, `text`, a `value` to sort by if it is a number, maybe a `bar`. */
   constructor(id, caption, columns, keyOf) {
     Object.assign(this, { id, columns, keyOf, rows: [], all: false, sort: { key: columns[1].key, down: true } });
     this.headings = columns.map((column) =>
@@ -113,7 +113,7 @@ class Tables {
         {
           key: 'blocked',
           title: 'Blocked',
-          hint: 'Time of stalls of its requests, and of the tasks that its handlers spawned',
+          hint: 'Stalls of its requests, and of the tasks that its handlers spawned',
           bar: true,
           ...seconds((row) => row.stalled_seconds + row.spawned_stalled_seconds),
         },
@@ -122,36 +122,36 @@ class Tables {
         {
           key: 'max',
           title: 'Longest poll',
-          hint: 'Of its requests, not of the tasks that they spawned',
+          hint: 'Of its requests, without the tasks that they spawned',
           ...seconds((row) => row.max_seconds),
         },
         {
           key: 'busy',
           title: 'Busy',
-          hint: 'Time of all polls of its requests',
+          hint: 'Total duration of all polls of its requests',
           ...seconds((row) => row.busy_seconds),
         },
         { key: 'requests', title: 'Requests', ...number((row) => row.requests) },
-        { key: 'shed', title: 'Shed', hint: 'Turned away because the runtime was late', ...number((row) => row.shed) },
+        { key: 'shed', title: 'Shed', hint: 'Rejected because the runtime was overloaded', ...number((row) => row.shed) },
       ],
       (row) => row.route,
     );
     this.sites = new Table(
       'sites',
-      'Places by blocked time',
+      'Sites by blocked time',
       [
-        { key: 'site', title: 'Place', text: (row) => row.site },
+        { key: 'site', title: 'Site', text: (row) => row.site },
         {
           key: 'blocked',
           title: 'Blocked',
-          hint: 'Time of stalls that are their fault',
+          hint: 'Stalls that the code of the site caused',
           bar: true,
           ...seconds((row) => row.stalled_seconds),
         },
         { key: 'recent', title: 'last minute', hint: 'Blocked in the last minute', ...seconds(recent) },
         { key: 'stalls', title: 'Stalls', ...number((row) => row.stalls) },
         { key: 'max', title: 'Longest poll', ...seconds((row) => row.max_seconds) },
-        { key: 'busy', title: 'Busy', hint: 'Time of all polls', ...seconds((row) => row.busy_seconds) },
+        { key: 'busy', title: 'Busy', hint: 'Total duration of all polls', ...seconds((row) => row.busy_seconds) },
         { key: 'polls', title: 'Polls', ...number((row) => row.polls) },
         { key: 'tasks', title: 'Tasks', hint: 'That have not ended', ...number((row) => row.alive_tasks) },
       ],
@@ -161,18 +161,18 @@ class Tables {
 
   show(live) {
     const before = this.history.since(60);
-    const with_recent = (row, sums, key, total) => ({ ...row, recent: Math.max(0, total - (sums.get(key) ?? 0)) });
+    const withRecent = (row, sums, key, total) => ({ ...row, recent: Math.max(0, total - (sums.get(key) ?? 0)) });
     this.routes.show(
       live.routes.map((row) =>
-        with_recent(row, before.routes, row.route, row.stalled_seconds + row.spawned_stalled_seconds),
+        withRecent(row, before.routes, row.route, row.stalled_seconds + row.spawned_stalled_seconds),
       ),
       live.routes_left_out,
-      'No request seen: a router tells its routes with .layer(watchdog.layer()).',
+      'No requests yet. Routes appear here once the router has .layer(watchdog.layer()).',
     );
     this.sites.show(
-      live.sites.map((row) => with_recent(row, before.sites, `${row.runtime}\n${row.site}`, row.stalled_seconds)),
+      live.sites.map((row) => withRecent(row, before.sites, `${row.runtime}\n${row.site}`, row.stalled_seconds)),
       live.sites_left_out,
-      'No poll seen so far.',
+      'No polls yet.',
     );
   }
 }

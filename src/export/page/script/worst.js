@@ -1,4 +1,4 @@
-// What blocks: the last minute's stalls, added up by route (else place) and reason, the longest first.
+// What blocks: the stalls of the last minute, summed by route or site, by descending time.
 
 const SHOWN = 4;
 
@@ -18,7 +18,7 @@ class Worst {
     );
     const empty = byId('offenders-empty');
     empty.hidden = groups.length > 0;
-    setText(empty, `No poll has kept a worker for ${duration(live.threshold_seconds)} or longer in the last minute.`);
+    setText(empty, `No poll has blocked a worker for ${duration(live.threshold_seconds)} or longer in the last minute.`);
     setText(
       byId('worst-hint'),
       `in the last minute${groups.length > SHOWN ? `, the worst ${SHOWN} of ${groups.length}` : ''}`,
@@ -27,25 +27,25 @@ class Worst {
 
   groups(live) {
     const recent = this.history.stallsEndedSince(live.now_unix_seconds - 60);
-    const routes = routesOfPlaces(recent);
+    const routes = routesOfSites(recent);
     const groups = new Map();
     for (const stall of recent) {
-      const { where: own, place } = whereOf(stall);
-      const where = own ?? routes.get(stall.site);
+      const { route: own, site } = whereOf(stall);
+      const route = own ?? routes.get(stall.site);
       const blamed = stall.cause !== 'starved' && stall.cause !== 'paused';
-      const key = blamed ? `${where ?? place}\n${stall.runtime}` : stall.cause;
+      const key = blamed ? `${route ?? site}\n${stall.runtime}` : stall.cause;
       if (!groups.has(key)) groups.set(key, { key, stalls: [], seconds: 0, longest: 0 });
       const group = groups.get(key);
       group.stalls.push(stall);
       group.seconds += stall.elapsed_seconds;
       group.longest = Math.max(group.longest, stall.elapsed_seconds);
       Object.assign(group, {
-        name: blamed ? (where ?? place) : `No fault of the tasks: ${stall.cause}`,
+        name: blamed ? (route ?? site) : `Not caused by a task: ${stall.cause}`,
         spawned: !stall.route,
-        isRoute: blamed && !!where,
+        isRoute: blamed && !!route,
         blamed,
       });
-      // What tells most: the latest one with a stack.
+      // The example is the latest stall with a stack.
       if (!group.example?.stack || stall.stack) group.example = stall;
     }
     return [...groups.values()].sort((a, b) => b.blamed - a.blamed || b.seconds - a.seconds);
@@ -105,8 +105,11 @@ class Worst {
   }
 }
 
-/** The places whose tasks were all spawned under one route: those that were over before they were seen, too. */
-function routesOfPlaces(stalls) {
+/**
+ * Returns the sites whose tasks were all spawned under one route. It applies to their stalls that
+ * ended before they were inspected, too.
+ */
+function routesOfSites(stalls) {
   const routes = new Map();
   for (const { site, route, parent_route: under } of stalls) {
     if (!route && under) routes.set(site, [undefined, under].includes(routes.get(site)) ? under : null);
@@ -114,7 +117,7 @@ function routesOfPlaces(stalls) {
   return routes;
 }
 
-/** A cause in its colour, and in words. */
+/** Shows a cause in its colour. */
 function setCause(element, cause) {
   setAttribute(element, 'class', `cause cause-${cause}`);
   setText(element, cause);

@@ -1,14 +1,14 @@
-//! What the page is opened on: the example, run as a user runs it, and services of the tests' own.
+//! The services that the page is opened on: the example, started as a user starts it, and others.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// The example `service`, with no load but what a test brings.
+/// The example `service`, without load of its own.
 pub(crate) struct Example {
     child: Child,
-    /// Kept: it would die of a closed pipe.
+    /// Kept open: the example would exit at a closed pipe.
     _output: BufReader<ChildStdout>,
     pub(crate) service: String,
     pub(crate) pages: String,
@@ -16,7 +16,7 @@ pub(crate) struct Example {
 
 impl Example {
     pub(crate) fn start(listen: &str) -> Example {
-        // cargo names no example to a test, but builds them next to it.
+        // Cargo does not pass the paths of examples to a test, but builds them next to it.
         let this = std::env::current_exe().expect("the path of this test");
         let name = format!("service{}", std::env::consts::EXE_SUFFIX);
         let found: Option<PathBuf> =
@@ -42,10 +42,10 @@ impl Example {
             }
             line.clear();
         }
-        panic!("the example told no addresses");
+        panic!("the example printed no addresses");
     }
 
-    /// The address of its pages.
+    /// Returns the address of its pages.
     pub(crate) fn listens(&self) -> String {
         self.pages.trim_start_matches("http://").trim_end_matches('/').to_owned()
     }
@@ -58,7 +58,7 @@ impl Drop for Example {
     }
 }
 
-/// Serves an app on a thread of its own until the end of the test.
+/// Serves an app on a separate thread until the end of the test.
 pub(crate) fn serve(app: axum::Router) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -1,0 +1,95 @@
+//! What the runtimes and the watchdog are doing at this moment: what the pages show beside a
+//! snapshot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Site;
+
+/// What the workers of one living runtime are doing.
+#[derive(Clone, Debug)]
+pub(crate) struct RuntimeActivity {
+    pub(crate) runtime: Arc<str>,
+    /// The workers, by index.
+    pub(crate) workers: Vec<WorkerActivity>,
+}
+
+/// The state of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerState {
+    /// In no poll that is measured.
+    Idle,
+    /// In a poll that is shorter than the threshold so far.
+    Busy,
+    /// In a poll that has lasted for the threshold or longer.
+    Stalled,
+}
+
+/// What one worker is doing.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerActivity {
+    pub(crate) index: usize,
+    /// The thread's name; known for every worker with `tokio_unstable`, else during a poll.
+    pub(crate) thread: Option<Arc<str>>,
+    pub(crate) state: WorkerState,
+    /// The id of the poll's stall, once the watchdog has reported it.
+    pub(crate) stall: Option<u64>,
+    /// The duration of the poll so far.
+    pub(crate) elapsed: Option<Duration>,
+    pub(crate) site: Option<Site>,
+    /// The site of the innermost watched future in the poll.
+    pub(crate) watched: Option<Site>,
+    /// The route of the innermost request in the poll.
+    pub(crate) route: Option<Arc<str>>,
+    /// The route whose handler spawned the task.
+    pub(crate) parent_route: Option<Arc<str>>,
+}
+
+impl WorkerActivity {
+    /// Returns a worker that is in no poll.
+    pub(crate) fn idle(index: usize, thread: Option<Arc<str>>) -> WorkerActivity {
+        WorkerActivity {
+            index,
+            thread,
+            state: WorkerState::Idle,
+            stall: None,
+            elapsed: None,
+            site: None,
+            watched: None,
+            route: None,
+            parent_route: None,
+        }
+    }
+}
+
+/// The blocked workers of one living runtime.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockedWorkers {
+    pub(crate) runtime: Arc<str>,
+    /// The number of all workers.
+    pub(crate) workers: usize,
+    /// For how long each blocked worker has been blocked.
+    pub(crate) blocked_for: Vec<Duration>,
+}
+
+/// The state of the watchdog.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WatchdogStatus {
+    /// The time since the watchdog was started.
+    pub(crate) uptime: Duration,
+    /// Why stalls are no longer detected; `None` while they are.
+    pub(crate) stopped: Option<StopReason>,
+    /// How long all workers of a runtime may be blocked before the runtime is unhealthy.
+    pub(crate) unhealthy_after: Duration,
+}
+
+/// Why stalls are no longer detected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StopReason {
+    /// `shutdown` was called, or the last handle was dropped.
+    ShutDown,
+    /// The watchdog's thread panicked again and again.
+    GaveUp,
+}

@@ -1,0 +1,86 @@
+//! A distribution of durations.
+
+use std::time::Duration;
+
+/// One bucket of a histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BucketSnapshot {
+    /// The upper bound, inclusive.
+    pub bound: Duration,
+    /// The number of durations up to the bound: cumulative, as in Prometheus.
+    pub count: u64,
+}
+
+impl BucketSnapshot {
+    /// Pairs upper bounds in nanoseconds with their cumulative counts.
+    pub(crate) fn list(bounds: &[u64], counts: impl IntoIterator<Item = u64>) -> Vec<Self> {
+        let bounds = bounds.iter().map(|&bound| Duration::from_nanos(bound));
+        bounds.zip(counts).map(|(bound, count)| BucketSnapshot { bound, count }).collect()
+    }
+}
+
+/// A distribution of durations.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HistogramSnapshot {
+    /// The number of durations.
+    pub count: u64,
+    /// Their sum.
+    pub sum: Duration,
+    /// The buckets that Prometheus gets, by ascending bounds.
+    pub buckets: Vec<BucketSnapshot>,
+    /// The finer bins that quantiles are read from.
+    bins: Bins,
+}
+
+/// The non-empty bins: the middle of the bin, and its count, by ascending durations.
+#[derive(Clone)]
+struct Bins(Vec<(Duration, u64)>);
+
+/// Prints the number of bins only: there are hundreds, and snapshots are printed by people.
+impl std::fmt::Debug for Bins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[{} bins]", self.0.len())
+    }
+}
+
+impl HistogramSnapshot {
+    /// `bins` are the middles and counts of fine bins, by ascending durations.
+    pub(crate) fn new(
+        count: u64,
+        sum: Duration,
+        buckets: Vec<BucketSnapshot>,
+        bins: impl IntoIterator<Item = (Duration, u64)>,
+    ) -> HistogramSnapshot {
+        let bins = bins.into_iter().filter(|(_, count)| *count > 0).collect();
+        HistogramSnapshot { count, sum, buckets, bins: Bins(bins) }
+    }
+
+    /// Returns the duration that the share `q` (0 to 1) of all durations did not exceed.
+    ///
+    /// Accurate to 1/16 of its value; zero if nothing was counted.
+    pub fn quantile(&self, q: f64) -> Duration {
+        let total: u64 = self.bins.0.iter().map(|(_, count)| count).sum();
+        let rank = ((q.clamp(0.0, 1.0) * total as f64).ceil() as u64).max(1);
+        let mut cumulative = 0;
+        let at_rank = self.bins.0.iter().find(|(_, count)| {
+            cumulative += count;
+            cumulative >= rank
+        });
+        at_rank.map_or(Duration::ZERO, |(middle, _)| *middle)
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_bin_at_its_rank() {
+        let ms = Duration::from_millis;
+        let histogram = HistogramSnapshot::new(10, ms(100), Vec::new(), [(ms(1), 9), (ms(2), 0), (ms(91), 1)]);
+        assert_eq!([0.0, 0.5, 0.9, 0.91, 1.0].map(|q| histogram.quantile(q).as_millis()), [1, 1, 1, 91, 91]);
+        assert_eq!(HistogramSnapshot::new(0, Duration::ZERO, Vec::new(), []).quantile(0.5), Duration::ZERO);
+    }
+}

@@ -1,0 +1,12 @@
+//! Reads the counters, slots and stores, and returns plain data. Implements the sources that
+//! `export` defines.
+
+#[cfg(feature = "prometheus")]
+mod metrics;
+#[cfg(feature = "server")]
+mod pages;
+mod snapshot;
+#[cfg(feature = "server")]
+mod workers;
+
+pub(super) use snapshot::snapshot;
