@@ -26,8 +26,8 @@ pub(crate) enum Event {
 
 const EVENTS: usize = 6;
 
-/// The counters of one pair of runtime and site on one thread. The fields that a poll uses come first,
-/// in one cache line.
+/// The counters of one pair of runtime and site on one thread. The fields that a poll uses come
+/// first, in one cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct SiteCounters {
@@ -66,7 +66,8 @@ impl SiteCounters {
         self.count(nanos);
     }
 
-    /// As [`poll`](Self::poll), of one below [`SLOW_NANOS`](crate::measure::primitives::histogram::SLOW_NANOS).
+    /// As [`poll`](Self::poll), of one below
+    /// [`SLOW_NANOS`](crate::measure::primitives::histogram::SLOW_NANOS).
     #[inline(always)]
     pub(crate) fn fast_poll(&self, nanos: u64) {
         if let Some(histogram) = self.histogram.get() {
@@ -170,8 +171,8 @@ impl ThreadCounters {
         }
     }
 
-    /// Makes counters and returns their index; the owning thread only. Returns `None` when only those for
-    /// `other` are left.
+    /// Makes counters and returns their index; the owning thread only. Returns `None` when only
+    /// those for `other` are left.
     pub(crate) fn add_cell(&self, runtime: u16, site: SiteId) -> Option<u32> {
         let index = self.used.load(Ordering::Relaxed);
         let spare = if site == SiteId::OTHER { 0 } else { MAX_RUNTIMES };

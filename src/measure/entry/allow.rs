@@ -7,11 +7,11 @@ use crate::measure::thread::slot::{Kind, What};
 /// (`pollwatch_allowed_blocking_seconds_total`) and left out of the enclosing poll. The rest of the
 /// poll is measured as usual, and an ongoing stall does not grow meanwhile.
 ///
-/// Scopes nest; each is counted without those within it. Outside of a measured poll, and of a worker
-/// that is observed from outside in stable mode, the function only runs `f`. It changes nothing for
-/// the other tasks of the worker, which do wait: use it where you know that they may (at start-up, in
-/// a tool, for a bounded call that has no async form), and [`tokio::task::spawn_blocking`] everywhere
-/// else.
+/// Scopes nest; each is counted without those within it. Outside of a measured poll, and of a
+/// worker that is observed from outside in stable mode, the function only runs `f`. It changes
+/// nothing for the other tasks of the worker, which do wait: use it where you know that they may
+/// (at start-up, in a tool, for a bounded call that has no async form), and
+/// [`tokio::task::spawn_blocking`] everywhere else.
 ///
 /// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.
 ///

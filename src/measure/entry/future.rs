@@ -28,8 +28,8 @@ pub(super) const UNRESOLVED: u8 = u8::MAX;
 pin_project! {
     /// A future whose polls are watched; made by [`Watchdog::watch`](crate::Watchdog::watch).
     ///
-    /// Where tokio's hooks see the task already, this is a named part of its polls and counts none of its own. It adds
-    /// 16 bytes to the future; what it adds to a poll is in `docs/overhead.md`.
+    /// Where tokio's hooks see the task already, this is a named part of its polls and counts none
+    /// of its own. It adds 16 bytes to the future; what it adds to a poll is in `docs/overhead.md`.
     #[must_use = "futures do nothing unless polled"]
     pub struct Watched<F> {
         #[pin]
@@ -54,8 +54,8 @@ struct Tag {
     outcome: Outcome,
 }
 
-/// The route that it was spawned under, and in the highest bit whether it is a task whose spawn was counted here, so that its end
-/// is, too.
+/// The route that it was spawned under, and in the highest bit whether it is a task whose spawn was
+/// counted here, so that its end is, too.
 #[derive(Clone, Copy, Default)]
 struct Spawned(u16);
 
@@ -92,7 +92,8 @@ impl<F> Watched<F> {
         Watched { inner, tag: Tag { meter: meter.clone(), site, spawned, runtime: UNRESOLVED, outcome } }
     }
 
-    /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count its spawn and its end.
+    /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count
+    /// its spawn and its end.
     #[track_caller]
     pub(crate) fn task(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let mut watched = Watched::new(meter, inner);
@@ -139,7 +140,8 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     (id_of_ours, hooked)
 }
 
-/// The runtime that polls a future now. It may have been polled by another before it was spawned here.
+/// The runtime that polls a future now. It may have been polled by another before it was spawned
+/// here.
 #[cold]
 #[inline(never)]
 fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {

@@ -1,8 +1,8 @@
 //! The poll path: what happens at the start and at the end of a poll.
 //!
 //! It takes no lock, allocates nothing, makes no system call (except the one that wakes a sleeping
-//! watchdog), and does no read-modify-write on a shared cache line. Cold parts are functions of their
-//! own.
+//! watchdog), and does no read-modify-write on a shared cache line. Cold parts are functions of
+//! their own.
 
 #[cfg(tokio_unstable)]
 use std::panic::Location;
@@ -25,8 +25,8 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
 
 /// Starts a poll that tokio's hooks report.
 ///
-/// The fast path, here and in [`end_task`], calls nothing except at its very end, so that no register
-/// has to be saved. Whatever else happens starts over in a function out of line.
+/// The fast path, here and in [`end_task`], calls nothing except at its very end, so that no
+/// register has to be saved. Whatever else happens starts over in a function out of line.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
@@ -91,8 +91,8 @@ fn end_task_slow(runtime: &Runtime, place: &'static Location<'static>, task: u64
     });
 }
 
-/// Ends a poll that was too deep to be published. It counts in the depth, unless it is pollwatch's own
-/// task.
+/// Ends a poll that was too deep to be published. It counts in the depth, unless it is pollwatch's
+/// own task.
 #[cfg(tokio_unstable)]
 fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, place: &'static Location<'static>) {
     if thread.state.slot.depth() > 0 && thread.cell(SpawnSite::Location(place), runtime.id).is_some() {
@@ -129,7 +129,8 @@ fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
     }
 }
 
-/// Ends the call of a service within a poll that nothing measures. Its time counts, but it is no poll.
+/// Ends the call of a service within a poll that nothing measures. Its time counts, but it is no
+/// poll.
 #[cfg(feature = "tower")]
 #[inline(never)]
 pub(crate) fn leave_call(thread: &LocalHandle, entered: Entered) {
@@ -160,9 +161,9 @@ pub(crate) struct Entered {
     poll: bool,
 }
 
-/// Starts a wrapper's poll of a future that was made at `site` and spawned under `route`. It is a poll
-/// of its own, unless this thread is within a poll of the same runtime already. Within a poll of
-/// another runtime, the future may have moved there: `resolve` finds its runtime again.
+/// Starts a wrapper's poll of a future that was made at `site` and spawned under `route`. It is a
+/// poll of its own, unless this thread is within a poll of the same runtime already. Within a poll
+/// of another runtime, the future may have moved there: `resolve` finds its runtime again.
 #[inline(always)]
 pub(crate) fn enter(
     thread: &LocalHandle,
@@ -223,11 +224,11 @@ pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task
 
 /// Counts a task that ended.
 ///
-/// Within its own poll it is a task that the hooks saw spawned. Outside of one it was dropped at the
-/// shutdown of the runtime, or it is no task at all: `spawn_blocking` and the hand-over of
-/// `block_in_place` call the hook for the end, too, but none for a spawn. So their locations are not
-/// interned here. Where one location has both, a multi-thread runtime still tells them apart: its
-/// workers do the shutdown, and threads of the blocking pool run the others.
+/// Within its own poll it is a task that the hooks saw spawned. Outside of one it was dropped at
+/// the shutdown of the runtime, or it is no task at all: `spawn_blocking` and the hand-over of
+/// `block_in_place` call the hook for the end, too, but none for a spawn. So their locations are
+/// not interned here. Where one location has both, a multi-thread runtime still tells them apart:
+/// its workers do the shutdown, and threads of the blocking pool run the others.
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
@@ -320,8 +321,8 @@ pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId
     }
 }
 
-/// Pushes a request to the slow-poll ring, like [`publish_slow_poll`]; in place of a task it has the
-/// push number of the enclosing poll.
+/// Pushes a request to the slow-poll ring, like [`publish_slow_poll`]; in place of a task it has
+/// the push number of the enclosing poll.
 #[cfg(feature = "tower")]
 #[cold]
 #[inline(never)]

@@ -13,8 +13,9 @@ use crate::measure::entry::future::Watched;
 pub(crate) const FILE: &str = file!();
 
 pin_project! {
-    /// Around the wrapper, whose frame is thus withdrawn before the panic is met here. Nothing is added to its size, and on
-    /// the path that does not panic no instruction but for what the compiler inlines otherwise.
+    /// Around the wrapper, whose frame is thus withdrawn before the panic is met here. Nothing is
+    /// added to its size, and on the path that does not panic no instruction but for what the
+    /// compiler inlines otherwise.
     pub(crate) struct Task<F> {
         #[pin]
         watched: Watched<F>,
@@ -35,7 +36,8 @@ impl<F: Future> Future for Task<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut watched = self.project().watched;
-        // tokio catches it again, further out: a task's panic is caught in any case, and this is the same payload.
+        // tokio catches it again, further out: a task's panic is caught in any case, and this is
+        // the same payload.
         match catch_unwind(AssertUnwindSafe(|| watched.as_mut().poll(cx))) {
             Ok(polled) => polled,
             Err(payload) => {

@@ -1,10 +1,10 @@
 //! The clock of the poll path: the CPU's time-stamp counter where it can be trusted, the monotonic
 //! clock elsewhere.
 //!
-//! A counter reading costs some 8 ns on the machine of `docs/overhead.md`; a monotonic one about three
-//! times as much. `quanta` reads and calibrates the counter (once a process, 10 to 200 ms) and falls
-//! back by itself where the CPU does not promise an invariant counter. Where the kernel has given the
-//! counter up as its time source, this clock does not trust it either.
+//! A counter reading costs some 8 ns on the machine of `docs/overhead.md`; a monotonic one about
+//! three times as much. `quanta` reads and calibrates the counter (once a process, 10 to 200 ms)
+//! and falls back by itself where the CPU does not promise an invariant counter. Where the kernel
+//! has given the counter up as its time source, this clock does not trust it either.
 
 use std::time::Instant;
 
@@ -34,7 +34,8 @@ impl Clock {
         } else {
             let clock = quanta::Clock::new();
             match clock.delta_as_nanos(0, 1 << 32) {
-                // Nanoseconds: it has fallen back. On aarch64 it never does, and the counter itself may count them.
+                // Nanoseconds: it has fallen back. On aarch64 it never does, and the counter itself
+                // may count them.
                 NANOS if !cfg!(target_arch = "aarch64") => Source::Monotonic(Instant::now()),
                 nanos => Source::Counter(clock, Scale::of(nanos)),
             }
@@ -72,8 +73,8 @@ impl Clock {
         }
     }
 
-    /// Returns the nanoseconds between two readings, to within a billionth; 0 when they are in the wrong
-    /// order.
+    /// Returns the nanoseconds between two readings, to within a billionth; 0 when they are in the
+    /// wrong order.
     #[inline]
     pub(crate) fn delta(&self, begin: u64, end: u64) -> u64 {
         match &self.source {
@@ -117,8 +118,8 @@ fn nanos_since(anchor: &Instant) -> u64 {
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn count(_: &quanta::Clock) -> u64 {
-    // SAFETY: every x86_64 processor has the instruction. Where a system forbids it, quanta has tried it
-    // before this source was chosen.
+    // SAFETY: every x86_64 processor has the instruction. Where a system forbids it, quanta has
+    // tried it before this source was chosen.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
@@ -128,8 +129,8 @@ fn count(clock: &quanta::Clock) -> u64 {
     clock.raw()
 }
 
-/// The nanoseconds of a tick, as `factor / 2^(64 - shift)`: one multiplication a poll, of which only
-/// the high half is needed.
+/// The nanoseconds of a tick, as `factor / 2^(64 - shift)`: one multiplication a poll, of which
+/// only the high half is needed.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     factor: u64,

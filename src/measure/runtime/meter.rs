@@ -33,7 +33,8 @@ pub(crate) struct Settings {
     pub(crate) route_histograms: bool,
 }
 
-/// The shared state of measuring. Hooks, futures and layers hold it, and nothing of the layers above.
+/// The shared state of measuring. Hooks, futures and layers hold it, and nothing of the layers
+/// above.
 pub(crate) struct Meter {
     pub(crate) id: u64,
     /// The process in which it was made.
@@ -97,8 +98,8 @@ impl Meter {
         })
     }
 
-    /// Returns whether this is a forked child. It has only the thread that forked, and locks that other
-    /// threads held then stay locked for ever.
+    /// Returns whether this is a forked child. It has only the thread that forked, and locks that
+    /// other threads held then stay locked for ever.
     pub(crate) fn is_forked(&self) -> bool {
         self.process != std::process::id()
     }
@@ -119,8 +120,8 @@ impl Meter {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds the counters of an exiting thread, which calls this, to the retired ones. Does nothing in a
-    /// forked child, where nobody reads them.
+    /// Adds the counters of an exiting thread, which calls this, to the retired ones. Does nothing
+    /// in a forked child, where nobody reads them.
     pub(crate) fn retire_thread(&self, state: &Arc<ThreadState>) {
         if self.is_forked() {
             return;
@@ -129,8 +130,8 @@ impl Meter {
         state.tally.add_to(&mut retired.0);
         state.routes.add_to(&mut retired.1);
         self.lost.fetch_add(state.ended.lost(), Ordering::Relaxed);
-        // Before it is removed from the list: a scan in between finds the thread twice rather than not
-        // at all, and drains its ring once.
+        // Before it is removed from the list: a scan in between finds the thread twice rather than
+        // not at all, and drains its ring once.
         if !state.ended.is_empty() {
             let mut departed = lock(&self.departed);
             if departed.len() < MAX_DEPARTED {
@@ -164,8 +165,8 @@ impl Meter {
         std::mem::take(&mut *lock(&self.departed))
     }
 
-    /// Returns the sum of all counters by site. A thread that exits meanwhile waits for the lock, so that
-    /// it is counted once.
+    /// Returns the sum of all counters by site. A thread that exits meanwhile waits for the lock,
+    /// so that it is counted once.
     pub(crate) fn sum(&self) -> Sum {
         let retired = lock(&self.retired);
         let mut sum = retired.0.clone();
@@ -185,9 +186,9 @@ impl Meter {
         sum
     }
 
-    /// Returns how many tasks are alive, by runtime and site. There is no entry where none was spawned,
-    /// and none for `other`, where not every end is known. The number is never too high: spawns are read
-    /// before ends.
+    /// Returns how many tasks are alive, by runtime and site. There is no entry where none was
+    /// spawned, and none for `other`, where not every end is known. The number is never too high:
+    /// spawns are read before ends.
     pub(crate) fn alive(&self) -> HashMap<(u16, SiteId), u64> {
         // An exiting thread waits for this lock, so that none is missed or counted twice.
         let retired = lock(&self.retired);

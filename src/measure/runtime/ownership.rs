@@ -11,9 +11,9 @@ use crate::measure::thread::{LocalHandle, ThreadState};
 
 pub(crate) use imp::{OwnershipCache, WorkerOwners, observe};
 
-/// Returns the worker whose index `thread` holds right now, in the poll of `frame`. The frame holds what
-/// the thread observed when the poll started. Takes locks inside tokio: for the watchdog and the slow
-/// path only.
+/// Returns the worker whose index `thread` holds right now, in the poll of `frame`. The frame holds
+/// what the thread observed when the poll started. Takes locks inside tokio: for the watchdog and
+/// the slow path only.
 pub(crate) fn worker_of(
     metrics: &RuntimeMetrics,
     owners: &WorkerOwners,
@@ -23,9 +23,9 @@ pub(crate) fn worker_of(
     imp::worker_of(metrics, owners, thread, frame)
 }
 
-/// tokio reports which thread runs which worker. But it takes the thread that built a current-thread
-/// runtime for its worker until another one drives it. So a thread that only calls `Handle::block_on`
-/// must be told apart.
+/// tokio reports which thread runs which worker. But it takes the thread that built a
+/// current-thread runtime for its worker until another one drives it. So a thread that only calls
+/// `Handle::block_on` must be told apart.
 #[cfg(tokio_unstable)]
 mod imp {
     use super::*;
@@ -33,8 +33,8 @@ mod imp {
     use crate::measure::thread::slot::{Kind, What};
     use std::cell::Cell;
 
-    /// The runtimes for which wrappers have polled on this thread, a bit each, and those of them that are
-    /// current-thread runtimes.
+    /// The runtimes for which wrappers have polled on this thread, a bit each, and those of them
+    /// that are current-thread runtimes.
     #[derive(Debug, Default)]
     pub(crate) struct OwnershipCache {
         known: Cell<u64>,
@@ -53,8 +53,8 @@ mod imp {
     /// The thread does not drive the runtime.
     const NOT_DRIVING: u64 = 1;
 
-    /// Returns what the frame of a wrapper's poll records. Polls that the hooks see need no record: they
-    /// run on a thread that drives the runtime.
+    /// Returns what the frame of a wrapper's poll records. Polls that the hooks see need no record:
+    /// they run on a thread that drives the runtime.
     #[inline]
     pub(crate) fn observe(thread: &LocalHandle, runtime: u16, _nested: bool) -> Option<u64> {
         let bit = 1 << runtime;
@@ -100,10 +100,11 @@ mod imp {
     }
 }
 
-/// Stable tokio reports to a thread its own worker index, and how long each worker was busy. It updates
-/// the busy time only when a worker parks and every 61 ticks, never during one poll. If it changed
-/// during a poll, another thread has taken over this worker index. A thread that took it over and went
-/// straight into a long poll is known by that poll if it is watched; otherwise only when it ends.
+/// Stable tokio reports to a thread its own worker index, and how long each worker was busy. It
+/// updates the busy time only when a worker parks and every 61 ticks, never during one poll. If it
+/// changed during a poll, another thread has taken over this worker index. A thread that took it
+/// over and went straight into a long poll is known by that poll if it is watched; otherwise only
+/// when it ends.
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
@@ -135,8 +136,9 @@ mod imp {
         owners: WorkerOwners,
     }
 
-    /// For each worker of a multi-thread runtime, the thread that was last in a measured poll as it. Any
-    /// thread before has handed the worker over. A thread writes only when it takes a worker over.
+    /// For each worker of a multi-thread runtime, the thread that was last in a measured poll as
+    /// it. Any thread before has handed the worker over. A thread writes only when it takes a
+    /// worker over.
     #[derive(Clone, Debug)]
     pub(crate) struct WorkerOwners(Arc<[AtomicU64]>);
 
@@ -145,8 +147,8 @@ mod imp {
             WorkerOwners((0..workers).map(|_| AtomicU64::new(0)).collect())
         }
 
-        /// Records that the calling thread, which has this id, polls as this worker. It is recorded before
-        /// the poll is published, so that whoever sees the poll finds it.
+        /// Records that the calling thread, which has this id, polls as this worker. It is recorded
+        /// before the poll is published, so that whoever sees the poll finds it.
         #[inline]
         fn take(&self, worker: usize, thread: u64) {
             // The store of the previous owner is visible here: the hand-over came after it.
@@ -167,8 +169,8 @@ mod imp {
     const MULTI_THREAD: u64 = 1 << 16;
     const PROGRESS_SHIFT: u32 = 17;
 
-    /// Returns the busy time of a worker, shifted into its bits of the word. (`as_nanos` would multiply
-    /// 128 bits.)
+    /// Returns the busy time of a worker, shifted into its bits of the word. (`as_nanos` would
+    /// multiply 128 bits.)
     #[inline]
     fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
         let busy = metrics.worker_total_busy_duration(worker);
@@ -177,9 +179,9 @@ mod imp {
 
     /// Returns the word for the frame of a poll that starts now; `Some(0)` off a worker.
     ///
-    /// `block_on` of a multi-thread runtime does not change the thread's worker index. So in a poll that
-    /// is `nested` in one of another runtime, the index belongs to that runtime. If the outer task is
-    /// not watched, the two cannot be told apart.
+    /// `block_on` of a multi-thread runtime does not change the thread's worker index. So in a poll
+    /// that is `nested` in one of another runtime, the index belongs to that runtime. If the outer
+    /// task is not watched, the two cannot be told apart.
     #[inline]
     pub(crate) fn observe(thread: &LocalHandle, runtime: u16, nested: bool) -> Option<u64> {
         if nested && thread.runtime(runtime).is_none_or(|entry| entry.is_multi_thread()) {

@@ -1,7 +1,9 @@
-//! tokio's own figures of a runtime: through `tokio-metrics` for the whole, through `RuntimeMetrics` for each worker.
+//! tokio's own figures of a runtime: through `tokio-metrics` for the whole, through
+//! `RuntimeMetrics` for each worker.
 //!
-//! `tokio-metrics` hands out differences between two looks. They are added up here, so that a figure never goes down when a
-//! runtime is rebuilt under its name, and any number of scrapers sees the same.
+//! `tokio-metrics` hands out differences between two looks. They are added up here, so that a
+//! figure never goes down when a runtime is rebuilt under its name, and any number of scrapers sees
+//! the same.
 
 use std::time::Duration;
 
@@ -175,9 +177,11 @@ impl RuntimeStats {
         }
     }
 
-    /// Adds what has happened since the last look. Not on the poll path: some 10 µs, and a lock of tokio's a worker.
+    /// Adds what has happened since the last look. Not on the poll path: some 10 µs, and a lock of
+    /// tokio's a worker.
     pub(crate) fn update(&mut self, totals: &mut StatsTotals) {
-        // tokio-metrics subtracts without a check; should a figure of tokio's ever go down, that must not reach a worker.
+        // tokio-metrics subtracts without a check; should a figure of tokio's ever go down, that
+        // must not reach a worker.
         call_user(|| {
             if let Some(interval) = self.intervals.next() {
                 self.add(&interval, totals);

@@ -12,8 +12,8 @@ use super::LocalHandle;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 
-/// The handles of one thread. A thread serves one watchdog as a rule; further ones (tests have many)
-/// are in a list. A handle stays until the thread exits or its meter is gone, and only
+/// The handles of one thread. A thread serves one watchdog as a rule; further ones (tests have
+/// many) are in a list. A handle stays until the thread exits or its meter is gone, and only
 /// [`Local::find_or_register`] removes one.
 struct Local {
     first: RefCell<Option<Rc<LocalHandle>>>,
@@ -32,13 +32,13 @@ impl First {
     }
 }
 
-/// The number of polls after which a refused thread tries to register again, since other threads may
-/// have exited. Registering takes a lock that all threads share.
+/// The number of polls after which a refused thread tries to register again, since other threads
+/// may have exited. Registering takes a lock that all threads share.
 const RETRY: u32 = 256;
 
 thread_local! {
-    /// The handle in `LOCAL.first` with its meter's id, or 0. A thread-local without a destructor is
-    /// found by one instruction, and needs neither a borrow nor a reference count.
+    /// The handle in `LOCAL.first` with its meter's id, or 0. A thread-local without a destructor
+    /// is found by one instruction, and needs neither a borrow nor a reference count.
     static FIRST: First = const { First { id: Cell::new(0), handle: Cell::new(NonNull::dangling()) } };
     /// The meter that has refused this thread, and for how many more polls it is not asked again.
     static REFUSED: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
@@ -51,8 +51,8 @@ impl Drop for Local {
     }
 }
 
-/// Returns this thread's handle to a meter, and registers the thread at its first use. Returns `None`
-/// when the thread is exiting, or when there are too many threads.
+/// Returns this thread's handle to a meter, and registers the thread at its first use. Returns
+/// `None` when the thread is exiting, or when there are too many threads.
 #[inline(always)]
 pub(crate) fn attached(meter: &Arc<Meter>) -> Option<&LocalHandle> {
     // SAFETY: the meter is borrowed for as long as the handle, so it is not gone. The borrower is a
@@ -112,9 +112,9 @@ unsafe fn find_or_register<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter
     Some(unsafe { &*Rc::as_ptr(&found) })
 }
 
-/// Returns whether the task that ended on this thread was never spawned (`spawn_blocking`): the thread
-/// is not registered, and the location is not interned. The thread is not registered for that, and the
-/// last such location is cached.
+/// Returns whether the task that ended on this thread was never spawned (`spawn_blocking`): the
+/// thread is not registered, and the location is not interned. The thread is not registered for
+/// that, and the last such location is cached.
 #[cfg(tokio_unstable)]
 pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) -> bool {
     thread_local! {

@@ -45,8 +45,8 @@ pub(crate) struct ThreadState {
     clock: Clock,
     /// The threshold in nanoseconds.
     pub(crate) threshold: u64,
-    /// A shorter poll, in nanoseconds, is only counted: it is slow neither for the histogram's exact
-    /// buckets nor for the watchdog.
+    /// A shorter poll, in nanoseconds, is only counted: it is slow neither for the histogram's
+    /// exact buckets nor for the watchdog.
     pub(crate) fast_limit: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) route_histograms: bool,
@@ -154,8 +154,9 @@ pub(crate) enum SpawnSite {
 }
 
 impl SpawnSite {
-    /// Returns the site and a runtime (its [`runtime_tag`]) in one word, which is never 0. Locations are
-    /// aligned, so that their keys are multiples of 8; those of interned sites are not.
+    /// Returns the site and a runtime (its [`runtime_tag`]) in one word, which is never 0.
+    /// Locations are aligned, so that their keys are multiples of 8; those of interned sites are
+    /// not.
     #[inline(always)]
     fn key(self, runtime_tag: u64) -> u64 {
         let key = match self {
@@ -168,8 +169,8 @@ impl SpawnSite {
 
 const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>() != 8);
 
-/// Returns the bits that distinguish the keys of a runtime from those of others. They are the highest,
-/// which no address uses.
+/// Returns the bits that distinguish the keys of a runtime from those of others. They are the
+/// highest, which no address uses.
 #[inline(always)]
 pub(crate) const fn runtime_tag(runtime: u16) -> u64 {
     (runtime as u64) << 57
@@ -186,7 +187,8 @@ struct Cached {
     what: Cell<u64>,
 }
 
-/// A thread's private handle to one watchdog: its state, and its table from spawn sites to counters.
+/// A thread's private handle to one watchdog: its state, and its table from spawn sites to
+/// counters.
 #[derive(Debug)]
 pub(crate) struct LocalHandle {
     meter_id: u64,
@@ -199,8 +201,8 @@ pub(crate) struct LocalHandle {
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
-    /// The time that an inner `WatchLayer` has attributed to the same request. The outer layer adds it
-    /// instead of counting the request twice.
+    /// The time that an inner `WatchLayer` has attributed to the same request. The outer layer adds
+    /// it instead of counting the request twice.
     #[cfg(feature = "tower")]
     pub(crate) within_request: Cell<Option<(RouteId, u64)>>,
     pub(crate) place: OwnershipCache,
@@ -274,8 +276,8 @@ impl LocalHandle {
         })
     }
 
-    /// Returns the counters of a spawn site, and makes them if it is new; `None` for pollwatch's own
-    /// tasks.
+    /// Returns the counters of a spawn site, and makes them if it is new; `None` for pollwatch's
+    /// own tasks.
     #[inline(always)]
     pub(crate) fn cell(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
         match self.cached(site, runtime_tag(runtime)) {
@@ -313,8 +315,8 @@ impl LocalHandle {
         self.state.tally.cell(self.find(site, runtime, false))
     }
 
-    /// Publishes the frame of a poll that starts now. `cell` are counters of this thread. Returns what
-    /// [`Slot::push_poll`] does.
+    /// Publishes the frame of a poll that starts now. `cell` are counters of this thread. Returns
+    /// what [`Slot::push_poll`] does.
     #[inline(always)]
     pub(crate) fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: &SiteCounters) -> u64 {
         self.state.push_poll(self.state.now(), what, task, place, cell)
@@ -323,8 +325,8 @@ impl LocalHandle {
     /// Returns the counters of a poll, by its frame in this thread's slot.
     #[inline(always)]
     pub(crate) fn cell_of(&self, poll: &FrameCell) -> &SiteCounters {
-        // SAFETY: the pointer is to `NO_COUNTERS`, or to counters of this thread (`push_poll`). Those
-        // neither move nor go before the `ThreadCounters`, which `self.state` keeps alive.
+        // SAFETY: the pointer is to `NO_COUNTERS`, or to counters of this thread (`push_poll`).
+        // Those neither move nor go before the `ThreadCounters`, which `self.state` keeps alive.
         unsafe { &*poll.counters() }
     }
 
