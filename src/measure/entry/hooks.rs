@@ -1,4 +1,4 @@
-//! The way in by tokio's task hooks: every task of a runtime, third-party ones too
+//! Entry point of tokio's task hooks: every task of a runtime, third-party ones too
 //! (`tokio_unstable`). The stable twin installs nothing. Thread callbacks are in both modes; see
 //! [`callbacks`](crate::measure::runtime::callbacks).
 
@@ -140,10 +140,9 @@ mod imp {
         }
     }
 
-    /// Puts our hooks, and the user's around them, into the builder.
+    /// Puts pollwatch's hooks, and the user's around them, into the builder.
     pub(crate) fn install(builder: &mut Builder, runtime: &Arc<Runtime>, user: Hooks) {
-        // A closure of its own for each case: without a hook of the user's there is nothing to be
-        // kept for it.
+        // One closure for each case: a runtime without a user's hook has no branch for it.
         let rt = runtime.clone();
         match user.before {
             None => builder.on_before_task_poll(move |meta| {
@@ -194,8 +193,8 @@ mod imp {
         builder.on_task_spawn(of(user.spawn)).on_task_terminate(of(user.terminate));
     }
 
-    /// Takes them out again, so that what the user builds next from the same builder is not counted
-    /// under this name.
+    /// Replaces the hooks by empty ones, so that what the user builds next from the same builder is
+    /// not counted under this name.
     pub(crate) fn uninstall(builder: &mut Builder) {
         builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
     }

@@ -1,4 +1,4 @@
-//! A task of `Watchdog::spawn`: a watched future that leaves word of its panic.
+//! A task of `Watchdog::spawn`: a watched future whose panic is reported.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 
 use crate::measure::entry::future::Watched;
 
-/// Where such a poll is, as stacks tell it.
+/// The file of such a poll, as it appears in stacks.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 

@@ -1,5 +1,5 @@
-//! tokio's thread callbacks: ours, where workers are looked at from outside (stable mode), and the
-//! user's around them.
+//! tokio's thread callbacks: pollwatch's, where workers are observed from outside (stable mode),
+//! and the user's around them.
 //!
 //! tokio keeps one callback of a kind and overwrites silently. Its builder tells in its `Debug`
 //! text only which are set, and lets none be taken out again.
@@ -15,13 +15,13 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::Pool;
 use crate::util::{call_user, lock};
 
-/// Whether ours are installed: task hooks see more, and elsewhere than on Linux there is nothing to
-/// judge a worker by.
+/// Whether pollwatch installs callbacks. Task hooks see more, and only Linux offers what is needed
+/// to judge a worker by.
 pub(crate) const INSTALLED: bool = cfg!(all(not(tokio_unstable), target_os = "linux"));
 
 type Callback = Box<dyn Fn() + Send + Sync>;
 
-/// The user's own.
+/// The user's callbacks.
 #[derive(Default)]
 pub(crate) struct ThreadCallbacks {
     pub(crate) start: Option<Callback>,
@@ -60,7 +60,7 @@ enum CallbackKind {
 impl CallbackKind {
     const ALL: [CallbackKind; 4] = [CallbackKind::Start, CallbackKind::Stop, CallbackKind::Park, CallbackKind::Unpark];
 
-    /// As tokio's builder calls it in its text.
+    /// Returns the name of the field in the `Debug` text of tokio's builder.
     fn field(self) -> &'static str {
         match self {
             CallbackKind::Start => "after_start: ",
