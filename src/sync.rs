@@ -1,4 +1,5 @@
-//! What threads share without a lock: a seqlock, a ring buffer, and the atomics that they are made of.
+//! What threads share without a lock: a seqlock, a ring buffer, and the atomics that they are made
+//! of.
 //!
 //! The atomics are `std`'s, or loom's when its models are checked (`--cfg pollwatch_loom`).
 
@@ -55,9 +56,9 @@ pub(crate) fn add_single_writer(counter: &impl Word, n: u64) {
 
 /// Runs a model of one writer and one reader, and checks that the two met.
 ///
-/// The writer is on the model's first thread, which loom runs first. loom explores other orders only
-/// from the last access to an atomic, so that a writer's own load before its store would hide a
-/// reader that came earlier. `read` returns whether it saw the writer half-way. If no order of
+/// The writer is on the model's first thread, which loom runs first. loom explores other orders
+/// only from the last access to an atomic, so that a writer's own load before its store would hide
+/// a reader that came earlier. `read` returns whether it saw the writer half-way. If no order of
 /// execution has it do so, the model proves nothing.
 #[cfg(all(test, pollwatch_loom))]
 pub(crate) fn model_one_writer<T: Send + Sync + 'static>(

@@ -1,5 +1,5 @@
-//! A bounded single-producer, single-consumer ring buffer (a Lamport queue) of entries of some words
-//! each. A full ring drops the new entry and counts it.
+//! A bounded single-producer, single-consumer ring buffer (a Lamport queue) of entries of some
+//! words each. A full ring drops the new entry and counts it.
 
 use super::{AtomicU64, Ordering};
 

@@ -7,9 +7,9 @@
 //! - The version says how much of the data is visible. The writer stores only into fields that the
 //!   current version hides, and then publishes the next version. So no version marks a write in
 //!   progress, and a write takes one store of the version instead of two.
-//! - Fields are stored with `Release` instead of after a fence. A reader that saw a field of a later
-//!   version therefore sees the versions before it, too, and discards its copy. On x86 these are
-//!   plain stores.
+//! - Fields are stored with `Release` instead of after a fence. A reader that saw a field of a
+//!   later version therefore sees the versions before it, too, and discards its copy. On x86 these
+//!   are plain stores.
 //!
 //! There is no read-modify-write, because the owning thread is the only writer.
 

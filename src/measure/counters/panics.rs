@@ -40,7 +40,8 @@ impl Panics {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         drop(waiting);
-        // Before the flag that tells whether the watchdog sleeps is read; the watchdog asks here after it has raised that one.
+        // Before the flag that tells whether the watchdog sleeps is read; the watchdog asks here
+        // after it has raised that one.
         self.any.store(true, Ordering::SeqCst);
     }
 

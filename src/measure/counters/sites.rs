@@ -1,4 +1,5 @@
-//! What one thread counts: a cell per (runtime, site) and a histogram per runtime, each with one writer.
+//! What one thread counts of each pair of runtime and site, and a histogram for each runtime. The
+//! owning thread is the only writer.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use crate::sync::add_single_writer as add;
 
 const CHUNK: usize = 64;
 
-/// The events that a cell counts, besides polls.
+/// The events that are counted besides polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Spawned,
@@ -19,30 +20,29 @@ pub(crate) enum Event {
     Completed,
     Cancelled,
     Panicked,
-    /// A wrapper's future came to be polled or spawned: it will have an outcome.
+    /// A wrapper's future was polled for the first time, or spawned. It will have an outcome.
     Watched,
 }
 
 const EVENTS: usize = 6;
 
-/// What is counted for one (runtime, site) on one thread.
-///
-/// What a poll needs comes first, in one cache line.
+/// The counters of one pair of runtime and site on one thread. The fields that a poll uses come
+/// first, in one cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct SiteCounters {
     polls: AtomicU64,
     busy: AtomicU64,
     max: AtomicU64,
-    /// The runtime, and its index in its tally, as [`What`] has them.
+    /// The runtime, and the index of these counters, packed as in [`What`].
     what: AtomicU64,
-    /// Of the runtime on this thread.
+    /// The histogram of the runtime on this thread.
     histogram: OnceLock<Arc<Histogram>>,
     site: AtomicU32,
     events: [AtomicU64; EVENTS],
 }
 
-/// Stands where there is none; nothing is counted in it.
+/// Counters that stand for none. Nothing is counted in them.
 pub(crate) static NO_COUNTERS: SiteCounters = SiteCounters::new();
 
 impl SiteCounters {
@@ -58,7 +58,7 @@ impl SiteCounters {
         }
     }
 
-    /// Counts one poll, here and in the histogram of its runtime; the owning thread only.
+    /// Counts one poll, also in the histogram of its runtime; the owning thread only.
     pub(crate) fn poll(&self, nanos: u64) {
         if let Some(histogram) = self.histogram.get() {
             histogram.record(nanos);
@@ -66,7 +66,8 @@ impl SiteCounters {
         self.count(nanos);
     }
 
-    /// As [`poll`](Self::poll), of one below [`SLOW_NANOS`](crate::measure::primitives::histogram::SLOW_NANOS).
+    /// As [`poll`](Self::poll), of one below
+    /// [`SLOW_NANOS`](crate::measure::primitives::histogram::SLOW_NANOS).
     #[inline(always)]
     pub(crate) fn fast_poll(&self, nanos: u64) {
         if let Some(histogram) = self.histogram.get() {
@@ -96,7 +97,7 @@ impl SiteCounters {
         add(&self.events[event as usize], 1);
     }
 
-    /// What is polled, for [`What::pack_poll`].
+    /// Returns the packed runtime and index, for [`What::pack_poll`].
     #[inline]
     pub(crate) fn what(&self) -> u64 {
         self.what.load(Ordering::Relaxed)
@@ -111,7 +112,7 @@ impl SiteCounters {
     }
 }
 
-/// The sum of cells, as plain numbers; times in nanoseconds.
+/// A sum of counters, as plain numbers; times in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) polls: u64,
@@ -144,7 +145,7 @@ impl Totals {
     }
 }
 
-/// Everything that is counted, merged over threads.
+/// The sums of all threads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) cells: HashMap<(u16, SiteId), Totals>,
@@ -160,7 +161,7 @@ pub(crate) struct ThreadCounters {
 }
 
 impl ThreadCounters {
-    /// Room for `max_sites` sites and the `other` of each runtime.
+    /// Makes a table for `max_sites` sites and the `other` of each runtime.
     pub(crate) fn new(max_sites: usize) -> ThreadCounters {
         let chunks = (max_sites + MAX_RUNTIMES).div_ceil(CHUNK) + 1;
         ThreadCounters {
@@ -170,7 +171,8 @@ impl ThreadCounters {
         }
     }
 
-    /// Makes a cell; the owning thread only, which keeps the index. `None` when only the places for `other` are left.
+    /// Makes counters and returns their index; the owning thread only. Returns `None` when only
+    /// those for `other` are left.
     pub(crate) fn add_cell(&self, runtime: u16, site: SiteId) -> Option<u32> {
         let index = self.used.load(Ordering::Relaxed);
         let spare = if site == SiteId::OTHER { 0 } else { MAX_RUNTIMES };
@@ -194,7 +196,7 @@ impl ThreadCounters {
         Some(&self.chunks.get(index as usize / CHUNK)?.get()?[index as usize % CHUNK])
     }
 
-    /// Calls `f` with what was counted of an event, by runtime and site, where there is any; any thread.
+    /// Calls `f` with the number of an event by runtime and site, where it is not 0; any thread.
     pub(crate) fn each(&self, event: Event, mut f: impl FnMut((u16, SiteId), u64)) {
         for index in 0..self.used.load(Ordering::Acquire) {
             if let Some(cell) = self.cell(index)
@@ -205,7 +207,7 @@ impl ThreadCounters {
         }
     }
 
-    /// Adds what is counted here to `sum`; any thread.
+    /// Adds all counters to `sum`; any thread.
     pub(crate) fn add_to(&self, sum: &mut Sum) {
         for index in 0..self.used.load(Ordering::Acquire) {
             if let Some(cell) = self.cell(index) {

@@ -1,14 +1,17 @@
-//! Scopes that are meant to block.
+//! Scopes of allowed blocking.
 
 use crate::measure::thread;
 use crate::measure::thread::slot::{Kind, What};
 
-/// Runs `f`, which is meant to block: its time is counted under `reason` (`pollwatch_allowed_blocking_seconds_total`) and left out
-/// of the poll that it is part of. The rest of the poll is measured as ever, and a stall that is going on stands still meanwhile.
+/// Runs `f`, which is allowed to block: its time is counted under `reason`
+/// (`pollwatch_allowed_blocking_seconds_total`) and left out of the enclosing poll. The rest of the
+/// poll is measured as usual, and an ongoing stall does not grow meanwhile.
 ///
-/// Scopes nest; each is counted without those within. Outside of a poll that is measured, and of a worker that is looked at in
-/// stable mode, it only runs `f`. It changes nothing for the other tasks of the worker, which do wait: use it where you know that
-/// they may (at start-up, in a tool, for a bounded call that has no async form), and [`tokio::task::spawn_blocking`] everywhere else.
+/// Scopes nest; each is counted without those within it. Outside of a measured poll, and of a
+/// worker that is observed from outside in stable mode, the function only runs `f`. It changes
+/// nothing for the other tasks of the worker, which do wait: use it where you know that they may
+/// (at start-up, in a tool, for a bounded call that has no async form), and
+/// [`tokio::task::spawn_blocking`] everywhere else.
 ///
 /// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.
 ///
@@ -29,7 +32,7 @@ impl Scope {
     fn enter(reason: &'static str) -> Scope {
         let what = What { kind: Kind::Allowed, runtime: 0, route: None, index: 0 }.pack();
         thread::for_each(|thread| {
-            // A worker may be looked at from outside, though nobody measures the poll that it is in.
+            // A worker may be observed from outside though its poll is not measured.
             if thread.state.slot.depth() > 0 || crate::measure::runtime::worker_threads::is_worker() {
                 thread.state.push(thread.state.now(), what, 0, None);
             }

@@ -1,4 +1,4 @@
-//! The way in by a wrapper: `watch` and `spawn`, on stable and unstable tokio.
+//! Entry point of wrapped futures: `watch` and `spawn`, on stable and unstable tokio.
 
 use std::any::Any;
 use std::panic::Location;
@@ -18,18 +18,18 @@ use crate::measure::primitives::task_id::to_bits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, SpawnSite, attached};
 
-/// Where a wrapper's poll is, as stacks tell it.
+/// The file of a wrapper's poll, as it appears in stacks.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
-/// Not polled yet.
+/// The runtime of a future that was not polled yet.
 pub(super) const UNRESOLVED: u8 = u8::MAX;
 
 pin_project! {
     /// A future whose polls are watched; made by [`Watchdog::watch`](crate::Watchdog::watch).
     ///
-    /// Where tokio's hooks see the task already, this is a named part of its polls and counts none of its own. It adds
-    /// 16 bytes to the future; what it adds to a poll is in `docs/overhead.md`.
+    /// Where tokio's hooks see the task already, this is a named part of its polls and counts none
+    /// of its own. It adds 16 bytes to the future; what it adds to a poll is in `docs/overhead.md`.
     #[must_use = "futures do nothing unless polled"]
     pub struct Watched<F> {
         #[pin]
@@ -44,18 +44,18 @@ impl<F> std::fmt::Debug for Watched<F> {
     }
 }
 
-/// What a wrapper carries: 16 bytes.
+/// What a wrapper adds to its future: 16 bytes.
 struct Tag {
     meter: Arc<Meter>,
     site: SiteId,
     spawned: Spawned,
     runtime: u8,
-    /// How it ended, counted when it is dropped.
+    /// How the future ended; counted when it is dropped.
     outcome: Outcome,
 }
 
-/// The route that it was spawned under, and in the highest bit whether it is a task whose spawn was counted here, so that its end
-/// is, too.
+/// The route that it was spawned under, and in the highest bit whether it is a task whose spawn was
+/// counted here, so that its end is, too.
 #[derive(Clone, Copy, Default)]
 struct Spawned(u16);
 
@@ -83,7 +83,7 @@ enum Outcome {
 }
 
 impl<F> Watched<F> {
-    /// A future to be polled anywhere.
+    /// Wraps a future that may be polled anywhere.
     #[track_caller]
     pub(crate) fn new(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let place = Location::caller();
@@ -92,7 +92,8 @@ impl<F> Watched<F> {
         Watched { inner, tag: Tag { meter: meter.clone(), site, spawned, runtime: UNRESOLVED, outcome } }
     }
 
-    /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count its spawn and its end.
+    /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count
+    /// its spawn and its end.
     #[track_caller]
     pub(crate) fn task(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let mut watched = Watched::new(meter, inner);
@@ -105,7 +106,7 @@ impl<F> Watched<F> {
         watched
     }
 
-    /// Has the watchdog tell of this task's panic.
+    /// Hands the panic of this task to the watchdog, which reports it.
     #[cold]
     pub(super) fn leave_panic(&self, payload: &(dyn Any + Send)) {
         let Tag { meter, site, runtime, .. } = &self.tag;
@@ -115,13 +116,13 @@ impl<F> Watched<F> {
     }
 }
 
-/// The runtime that polls on this thread, and whether the hooks see its tasks.
+/// Returns the runtime that polls on this thread, and whether hooks see its tasks.
 #[cold]
 pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     let handle = Handle::try_current().ok();
     let id = handle.as_ref().map(Handle::id);
     let thread = attached(meter);
-    // The runtime of the last one resolved on this thread, as a rule: found without a lock.
+    // As a rule it is the runtime of the last future resolved on this thread, found without a lock.
     let last = thread.and_then(|thread| thread.last_runtime.get());
     if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
         return (runtime, hooked);
@@ -133,13 +134,14 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     let (id_of_ours, hooked) = (runtime.id as u8, runtime.is_hooked());
     if let (Some(thread), Some(id)) = (thread, id) {
         thread.last_runtime.set(Some((id, id_of_ours, hooked)));
-        // What is remembered may be of one that went by this id before.
+        // The cache may be of a runtime that had this id before.
         thread.place.forget(runtime.id);
     }
     (id_of_ours, hooked)
 }
 
-/// The runtime that polls a future now. It may have been polled by another before it was spawned here.
+/// The runtime that polls a future now. It may have been polled by another before it was spawned
+/// here.
 #[cold]
 #[inline(never)]
 fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {
@@ -159,7 +161,7 @@ fn count(meter: &Arc<Meter>, site: SiteId, runtime: u8, event: Event) {
 }
 
 impl Tag {
-    /// Finds the runtime that polls this; tells whether the hooks see its tasks.
+    /// Finds the runtime that polls this future; returns whether hooks see its tasks.
     fn resolve(&mut self) -> bool {
         let (runtime, hooked) = resolve(&self.meter);
         self.runtime = runtime;
@@ -188,7 +190,7 @@ impl Drop for Tag {
     }
 }
 
-/// Withdraws the frame when the poll unwinds.
+/// Pops the frame when the poll unwinds.
 struct Unwinds<'a> {
     entered: Option<(&'a LocalHandle, Entered)>,
     outcome: &'a mut Outcome,
@@ -276,7 +278,7 @@ mod tests {
         assert_eq!((totals.polls, totals.event(Event::Panicked), totals.event(Event::Cancelled)), (2, 1, 0));
     }
 
-    /// The outer poll holds the thread's tie to its own watchdog meanwhile.
+    /// The outer poll holds the thread's handle to its own watchdog meanwhile.
     #[test]
     fn another_watchdog_is_met_within_a_poll() {
         let [outer, inner, innermost] = std::array::from_fn(|_| Meter::of(10_000_000, 10));

@@ -1,5 +1,6 @@
-//! The way in by tokio's task hooks: every task of a runtime, third-party ones too (`tokio_unstable`). The stable twin
-//! installs nothing. Thread callbacks are in both modes; see [`callbacks`](crate::measure::runtime::callbacks).
+//! Entry point of tokio's task hooks: every task of a runtime, third-party ones too
+//! (`tokio_unstable`). The stable twin installs nothing. Thread callbacks are in both modes; see
+//! [`callbacks`](crate::measure::runtime::callbacks).
 
 pub use imp::Hooks;
 pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
@@ -12,7 +13,8 @@ impl Hooks {
         Hooks::default()
     }
 
-    /// Runs on each thread that the runtime starts, workers and those of `spawn_blocking`, when it has started.
+    /// Runs on each thread that the runtime starts, workers and those of `spawn_blocking`, when it
+    /// has started.
     pub fn on_thread_start(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
         self.threads.start = Some(Box::new(f));
         self
@@ -63,12 +65,15 @@ mod imp {
 
     type Hook = Box<dyn Fn(&TaskMeta<'_>) + Send + Sync>;
 
-    /// Your own hooks and thread callbacks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
+    /// Your own hooks and thread callbacks, for
+    /// [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
     ///
-    /// tokio keeps one callback a hook and overwrites it silently: task hooks that were set on the builder before are lost, those
-    /// given here run as well. Yours run outside of the time that pollwatch measures. A panic in one is caught and counted
-    /// (`pollwatch_callback_panics_total`). Thread callbacks (`on_thread_start` and the like) may stay on the builder: with
-    /// `tokio_unstable` pollwatch takes none of them, and refuses only one that would be lost to one given here.
+    /// tokio keeps one callback a hook and overwrites it silently: task hooks that were set on the
+    /// builder before are lost, those given here run as well. Yours run outside of the time that
+    /// pollwatch measures. A panic in one is caught and counted
+    /// (`pollwatch_callback_panics_total`). Thread callbacks (`on_thread_start` and the like) may
+    /// stay on the builder: with `tokio_unstable` pollwatch takes none of them, and refuses only
+    /// one that would be lost to one given here.
     ///
     /// In stable mode tokio has no task hooks, and this type the methods for threads only.
     #[derive(Default)]
@@ -135,9 +140,9 @@ mod imp {
         }
     }
 
-    /// Puts our hooks, and the user's around them, into the builder.
+    /// Puts pollwatch's hooks, and the user's around them, into the builder.
     pub(crate) fn install(builder: &mut Builder, runtime: &Arc<Runtime>, user: Hooks) {
-        // A closure of its own for each case: without a hook of the user's there is nothing to be kept for it.
+        // One closure for each case: a runtime without a user's hook has no branch for it.
         let rt = runtime.clone();
         match user.before {
             None => builder.on_before_task_poll(move |meta| {
@@ -188,7 +193,8 @@ mod imp {
         builder.on_task_spawn(of(user.spawn)).on_task_terminate(of(user.terminate));
     }
 
-    /// Takes them out again, so that what the user builds next from the same builder is not counted under this name.
+    /// Replaces the hooks by empty ones, so that what the user builds next from the same builder is
+    /// not counted under this name.
     pub(crate) fn uninstall(builder: &mut Builder) {
         builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
     }
@@ -207,11 +213,14 @@ mod imp {
     /// Whether [`install`] does anything.
     pub(crate) const INSTALLED: bool = false;
 
-    /// Your own thread callbacks, for [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with). In stable mode
-    /// pollwatch has callbacks of its own there, so that yours must not be on the builder: tokio keeps one of a kind. A panic in
-    /// one is caught and counted (`pollwatch_callback_panics_total`).
+    /// Your own thread callbacks, for
+    /// [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with). In stable mode
+    /// pollwatch has callbacks of its own there, so that yours must not be on the builder: tokio
+    /// keeps one of a kind. A panic in one is caught and counted
+    /// (`pollwatch_callback_panics_total`).
     ///
-    /// In stable mode tokio has no task hooks; with `tokio_unstable` this type has a method for each.
+    /// In stable mode tokio has no task hooks; with `tokio_unstable` this type has a method for
+    /// each.
     #[derive(Debug, Default)]
     pub struct Hooks {
         pub(super) threads: ThreadCallbacks,

@@ -1,5 +1,8 @@
-//! The poll path: what happens at the begin and the end of a poll. No lock, no allocation, no system call (but the one that
-//! wakes a sleeping watchdog), no read-modify-write on a shared line; the cold parts are functions of their own.
+//! The poll path: what happens at the start and at the end of a poll.
+//!
+//! It takes no lock, allocates nothing, makes no system call (except the one that wakes a sleeping
+//! watchdog), and does no read-modify-write on a shared cache line. Cold parts are functions of
+//! their own.
 
 #[cfg(tokio_unstable)]
 use std::panic::Location;
@@ -20,10 +23,10 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
     crate::measure::thread::with(runtime, f);
 }
 
-/// A poll that tokio's hooks report begins.
+/// Starts a poll that tokio's hooks report.
 ///
-/// Here and in [`end_task`] the usual way calls nothing but at its very end, so that no register has to be saved; every other way is
-/// the whole of it once more, out of line.
+/// The fast path, here and in [`end_task`], calls nothing except at its very end, so that no
+/// register has to be saved. Whatever else happens starts over in a function out of line.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
@@ -48,7 +51,7 @@ fn begin_task_cold(runtime: &Runtime, place: &'static Location<'static>, task: u
     });
 }
 
-/// A poll that tokio's hooks report ends: it returned, it panicked, or the task was aborted.
+/// Ends a poll that tokio's hooks report: it returned, it panicked, or the task was aborted.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
@@ -70,8 +73,8 @@ fn end_task_slow(runtime: &Runtime, place: &'static Location<'static>, task: u64
             finish(thread, top);
             thread.state.slot.pop();
         }
-        // All that is put upon the frame of a task is taken back by guards on the stack; only a stack that was left (a coroutine's)
-        // leaves some there. Its guards find them gone.
+        // Guards on the stack pop the frames within that of a task. Only an abandoned stack (of a
+        // stackful coroutine) leaves some behind; its guards, when they run, find them gone.
         Some(_) if thread.state.slot.is_polling(task) => {
             let slot = &thread.state.slot;
             while slot.top().is_some_and(|top| top.task() != task) {
@@ -82,13 +85,14 @@ fn end_task_slow(runtime: &Runtime, place: &'static Location<'static>, task: u64
                 slot.pop();
             }
         }
-        // Our own task has no frame, and what lies beneath it is another's.
+        // pollwatch's own task has no frame; the innermost one belongs to an enclosing poll.
         Some(_) => {}
         None => end_unpublished(thread, runtime, place),
     });
 }
 
-/// The end of a poll that was too deep to be published: it has a place in the depth all the same, unless it was our own.
+/// Ends a poll that was too deep to be published. It counts in the depth, unless it is pollwatch's
+/// own task.
 #[cfg(tokio_unstable)]
 fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, place: &'static Location<'static>) {
     if thread.state.slot.depth() > 0 && thread.cell(SpawnSite::Location(place), runtime.id).is_some() {
@@ -96,7 +100,7 @@ fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, place: &'static Loca
     }
 }
 
-/// Counts a poll that is about to be withdrawn.
+/// Counts the poll of the innermost frame, which is popped next.
 #[inline(always)]
 fn finish(thread: &LocalHandle, top: &FrameCell) {
     if !finish_fast(thread, top) {
@@ -104,7 +108,8 @@ fn finish(thread: &LocalHandle, top: &FrameCell) {
     }
 }
 
-/// As [`finish`], if there is nothing but to count, and nothing to be called for that; else it does nothing, and returns `false`.
+/// Counts the poll if it is below the fast limit and the clock is read without a call. Otherwise
+/// does nothing and returns `false`.
 #[inline(always)]
 fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
     let is_fast = |nanos: &u64| *nanos < thread.state.fast_limit;
@@ -124,7 +129,8 @@ fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
     }
 }
 
-/// A wrapper's poll ends, which was none: the call of a service, within a poll that nobody sees. Its time counts.
+/// Ends the call of a service within a poll that nothing measures. Its time counts, but it is no
+/// poll.
 #[cfg(feature = "tower")]
 #[inline(never)]
 pub(crate) fn leave_call(thread: &LocalHandle, entered: Entered) {
@@ -139,7 +145,8 @@ pub(crate) fn leave_call(thread: &LocalHandle, entered: Entered) {
     leave(thread, Entered { poll: false, ..entered });
 }
 
-/// Tells the watchdog of a slow poll, before its frame goes: whoever no longer sees the frame finds the word.
+/// Pushes the finished poll to the slow-poll ring *before* popping its frame, so that the watchdog
+/// always finds one or the other.
 fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let runtime = What::unpack(frame.what).runtime;
@@ -147,16 +154,16 @@ fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u
     thread.state.ended.push(Ended { number: frame.number, begin, nanos, what: frame.what, task: frame.task, worker });
 }
 
-/// What a wrapper pushed, for it to take back.
+/// The frame that a wrapper pushed, for the wrapper to pop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entered {
     number: u64,
     poll: bool,
 }
 
-/// A wrapper's poll begins, of a future that was made at `site` and spawned under `route`: a poll of its own, unless this thread is
-/// within a poll of the same runtime already. Within one of another, the future may have moved there: `resolve` finds its runtime
-/// again.
+/// Starts a wrapper's poll of a future that was made at `site` and spawned under `route`. It is a
+/// poll of its own, unless this thread is within a poll of the same runtime already. Within a poll
+/// of another runtime, the future may have moved there: `resolve` finds its runtime again.
 #[inline(always)]
 pub(crate) fn enter(
     thread: &LocalHandle,
@@ -173,8 +180,8 @@ pub(crate) fn enter(
     };
     let within = around == Some(runtime);
     let number = if within {
-        // A scope carries no task: only the frame of a poll is one that the hooks may take back.
-        // Nor a time of its own.
+        // A scope carries no task, because the hooks pop only frames of polls, and no start of its
+        // own, because its time is not counted.
         let begin = slot.top().map_or(0, FrameCell::begin);
         thread.state.push(begin, What { kind: Kind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
     } else {
@@ -185,7 +192,7 @@ pub(crate) fn enter(
     Some(Entered { number, poll: !within })
 }
 
-/// A wrapper's poll ends, by a return or an unwind.
+/// Ends a wrapper's poll, by a return or an unwind.
 #[inline(always)]
 pub(crate) fn leave(thread: &LocalHandle, entered: Entered) {
     let slot = &thread.state.slot;
@@ -196,13 +203,13 @@ pub(crate) fn leave(thread: &LocalHandle, entered: Entered) {
             }
             slot.pop();
         }
-        // Too deep to be published, or not ours.
+        // Too deep to be published, or popped already.
         None if entered.number == 0 && slot.depth() > 0 => slot.pop(),
         _ => {}
     }
 }
 
-/// A task was spawned, on whatever thread.
+/// Counts a spawned task; on any thread.
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
@@ -215,10 +222,13 @@ pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task
     });
 }
 
-/// A task ended. Within its own poll it was one that the hooks saw spawned. Outside of one it was dropped at the runtime's
-/// shutdown, or it is no task at all: `spawn_blocking` and the hand-off of `block_in_place` terminate, too, but are never
-/// spawned; their places are not known, and are not made known here. Where one place has both, a multi-thread runtime still
-/// tells them apart: its shutdown is its workers' work, the others are of the pool.
+/// Counts a task that ended.
+///
+/// Within its own poll it is a task that the hooks saw spawned. Outside of one it was dropped at
+/// the shutdown of the runtime, or it is no task at all: `spawn_blocking` and the hand-over of
+/// `block_in_place` call the hook for the end, too, but none for a spawn. So their locations are
+/// not interned here. Where one location has both, a multi-thread runtime still tells them apart:
+/// its workers do the shutdown, and threads of the blocking pool run the others.
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
@@ -236,25 +246,25 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, t
         };
         match cell {
             Some(cell) => cell.event(Event::Terminated),
-            // On a runtime that is shut down, tokio tells of a task's end before it tells of its spawn.
+            // On a runtime that is shut down, tokio reports a task's end before its spawn.
             None => thread.unplaced.set(task),
         }
     });
 }
 
-/// A part of a request.
+/// The phase of a request in which this thread works for it.
 #[cfg(feature = "tower")]
 #[derive(Debug)]
 pub(crate) enum RequestPhase<'a> {
-    /// The service is called: no poll, but it may be long. Its nanoseconds are left here.
+    /// The call of the service, which is no poll but may take long. Receives its nanoseconds.
     Call(&'a mut u32),
-    /// The response is polled for the first time, after a call that took so many nanoseconds.
+    /// The first poll of the response, after a call that took this many nanoseconds.
     First(u32),
-    /// It is polled once more, or a frame of its body is.
+    /// A later poll of the response, or a poll of a frame of its body.
     Later,
 }
 
-/// A part of a request begins.
+/// Starts a phase of a request.
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
@@ -263,7 +273,7 @@ pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
     Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
 }
 
-/// A part of a request ends, by a return or an unwind.
+/// Ends a phase of a request, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId, part: &mut RequestPhase<'_>) {
@@ -297,11 +307,11 @@ pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId
     if nanos >= thread.state.threshold {
         publish_slow_request(thread, top, begin, nanos);
     }
-    // A request within another (a service that calls a service): each has its own time.
+    // A request within another one (a service that calls a service) has its own time.
     slot.delay_requests_around(|| thread.state.now());
     leave(thread, entered);
     if at_once > 0 {
-        // Below two layers it is one request: the outer one notes what it did.
+        // Below two layers it is one request: the outer layer counts its time.
         let is_within = slot.depth() > 1 && slot.innermost_request() == Some(route);
         match cell {
             _ if is_within => thread.within_request.set(Some((route, at_once))),
@@ -311,7 +321,8 @@ pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId
     }
 }
 
-/// As [`publish_slow_poll`], with the push number of the poll that it is a part of in place of a task.
+/// Pushes a request to the slow-poll ring, like [`publish_slow_poll`]; in place of a task it has
+/// the push number of the enclosing poll.
 #[cfg(feature = "tower")]
 #[cold]
 #[inline(never)]
@@ -334,7 +345,7 @@ mod tests {
     use crate::measure::runtime::meter::Meter;
     use crate::measure::thread::attached;
 
-    /// As a stackful coroutine does that is left within a watched future: what it pushed is not taken back by the poll's end.
+    /// A stackful coroutine that is abandoned within a watched future leaves frames behind.
     #[test]
     fn a_poll_takes_what_was_left_on_it() {
         let meter = Meter::of(1_000_000_000, 10);

@@ -1,4 +1,4 @@
-//! A task of `Watchdog::spawn`: a watched future that leaves word of its panic.
+//! A task of `Watchdog::spawn`: a watched future whose panic is reported.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -8,13 +8,14 @@ use pin_project_lite::pin_project;
 
 use crate::measure::entry::future::Watched;
 
-/// Where such a poll is, as stacks tell it.
+/// The file of such a poll, as it appears in stacks.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 pin_project! {
-    /// Around the wrapper, whose frame is thus withdrawn before the panic is met here. Nothing is added to its size, and on
-    /// the path that does not panic no instruction but for what the compiler inlines otherwise.
+    /// Around the wrapper, whose frame is thus withdrawn before the panic is met here. Nothing is
+    /// added to its size, and on the path that does not panic no instruction but for what the
+    /// compiler inlines otherwise.
     pub(crate) struct Task<F> {
         #[pin]
         watched: Watched<F>,
@@ -35,7 +36,8 @@ impl<F: Future> Future for Task<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut watched = self.project().watched;
-        // tokio catches it again, further out: a task's panic is caught in any case, and this is the same payload.
+        // tokio catches it again, further out: a task's panic is caught in any case, and this is
+        // the same payload.
         match catch_unwind(AssertUnwindSafe(|| watched.as_mut().poll(cx))) {
             Ok(polled) => polled,
             Err(payload) => {

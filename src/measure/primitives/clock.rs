@@ -1,15 +1,17 @@
-//! The clock of the poll path: the CPU's time-stamp counter where it can be trusted, the monotonic clock elsewhere.
+//! The clock of the poll path: the CPU's time-stamp counter where it can be trusted, the monotonic
+//! clock elsewhere.
 //!
-//! A counter reading costs some 8 ns on the machine of `docs/overhead.md`; a monotonic one about three times as much.
-//! `quanta` reads and calibrates the counter (once a process, 10 to 200 ms) and falls back by itself where the CPU does not
-//! promise an invariant one. Where the kernel itself has given the counter up as its time source, neither do we trust it.
+//! A counter reading costs some 8 ns on the machine of `docs/overhead.md`; a monotonic one about
+//! three times as much. `quanta` reads and calibrates the counter (once a process, 10 to 200 ms)
+//! and falls back by itself where the CPU does not promise an invariant counter. Where the kernel
+//! has given the counter up as its time source, this clock does not trust it either.
 
 use std::time::Instant;
 
 /// Where readings come from.
 #[derive(Clone, Debug)]
 enum Source {
-    /// With what turns ticks into nanoseconds.
+    /// The CPU's counter, with the scale from ticks to nanoseconds.
     Counter(quanta::Clock, Scale),
     Monotonic(Instant),
 }
@@ -18,7 +20,7 @@ enum Source {
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     source: Source,
-    /// Reading at which `nanos` is zero.
+    /// The reading at which `nanos` is zero.
     anchor: u64,
 }
 
@@ -32,7 +34,8 @@ impl Clock {
         } else {
             let clock = quanta::Clock::new();
             match clock.delta_as_nanos(0, 1 << 32) {
-                // Nanoseconds: it has fallen back. On aarch64 it never does, and the counter itself may count them.
+                // Nanoseconds: it has fallen back. On aarch64 it never does, and the counter itself
+                // may count them.
                 NANOS if !cfg!(target_arch = "aarch64") => Source::Monotonic(Instant::now()),
                 nanos => Source::Counter(clock, Scale::of(nanos)),
             }
@@ -42,7 +45,7 @@ impl Clock {
         clock
     }
 
-    /// A raw reading, never 0.
+    /// Returns a raw reading, which is never 0.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         match &self.source {
@@ -51,7 +54,7 @@ impl Clock {
         }
     }
 
-    /// As [`now`](Self::now), where nothing has to be called for it; `None` elsewhere.
+    /// Returns a raw reading where that takes no call; `None` elsewhere.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     #[inline(always)]
     pub(crate) fn fast_now(&self) -> Option<u64> {
@@ -61,7 +64,7 @@ impl Clock {
         }
     }
 
-    /// As [`since`](Self::since), where nothing has to be called for it; `None` elsewhere.
+    /// Returns the nanoseconds from a reading to now where that takes no call; `None` elsewhere.
     #[inline(always)]
     pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
         match &self.source {
@@ -70,7 +73,8 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds between two readings, to within a billionth; 0 when they are in the wrong order.
+    /// Returns the nanoseconds between two readings, to within a billionth; 0 when they are in the
+    /// wrong order.
     #[inline]
     pub(crate) fn delta(&self, begin: u64, end: u64) -> u64 {
         match &self.source {
@@ -79,7 +83,7 @@ impl Clock {
         }
     }
 
-    /// Nanoseconds from a reading to now. The source is chosen once.
+    /// Returns the nanoseconds from a reading to now, with one branch on the source.
     #[inline]
     pub(crate) fn since(&self, begin: u64) -> u64 {
         match &self.source {
@@ -88,12 +92,12 @@ impl Clock {
         }
     }
 
-    /// A reading as nanoseconds since this clock was made.
+    /// Returns a reading as nanoseconds since this clock was made.
     pub(crate) fn nanos(&self, reading: u64) -> u64 {
         self.delta(self.anchor, reading)
     }
 
-    /// What the readings come from, for `coverage()`.
+    /// Returns the name of the source, for `coverage()`.
     pub(crate) fn name(&self) -> &'static str {
         match &self.source {
             Source::Counter(..) => "cpu counter",
@@ -102,18 +106,20 @@ impl Clock {
     }
 }
 
-/// From 1 on. Out of line: it needs registers that the counter does not.
+/// Returns the nanoseconds since `anchor`, plus 1. Out of line, because it needs registers that the
+/// counter does not.
 #[cold]
 #[inline(never)]
 fn nanos_since(anchor: &Instant) -> u64 {
     anchor.elapsed().as_nanos() as u64 + 1
 }
 
-/// What quanta's `raw` returns where it reads the counter; its call is not inlined.
+/// Returns what quanta's `raw` returns where it reads the counter. Its call is not inlined.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn count(_: &quanta::Clock) -> u64 {
-    // SAFETY: every x86_64 processor has the instruction. Where a system forbids it, quanta has tried it before this was chosen.
+    // SAFETY: every x86_64 processor has the instruction. Where a system forbids it, quanta has
+    // tried it before this source was chosen.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
@@ -123,7 +129,8 @@ fn count(clock: &quanta::Clock) -> u64 {
     clock.raw()
 }
 
-/// Nanoseconds a tick, as `factor / 2^(64 - shift)`: one multiplication a poll, of which the high half is all that is needed.
+/// The nanoseconds of a tick, as `factor / 2^(64 - shift)`: one multiplication a poll, of which
+/// only the high half is needed.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     factor: u64,

@@ -14,8 +14,8 @@ pub(crate) const OTHER: u16 = 0;
 pub(crate) enum Kind {
     /// A poll that tokio's hooks report.
     Task,
-    /// A poll that a wrapper measures, because no hook does: a `block_on` root, or a watched task in
-    /// stable mode.
+    /// A poll that a wrapper measures, because no hook does: a `block_on` root, or a watched task
+    /// in stable mode.
     Watched,
     /// A watched future within a poll. It is a part of that poll.
     Scope,
@@ -34,8 +34,8 @@ impl Kind {
     }
 }
 
-/// The identity of what a frame polls: kind, route, runtime, and the index of the site's counters on
-/// the thread (of a poll) or the site (of a scope). The route is that of the request, or the one
+/// The identity of what a frame polls: kind, route, runtime, and the index of the site's counters
+/// on the thread (of a poll) or the site (of a scope). The route is that of the request, or the one
 /// under which a watched future was spawned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct What {

@@ -1,8 +1,9 @@
 //! Durations in log-linear bins, with one writer: a bump is a relaxed load and a store.
 //!
-//! Two scales in one: fine bins (eight to an octave, so a quantile is off by at most 1/16 of its value) and, for durations
-//! from [`SLOW_NANOS`] on, the exact buckets that Prometheus shows. Below that every poll goes to the fine bins alone and
-//! belongs to the first bucket, so the hot path bumps one counter.
+//! Two scales in one: fine bins (eight to an octave, so that a quantile is off by at most 1/16 of
+//! its value), and, for durations from [`SLOW_NANOS`] on, the exact buckets that Prometheus shows.
+//! A shorter poll belongs to the first bucket and is counted in the fine bins alone, so that the
+//! fast path increments one counter.
 
 use std::time::Duration;
 
@@ -27,8 +28,8 @@ pub(crate) const BOUNDS: [u64; 14] = [
     10_000_000_000,
 ];
 
-/// From here on a duration is counted in the exact buckets as well. An edge of the fine bins (1.5 * 2^16) just below
-/// the first bound.
+/// The duration from which on the exact buckets count, too: an edge of the fine bins (1.5 * 2^16)
+/// just below the first bound.
 pub(crate) const SLOW_NANOS: u64 = 98_304;
 
 const SUB_BITS: u32 = 3;
@@ -51,7 +52,7 @@ fn floor(bin: usize) -> u64 {
     ((bin - (shift << SUB_BITS)) as u64) << shift
 }
 
-/// See the module's text.
+/// The histogram of one thread, or of one probe.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     bins: [AtomicU64; BINS],
@@ -74,7 +75,8 @@ impl Histogram {
         self.record(nanos);
     }
 
-    /// Counts a duration; the owning thread only. The sum of polls is kept in the counters of their sites.
+    /// Counts a duration; the owning thread only. The sum of polls is kept in the counters of their
+    /// sites.
     pub(crate) fn record(&self, nanos: u64) {
         if nanos >= SLOW_NANOS {
             add(&self.buckets[BOUNDS.partition_point(|&bound| bound < nanos)], 1);
@@ -116,7 +118,7 @@ impl Default for HistogramTotals {
     }
 }
 
-/// Not its hundreds of bins: it stands within snapshots that people print.
+/// Leaves the hundreds of bins out: people print the snapshots that hold this.
 impl std::fmt::Debug for HistogramTotals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HistogramTotals").field("count", &self.count()).finish_non_exhaustive()
@@ -124,13 +126,13 @@ impl std::fmt::Debug for HistogramTotals {
 }
 
 impl HistogramTotals {
-    /// The sum of what was recorded with its sum.
+    /// Returns the sum of the durations that were recorded with their sum.
     pub(crate) fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// How many durations were counted. Each is in exactly one of the two sums, so a count never goes down between two
-    /// readings.
+    /// Returns how many durations were counted. Each is in exactly one of the two sums, so that a
+    /// count never goes down between two readings.
     pub(crate) fn count(&self) -> u64 {
         self.fast() + self.buckets.iter().sum::<u64>()
     }
@@ -139,7 +141,7 @@ impl HistogramTotals {
         self.bins[..index(SLOW_NANOS)].iter().sum()
     }
 
-    /// How many took at most each of [`BOUNDS`].
+    /// Returns how many durations are at most each of [`BOUNDS`].
     pub(crate) fn cumulative(&self) -> [u64; BOUNDS.len()] {
         let mut sum = self.fast();
         std::array::from_fn(|i| {

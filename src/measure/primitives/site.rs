@@ -9,8 +9,9 @@ use crate::util::interner::Interner;
 use crate::util::{lock, portable_path};
 
 /// A location in the code where a task was spawned, or a future was wrapped. It is displayed as
-/// `file:line:column` (the file below its crate or registry, without the folders of the machine that
-/// built it), or as `other` for locations beyond [`max_sites`](crate::WatchdogBuilder::max_sites).
+/// `file:line:column` (the file below its crate or registry, without the folders of the machine
+/// that built it), or as `other` for locations beyond
+/// [`max_sites`](crate::WatchdogBuilder::max_sites).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site(Option<&'static Location<'static>>);
 
@@ -56,8 +57,8 @@ impl SiteId {
 
 /// The sites of one watchdog, bounded in number.
 pub(crate) struct Sites {
-    /// The compiler makes several `Location`s of one line (generics, codegen units). Equal content is
-    /// one site.
+    /// The compiler makes several `Location`s of one line (generics, codegen units). Equal content
+    /// is one site.
     table: Mutex<Interner<&'static Location<'static>>>,
     /// Tasks that are spawned in this file are pollwatch's own.
     own_file: &'static str,
@@ -69,8 +70,8 @@ impl Sites {
         Sites { table: Mutex::new(Interner::new(max)), own_file, overflowed: AtomicU64::new(0) }
     }
 
-    /// Returns the id of a location, and gives it one if there is room. Takes a lock: callers keep the
-    /// answer.
+    /// Returns the id of a location, and gives it one if there is room. Takes a lock: callers keep
+    /// the answer.
     pub(crate) fn intern(&self, location: &'static Location<'static>) -> SiteId {
         if location.file() == self.own_file {
             return SiteId::OWN;
@@ -95,7 +96,8 @@ impl Sites {
         Site(id.0.checked_sub(1).and_then(|number| lock(&self.table).key(number).copied()))
     }
 
-    /// Returns how often a location did not fit: once for each thread and location, not for each poll.
+    /// Returns how often a location did not fit: once for each thread and location, not for each
+    /// poll.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
 //! Task ids as one word, so that a slot can publish them.
 //!
-//! `tokio::task::Id` does not tell its number. Its bits are carried as they are and only ever turned back into the `Id`
-//! that they came from; nothing is assumed about what they mean. Should a later tokio change the size, reports lose the
-//! task id and everything else goes on.
+//! `tokio::task::Id` does not tell its number. Its bits are carried as they are and only ever
+//! turned back into the `Id` that they came from; nothing is assumed about what they mean. Should a
+//! later tokio change the size, reports lose the task id and everything else goes on.
 
 use tokio::task::Id;
 
@@ -12,8 +12,9 @@ const FITS: bool = size_of::<Id>() == size_of::<u64>();
 #[inline]
 pub(crate) fn to_bits(id: Option<Id>) -> u64 {
     match id {
-        // SAFETY: source and target have the same size (checked), and `Id` wraps one integer: it has no padding. Should
-        // that change, an integer of the same size cannot have padding either, and a larger `Id` fails `FITS`.
+        // SAFETY: source and target have the same size (checked), and `Id` wraps one integer: it
+        // has no padding. Should that change, an integer of the same size cannot have padding
+        // either, and a larger `Id` fails `FITS`.
         Some(id) if FITS => unsafe { std::mem::transmute_copy::<Id, u64>(&id) },
         _ => 0,
     }
@@ -28,7 +29,8 @@ pub(crate) unsafe fn from_bits(bits: u64) -> Option<Id> {
     if bits == 0 || !FITS {
         return None;
     }
-    // SAFETY: the caller promises that these are the bits of a valid `Id`, whose size is checked above.
+    // SAFETY: the caller promises that these are the bits of a valid `Id`, whose size is checked
+    // above.
     Some(unsafe { std::mem::transmute_copy::<u64, Id>(&bits) })
 }
 

@@ -7,15 +7,16 @@ use std::time::Duration;
 use crate::measure::primitives::clock::Clock;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
-/// How often a watchdog that cannot rely on being woken looks by itself.
+/// The interval between scans of a watchdog that cannot rely on being woken.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Says whether the watchdog sleeps.
 ///
-/// A poll stores its frame, then loads the flag. The watchdog sets the flag, then reads the slots. Each could miss the
-/// other's store, were it not for the process-wide barrier between the watchdog's two steps, which makes every running
-/// thread's earlier stores visible: either the poll sees the flag, or the watchdog sees the frame. The price is paid once a
-/// sleep by the watchdog, not once a poll by everyone.
+/// A poll stores its frame, then loads the flag. The watchdog sets the flag, then reads the slots.
+/// Each could miss the other's store, were it not for the process-wide barrier between the
+/// watchdog's two steps, which makes every running thread's earlier stores visible: either the poll
+/// sees the flag, or the watchdog sees the frame. The price is paid once a sleep by the watchdog,
+/// not once a poll by everyone.
 #[derive(Debug)]
 struct Flag(AtomicBool);
 
@@ -24,13 +25,13 @@ impl Flag {
         Flag(AtomicBool::new(false))
     }
 
-    /// Whether it sleeps, as far as can be told without waiting for anybody.
+    /// Returns whether the watchdog sleeps, without waiting for other CPUs.
     #[inline]
     fn is_up(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Lowers it; whether it was up: then the caller is the one to wake the watchdog.
+    /// Lowers the flag and returns whether it was up. If it was, the caller must wake the watchdog.
     fn take(&self) -> bool {
         self.0.swap(false, Ordering::SeqCst)
     }
@@ -39,8 +40,8 @@ impl Flag {
         self.0.store(up, Ordering::SeqCst);
     }
 
-    /// Sleeps by `park`, unless `is_idle` says, after the flag is up and all that ran before it is seen (`barrier`), that there is
-    /// something to do.
+    /// Sleeps by `park`, unless `is_idle` returns `false`. `is_idle` runs after the flag is up and
+    /// after `barrier`, so that it sees every earlier store.
     fn sleep<B>(&self, barrier: impl FnOnce() -> B, is_idle: impl FnOnce() -> bool, park: impl FnOnce(B)) {
         self.set(true);
         let barrier = barrier();
@@ -51,7 +52,7 @@ impl Flag {
     }
 }
 
-/// The flag, and whom to wake.
+/// The flag, and the thread to wake.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Wake {
@@ -59,7 +60,7 @@ pub(crate) struct Wake {
     thread: OnceLock<Thread>,
     barrier: bool,
     clock: Clock,
-    /// When a poll last woke it, as a reading; 0 for none since it fell asleep.
+    /// The clock reading at which a poll woke the watchdog; 0 if none has since it fell asleep.
     woken: AtomicU64,
 }
 
@@ -74,7 +75,7 @@ impl Wake {
         let _ = self.thread.set(thread);
     }
 
-    /// Whether a sleep may last until a poll ends it.
+    /// Returns whether a sleep may last until a poll ends it.
     pub(crate) fn is_exact(&self) -> bool {
         self.barrier
     }
@@ -107,11 +108,11 @@ impl Wake {
         }
     }
 
-    /// Sleeps until a poll begins, unless `is_idle` says, after the flag is up, that one already has. The reading at which one
-    /// woke it. The watchdog only.
+    /// Sleeps until a poll starts, unless `is_idle` finds, after the flag is up, that one already
+    /// has. Returns the clock reading at which a poll woke the watchdog, which is the only caller.
     pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<u64> {
         self.woken.store(0, Ordering::Relaxed);
-        // A wake-up in between has left its token: either returns at once then.
+        // A wake-up before this has left a token, with which either call returns at once.
         let park = |exact| if exact { std::thread::park() } else { std::thread::park_timeout(TICK) };
         self.flag.sleep(|| self.barrier && crate::sys::barrier(), is_idle, park);
         Some(self.woken.load(Ordering::Relaxed)).filter(|woken| *woken != 0)

@@ -1,7 +1,8 @@
-//! tokio's thread callbacks: ours, where workers are looked at from outside (stable mode), and the user's around them.
+//! tokio's thread callbacks: pollwatch's, where workers are observed from outside (stable mode),
+//! and the user's around them.
 //!
-//! tokio keeps one callback of a kind and overwrites silently. Its builder tells in its `Debug` text only which are set, and lets
-//! none be taken out again.
+//! tokio keeps one callback of a kind and overwrites silently. Its builder tells in its `Debug`
+//! text only which are set, and lets none be taken out again.
 
 use std::fmt;
 use std::io;
@@ -14,12 +15,13 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::Pool;
 use crate::util::{call_user, lock};
 
-/// Whether ours are installed: task hooks see more, and elsewhere than on Linux there is nothing to judge a worker by.
+/// Whether pollwatch installs callbacks. Task hooks see more, and only Linux offers what is needed
+/// to judge a worker by.
 pub(crate) const INSTALLED: bool = cfg!(all(not(tokio_unstable), target_os = "linux"));
 
 type Callback = Box<dyn Fn() + Send + Sync>;
 
-/// The user's own.
+/// The user's callbacks.
 #[derive(Default)]
 pub(crate) struct ThreadCallbacks {
     pub(crate) start: Option<Callback>,
@@ -58,7 +60,7 @@ enum CallbackKind {
 impl CallbackKind {
     const ALL: [CallbackKind; 4] = [CallbackKind::Start, CallbackKind::Stop, CallbackKind::Park, CallbackKind::Unpark];
 
-    /// As tokio's builder calls it in its text.
+    /// Returns the name of the field in the `Debug` text of tokio's builder.
     fn field(self) -> &'static str {
         match self {
             CallbackKind::Start => "after_start: ",
@@ -77,7 +79,8 @@ impl CallbackKind {
         }
     }
 
-    /// Whether the builder has one. The name that the user gave stands before the fields, so the last of them counts.
+    /// Whether the builder has one. The name that the user gave stands before the fields, so the
+    /// last of them counts.
     fn is_set(self, text: &str) -> bool {
         text.rfind(self.field()).is_some_and(|at| text[at + self.field().len()..].starts_with("Some("))
     }
@@ -92,9 +95,10 @@ impl CallbackKind {
     }
 }
 
-/// The callbacks without effect that we left behind in builders that may still be used: where the builder is, which, and whether it
-/// is still there: in the builder, or in a runtime that was built from it. Where that lives on elsewhere, a user's callback in another
-/// builder at its old place is taken for one of these; tokio lets nobody look closer. `Watchdog::build_runtime` says so.
+/// The callbacks without effect that we left behind in builders that may still be used: where the
+/// builder is, which, and whether it is still there: in the builder, or in a runtime that was built
+/// from it. Where that lives on elsewhere, a user's callback in another builder at its old place is
+/// taken for one of these; tokio lets nobody look closer. `Watchdog::build_runtime` says so.
 static LEFT: Mutex<Vec<(usize, CallbackKind, Weak<()>)>> = Mutex::new(Vec::new());
 
 fn is_left(builder: &Builder, kind: CallbackKind) -> bool {
@@ -117,7 +121,8 @@ fn leave(builder: &mut Builder, kind: CallbackKind) {
 /// What was put into a builder, to be taken out again.
 pub(crate) struct Installed(Vec<CallbackKind>);
 
-/// Puts our callbacks, where they are `wanted`, and the user's around them into the builder, with the pool that they speak of.
+/// Puts our callbacks, where they are `wanted`, and the user's around them into the builder, with
+/// the pool that they speak of.
 ///
 /// # Errors
 ///
@@ -195,7 +200,8 @@ fn run_user(meter: &Weak<Meter>, user: &Callback) {
     }
 }
 
-/// Takes them out again, so that what the user builds next from the same builder does not speak of this pool.
+/// Takes them out again, so that what the user builds next from the same builder does not speak of
+/// this pool.
 pub(crate) fn uninstall(builder: &mut Builder, installed: &Installed) {
     for &kind in &installed.0 {
         leave(builder, kind);

@@ -1,4 +1,4 @@
-//! What the measuring floor of one watchdog shares: clock, sites, threads, runtimes.
+//! The meter of one watchdog: what all measured threads share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -22,21 +22,22 @@ const MAX_DEPARTED: usize = 256;
 /// Reasons to block told apart.
 const MAX_REASONS: usize = 64;
 
-/// What the user sets.
+/// The settings that concern measuring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// In nanoseconds.
+    /// The threshold in nanoseconds.
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
     pub(crate) max_routes: usize,
-    /// Whether the durations of a route's polls are kept in buckets.
+    /// Whether the polls of each route have a histogram.
     pub(crate) route_histograms: bool,
 }
 
-/// See the module's text. Hooks, futures and layers hold this, never the floors above.
+/// The shared state of measuring. Hooks, futures and layers hold it, and nothing of the layers
+/// above.
 pub(crate) struct Meter {
     pub(crate) id: u64,
-    /// The process that it was made in.
+    /// The process in which it was made.
     process: u32,
     pub(crate) clock: Clock,
     /// In nanoseconds.
@@ -53,10 +54,10 @@ pub(crate) struct Meter {
     /// Panics of tasks.
     pub(crate) panics: Panics,
     threads: Mutex<Vec<Arc<ThreadState>>>,
-    /// Locked before `threads` by those who take both.
+    /// The counters of exited threads. Locked before `threads` where both are.
     retired: Mutex<(Sum, HashMap<RouteId, crate::measure::counters::routes::Totals>)>,
     departed: Mutex<Vec<Arc<ThreadState>>>,
-    /// Nanoseconds by reason.
+    /// The nanoseconds of allowed blocking by reason.
     allowed: Mutex<BTreeMap<&'static str, u64>>,
     next_thread: AtomicU64,
     refused: AtomicU64,
@@ -64,7 +65,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// With only what most tests set.
+    /// Makes a meter with what most tests set.
     #[cfg(test)]
     pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
         Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false })
@@ -97,12 +98,13 @@ impl Meter {
         })
     }
 
-    /// Whether this is a forked child: it has the one thread that forked, and locks that others held then stay locked in it for ever.
+    /// Returns whether this is a forked child. It has only the thread that forked, and locks that
+    /// other threads held then stay locked for ever.
     pub(crate) fn is_forked(&self) -> bool {
         self.process != std::process::id()
     }
 
-    /// Makes the calling thread's state; `None` when there are too many threads.
+    /// Makes the state of the calling thread; `None` when there are too many threads.
     pub(crate) fn register_thread(&self) -> Option<Arc<ThreadState>> {
         let mut threads = lock(&self.threads);
         if threads.len() >= MAX_THREADS {
@@ -113,12 +115,13 @@ impl Meter {
         Some(state)
     }
 
-    /// Counts a thread that found no place.
+    /// Counts a thread that was not registered.
     pub(crate) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Folds an exiting thread's counters into the retired ones. Runs on that thread. Not in a forked child, where nobody reads them.
+    /// Adds the counters of an exiting thread, which calls this, to the retired ones. Does nothing
+    /// in a forked child, where nobody reads them.
     pub(crate) fn retire_thread(&self, state: &Arc<ThreadState>) {
         if self.is_forked() {
             return;
@@ -127,7 +130,8 @@ impl Meter {
         state.tally.add_to(&mut retired.0);
         state.routes.add_to(&mut retired.1);
         self.lost.fetch_add(state.ended.lost(), Ordering::Relaxed);
-        // Before it leaves the others: a look in between finds its last words twice rather than not at all, and takes them once.
+        // Before it is removed from the list: a scan in between finds the thread twice rather than
+        // not at all, and drains its ring once.
         if !state.ended.is_empty() {
             let mut departed = lock(&self.departed);
             if departed.len() < MAX_DEPARTED {
@@ -139,29 +143,30 @@ impl Meter {
         lock(&self.threads).retain(|t| t.id != state.id);
     }
 
-    /// Counts time that was meant to block.
+    /// Counts the time of a scope of allowed blocking.
     pub(crate) fn add_allowed(&self, reason: &'static str, nanos: u64) {
         let mut allowed = lock(&self.allowed);
         let known = allowed.contains_key(reason) || allowed.len() < MAX_REASONS;
         *allowed.entry(if known { reason } else { "other" }).or_default() += nanos;
     }
 
-    /// Nanoseconds that were meant to block, by reason.
+    /// Returns the nanoseconds of allowed blocking by reason.
     pub(crate) fn allowed(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.allowed).clone()
     }
 
-    /// The threads of now.
+    /// Returns the threads that are registered now.
     pub(crate) fn threads(&self) -> Vec<Arc<ThreadState>> {
         lock(&self.threads).clone()
     }
 
-    /// Takes the exited threads that have something left to tell.
+    /// Takes the exited threads that have slow polls left in their rings.
     pub(crate) fn take_departed(&self) -> Vec<Arc<ThreadState>> {
         std::mem::take(&mut *lock(&self.departed))
     }
 
-    /// Everything counted so far. A thread that exits meanwhile waits, so it is counted once.
+    /// Returns the sum of all counters by site. A thread that exits meanwhile waits for the lock,
+    /// so that it is counted once.
     pub(crate) fn sum(&self) -> Sum {
         let retired = lock(&self.retired);
         let mut sum = retired.0.clone();
@@ -171,7 +176,7 @@ impl Meter {
         sum
     }
 
-    /// As [`sum`](Self::sum), of the routes.
+    /// Returns the sum of all counters by route, like [`sum`](Self::sum).
     pub(crate) fn sum_of_routes(&self) -> HashMap<RouteId, crate::measure::counters::routes::Totals> {
         let retired = lock(&self.retired);
         let mut sum = retired.1.clone();
@@ -181,10 +186,11 @@ impl Meter {
         sum
     }
 
-    /// Tasks that are alive, by runtime and place; where none ever was there is no entry, and none for `other`, whose ends are
-    /// not all told apart. Never more than there are: what was spawned is read before what has ended.
+    /// Returns how many tasks are alive, by runtime and site. There is no entry where none was
+    /// spawned, and none for `other`, where not every end is known. The number is never too high:
+    /// spawns are read before ends.
     pub(crate) fn alive(&self) -> HashMap<(u16, SiteId), u64> {
-        // Who exits waits, so that no thread is missed and none counted twice.
+        // An exiting thread waits for this lock, so that none is missed or counted twice.
         let retired = lock(&self.retired);
         let retired_of = |event| retired.0.cells.iter().map(move |(key, totals)| (*key, totals.event(event)));
         let mut alive: HashMap<_, u64> = retired_of(Event::Spawned).filter(|(_, n)| *n > 0).collect();
@@ -205,12 +211,12 @@ impl Meter {
         alive
     }
 
-    /// Threads that were not measured because there were too many.
+    /// Returns how many threads were not measured because there were too many.
     pub(crate) fn refused_threads(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Slow polls that the watchdog never heard of, because they came faster than it could take them.
+    /// Returns how many slow polls were dropped because a ring was full.
     pub(crate) fn lost_polls(&self) -> u64 {
         let _nobody_leaves = lock(&self.retired);
         self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.ended.lost()).sum::<u64>()

@@ -1,4 +1,4 @@
-//! The runtimes that a watchdog knows.
+//! The runtimes of a watchdog, and the meter that lists its threads.
 
 pub(crate) mod callbacks;
 pub(crate) mod meter;
@@ -26,23 +26,24 @@ use crate::measure::thread::{ThreadState, runtime_tag};
 use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
 
-/// One named runtime. The entry outlives the runtime: another one of the same name goes on with its counters.
+/// One named runtime. The entry outlives the runtime: another one of the same name continues its
+/// counters.
 pub(crate) struct Runtime {
     pub(crate) id: u16,
     pub(crate) name: Arc<str>,
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) meter_id: u64,
-    /// Of its id.
+    /// The [`runtime_tag`] of its id.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) runtime_tag: u64,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
-    /// From waking the probe to its poll.
+    /// The delays from waking the probe to its poll.
     pub(crate) delay: Histogram,
-    /// Every task of this runtime is seen by tokio's hooks.
+    /// Whether tokio's hooks see every task of this runtime.
     hooked: AtomicBool,
     multi_thread: AtomicBool,
-    /// Counts the tokio runtimes that have gone by this name.
+    /// The number of tokio runtimes that have had this name.
     generation: AtomicU64,
     state: Mutex<State>,
 }
@@ -51,18 +52,19 @@ pub(crate) struct Runtime {
 struct State {
     reserved: bool,
     live: Option<Live>,
-    /// The runtime that was live when the watchdog stopped: what is still counted of it belongs here.
+    /// The runtime that was live when the watchdog stopped. What it still counts belongs here.
     stopped: Option<Id>,
     totals: TokioSnapshot,
 }
 
-/// What keeps tokio's handle: it must go when the runtime goes, since our hooks are in that handle, and we in our hooks.
+/// What holds tokio's handle. It must be dropped with the runtime: the handle holds the hooks, and
+/// the hooks hold this entry.
 struct Live {
     id: Id,
     metrics: RuntimeMetrics,
     owners: WorkerOwners,
     stats: RuntimeStats,
-    /// Its threads, where they publish what they do.
+    /// Its threads, where they publish their parks.
     pool: Option<Arc<Pool>>,
 }
 
@@ -83,12 +85,13 @@ impl Runtime {
         })
     }
 
-    /// Ties the entry to a tokio runtime, from here on until its tasks are dropped.
+    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped.
     pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<Pool>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
-        // The one worker of a current-thread runtime is whoever calls its `block_on`, and nobody tells when that returns.
+        // The one worker of a current-thread runtime is the thread that calls `block_on`, and no
+        // callback reports when that returns.
         let pool = pool.filter(|_| self.is_multi_thread());
         let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
         let owners = WorkerOwners::of(metrics.num_workers());
@@ -96,14 +99,14 @@ impl Runtime {
         crate::measure::runtime::probe::spawn(handle, self, generation);
     }
 
-    /// The probe was dropped, so the runtime's tasks were: it is shutting down.
+    /// Handles the drop of the probe: the runtime drops its tasks, because it shuts down.
     pub(super) fn gone(&self, generation: u64) {
         if self.generation.load(Ordering::Relaxed) == generation {
             self.release();
         }
     }
 
-    /// Lets go of tokio's handle.
+    /// Drops tokio's handle.
     pub(crate) fn release(&self) {
         let live = {
             let mut state = lock(&self.state);
@@ -117,7 +120,7 @@ impl Runtime {
         drop(live);
     }
 
-    /// Lets go of tokio's handle; the watchdog stops, the runtime goes on.
+    /// Drops tokio's handle when the watchdog stops and the runtime continues.
     fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = state.live.as_ref().map(|live| live.id).or(state.stopped);
@@ -143,7 +146,7 @@ impl Runtime {
         lock(&self.state).live.is_some()
     }
 
-    /// The worker of this runtime that a thread's poll blocks; see [`ownership`].
+    /// Returns the worker of this runtime that a thread's poll blocks; see [`ownership`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
         let state = lock(&self.state);
         let Live { metrics, owners, .. } = state.live.as_ref()?;
@@ -152,18 +155,18 @@ impl Runtime {
         ownership::worker_of(&metrics, &owners, thread, frame)
     }
 
-    /// Who holds its workers, while the runtime lives.
+    /// Returns the owners of its workers, while the runtime lives.
     #[cfg(not(tokio_unstable))]
     pub(crate) fn owners(&self) -> Option<WorkerOwners> {
         lock(&self.state).live.as_ref().map(|live| live.owners.clone())
     }
 
-    /// tokio's metrics, while the runtime lives.
+    /// Returns tokio's metrics, while the runtime lives.
     pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
         lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
     }
 
-    /// Its pool of threads, while the runtime lives and where they publish what they do.
+    /// Returns its threads, while the runtime lives and where they publish their parks.
     pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
         lock(&self.state).live.as_ref()?.pool.clone()
     }
@@ -184,7 +187,7 @@ pub(crate) struct Runtimes {
     meter: Weak<Meter>,
     list: Mutex<Vec<Arc<Runtime>>>,
     adopting: Mutex<()>,
-    /// Runtimes that were built when there was no place for one more.
+    /// The number of runtimes that were built when all ids were taken.
     unnamed: AtomicU64,
 }
 
@@ -193,7 +196,8 @@ impl Runtimes {
         Runtimes { meter, list: Mutex::default(), adopting: Mutex::default(), unnamed: AtomicU64::new(0) }
     }
 
-    /// Reserves a name for a runtime about to be built or attached; `None` where all places are taken by other names.
+    /// Reserves a name for a runtime about to be built or attached; `None` when other names have
+    /// all ids.
     pub(crate) fn reserve(&self, name: &str, meter_id: u64) -> Result<Option<Arc<Runtime>>, Error> {
         if name.trim().is_empty() {
             return Err(Error::invalid("a runtime's name must not be empty: it is the `runtime` label of its metrics"));
@@ -253,9 +257,10 @@ impl Runtimes {
         lock(&self.adopting)
     }
 
-    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's name for it, else under the
-    /// first of `runtime-1`, `runtime-2` ... that no living one has: a process that makes a runtime for each job, or each test,
-    /// needs as many names as there are at a time.
+    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's
+    /// name for it, else under the first of `runtime-1`, `runtime-2` ... that no living one has: a
+    /// process that makes a runtime for each job, or each test, needs as many names as there are at
+    /// a time.
     pub(crate) fn find_or_adopt(&self, handle: &Handle, meter_id: u64) -> Option<Arc<Runtime>> {
         let _one_at_a_time = self.adopting();
         if let Some(known) = self.find(handle.id()) {

@@ -1,7 +1,8 @@
-//! Whether a poll blocks a worker, and which.
+//! Worker ownership: which worker, if any, a poll blocks.
 //!
-//! A poll blocks a worker as long as its thread runs that worker's index: not after `block_in_place` has handed the index
-//! to another thread, and never on a thread that only called `block_on`.
+//! A poll blocks a worker for as long as its thread runs that worker's index. It blocks none after
+//! `block_in_place` has handed the index to another thread, nor on a thread that only called
+//! `block_on`.
 
 use tokio::runtime::RuntimeMetrics;
 
@@ -10,8 +11,9 @@ use crate::measure::thread::{LocalHandle, ThreadState};
 
 pub(crate) use imp::{OwnershipCache, WorkerOwners, observe};
 
-/// The worker whose index `thread` holds right now, in the poll of `frame`, which tells what the thread itself observed at its
-/// begin. Takes locks of tokio's: for the watchdog and the slow path only.
+/// Returns the worker whose index `thread` holds right now, in the poll of `frame`. The frame holds
+/// what the thread observed when the poll started. Takes locks inside tokio: for the watchdog and
+/// the slow path only.
 pub(crate) fn worker_of(
     metrics: &RuntimeMetrics,
     owners: &WorkerOwners,
@@ -21,8 +23,9 @@ pub(crate) fn worker_of(
     imp::worker_of(metrics, owners, thread, frame)
 }
 
-/// tokio tells which thread runs which worker. But the one worker of a current-thread runtime is the thread that built it until
-/// another drives it: one that only calls `Handle::block_on` has to be told apart.
+/// tokio reports which thread runs which worker. But it takes the thread that built a
+/// current-thread runtime for its worker until another one drives it. So a thread that only calls
+/// `Handle::block_on` must be told apart.
 #[cfg(tokio_unstable)]
 mod imp {
     use super::*;
@@ -30,7 +33,8 @@ mod imp {
     use crate::measure::thread::slot::{Kind, What};
     use std::cell::Cell;
 
-    /// The runtimes that wrappers have polled for on this thread, a bit each, and those of them that are no multi-thread ones.
+    /// The runtimes for which wrappers have polled on this thread, a bit each, and those of them
+    /// that are current-thread runtimes.
     #[derive(Debug, Default)]
     pub(crate) struct OwnershipCache {
         known: Cell<u64>,
@@ -38,7 +42,7 @@ mod imp {
     }
 
     impl OwnershipCache {
-        /// Another runtime may go by this id now.
+        /// Drops what is cached of an id, because another runtime may have it now.
         pub(crate) fn forget(&self, runtime: u16) {
             self.known.set(self.known.get() & !(1 << runtime));
         }
@@ -49,7 +53,8 @@ mod imp {
     /// The thread does not drive the runtime.
     const NOT_DRIVING: u64 = 1;
 
-    /// For wrappers: the polls that the hooks see are a driving thread's.
+    /// Returns what the frame of a wrapper's poll records. Polls that the hooks see need no record:
+    /// they run on a thread that drives the runtime.
     #[inline]
     pub(crate) fn observe(thread: &LocalHandle, runtime: u16, _nested: bool) -> Option<u64> {
         let bit = 1 << runtime;
@@ -69,7 +74,7 @@ mod imp {
         single.set(single.get() & !(1 << runtime) | u64::from(is_single) << runtime);
     }
 
-    /// tokio tells who holds a worker.
+    /// Empty, because tokio reports the owner of a worker.
     #[derive(Clone, Debug)]
     pub(crate) struct WorkerOwners;
 
@@ -85,7 +90,7 @@ mod imp {
         thread: &ThreadState,
         frame: &Frame,
     ) -> Option<u16> {
-        // The frame of a task has what the last wrapper's left there.
+        // The frame of a task still has the field of the last wrapper's frame at this depth.
         if frame.place == NOT_DRIVING && What::unpack(frame.what).kind == Kind::Watched {
             return None;
         }
@@ -95,10 +100,11 @@ mod imp {
     }
 }
 
-/// Stable tokio tells a thread its own worker index, and how long a worker was busy (published at a park, which looking for work
-/// comes before, and every 61 ticks). That cannot move during a poll of the worker's: when it has, another thread has the index.
-/// One that got it and went straight into a long poll of its own is told by that poll, where it is watched; where it is not, it is
-/// not told apart until that ends.
+/// Stable tokio reports to a thread its own worker index, and how long each worker was busy. It
+/// updates the busy time only when a worker parks and every 61 ticks, never during one poll. If it
+/// changed during a poll, another thread has taken over this worker index. A thread that took it
+/// over and went straight into a long poll is known by that poll if it is watched; otherwise only
+/// when it ends.
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
@@ -106,13 +112,13 @@ mod imp {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// The runtime that this thread last polled for; no lock in a poll. A worker of a multi-thread runtime ends with it, so nothing
-    /// is kept alive.
+    /// The runtime that this thread polled for last, which saves a poll the lock. A worker of a
+    /// multi-thread runtime ends with it, so that the cache keeps nothing alive.
     #[derive(Debug, Default)]
     pub(crate) struct OwnershipCache(RefCell<Option<Cached>>);
 
     impl OwnershipCache {
-        /// Another runtime may go by this id now.
+        /// Drops what is cached of an id, because another runtime may have it now.
         pub(crate) fn forget(&self, runtime: u16) {
             if let Ok(mut cached) = self.0.try_borrow_mut() {
                 cached.take_if(|cached| cached.runtime == runtime);
@@ -123,14 +129,16 @@ mod imp {
     #[derive(Debug)]
     struct Cached {
         runtime: u16,
-        /// How many workers it has, with its metrics if it is a multi-thread one.
+        /// The number of its workers.
         workers: usize,
+        /// The metrics of a multi-thread runtime.
         metrics: Option<RuntimeMetrics>,
         owners: WorkerOwners,
     }
 
-    /// Which thread was in a measured poll last as each worker of a multi-thread runtime: who was in one before has handed it on,
-    /// whatever is published of it. A thread writes only when it comes to a worker, else it reads.
+    /// For each worker of a multi-thread runtime, the thread that was last in a measured poll as
+    /// it. Any thread before has handed the worker over. A thread writes only when it takes a
+    /// worker over.
     #[derive(Clone, Debug)]
     pub(crate) struct WorkerOwners(Arc<[AtomicU64]>);
 
@@ -139,10 +147,11 @@ mod imp {
             WorkerOwners((0..workers).map(|_| AtomicU64::new(0)).collect())
         }
 
-        /// The calling thread, which has this id, polls as this worker. Comes before the poll is published: who sees that finds this.
+        /// Records that the calling thread, which has this id, polls as this worker. It is recorded
+        /// before the poll is published, so that whoever sees the poll finds it.
         #[inline]
         fn take(&self, worker: usize, thread: u64) {
-            // What another thread wrote is known to it: it was handed the worker after that.
+            // The store of the previous owner is visible here: the hand-over came after it.
             if let Some(holder) = self.0.get(worker)
                 && holder.load(Ordering::Relaxed) != thread + 1
             {
@@ -155,22 +164,24 @@ mod imp {
         }
     }
 
-    /// A word: worker + 1, whether its runtime is a multi-thread one, and how far the worker is.
+    // The layout of the frame's word: worker + 1, whether the runtime is multi-threaded, busy time.
     const WORKER_MASK: u64 = 0xffff;
     const MULTI_THREAD: u64 = 1 << 16;
     const PROGRESS_SHIFT: u32 = 17;
 
-    /// Busy nanoseconds, the bits that the word has room for. (`as_nanos` would multiply 128 bits.)
+    /// Returns the busy time of a worker, shifted into its bits of the word. (`as_nanos` would
+    /// multiply 128 bits.)
     #[inline]
     fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
         let busy = metrics.worker_total_busy_duration(worker);
         (busy.as_secs() << 30 | u64::from(busy.subsec_nanos())) << PROGRESS_SHIFT
     }
 
-    /// The worker index + 1 and, on a multi-thread runtime, how far it is at this moment; `Some(0)` off a worker.
+    /// Returns the word for the frame of a poll that starts now; `Some(0)` off a worker.
     ///
-    /// The `block_on` of a multi-thread runtime leaves the index of whatever runtime it is called on: `nested` in a poll of another
-    /// one that was seen, the index is that one's. Where the outer task is not watched, that cannot be told.
+    /// `block_on` of a multi-thread runtime does not change the thread's worker index. So in a poll
+    /// that is `nested` in one of another runtime, the index belongs to that runtime. If the outer
+    /// task is not watched, the two cannot be told apart.
     #[inline]
     pub(crate) fn observe(thread: &LocalHandle, runtime: u16, nested: bool) -> Option<u64> {
         if nested && thread.runtime(runtime).is_none_or(|entry| entry.is_multi_thread()) {

@@ -1,9 +1,10 @@
-//! The probe: one task of ours in each runtime, which measures how long a woken task waits for its poll, and whose drop tells
-//! that the runtime is shutting down. It is in no count of ours.
+//! The probe: one task of pollwatch's own in each runtime. It measures how long a woken task waits
+//! for its poll, and its drop reports that the runtime shuts down. It is in no count.
 //!
-//! A wake from outside goes through the queue that all workers share, which each looks into every few polls: under load it
-//! overtakes what waits in the workers' own queues, and requests wait there. Where requests may be turned away for the lag, the
-//! probe therefore goes once more, through the queue of the worker that polled it: one poll of some 100 ns.
+//! A wake from outside goes through the queue that all workers share, and that each checks every
+//! few polls. Under load it overtakes what waits in the workers' own queues, where requests wait.
+//! Where requests may be turned away for the delay, the probe therefore goes once more through the
+//! queue of the worker that polled it: one poll of some 100 ns.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,28 +16,28 @@ use tokio::runtime::Handle;
 use crate::measure::runtime::Runtime;
 use crate::util::lock;
 
-/// Every task spawned in this file is ours.
+/// Every task that is spawned in this file is pollwatch's own.
 pub(crate) const FILE: &str = file!();
 
 /// The watchdog's end of the probe.
 #[derive(Debug)]
 pub(crate) struct Probe {
     waker: Mutex<Option<Waker>>,
-    /// Clock reading of the wake that has not been answered, or 0. Gates read it, too.
+    /// The clock reading of the wake that has not been answered, or 0. Gates read it, too.
     pub(crate) sent: Arc<AtomicU64>,
-    /// Nanoseconds from the last wake that was answered to its answer, or [`WITHDRAWN`].
+    /// The nanoseconds from the last answered wake to its answer, or [`WITHDRAWN`].
     answer: AtomicU64,
     stop: AtomicBool,
 }
 
-/// What is known of the last wake.
+/// The state of the last wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Not answered since this reading of the clock.
+    /// The wake at this clock reading has not been answered.
     Waiting(u64),
-    /// Answered after these nanoseconds.
+    /// The wake was answered after these nanoseconds.
     After(u64),
-    /// Nobody waits for its answer any more, which tells nothing.
+    /// The wake was withdrawn, and says nothing about the delay.
     Withdrawn,
 }
 
@@ -52,7 +53,7 @@ impl Probe {
         }
     }
 
-    /// What has become of the last wake.
+    /// Returns the state of the last wake.
     pub(crate) fn answer(&self) -> Answer {
         match self.sent.load(Ordering::Acquire) {
             0 => match self.answer.load(Ordering::Relaxed) {
@@ -63,7 +64,7 @@ impl Probe {
         }
     }
 
-    /// Wakes the probe, if it waits; whether it did. The watchdog only.
+    /// Wakes the probe if it waits, and returns whether it did; the watchdog only.
     pub(crate) fn send(&self, now: u64) -> bool {
         let waker = lock(&self.waker).take();
         if let Some(waker) = waker {
@@ -74,7 +75,7 @@ impl Probe {
         false
     }
 
-    /// Forgets a wake that has not been answered; whether there was one.
+    /// Withdraws a wake that has not been answered, and returns whether there was one.
     pub(crate) fn withdraw(&self) -> bool {
         if self.sent.load(Ordering::Acquire) == 0 {
             return false;
@@ -84,7 +85,7 @@ impl Probe {
         true
     }
 
-    /// As if the probe had answered, or not yet.
+    /// Sets the state of the last wake.
     #[cfg(test)]
     pub(crate) fn pretend(&self, answer: Answer) {
         let (sent, nanos) = match answer {
@@ -109,7 +110,7 @@ impl Probe {
 struct Task {
     runtime: Arc<Runtime>,
     generation: u64,
-    /// The wake whose way through the shared queue is measured, and that goes through a worker's own now; or 0.
+    /// The wake that has passed the shared queue and is now in a worker's own; or 0.
     halfway: u64,
 }
 
@@ -123,11 +124,11 @@ impl Future for Task {
         let sent = probe.sent.load(Ordering::Acquire);
         let lag = meter.clock.delta(sent, meter.clock.now());
         if sent != 0 && sent != this.halfway {
-            // One writer: this task, which is polled by one thread at a time.
+            // This task is the only writer; one thread at a time polls it.
             this.runtime.delay.record_and_sum(lag);
             if meter.gates.are_there() {
                 this.halfway = sent;
-                // Within its own poll: to the back of the queue.
+                // A wake within its own poll puts the task at the back of the worker's queue.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -135,7 +136,7 @@ impl Future for Task {
         this.halfway = 0;
         if sent != 0 {
             probe.answer.store(lag, Ordering::Relaxed);
-            // No other wake is sent before this one is answered.
+            // No other wake is sent until this one is answered.
             probe.sent.store(0, Ordering::Release);
         }
         *lock(&probe.waker) = Some(cx.waker().clone());

@@ -1,8 +1,9 @@
-//! The threads of a runtime's pool, and what each publishes of itself through tokio's thread callbacks: which worker it was when
-//! it last parked or unparked, and when that was (stable mode).
+//! The threads of a runtime in stable mode, and what each publishes through tokio's thread
+//! callbacks: as which worker it last parked or unparked, and when.
 //!
-//! tokio keeps workers and the threads of `spawn_blocking` in one pool, and calls the callbacks on both. Only a worker parks, so
-//! that a thread counts as one from its first park on. One writer (the thread itself), any number of readers.
+//! tokio keeps workers and the threads of `spawn_blocking` in one pool, and calls the callbacks on
+//! both. Only a worker parks, so that a thread counts as a worker from its first park on. The
+//! thread itself is the only writer.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence};
@@ -14,10 +15,10 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{self, ThreadState};
 use crate::util::lock;
 
-/// Threads of a pool that are listed; while there are more, nothing is certain.
+/// The number of threads that are listed. While there are more, nothing is certain.
 const MAX_SEATS: usize = 4096;
 
-/// See the module's text. One for each runtime that is built with our callbacks; those hold it.
+/// The threads of one runtime. The callbacks that pollwatch installs hold it.
 #[derive(Debug)]
 pub(crate) struct Pool {
     /// Unique in the process.
@@ -36,39 +37,41 @@ pub(crate) struct Seat {
     pub(crate) id: u64,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<i32>,
-    /// The clock reading of the last park or unpark, and whether it was a park; 0 before the first. Never the same twice.
+    /// The clock reading of the last park or unpark, and in the lowest bit whether it was a park; 0
+    /// before the first. No two events have the same value.
     event: AtomicU64,
-    /// The worker that it was then, from 1 on.
+    /// The worker that the thread was at that event, plus 1.
     worker: AtomicU64,
-    /// From its first park on.
+    /// The state of the measured thread, from its first park on.
     state: OnceLock<Arc<ThreadState>>,
-    /// The stack pointer, nearly, when it joined the pool, and when it last parked as another worker than before.
+    /// The approximate stack pointer when the thread joined the pool, and when it last parked as
+    /// another worker than before.
     joined: usize,
     parked: AtomicUsize,
 }
 
-/// What a thread that has been a worker published last.
+/// The last park or unpark of a thread that has been a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// As it is published: no other event is equal.
+    /// The published value: no other event is equal.
     pub(crate) word: u64,
     pub(crate) worker: u16,
 }
 
 impl Event {
-    /// Whether it was a park.
+    /// Returns whether the event was a park.
     pub(crate) fn is_parked(self) -> bool {
         self.word & 1 == 1
     }
 
-    /// The clock reading at which it happened.
+    /// Returns the clock reading of the event.
     pub(crate) fn at(self) -> u64 {
         self.word >> 1
     }
 }
 
 thread_local! {
-    /// A thread is of one pool to its end: the pool's id, and the seat.
+    /// The pool's id and the thread's entry. A thread stays in one pool until it ends.
     static SEAT: RefCell<Option<(u64, Arc<Seat>)>> = const { RefCell::new(None) };
 }
 
@@ -77,14 +80,14 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An address in the caller's frame.
+/// Returns an address in the caller's stack frame.
 #[inline(always)]
 fn here() -> usize {
     let local = 0u8;
     std::hint::black_box(std::ptr::from_ref(&local)) as usize
 }
 
-/// Whether this thread has been seen as a worker, and is one still as far as it knows.
+/// Returns whether this thread has parked as a worker, and is in its pool still.
 pub(crate) fn is_worker() -> bool {
     SEAT.try_with(|seat| {
         seat.try_borrow().is_ok_and(|seat| seat.as_ref().is_some_and(|(_, seat)| seat.state.get().is_some()))
@@ -105,7 +108,7 @@ impl Pool {
         })
     }
 
-    /// The calling thread joins the pool.
+    /// Adds the calling thread to the pool.
     pub(crate) fn enter(&self) {
         let seat = Arc::new(Seat {
             id: next_id(),
@@ -127,7 +130,7 @@ impl Pool {
         let _ = SEAT.try_with(|own| own.replace(Some((self.id, seat))));
     }
 
-    /// The calling thread leaves the pool.
+    /// Removes the calling thread from the pool.
     pub(crate) fn leave(&self) {
         match SEAT.try_with(RefCell::take) {
             Ok(Some((_, seat))) => lock(&self.seats).retain(|other| other.id != seat.id),
@@ -138,15 +141,17 @@ impl Pool {
         }
     }
 
-    /// The calling thread is about to park, if it is a worker of this pool.
+    /// Publishes that the calling thread is about to park, if it is a worker of this pool.
     #[inline]
     pub(crate) fn park(&self) {
         self.publish(1);
     }
 
-    /// The calling thread has been unparked, if it is a worker of this pool. Should the watchdog sleep, it is woken.
+    /// Publishes that the calling thread was unparked, if it is a worker of this pool, and wakes
+    /// the watchdog if it sleeps.
     ///
-    /// As with a poll, the store may still be in this CPU's buffer when the flag is read: see [`Wake::fall_asleep`].
+    /// As with a poll, the store may still be in this CPU's store buffer when the flag is read: see
+    /// [`Wake::fall_asleep`].
     #[inline]
     pub(crate) fn unpark(&self) {
         self.publish(0);
@@ -171,7 +176,7 @@ impl Pool {
         });
     }
 
-    /// Another worker than before, or the first.
+    /// Publishes another worker than before, or the first.
     #[cold]
     #[inline(never)]
     fn claim_worker(&self, seat: &Seat, worker: u64) {
@@ -181,43 +186,45 @@ impl Pool {
             let _ = seat.state.set(attached.state.clone());
         }
         seat.parked.store(here(), Ordering::Relaxed);
-        // A reader that finds the new worker beside the old event finds a word that is about to change.
+        // The event is 0 while the worker changes, so that no reader pairs a new worker with an old
+        // event.
         seat.event.store(0, Ordering::Release);
         seat.worker.store(worker, Ordering::Release);
     }
 
-    /// The threads of now.
+    /// Returns the threads that are in the pool now.
     pub(crate) fn seats(&self) -> Vec<Arc<Seat>> {
         lock(&self.seats).clone()
     }
 
-    /// Whether a thread is missing in [`seats`](Self::seats).
+    /// Returns whether [`seats`](Self::seats) lacks a thread.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.unlisted.load(Ordering::Relaxed) > 0
     }
 
-    /// Changes whenever a worker parks or unparks.
+    /// Returns a value that changes whenever a worker parks or unparks.
     pub(crate) fn fingerprint(&self) -> u64 {
         lock(&self.seats).iter().fold(0, |sum, seat| sum.wrapping_add(seat.event.load(Ordering::Acquire)))
     }
 }
 
 impl Seat {
-    /// What it published last; `None` for a thread that never was a worker.
+    /// Returns the last event; `None` for a thread that never was a worker.
     pub(crate) fn event(&self) -> Option<Event> {
         let word = self.event.load(Ordering::Acquire);
         let worker = self.worker.load(Ordering::Acquire);
-        // Both are of one moment, or the thread goes on just now: then nothing is said of it in this look.
+        // The two belong together if the event is the same afterwards. Otherwise the thread runs,
+        // and this scan reports nothing of it.
         let same = self.event.load(Ordering::Acquire) == word;
         (word != 0 && same).then_some(Event { word, worker: u16::try_from(worker.checked_sub(1)?).ok()? })
     }
 
-    /// How many bytes of stack lie between its start and a stack pointer of it.
+    /// Returns the bytes of stack between the thread's start and a stack pointer.
     pub(crate) fn depth(&self, sp: u64) -> usize {
         self.joined.saturating_sub(sp as usize)
     }
 
-    /// The depth at which it parked as a worker; `None` for a thread that never was one.
+    /// Returns the depth at which the thread parked as a worker; `None` if it never was one.
     pub(crate) fn parked_depth(&self) -> Option<usize> {
         match self.parked.load(Ordering::Relaxed) {
             0 => None,
@@ -225,7 +232,8 @@ impl Seat {
         }
     }
 
-    /// Its state as a measured thread; `None` for a thread that never was a worker, or where there are too many threads.
+    /// Returns the state of the measured thread; `None` for a thread that never was a worker, or
+    /// when there are too many threads.
     pub(crate) fn state(&self) -> Option<&Arc<ThreadState>> {
         self.state.get()
     }

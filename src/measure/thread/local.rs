@@ -1,4 +1,4 @@
-//! The way from a thread to its own state.
+//! How a thread finds its own handle.
 
 use std::cell::{Cell, RefCell};
 #[cfg(tokio_unstable)]
@@ -12,8 +12,9 @@ use super::LocalHandle;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 
-/// A thread serves one watchdog as a rule; further ones (tests have many) are looked up in a list. What is here stays until the
-/// thread exits or its watchdog's meter is gone, and only [`Local::find_or_register`] takes anything out.
+/// The handles of one thread. A thread serves one watchdog as a rule; further ones (tests have
+/// many) are in a list. A handle stays until the thread exits or its meter is gone, and only
+/// [`Local::find_or_register`] removes one.
 struct Local {
     first: RefCell<Option<Rc<LocalHandle>>>,
     others: RefCell<Vec<Rc<LocalHandle>>>,
@@ -31,14 +32,15 @@ impl First {
     }
 }
 
-/// A thread that was refused asks again after so many polls: others may have gone. All threads share the lock that is taken for it.
+/// The number of polls after which a refused thread tries to register again, since other threads
+/// may have exited. Registering takes a lock that all threads share.
 const RETRY: u32 = 256;
 
 thread_local! {
-    /// What `LOCAL.first` holds, with its meter's id; 0 if nothing: a thread-local without a destructor is found by one
-    /// instruction, nothing borrowed and nothing counted.
+    /// The handle in `LOCAL.first` with its meter's id, or 0. A thread-local without a destructor
+    /// is found by one instruction, and needs neither a borrow nor a reference count.
     static FIRST: First = const { First { id: Cell::new(0), handle: Cell::new(NonNull::dangling()) } };
-    /// The meter that has refused this thread, and how often it is not asked again.
+    /// The meter that has refused this thread, and for how many more polls it is not asked again.
     static REFUSED: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
 }
@@ -49,30 +51,31 @@ impl Drop for Local {
     }
 }
 
-/// This thread's tie to a meter, made at first use. `None` where that cannot be: the thread is exiting, or there are too many
-/// threads.
+/// Returns this thread's handle to a meter, and registers the thread at its first use. Returns
+/// `None` when the thread is exiting, or when there are too many threads.
 #[inline(always)]
 pub(crate) fn attached(meter: &Arc<Meter>) -> Option<&LocalHandle> {
-    // SAFETY: the meter is borrowed for as long as the tie, so it is not gone; and a thread that has a poll on its stack, which is
-    // what borrows it, does not come to destroy what it has.
+    // SAFETY: the meter is borrowed for as long as the handle, so it is not gone. The borrower is a
+    // poll on this thread's stack, which returns before the thread destroys its thread-locals.
     unsafe { first(meter.id).or_else(|| find_or_register(meter.id, || Some(meter.clone()))) }
 }
 
-/// Calls `f` with this thread's tie to a runtime's meter, as [`attached`] finds it. `f` must not call user code, nor anything that
-/// could tie the thread.
+/// Calls `f` with this thread's handle to a runtime's meter, as [`attached`] finds it. `f` must not
+/// call user code, nor anything that could register the thread.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
-    // SAFETY: `f` does not tie the thread, so nothing is taken out meanwhile.
+    // SAFETY: `f` does not register the thread, so no handle is removed meanwhile.
     let found =
         unsafe { first(runtime.meter_id).or_else(|| find_or_register(runtime.meter_id, || runtime.meter.upgrade())) };
-    // One call, so that it is inlined.
+    // A single call of `f`, so that it is inlined.
     if let Some(attached) = found {
         f(attached);
     }
 }
 
-/// As [`with`], if the tie is the thread's first; `None` otherwise. Nothing is called for it.
+/// Calls `f` like [`with`] if the handle is the thread's first, without a call of its own. Returns
+/// `None` otherwise.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&LocalHandle) -> R) -> Option<R> {
@@ -82,10 +85,12 @@ pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&LocalHandle) -> R
 
 /// # Safety
 ///
-/// The tie is not used after its meter is gone, nor by what runs when the thread has destroyed its thread-locals.
+/// The handle is not used after its meter is gone, nor after the thread has destroyed its
+/// thread-locals.
 #[inline(always)]
 unsafe fn first<'a>(id: u64) -> Option<&'a LocalHandle> {
-    // SAFETY: what this thread's `LOCAL.first` holds, up to when the caller says; no meter has the id 0.
+    // SAFETY: `LOCAL.first` of this thread holds the handle for as long as the caller promises. No
+    // meter has the id 0.
     FIRST.with(|first| (first.id.get() == id).then(|| unsafe { first.handle.get().as_ref() }))
 }
 
@@ -103,22 +108,23 @@ unsafe fn find_or_register<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter
         _ => {}
     }
     let found = LOCAL.try_with(|local| local.find_or_register(id, meter)).ok()??;
-    // SAFETY: the list has a count of it until the caller says.
+    // SAFETY: `LOCAL` holds a reference for as long as the caller promises.
     Some(unsafe { &*Rc::as_ptr(&found) })
 }
 
-/// Whether a task that ended on this thread is none that was spawned: the thread is not tied to the watchdog, and the place is
-/// nobody's (`spawn_blocking`). Such a thread is not tied for that; the last such place is remembered.
+/// Returns whether the task that ended on this thread was never spawned (`spawn_blocking`): the
+/// thread is not registered, and the location is not interned. The thread is not registered for
+/// that, and the last such location is cached.
 #[cfg(tokio_unstable)]
 pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) -> bool {
     thread_local! {
         static LAST: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     }
-    let tied = |local: &Local| {
+    let is_registered = |local: &Local| {
         local.first.try_borrow().is_ok_and(|first| first.iter().any(|a| a.meter_id == runtime.meter_id))
             || local.others.try_borrow().is_ok_and(|others| others.iter().any(|a| a.meter_id == runtime.meter_id))
     };
-    if LOCAL.try_with(tied).unwrap_or(false) {
+    if LOCAL.try_with(is_registered).unwrap_or(false) {
         return false;
     }
     let key = (runtime.meter_id, std::ptr::from_ref(place) as usize);
@@ -132,7 +138,7 @@ pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) 
     stranger
 }
 
-/// This thread's state for the watchdog `id`, if it is tied to it.
+/// Returns this thread's state for the watchdog `id`, if it is registered there.
 #[cfg(feature = "spans")]
 pub(crate) fn known(id: u64) -> Option<Arc<super::ThreadState>> {
     let mut found = None;
@@ -144,7 +150,7 @@ pub(crate) fn known(id: u64) -> Option<Arc<super::ThreadState>> {
     found
 }
 
-/// Calls `f` with each of this thread's ties. `f` must not call user code.
+/// Calls `f` with each of this thread's handles. `f` must not call user code.
 pub(crate) fn for_each(mut f: impl FnMut(&LocalHandle)) {
     let _ = LOCAL.try_with(|local| {
         if let Ok(first) = local.first.try_borrow() {

@@ -1,4 +1,4 @@
-//! One thread's share of the measuring floor.
+//! The state of one measured thread, and the thread's private handle to it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(crate) mod slow_polls;
 
 pub(crate) use local::*;
 
-/// What a thread publishes. It writes, all others read.
+/// What a thread publishes. The thread writes it, any thread reads it.
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) slot: Slot,
@@ -43,9 +43,10 @@ pub(crate) struct ThreadState {
     #[cfg(feature = "spans")]
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
     clock: Clock,
-    /// In nanoseconds.
+    /// The threshold in nanoseconds.
     pub(crate) threshold: u64,
-    /// Whatever is shorter is only counted: neither slow for the histogram nor for the watchdog.
+    /// A shorter poll, in nanoseconds, is only counted: it is slow neither for the histogram's
+    /// exact buckets nor for the watchdog.
     pub(crate) fast_limit: u64,
     #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     pub(crate) route_histograms: bool,
@@ -57,7 +58,7 @@ pub(crate) struct ThreadState {
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<i32>,
-    /// How long it had been kept from a CPU in all when it was first measured, in nanoseconds.
+    /// The thread's run delay when it was first measured, in nanoseconds.
     pub(crate) waited: u64,
     /// The thread's stack, where stacks can be taken.
     pub(crate) stack: Option<(usize, usize)>,
@@ -90,15 +91,17 @@ impl ThreadState {
         }
     }
 
-    /// Publishes a frame; then, should the watchdog sleep, wakes it. Returns what [`Slot::push_poll`] does.
-    ///
-    /// The store of the frame may still be in this CPU's buffer when the flag is read. That is made safe from the other
-    /// side: see [`Wake::fall_asleep`].
+    /// Publishes a frame that is counted nowhere, otherwise like [`push_poll`](Self::push_poll).
     #[inline(always)]
     pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
         self.push_poll(begin, what, task, place, &NO_COUNTERS)
     }
 
+    /// Publishes the frame of a poll, and wakes the watchdog if it sleeps. Returns what
+    /// [`Slot::push_poll`] does.
+    ///
+    /// The store of the frame may still be in this CPU's store buffer when the flag is read. The
+    /// watchdog makes up for that: see [`Wake::fall_asleep`].
     #[inline(always)]
     pub(crate) fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, cell: &SiteCounters) -> u64 {
         let number = self.slot.push_poll(begin, what, task, place, cell);
@@ -107,42 +110,43 @@ impl ThreadState {
         number
     }
 
-    /// A reading of the clock.
+    /// Reads the clock.
     #[inline(always)]
     pub(crate) fn now(&self) -> u64 {
         self.clock.now()
     }
 
-    /// As [`now`](Self::now) and [`since`](Self::since), where nothing has to be called for it.
+    /// Reads the clock where that takes no call; `None` elsewhere.
     #[cfg(tokio_unstable)]
     #[inline(always)]
     pub(crate) fn fast_now(&self) -> Option<u64> {
         self.clock.fast_now()
     }
 
+    /// Returns the nanoseconds since a reading where that takes no call; `None` elsewhere.
     #[inline(always)]
     pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
         self.clock.fast_since(begin)
     }
 
-    /// Nanoseconds since a reading.
+    /// Returns the nanoseconds since a reading.
     #[inline(always)]
     pub(crate) fn since(&self, begin: u64) -> u64 {
         self.clock.since(begin)
     }
 }
 
-/// A cell index that stands for pollwatch's own tasks: in no count, in no slot.
+/// The index in place of counters for pollwatch's own tasks, which are in no count and in no slot.
 const OWN_CELL: u32 = u32::MAX;
-/// A cell index that stands for a place where no task was ever seen to be spawned.
+/// The index in place of counters for a location where no task was spawned so far.
 const UNKNOWN_CELL: u32 = u32::MAX - 1;
 
 const CACHE: usize = 128;
 
-/// Where a poll or a task comes from.
+/// The location where a task was spawned, or a future wrapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SpawnSite {
-    /// A spawn location, as the hooks tell it.
+    /// A spawn location that a hook reports.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     Location(&'static Location<'static>),
     /// A site that a wrapper has interned.
@@ -150,7 +154,9 @@ pub(crate) enum SpawnSite {
 }
 
 impl SpawnSite {
-    /// In one word with a runtime (its [`runtime_tag`]); never 0. Those of locations are multiples of 8, as they are aligned; of sites, none is.
+    /// Returns the site and a runtime (its [`runtime_tag`]) in one word, which is never 0.
+    /// Locations are aligned, so that their keys are multiples of 8; those of interned sites are
+    /// not.
     #[inline(always)]
     fn key(self, runtime_tag: u64) -> u64 {
         let key = match self {
@@ -163,42 +169,47 @@ impl SpawnSite {
 
 const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>() != 8);
 
-/// What tells a runtime's origins from those of others: in the highest bits, which no address needs.
+/// Returns the bits that distinguish the keys of a runtime from those of others. They are the
+/// highest, which no address uses.
 #[inline(always)]
 pub(crate) const fn runtime_tag(runtime: u16) -> u64 {
     (runtime as u64) << 57
 }
 
+/// An entry of the table from spawn sites to counters.
 #[derive(Debug)]
 struct Cached {
     /// 0 for none.
     key: Cell<u64>,
-    /// Of the thread's own tally.
+    /// Counters of the same thread.
     cell: Cell<&'static SiteCounters>,
-    /// What it says, so that this need not be waited for.
+    /// A copy of the identity in the counters, which saves the poll a dependent load.
     what: Cell<u64>,
 }
 
-/// A thread's tie to one watchdog: its state, and its private table from origins to cells.
+/// A thread's private handle to one watchdog: its state, and its table from spawn sites to
+/// counters.
 #[derive(Debug)]
 pub(crate) struct LocalHandle {
     meter_id: u64,
     meter: Weak<Meter>,
     pub(crate) state: Arc<ThreadState>,
-    /// In here, not behind a pointer: each step to what a poll needs is waited for.
+    /// Inline, not behind a pointer, which saves the poll a dependent load.
     cache: [Cached; CACHE],
     cells: RefCell<HashMap<u64, u32>>,
     by_site: RefCell<HashMap<(SiteId, u16), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
-    /// How long a request took at once within another of its route, which has not ended: the same one, below two layers.
+    /// The time that an inner `WatchLayer` has attributed to the same request. The outer layer adds
+    /// it instead of counting the request twice.
     #[cfg(feature = "tower")]
     pub(crate) within_request: Cell<Option<(RouteId, u64)>>,
     pub(crate) place: OwnershipCache,
-    /// The runtime of the last future that was resolved here: its id of tokio's (never used again), ours, and whether it is hooked.
+    /// The runtime of the last future that was resolved here: tokio's id (which is never reused),
+    /// pollwatch's id, and whether it has task hooks.
     pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u8, bool)>>,
-    /// The last task that ended here, of a place where none was spawned so far.
+    /// The last task that ended here at a location where none was spawned so far.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) unplaced: Cell<u64>,
 }
@@ -229,7 +240,7 @@ impl LocalHandle {
         })
     }
 
-    /// Counts time that was meant to block.
+    /// Counts the time of a scope of allowed blocking.
     pub(crate) fn add_allowed(&self, reason: &'static str, began: u64, ended: u64) {
         if let Some(meter) = self.meter.upgrade() {
             meter.add_allowed(reason, meter.clock.delta(began, ended));
@@ -240,7 +251,7 @@ impl LocalHandle {
         self.meter.upgrade()?.runtimes.get(id)
     }
 
-    /// The site of a place, interned at first sight.
+    /// Returns the site of a location, and interns it if it is new.
     pub(crate) fn site(&self, place: &'static Location<'static>) -> SiteId {
         let key = std::ptr::from_ref(place) as usize;
         let known = self.sites.borrow().get(&key).copied();
@@ -252,7 +263,7 @@ impl LocalHandle {
         site
     }
 
-    /// The id of a route. What is `other` now may have a name of its own later: it is not remembered, but asked for again.
+    /// Returns the id of a route. `other` is not cached, because the name may get an id later.
     #[cfg(feature = "tower")]
     pub(crate) fn route(&self, meter: &Meter, name: &str, proof: Proof) -> RouteId {
         let known = self.routes.borrow().get(name).copied();
@@ -265,24 +276,25 @@ impl LocalHandle {
         })
     }
 
-    /// The cell of an origin, made at first sight; `None` for our own tasks.
+    /// Returns the counters of a spawn site, and makes them if it is new; `None` for pollwatch's
+    /// own tasks.
     #[inline(always)]
-    pub(crate) fn cell(&self, origin: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
-        match self.cached(origin, runtime_tag(runtime)) {
+    pub(crate) fn cell(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+        match self.cached(site, runtime_tag(runtime)) {
             Some((cell, _)) => Some(cell),
-            // By their kinds, so that the path that is taken does not put an `SpawnSite` together.
-            _ => match origin {
+            // One call for each kind, so that the fast path does not build a `SpawnSite` in memory.
+            _ => match site {
                 SpawnSite::Location(place) => self.cell_of_place(place, runtime),
                 SpawnSite::Interned(site) => self.cell_of_wrapped(site, runtime),
             },
         }
     }
 
-    /// As [`cell`](Self::cell), if it is at hand; with what it says.
+    /// Returns the counters of a spawn site and their identity if they are in the table.
     #[inline(always)]
-    pub(crate) fn cached(&self, origin: SpawnSite, runtime_tag: u64) -> Option<(&SiteCounters, u64)> {
-        let entry = self.entry(origin);
-        (entry.key.get() == origin.key(runtime_tag)).then(|| (entry.cell.get(), entry.what.get()))
+    pub(crate) fn cached(&self, site: SpawnSite, runtime_tag: u64) -> Option<(&SiteCounters, u64)> {
+        let entry = self.entry(site);
+        (entry.key.get() == site.key(runtime_tag)).then(|| (entry.cell.get(), entry.what.get()))
     }
 
     #[cold]
@@ -297,46 +309,47 @@ impl LocalHandle {
         self.find_and_cache(SpawnSite::Interned(site), runtime)
     }
 
-    /// The cell of an origin that was seen to spawn.
+    /// Returns the counters of a spawn site where a task was spawned before.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) fn known_cell(&self, origin: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
-        self.state.tally.cell(self.find(origin, runtime, false))
+    pub(crate) fn known_cell(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+        self.state.tally.cell(self.find(site, runtime, false))
     }
 
-    /// Publishes the frame of a poll that is counted in `cell`, one of this thread's. Returns what
-    /// [`Slot::push_poll`] does.
+    /// Publishes the frame of a poll that starts now. `cell` are counters of this thread. Returns
+    /// what [`Slot::push_poll`] does.
     #[inline(always)]
     pub(crate) fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: &SiteCounters) -> u64 {
         self.state.push_poll(self.state.now(), what, task, place, cell)
     }
 
-    /// The cell that a poll is counted in, by its frame, which is one of this thread's.
+    /// Returns the counters of a poll, by its frame in this thread's slot.
     #[inline(always)]
     pub(crate) fn cell_of(&self, poll: &FrameCell) -> &SiteCounters {
-        // SAFETY: `NO_COUNTERS`, or one of this thread's cells (`push_poll`). They never move or go before the tally does, which
-        // `self.state` holds.
+        // SAFETY: the pointer is to `NO_COUNTERS`, or to counters of this thread (`push_poll`).
+        // Those neither move nor go before the `ThreadCounters`, which `self.state` keeps alive.
         unsafe { &*poll.counters() }
     }
 
-    /// By the origin alone: a thread polls one runtime, as a rule, and what is not looked up need not be waited for.
+    /// Returns the entry of a spawn site. The runtime is not part of the index: a thread polls one
+    /// runtime, as a rule, and this saves the poll a dependent load.
     #[inline(always)]
-    fn entry(&self, origin: SpawnSite) -> &Cached {
-        &self.cache[(origin.key(0) >> 3) as usize % CACHE]
+    fn entry(&self, site: SpawnSite) -> &Cached {
+        &self.cache[(site.key(0) >> 3) as usize % CACHE]
     }
 
-    fn find_and_cache(&self, origin: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
-        let cell = self.state.tally.cell(self.find(origin, runtime, true))?;
-        // SAFETY: as in `cell_of`; what is cached is given out for as long as `self` is borrowed.
+    fn find_and_cache(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+        let cell = self.state.tally.cell(self.find(site, runtime, true))?;
+        // SAFETY: as in `cell_of`; cached counters are lent only for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
-        let entry = self.entry(origin);
+        let entry = self.entry(site);
         entry.cell.set(kept);
         entry.what.set(kept.what());
-        entry.key.set(origin.key(runtime_tag(runtime)));
+        entry.key.set(site.key(runtime_tag(runtime)));
         Some(cell)
     }
 
-    fn find(&self, origin: SpawnSite, runtime: u16, make: bool) -> u32 {
-        let key = origin.key(runtime_tag(runtime));
+    fn find(&self, site: SpawnSite, runtime: u16, make: bool) -> u32 {
+        let key = site.key(runtime_tag(runtime));
         let known = self.cells.borrow().get(&key).copied();
         match known {
             Some(UNKNOWN_CELL) if make => {}
@@ -344,7 +357,7 @@ impl LocalHandle {
             None => {}
         }
         let Some(meter) = self.meter.upgrade() else { return OWN_CELL };
-        let site = match origin {
+        let site = match site {
             SpawnSite::Interned(site) => Some(site),
             SpawnSite::Location(location) if make => Some(meter.sites.intern(location)),
             SpawnSite::Location(location) => meter.sites.find(location),

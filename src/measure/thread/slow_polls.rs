@@ -1,7 +1,8 @@
-//! The slow polls of a thread that have ended: a ring that the thread fills and the watchdog empties.
+//! The slow polls of a thread that have ended: a ring that the thread fills and the watchdog
+//! empties.
 //!
-//! A poll is pushed when it ends after at least the threshold. From the ring the watchdog learns the
-//! exact duration of a stall, and learns of a stall that ended before a scan saw it.
+//! A poll is pushed when it ends after at least the threshold. From the ring the watchdog learns
+//! the exact duration of a stall, and learns of a stall that ended before a scan saw it.
 
 use crate::sync::ring::Ring;
 
@@ -16,7 +17,8 @@ pub(crate) struct Ended {
     pub(crate) nanos: u64,
     /// `What`, packed.
     pub(crate) what: u64,
-    /// The task id's bits, 0 where there is none; of a request, the push number of the poll that it is a part of.
+    /// The task id's bits, 0 where there is none; of a request, the push number of the poll that it
+    /// is a part of.
     pub(crate) task: u64,
     /// The worker that it was still blocking at its end, if it was.
     pub(crate) worker: Option<u16>,

@@ -17,7 +17,8 @@ pub(crate) const BYTES: usize = WORDS * 8;
 const LEVEL_BITS: u32 = 8;
 const DEEPER_BITS: u32 = 16;
 
-/// Which span, to the thread that has entered it. Ids are those of a registry: two layers may be on two of them.
+/// Which span, to the thread that has entered it. Ids are those of a registry: two layers may be on
+/// two of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) layer: u64,
@@ -67,7 +68,8 @@ struct Level {
     words: [Field; WORDS],
 }
 
-/// See the module's text. All but `read` are for the owning thread alone. The models have fewer levels.
+/// See the module's text. All but `read` are for the owning thread alone. The models have fewer
+/// levels.
 #[derive(Debug)]
 pub(crate) struct SpanSlot<const L: usize = LEVELS> {
     /// From the lowest bits: how many levels, how many deeper ones, the number of the last change.
@@ -188,7 +190,8 @@ impl<const L: usize> SpanSlot<L> {
         self.version.publish(state.wrapping_add(1 << (LEVEL_BITS + DEEPER_BITS)));
     }
 
-    /// A consistent copy, or `None` when the thread entered and left spans faster than they could be read.
+    /// A consistent copy, or `None` when the thread entered and left spans faster than they could
+    /// be read.
     pub(crate) fn read(&self) -> Option<Reading> {
         let copy = |state| self.levels[..levels_of(state).min(L)].iter().map(Level::load).collect();
         let (state, entered) = self.version.read(copy)?;
@@ -265,7 +268,8 @@ mod models {
         assert!(slot.push(Key { layer: n, span: n }, Place { poll: n, task: n }, &text));
     }
 
-    /// No reader ever keeps a mixture of two spans, or a span twice, though levels move and texts change.
+    /// No reader ever keeps a mixture of two spans, or a span twice, though levels move and texts
+    /// change.
     fn model(new: fn() -> Slot, write: fn(&Slot)) {
         let read = |slot: &Slot| {
             let Some(reading) = slot.read() else { return false };

@@ -1,6 +1,7 @@
-//! The process-wide barrier is a call that loom does not know. It makes each thread that runs carry out a fence at some moment
-//! between the watchdog's two steps; the models have a fence in the poll instead, at the one place where it matters: between its
-//! store and its load. That the kernel's barrier is as good as that is what membarrier(2) promises, and is not proven here.
+//! The process-wide barrier is a call that loom does not know. It makes each thread that runs carry
+//! out a fence at some moment between the watchdog's two steps; the models have a fence in the poll
+//! instead, at the one place where it matters: between its store and its load. That the kernel's
+//! barrier is as good as that is what membarrier(2) promises, and is not proven here.
 
 use super::*;
 use crate::measure::thread::slot::Slot;

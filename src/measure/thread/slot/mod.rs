@@ -1,8 +1,9 @@
 //! The slot: the frames that one thread is polling now, published for the watchdog in a seqlock.
 //!
-//! The version of the seqlock holds the number of the last push and the depth. A push stores a frame
-//! that is not visible yet and publishes the next version; a pop publishes a lower depth. Every push
-//! has a version of its own, so that a frame that replaced another at the same depth is told apart.
+//! The version of the seqlock holds the number of the last push and the depth. A push stores a
+//! frame that is not visible yet and publishes the next version; a pop publishes a lower depth.
+//! Every push has a version of its own, so that a frame that replaced another at the same depth is
+//! told apart.
 //!
 //! One field of a visible frame is changed in place: `begin`, by time that does not count as the
 //! frame's own. A reader sees the value before or after that.
@@ -46,8 +47,8 @@ pub(crate) struct FrameCell {
     what: Field,
     task: Field,
     place: Field,
-    /// The counters of a poll, `NO_COUNTERS` for a part of one. Only the owning thread reads it, and
-    /// saves the lookup at the end of a poll.
+    /// The counters of a poll, `NO_COUNTERS` for a part of one. Only the owning thread reads it,
+    /// and saves the lookup at the end of a poll.
     counters: AtomicPtr<SiteCounters>,
 }
 

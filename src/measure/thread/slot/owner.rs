@@ -48,7 +48,8 @@ impl Slot {
         }
     }
 
-    /// Withdraws the innermost frame, which was allowed to block, and leaves its ticks out of all enclosing frames.
+    /// Withdraws the innermost frame, which was allowed to block, and leaves its ticks out of all
+    /// enclosing frames.
     pub(crate) fn pop_allowed(&self, ticks: u64) {
         let enclosing = self.depth().saturating_sub(1).min(MAX_FRAMES);
         self.frames[..enclosing].iter().for_each(|frame| frame.delay(ticks));

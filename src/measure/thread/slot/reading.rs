@@ -43,8 +43,8 @@ impl Reading {
         std::iter::once(What::unpack(poll.what)).chain(parts).filter_map(|what| what.route).last()
     }
 
-    /// Returns the polls, the outermost first. The third item is the clock reading since when the time
-    /// of the poll does not count, because a scope of allowed blocking is open in it.
+    /// Returns the polls, the outermost first. The third item is the clock reading since when the
+    /// time of the poll does not count, because a scope of allowed blocking is open in it.
     pub(crate) fn polls(&self) -> impl Iterator<Item = (&Frame, What, Option<u64>)> {
         let polls = self.frames().iter().enumerate().map(|(i, frame)| (i, frame, What::unpack(frame.what)));
         polls.filter(|(_, _, what)| what.kind.is_poll()).map(|(i, frame, what)| (frame, what, self.stands_since(i)))
