@@ -6,7 +6,7 @@
 //! printed. At the end it must hold no more than after the warm-up, and pollwatch must have counted what the load says it did: requests
 //! by route and status, polls and tasks by place, and what became of them.
 //!
-//! `cargo run --release --example soak -- --minutes 2`; the exit code tells.
+//! `cargo run --release -p pollwatch-lab --bin soak -- --minutes 2`; the exit code tells.
 
 #[cfg(target_os = "linux")]
 mod faults;

@@ -11,7 +11,7 @@ use crate::suite::{overload, table};
 const HELP: &str = "\
 How often pollwatch is wrong: recall, precision, delays and errors, against blocks whose truth is known.
 
-usage: cargo run --release --example accuracy -- [flags]
+usage: cargo run --release -p pollwatch-lab --bin accuracy -- [flags]
 
   --seconds N     how long each mode is run            (20)
   --threshold MS  what is a stall, in milliseconds     (10)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
 
+use super::{ATTEMPTS, THRESHOLD, alone, measured};
 use crate::suite::journal::{note, note_in_place};
 use crate::suite::kinds::{Kind, computes};
 use crate::suite::matching::match_up;
@@ -14,7 +15,6 @@ use crate::suite::modes::{Mode, while_it_is_watched};
 use crate::suite::overload::Overload;
 use crate::suite::scene::{Outcome, Scene};
 use crate::suite::truth::{Block, Span, now};
-use crate::{ATTEMPTS, THRESHOLD, alone, measured};
 
 /// Runs something that blocks nobody, in all modes but those of four workers.
 fn silent(load: impl Fn(&Arc<Scene>)) {

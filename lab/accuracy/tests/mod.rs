@@ -1,20 +1,14 @@
-//! How often pollwatch is wrong: a short form of `cargo run --release --example accuracy`, with the same modules. What the machine does
+//! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin accuracy`, with the same modules. What the machine does
 //! to a thread meanwhile is in the truth that reports are matched with, so that no bar has to be lower here.
-
-#![cfg(all(target_os = "linux", feature = "tower"))]
-
-#[path = "../../examples/accuracy/suite/mod.rs"]
-#[allow(dead_code, reason = "the example uses the rest")]
-mod suite;
 
 mod alarms;
 
 use std::sync::{Mutex, MutexGuard, Once};
 use std::time::Duration;
 
-use suite::modes::{self, Flavour, Mode};
-use suite::unwatched::Unwatched;
-use suite::{journal, overload};
+use crate::suite::modes::{self, Flavour, Mode};
+use crate::suite::unwatched::Unwatched;
+use crate::suite::{journal, overload};
 
 const THRESHOLD: Duration = Duration::from_millis(10);
 const TIME: Duration = Duration::from_millis(2_500);
