@@ -13,58 +13,61 @@ use crossterm::terminal::{
 };
 use crossterm::{execute, queue};
 
-use crate::view::{Line, Look};
+use super::view::{Line, Style};
 
-/// How soon news are drawn.
+/// How often the screen checks for something new to draw.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Whether the terminal has to be given back.
-static TAKEN: AtomicBool = AtomicBool::new(false);
+/// True while the terminal is in raw mode on its alternate screen, and has to be restored.
+static IS_ENTERED: AtomicBool = AtomicBool::new(false);
 
+/// Why [`Screen::wait`] returned.
 pub(crate) enum Input {
     Quit,
-    /// There are news, or the terminal has another size.
+    /// There is something new to draw, or the terminal has another size.
     Redraw,
 }
 
-/// Columns and lines.
+/// Returns the terminal's number of columns and lines.
 pub(crate) fn size() -> io::Result<(usize, usize)> {
     crossterm::terminal::size().map(|(width, height)| (width.into(), height.into()))
 }
 
+/// The alternate screen of the terminal. Dropping it restores the terminal, as do a panic and a signal
+/// that ends the process.
 pub(crate) struct Screen(());
 
 impl Screen {
     pub(crate) fn enter() -> io::Result<Screen> {
-        let told = std::panic::take_hook();
-        // The message would be lost with the alternate screen.
+        let previous = std::panic::take_hook();
+        // The panic's message would disappear together with the alternate screen.
         std::panic::set_hook(Box::new(move |panic| {
             restore();
-            told(panic);
+            previous(panic);
         }));
-        restore_on_signals();
+        restore_on_signals()?;
         enable_raw_mode()?;
-        TAKEN.store(true, Ordering::Relaxed);
-        // From here on dropping it gives the terminal back.
+        IS_ENTERED.store(true, Ordering::Relaxed);
+        // From here on the destructor restores the terminal, also when the next line fails.
         let screen = Screen(());
         execute!(io::stdout(), EnterAlternateScreen, DisableLineWrap, Hide)?;
         Ok(screen)
     }
 
-    /// What is too much for the terminal is cut off, also when it became smaller a moment ago.
+    /// Draws as many lines as fit. The size is read again, since it may have changed a moment ago.
     pub(crate) fn draw(&mut self, lines: &[Line], stale: bool) -> io::Result<()> {
         let mut out = io::stdout().lock();
         queue!(out, BeginSynchronizedUpdate)?;
         let (_, height) = size()?;
         for (y, line) in (0u16..).zip(lines.iter().take(height)) {
             queue!(out, MoveTo(0, y), Clear(ClearType::CurrentLine))?;
-            match line.look {
-                Look::Title => queue!(out, SetAttribute(Attribute::Bold))?,
-                Look::Alarm if !stale => queue!(out, SetForegroundColor(Color::Red))?,
-                Look::Trouble => queue!(out, SetForegroundColor(Color::Yellow))?,
-                Look::Faint => queue!(out, SetAttribute(Attribute::Dim))?,
-                Look::Alarm | Look::Plain if stale => queue!(out, SetAttribute(Attribute::Dim))?,
-                Look::Alarm | Look::Plain => {}
+            match line.style {
+                Style::Title => queue!(out, SetAttribute(Attribute::Bold))?,
+                Style::Alarm if !stale => queue!(out, SetForegroundColor(Color::Red))?,
+                Style::Notice => queue!(out, SetForegroundColor(Color::Yellow))?,
+                Style::Faint => queue!(out, SetAttribute(Attribute::Dim))?,
+                Style::Alarm | Style::Plain if stale => queue!(out, SetAttribute(Attribute::Dim))?,
+                Style::Alarm | Style::Plain => {}
             }
             queue!(out, Print(&line.text), SetAttribute(Attribute::Reset), ResetColor)?;
         }
@@ -75,16 +78,16 @@ impl Screen {
         out.flush()
     }
 
-    /// Until a key ends it, or there is something else to draw.
-    pub(crate) fn wait(&mut self, has_news: impl Fn() -> bool) -> io::Result<Input> {
-        while !has_news() {
+    /// Waits for a key that quits, a new size, or something new to draw.
+    pub(crate) fn wait(&mut self, has_update: impl Fn() -> bool) -> io::Result<Input> {
+        while !has_update() {
             if !event::poll(TICK)? {
                 continue;
             }
             match event::read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => match key.code {
                     KeyCode::Char('q') | KeyCode::Esc => return Ok(Input::Quit),
-                    // Raw mode makes a key of it.
+                    // In raw mode Ctrl-C is a key and not a signal.
                     KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(Input::Quit),
                     _ => {}
                 },
@@ -102,28 +105,32 @@ impl Drop for Screen {
     }
 }
 
-/// Once: leaving the alternate screen moves the cursor, over what a panic has said meanwhile.
+/// Restores the terminal, once: leaving the alternate screen a second time would move the cursor over
+/// the message of a panic.
 fn restore() {
-    if !TAKEN.swap(false, Ordering::Relaxed) {
+    if !IS_ENTERED.swap(false, Ordering::Relaxed) {
         return;
     }
     let _ = execute!(io::stdout(), Show, EnableLineWrap, LeaveAlternateScreen);
     let _ = disable_raw_mode();
 }
 
-/// `kill`, and a terminal that is closed.
-fn restore_on_signals() {
-    #[cfg(unix)]
-    std::thread::spawn(|| {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        runtime.block_on(async {
-            let (Ok(mut term), Ok(mut hangup)) = (signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
-                return;
-            };
-            tokio::select! { _ = term.recv() => {}, _ = hangup.recv() => {} }
+/// Restores the terminal when the process is ended by a signal or the terminal is closed.
+#[cfg(unix)]
+fn restore_on_signals() -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGTERM};
+
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGTERM])?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
             restore();
             std::process::exit(1);
-        });
+        }
     });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn restore_on_signals() -> io::Result<()> {
+    Ok(())
 }

@@ -1,36 +1,40 @@
-//! Words and numbers for the terminal. What the application named (routes, spans, threads, places) comes from anywhere: a name with
-//! an escape sequence in it must not move the cursor, nor one with a mark that turns the writing round.
+//! Text and numbers for the terminal.
+//!
+//! Names of routes, spans, threads and files are the application's, and may have been made by a
+//! stranger. An escape sequence in a name must not move the cursor, and a bidirectional control
+//! character must not reorder the line.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Without what a terminal would obey or not show.
+/// Replaces characters that a terminal would obey or not show.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if is_shown(c) { c } else { '\u{fffd}' }).collect()
+    text.chars().map(|c| if is_printable(c) { c } else { '\u{fffd}' }).collect()
 }
 
-fn is_shown(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    !c.is_control() && !turns
+fn is_printable(c: char) -> bool {
+    let is_invisible = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !c.is_control() && !is_invisible
 }
 
+/// The number of terminal columns that a text takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// At most `width` columns of it, with an ellipsis where it is cut.
+/// Cuts a text at its end to at most `width` columns, with an ellipsis where it is cut.
 pub(crate) fn clip(text: &str, width: usize) -> String {
     cut(text.chars(), text, width).map_or(text.into(), |kept| kept.into_iter().chain(['…']).take(width).collect())
 }
 
-/// The same from its end: the end of a path says more than its begin.
-pub(crate) fn clip_front(text: &str, width: usize) -> String {
+/// Cuts a text at its start to at most `width` columns, with an ellipsis where it is cut.
+pub(crate) fn clip_start(text: &str, width: usize) -> String {
     cut(text.chars().rev(), text, width).map_or(text.into(), |mut kept| {
         kept.reverse();
         ['…'].into_iter().chain(kept).take(width).collect()
     })
 }
 
-/// What fits next to an ellipsis; `None` when all of it fits.
+/// Returns the characters that fit next to an ellipsis, or `None` when the whole text fits.
 fn cut(chars: impl Iterator<Item = char>, whole: &str, limit: usize) -> Option<Vec<char>> {
     if whole.width() <= limit {
         return None;
@@ -45,7 +49,7 @@ fn cut(chars: impl Iterator<Item = char>, whole: &str, limit: usize) -> Option<V
     Some(kept.collect())
 }
 
-/// In three digits or so.
+/// A duration in about three digits.
 pub(crate) fn seconds(value: f64) -> String {
     match value {
         v if v <= 0.0 => "0".into(),
@@ -59,7 +63,7 @@ pub(crate) fn seconds(value: f64) -> String {
     }
 }
 
-/// 1234567 as 1.23M.
+/// A number in about three digits: 1234567 is `1.23M`.
 pub(crate) fn count(value: f64) -> String {
     match value {
         v if v < 1e5 => format!("{v:.0}"),
