@@ -253,6 +253,9 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the terminal's latest output: {:?}", self.text);
+        }
     }
 }
 

@@ -100,7 +100,6 @@ pub(crate) fn stalls(live: &Value) -> Table {
         Column::number("stall", 0),
         Column::number("ago", 5),
         Column::number("blocked", 0),
-        Column::text("", 6),
         Column::text("cause", 3),
         Column::text("route", 2),
         Column::location("at"),
@@ -112,8 +111,7 @@ pub(crate) fn stalls(live: &Value) -> Table {
         vec![
             format!("#{}", number(&stall["id"])),
             if ongoing { String::new() } else { seconds((number(&live["now_unix_seconds"]) - end).max(1e-3)) },
-            seconds(number(&stall["elapsed_seconds"])),
-            if ongoing { "so far".into() } else { String::new() },
+            seconds(number(&stall["elapsed_seconds"])) + if ongoing { " so far" } else { "" },
             text(&stall["cause"]),
             route(stall),
             location(live, Some(stall), &stall["site"]),
