@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::example;
 
-const SOURCE: &str = include_str!("../examples/blocked/main.rs");
+const SOURCE: &str = include_str!("../blocked/main.rs");
 /// For all attempts: on a machine with more to do, a thread is starved before it gets to block, or nobody has a CPU to look at it
 /// meanwhile.
 const PATIENCE: Duration = Duration::from_secs(120);

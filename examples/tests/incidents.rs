@@ -1,7 +1,5 @@
 //! The example `incidents`, run as a user runs it.
 
-#![cfg(feature = "prometheus")]
-
 mod common;
 
 use std::process::{Command, Stdio};
@@ -17,7 +15,7 @@ fn example() -> Command {
 fn call(line: &str) -> &str {
     let (_, at) = line.split_once("examples/incidents.rs:").unwrap_or_else(|| panic!("no place in {line:?}"));
     let number: usize = at.split(':').next().and_then(|n| n.parse().ok()).expect("a line number");
-    include_str!("../examples/incidents.rs").lines().nth(number - 1).expect("a line of the source")
+    include_str!("../incidents.rs").lines().nth(number - 1).expect("a line of the source")
 }
 
 #[test]

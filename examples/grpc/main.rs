@@ -3,8 +3,8 @@
 //! A check asks a database by a driver that is not async, and holds a worker meanwhile. The layer names the gRPC method:
 //!
 //! ```sh
-//! cargo run --example tonic            # then: grpc_health_probe -addr localhost:50051, curl localhost:9464/metrics
-//! cargo run --example tonic -- --once  # asks by itself, and ends
+//! cargo run -p pollwatch-example-grpc --example grpc            # then: grpc_health_probe -addr localhost:50051, curl localhost:9464/metrics
+//! cargo run -p pollwatch-example-grpc --example grpc -- --once  # asks by itself, and ends
 //! ```
 
 use std::error::Error;

@@ -1,7 +1,5 @@
 //! The examples `service` and `shed`, run as a user runs them.
 
-#![cfg(feature = "server")]
-
 mod common;
 
 use std::net::TcpListener;
@@ -125,7 +123,6 @@ fn refuses_flags_that_make_no_sense() {
 }
 
 /// The last words of a row of the table of `shed`: the p99 of the good route in ms, and reports and refusals a second.
-#[cfg(feature = "tower")]
 fn shed_row(output: &str, title: &str) -> [f64; 3] {
     let line = output.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title}: {output}"));
     let words: Vec<&str> = line.split_whitespace().rev().collect();
@@ -133,7 +130,6 @@ fn shed_row(output: &str, title: &str) -> [f64; 3] {
     [number(words[3]), number(words[1]), number(words[0])]
 }
 
-#[cfg(feature = "tower")]
 #[test]
 fn shedding_keeps_the_good_route_fast() {
     let mut all = Vec::new();
