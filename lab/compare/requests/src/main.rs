@@ -1,7 +1,7 @@
 //! What the layer costs an axum service that does nothing else: requests per second of a hello world, each way against a bare one in
 //! the same round, on a runtime with one worker.
 //!
-//! `cargo run --release --manifest-path benches/layer/Cargo.toml -- [seconds a run] [rounds]`, with `wrk` on the path.
+//! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-requests -- [seconds a run] [rounds]`, with `wrk` on the path.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;

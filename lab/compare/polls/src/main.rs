@@ -1,7 +1,7 @@
 //! What others that watch a runtime add to a poll, beside pollwatch. Each runs in a process of its own: subscribers are the
 //! process's. tokio's `tracing` feature, which two of them need, is on for all.
 //!
-//! `cargo run --release --manifest-path benches/others/Cargo.toml -- [rounds]`
+//! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-polls -- [rounds]`
 
 use std::process::Command;
 use std::time::{Duration, Instant};
