@@ -1,10 +1,11 @@
 //! The symptom: health checks time out under load, and the orchestrator restarts a service that has nothing to do.
 //!
-//! A check asks a database by a driver that is not async, and holds a worker meanwhile. The layer names the gRPC method:
+//! A check queries a database with a driver that is not async, and blocks its worker. The layer names the
+//! gRPC method:
 //!
 //! ```sh
 //! cargo run -p pollwatch-example-grpc --example grpc            # then: grpc_health_probe -addr localhost:50051, curl localhost:9464/metrics
-//! cargo run -p pollwatch-example-grpc --example grpc -- --once  # asks by itself, and ends
+//! cargo run -p pollwatch-example-grpc --example grpc -- --once  # sends a request itself, and exits
 //! ```
 
 use std::error::Error;
@@ -28,13 +29,13 @@ impl Health for Database {
     type WatchStream = BoxStream<HealthCheckResponse>;
 
     async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-        // The driver waits for an answer.
+        // The driver waits for the answer.
         std::thread::sleep(Duration::from_millis(200));
         Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
     }
 
     async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("ask again instead"))
+        Err(Status::unimplemented("use Check"))
     }
 }
 
@@ -64,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("the service says that it is {:?}", answer.into_inner().status());
         Ok::<_, Box<dyn Error>>(())
     })?;
-    // What is over is told a moment later.
+    // A stall is reported as resolved shortly after its end.
     while watchdog.stalls().iter().all(|stall| stall.phase != pollwatch::Phase::Resolved) {
         std::thread::sleep(Duration::from_millis(10));
     }

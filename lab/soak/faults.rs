@@ -1,5 +1,5 @@
-//! What befalls a service in its life, some hundred times a minute. Each runs on a thread of its own until it is told to stop, and has
-//! given everything back when it returns.
+//! The faults that happen to the service, some hundred times a minute. Each is repeated on a thread of
+//! its own, and has released everything when it returns.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,18 +18,19 @@ use crate::ledger::Ledger;
 use crate::run::{Deliberate, SERVICE};
 use crate::service;
 
-/// What the faults need.
-pub(crate) struct Scene {
+/// The service under test, and the means to disturb it.
+pub(crate) struct Service {
     pub(crate) watchdog: Watchdog,
     pub(crate) ledger: Arc<Ledger>,
-    pub(crate) service: Handle,
+    pub(crate) handle: Handle,
     pub(crate) addr: SocketAddr,
+    /// The address of pollwatch's server.
     pub(crate) pages: SocketAddr,
 }
 
-type Fault = fn(&Scene, usize) -> Result<(), String>;
+type Fault = fn(&Service, usize) -> Result<(), String>;
 
-/// Name, pause in milliseconds after each, and what happens.
+/// The name of each fault, the pause after it in milliseconds, and the fault.
 const FAULTS: [(&str, u64, Fault); 9] = [
     ("runtimes rebuilt", 10, rebuild),
     ("runtimes without a name", 10, nameless),
@@ -39,29 +40,29 @@ const FAULTS: [(&str, u64, Fault); 9] = [
     ("slow and broken scrapers", 10, scrapers),
     ("500 idle connections", 300, idle),
     ("children", 30, child),
-    ("tasks aborted, panicked, left", 5, tasks),
+    ("tasks aborted, panicked, detached", 5, tasks),
 ];
 
-/// All of them, and the load, until the time is over; tells how many requests there were.
-pub(crate) fn befall(scene: &Arc<Scene>, time: Duration) -> Result<u64, String> {
+/// Runs the load and all faults for some time, and returns the number of requests.
+pub(crate) fn run_all(service: &Arc<Service>, time: Duration) -> Result<u64, String> {
     let stop = Arc::new(AtomicBool::new(false));
     let threads = FAULTS.map(|(name, pause, fault)| {
-        let (scene, stop) = (scene.clone(), stop.clone());
+        let (service, stop) = (service.clone(), stop.clone());
         thread::spawn(move || {
             for n in 0.. {
                 if stop.load(Relaxed) {
                     break;
                 }
-                fault(&scene, n).map_err(|error| format!("{name}: {error}"))?;
-                scene.ledger.count(name);
+                fault(&service, n).map_err(|error| format!("{name}: {error}"))?;
+                service.ledger.count(name);
                 thread::sleep(Duration::from_millis(pause));
             }
             Ok::<_, String>(())
         })
     });
     let clients = [0; 2].map(|_| {
-        let (scene, stop) = (scene.clone(), stop.clone());
-        thread::spawn(move || service::load(scene.addr, &stop))
+        let (service, stop) = (service.clone(), stop.clone());
+        thread::spawn(move || service::load(service.addr, &stop))
     });
     thread::sleep(time);
     stop.store(true, Relaxed);
@@ -88,10 +89,10 @@ fn builder(n: usize) -> Builder {
     builder
 }
 
-/// A runtime of the same name again and again, with tasks of all fates.
-fn rebuild(scene: &Scene, n: usize) -> Result<(), String> {
+/// Builds a runtime of the same name again and again, with tasks of every outcome.
+fn rebuild(service: &Service, n: usize) -> Result<(), String> {
     const NAME: &str = "rebuilt";
-    let Scene { watchdog, ledger, .. } = scene;
+    let Service { watchdog, ledger, .. } = service;
     let runtime = watchdog.build_runtime(NAME, &mut builder(n)).map_err(text)?;
     runtime.block_on(ledger.watch(watchdog, NAME, async {
         let ends: Vec<_> = (0..20).map(|n| ledger.spawn(watchdog, NAME, yields(n))).collect();
@@ -99,7 +100,7 @@ fn rebuild(scene: &Scene, n: usize) -> Result<(), String> {
             yield_now().await;
             std::panic::panic_any(Deliberate)
         });
-        // It ends with the runtime.
+        // Dropped together with the runtime.
         drop(ledger.spawn(watchdog, NAME, std::future::pending::<()>()));
         for task in ends {
             let _ = task.await;
@@ -114,25 +115,26 @@ fn rebuild(scene: &Scene, n: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Nobody names it; it is taken in where a watched future is polled.
-fn nameless(scene: &Scene, n: usize) -> Result<(), String> {
+/// Builds a runtime without a name, which pollwatch registers when it polls a watched future.
+fn nameless(service: &Service, n: usize) -> Result<(), String> {
     let runtime = builder(n).build().map_err(text)?;
-    // One such runtime is there at a time.
-    runtime.block_on(scene.ledger.watch(&scene.watchdog, "runtime-1", yields(n % 5)));
+    // There is one such runtime at a time, so its name is the first one.
+    runtime.block_on(service.ledger.watch(&service.watchdog, "runtime-1", yields(n % 5)));
     Ok(())
 }
 
-/// Threads that measure a little and go.
-fn churn(scene: &Scene, _: usize) -> Result<(), String> {
-    let wait = |scene: &Scene| scene.service.block_on(scene.ledger.watch(&scene.watchdog, SERVICE, yields(3)));
-    thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| wait(scene)))));
+/// Starts threads that poll a watched future and end.
+fn churn(service: &Service, _: usize) -> Result<(), String> {
+    let wait = |service: &Service| service.handle.block_on(service.ledger.watch(&service.watchdog, SERVICE, yields(3)));
+    thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| wait(service)))));
     Ok(())
 }
 
-fn load_library(_: &Scene, _: usize) -> Result<(), String> {
+/// Loads and unloads libraries that are not loaded otherwise.
+fn load_library(_: &Service, _: usize) -> Result<(), String> {
     const NAMES: [&std::ffi::CStr; 4] = [c"libz.so.1", c"libanl.so.1", c"libthread_db.so.1", c"libBrokenLocale.so.1"];
     for name in NAMES {
-        // SAFETY: a C string; nothing of the library is used before it is unloaded.
+        // SAFETY: the name is a C string, and nothing of the library is used before it is unloaded.
         unsafe {
             let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW);
             if !handle.is_null() {
@@ -143,8 +145,8 @@ fn load_library(_: &Scene, _: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// A watchdog of its own with all that belongs to it, which goes before or after its runtimes; and nothing is lost to it either.
-fn watchdog(_: &Scene, n: usize) -> Result<(), String> {
+/// Starts a second watchdog, which is dropped before or after its runtimes, and checks its counts.
+fn watchdog(_: &Service, n: usize) -> Result<(), String> {
     let watchdog =
         Watchdog::builder().log(false).listen(SocketAddr::from(([127, 0, 0, 1], 0))).start().map_err(text)?;
     let ledger = Ledger::default();
@@ -174,7 +176,7 @@ fn watchdog(_: &Scene, n: usize) -> Result<(), String> {
     drop(kept);
     match wrong.first() {
         None => Ok(()),
-        Some(line) => Err(format!("{}: did {}, counted {}", line.what, line.did, line.counted)),
+        Some(line) => Err(format!("{}: expected {}, counted {}", line.what, line.expected, line.counted)),
     }
 }
 
@@ -187,76 +189,78 @@ fn get(addr: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// One that reads a byte at a time, one that never reads, one that never asks to the end; and one that does it right meanwhile.
-fn scrapers(scene: &Scene, n: usize) -> Result<(), String> {
-    let connect = || TcpStream::connect(scene.pages).map_err(text);
+/// One client reads a byte at a time, one never reads, one never finishes its request. A correct client
+/// must be answered meanwhile.
+fn scrapers(service: &Service, n: usize) -> Result<(), String> {
+    let connect = || TcpStream::connect(service.pages).map_err(text);
     let mut slow = connect()?;
     slow.set_read_timeout(Some(Duration::from_secs(30))).map_err(text)?;
     slow.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").map_err(text)?;
-    let mut deaf = connect()?;
-    deaf.set_nonblocking(true).map_err(text)?;
-    let _ = deaf.write(&b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100));
-    let mut half = connect()?;
-    half.write_all(b"GET /metrics HTTP/1.1\r\nhost: ").map_err(text)?;
-    // It may be closed for the sake of newer ones: the idle ones come meanwhile.
+    let mut never_reads = connect()?;
+    never_reads.set_nonblocking(true).map_err(text)?;
+    let _ = never_reads.write(&b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100));
+    let mut unfinished = connect()?;
+    unfinished.write_all(b"GET /metrics HTTP/1.1\r\nhost: ").map_err(text)?;
+    // The server closes old connections for new ones when the idle connections are there, too.
     for _ in 0..20 {
         if slow.read_exact(&mut [0]).is_err() {
-            scene.ledger.count("scrapers closed for newer ones");
+            service.ledger.count("scrapers closed for newer ones");
             break;
         }
         thread::sleep(Duration::from_millis(1));
     }
     let path = ["/metrics", "/stalls", "/stalls/flamegraph", "/healthz"][n % 4];
     for _ in 0..10 {
-        match get(scene.pages, path) {
+        match get(service.pages, path) {
             Ok(reply) if reply.starts_with("HTTP/1.1 200") => return Ok(()),
-            Ok(reply) if !reply.is_empty() => return Err(format!("{path} is not answered well: {reply}")),
+            Ok(reply) if !reply.is_empty() => return Err(format!("{path} has a wrong answer: {reply}")),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(format!("{path} is not answered in time"));
             }
-            _ => scene.ledger.count("scrapers closed for newer ones"),
+            _ => service.ledger.count("scrapers closed for newer ones"),
         }
     }
     Err(format!("{path} is not answered"))
 }
 
-fn idle(scene: &Scene, _: usize) -> Result<(), String> {
-    let all = (0..500).map(|_| TcpStream::connect(scene.pages)).collect::<Result<Vec<_>, _>>().map_err(text)?;
+/// Opens 500 idle connections. A scraper must still be answered.
+fn idle(service: &Service, _: usize) -> Result<(), String> {
+    let all = (0..500).map(|_| TcpStream::connect(service.pages)).collect::<Result<Vec<_>, _>>().map_err(text)?;
     thread::sleep(Duration::from_millis(100));
-    // Whoever comes now is answered.
-    if !get(scene.pages, "/metrics").map_err(text)?.starts_with("HTTP/1.1 200") {
+    if !get(service.pages, "/metrics").map_err(text)?.starts_with("HTTP/1.1 200") {
         return Err("idle connections keep a scraper out".to_owned());
     }
     drop(all);
     Ok(())
 }
 
-/// Forked by the standard library in both of its ways, and executed.
-fn child(_: &Scene, n: usize) -> Result<(), String> {
+/// Starts a child process, by `posix_spawn` and by `fork`.
+fn child(_: &Service, n: usize) -> Result<(), String> {
     let mut command = Command::new("true");
     if n.is_multiple_of(2) {
-        // SAFETY: nothing is done between fork and exec. That there is something makes it a fork.
+        // SAFETY: the closure does nothing between fork and exec. Its presence makes the standard
+        // library use fork.
         unsafe { command.pre_exec(|| Ok(())) };
     }
     let status = command.status().map_err(text)?;
     if status.success() { Ok(()) } else { Err(format!("it ended with {status}")) }
 }
 
-/// Tasks of the service that do not end by themselves.
-fn tasks(scene: &Scene, n: usize) -> Result<(), String> {
-    let Scene { watchdog, ledger, .. } = scene;
-    let _entered = scene.service.enter();
+/// Spawns tasks on the service's runtime that are aborted, panic, or are detached.
+fn tasks(service: &Service, n: usize) -> Result<(), String> {
+    let Service { watchdog, ledger, .. } = service;
+    let _entered = service.handle.enter();
     let waits = ledger.spawn(watchdog, SERVICE, std::future::pending::<()>());
     let busy = ledger.spawn(watchdog, SERVICE, yields(usize::MAX));
     let panics = ledger.spawn(watchdog, SERVICE, async move {
         yields(n % 3).await;
         std::panic::panic_any(Deliberate)
     });
-    // It is nobody's any more, and ends all the same.
+    // Without a handle the task runs to its end all the same.
     drop(ledger.spawn(watchdog, SERVICE, yields(7)));
     thread::sleep(Duration::from_millis(1));
     waits.abort();
     busy.abort();
-    let _: [Result<(), _>; 3] = [waits, busy, panics].map(|task| scene.service.block_on(task));
+    let _: [Result<(), _>; 3] = [waits, busy, panics].map(|task| service.handle.block_on(task));
     Ok(())
 }

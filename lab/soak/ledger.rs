@@ -1,4 +1,4 @@
-//! The other side of the account: what the load did, counted by itself, to be compared with what pollwatch counted.
+//! The expected counts: the load counts what it does, and compares that with what pollwatch counted.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -11,7 +11,7 @@ use pollwatch::Watchdog;
 use pollwatch::snapshot::Snapshot;
 use tokio::task::JoinHandle;
 
-/// What became of the futures that were made at one place, on one runtime.
+/// The counts of the futures that were made at one site on one runtime.
 #[derive(Debug, Default)]
 pub(crate) struct Site {
     polls: AtomicU64,
@@ -23,16 +23,17 @@ pub(crate) struct Site {
 
 type Requests = BTreeMap<(&'static str, &'static str, &'static str), u64>;
 
+/// Everything that the load counts.
 #[derive(Default)]
 pub(crate) struct Ledger {
     sites: Mutex<BTreeMap<(&'static str, String), Arc<Site>>>,
     requests: Mutex<Requests>,
-    /// Panics that `on_stall` threw.
+    /// Panics that the `on_stall` callback raised.
     pub(crate) callback_panics: AtomicU64,
-    /// Children that were forked and have ended well, libraries that were loaded, and the like: only to be shown.
+    /// How often each fault happened. It is printed, and compared with nothing.
     pub(crate) faults: Mutex<BTreeMap<&'static str, u64>>,
-    /// Stalls that `on_stall` was told of, by their ids.
-    pub(crate) told: Mutex<std::collections::BTreeSet<u64>>,
+    /// The ids of the stalls that `on_stall` was called with.
+    pub(crate) reported: Mutex<std::collections::BTreeSet<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -40,11 +41,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Ledger {
-    fn site(&self, runtime: &'static str, place: &Location<'_>) -> Arc<Site> {
-        lock(&self.sites).entry((runtime, place.to_string())).or_default().clone()
+    fn site(&self, runtime: &'static str, location: &Location<'_>) -> Arc<Site> {
+        lock(&self.sites).entry((runtime, location.to_string())).or_default().clone()
     }
 
-    /// Spawns a task on the current runtime, which is called `runtime`, and keeps account of it.
+    /// Spawns a task on the current runtime, which is called `runtime`, and counts it.
     #[track_caller]
     pub(crate) fn spawn<F>(&self, watchdog: &Watchdog, runtime: &'static str, future: F) -> JoinHandle<F::Output>
     where
@@ -55,7 +56,7 @@ impl Ledger {
         watchdog.spawn(Counted { future: Box::pin(future), site, outcome: Outcome::Cancelled })
     }
 
-    /// Watches a future that is going to be polled by `runtime`, and keeps account of it.
+    /// Watches a future that will be polled on `runtime`, and counts it.
     #[track_caller]
     pub(crate) fn watch<F: Future>(
         &self,
@@ -67,7 +68,7 @@ impl Ledger {
         watchdog.watch(Counted { future: Box::pin(future), site, outcome: Outcome::Cancelled })
     }
 
-    /// A request has come to its handler.
+    /// Starts counting a request that has reached its handler.
     pub(crate) fn visit(self: &Arc<Self>, route: &'static str, method: &'static str) -> Visit {
         Visit { ledger: self.clone(), route, method, status: None }
     }
@@ -80,24 +81,24 @@ impl Ledger {
         lock(&self.faults).clone()
     }
 
-    pub(crate) fn tell(&self, id: u64) {
-        lock(&self.told).insert(id);
+    pub(crate) fn record_report(&self, id: u64) {
+        lock(&self.reported).insert(id);
     }
 
-    /// All accounts, next to what pollwatch says.
+    /// Returns every count next to pollwatch's.
     pub(crate) fn compare(&self, snapshot: &Snapshot) -> Vec<Line> {
         let mut lines = Vec::new();
-        for ((runtime, place), site) in &*lock(&self.sites) {
-            let counted = snapshot.sites.iter().find(|s| &*s.runtime == *runtime && s.site.to_string() == *place);
+        for ((runtime, location), site) in &*lock(&self.sites) {
+            let counted = snapshot.sites.iter().find(|s| &*s.runtime == *runtime && s.site.to_string() == *location);
             let counted = |read: fn(&pollwatch::snapshot::SiteSnapshot) -> u64| counted.map_or(0, read);
             let [polls, spawned, completed, cancelled, panicked] =
                 [&site.polls, &site.spawned, &site.completed, &site.cancelled, &site.panicked].map(|n| n.load(Relaxed));
-            let mut line = |what: &str, did, more, counted| {
-                lines.push(Line { what: format!("{what} of {runtime} at {place}"), did, more, counted });
+            let mut line = |what: &str, expected, tolerance, counted| {
+                lines.push(Line { what: format!("{what} of {runtime} at {location}"), expected, tolerance, counted });
             };
-            // A task that is aborted while it waits is polled by tokio once more, and its future is not.
-            let more = if cfg!(tokio_unstable) && spawned > 0 { cancelled } else { 0 };
-            line("polls", polls, more, counted(|s| s.polls));
+            // tokio polls a task that is aborted while it waits once more, but not its future.
+            let tolerance = if cfg!(tokio_unstable) && spawned > 0 { cancelled } else { 0 };
+            line("polls", polls, tolerance, counted(|s| s.polls));
             line("tasks spawned", spawned, 0, counted(|s| s.spawned));
             line("tasks terminated", spawned, 0, counted(|s| s.terminated));
             line("completed", completed, 0, counted(|s| s.completed));
@@ -109,53 +110,58 @@ impl Ledger {
             for requests in &route.requests {
                 let (method, status) = (requests.method, requests.status);
                 let known = of_routes.keys().find(|key| key.0 == &*route.route && (key.1, key.2) == (method, status));
-                let did = known.copied().and_then(|key| of_routes.remove(&key)).unwrap_or(0);
+                let expected = known.copied().and_then(|key| of_routes.remove(&key)).unwrap_or(0);
                 let what = format!("requests {method} {}, {status}", route.route);
-                lines.push(Line { what, did, more: 0, counted: requests.count });
+                lines.push(Line { what, expected, tolerance: 0, counted: requests.count });
             }
         }
-        for ((route, method, status), did) in of_routes {
-            lines.push(Line { what: format!("requests {method} {route}, {status}"), did, more: 0, counted: 0 });
+        for ((route, method, status), expected) in of_routes {
+            lines.push(Line {
+                what: format!("requests {method} {route}, {status}"),
+                expected,
+                tolerance: 0,
+                counted: 0,
+            });
         }
         for runtime in &snapshot.runtimes {
             let of_sites = snapshot.sites.iter().filter(|s| s.runtime == runtime.name).map(|s| s.polls).sum();
             let what = format!("polls of {}: all sites, and its histogram", runtime.name);
-            lines.push(Line { what, did: of_sites, more: 0, counted: runtime.polls.count });
+            lines.push(Line { what, expected: of_sites, tolerance: 0, counted: runtime.polls.count });
         }
         for site in snapshot.sites.iter().filter(|s| s.spawned > 0 && s.site.location().is_some()) {
             let what = format!("tasks of {} at {} that have not ended", site.runtime, site.site);
-            // The service itself is one.
-            let more = u64::from(&*site.runtime == crate::run::SERVICE && site.spawned == 1);
-            lines.push(Line { what, did: 0, more, counted: site.spawned - site.terminated });
+            // The task of the service itself is still running.
+            let tolerance = u64::from(&*site.runtime == crate::run::SERVICE && site.spawned == 1);
+            lines.push(Line { what, expected: 0, tolerance, counted: site.spawned - site.terminated });
         }
         lines
     }
 
-    /// What `on_stall` has been told.
+    /// Compares the calls of `on_stall`.
     pub(crate) fn compare_reports(&self, snapshot: &Snapshot) -> Vec<Line> {
         let panics = self.callback_panics.load(Relaxed);
         let what = "panics of on_stall".to_owned();
-        let panics = Line { what, did: panics, more: 0, counted: snapshot.watchdog.callback_panics };
+        let panics = Line { what, expected: panics, tolerance: 0, counted: snapshot.watchdog.callback_panics };
         let stalls = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|c| c.stalls.count).sum::<u64>();
-        let told = lock(&self.told).len() as u64;
-        let what = "stalls, told to on_stall or lost to it".to_owned();
-        let stalls = Line { what, did: told, more: snapshot.watchdog.reports_lost, counted: stalls };
+        let reported = lock(&self.reported).len() as u64;
+        let what = "stalls, passed to on_stall or lost".to_owned();
+        let stalls = Line { what, expected: reported, tolerance: snapshot.watchdog.reports_lost, counted: stalls };
         vec![panics, stalls]
     }
 }
 
-/// One number, as the load and as pollwatch know it.
+/// One count of the load next to pollwatch's.
 pub(crate) struct Line {
     pub(crate) what: String,
-    pub(crate) did: u64,
-    /// So many more may be counted.
-    pub(crate) more: u64,
+    pub(crate) expected: u64,
+    /// How many more pollwatch may count.
+    pub(crate) tolerance: u64,
     pub(crate) counted: u64,
 }
 
 impl Line {
     pub(crate) fn agrees(&self) -> bool {
-        (self.did..=self.did + self.more).contains(&self.counted)
+        (self.expected..=self.expected + self.tolerance).contains(&self.counted)
     }
 }
 
@@ -178,7 +184,7 @@ impl<F: Future> Future for Counted<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.site.polls.fetch_add(1, Relaxed);
-        // Stays so if the poll unwinds.
+        // Keeps this value if the poll unwinds.
         self.outcome = Outcome::Panicked;
         let result = self.future.as_mut().poll(cx);
         self.outcome = if result.is_ready() { Outcome::Completed } else { Outcome::Cancelled };
@@ -197,7 +203,7 @@ impl<F> Drop for Counted<F> {
     }
 }
 
-/// A request in its handler: what becomes of it is known when this is dropped.
+/// A request in its handler. Its outcome is counted when this is dropped.
 pub(crate) struct Visit {
     ledger: Arc<Ledger>,
     route: &'static str,

@@ -1,12 +1,17 @@
-//! A service runs for days with a watchdog inside: does that cost it memory, descriptors or threads over time, and is anything lost?
+//! Does a service that runs for days with a watchdog leak memory, descriptors or threads, and is
+//! anything counted wrong?
 //!
-//! An axum service under load, on which all befalls that may: panics, aborts, runtimes and watchdogs that are built and dropped, threads
-//! that come and go, libraries loaded and unloaded, slow and broken scrapers, 500 idle connections, children that are forked, a log
-//! that blocks, a callback that panics and blocks. In rounds: after each all is quiet for a moment, and what the process holds is
-//! printed. At the end it must hold no more than after the warm-up, and pollwatch must have counted what the load says it did: requests
-//! by route and status, polls and tasks by place, and what became of them.
+//! An axum service runs under load and under faults: panics, aborts, runtimes and watchdogs that are
+//! built and dropped, threads that start and end, libraries that are loaded and unloaded, slow and
+//! broken scrapers, 500 idle connections, forked children, a log that blocks, and a callback that
+//! panics and blocks. The run is divided into rounds. After each round the load pauses, and the
+//! resources of the process are printed.
 //!
-//! `cargo run --release -p pollwatch-lab --bin soak -- --minutes 2`; the exit code tells.
+//! At the end the process must hold no more than after the warm-up. pollwatch must have counted what
+//! the load counted: requests by route and status, polls and tasks by spawn site, and their outcomes.
+//!
+//! `cargo run --release -p pollwatch-lab --bin soak -- --minutes 2`; the exit code is
+//! 0 if both hold, 1 if not, and 2 if the command line is wrong.
 
 #[cfg(target_os = "linux")]
 mod faults;
@@ -24,7 +29,7 @@ fn main() -> std::process::ExitCode {
     return run::main();
     #[cfg(not(target_os = "linux"))]
     {
-        eprintln!("soak: it reads /proc, and needs Linux");
+        eprintln!("soak: needs Linux, since it reads /proc");
         std::process::ExitCode::from(2)
     }
 }

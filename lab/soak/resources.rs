@@ -1,9 +1,10 @@
-//! What the process holds.
+//! The resources that the process holds.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// The system's allocator, which knows how much is in use: a leak shows there long before it shows in the resident memory.
+/// The system's allocator with a count of the bytes in use, in which a leak shows long before it shows
+/// in resident memory.
 struct Counting;
 
 static IN_USE: AtomicI64 = AtomicI64::new(0);
@@ -11,7 +12,7 @@ static IN_USE: AtomicI64 = AtomicI64::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: all is done by the system's allocator, with the same arguments.
+// SAFETY: every method calls the system's allocator with the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         IN_USE.fetch_add(layout.size() as i64, Relaxed);
@@ -32,21 +33,22 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// At one moment.
+/// The resources at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resources {
-    /// In KiB: resident and of no file, and allocated.
+    /// Resident anonymous memory, in KiB.
     pub(crate) resident: u64,
+    /// Memory allocated from the heap, in KiB.
     pub(crate) heap: u64,
     pub(crate) descriptors: u64,
     pub(crate) threads: u64,
-    /// Threads that pollwatch has a slot for.
+    /// Threads that have a slot of pollwatch.
     pub(crate) slots: u64,
 }
 
 impl Resources {
     pub(crate) fn of_now(watchdog: &pollwatch::Watchdog) -> Resources {
-        // SAFETY: gives what is free back to the system, and touches nothing else.
+        // SAFETY: returns free memory to the system, and touches nothing else.
         #[cfg(target_env = "gnu")]
         unsafe {
             libc::malloc_trim(0);
@@ -65,25 +67,25 @@ impl Resources {
         }
     }
 
-    /// What the descriptors are of, by how many there are: for whoever looks for one too many.
+    /// Returns how many descriptors of each target are open, to find a leak.
     pub(crate) fn descriptors() -> std::collections::BTreeMap<String, u64> {
         let mut all = std::collections::BTreeMap::new();
         for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
             if let Ok(target) = std::fs::read_link(entry.path()) {
                 let target = target.to_string_lossy();
-                // Which socket or pipe it is says nothing.
+                // The number of a socket or pipe is left out, so that they are counted together.
                 *all.entry(target.split(":[").next().unwrap_or_default().to_owned()).or_default() += 1;
             }
         }
         all
     }
 
-    /// By name; what may be more at the end than after the warm-up.
+    /// Returns the name, the value, and the allowed growth after the warm-up, of each resource.
     pub(crate) fn all(&self) -> [(&'static str, u64, u64); 5] {
         [
-            // What is free may lie between what is not, in as many heaps as threads have come and gone.
+            // Free memory is fragmented, in one arena for each of many short-lived threads.
             ("resident KiB", self.resident, 32 * 1024),
-            // Stacks and names that were not met before, up to their bounds.
+            // Stacks and names are kept up to fixed bounds, and new ones still occur.
             ("heap KiB", self.heap, 2 * 1024),
             ("descriptors", self.descriptors, 0),
             ("threads", self.threads, 0),

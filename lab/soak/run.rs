@@ -1,4 +1,4 @@
-//! The rounds, and the reckoning.
+//! The rounds, and the comparison at the end.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -11,23 +11,23 @@ use pollwatch::{Stall, Watchdog};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::faults::{self, Scene};
+use crate::faults::{self, Service};
 use crate::ledger::{Ledger, Line};
 use crate::resources::Resources;
 use crate::service;
 
-/// The runtime that the service is on.
+/// The name of the service's runtime.
 pub(crate) const SERVICE: &str = "service";
-/// How long what was stopped may take to be gone. A busy machine takes its time; it is looked at all the while.
+/// The time limit for stopped threads and closed sockets to disappear, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Symbol tables are dropped some 15 s after they were last needed.
 const SYMBOLS_DROPPED: Duration = Duration::from_secs(20);
 
-/// What is thrown on purpose, and is not worth a word.
+/// The payload of panics that are raised on purpose, and not reported.
 pub(crate) struct Deliberate;
 
-/// Panics that nobody meant.
+/// The number of panics that were not raised on purpose.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 type Failure = Box<dyn std::error::Error>;
@@ -36,7 +36,7 @@ pub(crate) fn main() -> ExitCode {
     let time = match time() {
         Ok(time) => time,
         Err(text) => {
-            eprintln!("soak: {text}; --minutes N (2) or --seconds N tells how long it runs");
+            eprintln!("soak: {text}; --minutes N (2) or --seconds N sets how long it runs");
             return ExitCode::from(2);
         }
     };
@@ -66,16 +66,16 @@ fn time() -> Result<Duration, String> {
 }
 
 fn run(time: Duration) -> Result<bool, Failure> {
-    let report = std::panic::take_hook();
+    let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if !info.payload().is::<Deliberate>() {
             PANICS.fetch_add(1, Relaxed);
-            report(info);
+            previous(info);
         }
     }));
     let ledger = Arc::new(Ledger::default());
     let builder = Watchdog::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0))).route_histograms(true);
-    let watchdog = builder.on_stall(unruly(ledger.clone())).start()?;
+    let watchdog = builder.on_stall(misbehaving_callback(ledger.clone())).start()?;
     let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(watchdog.span_layer()).with(SlowLog);
     tracing::subscriber::set_global_default(subscriber)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -86,41 +86,42 @@ fn run(time: Duration) -> Result<bool, Failure> {
     let app = service::router(&watchdog, &ledger);
     runtime.spawn(async move { axum::serve(listener, app).await });
     let pages = watchdog.local_addr().ok_or("the watchdog has no server")?;
-    let scene = Scene { watchdog: watchdog.clone(), ledger, service: runtime.handle().clone(), addr, pages };
-    let fine = soak(&Arc::new(scene), time)?;
+    let service = Service { watchdog: watchdog.clone(), ledger, handle: runtime.handle().clone(), addr, pages };
+    let fine = soak(&Arc::new(service), time)?;
     runtime.shutdown_timeout(PATIENCE);
     watchdog.shutdown();
     Ok(fine)
 }
 
-/// Rounds of everything, each of them measured; then the reckoning.
-fn soak(scene: &Arc<Scene>, time: Duration) -> Result<bool, Failure> {
-    let begin = Instant::now();
+/// Runs the rounds, prints the resources after each, and compares at the end.
+fn soak(service: &Arc<Service>, time: Duration) -> Result<bool, Failure> {
+    let start = Instant::now();
     let round = (time / 8).clamp(Duration::from_secs(2), Duration::from_secs(30));
     let rounds = time.div_duration_f64(round).ceil() as usize;
     let rounds = rounds.max(4);
-    // A third is for the warm-up: caches are filled, pools grown.
+    // The first third is the warm-up, in which caches and pools grow.
     let warm_up = rounds.div_ceil(3);
     println!("{:>6} {:>9} {:>10} {:>8}  {}", "at s", "requests", "polls", "stalls", columns());
     let (mut requests, mut warm, mut end): (_, Option<Resources>, _) = (0, None, None);
     for n in 1..=rounds {
-        requests += faults::befall(scene, round)?;
+        requests += faults::run_all(service, round)?;
         let is_compared = n == warm_up || n == rounds;
-        // Symbol tables are dropped when they were not needed for a while: in a short run they are there at both moments.
+        // Unused symbol tables are dropped after a while. In a short run they are present at both
+        // moments that are compared.
         let least = if is_compared && time >= Duration::from_secs(60) { SYMBOLS_DROPPED } else { Duration::ZERO };
-        let now = quiet(scene, warm, least);
-        let snapshot = scene.watchdog.snapshot();
+        let now = wait_until_idle(service, warm, least);
+        let snapshot = service.watchdog.snapshot();
         let polls: u64 = snapshot.runtimes.iter().map(|r| r.polls.count).sum();
         let stalls: u64 = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|c| c.stalls.count).sum();
         let row = now.all().map(|(_, value, _)| format!("{value:>13}")).concat();
-        println!("{:>6} {requests:>9} {polls:>10} {stalls:>8} {row}", begin.elapsed().as_secs());
+        println!("{:>6} {requests:>9} {polls:>10} {stalls:>8} {row}", start.elapsed().as_secs());
         match n {
             n if n == warm_up => warm = Some(now),
             n if n == rounds => end = Some(now),
             _ => {}
         }
     }
-    Ok(warm.zip(end).is_some_and(|(warm, end)| holds_no_more(warm, end)) & is_all_counted(scene))
+    Ok(warm.zip(end).is_some_and(|(warm, end)| has_not_grown(warm, end)) & counts_agree(service))
 }
 
 fn columns() -> String {
@@ -130,26 +131,27 @@ fn columns() -> String {
         .concat()
 }
 
-/// Waits until all that was stopped is gone, as far as it goes; what is held then.
-fn quiet(scene: &Scene, warm: Option<Resources>, least: Duration) -> Resources {
-    let begin = Instant::now();
-    let mut last = Resources::of_now(&scene.watchdog);
-    let mut still = 0;
+/// Waits until everything stopped has disappeared, or [`PATIENCE`] is over, and returns the resources
+/// in use then.
+fn wait_until_idle(service: &Service, warm: Option<Resources>, least: Duration) -> Resources {
+    let start = Instant::now();
+    let mut last = Resources::of_now(&service.watchdog);
+    let mut unchanged = 0;
     loop {
         thread::sleep(Duration::from_millis(100));
-        let now = Resources::of_now(&scene.watchdog);
+        let now = Resources::of_now(&service.watchdog);
         let counts = |r: &Resources| [r.descriptors, r.threads, r.slots];
-        still = if counts(&now) == counts(&last) { still + 1 } else { 0 };
+        unchanged = if counts(&now) == counts(&last) { unchanged + 1 } else { 0 };
         let is_back = warm.is_none_or(|warm| counts(&now).iter().zip(counts(&warm)).all(|(now, warm)| *now <= warm));
-        if still >= 10 && is_back && begin.elapsed() >= least || begin.elapsed() > PATIENCE {
+        if unchanged >= 10 && is_back && start.elapsed() >= least || start.elapsed() > PATIENCE {
             return now;
         }
         last = now;
     }
 }
 
-/// One-sided: what is held at the end against what was after the warm-up.
-fn holds_no_more(warm: Resources, end: Resources) -> bool {
+/// Compares the resources at the end with those after the warm-up. Only growth is a failure.
+fn has_not_grown(warm: Resources, end: Resources) -> bool {
     println!("\n{:<14} {:>12} {:>12} {:>12}", "held", "warmed up", "at the end", "may grow by");
     let mut fine = true;
     for ((name, warm, may_grow), (_, end, _)) in warm.all().into_iter().zip(end.all()) {
@@ -161,42 +163,49 @@ fn holds_no_more(warm: Resources, end: Resources) -> bool {
     fine
 }
 
-/// The hooks at a task's end may run after whoever waited for it has gone on: asked again for a while.
-fn is_all_counted(scene: &Scene) -> bool {
-    let begin = Instant::now();
+/// Compares the counts, repeatedly for a while: the hook at the end of a task may run after the code that
+/// waited for the task has continued.
+fn counts_agree(service: &Service) -> bool {
+    let start = Instant::now();
     let lines = loop {
-        let snapshot = scene.watchdog.snapshot();
-        let mut lines = scene.ledger.compare(&snapshot);
-        lines.extend(scene.ledger.compare_reports(&snapshot));
-        if lines.iter().all(Line::agrees) || begin.elapsed() > PATIENCE {
+        let snapshot = service.watchdog.snapshot();
+        let mut lines = service.ledger.compare(&snapshot);
+        lines.extend(service.ledger.compare_reports(&snapshot));
+        if lines.iter().all(Line::agrees) || start.elapsed() > PATIENCE {
             break lines;
         }
         thread::sleep(Duration::from_millis(100));
     };
-    println!("\n{:>10} {:>10}  what", "done", "counted");
+    println!("\n{:>10} {:>10}  what", "expected", "counted");
     for line in &lines {
-        println!("{:>10} {:>10}  {}{}", line.did, line.counted, line.what, if line.agrees() { "" } else { "   WRONG" });
+        println!(
+            "{:>10} {:>10}  {}{}",
+            line.expected,
+            line.counted,
+            line.what,
+            if line.agrees() { "" } else { "   WRONG" }
+        );
     }
     println!();
-    for (fault, times) in scene.ledger.faults() {
+    for (fault, times) in service.ledger.faults() {
         println!("{times:>10}  {fault}");
     }
-    let watchdog = scene.watchdog.snapshot().watchdog;
+    let watchdog = service.watchdog.snapshot().watchdog;
     let captures: Vec<_> = watchdog.captures.iter().map(|c| format!("{} {}", c.count, c.result)).collect();
     println!("captures: {}; reports lost: {}", captures.join(", "), watchdog.reports_lost);
     let panics = PANICS.load(Relaxed);
     if panics > 0 {
-        println!("{panics} panics that nobody meant");
+        println!("{panics} panics that were not raised on purpose");
     }
     let wrong = lines.iter().filter(|line| !line.agrees()).count();
     println!("{} accounts, {wrong} wrong", lines.len());
     panics == 0 && wrong == 0
 }
 
-/// A callback that panics, and one that takes its time.
-fn unruly(ledger: Arc<Ledger>) -> impl Fn(&Stall) + Send + Sync {
+/// A callback that panics at times, and takes long at others.
+fn misbehaving_callback(ledger: Arc<Ledger>) -> impl Fn(&Stall) + Send + Sync {
     move |stall| {
-        ledger.tell(stall.id);
+        ledger.record_report(stall.id);
         match stall.id % 16 {
             3 => {
                 ledger.callback_panics.fetch_add(1, Relaxed);
@@ -208,7 +217,7 @@ fn unruly(ledger: Arc<Ledger>) -> impl Fn(&Stall) + Send + Sync {
     }
 }
 
-/// A log that blocks now and then, on whichever thread tells it something.
+/// A log that blocks the thread that writes to it.
 struct SlowLog;
 
 impl<S: tracing::Subscriber> Layer<S> for SlowLog {

@@ -1,4 +1,4 @@
-//! An axum service whose handlers do all that handlers should not, and the clients that ask for it.
+//! An axum service whose handlers misbehave in every way, and its clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ async fn panics(State(app): State<App>) {
     std::panic::panic_any(Deliberate);
 }
 
-/// Until the client has lost its patience.
+/// Waits until the client's time limit is over.
 async fn waits(State(app): State<App>) {
     let _visit = app.ledger.visit("/waits", "GET");
     std::future::pending().await
@@ -110,7 +110,8 @@ async fn nowhere(State(app): State<App>, method: Method) -> StatusCode {
     StatusCode::NOT_FOUND
 }
 
-/// Asks for everything until it is told to stop; all its connections are closed when this returns.
+/// Requests everything until `stop` is set, and returns the number of requests. All connections are
+/// closed by then.
 pub(crate) fn load(addr: SocketAddr, stop: &Arc<AtomicBool>) -> u64 {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 0 };
     runtime.block_on(async {
@@ -123,7 +124,7 @@ pub(crate) fn load(addr: SocketAddr, stop: &Arc<AtomicBool>) -> u64 {
 }
 
 async fn client(n: usize, addr: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
-    // Half a minute is for ever here: only a service that hangs takes as long.
+    // Only a service that hangs takes half a minute.
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build();
     let Ok(client) = client else { return 0 };
     let url = |path: &str| format!("http://{addr}{path}");
@@ -141,7 +142,7 @@ async fn client(n: usize, addr: SocketAddr, stop: Arc<AtomicBool>) -> u64 {
             15 => client.put(url("/quick")),
             _ => client.get(url("/quick")),
         };
-        // What becomes of it, the handler knows.
+        // The handler counts the outcome.
         if let Ok(response) = request.send().await {
             let _ = response.bytes().await;
         }
