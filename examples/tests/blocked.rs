@@ -1,4 +1,4 @@
-//! The example `blocked`, run as a user runs it: what it tells of each way to block.
+//! The example `blocked`, run as a user runs it: its report of each way to block.
 
 #![cfg(all(
     target_os = "linux",
@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use common::example;
 
 const SOURCE: &str = include_str!("../blocked/main.rs");
-/// For all attempts: on a machine with more to do, a thread is starved before it gets to block, or nobody has a CPU to look at it
-/// meanwhile.
+/// The time limit for all attempts. On a busy machine a thread may be starved before it blocks, or the
+/// watchdog may get no CPU while it blocks.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The way, the reason with its system call, the function and what stands in its line, the advice.
+/// Each way to block, its reason with the system call, its function with the text of the line, and the
+/// advice.
 const WAYS: [(&str, &str, &str, &str, &str); 4] = [
     ("sleep", "a sleep (off-CPU, syscall clock_nanosleep)", "sleeps", "thread::sleep(TIME);", "use tokio::time::sleep"),
     (
@@ -50,7 +51,7 @@ fn line_of(text: &str) -> usize {
 }
 
 #[test]
-fn tells_the_four_usual_ways() {
+fn the_four_usual_ways_to_block_are_reported() {
     for (way, reason, function, call, advice) in WAYS {
         let line = line_of(call);
         let told = [
@@ -68,7 +69,7 @@ fn tells_the_four_usual_ways() {
                 said.contains("stacks: taken\n"),
                 "not as this test was compiled (`cargo test` builds both): {said}"
             );
-            // While it lasts.
+            // Only reports made while the worker is blocked count.
             let mut events = said.split(" WARN pollwatch::stall: ").filter(|event| event.contains(" ongoing "));
             let is_told = events.any(|event| told.iter().all(|part| event.contains(part)));
             heard.push(said);

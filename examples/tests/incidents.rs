@@ -6,12 +6,12 @@ use std::process::{Command, Stdio};
 
 fn example() -> Command {
     let mut command = Command::new(common::example("incidents"));
-    // A backtrace would only take time.
+    // A backtrace would take time, and is not needed.
     command.stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     command
 }
 
-/// The place that a line names, `examples/incidents.rs:LINE:COLUMN`, and the function in the source that the line is in.
+/// The source line that a line of output names as `examples/incidents.rs:LINE:COLUMN`.
 fn call(line: &str) -> &str {
     let (_, at) = line.split_once("examples/incidents.rs:").unwrap_or_else(|| panic!("no place in {line:?}"));
     let number: usize = at.split(':').next().and_then(|n| n.parse().ok()).expect("a line number");

@@ -19,14 +19,15 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("UTF-8")
 }
 
-/// The line of a route in the table below the line that begins with `title`, cut into words: the first, where a phase has several.
+/// Returns the words of a route's row in the table below the line that starts with `title`: of its first
+/// row, where there are several.
 fn row<'a>(output: &'a str, title: &str, route: &str) -> Vec<&'a str> {
     let table = output.lines().skip_while(|line| !line.starts_with(title)).skip(1).take_while(|line| !line.is_empty());
     let mut rows = table.map(|line| line.split_whitespace().collect::<Vec<_>>());
     rows.find(|row| row.first() == Some(&route)).unwrap_or_else(|| panic!("no {route} below {title:?} in:\n{output}"))
 }
 
-/// `0.4 ms`, `1.35 s`: in seconds.
+/// Converts `0.4 ms` or `1.35 s` to seconds.
 fn seconds(value: &str, unit: &str) -> f64 {
     let value: f64 = value.parse().expect("a number");
     match unit {
@@ -36,24 +37,24 @@ fn seconds(value: &str, unit: &str) -> f64 {
     }
 }
 
-/// Attempts of which one has to be undisturbed: what is compared are shares of the machine, which others may want as well.
+/// One attempt must succeed: the comparison is of CPU time, which other processes may need, too.
 const ATTEMPTS: usize = 5;
 
 #[test]
-fn tells_the_blocking_routes_from_the_fixed_ones() {
+fn stalls_are_found_on_the_blocking_routes_and_not_on_the_fixed_ones() {
     let disturbed: Vec<_> = (1..=ATTEMPTS).map_while(|i| attempt(i == ATTEMPTS).err()).collect();
     assert!(disturbed.len() < ATTEMPTS, "{}", disturbed.join("\n\n"));
 }
 
-/// `Err` with the comparison that does not hold. Where the last attempt is starved, too, as pollwatch itself says, renders are
-/// blamed on nobody: then the pings tell.
+/// Returns the comparison that does not hold. If pollwatch reports starvation in the last attempt, too,
+/// renders are not compared by their stalls but by the latency of pings.
 fn attempt(is_last: bool) -> Result<(), String> {
     let out = run(&["--once", "--seconds", "1", "--listen", "127.0.0.1:0", "--serve", "127.0.0.1:0"]);
     let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
     assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
     assert!(!stdout.contains(['\r', '\x1b']), "control characters in a pipe:\n{stdout:?}");
 
-    // Time, not number: a worker that is given no CPU for a moment stalls as well, but shortly.
+    // Time is compared and not the number of stalls: a worker without a CPU stalls as well, but briefly.
     let blocked = |route: &str| match row(stdout, "what pollwatch found", route)[1..] {
         [_, value, unit, ..] => seconds(value, unit),
         _ => 0.0,
@@ -77,7 +78,7 @@ fn attempt(is_last: bool) -> Result<(), String> {
     }
     let places = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
     assert_ne!(places[0], places[1], "two routes, one place:\n{stdout}");
-    // The render is the same work on the same CPUs, wherever it runs: only its neighbours gain.
+    // A render is the same work in both versions. Only the latency of other requests improves.
     let ping = |route: &str| {
         let row = row(stdout, "what clients saw", route);
         seconds(row[6], row[7])
@@ -93,7 +94,7 @@ fn attempt(is_last: bool) -> Result<(), String> {
 fn refuses_an_address_in_use() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("its address").to_string();
-    // What the flag not under test gets is free.
+    // The other flag gets a free port.
     for (flag, other) in [("--listen", "--serve"), ("--serve", "--listen")] {
         let out = run(&["--once", "--seconds", "1", other, "127.0.0.1:0", flag, &taken]);
         let stderr = text(&out.stderr);
@@ -133,7 +134,7 @@ fn shed_row(output: &str, title: &str) -> [f64; 3] {
 #[test]
 fn shedding_keeps_the_good_route_fast() {
     let mut all = Vec::new();
-    // Whoever else needs the CPUs may need them in any one of the phases.
+    // Other processes may need the CPUs during any of the phases.
     for _ in 0..3 {
         let out = example("shed").output().expect("the example starts");
         let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));

@@ -1,8 +1,9 @@
-//! A detector is believed once it says how often it is wrong. This one does: blocks of known length, kind, place and route are injected
-//! into runtimes that are busy with everything else, and what pollwatch tells is matched with what truly happened, one to one.
+//! How often is pollwatch wrong? Blocks of known length, cause, site and route are injected into busy
+//! runtimes, and each report is matched with the block that it is about, one to one.
 //!
-//! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes, in some six minutes, and prints the tables of `docs/accuracy.md`; it fails
-//! when a bar is missed. `-- --help` tells how to run less.
+//! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes in about six
+//! minutes and prints the tables of `docs/accuracy.md`. It fails when a bar is missed. `-- --help` says how
+//! to run less.
 
 #[cfg(target_os = "linux")]
 mod run;
@@ -18,5 +19,5 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    println!("runs on Linux only: whether a thread was given a CPU is asked of that kernel");
+    println!("accuracy: needs Linux, whose kernel says whether a thread had a CPU");
 }

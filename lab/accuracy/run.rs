@@ -1,4 +1,4 @@
-//! The flags, by hand, and what they run.
+//! The command line, and the runs that it selects.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::suite::unwatched::Unwatched;
 use crate::suite::{overload, table};
 
 const HELP: &str = "\
-How often pollwatch is wrong: recall, precision, delays and errors, against blocks whose truth is known.
+How often pollwatch is wrong: recall, precision, delays and errors, for blocks of known length and cause.
 
 usage: cargo run --release -p pollwatch-lab --bin accuracy -- [flags]
 
@@ -17,7 +17,7 @@ usage: cargo run --release -p pollwatch-lab --bin accuracy -- [flags]
   --threshold MS  what is a stall, in milliseconds     (10)
   --mode TEXT     only modes whose names contain this
   --seed N        another load                         (1)
-  --faults        tell each fault, on stderr
+  --faults        print each fault to stderr
   --help          this text
 ";
 
@@ -30,7 +30,7 @@ struct Args {
 }
 
 impl Args {
-    /// `None` when help is asked for; an error is a sentence for the user.
+    /// Returns `None` for `--help`. An error is a sentence for the user.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
         let (mut time, mut threshold, mut mode, mut seed, mut faults) = (20, 10, String::new(), 1, false);
         while let Some(flag) = words.next() {
@@ -65,7 +65,7 @@ pub(crate) fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(text) => {
-            eprintln!("accuracy: {text}; --help tells the flags");
+            eprintln!("accuracy: {text}; --help lists the flags");
             return ExitCode::from(2);
         }
     };
@@ -79,7 +79,7 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Prints the tables; the bars that are missed.
+/// Prints the tables, and returns the bars that were missed.
 fn run(args: &Args) -> Vec<String> {
     table::machine().iter().for_each(|line| println!("- {line}"));
     println!("- threshold {:?}, {:?} a mode, seed {}\n", args.threshold, args.time, args.seed);

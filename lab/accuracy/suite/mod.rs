@@ -1,10 +1,11 @@
-//! How often pollwatch is wrong, measured against what truly happened. `run.rs` runs all of it and prints the tables; `tests/accuracy`
-//! includes the same modules and runs a short form.
+//! The error rates of pollwatch, measured against the ground truth. `run.rs` runs all modes and prints
+//! the tables; `tests` runs a short form.
 //!
-//! Each block that is injected writes down what it did, by its own clock. Around it stands the poll that it is part of, noted by hooks
-//! (or by a wrapper) that lie around pollwatch's own: what pollwatch measures lies between the two. A report is false only if even the
-//! outer time is too short, and a block is missed only if the inner one is long enough: whatever the machine does to a thread in between
-//! is neither's fault, and needs no tolerance.
+//! Each injected block records its own start and end: the inner time. Hooks or a wrapper around
+//! pollwatch's own record the start and end of its poll: the outer time. What pollwatch measures lies
+//! between the two. A report is false only if the outer time is too short, and a block is missed only if
+//! the inner time is long enough. What the machine does to the thread between the two readings is
+//! therefore no error of either side, and needs no tolerance.
 
 pub(crate) mod draw;
 pub(crate) mod inject;

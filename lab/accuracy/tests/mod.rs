@@ -1,5 +1,5 @@
-//! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin accuracy`, with the same modules. What the machine does
-//! to a thread meanwhile is in the truth that reports are matched with, so that no bar has to be lower here.
+//! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin accuracy`, with the same
+//! bars. The ground truth contains what the machine does to a thread, so no bar has to be lower here.
 
 mod alarms;
 
@@ -13,7 +13,7 @@ use crate::suite::{journal, overload};
 const THRESHOLD: Duration = Duration::from_millis(10);
 const TIME: Duration = Duration::from_millis(2_500);
 
-/// One at a time: each needs what CPUs there are.
+/// Lets tests run one at a time: each needs all CPUs.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     journal::lock(&ONE)
@@ -29,7 +29,7 @@ fn look_symbols_up() {
     });
 }
 
-/// The modes that measure every task.
+/// Returns the modes that measure every task.
 fn measured() -> impl Iterator<Item = Mode> {
     Mode::exact().chain(Mode::sampled())
 }
@@ -41,7 +41,7 @@ fn holds(flavour: Flavour) {
         let tally = modes::run(mode, THRESHOLD, TIME, 1);
         let missed = tally.missed_bars();
         assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), tally.faults.join("\n"));
-        // It was put to the test at all.
+        // The load did produce stalls of every kind.
         assert!(tally.long > 0 && tally.reports > 0 && tally.site.of > 0 && tally.route.of > 0, "{tally:?}");
     }
 }
@@ -88,7 +88,7 @@ fn certain_is_certain() {
 /// there only once that thread runs again. It has to be right in one of these attempts; a broken excuse is wrong in each.
 const ATTEMPTS: usize = 3;
 
-/// With four busy threads a core beside it.
+/// Runs beside four busy threads for each CPU.
 #[test]
 fn nobody_is_blamed_for_a_machine_with_too_much_to_do() {
     let _alone = alone();
