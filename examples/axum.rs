@@ -1,10 +1,11 @@
-//! The symptom: a route that does nothing takes 200 ms now and then, the CPU is idle, and every trace says that it waited for nothing.
+//! The symptom: a trivial route sometimes takes 200 ms, the CPU is idle, and its trace shows no wait.
 //!
-//! Another route blocks the event loop. With the layer on the router, pollwatch says which one while it does so:
+//! Another route blocks the event loop. With the layer on the router, pollwatch names that route while
+//! it blocks:
 //!
 //! ```sh
 //! cargo run --example axum             # then: curl localhost:8080/report/7, and: curl localhost:9464/metrics
-//! cargo run --example axum -- --once   # asks by itself, and ends
+//! cargo run --example axum -- --once   # sends requests itself, and exits
 //! ```
 
 use std::error::Error;
@@ -37,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ureq::get(format!("http://{addr}/report/{id}")).call()?;
     }
     println!("the routes that blocked:");
-    // What is over is told a moment later.
+    // A stall is reported as resolved shortly after its end.
     while watchdog.stalls().iter().filter(|stall| stall.phase == pollwatch::Phase::Resolved).count() < 3 {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -47,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads rows by a driver that is not async.
+/// Reads rows with a driver that is not async.
 async fn report(Path(id): Path<u32>) -> String {
     std::thread::sleep(Duration::from_millis(200));
     format!("report {id}\n")

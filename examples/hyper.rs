@@ -1,10 +1,12 @@
-//! The symptom: throughput stands at some requests a second, whatever the number of connections, and no CPU is busy.
+//! The symptom: throughput stays at a few requests a second with any number of connections, and no CPU
+//! is busy.
 //!
-//! A service on plain hyper has no router to ask for names: a function gives them, out of a list of its own.
+//! A service on plain hyper has no router that knows the routes. A function names them, from a list of
+//! its own.
 //!
 //! ```sh
 //! cargo run --example hyper            # then: curl localhost:8080/thumbnail/7, curl localhost:9464/metrics
-//! cargo run --example hyper -- --once  # asks by itself, and ends
+//! cargo run --example hyper -- --once  # sends requests itself, and exits
 //! ```
 
 use std::convert::Infallible;
@@ -29,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let watchdog = Watchdog::builder().listen(listen.parse()?).start()?;
     let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
 
-    // Never the path itself: clients make those up.
+    // Never return the path itself: clients choose it, and each would become a route.
     let layer = watchdog.layer().route_by(|request| match request.uri.path().split('/').nth(1)? {
         "thumbnail" => Some("/thumbnail/{id}".into()),
         "ping" => Some("/ping".into()),
@@ -51,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     ureq::get(format!("http://{addr}/thumbnail/7")).call()?;
-    // What is over is told a moment later.
+    // A stall is reported as resolved shortly after its end.
     while watchdog.stalls().iter().all(|stall| stall.phase != pollwatch::Phase::Resolved) {
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -63,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.uri().path().starts_with("/thumbnail/") {
-        // Reads the picture, and scales it down: a job for spawn_blocking.
+        // Reads and scales a picture, which belongs in `spawn_blocking`.
         std::thread::sleep(Duration::from_millis(200));
     }
     Ok(Response::new(Full::from("here you are\n")))

@@ -1,12 +1,12 @@
-//! Symptom: an order stays half written, a job has not run since Tuesday, memory grows until the process is killed. No request
-//! failed, and no log says why. Something became of a task, and nobody was there to see it.
+//! The symptom: an order is half written, a job has not run since Tuesday, or memory grows until the
+//! process is killed. No request failed, and no log says why. A task ended early, or never.
 //!
-//! `cargo run --example incidents` has the three classic incidents of async services happen, one after the other, and shows for
-//! each the log line and the metrics that tell of it:
+//! `cargo run --example incidents` causes the three classic incidents of async services one after the
+//! other, and shows the log line and the metrics of each:
 //!
-//! 1. a future that is dropped while it is still pending: here a timeout gives up a write half-way;
-//! 2. a panic that nobody looked at: the task's `JoinHandle` had been dropped;
-//! 3. spawning without bound: a task for each message, and all of them wait for the same thing.
+//! 1. a future that is dropped while it is pending: here a timeout cancels a write half-way;
+//! 2. a panic that is never noticed: the task's `JoinHandle` had been dropped;
+//! 3. unbounded spawning: one task for each message, and all of them wait for the same thing.
 
 use std::future::pending;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use pollwatch::Watchdog;
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
-/// The default is 10,000. One that suits your service is some times what you expect at a place.
+/// The default is 10,000. A good limit is a few times the number of tasks that you expect of one site.
 const LIMIT: u64 = 500;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("1. A write that a timeout gives up half-way.\n");
         let write = watchdog.watch(write_order("the order", "its items"));
         if timeout(Duration::from_millis(20), write).await.is_err() {
-            println!("(too late: answered 504. The order stands without its items.)");
+            println!("(too late: answered 504. The order was written without its items.)");
         }
         show(&watchdog, &["tasks_cancelled_total"]);
 
@@ -45,14 +45,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         sleep(Duration::from_millis(2_200)).await;
         show(&watchdog, &["tasks_alive"]);
     });
-    // What has not been told yet is told now.
+    // Reports what has not been reported yet.
     watchdog.shutdown();
     runtime.shutdown_background();
     Ok(())
 }
 
-/// Between its two steps it can be dropped: whoever awaits it decides that, not the code here. Spawn what must not be left
-/// half done, and await the handle.
+/// Can be dropped between its two steps by the caller. Spawn what must not be left half done, and await
+/// the handle.
 async fn write_order(order: &str, items: &str) {
     write(order).await;
     sleep(Duration::from_secs(5)).await;
@@ -63,12 +63,12 @@ async fn write(what: &str) {
     println!("(writes {what})");
 }
 
-/// Nobody hears of this but the standard error output. Keep the handle, and look at what it returns.
+/// Panics without rates. Only standard error shows it. Keep the handle, and check its result.
 async fn nightly_job(rates: Vec<f64>) -> f64 {
     rates[0]
 }
 
-/// The lines of `/metrics` that one would look at.
+/// Prints the lines of `/metrics` that show the incident.
 fn show(watchdog: &Watchdog, families: &[&str]) {
     let text = watchdog.metrics_text();
     for family in families {

@@ -1,11 +1,12 @@
-//! The symptom: there is a registry, an admin port and a dashboard already, and one more port to scrape is one too many.
+//! The symptom: the service has a registry and an admin port already, and must not open another port.
 //!
-//! `Watchdog::collector` goes into the registry, `Watchdog::router` into the admin router. Both answer on the runtime that is
-//! watched, so not while every worker of it is blocked: only the server of `listen` has a thread of its own.
+//! `Watchdog::collector` is registered in the registry, `Watchdog::router` is nested in the admin router.
+//! Both answer on the watched runtime, and so not while all its workers are blocked. Only the server of
+//! `listen` has a thread of its own.
 //!
 //! ```sh
 //! cargo run --example own_registry            # then: curl localhost:8081/metrics, /watch/stalls, /watch/healthz
-//! cargo run --example own_registry -- --once  # asks by itself, and ends
+//! cargo run --example own_registry -- --once  # sends requests itself, and exits
 //! ```
 
 use std::error::Error;
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/order", get(order))
         .layer(watchdog.layer())
-        // The admin's pages, below the layer's line: they are in no route's metrics.
+        // Added after the layer, so that the admin pages are not in the metrics of routes.
         .route("/metrics", get(metrics))
         .with_state(Admin { registry, orders })
         .nest("/watch", watchdog.router());

@@ -1,9 +1,10 @@
-//! What answers late, so that the example shows the same on every machine and network.
+//! A file and a name server that answer late, so that the example shows the same on every machine.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A file whose end comes after some time: a FIFO stands for the network file system. Where there are none, it is there at once.
+/// Creates a file that ends after some time: a FIFO in place of a network file system. On platforms
+/// without FIFOs the file ends at once.
 pub(crate) fn file(time: Duration) -> std::io::Result<PathBuf> {
     let path = std::env::temp_dir().join(format!("pollwatch-blocked-{}", std::process::id()));
     if cfg!(unix) {
@@ -20,13 +21,13 @@ pub(crate) fn file(time: Duration) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Has the look-ups of this thread asked of a server that answers after some time: that there is no such name. With another C
-/// library than glibc they go where they would.
+/// Sends the name look-ups of this thread to a server that answers after some time that there is no such
+/// name. With another C library than glibc, look-ups go to the usual server.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn resolver(time: Duration) -> std::io::Result<()> {
     use std::ffi::{c_int, c_ulong};
 
-    /// The begin of what `resolv.h` calls `struct __res_state`.
+    /// The first fields of `struct __res_state` in `resolv.h`.
     #[repr(C)]
     struct Settings {
         retrans: c_int,
@@ -43,7 +44,8 @@ pub(crate) fn resolver(time: Duration) -> std::io::Result<()> {
 
     let server = std::net::UdpSocket::bind(("127.0.0.1", 0))?;
     let port = server.local_addr()?.port();
-    // SAFETY: this thread's own settings, filled in by the first call. No look-up is under way on it.
+    // SAFETY: the settings belong to this thread and are initialized by the first call. No look-up runs
+    // on this thread.
     unsafe {
         if __res_init() != 0 {
             return Err(std::io::Error::last_os_error());

@@ -1,8 +1,9 @@
-//! Symptom: some requests take long, the CPU is idle, and no profiler shows anything. Something waits inside a poll.
+//! The symptom: some requests take long, the CPU is idle, and a profiler shows nothing. A task waits
+//! inside a poll.
 //!
-//! `cargo run --release --example blocked` blocks a worker in the four usual ways, one after the other; `-- sleep`, `file`, `lock`
-//! or `dns` in one of them. Watch the log: pollwatch names the function and the line while the worker is still blocked, says what it
-//! waits for, and what to do instead.
+//! `cargo run --release --example blocked` blocks a worker in the four usual ways, one after the other.
+//! `-- sleep`, `file`, `lock` or `dns` does only one of them. The log names the function and the line while
+//! the worker is still blocked, says what it waits for, and what to do instead.
 
 mod late;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use pollwatch::Watchdog;
 
-/// How long each way blocks.
+/// The time for which each way blocks.
 const TIME: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,4 +1,4 @@
-//! The flags, by hand: five of them need no crate.
+//! The command line, parsed without a crate: it has five flags.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// `None` when help is asked for; an error is a sentence for the user.
+    /// Returns `None` for `--help`. An error is a sentence for the user.
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
         let mut args = Args {
             listen: SocketAddr::from(([127, 0, 0, 1], 9464)),

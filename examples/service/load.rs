@@ -1,4 +1,4 @@
-//! The load: real HTTP from a runtime of its own, which pollwatch does not watch.
+//! The load: HTTP requests from a runtime of their own, which pollwatch does not watch.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// Keep-alive connections to the route under load; each sends its next request when it has its answer.
+/// The number of connections to the route under load. Each sends its next request when it has its answer.
 pub(crate) const CONNECTIONS: usize = 32;
-/// Connections that ask for `/ping` meanwhile: a neighbour that needs next to nothing.
+/// The number of connections that request `/ping` at the same time: a route that needs almost nothing.
 const PINGS: usize = 4;
 const PING_PAUSE: Duration = Duration::from_millis(10);
 const SCRAPE_PAUSE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long each answer took, sorted.
+/// The latencies of all answers, sorted.
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
@@ -28,14 +28,14 @@ impl Latencies {
     }
 }
 
-/// What one phase measured.
+/// The measurements of one phase.
 pub(crate) struct Outcome {
     pub(crate) route: Latencies,
     /// From the first request to the last answer.
     pub(crate) took: Duration,
     pub(crate) ping: Latencies,
     pub(crate) scrape: Latencies,
-    /// The most workers that `/metrics` told as blocked at one time.
+    /// The most workers that `/metrics` showed as blocked at one time.
     pub(crate) blocked_workers: u64,
 }
 
@@ -100,7 +100,7 @@ impl Load {
         Ok(Latencies(all))
     }
 
-    /// Reads `/metrics` now and then, as Prometheus would.
+    /// Reads `/metrics` regularly, like Prometheus.
     async fn scrape(&self, until: Instant) -> reqwest::Result<(Latencies, u64)> {
         let (mut latencies, mut blocked) = (Vec::new(), 0);
         while Instant::now() < until {

@@ -1,7 +1,8 @@
-//! The latency of every route rises while the CPUs have time to spare: something blocks the event loop. What, and where?
+//! The symptom: the latency of every route rises, and the CPUs are idle. Something blocks the event loop.
 //!
-//! An axum service with two routes that block their worker (a render of 20 ms, an upstream called with a blocking client) and
-//! their fixed twins. It puts each under load, and prints what clients saw next to what pollwatch found.
+//! An axum service with two routes that block their worker (a render of 20 ms, an upstream called with a
+//! blocking client) and a fixed version of each. It puts each route under load, and prints what clients
+//! saw next to what pollwatch found.
 //!
 //! `cargo run --release --example service`, or with `-- --help`.
 
@@ -29,7 +30,7 @@ use crate::args::Args;
 use crate::load::Load;
 use crate::report::Phase;
 
-/// Said here, so that the effect is the same on every machine.
+/// Fixed, so that the effect is the same on every machine.
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
-    // What a service of yours would do: start a watchdog, let it build the runtime, serve as ever.
+    // A real service does this: start a watchdog, let it build the runtime, and serve as before.
     let watchdog = Watchdog::builder().listen(args.listen).start().map_err(|error| match error.is_listen() {
         true => in_use("--listen", args.listen, &error.source().map(ToString::to_string).unwrap_or_default()),
         false => error.into(),
@@ -67,7 +68,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let app = routes::router(&watchdog, upstream::start()?)?;
     runtime.spawn(async move { axum::serve(listener, app).await });
 
-    // What is left is the demonstration.
+    // The rest is the demonstration.
     let pages = watchdog.local_addr().ok_or("the watchdog has no server")?;
     println!("the service:  http://{service}  ({WORKERS} workers)");
     println!(
@@ -104,7 +105,7 @@ fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<()
         println!("[{}/{}] {route} ...", i + 1, routes::ROUTES.len());
         let before = watchdog.snapshot();
         let outcome = load.drive(route, duration)?;
-        // The answer is out before the poll that sent it has ended, and the watchdog has heard of it.
+        // The client has its answer before the poll that sent it has ended and the watchdog has counted it.
         thread::sleep(Duration::from_millis(100));
         phases.push(Phase { route, outcome, stalls: report::stalls_between(&before, &watchdog.snapshot()) });
     }
@@ -112,7 +113,8 @@ fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<()
     Ok(())
 }
 
-/// Log lines on stderr, only the sentence of each: a service would keep the fields as well. `RUST_LOG` as usual.
+/// Logs to stderr, and leaves out the fields of each event, which a service would keep. `RUST_LOG` sets
+/// the filter.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let sentence = debug_fn(|writer, field, value| match field.name() {
@@ -146,7 +148,7 @@ fn in_use(flag: &str, addr: SocketAddr, why: &str) -> Failure {
     ))
 }
 
-/// The flags must be changed: exit code 2, as is usual.
+/// Reports a wrong command line, with the usual exit code 2.
 fn refuse(text: &str) -> ExitCode {
     eprintln!("service: {text}");
     ExitCode::from(2)

@@ -6,8 +6,8 @@ const WIDTH: u32 = 256;
 const ITERATIONS: u32 = 1_000;
 const WORK: Duration = Duration::from_millis(20);
 
-/// A picture that takes [`WORK`] to draw on an idle CPU. The same work each time: a clock instead of an amount of rows would
-/// make threads that wait for a CPU look as if they drew.
+/// A picture that takes [`WORK`] to draw on an idle CPU. The amount of work is fixed: with a time limit
+/// instead, waiting for a CPU would count as drawing.
 #[derive(Clone, Copy)]
 pub(crate) struct Picture {
     rows: u32,
@@ -21,12 +21,12 @@ impl Picture {
             std::hint::black_box(sample.draw());
             begin.elapsed()
         };
-        // The best of some: a busy machine only ever makes it slower.
+        // The fastest of several: other load only makes it slower.
         let best = (0..10).map(|_| time()).min().unwrap_or(WORK);
         Picture { rows: (f64::from(sample.rows) * WORK.as_secs_f64() / best.as_secs_f64()).ceil() as u32 }
     }
 
-    /// The picture as a PGM file.
+    /// Draws the picture as a PGM file.
     pub(crate) fn draw(self) -> Vec<u8> {
         let mut file = format!("P5 {WIDTH} {} 255\n", self.rows).into_bytes();
         for row in 0..self.rows {

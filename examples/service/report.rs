@@ -1,4 +1,4 @@
-//! What is printed at the end: the load as the clients saw it, and the stalls as pollwatch saw them.
+//! The tables at the end: the latencies that clients saw, and the stalls that pollwatch found.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use pollwatch::{Site, Snapshot};
 
 use crate::load::Outcome;
 
-/// The stalls of one place in one phase.
+/// The stalls of one site in one phase.
 pub(crate) struct Stalls {
     pub(crate) site: Site,
     pub(crate) count: u64,
     pub(crate) time: Duration,
 }
 
-/// One route's phase.
+/// The result of putting one route under load.
 pub(crate) struct Phase {
     pub(crate) route: &'static str,
     pub(crate) outcome: Outcome,
     pub(crate) stalls: Vec<Stalls>,
 }
 
-/// The stalls between two snapshots, the place with the most time first.
+/// Returns the stalls between two snapshots by site, the site with the most time first.
 pub(crate) fn stalls_between(before: &Snapshot, after: &Snapshot) -> Vec<Stalls> {
     let known: HashMap<_, _> = before.sites.iter().map(|s| ((&s.runtime, s.site), s.stalls)).collect();
     let since = |s: &pollwatch::snapshot::SiteSnapshot| {
@@ -51,7 +51,7 @@ pub(crate) fn print(phases: &[Phase], threshold: Duration, workers: usize) {
         }
         for (i, Stalls { site, count, time }) in stalls.iter().enumerate() {
             let route = if i == 0 { *route } else { "" };
-            println!("{route:<20}{count:>12}{:>11}    {}", text(*time), place(site));
+            println!("{route:<20}{count:>12}{:>11}    {}", text(*time), short_site(site));
         }
     }
 
@@ -71,14 +71,14 @@ pub(crate) fn print(phases: &[Phase], threshold: Duration, workers: usize) {
     );
 }
 
-/// A place, without the folder that cargo keeps other crates in.
-fn place(site: &Site) -> String {
+/// A site, without the folder of cargo's registry.
+fn short_site(site: &Site) -> String {
     let site = site.to_string();
     let dependency = site.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
     dependency.map_or(site.clone(), |(_, file)| file.to_owned())
 }
 
-/// A duration in three digits or so.
+/// A duration in about three digits.
 fn text(duration: Duration) -> String {
     match duration.as_secs_f64() * 1e3 {
         ms if ms < 9.95 => format!("{ms:.1} ms"),

@@ -1,8 +1,9 @@
-//! The service: two routes that block the event loop, and their fixed twins.
+//! The service: two routes that block the event loop, and a fixed version of each.
 //!
-//! Each handler spawns its work as a task, so that a client who hangs up does not cancel it half-way. `Watchdog::spawn` is
-//! `tokio::spawn` that pollwatch sees in stable mode, too; with `tokio_unstable` a plain `tokio::spawn` is seen as well. With the
-//! layer on the router, a stall of such a task names the route that it was spawned under, next to the line in the handler.
+//! Each handler spawns its work as a task, so that a client that hangs up does not cancel it half-way.
+//! `Watchdog::spawn` is `tokio::spawn` with measurement in stable mode, too. With `tokio_unstable` plain
+//! `tokio::spawn` is measured as well. With the layer on the router, a stall of such a task names the
+//! route it was spawned under.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::render::Picture;
 
-/// The routes to put under load, each before its fixed twin.
+/// The routes to put under load, each before its fixed version.
 pub(crate) const ROUTES: [&str; 4] = ["/render/blocking", "/render/fixed", "/upstream/blocking", "/upstream/fixed"];
 
 #[derive(Clone)]
@@ -37,7 +38,7 @@ pub(crate) fn router(watchdog: &Watchdog, upstream: SocketAddr) -> reqwest::Resu
         watchdog: watchdog.clone(),
         picture: Picture::calibrated(),
         upstream: format!("http://{upstream}/").into(),
-        // Neither goes through a proxy that the environment may name.
+        // Neither client uses a proxy from the environment.
         blocking_client: ureq::Agent::config_builder().proxy(None).build().into(),
         async_client: reqwest::Client::builder().no_proxy().build()?,
         cpus: Arc::new(Semaphore::new(available_parallelism().map_or(1, |n| n.get()))),
@@ -58,17 +59,18 @@ async fn render_blocking(State(app): State<App>) -> Result<Vec<u8>, Failed> {
     Ok(task.await?)
 }
 
-/// Draws on a thread that may block; the worker serves others meanwhile.
+/// Draws on a thread of the blocking pool. The worker serves other tasks meanwhile.
 async fn render_fixed(State(app): State<App>) -> Result<Vec<u8>, Failed> {
     let task = app.watchdog.spawn(async move {
-        // No more at a time than there are CPUs: the blocking pool has 512 threads, and they would fight with the workers.
+        // At most one picture for each CPU: the 512 threads of the blocking pool would compete with the
+        // workers.
         let _cpu = app.cpus.acquire().await;
         spawn_blocking(move || app.picture.draw()).await
     });
     Ok(task.await??)
 }
 
-/// Waits for the upstream in a system call, and the worker with it, for 100 ms.
+/// Waits for the upstream in a system call, which blocks the worker for 100 ms.
 async fn upstream_blocking(State(app): State<App>) -> Result<String, Failed> {
     let task = app.watchdog.spawn(async move {
         let mut response = app.blocking_client.get(&*app.upstream).call()?;
@@ -77,7 +79,7 @@ async fn upstream_blocking(State(app): State<App>) -> Result<String, Failed> {
     Ok(task.await??)
 }
 
-/// Waits for the upstream without holding a worker.
+/// Waits for the upstream without blocking a worker.
 async fn upstream_fixed(State(app): State<App>) -> Result<String, Failed> {
     let task = app.watchdog.spawn(async move {
         let response = app.async_client.get(&*app.upstream).send().await?;

@@ -1,4 +1,4 @@
-//! Somebody else's slow service. On a thread and a runtime of its own, which pollwatch does not watch.
+//! A slow service that the routes call, on a runtime of its own that pollwatch does not watch.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use axum::routing::get;
 
 const DELAY: Duration = Duration::from_millis(100);
 
-/// Starts it, and tells where it answers.
+/// Starts the service and returns its address.
 pub(crate) fn start() -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;

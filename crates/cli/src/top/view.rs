@@ -1,0 +1,146 @@
+//! The lines that show the JSON of `/live`, on the screen and for `--once`.
+
+use serde_json::Value;
+
+use super::history::History;
+use super::rows::{known, list, number, routes, sites, stalls, text, workers};
+use crate::client::FetchError;
+use crate::table::{Column, render};
+use crate::text::{clean, clip, count, seconds};
+
+/// The most rows of a table below the workers.
+const MAX_ROWS: usize = 20;
+/// The fewest rows for which a table is begun.
+const MIN_ROWS: usize = 2;
+/// Lines of a table that are not rows: an empty one and the titles.
+const HEAD: usize = 2;
+
+#[derive(Clone, Copy)]
+pub(crate) enum Style {
+    Plain,
+    Title,
+    Faint,
+    /// A blocked worker.
+    Alarm,
+    /// Something is wrong with the server or the connection.
+    Notice,
+}
+
+pub(crate) struct Line {
+    pub(crate) text: String,
+    pub(crate) style: Style,
+}
+
+fn line(text: impl Into<String>, style: Style, width: usize) -> Line {
+    Line { text: clip(&text.into(), width), style }
+}
+
+/// The notice before the first answer.
+pub(crate) fn connecting(url: &str) -> String {
+    format!("connecting to {url} ...")
+}
+
+/// The notice after a failed request, above the last answer if there was one.
+pub(crate) fn retrying(error: &FetchError, has_answer: bool) -> String {
+    let old = if has_answer { " The figures below are old." } else { "" };
+    format!("Trying again, q quits.{old} Reason: {error}")
+}
+
+pub(crate) fn notice(text: &str, width: usize) -> Line {
+    line(clean(text), Style::Notice, width)
+}
+
+/// Returns at most `height` lines of `width` columns. Without a history, no column is about the last
+/// minute.
+pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, height: usize) -> Vec<Line> {
+    let mut lines = vec![line(headline(live), Style::Title, width)];
+    lines.extend(list(live, "runtimes").iter().map(|runtime| line(runtime_line(runtime), Style::Plain, width)));
+    let rows = workers(live);
+    let shown = rows.len().min((height / 3).max(1));
+    let columns = [
+        Column::text("worker", 0),
+        Column::text("state", 0),
+        Column::number("for", 0),
+        Column::text("route", 2),
+        Column::location("where"),
+        Column::text("reason", 3),
+    ];
+    let cells: Vec<_> = rows[..shown].iter().map(|row| row.cells.clone()).collect();
+    lines.push(line("", Style::Plain, width));
+    for (i, text) in render(&columns, &cells, width).into_iter().enumerate() {
+        let style = match i.checked_sub(1) {
+            None => Style::Faint,
+            Some(row) if rows[row].is_blocked => Style::Alarm,
+            Some(_) => Style::Plain,
+        };
+        lines.push(line(text, style, width));
+    }
+    if shown < rows.len() {
+        lines.push(line(format!("… {} more workers", rows.len() - shown), Style::Faint, width));
+    }
+    let left = height.saturating_sub(lines.len());
+    // A table for which there is no space is left out.
+    let fitting = (left / (HEAD + MIN_ROWS)).min(3);
+    let tables = [stalls(live), routes(live, history), sites(live, history)];
+    let tables = &tables[..fitting];
+    let wanted: Vec<usize> = tables.iter().map(|table| table.rows.len().min(MAX_ROWS)).collect();
+    for (table, shown) in tables.iter().zip(shares(&wanted, left)) {
+        lines.push(line("", Style::Plain, width));
+        let style = |i| if i == 0 { Style::Faint } else { Style::Plain };
+        let table = render(&table.columns, &table.rows[..shown], width);
+        lines.extend(table.into_iter().enumerate().map(|(i, text)| line(text, style(i), width)));
+    }
+    lines
+}
+
+/// Divides the remaining lines among the tables: first evenly, then what one table does not need goes
+/// to the others. Returns the number of rows of each.
+fn shares(wanted: &[usize], lines: usize) -> Vec<usize> {
+    let mut left = lines.saturating_sub(HEAD * wanted.len());
+    let even = left.checked_div(wanted.len()).unwrap_or(0);
+    let mut shares: Vec<usize> = wanted.iter().map(|&rows| rows.min(even)).collect();
+    left -= shares.iter().sum::<usize>();
+    for (share, rows) in shares.iter_mut().zip(wanted) {
+        let more = left.min(rows - *share);
+        *share += more;
+        left -= more;
+    }
+    shares
+}
+
+fn headline(live: &Value) -> String {
+    let stopped = if live["watching"] == false {
+        " · STOPPED: the watchdog has been shut down and detects no stalls"
+    } else {
+        ""
+    };
+    format!(
+        "pollwatch {} · {} (pid {}) up {} · stalls from {} on{stopped}",
+        text(&live["version"]),
+        text(&live["program"]),
+        number(&live["pid"]),
+        seconds(number(&live["uptime_seconds"])),
+        seconds(number(&live["threshold_seconds"])),
+    )
+}
+
+fn runtime_line(runtime: &Value) -> String {
+    if runtime["alive"] == false {
+        return format!("{}: ended", text(&runtime["name"]));
+    }
+    let (blocked, workers) = (number(&runtime["blocked_workers"]), list(runtime, "workers").len());
+    let state = if blocked > 0.0 {
+        // The busy ratio is updated when a poll ends, and would be out of date.
+        let longest = seconds(number(&runtime["oldest_stall_seconds"]));
+        format!("{blocked} of {workers} workers blocked, the longest for {longest}")
+    } else {
+        format!("none of {workers} workers blocked · {:.0} % busy", number(&runtime["busy_ratio"]) * 100.0)
+    };
+    format!(
+        "{}: {state} · {} tasks alive, {} waiting · blocking threads: {}",
+        text(&runtime["name"]),
+        known(&runtime["alive_tasks"], count),
+        known(&runtime["global_queue_depth"], count),
+        known(&runtime["blocking_threads"], count),
+    )
+}

@@ -1,0 +1,155 @@
+//! The examples `service` and `shed`, run as a user runs them.
+
+mod common;
+
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+
+fn example(name: &str) -> Command {
+    let mut command = Command::new(common::example(name));
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    example("service").args(args).output().expect("the example starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+/// Returns the words of a route's row in the table below the line that starts with `title`: of its first
+/// row, where there are several.
+fn row<'a>(output: &'a str, title: &str, route: &str) -> Vec<&'a str> {
+    let table = output.lines().skip_while(|line| !line.starts_with(title)).skip(1).take_while(|line| !line.is_empty());
+    let mut rows = table.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.find(|row| row.first() == Some(&route)).unwrap_or_else(|| panic!("no {route} below {title:?} in:\n{output}"))
+}
+
+/// Converts `0.4 ms` or `1.35 s` to seconds.
+fn seconds(value: &str, unit: &str) -> f64 {
+    let value: f64 = value.parse().expect("a number");
+    match unit {
+        "s" => value,
+        "ms" => value / 1e3,
+        _ => panic!("unit {unit:?}"),
+    }
+}
+
+/// One attempt must succeed: the comparison is of CPU time, which other processes may need, too.
+const ATTEMPTS: usize = 5;
+
+#[test]
+fn stalls_are_found_on_the_blocking_routes_and_not_on_the_fixed_ones() {
+    let disturbed: Vec<_> = (1..=ATTEMPTS).map_while(|i| attempt(i == ATTEMPTS).err()).collect();
+    assert!(disturbed.len() < ATTEMPTS, "{}", disturbed.join("\n\n"));
+}
+
+/// Returns the comparison that does not hold. If pollwatch reports starvation in the last attempt, too,
+/// renders are not compared by their stalls but by the latency of pings.
+fn attempt(is_last: bool) -> Result<(), String> {
+    let out = run(&["--once", "--seconds", "1", "--listen", "127.0.0.1:0", "--serve", "127.0.0.1:0"]);
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
+    assert!(!stdout.contains(['\r', '\x1b']), "control characters in a pipe:\n{stdout:?}");
+
+    // Time is compared and not the number of stalls: a worker without a CPU stalls as well, but briefly.
+    let blocked = |route: &str| match row(stdout, "what pollwatch found", route)[1..] {
+        [_, value, unit, ..] => seconds(value, unit),
+        _ => 0.0,
+    };
+    let rate = |route: &str| row(stdout, "what clients saw", route)[1].parse::<f64>().expect("a rate");
+    let compared = |holds: bool, what: &str| if holds { Ok(()) } else { Err(format!("{what}\n{stdout}")) };
+    for kind in ["/render", "/upstream"] {
+        let (blocking, fixed) = (format!("{kind}/blocking"), format!("{kind}/fixed"));
+        let (found, left) = (blocked(&blocking), blocked(&fixed));
+        let excused = is_last && kind == "/render" && stderr.contains("(starved)");
+        compared(
+            found > 0.0 && (left * 4.0 < found || excused),
+            &format!("{kind}: blocked for {found} s, then {left} s"),
+        )?;
+        let place = *row(stdout, "what pollwatch found", &blocking).last().expect("a place");
+        let is_ours = place.replace('\\', "/").starts_with("examples/service/routes.rs:");
+        compared(is_ours || excused, &format!("{blocking} at {place}"))?;
+        compared(stderr.contains(place) || excused, &format!("no log line names {place}:\n{stderr}"))?;
+        let route = format!("spawned under route {blocking} · ");
+        compared(stderr.contains(&route) || excused, &format!("no log line names {blocking}:\n{stderr}"))?;
+    }
+    let places = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
+    assert_ne!(places[0], places[1], "two routes, one place:\n{stdout}");
+    // A render is the same work in both versions. Only the latency of other requests improves.
+    let ping = |route: &str| {
+        let row = row(stdout, "what clients saw", route);
+        seconds(row[6], row[7])
+    };
+    compared(ping("/render/fixed") * 2.0 < ping("/render/blocking"), "pings beside renders")?;
+    compared(ping("/upstream/fixed") * 2.0 < ping("/upstream/blocking"), "pings beside calls upstream")?;
+    compared(rate("/upstream/fixed") > 2.0 * rate("/upstream/blocking"), "calls upstream")?;
+    assert!(stdout.contains(" of 2 workers blocked at once"), "{stdout}");
+    compared(!stdout.contains("up to 0 of"), "no scrape came during a block")
+}
+
+#[test]
+fn refuses_an_address_in_use() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = listener.local_addr().expect("its address").to_string();
+    // The other flag gets a free port.
+    for (flag, other) in [("--listen", "--serve"), ("--serve", "--listen")] {
+        let out = run(&["--once", "--seconds", "1", other, "127.0.0.1:0", flag, &taken]);
+        let stderr = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(&taken) && stderr.contains(flag), "{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
+
+#[test]
+fn refuses_flags_that_make_no_sense() {
+    let wrong: [&[&str]; 6] = [
+        &["--what"],
+        &["--seconds", "0"],
+        &["--seconds"],
+        &["--listen", "9464"],
+        &["--serve"],
+        &["--once", "--no-load"],
+    ];
+    for args in wrong {
+        let out = run(args);
+        assert_eq!(out.status.code(), Some(2), "{args:?}");
+        assert!(text(&out.stderr).contains(args[0]), "{args:?}: {}", text(&out.stderr));
+    }
+    let help = run(&["--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("--no-load"));
+}
+
+/// The last words of a row of the table of `shed`: the p99 of the good route in ms, and reports and refusals a second.
+fn shed_row(output: &str, title: &str) -> [f64; 3] {
+    let line = output.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title}: {output}"));
+    let words: Vec<&str> = line.split_whitespace().rev().collect();
+    let number = |word: &str| word.parse().unwrap_or_else(|_| panic!("{word}: {line}"));
+    [number(words[3]), number(words[1]), number(words[0])]
+}
+
+#[test]
+fn shedding_keeps_the_good_route_fast() {
+    let mut all = Vec::new();
+    // Other processes may need the CPUs during any of the phases.
+    for _ in 0..3 {
+        let out = example("shed").output().expect("the example starts");
+        let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+        assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
+        assert!(stderr.contains("requests are turned away"), "{stderr}");
+        let [_, reports, shed] = shed_row(stdout, "prices alone");
+        assert_eq!((reports, shed), (0.0, 0.0), "{stdout}");
+        let [without, answered, refused] = shed_row(stdout, "overloaded, without shedding");
+        assert!(answered > 0.0 && refused == 0.0, "{stdout}");
+        let [with, answered, refused] = shed_row(stdout, "overloaded, with shedding");
+        assert!(answered > 0.0 && refused > 0.0, "{stdout}");
+        if with * 2.0 < without {
+            return;
+        }
+        all.push(stdout.to_owned());
+    }
+    panic!("no better with shedding: {all:#?}");
+}

@@ -1,0 +1,137 @@
+//! The command line, and the runs that it selects.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::suite::judge::Tally;
+use crate::suite::modes::{self, Flavour, Mode};
+use crate::suite::unwatched::Unwatched;
+use crate::suite::{overload, table};
+
+const HELP: &str = "\
+How often pollwatch is wrong: recall, precision, delays and errors, for blocks of known length and cause.
+
+usage: cargo run --release -p pollwatch-lab --bin accuracy -- [flags]
+
+  --seconds N     how long each mode is run            (20)
+  --threshold MS  what is a stall, in milliseconds     (10)
+  --mode TEXT     only modes whose names contain this
+  --seed N        another load                         (1)
+  --faults        print each fault to stderr
+  --help          this text
+";
+
+struct Args {
+    time: Duration,
+    threshold: Duration,
+    mode: String,
+    seed: u64,
+    faults: bool,
+}
+
+impl Args {
+    /// Returns `None` for `--help`. An error is a sentence for the user.
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
+        let (mut time, mut threshold, mut mode, mut seed, mut faults) = (20, 10, String::new(), 1, false);
+        while let Some(flag) = words.next() {
+            let mut value = || words.next().ok_or(format!("{flag} needs a value"));
+            match flag.as_str() {
+                "--seconds" => time = number(&flag, &value()?)?,
+                "--threshold" => threshold = number(&flag, &value()?)?,
+                "--mode" => mode = value()?,
+                "--seed" => seed = number(&flag, &value()?)?,
+                "--faults" => faults = true,
+                "--help" | "-h" => return Ok(None),
+                _ => return Err(format!("unknown flag {flag:?}")),
+            }
+        }
+        let (time, threshold) = (Duration::from_secs(time), Duration::from_millis(threshold));
+        Ok(Some(Args { time, threshold, mode, seed, faults }))
+    }
+}
+
+fn number(flag: &str, text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n @ 1..=3600) => Ok(n),
+        _ => Err(format!("{flag} needs a whole number from 1 to 3600, not {text:?}")),
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned())) {
+        Ok(Some(args)) => args,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(text) => {
+            eprintln!("accuracy: {text}; --help lists the flags");
+            return ExitCode::from(2);
+        }
+    };
+    let bars = run(&args);
+    if bars.is_empty() {
+        println!("\nevery bar holds");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nmissed:");
+    bars.iter().for_each(|bar| println!("- {bar}"));
+    ExitCode::FAILURE
+}
+
+/// Prints the tables, and returns the bars that were missed.
+fn run(args: &Args) -> Vec<String> {
+    table::machine().iter().for_each(|line| println!("- {line}"));
+    println!("- threshold {:?}, {:?} a mode, seed {}\n", args.threshold, args.time, args.seed);
+    let mut bars = Vec::new();
+    let mut miss = |name: &str, missed: Vec<String>, faults: &[String]| {
+        bars.extend(missed.into_iter().map(|bar| format!("{name}: {bar}")));
+        if args.faults {
+            faults.iter().for_each(|fault| eprintln!("{name}: {fault}"));
+        }
+    };
+    let (threshold, time, seed) = (args.threshold, args.time, args.seed);
+    let is_wanted = |name: &String| name.contains(&args.mode);
+    let named = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
+        modes.map(|mode| (mode.name(), mode)).filter(|(name, _)| is_wanted(name)).collect()
+    };
+    let burdened = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
+        let two = modes.filter(|mode| mode.flavour == Flavour::MultiThread(2));
+        two.map(|mode| (format!("overload, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
+    };
+    let mut rows: Vec<(String, Tally)> = Vec::new();
+    for (name, mode) in named(&mut Mode::exact()) {
+        let tally = modes::run(mode, threshold, time, seed);
+        miss(&name, tally.missed_bars(), &tally.faults);
+        rows.push((name, tally));
+    }
+    if !rows.is_empty() {
+        println!("measured tasks:\n");
+        table::print(&rows);
+    }
+    let mut rows = Vec::new();
+    type Run = fn(Mode, Duration, Duration, u64) -> Unwatched;
+    let quiet: (_, Run) = (named(&mut Mode::unwatched()), modes::run_unwatched);
+    for (modes, run) in [quiet, (burdened(&mut Mode::unwatched()), overload::run_unwatched)] {
+        for (name, mode) in modes {
+            let unwatched = run(mode, threshold, time, seed);
+            miss(&name, unwatched.missed_bars(), &unwatched.faults);
+            rows.push((name, unwatched));
+        }
+    }
+    if !rows.is_empty() {
+        println!("tasks that nobody measures:\n");
+        table::print_unwatched(&rows);
+    }
+    let mut rows = Vec::new();
+    for (name, mode) in burdened(&mut Mode::exact()) {
+        let overload = overload::run(mode, threshold, time, seed);
+        miss(&name, overload.missed_bars(), &overload.faults);
+        rows.push((name, overload));
+    }
+    if !rows.is_empty() {
+        println!("beside four busy threads a core:\n");
+        table::print_overload(&rows);
+    }
+    bars
+}

@@ -1,0 +1,111 @@
+//! What others that watch a runtime add to a poll, beside pollwatch. Each runs in a process of its own: subscribers are the
+//! process's. tokio's `tracing` feature, which two of them need, is on for all.
+//!
+//! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-polls -- [rounds]`
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use dial9::{Dial9HandleTokioExt, DiskBuffer, TokioAttachOptions};
+use pollwatch::Watchdog;
+use tokio::runtime::{Builder, Runtime};
+use tokio_blocked::TokioBlockedLayer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+const TASKS: u32 = 16;
+const POLLS: u32 = 400_000;
+const WAYS: [&str; 5] = ["bare", "pollwatch, hooks", "dial9", "tokio-blocked", "console-subscriber"];
+
+fn main() {
+    let arg = std::env::args().nth(1);
+    if let Some(way) = arg.as_deref().filter(|arg| WAYS.contains(arg)) {
+        return println!("{}", measure(way));
+    }
+    let rounds: usize = arg.map_or(7, |rounds| rounds.parse().expect("a number of rounds"));
+    let this = std::env::current_exe().expect("its own path");
+    let mut nanos = vec![Vec::new(); WAYS.len()];
+    for round in 0..rounds {
+        for turn in 0..WAYS.len() {
+            let at = (round + turn) % WAYS.len();
+            let output = Command::new(&this).arg(WAYS[at]).output().expect("it runs");
+            let text = String::from_utf8_lossy(&output.stdout);
+            let value = text.trim().parse::<f64>();
+            nanos[at].push(
+                value.unwrap_or_else(|_| panic!("{}: {text} {}", WAYS[at], String::from_utf8_lossy(&output.stderr))),
+            );
+        }
+    }
+    let added = |at: usize| median(nanos[at].iter().zip(&nanos[0]).map(|(this, bare)| this - bare).collect());
+    println!("| way | ns a poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
+    for (at, way) in WAYS.iter().enumerate() {
+        let ns = median(nanos[at].clone());
+        match at {
+            0 => println!("| {way} | {ns:.0} | - | - |"),
+            1 => println!("| {way} | {ns:.0} | {:.0} | - |", added(at)),
+            _ => println!("| {way} | {ns:.0} | {:.0} | 1/{:.1} |", added(at), added(at) / added(1)),
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Nanoseconds a poll of tasks that do nothing but come back.
+fn measure(way: &str) -> f64 {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all();
+    match way {
+        "pollwatch, hooks" => {
+            let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
+            polls(&watchdog.build_runtime("main", &mut builder).expect("a runtime"))
+        }
+        "dial9" => {
+            let folder = std::env::temp_dir().join(format!("others-bench-{}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            let buffer = DiskBuffer::builder().base_path(&folder).max_file_size(1 << 20).max_total_size(8 << 20);
+            let recorder = dial9::recorder(buffer.build().expect("a buffer")).build();
+            let runtime = recorder.handle().attach_tokio_runtime(builder, TokioAttachOptions::default());
+            let nanos = polls(&runtime.expect("a runtime"));
+            drop(recorder);
+            let _ = std::fs::remove_dir_all(folder);
+            nanos
+        }
+        "tokio-blocked" => {
+            let layer = TokioBlockedLayer::new().with_warn_busy_single_poll(Some(Duration::from_millis(10)));
+            tracing_subscriber::registry().with(layer).init();
+            polls(&builder.build().expect("a runtime"))
+        }
+        "console-subscriber" => {
+            let layer = console_subscriber::ConsoleLayer::builder().server_addr(([127, 0, 0, 1], 0)).spawn();
+            tracing_subscriber::registry().with(layer).init();
+            polls(&builder.build().expect("a runtime"))
+        }
+        _ => polls(&builder.build().expect("a runtime")),
+    }
+}
+
+fn polls(runtime: &Runtime) -> f64 {
+    let run = |polls: u32| {
+        let begin = Instant::now();
+        let tasks: Vec<_> = (0..TASKS)
+            .map(|_| {
+                runtime.spawn(async move {
+                    for _ in 0..polls / TASKS {
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        runtime.block_on(async {
+            for task in tasks {
+                task.await.expect("it ends");
+            }
+        });
+        begin.elapsed().as_nanos() as f64 / f64::from(polls)
+    };
+    run(POLLS / 10);
+    run(POLLS)
+}
