@@ -3,8 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "it/stopped.rs"]
-mod stopped;
+#[path = "it/sigstop.rs"]
+mod sigstop;
 #[path = "it/support.rs"]
 mod support;
 
@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pollwatch::{Cause, Phase, Watchdog};
-use stopped::*;
+use sigstop::*;
 use support::*;
 
 const LONG: Duration = Duration::from_millis(200);

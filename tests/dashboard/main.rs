@@ -5,9 +5,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod fixture;
 mod model;
 mod queries;
-mod scene;
 
 use std::collections::BTreeSet;
 use std::path::Path;

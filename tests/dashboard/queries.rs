@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::common::prometheus::Prometheus;
 use crate::common::{is_installed, read, wait_for};
+use crate::fixture::Scene;
 use crate::model::{self, Dashboard};
-use crate::scene::Scene;
 
 /// As Grafana fills the variables in: a label's value is a regular expression.
 struct Chosen {

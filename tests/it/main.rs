@@ -6,25 +6,25 @@ mod blocking;
 mod callbacks;
 mod detect;
 mod export;
-mod fates;
 mod fuzz;
 #[cfg(tokio_unstable)]
 mod hooks;
-mod hostile;
-mod input;
+mod invalid_config;
 mod lifecycle;
 mod live;
+mod misbehaving_clients;
 mod nesting;
-mod outcomes;
+mod outcome_counts;
 mod polls;
 #[path = "../../src/random.rs"]
 mod random;
 mod report;
 mod sampled;
 mod schema;
+#[cfg(all(target_os = "linux", not(tokio_unstable)))]
+mod sigstop;
 mod spans;
 mod stacks;
-#[cfg(all(target_os = "linux", not(tokio_unstable)))]
-mod stopped;
+mod task_outcomes;
 #[cfg(all(target_os = "linux", not(tokio_unstable)))]
 mod unwatched;

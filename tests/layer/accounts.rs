@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::support::*;
 
 /// Within a task that is seen, the layer's parts are no polls of their own; elsewhere each is one, once. The service's call never is.

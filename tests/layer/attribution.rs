@@ -11,7 +11,7 @@ use pollwatch::{Cause, Phase, Stall};
 use tower::ServiceBuilder;
 
 use crate::client::{self, Request};
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::support::*;
 
 /// As a new user would: the layer on an axum app, its slow route requested.

@@ -18,9 +18,9 @@ use tonic_reflection::pb::v1::server_reflection_server::{ServerReflection, Serve
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tower::Service;
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
+use crate::ground_truth::{LOAD_THRESHOLD, Truth};
 use crate::support::*;
-use crate::truth::{LOAD_THRESHOLD, Truth};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";

@@ -18,9 +18,9 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::client::{self, Answer, Request};
-use crate::scene::Scene;
+use crate::fixture::Scene;
+use crate::ground_truth::{LOAD_THRESHOLD, Truth};
 use crate::support::*;
-use crate::truth::{LOAD_THRESHOLD, Truth};
 
 const CONNECTIONS: usize = 64;
 /// On each connection.

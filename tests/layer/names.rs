@@ -9,7 +9,7 @@ use http::Request;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::support::*;
 
 /// What is counted of each request: by route, method and status.

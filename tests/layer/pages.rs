@@ -5,7 +5,7 @@ use axum::routing::get as on_get;
 
 use serde_json::Value;
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::schema::assert_is_as_described;
 use crate::support::*;
 

@@ -16,7 +16,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::support::*;
 
 fn block_on<F: Future>(future: F) -> F::Output {

@@ -6,7 +6,7 @@ use axum::{Router, routing::get};
 use pollwatch::{Phase, Watchdog};
 
 use crate::client;
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::support::*;
 
 const REQUESTS: usize = 12;

@@ -19,7 +19,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::client::{ask_once, drive, get};
-use crate::scene::Scene;
+use crate::fixture::Scene;
 use crate::support::*;
 
 /// Any lag at all is twice above these marks, and none is below: from the first answer of the probe on, all are turned away.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
+use crate::fixture::{Expected, Situation, check};
 use crate::support::*;
 
 fn call(

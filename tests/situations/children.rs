@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
+use crate::fixture::{Expected, Situation, check};
 use crate::support::{again, is_child};
 
 #[inline(never)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
+use crate::fixture::{Expected, Situation, check};
 
 const DEEP: usize = 5_000;
 

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot::{self, Receiver};
 use tokio::task::block_in_place;
 
-use crate::scene::{Expected, Situation, check, check_on, leak};
+use crate::fixture::{Expected, Situation, check, check_on, leak};
 use crate::support::*;
 
 const INSTEAD: &str = "await the future";

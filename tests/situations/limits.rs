@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use pollwatch::{Cause, StackCoverage, Watchdog};
 
 use crate::children::private_mounts;
-use crate::scene::{EARLY, Expected, Situation, check};
+use crate::fixture::{EARLY, Expected, Situation, check};
 use crate::support::*;
 
 /// Runs a test of this binary as a child, which has to pass.
@@ -46,7 +46,7 @@ fn waits(gate: &Mutex<()>) {
 fn waits_for_a_lock() {
     let (reason, advice, function) = ("a Mutex", "tokio::sync::Mutex", "limits::waits");
     check(Expected { cause: Cause::Lock, syscalls: &["futex"], reason, advice, function }, || {
-        let gate = crate::scene::leak(Mutex::new(()));
+        let gate = crate::fixture::leak(Mutex::new(()));
         let held = gate.lock().unwrap();
         Situation::new(|| waits(gate), || drop(held))
     });

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check, leak};
+use crate::fixture::{Expected, Situation, check, leak};
 
 const ONCE: &str = "a value that another thread is initialising";
 

@@ -16,7 +16,7 @@ mod calls;
 mod children;
 mod computing;
 mod executors;
+mod fixture;
 mod limits;
 mod locks;
 mod memory;
-mod scene;

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
+use crate::fixture::{Expected, Situation, check};
 
 const PAGE: usize = 4096;
 

@@ -1,9 +1,9 @@
 //! Workers that are blocked by tasks which nobody wrapped (stable mode): it fires, and it stays silent.
 
-mod fires;
-mod handed_on;
+mod block_in_place;
+mod detects;
+mod no_false_positives;
 mod paused;
-mod silent;
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pollwatch::{Cause, Certainty, Stall};
 
 use super::settle;
-use crate::stopped::*;
+use crate::sigstop::*;
 use crate::support::*;
 
 const STANDSTILL: Duration = Duration::from_secs(1);

@@ -123,7 +123,7 @@ fn assert_told(stall: &Stall, expected: Expected) {
     assert_line(frame, &all);
     // The task's own future, and nothing around it.
     let outermost = stack.user_frames().last().expect("a function");
-    assert_eq!(outermost.function.as_deref(), Some("situations::scene::observe"), "{all}");
+    assert_eq!(outermost.function.as_deref(), Some("situations::fixture::observe"), "{all}");
 }
 
 /// The innermost function of this program.

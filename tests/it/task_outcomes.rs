@@ -1,4 +1,4 @@
-//! What becomes of tasks: what is told of their panics and of their growth. How they are counted is in `outcomes`.
+//! What becomes of tasks: what is told of their panics and of their growth. How they are counted is in `outcome_counts`.
 
 use std::future::pending;
 use std::panic::Location;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pollwatch::{Cause, Stall};
 
-use crate::scene::{Scene, WORKERS};
+use crate::fixture::{Scene, WORKERS};
 use crate::support::*;
 
 /// Of the scenes under load.
