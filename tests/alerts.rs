@@ -3,16 +3,13 @@
 
 #![cfg(feature = "server")]
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::alertmanager::{Alertmanager, Webhook};
-use common::prometheus::Prometheus;
-use common::watched::{hold, served, two_workers};
-use common::{is_installed, path, read, wait_for};
+use test_support::external::{Alertmanager, Prometheus, Webhook};
+use test_support::watched::{block_workers, served, two_workers};
+use test_support::{is_installed, path, read, wait_for};
 
 /// Nothing but the blocks of these tests lasts this long.
 const THRESHOLD: Duration = Duration::from_millis(250);
@@ -108,7 +105,7 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     ));
     prometheus.wait_for("sum(up)", |up| up == 2.0);
 
-    let held = hold(&watchdog, &runtime, 2);
+    let held = block_workers(&watchdog, &runtime, 2);
     let firing = |name: &str| wait_for(&format!("{name} to fire"), || webhook.latest(name, "firing"));
     let all = firing("PollwatchAllWorkersBlocked");
     assert_eq!(all["labels"]["severity"], "critical", "{all}");

@@ -3,14 +3,11 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "it/support.rs"]
-mod support;
-
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use support::*;
+use test_support::*;
 
 /// Seconds that the wall clock has been set forward by.
 static STEP: AtomicI64 = AtomicI64::new(0);
@@ -71,7 +68,7 @@ fn a_clock_that_is_set_is_no_stall() {
             let (watchdog, told) = start(LONG);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             while_it_is_set(|| {
-                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+                let (task, _) = spawn_measured(&watchdog, runtime.handle(), async {
                     let begin = Instant::now();
                     while begin.elapsed() < LONG * 3 {
                         block(Duration::from_millis(2));
@@ -80,7 +77,7 @@ fn a_clock_that_is_set_is_no_stall() {
                 });
                 runtime.block_on(task).unwrap();
             });
-            let stalls = told_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &told);
             if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
         });
     }
@@ -96,7 +93,7 @@ fn a_stall_is_as_long_as_it_was() {
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             let mut times = None;
             while_it_is_set(|| {
-                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
+                let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
                 let outer = Instant::now();
                 let inner = runtime.block_on(task).unwrap();
                 let stall = told.wait_resolved(name);
@@ -108,7 +105,7 @@ fn a_stall_is_as_long_as_it_was() {
                 runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|of_cause| of_cause.stalls.time).sum();
             for elapsed in [stall.elapsed, counted] {
                 assert!(elapsed <= outer.mul_f64(1.01), "{name}: {elapsed:?} of {outer:?} {stall}");
-                measured(&watchdog, elapsed >= inner.mul_f64(0.99), (name, elapsed, inner))?;
+                holds_unless_overslept(&watchdog, elapsed >= inner.mul_f64(0.99), (name, elapsed, inner))?;
             }
             Ok(())
         });

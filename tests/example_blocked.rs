@@ -7,7 +7,7 @@
     feature = "capture"
 ))]
 
-mod common;
+use test_support as common;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

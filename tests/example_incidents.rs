@@ -2,7 +2,7 @@
 
 #![cfg(feature = "prometheus")]
 
-mod common;
+use test_support as common;
 
 use std::process::{Command, Stdio};
 

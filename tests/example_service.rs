@@ -2,7 +2,7 @@
 
 #![cfg(feature = "server")]
 
-mod common;
+use test_support as common;
 
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};

@@ -3,17 +3,12 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "it/sigstop.rs"]
-mod sigstop;
-#[path = "it/support.rs"]
-mod support;
-
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pollwatch::{Cause, Phase, Watchdog};
-use sigstop::*;
-use support::*;
+use test_support::sigstop::*;
+use test_support::*;
 
 const LONG: Duration = Duration::from_millis(200);
 const STANDSTILL: Duration = Duration::from_secs(2);
@@ -23,12 +18,12 @@ const STANDSTILLS: usize = 80;
 
 /// Runs the test `name` of this binary as a child, stops it for a while once it says so, and returns what it prints then.
 fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
-    let (child, lines) = Stopped::start(name);
+    let (child, lines) = StoppableChild::start(name);
     child.stop();
     let begin = Instant::now();
     std::thread::sleep(STANDSTILL);
     let stopped = begin.elapsed();
-    (child.ends(lines), stopped)
+    (child.finish(lines), stopped)
 }
 
 /// Short polls, one of which spans the standstill.
@@ -40,7 +35,7 @@ fn a_standstill_is_nobodys_stall() {
     undisturbed(|| {
         let (lines, _) = stop_for_a_while("a_standstill_is_nobodys_stall");
         nobody_is_blamed(&lines)?;
-        let paused = said(&lines, "paused");
+        let paused = lines_with(&lines, "paused");
         assert!(paused.len() <= 1, "{lines:?}");
         if paused.len() == 1 { Ok(()) } else { Err(format!("{lines:?}")) }
     });
@@ -48,10 +43,10 @@ fn a_standstill_is_nobodys_stall() {
 
 /// The watchdog was late, as it says itself, and nobody is to blame for that; nor for what a busy machine did, else it is `Err`.
 fn nobody_is_blamed(lines: &[String]) -> Result<(), String> {
-    assert_ne!(one(lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
-    let blamed = said(lines, "blamed");
-    assert_eq!(blamed.is_empty(), one(lines, "site stalls") == "0", "{lines:?}");
-    if blamed.is_empty() && said(lines, "starved").is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
+    assert_ne!(line_with(lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
+    let blamed = lines_with(lines, "blamed");
+    assert_eq!(blamed.is_empty(), line_with(lines, "site stalls") == "0", "{lines:?}");
+    if blamed.is_empty() && lines_with(lines, "starved").is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
 }
 
 fn short_polls() {
@@ -63,7 +58,7 @@ fn short_polls() {
 /// Until the parent lets it go on.
 fn short_polls_of(watchdog: &Watchdog, time: Duration) {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     runtime.block_on(watchdog.watch(async {
         // A watchdog that has not yet begun cannot be late.
@@ -86,8 +81,8 @@ fn standstills_at_any_moment_are_nobodys_stall() {
     }
     undisturbed(|| {
         let lines = stop_often("standstills_at_any_moment_are_nobodys_stall");
-        let oversleeps: usize = one(&lines, "oversleeps").parse().expect("a number");
-        let blamed = said(&lines, "blamed");
+        let oversleeps: usize = line_with(&lines, "oversleeps").parse().expect("a number");
+        let blamed = lines_with(&lines, "blamed");
         // One that falls into the look at a stall of a busy machine's is not noticed.
         let examined = blamed.iter().any(|stall| stall.contains("ongoing"));
         let noticed = blamed.is_empty() || oversleeps >= STANDSTILLS || examined;
@@ -98,7 +93,7 @@ fn standstills_at_any_moment_are_nobodys_stall() {
 
 /// Runs the test `name` of this binary as a child, stops it again and again, and returns what it prints then.
 fn stop_often(name: &str) -> Vec<String> {
-    let (child, lines) = Stopped::start(name);
+    let (child, lines) = StoppableChild::start(name);
     for i in 0..STANDSTILLS {
         // At another place in what the watchdog does each time.
         std::thread::sleep(SHORT + SHORT / 7 * (i % 7) as u32);
@@ -106,7 +101,7 @@ fn stop_often(name: &str) -> Vec<String> {
         std::thread::sleep(SHORT * 3);
         child.signal(libc::SIGCONT);
     }
-    child.ends(lines)
+    child.finish(lines)
 }
 
 fn often_stopped() {
@@ -123,17 +118,17 @@ fn a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall() {
         return stops_itself();
     }
     undisturbed(|| {
-        let (child, lines) = Stopped::start(NAME);
+        let (child, lines) = StoppableChild::start(NAME);
         wait_until("it has stopped itself", || child.state() == "T");
         std::thread::sleep(STANDSTILL / 2);
-        nobody_is_blamed(&child.ends(lines))
+        nobody_is_blamed(&child.finish(lines))
     });
 }
 
 fn stops_itself() {
     let (watchdog, told) = start(LONG);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     wait_until("the watchdog runs", || wakeups() >= 1);
     println!("\nready");
@@ -148,8 +143,8 @@ fn stops_itself() {
 }
 
 /// What the parent asks about.
-fn tell_all(watchdog: &Watchdog, told: &Told) {
-    let stalls = told_so_far(watchdog, told);
+fn tell_all(watchdog: &Watchdog, told: &CollectedStalls) {
+    let stalls = reported_so_far(watchdog, told);
     println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
     for stall in stalls {
         let what = match stall.cause {
@@ -182,7 +177,7 @@ fn many_workers() {
     let (watchdog, told) = start(LONG);
     let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let tasks: Vec<_> = (0..3)
         .map(|i| {
             let go_on = go_on.clone();
@@ -196,10 +191,10 @@ fn many_workers() {
                     yield_once().await;
                 }
             };
-            spawn_seen(&watchdog, busy.handle(), short).0
+            spawn_measured(&watchdog, busy.handle(), short).0
         })
         .collect();
-    let (parked, _) = spawn_seen(&watchdog, idle.handle(), std::future::pending::<()>());
+    let (parked, _) = spawn_measured(&watchdog, idle.handle(), std::future::pending::<()>());
     wait_until("it watches", || watchdog.snapshot().watchdog.wakeups >= 3);
     println!("\nready");
     busy.block_on(async {
@@ -219,7 +214,7 @@ fn a_standstill_is_no_part_of_a_stall() {
     }
     undisturbed(|| {
         let (lines, stopped) = stop_for_a_while("a_standstill_is_no_part_of_a_stall");
-        let seconds = |what: &str| Duration::from_secs_f64(one(&lines, what).parse().expect("a number"));
+        let seconds = |what: &str| Duration::from_secs_f64(line_with(&lines, what).parse().expect("a number"));
         let (elapsed, inner) = (seconds("elapsed"), seconds("inner"));
         assert!(inner >= stopped, "the poll's own clock went on");
         assert!(elapsed >= LONG);
@@ -236,7 +231,7 @@ fn a_standstill_is_no_part_of_a_stall() {
 fn one_long_poll() {
     let (watchdog, told) = start(LONG);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let heard = told.clone();
     let inner = runtime.block_on(watchdog.watch(async {
         let begin = Instant::now();

@@ -3,18 +3,16 @@
 
 #![cfg(feature = "server")]
 
-mod common;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::prometheus::Prometheus;
-use common::watched::{hold, served, two_workers};
-use common::{fenced, is_installed, path, wait_for};
 use pollwatch::Watchdog;
+use test_support::external::Prometheus;
+use test_support::watched::{block_workers, served, two_workers};
+use test_support::{fenced, is_installed, path, wait_for};
 
 /// Nothing but the blocks of these tests lasts this long.
 const THRESHOLD: Duration = Duration::from_millis(250);
@@ -51,7 +49,7 @@ fn prometheus_sees_a_block_while_it_lasts() {
     assert_eq!(prometheus.query(OLDEST), [0.0]);
     assert_eq!(prometheus.query(STALLS), [0.0], "the series are there from the start");
 
-    let held = hold(&watchdog, &runtime, 2);
+    let held = block_workers(&watchdog, &runtime, 2);
 
     prometheus.wait_for(BLOCKED, |workers| workers == 2.0);
     prometheus.wait_for(STALLS, |stalls| stalls == 2.0);
@@ -193,7 +191,7 @@ fn the_arithmetic_of_series_holds() {
             watchdog.spawn(app.clone().oneshot(request)).await.unwrap().unwrap();
         }
     });
-    let table = common::read("docs/prometheus.md");
+    let table = test_support::read("docs/prometheus.md");
     let number = |what: &str| -> usize {
         let row = table.lines().find_map(|line| line.strip_prefix(&format!("| {what} | "))).expect(what);
         row.trim_end_matches([' ', '|']).parse().unwrap()

@@ -3,14 +3,11 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "it/support.rs"]
-mod support;
-
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use pollwatch::{Stall, Watchdog, WatchdogBuilder};
-use support::*;
+use test_support::*;
 
 /// The kernel's flag of a thread that is through with all of its own code.
 const PF_EXITING: u32 = 4;
@@ -96,7 +93,7 @@ fn an_open_connection_does_not_keep_the_server() {
     let watchdog = serving().start().unwrap();
     let idle: Vec<_> = (0..5).map(|_| connect(watchdog.local_addr().unwrap())).collect();
     assert_eq!(get(watchdog.local_addr().unwrap(), "/metrics").status, 200);
-    ends(0, || in_time("a drop", move || drop(watchdog)));
+    ends(0, || within_timeout("a drop", move || drop(watchdog)));
     drop(idle);
 }
 
@@ -104,8 +101,8 @@ fn an_open_connection_does_not_keep_the_server() {
 fn dropped_inside_the_callback() {
     let _alone = alone();
     let last: Arc<Mutex<Option<Watchdog>>> = Arc::default();
-    let (inside, dropped) = (last.clone(), Told::default());
-    let keep = dropped.keep();
+    let (inside, dropped) = (last.clone(), CollectedStalls::default());
+    let keep = dropped.callback();
     let watchdog = serving()
         .on_stall(move |stall: &Stall| {
             let handle = lock(&inside).take();
@@ -119,7 +116,7 @@ fn dropped_inside_the_callback() {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let gate = Gate::new();
     let key = gate.key();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
     *lock(&last) = Some(watchdog);
     dropped.wait(|_| true).expect("the last handle goes on the watchdog's own thread");
     wait_until("its threads are gone", || threads() == 0);
@@ -153,7 +150,7 @@ fn dropped_with_the_runtime() {
             std::future::pending::<()>().await;
             drop(watchdog);
         });
-        in_time("a drop", move || drop(runtime));
+        within_timeout("a drop", move || drop(runtime));
         wait_until("its threads are gone", || threads() == 0);
     }
 }
@@ -183,7 +180,7 @@ fn a_hanging_callback_ends_later() {
     };
     let watchdog = serving().on_stall(hang).start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(PATIENCE).expect("the callback hangs") }));
+    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(TIMEOUT).expect("the callback hangs") }));
     // The server's is gone, this one hangs.
     ends(1, || drop(watchdog));
     gate.open();
@@ -197,7 +194,7 @@ fn descriptors_are_given_back() {
     let run = |watchdog: &Watchdog, i: usize| {
         let mut builder = if i.is_multiple_of(2) { multi_thread(2) } else { current_thread() };
         let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
-        let (task, _) = spawn_seen(watchdog, runtime.handle(), yields(3));
+        let (task, _) = spawn_measured(watchdog, runtime.handle(), yields(3));
         runtime.block_on(task).unwrap();
         runtime
     };

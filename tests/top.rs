@@ -2,7 +2,7 @@
 
 #![cfg(all(feature = "axum", feature = "server"))]
 
-mod common;
+use test_support as common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

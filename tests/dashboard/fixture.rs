@@ -13,7 +13,7 @@ use axum::routing::get;
 use pollwatch::{Shed, Watchdog, allow_blocking};
 use tokio::runtime::Runtime;
 
-use crate::common::watched::{served, two_workers};
+use test_support::watched::{served, two_workers};
 
 const BLOCK: Duration = Duration::from_millis(15);
 const PAUSE: Duration = Duration::from_millis(5);

@@ -3,8 +3,6 @@
 
 #![cfg(all(feature = "axum", feature = "server"))]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod fixture;
 mod model;
 mod queries;
@@ -13,8 +11,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use common::{is_installed, path, read, skipped};
 use model::{Dashboard, between, names_of};
+use test_support::{is_installed, path, read, skipped};
 
 #[test]
 fn is_what_its_source_makes() {

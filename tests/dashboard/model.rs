@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::common::read;
+use test_support::read;
 
 pub(crate) struct Target {
     pub(crate) json: Value,

@@ -6,10 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::common::prometheus::Prometheus;
-use crate::common::{is_installed, read, wait_for};
 use crate::fixture::Scene;
 use crate::model::{self, Dashboard};
+use test_support::external::Prometheus;
+use test_support::{is_installed, read, wait_for};
 
 /// As Grafana fills the variables in: a label's value is a regular expression.
 struct Chosen {

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use pollwatch::{Phase, Stall};
 use tokio::task::block_in_place;
 
-use crate::support::*;
+use test_support::*;
 
 fn none(stalls: &[Stall]) -> Result<(), String> {
     if stalls.is_empty() { Ok(()) } else { Err(format!("{} reports, the first: {}", stalls.len(), stalls[0])) }
@@ -21,7 +21,7 @@ fn spawn_blocking_is_neither_a_stall_nor_a_task() {
             runtime.block_on(watchdog.watch(async {
                 tokio::task::spawn_blocking(|| block(THRESHOLD * 10)).await.unwrap();
             }));
-            let stalls = told_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &told);
             drop(runtime);
             let snapshot = watchdog.snapshot();
             let of_it = snapshot.sites.iter().filter(|s| &*s.runtime == name);
@@ -39,13 +39,13 @@ fn a_task_that_blocks_is_a_stall() {
         undisturbed(|| {
             let (watchdog, told) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-            let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
+            let (task, place) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
             let id = task.id();
             runtime.block_on(task).unwrap();
             let stall = told.wait_resolved(name);
             assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (place.clone(), Some(id), name));
             assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
-            measured(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
+            holds_unless_overslept(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
             is_undisturbed(&stall)?;
             assert_eq!(site_of(&watchdog, name, &place).stalls.count, 1, "it is counted at its place");
             Ok(())
@@ -59,11 +59,11 @@ fn block_in_place_hands_the_worker_on() {
         let threshold = THRESHOLD * 5;
         let (watchdog, told) = start(threshold);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
+        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
             block_in_place(|| block(threshold * 10));
         });
         runtime.block_on(task).unwrap();
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         drop(runtime);
         let site = site_of(&watchdog, "main", &place);
         assert_eq!((site.polls, site.spawned, site.terminated), (1, 1, 1), "the hand-off is no task");
@@ -81,10 +81,10 @@ fn block_in_place_beside_a_busy_worker() {
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (in_place, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+        let (in_place, _) = spawn_measured(&watchdog, runtime.handle(), async move {
             block_in_place(move || key.pass());
         });
-        let (busy, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+        let (busy, _) = spawn_measured(&watchdog, runtime.handle(), async move {
             let begin = std::time::Instant::now();
             while begin.elapsed() < threshold * 10 {
                 yield_once().await;
@@ -93,7 +93,7 @@ fn block_in_place_beside_a_busy_worker() {
         runtime.block_on(busy).unwrap();
         gate.open();
         runtime.block_on(in_place).unwrap();
-        none(&told_so_far(&watchdog, &told))
+        none(&reported_so_far(&watchdog, &told))
     });
 }
 
@@ -110,14 +110,11 @@ fn block_in_place_with_a_full_pool_is_a_stall() {
         occupied.send(()).unwrap();
         key.pass()
     });
-    is_occupied.recv_timeout(PATIENCE).expect("the pool's one thread is taken");
+    is_occupied.recv_timeout(TIMEOUT).expect("the pool's one thread is taken");
     let heard = told.clone();
-    let (task, place) =
-        spawn_seen(
-            &watchdog,
-            runtime.handle(),
-            async move { block_in_place(move || heard.wait_ongoing("main").is_some()) },
-        );
+    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
+        block_in_place(move || heard.wait_ongoing("main").is_some())
+    });
     assert!(runtime.block_on(task).unwrap(), "told while it blocks");
     assert_eq!(told.wait_resolved("main").site.to_string(), place);
     assert_eq!(told.of("main")[0].worker, Some(0));
@@ -129,14 +126,14 @@ fn a_stall_ends_at_the_hand_off() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let heard = told.clone();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
         let before = heard.wait_ongoing("main").is_some();
         let ended = || heard.wait(|s| &*s.runtime == "main" && s.phase == Phase::Resolved).is_some();
         // In stable mode a hand-off shows when the new thread parks or is asked to: it has nothing to do and parks.
         (before, block_in_place(ended))
     });
     assert_eq!(runtime.block_on(task).unwrap(), (true, true), "found, and resolved, before the poll returned");
-    let stalls = told_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &told);
     assert!(stalls.iter().all(|s| s.id == stalls[0].id), "one stall: {stalls:#?}");
     assert_eq!(stalls.iter().filter(|s| s.phase == Phase::Resolved).count(), 1);
 }
@@ -161,7 +158,7 @@ fn the_root_of_a_multi_thread_runtime_is_measured_but_no_stall() {
         runtime_of(&watchdog.snapshot(), "main").blocked_workers
     });
     assert_eq!(runtime.block_on(root), 0, "nor is a worker blocked meanwhile");
-    none(&told_so_far(&watchdog, &told)).unwrap();
+    none(&reported_so_far(&watchdog, &told)).unwrap();
     let site = site_of(&watchdog, "main", &place);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
     assert_eq!(site.stalls.count, 0);
@@ -181,7 +178,7 @@ fn block_on_inside_spawn_blocking_is_no_stall() {
             handle.block_on(root);
         });
         runtime.block_on(blocking).unwrap();
-        none(&told_so_far(&watchdog, &told)).unwrap();
+        none(&reported_so_far(&watchdog, &told)).unwrap();
         let site = site_of(&watchdog, name, &place.recv().unwrap());
         assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{name}: {site:?}");
     }
@@ -201,7 +198,7 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
                 stopped.await.unwrap();
             }));
         });
-        driven.recv_timeout(PATIENCE).expect("the owner drives it");
+        driven.recv_timeout(TIMEOUT).expect("the owner drives it");
         // The owner parks within the runtime and keeps it.
         let (guest, place) = watch_at(&watchdog, async {
             block(THRESHOLD * 10);
@@ -212,7 +209,7 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
         stop.send(()).unwrap();
         place
     });
-    let of_guest: Vec<_> = told_so_far(&watchdog, &told);
+    let of_guest: Vec<_> = reported_so_far(&watchdog, &told);
     let of_guest: Vec<_> = of_guest.into_iter().filter(|s| s.site.to_string() == place).collect();
     none(&of_guest).unwrap();
     let site = site_of(&watchdog, "main", &place);
@@ -242,7 +239,7 @@ fn every_blocked_worker_is_told() {
     let tasks: Vec<_> = (0..2)
         .map(|_| {
             let key = gate.key();
-            spawn_seen(&watchdog, runtime.handle(), async move { key.pass() }).0
+            spawn_measured(&watchdog, runtime.handle(), async move { key.pass() }).0
         })
         .collect();
     let blocked = || runtime_of(&watchdog.snapshot(), "main").blocked_workers;
@@ -265,7 +262,7 @@ fn polls_outside_of_a_runtime() {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(future.as_mut().poll(&mut context).is_ready());
-    none(&told_so_far(&watchdog, &told)).unwrap();
+    none(&reported_so_far(&watchdog, &told)).unwrap();
     assert_eq!(site_of(&watchdog, "other", &place).polls, 1);
 }
 
@@ -278,7 +275,7 @@ fn after_shutdown_polls_are_counted_and_no_stall_is_found() {
     let (root, blocking) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     runtime.block_on(root);
     assert_eq!(site_of(&watchdog, "main", &blocking).polls, 1, "under the same name");
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), yields(3));
+    let (task, place) = spawn_measured(&watchdog, runtime.handle(), yields(3));
     runtime.block_on(task).unwrap();
     drop(runtime);
     assert_eq!(site_of(&watchdog, "main", &place).polls, 4);

@@ -6,23 +6,23 @@ use std::sync::atomic::Ordering;
 use pollwatch::Hooks;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::support::*;
+use test_support::*;
 
 /// Whether pollwatch has callbacks of its own.
 const OURS: bool = cfg!(all(target_os = "linux", not(tokio_unstable)));
 
 /// Starts, stops, parks, unparks.
-fn counting(counters: &Counters) -> Hooks {
-    let [start, stop, park, unpark] = counters.each_ref().map(bump);
+fn counting(counters: &HookCounters) -> Hooks {
+    let [start, stop, park, unpark] = counters.each_ref().map(increment);
     Hooks::new().on_thread_start(start).on_thread_stop(stop).on_thread_park(park).on_thread_unpark(unpark)
 }
 
-fn set_all(builder: &mut Builder, counters: &Counters) {
-    let [start, stop, park, unpark] = counters.each_ref().map(bump);
+fn set_all(builder: &mut Builder, counters: &HookCounters) {
+    let [start, stop, park, unpark] = counters.each_ref().map(increment);
     builder.on_thread_start(start).on_thread_stop(stop).on_thread_park(park).on_thread_unpark(unpark);
 }
 
-fn read(counters: &Counters) -> [u64; 4] {
+fn read(counters: &HookCounters) -> [u64; 4] {
     counters.each_ref().map(|c| c.load(Ordering::Relaxed))
 }
 
@@ -35,7 +35,7 @@ fn use_up(runtime: Runtime) {
 
 #[test]
 fn the_users_thread_callbacks_run_as_well() {
-    let counters = Counters::default();
+    let counters = HookCounters::default();
     let (watchdog, _) = start(THRESHOLD);
     let mut builder = multi_thread(2);
     let runtime = watchdog.build_runtime_with("main", &mut builder, counting(&counters)).unwrap();
@@ -66,7 +66,7 @@ fn a_panicking_callback_is_caught_and_counted() {
 /// tokio keeps one of a kind: what would be lost is refused, with the remedy, and the name stays free.
 #[test]
 fn a_builder_whose_callbacks_would_be_lost_is_refused() {
-    let counters = Counters::default();
+    let counters = HookCounters::default();
     let (watchdog, _) = start(THRESHOLD);
     let mut builder = multi_thread(1);
     set_all(&mut builder, &counters);
@@ -93,13 +93,13 @@ fn a_builder_whose_callbacks_would_be_lost_is_refused() {
 /// A user's callback that was set on a builder after we used it is told from what we left there.
 #[test]
 fn a_builder_is_used_again() {
-    let counters = Counters::default();
+    let counters = HookCounters::default();
     let (watchdog, _) = start(THRESHOLD);
     let mut builder = multi_thread(1);
     for name in ["one", "two", "three"] {
         use_up(watchdog.build_runtime(name, &mut builder).unwrap());
     }
-    builder.on_thread_unpark(bump(&counters[3]));
+    builder.on_thread_unpark(increment(&counters[3]));
     match watchdog.build_runtime("four", &mut builder) {
         Err(error) if OURS => {
             let text = error.to_string();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Phase, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
 /// The block ends only after it has been told: found in flight, or the test never passes.
 #[test]
@@ -15,7 +15,7 @@ fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let (heard, runtime_name) = (told.clone(), name.to_owned());
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
+        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
             heard.wait(|s| *s.runtime == *runtime_name && s.elapsed >= THRESHOLD * 8).map(|s| s.phase)
         });
         let phase = runtime.block_on(task).unwrap();
@@ -49,7 +49,7 @@ fn the_duration_is_the_true_one() {
         let outer = outer.elapsed();
         let stall = told.wait_resolved("main");
         // Two clocks, which agree to within a thousandth or so.
-        measured(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
+        holds_unless_overslept(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
         assert!(stall.elapsed <= outer.mul_f64(1.01), "{outer:?} {stall:?}");
         assert!(stall.started_at.elapsed().unwrap() >= stall.elapsed.mul_f64(0.99));
         Ok(())
@@ -68,7 +68,7 @@ fn the_threshold_is_exact() {
     let begin = Instant::now();
     // On a busy machine a sleeper is not always woken in time: enough of the short ones have to be short.
     while short < ROUNDS {
-        assert!(begin.elapsed() < PATIENCE, "only {short} of {rounds} were short");
+        assert!(begin.elapsed() < TIMEOUT, "only {short} of {rounds} were short");
         let outer = Instant::now();
         let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
         runtime.block_on(root);
@@ -79,7 +79,7 @@ fn the_threshold_is_exact() {
         above = place;
         rounds += 1;
     }
-    let told = told_so_far(&watchdog, &told);
+    let told = reported_so_far(&watchdog, &told);
     let ends = |place: &str| -> Vec<_> {
         told.iter().filter(|s| s.phase == Phase::Resolved && s.site.to_string() == place).collect()
     };
@@ -110,7 +110,7 @@ fn many_short_polls_are_silent() {
                             yield_once().await;
                         }
                     };
-                    spawn_seen(&watchdog, runtime.handle(), cooperative).0
+                    spawn_measured(&watchdog, runtime.handle(), cooperative).0
                 })
                 .collect();
             runtime.block_on(async {
@@ -118,7 +118,7 @@ fn many_short_polls_are_silent() {
                     task.await.unwrap();
                 }
             });
-            let stalls = told_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &told);
             let now = runtime_of(&watchdog.snapshot(), name);
             let count: u64 = now.stalls.iter().map(|c| c.stalls.count).sum();
             assert_eq!(count == 0, stalls.is_empty(), "told and counted alike");
@@ -151,7 +151,7 @@ fn an_idle_watchdog_does_not_wake_and_still_finds_the_next_stall() {
         let asleep = wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
         let (heard, runtime_name) = (told.clone(), name.to_owned());
         let (task, _) =
-            spawn_seen(&watchdog, runtime.handle(), async move { heard.wait_ongoing(&runtime_name).is_some() });
+            spawn_measured(&watchdog, runtime.handle(), async move { heard.wait_ongoing(&runtime_name).is_some() });
         assert!(runtime.block_on(task).unwrap(), "{name}: the first stall after an idle time is told while it blocks");
         assert!(wakeups(&watchdog) > asleep);
         wait_for("and it sleeps again", || sleeps_through_a_second(&watchdog));
@@ -167,7 +167,7 @@ fn a_parked_runtime_lets_the_watchdog_sleep() {
     }
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { stopped.await.is_ok() });
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { stopped.await.is_ok() });
     wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
     stop.send(()).unwrap();
     assert!(runtime.block_on(task).unwrap());
@@ -176,8 +176,8 @@ fn a_parked_runtime_lets_the_watchdog_sleep() {
 /// A callback that hangs keeps no stall from being found, and is given all of them afterwards.
 #[test]
 fn a_callback_that_hangs_blinds_nobody() {
-    let (gate, told, first) = (Gate::new(), Told::default(), AtomicBool::new(true));
-    let (key, keep) = (gate.key(), told.keep());
+    let (gate, told, first) = (Gate::new(), CollectedStalls::default(), AtomicBool::new(true));
+    let (key, keep) = (gate.key(), told.callback());
     let (in_callback, is_in_callback) = mpsc::channel();
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         if first.swap(false, Ordering::Relaxed) {
@@ -188,7 +188,7 @@ fn a_callback_that_hangs_blinds_nobody() {
     });
     let watchdog = watchdog.start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { is_in_callback.recv_timeout(PATIENCE).expect("the first one is found") }));
+    runtime.block_on(watchdog.watch(async { is_in_callback.recv_timeout(TIMEOUT).expect("the first one is found") }));
     let mut blocked = Vec::new();
     for i in 2..5 {
         let finder = watchdog.clone();
@@ -227,7 +227,7 @@ fn a_stall_of_a_thread_that_is_gone_is_told() {
             .join()
             .unwrap();
             let elapsed = told.wait_resolved("main").elapsed;
-            measured(&watchdog, elapsed >= THRESHOLD * 2 - THRESHOLD / 20, elapsed)
+            holds_unless_overslept(&watchdog, elapsed >= THRESHOLD * 2 - THRESHOLD / 20, elapsed)
         });
     }
 }

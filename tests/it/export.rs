@@ -7,9 +7,9 @@ use std::time::Duration;
 use pollwatch::{Phase, Watchdog};
 use prometheus::{Registry, TextEncoder};
 
-use crate::support::*;
+use test_support::*;
 
-fn serving(unhealthy_after: Duration) -> (Watchdog, Told, SocketAddr) {
+fn serving(unhealthy_after: Duration) -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false).unhealthy_after(unhealthy_after);
     let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
     let addr = watchdog.local_addr().expect("it listens");
@@ -39,7 +39,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
     let mut place = String::new();
     for _ in 0..workers {
         let key = gate.key();
-        place = spawn_seen(&watchdog, &handle, async move { key.pass() }).1;
+        place = spawn_measured(&watchdog, &handle, async move { key.pass() }).1;
     }
     // A current-thread runtime needs somebody to drive it.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -61,7 +61,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
     ] {
         let (then, now) = (first.sum(metric, labels), second.sum(metric, labels));
         let moved = then > 0.0 && now >= then + THRESHOLD.as_secs_f64() * 0.99;
-        measured(&watchdog, moved, (name, metric, then, now))?;
+        holds_unless_overslept(&watchdog, moved, (name, metric, then, now))?;
     }
     assert_eq!(second.get("pollwatch_site_stalls_total", &site), workers as f64);
     assert_eq!(second.get("pollwatch_blocked_workers", &runtime_label), workers as f64);
@@ -77,7 +77,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
     let after = Metrics::scrape(addr);
     let took: f64 = watchdog.stalls().iter().map(|s| s.elapsed.as_secs_f64()).sum();
     let told_seconds = after.sum("pollwatch_stall_seconds_total", &runtime_label);
-    measured(&watchdog, (told_seconds - took).abs() <= took * 0.01, (name, told_seconds, took))?;
+    holds_unless_overslept(&watchdog, (told_seconds - took).abs() <= took * 0.01, (name, told_seconds, took))?;
     assert_eq!(after.sum("pollwatch_stalls_total", &runtime_label), workers as f64);
     Ok(())
 }
@@ -91,7 +91,7 @@ fn healthz_says_when_all_workers_are_blocked() {
     let gates = [Gate::new(), Gate::new()];
     let block_one = |gate: &Gate| {
         let key = gate.key();
-        spawn_seen(&watchdog, runtime.handle(), async move { key.pass() }).0
+        spawn_measured(&watchdog, runtime.handle(), async move { key.pass() }).0
     };
     let blocked = || runtime_of(&watchdog.snapshot(), "main");
     let first = block_one(&gates[0]);
@@ -180,7 +180,7 @@ fn the_collector_gathers_the_same() {
     drop(runtime);
     let text = |registry: &Registry| TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
     // The one, and whichever poll was starved.
-    let stalls = told_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count();
+    let stalls = reported_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count();
     let mine = Metrics::parse(&text(&registry));
     let served = Metrics::scrape(addr);
     let still = |metrics: &Metrics| -> BTreeMap<String, f64> {
@@ -211,7 +211,8 @@ fn counters_never_go_down() {
             for i in 0..30 {
                 let mut builder = if i % 2 == 0 { multi_thread(2) } else { current_thread() };
                 let runtime = watchdog.build_runtime("churn", &mut builder).unwrap();
-                let tasks: Vec<_> = (0..20).map(|_| spawn_seen(&watchdog, runtime.handle(), yields(20)).0).collect();
+                let tasks: Vec<_> =
+                    (0..20).map(|_| spawn_measured(&watchdog, runtime.handle(), yields(20)).0).collect();
                 runtime.spawn_blocking(|| ());
                 runtime.block_on(watchdog.watch(async {
                     for task in tasks {

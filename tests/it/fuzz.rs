@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pollwatch::Watchdog;
 
 use crate::random::{Random, rounds};
-use crate::support::*;
+use test_support::*;
 
 /// Less than the server's own time limits: what takes as long waited for one of them.
 const PROMPT: Duration = Duration::from_secs(8);

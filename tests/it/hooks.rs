@@ -7,21 +7,21 @@ use pollwatch::Hooks;
 use tokio::runtime::{Handle, TaskMeta};
 use tokio::task::JoinHandle;
 
-use crate::support::*;
+use test_support::*;
 
 /// Counts what happens to the tasks of this file. The user's hooks see pollwatch's own task as well, and the ends of
 /// tokio's worker threads.
 fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'static {
-    let bump = bump(counter);
+    let increment = increment(counter);
     move |meta| {
         if meta.spawned_at().file() == file!() {
-            bump();
+            increment();
         }
     }
 }
 
 /// Counts spawns, polls begun, polls ended, terminations.
-fn counting(counters: &Counters) -> Hooks {
+fn counting(counters: &HookCounters) -> Hooks {
     let [spawn, before, after, terminate] = counters.each_ref().map(count);
     Hooks::new().on_task_spawn(spawn).on_before_task_poll(before).on_after_task_poll(after).on_task_terminate(terminate)
 }
@@ -29,7 +29,7 @@ fn counting(counters: &Counters) -> Hooks {
 #[test]
 fn the_users_hooks_run_as_well() {
     for (name, mut builder) in flavours() {
-        let counters = Counters::default();
+        let counters = HookCounters::default();
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with(name, &mut builder, counting(&counters)).unwrap();
         let (task, place) = spawn_on(runtime.handle(), yields(10));
@@ -44,7 +44,7 @@ fn the_users_hooks_run_as_well() {
 
 #[test]
 fn the_users_hooks_run_on_a_local_runtime() {
-    let counters = Counters::default();
+    let counters = HookCounters::default();
     let (watchdog, _) = start(THRESHOLD);
     let options = tokio::runtime::LocalOptions::default();
     let hooks = counting(&counters);
@@ -103,7 +103,7 @@ fn a_slow_hook_is_not_the_tasks_time() {
 #[test]
 fn thread_callbacks_on_the_builder_survive() {
     let counters: [Arc<AtomicU64>; 4] = Default::default();
-    let [started, stopped, parked, unparked] = counters.each_ref().map(bump);
+    let [started, stopped, parked, unparked] = counters.each_ref().map(increment);
     let mut builder = multi_thread(2);
     builder.on_thread_start(started).on_thread_stop(stopped).on_thread_park(parked).on_thread_unpark(unparked);
     let (watchdog, _) = start(THRESHOLD);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pollwatch::{Watchdog, WatchdogBuilder};
 
-use crate::support::*;
+use test_support::*;
 
 #[track_caller]
 fn refused(builder: WatchdogBuilder) -> String {
@@ -89,9 +89,9 @@ fn a_name_is_used_again() {
         for round in 1..=4 {
             let builder = &mut flavours()[(i + round as usize) % 2].1;
             let runtime = watchdog.build_runtime("main", builder).unwrap();
-            let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(9));
+            let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(9));
             runtime.block_on(task).unwrap();
-            let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 2) });
+            let (task, place) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 2) });
             runtime.block_on(task).unwrap();
             drop(runtime);
             assert_eq!(polls(&watchdog, "main"), round * 11);
@@ -117,7 +117,7 @@ fn a_build_that_fails_gives_the_name_back() {
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| local(&mut multi).map(drop)));
     assert!(unwound.is_err(), "tokio panics: a local runtime has one thread");
     let runtime = watchdog.build_runtime("main", &mut multi).expect("the name is free");
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
     runtime.block_on(task).unwrap();
     drop(runtime);
     assert_eq!(polls(&watchdog, "main"), 2);
@@ -130,7 +130,7 @@ fn one_builder_builds_two() {
         let first = watchdog.build_runtime("first", &mut builder).unwrap();
         let second = watchdog.build_runtime("second", &mut builder).unwrap();
         for (runtime, n) in [(&first, 3), (&second, 6)] {
-            let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(n));
+            let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(n));
             runtime.block_on(task).unwrap();
         }
         drop((first, second));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Stall, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
 #[test]
 fn the_watchdog_goes_first() {
@@ -15,7 +15,7 @@ fn the_watchdog_goes_first() {
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let watched = watchdog.watch(async { (yields(3).await, block(THRESHOLD * 2)) });
         let collector = watchdog.collector();
-        in_time("a drop", move || drop(watchdog));
+        within_timeout("a drop", move || drop(watchdog));
         // All still works, watched or not; nobody looks.
         runtime.block_on(watched);
         let (task, _) = spawn_on(runtime.handle(), async { (yields(3).await, block(THRESHOLD * 2)) });
@@ -32,9 +32,9 @@ fn the_runtime_goes_first() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         assert!(watchdog.coverage().runtimes[0].alive);
-        in_time("a drop", move || drop(runtime));
+        within_timeout("a drop", move || drop(runtime));
         assert!(!watchdog.coverage().runtimes[0].alive, "{name}");
-        assert_eq!(told_so_far(&watchdog, &told).len(), 0, "the watchdog goes on");
+        assert_eq!(reported_so_far(&watchdog, &told).len(), 0, "the watchdog goes on");
     }
 }
 
@@ -46,17 +46,17 @@ fn either_goes_during_a_stall() {
         let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (_task, _) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+        let (_task, _) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
         told.wait_ongoing("main").expect("it is found");
         if background {
             runtime.shutdown_background();
             gate.open();
             told.wait_resolved("main");
-            in_time("a drop", move || drop(watchdog));
+            within_timeout("a drop", move || drop(watchdog));
         } else {
-            in_time("a drop", move || drop(watchdog));
+            within_timeout("a drop", move || drop(watchdog));
             gate.open();
-            in_time("a drop", move || drop(runtime));
+            within_timeout("a drop", move || drop(runtime));
         }
     }
 }
@@ -88,7 +88,7 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
     };
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(hang).start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(PATIENCE).expect("the callback hangs") }));
+    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(TIMEOUT).expect("the callback hangs") }));
     let begin = Instant::now();
     watchdog.shutdown();
     let took = begin.elapsed();
@@ -106,7 +106,7 @@ fn shutdown_during_a_stall() {
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
         let stall = told.wait_ongoing("main").expect("it is found");
         let before = site_of(&watchdog, "main", &place).stalls;
         watchdog.shutdown();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use pollwatch::{Phase, Watchdog};
 use serde_json::Value;
 
-use crate::schema::assert_is_as_described;
-use crate::support::*;
+use test_support::schema::assert_matches_schema;
+use test_support::*;
 
 fn schema() -> Value {
     serde_json::from_str(include_str!("../../docs/live.schema.json")).expect("the schema is JSON")
@@ -19,11 +19,11 @@ fn live(addr: SocketAddr) -> Value {
     assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, "application/json"));
     assert_eq!(reply.headers["cache-control"], "no-store");
     let live = serde_json::from_str(&reply.body).expect("JSON");
-    assert_is_as_described(&live, &schema());
+    assert_matches_schema(&live, &schema());
     live
 }
 
-fn serving() -> (Watchdog, Told, SocketAddr) {
+fn serving() -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
     let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
     let addr = watchdog.local_addr().expect("it listens");
@@ -55,13 +55,13 @@ fn a_worker_that_blocks() {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
     let key = gate.key();
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
     let stalled = |live: &Value| {
         let workers = runtime_named(live, "main")["workers"].as_array().unwrap();
         assert_eq!(workers.iter().map(|w| w["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1]);
         workers.iter().find(|w| w["state"] == "stalled").cloned()
     };
-    // Told, and with its stack where there is one.
+    // CollectedStalls, and with its stack where there is one.
     let wanted = |live: &Value| {
         let worker = stalled(live).filter(|worker| !worker["stall"].is_null())?;
         let stall = live["stalls"].as_array().unwrap().iter().find(|s| s["id"] == worker["stall"])?.clone();
@@ -123,7 +123,7 @@ fn it_is_bounded() {
     for _ in 0..130 {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD + Duration::from_millis(1)) }));
     }
-    told_so_far(&watchdog, &told);
+    reported_so_far(&watchdog, &told);
     let live = live(addr);
     let stalls = live["stalls"].as_array().unwrap();
     assert_eq!(stalls.len(), 100);

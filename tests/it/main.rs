@@ -1,7 +1,5 @@
 //! Real runtimes, real threads, real sockets.
 
-mod support;
-
 mod blocking;
 mod callbacks;
 mod detect;
@@ -20,9 +18,6 @@ mod polls;
 mod random;
 mod report;
 mod sampled;
-mod schema;
-#[cfg(all(target_os = "linux", not(tokio_unstable)))]
-mod sigstop;
 mod spans;
 mod stacks;
 mod task_outcomes;

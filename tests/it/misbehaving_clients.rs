@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pollwatch::Watchdog;
 
-use crate::support::*;
+use test_support::*;
 
 /// Less than the server's own time limits: an answer in this time did not wait for one of them.
 const PROMPT: Duration = Duration::from_secs(8);

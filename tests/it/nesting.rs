@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
-use crate::support::*;
+use test_support::*;
 
 /// `block_in_place` + `Handle::block_on` of the same runtime, twice: parts of the one poll.
 #[test]
@@ -17,7 +17,7 @@ fn block_on_within_block_in_place() {
     let inner = watchdog.clone();
     let polled = Arc::new(AtomicU64::new(0));
     let count = polled.clone();
-    let (task, place) = spawn_seen(
+    let (task, place) = spawn_measured(
         &watchdog,
         runtime.handle(),
         counted(polled.clone(), async move {
@@ -54,11 +54,11 @@ fn a_nested_runtime_gets_its_own_polls() {
     let (in_task, in_root) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (task_polls, root_polls) = (in_task.clone(), in_root.clone());
     let heard = told.clone();
-    let (task, place) = spawn_seen(&watchdog, outer.handle(), async move {
+    let (task, place) = spawn_measured(&watchdog, outer.handle(), async move {
         yields(2).await;
         let told = block_in_place(|| {
             nested_runtime.block_on(nested.watch(counted(root_polls, async {
-                let (task, _) = spawn_seen(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
+                let (task, _) = spawn_measured(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
                 task.await.unwrap();
                 // The nested loop is blocked now, and said to be while it is.
                 heard.wait_ongoing("inner").is_some()
@@ -87,7 +87,7 @@ fn deep_nesting_leaves_nothing_behind() {
     let mut future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
         yield_once().await;
         block_in_place(|| {
-            let (task, _) = spawn_seen(&nested, deep.handle(), yields(3));
+            let (task, _) = spawn_measured(&nested, deep.handle(), yields(3));
             deep.block_on(nested.watch(async { task.await.unwrap() }));
         });
         yield_once().await;
@@ -95,7 +95,7 @@ fn deep_nesting_leaves_nothing_behind() {
     for _ in 0..40 {
         future = Box::pin(watchdog.watch(future));
     }
-    let (task, _) = spawn_seen(&watchdog, outer.handle(), future);
+    let (task, _) = spawn_measured(&watchdog, outer.handle(), future);
     outer.block_on(task).unwrap();
     wait_until("all three polls are counted", || polls(&watchdog, "outer") == 3);
     // What was left behind would be there for ever.
@@ -105,7 +105,7 @@ fn deep_nesting_leaves_nothing_behind() {
     }
     // The same thread, afterwards.
     let begin = Instant::now();
-    let (task, place) = spawn_seen(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
+    let (task, place) = spawn_measured(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
     outer.block_on(task).unwrap();
     let stall = told.wait(|s| s.site.to_string() == place).expect("the next stall is found");
     assert!(stall.elapsed <= begin.elapsed().mul_f64(1.01), "it began no earlier: {stall:?}");
@@ -123,7 +123,7 @@ fn a_stall_names_the_part() {
             let heard = told.clone();
             let runtime_name = name.to_owned();
             let (part, inside) = watch_at(&watchdog, async move { heard.wait_ongoing(&runtime_name).is_some() });
-            let (task, outside) = spawn_seen(&watchdog, runtime.handle(), part);
+            let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
             assert!(runtime.block_on(task).unwrap());
             let stall = told.wait_ongoing(name).expect("it was told");
             assert_eq!(stall.site.to_string(), outside, "{name}");
@@ -165,7 +165,7 @@ fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
     let blocks = || watchdog.watch(async { block(THRESHOLD * 3) });
     runtime.handle().block_on(blocks());
     assert_eq!(polls(&watchdog, "single"), 1);
-    let stalls: Vec<_> = told_so_far(&watchdog, &told).into_iter().filter(|s| &*s.runtime == "single").collect();
+    let stalls: Vec<_> = reported_so_far(&watchdog, &told).into_iter().filter(|s| &*s.runtime == "single").collect();
     assert!(stalls.is_empty(), "{stalls:#?}");
     runtime.block_on(blocks());
     assert_eq!(told.wait_resolved("single").worker, Some(0));
@@ -184,7 +184,7 @@ fn a_watched_future_moves_to_another_runtime() {
     }));
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 0));
     // Once more around it, so that stable mode, too, sees a poll there.
-    let (task, outside) = spawn_seen(&watchdog, second.handle(), future);
+    let (task, outside) = spawn_measured(&watchdog, second.handle(), future);
     second.block_on(task).unwrap();
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 3), "no poll twice");
     assert_eq!(site_of(&watchdog, "second", &outside).polls, 3);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use pollwatch::snapshot::RuntimeSnapshot;
 use pollwatch::{Phase, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
 /// After whatever happened, `polled` polls of it: nothing is left in the slots, and the next polls are measured right.
 #[track_caller]
-fn is_clean(watchdog: &Watchdog, told: &Told, runtime: &tokio::runtime::Runtime, name: &str, polled: u64) {
+fn is_clean(watchdog: &Watchdog, told: &CollectedStalls, runtime: &tokio::runtime::Runtime, name: &str, polled: u64) {
     wait_until("all polls are counted", || polls(watchdog, name) >= polled);
     assert_eq!(polls(watchdog, name), polled, "{name}");
     // A frame that was left behind would cross the threshold, and stay there.
@@ -18,13 +18,13 @@ fn is_clean(watchdog: &Watchdog, told: &Told, runtime: &tokio::runtime::Runtime,
     let is_blocked = |now: RuntimeSnapshot| (now.blocked_workers, now.oldest_stall) != (0, Duration::ZERO);
     wait_until("no frame is left behind", || !is_blocked(runtime_of(&watchdog.snapshot(), name)));
     wait_until("what took long has ended", || watchdog.stalls().iter().all(|s| s.phase == Phase::Resolved));
-    let earlier = told_so_far(watchdog, told).len();
-    let (task, place) = spawn_seen(watchdog, runtime.handle(), yields(6));
+    let earlier = reported_so_far(watchdog, told).len();
+    let (task, place) = spawn_measured(watchdog, runtime.handle(), yields(6));
     runtime.block_on(task).unwrap();
     wait_until("the next polls are counted", || polls(watchdog, name) >= polled + 7);
     assert_eq!(polls(watchdog, name), polled + 7, "{name}");
     assert_eq!(site_of(watchdog, name, &place).polls, 7, "{name}");
-    let others = told_so_far(watchdog, told).split_off(earlier);
+    let others = reported_so_far(watchdog, told).split_off(earlier);
     let long: Vec<_> = others.iter().filter(|s| is_undisturbed(s).is_ok() && s.elapsed >= THRESHOLD * 3).collect();
     assert!(long.is_empty(), "{name}: {long:#?}");
 }
@@ -34,7 +34,7 @@ fn a_panic_in_a_task() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async {
+        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async {
             yields(3).await;
             panic!("on purpose");
         });
@@ -150,7 +150,7 @@ fn tasks_dropped_at_shutdown_have_ended() {
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let mut place = String::new();
         for _ in 0..5 {
-            place = spawn_seen(&watchdog, runtime.handle(), pending::<()>()).1;
+            place = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
         }
         // One that is never polled, on a runtime that nobody drives any more.
         assert_eq!(site_of(&watchdog, name, &place).alive(), Some(5), "{name}");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use pollwatch::{Phase, Watchdog};
 use tokio::runtime::LocalOptions;
 
-use crate::support::*;
+use test_support::*;
 
 #[test]
 fn every_poll_of_every_task_is_counted_at_its_place() {
@@ -16,12 +16,12 @@ fn every_poll_of_every_task_is_counted_at_its_place() {
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let (mut tasks, mut places) = (Vec::new(), Vec::new());
         for _ in 0..7 {
-            let (task, place) = spawn_seen(&watchdog, runtime.handle(), yields(10));
+            let (task, place) = spawn_measured(&watchdog, runtime.handle(), yields(10));
             tasks.push(task);
             places.push(place);
         }
         let first = places[0].clone();
-        let (task, second) = spawn_seen(&watchdog, runtime.handle(), yields(4));
+        let (task, second) = spawn_measured(&watchdog, runtime.handle(), yields(4));
         tasks.push(task);
         runtime.block_on(async {
             for task in tasks {
@@ -88,7 +88,7 @@ fn no_poll_is_counted_twice() {
         let polled = Arc::new(AtomicU64::new(0));
         let (inner, place) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
         let middle = watchdog.watch(async { (inner.await, yields(3).await) });
-        let (task, outer) = spawn_seen(&watchdog, runtime.handle(), middle);
+        let (task, outer) = spawn_measured(&watchdog, runtime.handle(), middle);
         runtime.block_on(task).unwrap();
         drop(runtime);
         assert_eq!(polls(&watchdog, name), 16, "{name}");
@@ -149,7 +149,7 @@ fn an_answered_probe_is_in_no_count() {
         let delays = || runtime_of(&watchdog.snapshot(), name).schedule_delay.count;
         let begin = Instant::now();
         let root = async {
-            while delays() < 2 && begin.elapsed() < PATIENCE {
+            while delays() < 2 && begin.elapsed() < TIMEOUT {
                 block(THRESHOLD / 4);
                 yield_once().await;
             }
@@ -240,7 +240,7 @@ fn a_runtime_beyond_the_limit_is_built_all_the_same() {
     for i in 0..70 {
         let hooks = hooks_that_count(if i < 63 { &before } else { &after });
         let runtime = watchdog.build_runtime_with(&format!("job {i}"), &mut current_thread(), hooks).unwrap();
-        let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+        let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
         runtime.block_on(task).unwrap();
     }
     let coverage = watchdog.coverage();
@@ -249,7 +249,7 @@ fn a_runtime_beyond_the_limit_is_built_all_the_same() {
     assert_eq!(after.load(Ordering::Relaxed), if HOOKS { 7 } else { 0 });
     // One that was there before may come again.
     let runtime = watchdog.build_runtime("job 3", &mut current_thread()).unwrap();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
     runtime.block_on(task).unwrap();
     assert_eq!(polls(&watchdog, "job 3"), 4);
     assert!(watchdog.attach("job 99", current_thread().build().unwrap().handle()).is_err_and(|e| e.is_invalid()));

@@ -11,7 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::support::*;
+use test_support::*;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
@@ -59,7 +59,7 @@ pub(crate) fn log_to_lines() {
     });
 }
 
-fn logging() -> (Watchdog, Told) {
+fn logging() -> (Watchdog, CollectedStalls) {
     log_to_lines();
     start_with(Watchdog::builder().threshold(THRESHOLD))
 }
@@ -83,7 +83,7 @@ fn has_fields() -> Result<(), String> {
     let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
     let heard = told.clone();
     let (part, inside) = watch_at(&watchdog, async move { heard.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
-    let (task, outside) = spawn_seen(&watchdog, runtime.handle(), part);
+    let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
     let id = task.id().to_string();
     assert!(runtime.block_on(task).unwrap());
     let stall = told.wait_resolved(name);
@@ -189,8 +189,8 @@ fn log_off_says_nothing() {
 
 #[test]
 fn a_panicking_callback_is_caught_and_counted() {
-    let told = Told::default();
-    let keep = told.keep();
+    let told = CollectedStalls::default();
+    let keep = told.callback();
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         keep(stall);
         // A payload that panics again when it is dropped.
@@ -246,7 +246,7 @@ fn the_log_tells_when_requests_are_turned_away() {
     let line = |level| lines("shed log").into_iter().find(|l| l.target == "pollwatch::shed" && l.level == level);
     let seen = |level| wait_for("a line", || line(level));
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             block(Duration::from_millis(15));
             yield_once().await;

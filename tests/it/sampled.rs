@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Phase, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
-fn sampled(threshold: Duration) -> (Watchdog, Told) {
+fn sampled(threshold: Duration) -> (Watchdog, CollectedStalls) {
     start_with(Watchdog::builder().threshold(threshold).log(false).sampled_timing(true))
 }
 
@@ -22,7 +22,7 @@ fn a_stall_is_told_while_it_blocks_and_no_longer_than_it_was() {
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         for nth in 1..=STALLS as u64 {
             let heard = told.clone();
-            let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
+            let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
                 let begin = Instant::now();
                 let first = heard.wait(|s| s.id == nth && s.elapsed >= THRESHOLD * 2).expect("told while it blocks");
                 (first, begin.elapsed())
@@ -39,7 +39,7 @@ fn a_stall_is_told_while_it_blocks_and_no_longer_than_it_was() {
                 "{inner:?} {outer:?} {end:#?}"
             );
         }
-        assert_eq!(told_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count(), STALLS);
+        assert_eq!(reported_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count(), STALLS);
     }
 }
 
@@ -53,7 +53,7 @@ fn one_and_a_half_thresholds_are_found_and_less_than_one_never() {
             let found = || told.of(name).iter().filter(|s| s.phase == Phase::Resolved).count();
             for time in [THRESHOLD * 9 / 10, THRESHOLD * 3 / 2] {
                 let (before, spawned) = (found(), Instant::now());
-                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+                let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
                     let mut blocks = Vec::new();
                     for _ in 0..STALLS {
                         let begin = Instant::now();
@@ -65,7 +65,7 @@ fn one_and_a_half_thresholds_are_found_and_less_than_one_never() {
                 });
                 let blocks = runtime.block_on(task).unwrap();
                 let joined = Instant::now();
-                told_so_far(&watchdog, &told);
+                reported_so_far(&watchdog, &told);
                 // A poll lies between the blocks before and after its own.
                 let outer = |i: usize| {
                     let from = i.checked_sub(1).map_or(spawned, |i| blocks[i].1);
@@ -82,7 +82,7 @@ fn one_and_a_half_thresholds_are_found_and_less_than_one_never() {
                 }
             }
             let shortest = told.of(name).iter().filter(|s| s.phase == Phase::Resolved).map(|s| s.elapsed).min();
-            measured(&watchdog, shortest >= Some(THRESHOLD), shortest)
+            holds_unless_overslept(&watchdog, shortest >= Some(THRESHOLD), shortest)
         });
     }
 }
@@ -103,7 +103,7 @@ fn polls_are_counted_and_their_times_estimated() {
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
         let tasks: Vec<_> = (0..TASKS)
             .map(|_| {
-                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+                let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
                     let mut busy = Duration::ZERO;
                     for _ in 1..POLLS {
                         busy += spin(Duration::from_micros(10));
@@ -135,11 +135,11 @@ fn what_a_stall_adds_to_the_busy_time_is_its_own() {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let outer = Instant::now();
     for _ in 0..STALLS {
-        let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
+        let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
         runtime.block_on(task).unwrap();
     }
     let outer = outer.elapsed();
-    told_so_far(&watchdog, &told);
+    reported_so_far(&watchdog, &told);
     let stalls: Duration = told.of("main").iter().filter(|s| s.phase == Phase::Resolved).map(|s| s.elapsed).sum();
     let busy = runtime_of(&watchdog.snapshot(), "main").polls.sum;
     assert!(busy <= outer.mul_f64(1.01), "{busy:?} of {outer:?}");
@@ -151,12 +151,12 @@ fn what_is_meant_to_block_is_no_stall() {
     let (watchdog, told) = sampled(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..STALLS {
-        let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+        let (task, _) = spawn_measured(&watchdog, runtime.handle(), async {
             pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 3));
         });
         runtime.block_on(task).unwrap();
     }
-    let stalls = told_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &told);
     assert!(stalls.iter().all(|s| s.cause.as_str() == "starved" || s.cause.as_str() == "paused"), "{stalls:#?}");
     let allowed = watchdog.snapshot().watchdog.allowed_blocking;
     assert!(allowed[0].time >= THRESHOLD * 3 * STALLS as u32, "{allowed:?}");
@@ -170,7 +170,7 @@ fn a_long_poll_of_many_parts_that_are_meant_to_block_is_found() {
     undisturbed(|| {
         let (watchdog, told) = sampled(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-        let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
+        let (task, _) = spawn_measured(&watchdog, runtime.handle(), async {
             let mut polls = Vec::new();
             for _ in 0..POLLS {
                 let (begin, mut allowed) = (Instant::now(), Duration::ZERO);
@@ -184,10 +184,10 @@ fn a_long_poll_of_many_parts_that_are_meant_to_block_is_found() {
             polls
         });
         let polls = runtime.block_on(task).unwrap();
-        told_so_far(&watchdog, &told);
+        reported_so_far(&watchdog, &told);
         let stalls: Vec<_> = told.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
         stalls.iter().try_for_each(is_undisturbed)?;
-        measured(&watchdog, stalls.len() == POLLS, &stalls)?;
+        holds_unless_overslept(&watchdog, stalls.len() == POLLS, &stalls)?;
         for (stall, own) in stalls.iter().zip(polls) {
             // It may have been given no CPU just outside of what was measured here.
             let fits = stall.elapsed <= own.mul_f64(1.01) && stall.elapsed >= own.saturating_sub(THRESHOLD * 3 / 2);
@@ -210,7 +210,7 @@ fn who_has_the_worker_is_told_and_who_handed_it_on_is_not() {
             let gate = Gate::new();
             let (key, spawns) = (gate.key(), watchdog.clone());
             let (ends, is_through) = mpsc::channel();
-            let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+            let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
                 // In the queue before the worker goes.
                 let blocks = spawns.spawn(async move {
                     block(THRESHOLD * 4);
@@ -222,11 +222,11 @@ fn who_has_the_worker_is_told_and_who_handed_it_on_is_not() {
                 id
             });
             handed_on.push(task.id());
-            is_through.recv_timeout(PATIENCE).expect("the other has its worker");
+            is_through.recv_timeout(TIMEOUT).expect("the other has its worker");
             gate.open();
             blocked.push(runtime.block_on(task).unwrap());
         }
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         let is_told = |id: &tokio::task::Id| stalls.iter().any(|s| s.task == Some(*id));
         let (wrong, right) =
             (handed_on.iter().filter(|id| is_told(id)).count(), blocked.iter().filter(|id| is_told(id)).count());

@@ -2,15 +2,15 @@
 
 use pollwatch::{Phase, StackCoverage, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
 /// By the kernel's word alone.
 const IS_TOLD: bool = cfg!(target_os = "linux");
 
-fn told_without(watchdog: &Watchdog, told: &Told) -> Result<(), String> {
+fn told_without(watchdog: &Watchdog, told: &CollectedStalls) -> Result<(), String> {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let heard = told.clone();
-    let (task, place) = spawn_seen(watchdog, runtime.handle(), async move {
+    let (task, place) = spawn_measured(watchdog, runtime.handle(), async move {
         // Waits on a Condvar.
         heard.wait_ongoing("main").is_some()
     });

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tracing::Level;
 
 use crate::report::{Line, lines, log_to_lines};
-use crate::support::*;
+use test_support::*;
 
 fn logging() -> Watchdog {
     log_to_lines();
@@ -174,10 +174,10 @@ fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
         let mut place = String::new();
         let mut grow_to = |n: usize| {
             while tasks.len() < n {
-                let (task, at) = spawn_seen(&watchdog, runtime.handle(), pending::<()>());
+                let (task, at) = spawn_measured(&watchdog, runtime.handle(), pending::<()>());
                 tasks.push(task);
                 place = at;
-                spawn_seen(&generous, other.handle(), pending::<()>());
+                spawn_measured(&generous, other.handle(), pending::<()>());
             }
             for runtime in [&runtime, &other] {
                 runtime.block_on(watchdog.watch(yields(1)));
@@ -185,7 +185,7 @@ fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
             place.clone()
         };
         // Few for their place, and most tasks of the runtime: places are gone through, and nothing is found.
-        let elsewhere: Vec<_> = (0..9).map(|_| spawn_seen(&watchdog, runtime.handle(), pending::<()>())).collect();
+        let elsewhere: Vec<_> = (0..9).map(|_| spawn_measured(&watchdog, runtime.handle(), pending::<()>())).collect();
         grow_to(10);
         assert!(growths(name).is_empty());
         let place = grow_to(11);

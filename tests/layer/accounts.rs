@@ -13,7 +13,7 @@ use tower::{ServiceBuilder, ServiceExt};
 
 use crate::client;
 use crate::fixture::Scene;
-use crate::support::*;
+use test_support::*;
 
 /// Within a task that is seen, the layer's parts are no polls of their own; elsewhere each is one, once. The service's call never is.
 #[test]
@@ -40,7 +40,7 @@ fn no_poll_is_counted_twice() {
     let of_layer = |parts: &AtomicU64| parts.load(Ordering::Relaxed) + 5 * 2;
 
     let polls_of_task = Arc::new(AtomicU64::new(0));
-    let (task, _) = spawn_seen(&scene.watchdog, scene.runtime.handle(), counted(polls_of_task.clone(), ask()));
+    let (task, _) = spawn_measured(&scene.watchdog, scene.runtime.handle(), counted(polls_of_task.clone(), ask()));
     scene.runtime.block_on(task).unwrap();
     let wanted = polls_of_task.load(Ordering::Relaxed);
     wait_until("each poll is counted", || polls(&scene.watchdog, "main") >= wanted);

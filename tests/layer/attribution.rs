@@ -12,7 +12,7 @@ use tower::ServiceBuilder;
 
 use crate::client::{self, Request};
 use crate::fixture::Scene;
-use crate::support::*;
+use test_support::*;
 
 /// As a new user would: the layer on an axum app, its slow route requested.
 #[test]
@@ -172,7 +172,7 @@ fn several_short_requests_in_one_poll_have_no_route() {
                 half.clone().oneshot(http::Request::new(())).await.unwrap();
             }
         };
-        let (task, _) = spawn_seen(&scene.watchdog, scene.runtime.handle(), both);
+        let (task, _) = spawn_measured(&scene.watchdog, scene.runtime.handle(), both);
         scene.runtime.block_on(task).unwrap();
         let stalls = scene.stalls();
         match &stalls[..] {

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::*;
+use test_support::*;
 
 pub(crate) type Request = http::Request<Full<Bytes>>;
 /// What came of a request; an error is a connection that broke.
@@ -38,7 +38,7 @@ async fn ask(sender: &mut SendRequest<Full<Bytes>>, request: Request) -> Answer 
 
 /// One request on a connection of its own.
 pub(crate) fn ask_once(addr: SocketAddr, request: Request) -> Answer {
-    in_time("a request", move || {
+    within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async move { ask(&mut connect(addr).await, request).await })
     })
 }
@@ -71,5 +71,5 @@ pub(crate) fn drive(
             result.expect("a connection's requests are answered");
         }
     };
-    in_time("the load", move || current_thread().build().unwrap().block_on(drive));
+    within_timeout("the load", move || current_thread().build().unwrap().block_on(drive));
 }

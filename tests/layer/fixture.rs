@@ -8,14 +8,14 @@ use pollwatch::snapshot::RouteSnapshot;
 use pollwatch::{Stall, Watchdog, WatchdogBuilder};
 use tokio::runtime::Runtime;
 
-use crate::support::*;
+use test_support::*;
 
 pub(crate) const WORKERS: usize = 2;
 
 /// What a test of the layer has: a watchdog with its pages, a runtime of two workers, all that was told.
 pub(crate) struct Scene {
     pub(crate) watchdog: Watchdog,
-    pub(crate) told: Told,
+    pub(crate) told: CollectedStalls,
     pub(crate) runtime: Runtime,
 }
 
@@ -58,7 +58,7 @@ impl Scene {
     pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&str, &str, u64)]) {
         let mut last = None;
         let begin = std::time::Instant::now();
-        while begin.elapsed() < PATIENCE {
+        while begin.elapsed() < TIMEOUT {
             let plain =
                 |route: RouteSnapshot| route.requests.iter().map(|r| (r.method, r.status, r.count)).collect::<Vec<_>>();
             last = self.route(name).map(plain);
@@ -73,7 +73,7 @@ impl Scene {
     /// The last state of each stall of the runtime, once all that happened so far has been told.
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         let mut last: Vec<Stall> = Vec::new();
-        for stall in told_so_far(&self.watchdog, &self.told).into_iter().filter(|s| &*s.runtime == "main") {
+        for stall in reported_so_far(&self.watchdog, &self.told).into_iter().filter(|s| &*s.runtime == "main") {
             match last.iter_mut().find(|known| known.id == stall.id) {
                 Some(known) => *known = stall,
                 None => last.push(stall),
@@ -87,7 +87,7 @@ impl Scene {
         // Thousands of reports may wait to be told: further ones would be lost.
         self.stalls();
         let tasks: Vec<_> = (0..WORKERS * 4)
-            .map(|_| spawn_seen(&self.watchdog, self.runtime.handle(), async { block(THRESHOLD * 2) }))
+            .map(|_| spawn_measured(&self.watchdog, self.runtime.handle(), async { block(THRESHOLD * 2) }))
             .collect();
         let places: Vec<String> = tasks.iter().map(|(_, place)| place.clone()).collect();
         for (task, _) in tasks {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pollwatch::{Cause, Stall};
 
 use crate::fixture::{Scene, WORKERS};
-use crate::support::*;
+use test_support::*;
 
 /// Of the scenes under load.
 pub(crate) const LOAD_THRESHOLD: Duration = Duration::from_millis(4);

@@ -20,7 +20,7 @@ use tower::Service;
 
 use crate::fixture::Scene;
 use crate::ground_truth::{LOAD_THRESHOLD, Truth};
-use crate::support::*;
+use test_support::*;
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -147,7 +147,7 @@ fn tonic_names_every_stall() {
             result.expect("all are answered");
         }
     };
-    in_time("the load", move || current_thread().build().unwrap().block_on(drive));
+    within_timeout("the load", move || current_thread().build().unwrap().block_on(drive));
     truth.check(&scene);
     for route in ROUTES {
         scene.wait_requests(route, &[("POST", "2xx", (CONNECTIONS * STREAMS * REQUESTS / ROUTES.len()) as u64)]);
@@ -160,7 +160,7 @@ fn tonic_names_every_stall() {
 fn trailers_and_errors_pass() {
     let scene = Scene::new();
     let addr = serve(&scene, Answers::default());
-    in_time("the calls", move || {
+    within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
             let mut client = HealthClient::new(channel(addr).await);
             let failed = client.check(HealthCheckRequest { service: FAIL.into() }).await.unwrap_err();
@@ -181,7 +181,7 @@ fn a_flood_of_made_up_methods_leaves_the_real_ones() {
     const FLOOD: usize = 500;
     let scene = Scene::of(Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
     let addr = serve(&scene, Answers::default());
-    in_time("the calls", move || {
+    within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
             let mut channel = channel(addr).await;
             for i in 0..FLOOD {

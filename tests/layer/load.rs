@@ -20,7 +20,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::client::{self, Answer, Request};
 use crate::fixture::Scene;
 use crate::ground_truth::{LOAD_THRESHOLD, Truth};
-use crate::support::*;
+use test_support::*;
 
 const CONNECTIONS: usize = 64;
 /// On each connection.

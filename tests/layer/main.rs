@@ -1,11 +1,5 @@
 //! The tower layer, beneath real servers with real clients: which route a stall is told under, and what is counted of it.
 
-#[path = "../it/support.rs"]
-mod support;
-
-#[path = "../it/schema.rs"]
-mod schema;
-
 mod accounts;
 mod attribution;
 mod client;

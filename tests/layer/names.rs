@@ -10,7 +10,7 @@ use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::client;
 use crate::fixture::Scene;
-use crate::support::*;
+use test_support::*;
 
 /// What is counted of each request: by route, method and status.
 fn counted(scene: &Scene) -> Vec<(String, &'static str, &'static str, u64)> {
@@ -33,7 +33,7 @@ fn assert_counted(scene: &Scene, wanted: &[(&str, &str, &str, u64)]) {
     };
     let begin = std::time::Instant::now();
     while !is_so(&counted(scene)) {
-        assert!(begin.elapsed() < PATIENCE, "{:#?}", counted(scene));
+        assert!(begin.elapsed() < TIMEOUT, "{:#?}", counted(scene));
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
@@ -81,7 +81,7 @@ fn a_layer_of_routes_alone_leaves_the_fallback_out() {
 fn a_layer_outside_of_the_router_and_one_too_many() {
     let scene = Scene::new();
     let outside = scene.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
-    in_time("a request", move || {
+    within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async {
             outside.oneshot(Request::get("/a/1").body(axum::body::Body::empty()).unwrap()).await.unwrap();
         });
@@ -166,7 +166,7 @@ fn a_flood_of_names_leaves_the_real_ones() {
         let status = if is_real { StatusCode::OK } else { StatusCode::NOT_FOUND };
         Ok::<_, Infallible>(http::Response::builder().status(status).body(String::new()).unwrap())
     });
-    in_time("the requests", move || {
+    within_timeout("the requests", move || {
         current_thread().build().unwrap().block_on(async {
             let ask = async |path: String| {
                 service.clone().oneshot(Request::get(path).body(()).unwrap()).await.unwrap();
@@ -201,7 +201,7 @@ fn a_service_that_is_not_grpc_knows_no_methods() {
     let service = ServiceBuilder::new()
         .layer(scene.watchdog.layer())
         .service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));
-    in_time("the requests", move || {
+    within_timeout("the requests", move || {
         current_thread().build().unwrap().block_on(async {
             let grpc = (0..100).map(|i| format!("/made.up/{i}"));
             for path in grpc.chain(["/one".into(), "/a/b/c".into(), "//".into(), "/".into()]) {

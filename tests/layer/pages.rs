@@ -6,8 +6,8 @@ use axum::routing::get as on_get;
 use serde_json::Value;
 
 use crate::fixture::Scene;
-use crate::schema::assert_is_as_described;
-use crate::support::*;
+use test_support::schema::assert_matches_schema;
+use test_support::*;
 
 const PATHS: [&str; 10] = [
     "/live",
@@ -25,7 +25,7 @@ const PATHS: [&str; 10] = [
 #[test]
 fn an_admin_router_has_the_same_pages_as_the_server() {
     let scene = Scene::new();
-    let (task, _) = spawn_seen(&scene.watchdog, scene.runtime.handle(), async { block(THRESHOLD * 2) });
+    let (task, _) = spawn_measured(&scene.watchdog, scene.runtime.handle(), async { block(THRESHOLD * 2) });
     scene.runtime.block_on(task).unwrap();
     scene.stalls();
     let own = scene.watchdog.local_addr().unwrap();
@@ -80,7 +80,7 @@ fn the_live_data_tells_routes_apart() {
     }
     let read = |path: &str, schema: &str| {
         let data: Value = serde_json::from_str(&get(addr, path).body).unwrap();
-        assert_is_as_described(&data, &serde_json::from_str(schema).unwrap());
+        assert_matches_schema(&data, &serde_json::from_str(schema).unwrap());
         data
     };
     // A busy machine may have given them no CPU: then it is nobody's fault, and they are asked once more.

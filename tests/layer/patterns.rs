@@ -17,7 +17,7 @@ use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::fixture::Scene;
-use crate::support::*;
+use test_support::*;
 
 fn block_on<F: Future>(future: F) -> F::Output {
     current_thread().build().unwrap().block_on(future)

@@ -7,7 +7,7 @@ use pollwatch::{Phase, Watchdog};
 
 use crate::client;
 use crate::fixture::Scene;
-use crate::support::*;
+use test_support::*;
 
 const REQUESTS: usize = 12;
 
@@ -28,11 +28,11 @@ fn a_stall_is_told_under_its_route_and_weighs_what_it_took() {
         }
         let outer = outer.elapsed();
         scene.wait_requests("/block", &[("GET", "2xx", REQUESTS as u64)]);
-        told_so_far(&scene.watchdog, &scene.told);
+        reported_so_far(&scene.watchdog, &scene.told);
         let of_route = |s: &pollwatch::Stall| s.phase == Phase::Resolved && s.route.as_deref() == Some("/block");
         let stalls: Vec<_> = scene.told.of("main").into_iter().filter(of_route).collect();
         stalls.iter().try_for_each(is_undisturbed)?;
-        measured(&scene.watchdog, stalls.len() == REQUESTS, &stalls)?;
+        holds_unless_overslept(&scene.watchdog, stalls.len() == REQUESTS, &stalls)?;
         assert!(stalls.iter().all(|s| s.elapsed_is_lower_bound && s.elapsed >= THRESHOLD * 2), "{stalls:#?}");
         let route = scene.route("/block").expect("it was met");
         assert_eq!(route.stalls.count, REQUESTS as u64);

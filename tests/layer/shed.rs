@@ -20,7 +20,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::client::{ask_once, drive, get};
 use crate::fixture::Scene;
-use crate::support::*;
+use test_support::*;
 
 /// Any lag at all is twice above these marks, and none is below: from the first answer of the probe on, all are turned away.
 fn all() -> Shed {
@@ -257,7 +257,7 @@ where
         if is_shed {
             break;
         }
-        assert!(begin.elapsed() < PATIENCE, "nothing is turned away");
+        assert!(begin.elapsed() < TIMEOUT, "nothing is turned away");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(is_ready(&mut second), "turned away, and the place is still taken");
@@ -295,7 +295,7 @@ fn within_a_buffer_requests_go_on() {
         };
         let begin = std::time::Instant::now();
         while ask("/out").await != 503 {
-            assert!(begin.elapsed() < PATIENCE, "nothing is turned away");
+            assert!(begin.elapsed() < TIMEOUT, "nothing is turned away");
         }
         for _ in 0..20 {
             assert_eq!(ask("/in").await, 200);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use pollwatch::Cause;
 
 use crate::fixture::{Expected, Situation, check};
-use crate::support::*;
+use test_support::*;
 
 fn call(
     syscalls: &'static [&'static str],
@@ -154,7 +154,7 @@ fn a_read_from_a_socket() {
 
 #[test]
 fn a_read_from_a_socket_with_a_time_out() {
-    socket(Some(PATIENCE * 2));
+    socket(Some(TIMEOUT * 2));
 }
 
 #[inline(never)]

@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use pollwatch::Cause;
 
 use crate::fixture::{Expected, Situation, check};
-use crate::support::{again, is_child};
+use test_support::{is_child, rerun};
 
 #[inline(never)]
 fn prints(stop: &AtomicBool) {
@@ -40,7 +40,7 @@ fn printing_into_a_full_pipe() {
     if is_child() {
         return prints_until_told();
     }
-    let mut child = again("children::printing_into_a_full_pipe");
+    let mut child = rerun("children::printing_into_a_full_pipe");
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let errors = BufReader::new(child.stderr.take().unwrap());
     let mut output = child.stdout.take().unwrap();
@@ -112,7 +112,7 @@ fn a_name_look_up() {
     let settings = std::env::temp_dir().join(format!("pollwatch-resolv-{}", std::process::id()));
     std::fs::write(&settings, "nameserver 127.83.4.19\noptions timeout:30 attempts:2\n").unwrap();
     let from = CString::new(settings.to_str().unwrap()).unwrap();
-    let mut child = again("children::a_name_look_up");
+    let mut child = rerun("children::a_name_look_up");
     let child = private_mounts(&mut child, Some(from), c"/etc/resolv.conf", c"")
         .and_then(|()| child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn());
     let _ = std::fs::remove_file(&settings);

@@ -9,7 +9,7 @@ use tokio::sync::oneshot::{self, Receiver};
 use tokio::task::block_in_place;
 
 use crate::fixture::{Expected, Situation, check, check_on, leak};
-use crate::support::*;
+use test_support::*;
 
 const INSTEAD: &str = "await the future";
 
@@ -46,7 +46,7 @@ fn occupy(runtime: &Runtime) -> Gate {
         occupied.send(()).unwrap();
         key.pass()
     });
-    is_occupied.recv_timeout(PATIENCE).expect("the pool's one thread is taken");
+    is_occupied.recv_timeout(TIMEOUT).expect("the pool's one thread is taken");
     gate
 }
 

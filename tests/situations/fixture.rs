@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pollwatch::{Cause, Frame, Phase, Stall};
 
-use crate::support::*;
+use test_support::*;
 
 /// What must be told.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ fn observe<K>(
     let runtime = watchdog.build_runtime("main", &mut builder()).unwrap();
     let kept = before(&runtime);
     let Situation { block, release } = situation;
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { block() });
+    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { block() });
     let has_ended = |s: &Stall| s.stack.is_some() || is_undisturbed(s).is_err() || s.elapsed >= threshold * LOOKS;
     let stall = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && has_ended(s));
     release();

@@ -8,7 +8,7 @@ use pollwatch::{Cause, StackCoverage, Watchdog};
 
 use crate::children::private_mounts;
 use crate::fixture::{EARLY, Expected, Situation, check};
-use crate::support::*;
+use test_support::*;
 
 /// Runs a test of this binary as a child, which has to pass.
 fn passes(command: &mut Command) {
@@ -56,7 +56,7 @@ fn waits_for_a_lock() {
 #[test]
 fn without_process_vm_readv() {
     if !is_child() {
-        return passes(&mut again("limits::without_process_vm_readv"));
+        return passes(&mut rerun("limits::without_process_vm_readv"));
     }
     if !refuse(libc::SYS_process_vm_readv) {
         return eprintln!("skipped: no seccomp filter here");
@@ -74,13 +74,13 @@ fn without_process_vm_readv() {
 fn computes_until_told(
     watchdog: &Watchdog,
     runtime: &tokio::runtime::Runtime,
-    told: &Told,
+    told: &CollectedStalls,
 ) -> Option<pollwatch::Stall> {
     let heard = told.clone();
     let find = move || heard.of("main").into_iter().find(|stall| stall.cause == Cause::Cpu);
     let busy = async move {
         let begin = std::time::Instant::now();
-        while find().is_none() && begin.elapsed() < PATIENCE {
+        while find().is_none() && begin.elapsed() < TIMEOUT {
             // A poll of its own each time: on a busy machine it may be starved.
             let part = std::time::Instant::now();
             while part.elapsed() < THRESHOLD * 3 / 2 {}
@@ -88,7 +88,7 @@ fn computes_until_told(
         }
         find()
     };
-    let (task, _) = spawn_seen(watchdog, runtime.handle(), busy);
+    let (task, _) = spawn_measured(watchdog, runtime.handle(), busy);
     runtime.block_on(task).unwrap()
 }
 
@@ -96,7 +96,7 @@ fn computes_until_told(
 #[test]
 fn without_signals() {
     if !is_child() {
-        return passes(&mut again("limits::without_signals"));
+        return passes(&mut rerun("limits::without_signals"));
     }
     if !refuse(libc::SYS_tgkill) {
         return eprintln!("skipped: no seccomp filter here");
@@ -120,7 +120,7 @@ fn without_signals() {
 #[test]
 fn without_an_arriving_signal() {
     if !is_child() {
-        return passes(&mut again("limits::without_an_arriving_signal"));
+        return passes(&mut rerun("limits::without_an_arriving_signal"));
     }
     let log = Log::start();
     let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
@@ -137,7 +137,7 @@ fn without_an_arriving_signal() {
             let begin = std::time::Instant::now();
             while begin.elapsed() < THRESHOLD * 3 {}
         };
-        let (task, _) = spawn_seen(&watchdog, runtime.handle(), busy);
+        let (task, _) = spawn_measured(&watchdog, runtime.handle(), busy);
         runtime.block_on(task).unwrap();
         watchdog.coverage().stacks != StackCoverage::Taken
     });
@@ -183,7 +183,7 @@ impl Write for Log {
 #[test]
 fn without_procfs() {
     if !is_child() {
-        let mut child = again("limits::without_procfs");
+        let mut child = rerun("limits::without_procfs");
         return match private_mounts(&mut child, None, c"/proc", c"tmpfs") {
             Ok(()) => passes(&mut child),
             Err(error) => eprintln!("skipped: cannot give a child an empty /proc: {error}"),
@@ -197,7 +197,7 @@ fn without_procfs() {
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let heard = told.clone();
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { heard.wait_ongoing("main") });
+    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { heard.wait_ongoing("main") });
     let stall = runtime.block_on(task).unwrap().expect("it is told while it lasts");
     assert_eq!(stall.site.to_string(), place);
     assert!(stall.stack.is_none() && stall.syscall.is_none(), "{stall}");

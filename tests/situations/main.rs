@@ -9,9 +9,6 @@
     feature = "capture"
 ))]
 
-#[path = "../it/support.rs"]
-mod support;
-
 mod calls;
 mod children;
 mod computing;

@@ -9,12 +9,12 @@ use tracing::Dispatch;
 use tracing::dispatcher::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::support::*;
+use test_support::*;
 
 /// A watched runtime whose threads, and the one that made it, have a subscriber with a span layer.
 struct Traced {
     watchdog: Watchdog,
-    told: Told,
+    told: CollectedStalls,
     runtime: Runtime,
     _default: DefaultGuard,
 }
@@ -24,7 +24,7 @@ fn traced() -> Traced {
     traced_by(multi_thread(1), |watchdog, _| tracing_subscriber::registry().with(watchdog.span_layer()).into())
 }
 
-fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &Told) -> Dispatch) -> Traced {
+fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &CollectedStalls) -> Dispatch) -> Traced {
     let (watchdog, told) = start(THRESHOLD);
     let dispatch = subscriber(&watchdog, &told);
     let _default = tracing::dispatcher::set_default(&dispatch);
@@ -44,7 +44,7 @@ impl Traced {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (task, _) = spawn_seen(&self.watchdog, self.runtime.handle(), future);
+        let (task, _) = spawn_measured(&self.watchdog, self.runtime.handle(), future);
         self.runtime.block_on(task).expect("the task ends")
     }
 }
@@ -56,7 +56,7 @@ fn texts(stall: &Stall) -> Vec<&str> {
 /// Blocks the thread until the stall that this makes is told with just these spans. A thread that is late has its stall found
 /// before it is there: the next look sees it.
 #[track_caller]
-fn block_until_told(told: &Told, spans: &[&str]) -> Stall {
+fn block_until_told(told: &CollectedStalls, spans: &[&str]) -> Stall {
     let stall = told.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
     stall.unwrap_or_else(|| panic!("not told with {spans:?}: {:#?}", told.all()))
 }

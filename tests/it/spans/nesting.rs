@@ -8,7 +8,7 @@ use tracing::{Dispatch, Instrument, info_span};
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::{Traced, block_until_told, texts, traced, traced_by};
-use crate::support::*;
+use test_support::*;
 
 #[test]
 fn guards_nest_with_their_fields() {
@@ -155,14 +155,14 @@ fn each_task_has_its_own() {
                 told.wait(|s| s.task == me && texts(s) == [&name]).expect("it is told");
                 yields(3).await;
             };
-            spawn_seen(&watchdog, runtime.handle(), request.instrument(info_span!("request", id))).0
+            spawn_measured(&watchdog, runtime.handle(), request.instrument(info_span!("request", id))).0
         })
         .collect();
     let ids: Vec<_> = tasks.iter().map(|task| task.id()).collect();
     for task in tasks {
         runtime.block_on(task).unwrap();
     }
-    for stall in told_so_far(&watchdog, &told) {
+    for stall in reported_so_far(&watchdog, &told) {
         let own = ids.iter().position(|id| Some(*id) == stall.task).expect("one of them");
         assert!(stall.spans.iter().all(|s| **s == *format!("request{{id={own}}}")), "{stall}");
     }
@@ -204,7 +204,7 @@ fn a_span_left_behind_is_not_its_neighbours() {
             task.await.unwrap();
         }
     }));
-    let all = told_so_far(&watchdog, &told);
+    let all = reported_so_far(&watchdog, &told);
     assert!(all.iter().all(|s| !s.to_string().contains("left behind")), "{all:#?}");
 }
 

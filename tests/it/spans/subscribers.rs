@@ -10,7 +10,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use super::{block_until_told, texts, traced_by};
-use crate::support::*;
+use test_support::*;
 
 /// Above, beneath, and with filters of one's own.
 #[test]
@@ -60,7 +60,7 @@ fn beside_filters_and_fmt() {
 
 /// A layer that blocks where it is called, until the stall that this makes is told with these spans.
 struct Blocks {
-    told: Told,
+    told: CollectedStalls,
     spans: &'static [&'static str],
 }
 
@@ -205,8 +205,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chatty {
 #[test]
 fn a_subscriber_that_blocks_and_logs_when_a_stall_is_told() {
     let chatty = Chatty::default();
-    let told = Told::default();
-    let keep = told.keep();
+    let told = CollectedStalls::default();
+    let keep = told.callback();
     let dispatch: Arc<Mutex<Option<Dispatch>>> = Arc::default();
     let for_callback = dispatch.clone();
     // The teller logs to the global subscriber, which is another test's: its thread is given one of its own here.
@@ -247,5 +247,5 @@ fn a_subscriber_that_blocks_and_logs_when_a_stall_is_told() {
     }
     drop(lock(&chatty.watchdog).take());
     let teller = watchdog.clone();
-    in_time("it stops", move || teller.shutdown());
+    within_timeout("it stops", move || teller.shutdown());
 }

@@ -6,7 +6,7 @@ use pollwatch::Certainty;
 use tokio::task::block_in_place;
 
 use super::{build, certain, settle, silent};
-use crate::support::*;
+use test_support::*;
 
 /// The thread that blocks is a worker no more, and waits in the pool when it is through.
 #[test]
@@ -93,7 +93,7 @@ fn beside_threads_that_rest() {
         runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
         runtime.block_on(async { tokio::time::sleep(THRESHOLD * 5).await });
         runtime.block_on(runtime.spawn(async { block(THRESHOLD * 5) })).unwrap();
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         gate.open();
         assert!(runtime.block_on(waits).unwrap());
         if certain(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }

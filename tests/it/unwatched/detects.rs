@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pollwatch::{Cause, Certainty, Phase};
 
 use super::{build, certain};
-use crate::support::*;
+use test_support::*;
 
 /// A task that nobody wrapped blocks its worker in a system call.
 fn fires(cause: Cause, reason: &str, blocks: impl Fn() + Clone + Send + 'static) {
@@ -96,7 +96,7 @@ fn computing_is_suspected() {
         let begin = Instant::now();
         let heard = told.clone();
         let task = runtime.spawn(async move {
-            while begin.elapsed() < PATIENCE / 20 && heard.all().is_empty() {
+            while begin.elapsed() < TIMEOUT / 20 && heard.all().is_empty() {
                 std::hint::black_box((0..1_000_000u64).fold(0, |a, b| std::hint::black_box(a ^ b)));
             }
         });
@@ -130,7 +130,7 @@ fn blocked_workers_are_counted_while_they_are() {
         let blocked = || runtime_of(&watchdog.snapshot(), "main").blocked_workers;
         let begin = Instant::now();
         while blocked() < 2 {
-            if begin.elapsed() > PATIENCE / 6 {
+            if begin.elapsed() > TIMEOUT / 6 {
                 return Err(format!("{:?}", told.all()));
             }
             std::thread::sleep(THRESHOLD / 10);
@@ -154,9 +154,9 @@ fn what_is_measured_is_told_once() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
+        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
         runtime.block_on(task).unwrap();
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         let mut ids: Vec<_> = stalls.iter().map(|s| s.id).collect();
         ids.dedup();
         assert_eq!(ids.len(), 1, "{stalls:?}");
@@ -181,7 +181,7 @@ fn an_idle_watchdog_sleeps_and_is_woken() {
             std::mem::replace(&mut before, wakeups()) == wakeups()
         });
         runtime.block_on(runtime.spawn(async { block(THRESHOLD * 3) })).unwrap();
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         if certain(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }
     });
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pollwatch::{Certainty, Stall, Watchdog};
 use tokio::runtime::Runtime;
 
-use crate::support::*;
+use test_support::*;
 
 fn none(stalls: &[Stall]) -> Result<(), String> {
     if stalls.is_empty() { Ok(()) } else { Err(format!("{} reports, the first: {}", stalls.len(), stalls[0])) }
@@ -41,7 +41,7 @@ fn silent(threshold: Duration, workers: usize, load: impl Fn(&Runtime) + Clone) 
         let (watchdog, told) = start(threshold);
         let runtime = build(&watchdog, workers);
         load(&runtime);
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         // Whatever the machine does: what is certain must be so.
         assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
         none(&stalls)

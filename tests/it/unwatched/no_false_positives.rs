@@ -8,7 +8,7 @@ use pollwatch::Watchdog;
 use tokio::runtime::Runtime;
 
 use super::{build, certain, none, settle, silent};
-use crate::support::*;
+use test_support::*;
 
 #[test]
 fn idle_workers() {
@@ -117,7 +117,7 @@ fn what_is_allowed() {
         let runtime = build(&watchdog, 2);
         let task = runtime.spawn(async { pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 5)) });
         let blocked = runtime.block_on(task).unwrap();
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
         let allowed = watchdog.snapshot().watchdog.allowed_blocking;
         assert!(allowed.len() == 1 && allowed[0].reason == "on purpose", "{allowed:?}");
@@ -139,7 +139,7 @@ fn a_shutdown() {
             runtime.spawn_blocking(|| block(THRESHOLD / 2));
             if i % 2 == 0 { drop(runtime) } else { runtime.shutdown_background() }
         }
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &told);
         assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
         none(&stalls)
     });
@@ -162,7 +162,7 @@ fn the_thread_of_a_current_thread_runtime() {
         });
         outer.block_on(drives).unwrap();
         assert!(!watchdog.coverage().runtimes.iter().any(|r| r.workers && &*r.name != "outer"));
-        none(&told_so_far(&watchdog, &told))
+        none(&reported_so_far(&watchdog, &told))
     });
 }
 
@@ -173,7 +173,7 @@ fn an_attached_runtime_is_not_looked_at() {
     watchdog.attach("main", runtime.handle()).unwrap();
     settle(&runtime);
     runtime.block_on(runtime.spawn(async { block(THRESHOLD * 5) })).unwrap();
-    assert!(told_so_far(&watchdog, &told).is_empty());
+    assert!(reported_so_far(&watchdog, &told).is_empty());
     let coverage = watchdog.coverage();
     assert!(coverage.runtimes.iter().all(|r| !r.workers && !r.every_task));
     assert!(coverage.to_string().contains("runtime \"main\": watched futures only"), "{coverage}");

@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 use pollwatch::{Cause, Certainty, Stall};
 
 use super::settle;
-use crate::sigstop::*;
-use crate::support::*;
+use test_support::sigstop::*;
+use test_support::*;
 
 const STANDSTILL: Duration = Duration::from_secs(1);
 const STANDSTILLS: usize = 20;
 
 /// Of a child that was stopped for a while nothing is told; that nothing is certain which is not so holds on any machine.
-fn nobody(stop: impl Fn(&Stopped), name: &str, child: impl Fn()) {
+fn nobody(stop: impl Fn(&StoppableChild), name: &str, child: impl Fn()) {
     if is_child() {
         return child();
     }
     undisturbed(|| {
-        let (child, lines) = Stopped::start(name);
+        let (child, lines) = StoppableChild::start(name);
         stop(&child);
-        let lines = child.ends(lines);
-        assert_ne!(one(&lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
-        let told = said(&lines, "told");
-        assert_eq!(one(&lines, "counted"), told.len().to_string(), "{lines:?}");
+        let lines = child.finish(lines);
+        assert_ne!(line_with(&lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
+        let told = lines_with(&lines, "told");
+        assert_eq!(line_with(&lines, "counted"), told.len().to_string(), "{lines:?}");
         let certain = |told: &&&str| told.starts_with("Observed ") && !told.starts_with("Observed Paused");
         assert_eq!(told.iter().find(certain), None, "{lines:?}");
         // A machine with too much to do has more than this one standstill.
@@ -32,13 +32,13 @@ fn nobody(stop: impl Fn(&Stopped), name: &str, child: impl Fn()) {
     });
 }
 
-fn once(child: &Stopped) {
+fn once(child: &StoppableChild) {
     child.stop();
     std::thread::sleep(STANDSTILL);
 }
 
 /// For a few thresholds each: one may end at any moment of what the watchdog does between two looks.
-fn often(child: &Stopped) {
+fn often(child: &StoppableChild) {
     for i in 0..STANDSTILLS {
         std::thread::sleep(THRESHOLD + THRESHOLD / 7 * (i % 7) as u32);
         child.stop();
@@ -54,7 +54,7 @@ fn workers() {
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
     settle(&busy);
     settle(&idle);
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let tasks: Vec<_> = (0..3)
         .map(|i| {
             let go_on = go_on.clone();
@@ -76,7 +76,7 @@ fn workers() {
             task.await.unwrap();
         }
     });
-    let stalls = told_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &told);
     let last: BTreeMap<u64, Stall> = stalls.into_iter().map(|stall| (stall.id, stall)).collect();
     let snapshot = watchdog.snapshot();
     let of = |name: &str| {
@@ -117,12 +117,12 @@ fn a_standstill_is_no_part_of_a_blocked_worker() {
         return blocked();
     }
     undisturbed(|| {
-        let (child, lines) = Stopped::start(NAME);
+        let (child, lines) = StoppableChild::start(NAME);
         let begin = Instant::now();
         once(&child);
         let stopped = begin.elapsed();
-        let lines = child.ends(lines);
-        let seconds = |what: &str| Duration::from_secs_f64(one(&lines, what).parse().expect("a number"));
+        let lines = child.finish(lines);
+        let seconds = |what: &str| Duration::from_secs_f64(line_with(&lines, what).parse().expect("a number"));
         let (inner, elapsed) = (seconds("inner"), seconds("elapsed"));
         assert!(elapsed <= inner, "{lines:?}");
         let left_out = inner - elapsed;
@@ -133,7 +133,7 @@ fn a_standstill_is_no_part_of_a_blocked_worker() {
 fn blocked() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = super::build(&watchdog, 2);
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let gate = Gate::new();
     let key = gate.key();
     let task = runtime.spawn(async move {

@@ -1,16 +1,18 @@
-//! A real Prometheus, and its answers.
+//! A real Prometheus and its API.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-use super::child::Server;
-use super::wait_for;
+use super::server::Server;
+use crate::wait_for;
 
-pub(crate) struct Prometheus(Server);
+/// A running Prometheus.
+pub struct Prometheus(Server);
 
 impl Prometheus {
-    pub(crate) fn start(config: &str) -> Prometheus {
+    /// Starts a Prometheus with this configuration.
+    pub fn start(config: &str) -> Prometheus {
         Prometheus(Server::start("prometheus", |addr, dir| {
             let file = dir.join("prometheus.yml");
             std::fs::write(&file, config).unwrap();
@@ -23,8 +25,9 @@ impl Prometheus {
         }))
     }
 
-    /// What a path of its API answers; it must be content with it.
-    pub(crate) fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+    /// Requests a path of the API, which must succeed, and returns the data.
+    #[track_caller]
+    pub fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let url = format!("http://{}/api/v1/{path}", self.0.addr);
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         let request = parameters.iter().fold(agent.get(&url), |request, (name, value)| request.query(*name, *value));
@@ -34,15 +37,17 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// The values of a query's series.
-    pub(crate) fn query(&self, query: &str) -> Vec<f64> {
+    /// The values of all series of a query.
+    #[track_caller]
+    pub fn query(&self, query: &str) -> Vec<f64> {
         let data = self.api("query", &[("query", query)]);
         let series = data["result"].as_array().unwrap();
         series.iter().map(|s| s["value"][1].as_str().unwrap().parse().unwrap()).collect()
     }
 
-    /// The value of a query that has one series, once it is as wanted.
-    pub(crate) fn wait_for(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+    /// Waits until a query has one series with a wanted value, and returns the value.
+    #[track_caller]
+    pub fn wait_for(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         wait_for(query, || match self.query(query)[..] {
             [value] if wanted(value) => Some(value),
             _ => None,

@@ -1,4 +1,4 @@
-//! A real Alertmanager, and the end of its way: a webhook that keeps what it is sent.
+//! A real Alertmanager, and a webhook that collects what it sends.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::child::Server;
+use super::server::Server;
 
-pub(crate) struct Alertmanager(Server);
+/// A running Alertmanager.
+pub struct Alertmanager(Server);
 
 impl Alertmanager {
-    /// Sends at once, to this webhook and to nobody else.
-    pub(crate) fn start(webhook: SocketAddr) -> Alertmanager {
+    /// Starts an Alertmanager that notifies this webhook at once, and nobody else.
+    pub fn start(webhook: SocketAddr) -> Alertmanager {
         let config = format!(
             "route: {{receiver: test, group_by: [alertname], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}\n\
              receivers: [{{name: test, webhook_configs: [{{url: 'http://{webhook}/', send_resolved: true}}]}}]\n"
@@ -28,36 +29,38 @@ impl Alertmanager {
                 .arg(format!("--config.file={}", file.display()))
                 .arg(format!("--storage.path={}", dir.join("data").display()))
                 .arg(format!("--web.listen-address={addr}"))
-                // It is alone.
+                // No cluster.
                 .arg("--cluster.listen-address=");
             command
         }))
     }
 
-    pub(crate) fn addr(&self) -> SocketAddr {
+    /// The address on which it answers.
+    pub fn addr(&self) -> SocketAddr {
         self.0.addr
     }
 }
 
-/// What was sent: each alert in each message, in their order.
+/// A webhook that collects each alert of each message, in order.
 #[derive(Clone)]
-pub(crate) struct Webhook {
-    pub(crate) addr: SocketAddr,
+pub struct Webhook {
+    /// The address to which messages are posted.
+    pub addr: SocketAddr,
     alerts: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Webhook {
-    pub(crate) fn start() -> Webhook {
+    /// Starts a webhook on a thread that ends with the process.
+    pub fn start() -> Webhook {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let webhook = Webhook { addr: listener.local_addr().unwrap(), alerts: Arc::default() };
-        let ours = webhook.clone();
-        // Ends with the test.
+        let receiver = webhook.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 match receive(stream) {
                     Ok(message) => {
                         let alerts = message["alerts"].as_array().cloned().unwrap_or_default();
-                        ours.alerts.lock().unwrap().extend(alerts);
+                        receiver.alerts.lock().unwrap().extend(alerts);
                     }
                     Err(error) => eprintln!("webhook: {error}"),
                 }
@@ -66,21 +69,21 @@ impl Webhook {
         webhook
     }
 
-    /// The latest message about an alert with this status (`firing`, `resolved`).
-    pub(crate) fn latest(&self, alertname: &str, status: &str) -> Option<Value> {
+    /// The latest message about an alert in this state (`firing`, `resolved`).
+    pub fn latest(&self, alertname: &str, status: &str) -> Option<Value> {
         let alerts = self.alerts.lock().unwrap();
-        let is_it = |a: &&Value| a["labels"]["alertname"] == alertname && a["status"] == status;
-        alerts.iter().rev().find(is_it).cloned()
+        let matches = |a: &&Value| a["labels"]["alertname"] == alertname && a["status"] == status;
+        alerts.iter().rev().find(matches).cloned()
     }
 
-    /// The names of all that came.
-    pub(crate) fn names(&self) -> Vec<String> {
+    /// The names of all alerts received.
+    pub fn names(&self) -> Vec<String> {
         let alerts = self.alerts.lock().unwrap();
         alerts.iter().map(|a| a["labels"]["alertname"].as_str().unwrap_or_default().to_owned()).collect()
     }
 }
 
-/// One POST a connection.
+/// Reads one POST request and answers it.
 fn receive(stream: TcpStream) -> std::io::Result<Value> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(&stream);

@@ -1,4 +1,4 @@
-//! A server that a test starts: ready when it answers, ended and removed with its data when dropped.
+//! A server process: started on a free port, ready when it answers, removed with its data on drop.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
 
-use super::wait_for;
+use crate::{scratch, wait_for};
 
+/// A server process and its data.
 pub(crate) struct Server {
     child: Child,
-    /// Where it answers.
+    /// The address on which it answers.
     pub(crate) addr: SocketAddr,
-    /// Its own folder.
+    /// The folder with its data and its log.
     pub(crate) dir: PathBuf,
 }
 
@@ -21,23 +22,22 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("{} said:\n{}", self.dir.display(), self.said());
+            eprintln!("the log in {}:\n{}", self.dir.display(), self.log());
         }
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
 impl Server {
-    /// Starts it on a free port; `command` is given the address and an empty folder.
+    /// Starts a server on a free port. `command` gets the address and an empty folder.
     pub(crate) fn start(name: &str, command: impl Fn(SocketAddr, &Path) -> Command) -> Server {
         for _ in 0..3 {
             let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", addr.port()));
-            std::fs::create_dir_all(&dir).unwrap();
+            let dir = scratch(&format!("{name}-{}", addr.port()));
             let log = File::create(dir.join("log")).unwrap();
             let child = command(addr, &dir).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
             let mut server = Server { child, addr, dir };
-            let ready = wait_for(&format!("{name} to be ready, or to give up"), || {
+            let ready = wait_for(&format!("{name} is ready or has ended"), || {
                 if server.child.try_wait().unwrap().is_some() {
                     return Some(false);
                 }
@@ -46,13 +46,13 @@ impl Server {
             if ready {
                 return server;
             }
-            // Somebody else has taken the free port meanwhile.
-            eprintln!("{name} ended: {}", server.said());
+            // Another process may have taken the port in the meantime.
+            eprintln!("{name} ended: {}", server.log());
         }
-        panic!("{name} does not start");
+        panic!("{name} did not start in three attempts");
     }
 
-    fn said(&self) -> String {
+    fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 }
