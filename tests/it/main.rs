@@ -14,12 +14,21 @@ mod misbehaving_clients;
 mod nesting;
 mod outcome_counts;
 mod polls;
+mod profile;
 #[path = "../../src/random.rs"]
 mod random;
 mod report;
 mod sampled;
 mod spans;
 mod stacks;
+#[cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    feature = "capture"
+))]
+mod stripped;
 mod task_outcomes;
+mod testing;
 #[cfg(all(target_os = "linux", not(tokio_unstable)))]
 mod unwatched;

@@ -1,8 +1,6 @@
 //! A real Prometheus, configured as the README says, watches a runtime while all its workers are blocked; and `promtool`
 //! reads what `/metrics` gives. Where Debian's `prometheus` package is missing these tests say so and pass.
 
-#![cfg(feature = "server")]
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -42,7 +40,7 @@ fn prometheus_sees_a_block_while_it_lasts() {
     const OLDEST: &str = r#"pollwatch_oldest_stall_seconds{runtime="main"}"#;
     const STALLS: &str = r#"sum(pollwatch_stalls_total{runtime="main"})"#;
     const STALL_SECONDS: &str = r#"sum(pollwatch_stall_seconds_total{runtime="main"})"#;
-    const HERE: &str = r#"sum(pollwatch_site_stalls_total{runtime="main",site=~"tests/prometheus.rs:.*"})"#;
+    const HERE: &str = r#"sum(pollwatch_site_stalls_total{runtime="main",site=~"tests/monitoring/prometheus.rs:.*"})"#;
 
     prometheus.wait_for(r#"up{job="pollwatch"}"#, |up| up == 1.0);
     prometheus.wait_for(BLOCKED, |workers| workers == 0.0);

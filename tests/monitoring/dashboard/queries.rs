@@ -1,15 +1,14 @@
 //! Each query of the dashboard, asked of a real Prometheus that scrapes a service.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::fixture::Scene;
-use crate::model::{self, Dashboard};
+use super::fixture::Scene;
+use super::model::{self, Dashboard};
 use test_support::external::Prometheus;
-use test_support::{is_installed, read, wait_for};
+use test_support::{is_installed, read, scratch, wait_for};
 
 /// As Grafana fills the variables in: a label's value is a regular expression.
 struct Chosen {
@@ -65,8 +64,7 @@ fn each_query_finds_something() {
         return;
     }
     let scene = Scene::new();
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dashboard-{}", scene.addr.port()));
-    std::fs::create_dir_all(&dir).unwrap();
+    let dir = scratch(&format!("dashboard-{}", scene.addr.port()));
     // The rules as they are, but evaluated each second.
     let rules = read("dashboards/rules.yml").replace("interval: 30s", "interval: 1s");
     assert!(rules.contains("interval: 1s") && !rules.contains("30s"));

@@ -1,15 +1,13 @@
 //! dashboards/alerts.yml and rules.yml: promtool's own tests of them, and one alert's way from a blocked runtime through a real
 //! Prometheus and a real Alertmanager to a webhook. Where Debian's packages of these are missing the tests say so and pass.
 
-#![cfg(feature = "server")]
-
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use test_support::external::{Alertmanager, Prometheus, Webhook};
 use test_support::watched::{block_workers, served, two_workers};
-use test_support::{is_installed, path, read, wait_for};
+use test_support::{is_installed, path, read, scratch, wait_for};
 
 /// Nothing but the blocks of these tests lasts this long.
 const THRESHOLD: Duration = Duration::from_millis(250);
@@ -93,8 +91,7 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     let [target, second] = [&watchdog, &other].map(|w| w.local_addr().unwrap());
     let webhook = Webhook::start();
     let alertmanager = Alertmanager::start(webhook.addr);
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("alerts-{}", target.port()));
-    std::fs::create_dir_all(&dir).unwrap();
+    let dir = scratch(&format!("alerts-{}", target.port()));
     let prometheus = Prometheus::start(&format!(
         "global: {{scrape_interval: 1s, evaluation_interval: 500ms}}\n\
          rule_files: ['{}']\n\

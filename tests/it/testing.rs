@@ -39,11 +39,11 @@ fn a_cooperative_test_passes_and_gives_its_output() {
 fn a_blocking_test_fails_and_says_where_and_why() {
     let text = failure(|| run(async { blocks() }));
     assert!(text.contains("1 poll(s) blocked the event loop for 50ms or longer"), "{text}");
-    assert!(text.contains("tests/testing.rs:"), "{text}");
+    assert!(text.contains("tests/it/testing.rs:"), "{text}");
     if cfg!(all(feature = "capture", target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         for part in [
             "blocked in a sleep",
-            "testing::blocks (tests/testing.rs:",
+            "testing::blocks (tests/it/testing.rs:",
             "advice: use tokio::time::sleep",
             "the whole stack",
         ] {
@@ -89,7 +89,7 @@ async fn a_guard_checks_what_it_wraps() {
         }
     }
     let text = failed.expect("it fails");
-    assert!(text.contains("tests/testing.rs:"), "{text}");
+    assert!(text.contains("tests/it/testing.rs:"), "{text}");
     let guard = Check::new().guard();
     guard.spawn(tokio::task::yield_now()).await.unwrap();
 }

@@ -1,5 +1,4 @@
 //! What stalls add up to, as served: folded stacks, pprof, speedscope and flame graph of a real runtime's blocked tasks.
-#![cfg(feature = "server")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -287,12 +286,12 @@ fn stacks_add_up_in_every_format() {
     agree(&service, &told);
 
     let site = site(&told);
-    assert!(site.starts_with("tests/profile.rs:"), "{site}");
+    assert!(site.starts_with("tests/it/profile.rs:"), "{site}");
     for (name, cause, _) in BLOCKERS {
         let sample = told.iter().find(|t| t.is(name, cause)).unwrap();
         assert!(sample.labels.contains(&"runtime=profiled".into()) && sample.labels.contains(&format!("site={site}")));
         let function = sample.stack.iter().find(|f| f.contains(name)).unwrap();
-        let (_, line) = function.split_once(&format!("{name} tests/profile.rs:")).expect(function);
+        let (_, line) = function.split_once(&format!("{name} tests/it/profile.rs:")).expect(function);
         assert!(line.parse::<u32>().unwrap() > 0, "{function}");
     }
 

@@ -1,13 +1,5 @@
 //! A program without any symbols: what blocks is told by module and offset, all else as ever.
 
-#![cfg(all(
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64"),
-    feature = "capture"
-))]
-
-#[path = "stripped/program.rs"]
 mod program;
 
 use std::path::{Path, PathBuf};
@@ -35,7 +27,7 @@ fn stripped_afterwards() {
         Err(error) => return eprintln!("skipped: no `strip` here: {error}"),
     }
     let mut child = Command::new(stripped);
-    child.args(["--exact", "stripped_afterwards", "--nocapture", "--test-threads=1"]);
+    child.args(["--exact", "stripped::stripped_afterwards", "--nocapture", "--test-threads=1"]);
     check(&mut child);
 }
 
@@ -63,7 +55,7 @@ fn built_for_release() {
             strip = true
             [workspace]
         "#,
-        program = root.join("tests/stripped/program.rs"),
+        program = root.join("tests/it/stripped/program.rs"),
     );
     std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
     // The same versions, which are here: nothing is fetched.

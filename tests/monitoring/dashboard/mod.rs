@@ -1,8 +1,6 @@
 //! dashboards/pollwatch.json: that it is what its source makes, that Grafana's schema takes it, that each panel is whole, and that
 //! each query finds something in a real Prometheus. Where a program for that is missing the test says so and passes.
 
-#![cfg(all(feature = "axum", feature = "server"))]
-
 mod fixture;
 mod model;
 mod queries;
