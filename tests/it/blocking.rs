@@ -8,7 +8,7 @@ use tokio::task::block_in_place;
 
 use test_support::*;
 
-fn none(stalls: &[Stall]) -> Result<(), String> {
+fn no_stalls(stalls: &[Stall]) -> Result<(), String> {
     if stalls.is_empty() { Ok(()) } else { Err(format!("{} reports, the first: {}", stalls.len(), stalls[0])) }
 }
 
@@ -27,12 +27,12 @@ fn spawn_blocking_is_neither_a_stall_nor_a_task() {
             let of_it = snapshot.sites.iter().filter(|s| &*s.runtime == name);
             let tasks: Vec<_> = of_it.map(|s| (s.spawned, s.terminated)).collect();
             assert_eq!(tasks, [(0, 0)], "{name}: the root's site alone");
-            none(&stalls)
+            no_stalls(&stalls)
         });
     }
 }
 
-/// The other side of the last one: the same block on the worker is a stall.
+/// The counterpart of the test above: the same block on the worker is a stall.
 #[test]
 fn a_task_that_blocks_is_a_stall() {
     for (name, mut builder) in flavours() {
@@ -54,7 +54,7 @@ fn a_task_that_blocks_is_a_stall() {
 }
 
 #[test]
-fn block_in_place_hands_the_worker_on() {
+fn block_in_place_hands_the_worker_over() {
     undisturbed(|| {
         let threshold = THRESHOLD * 5;
         let (watchdog, told) = start(threshold);
@@ -68,11 +68,11 @@ fn block_in_place_hands_the_worker_on() {
         let site = site_of(&watchdog, "main", &place);
         assert_eq!((site.polls, site.spawned, site.terminated), (1, 1, 1), "the hand-off is no task");
         assert!(site.poll_max >= threshold * 9, "the poll is measured all the same");
-        none(&stalls)
+        no_stalls(&stalls)
     });
 }
 
-/// Whoever took the worker over keeps it busy: that is not the poll's doing.
+/// A new worker thread that is busy does not make the poll that left the worker a stall.
 #[test]
 fn block_in_place_beside_a_busy_worker() {
     undisturbed(|| {
@@ -93,11 +93,11 @@ fn block_in_place_beside_a_busy_worker() {
         runtime.block_on(busy).unwrap();
         gate.open();
         runtime.block_on(in_place).unwrap();
-        none(&reported_so_far(&watchdog, &told))
+        no_stalls(&reported_so_far(&watchdog, &told))
     });
 }
 
-/// No thread is left to take the worker over: it is blocked, and said to be while it is.
+/// No thread is left to take the worker over, so the worker is blocked and is reported while it is.
 #[test]
 fn block_in_place_with_a_full_pool_is_a_stall() {
     let (watchdog, told) = start(THRESHOLD);
@@ -120,7 +120,7 @@ fn block_in_place_with_a_full_pool_is_a_stall() {
     assert_eq!(told.of("main")[0].worker, Some(0));
 }
 
-/// A part of a poll that blocks before the hand-off is the worker's, and ends with it.
+/// A stall before the hand-off belongs to the worker and ends with the hand-off.
 #[test]
 fn a_stall_ends_at_the_hand_off() {
     let (watchdog, told) = start(THRESHOLD);
@@ -129,7 +129,8 @@ fn a_stall_ends_at_the_hand_off() {
     let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
         let before = heard.wait_ongoing("main").is_some();
         let ended = || heard.wait(|s| &*s.runtime == "main" && s.phase == Phase::Resolved).is_some();
-        // In stable mode a hand-off shows when the new thread parks or is asked to: it has nothing to do and parks.
+        // Stable mode notices a hand-off when the new thread parks or is asked to, so it must be
+        // idle.
         (before, block_in_place(ended))
     });
     assert_eq!(runtime.block_on(task).unwrap(), (true, true), "found, and resolved, before the poll returned");
@@ -150,7 +151,7 @@ fn the_root_of_a_current_thread_runtime_is_a_stall() {
 }
 
 #[test]
-fn the_root_of_a_multi_thread_runtime_is_measured_but_no_stall() {
+fn the_root_of_a_multi_thread_runtime_is_measured_and_is_no_stall() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let (root, place) = watch_at(&watchdog, async {
@@ -158,7 +159,7 @@ fn the_root_of_a_multi_thread_runtime_is_measured_but_no_stall() {
         runtime_of(&watchdog.snapshot(), "main").blocked_workers
     });
     assert_eq!(runtime.block_on(root), 0, "nor is a worker blocked meanwhile");
-    none(&reported_so_far(&watchdog, &told)).unwrap();
+    no_stalls(&reported_so_far(&watchdog, &told)).unwrap();
     let site = site_of(&watchdog, "main", &place);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
     assert_eq!(site.stalls.count, 0);
@@ -178,13 +179,14 @@ fn block_on_inside_spawn_blocking_is_no_stall() {
             handle.block_on(root);
         });
         runtime.block_on(blocking).unwrap();
-        none(&reported_so_far(&watchdog, &told)).unwrap();
+        no_stalls(&reported_so_far(&watchdog, &told)).unwrap();
         let site = site_of(&watchdog, name, &place.recv().unwrap());
         assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{name}: {site:?}");
     }
 }
 
-/// One thread drives a current-thread runtime; a second one that calls `block_on` polls its own root beside it.
+/// One thread drives a current-thread runtime; a second thread that calls `block_on` polls only its
+/// own root.
 #[test]
 fn a_guest_of_a_current_thread_runtime_is_no_stall() {
     let (watchdog, told) = start(THRESHOLD);
@@ -202,8 +204,9 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
         // The owner parks within the runtime and keeps it.
         let (guest, place) = watch_at(&watchdog, async {
             block(THRESHOLD * 10);
-            // The owner's own poll may have been kept from its end. The guest's goes on meanwhile.
-            wait_until("none is blocked", || runtime_of(&watchdog.snapshot(), "main").blocked_workers == 0);
+            // The owner's own poll may be delayed at its end, while the guest's poll is still
+            // running.
+            wait_until("no worker is blocked", || runtime_of(&watchdog.snapshot(), "main").blocked_workers == 0);
         });
         runtime.block_on(guest);
         stop.send(()).unwrap();
@@ -211,14 +214,14 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
     });
     let of_guest: Vec<_> = reported_so_far(&watchdog, &told);
     let of_guest: Vec<_> = of_guest.into_iter().filter(|s| s.site.to_string() == place).collect();
-    none(&of_guest).unwrap();
+    no_stalls(&of_guest).unwrap();
     let site = site_of(&watchdog, "main", &place);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
 }
 
-/// The same runtime, when nobody else drives it: then that thread is its worker.
+/// A thread that calls `block_on` on the same runtime while nobody else drives it is its worker.
 #[test]
-fn any_thread_may_own_a_current_thread_runtime() {
+fn any_thread_may_drive_a_current_thread_runtime() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..2 {
@@ -230,9 +233,9 @@ fn any_thread_may_own_a_current_thread_runtime() {
     }
 }
 
-/// Each of two workers that block is told, with its own index.
+/// Each of two blocked workers is reported with its own index.
 #[test]
-fn every_blocked_worker_is_told() {
+fn every_blocked_worker_is_reported() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
@@ -251,23 +254,23 @@ fn every_blocked_worker_is_told() {
     for task in tasks {
         assert!(runtime.block_on(task).unwrap());
     }
-    wait_until("none is blocked", || blocked() == 0);
+    wait_until("no worker is blocked", || blocked() == 0);
 }
 
-/// Off every runtime a watched future counts under `other` and blocks nobody.
+/// Outside of every runtime a watched future counts under `other` and blocks nobody.
 #[test]
-fn polls_outside_of_a_runtime() {
+fn polls_outside_of_a_runtime_count_under_other() {
     let (watchdog, told) = start(THRESHOLD);
     let (future, place) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(future.as_mut().poll(&mut context).is_ready());
-    none(&reported_so_far(&watchdog, &told)).unwrap();
+    no_stalls(&reported_so_far(&watchdog, &told)).unwrap();
     assert_eq!(site_of(&watchdog, "other", &place).polls, 1);
 }
 
 #[test]
-fn after_shutdown_polls_are_counted_and_no_stall_is_found() {
+fn after_shutdown_polls_are_counted_and_no_stall_is_reported() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(1)));

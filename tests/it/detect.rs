@@ -1,4 +1,4 @@
-//! When a stall is found, and when nothing is.
+//! When a stall is reported, and when nothing is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -8,9 +8,9 @@ use pollwatch::{Phase, Watchdog};
 
 use test_support::*;
 
-/// The block ends only after it has been told: found in flight, or the test never passes.
+/// The block ends only after it was reported, so the test passes only if it is found in flight.
 #[test]
-fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
+fn a_stall_is_reported_while_it_blocks_and_at_each_doubling() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -27,7 +27,7 @@ fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
         assert_eq!(last.phase, Phase::Resolved);
         assert!(ongoing.iter().all(|s| s.phase == Phase::Ongoing));
         assert!(ongoing[0].elapsed >= THRESHOLD);
-        // Each further report has passed a doubling that the one before had not.
+        // Each further report follows a doubling of the elapsed time.
         let doublings = |elapsed: Duration| (elapsed.as_nanos() / THRESHOLD.as_nanos()).ilog2();
         for pair in ongoing.windows(2) {
             assert!(doublings(pair[1].elapsed) > doublings(pair[0].elapsed), "{name}: {ongoing:#?}");
@@ -40,7 +40,7 @@ fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
 }
 
 #[test]
-fn the_duration_is_the_true_one() {
+fn the_duration_is_exact() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
@@ -48,7 +48,7 @@ fn the_duration_is_the_true_one() {
         let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 5) }));
         let outer = outer.elapsed();
         let stall = told.wait_resolved("main");
-        // Two clocks, which agree to within a thousandth or so.
+        // The two clocks agree to about a thousandth.
         holds_unless_overslept(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
         assert!(stall.elapsed <= outer.mul_f64(1.01), "{outer:?} {stall:?}");
         assert!(stall.started_at.elapsed().unwrap() >= stall.elapsed.mul_f64(0.99));
@@ -56,7 +56,8 @@ fn the_duration_is_the_true_one() {
     });
 }
 
-/// A poll just above the threshold is always told, one just below never, however they and the looks lie.
+/// A poll just above the threshold is always reported and one just below never, whatever their
+/// position relative to the scans.
 #[test]
 fn the_threshold_is_exact() {
     const ROUNDS: usize = 10;
@@ -66,7 +67,8 @@ fn the_threshold_is_exact() {
     let (mut above, mut below) = (String::new(), String::new());
     let (mut rounds, mut short) = (0, 0);
     let begin = Instant::now();
-    // On a busy machine a sleeper is not always woken in time: enough of the short ones have to be short.
+    // A busy machine does not always wake a sleeper in time, so enough of the short polls have to
+    // be short.
     while short < ROUNDS {
         assert!(begin.elapsed() < TIMEOUT, "only {short} of {rounds} were short");
         let outer = Instant::now();
@@ -94,7 +96,7 @@ fn the_threshold_is_exact() {
 }
 
 #[test]
-fn many_short_polls_are_silent() {
+fn many_short_polls_are_not_reported() {
     for (name, builder) in flavours() {
         let mut builder = builder;
         undisturbed(|| {
@@ -131,15 +133,15 @@ fn wakeups(watchdog: &Watchdog) -> u64 {
     watchdog.snapshot().watchdog.wakeups
 }
 
-/// A second, in which a busy watchdog would wake some hundred times.
-fn sleeps_through_a_second(watchdog: &Watchdog) -> Option<u64> {
+/// Blocks for a second, in which a busy watchdog would wake about a hundred times.
+fn sleeps_for_a_second(watchdog: &Watchdog) -> Option<u64> {
     let before = wakeups(watchdog);
     block(Duration::from_secs(1));
     (wakeups(watchdog) == before).then_some(before)
 }
 
 #[test]
-fn an_idle_watchdog_does_not_wake_and_still_finds_the_next_stall() {
+fn an_idle_watchdog_sleeps_and_still_finds_the_next_stall() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(Duration::from_millis(10));
         if !watchdog.coverage().exact_wakeup {
@@ -148,17 +150,17 @@ fn an_idle_watchdog_does_not_wake_and_still_finds_the_next_stall() {
         }
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         runtime.block_on(watchdog.watch(yields(3)));
-        let asleep = wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
+        let asleep = wait_for("the watchdog sleeps", || sleeps_for_a_second(&watchdog));
         let (heard, runtime_name) = (told.clone(), name.to_owned());
         let (task, _) =
             spawn_measured(&watchdog, runtime.handle(), async move { heard.wait_ongoing(&runtime_name).is_some() });
         assert!(runtime.block_on(task).unwrap(), "{name}: the first stall after an idle time is told while it blocks");
         assert!(wakeups(&watchdog) > asleep);
-        wait_for("and it sleeps again", || sleeps_through_a_second(&watchdog));
+        wait_for("and it sleeps again", || sleeps_for_a_second(&watchdog));
     }
 }
 
-/// A poll that pends for ever is no poll in progress: a server that waits for requests costs nothing.
+/// A task that stays pending is no poll in progress: an idle server costs nothing.
 #[test]
 fn a_parked_runtime_lets_the_watchdog_sleep() {
     let (watchdog, _) = start(Duration::from_millis(10));
@@ -168,14 +170,14 @@ fn a_parked_runtime_lets_the_watchdog_sleep() {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { stopped.await.is_ok() });
-    wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
+    wait_for("the watchdog sleeps", || sleeps_for_a_second(&watchdog));
     stop.send(()).unwrap();
     assert!(runtime.block_on(task).unwrap());
 }
 
-/// A callback that hangs keeps no stall from being found, and is given all of them afterwards.
+/// A hanging callback does not keep stalls from being found, and gets all of them afterwards.
 #[test]
-fn a_callback_that_hangs_blinds_nobody() {
+fn a_hanging_callback_does_not_delay_detection() {
     let (gate, told, first) = (Gate::new(), CollectedStalls::default(), AtomicBool::new(true));
     let (key, keep) = (gate.key(), told.callback());
     let (in_callback, is_in_callback) = mpsc::channel();
@@ -192,7 +194,7 @@ fn a_callback_that_hangs_blinds_nobody() {
     let mut blocked = Vec::new();
     for i in 2..5 {
         let finder = watchdog.clone();
-        // Each blocks until it is found: in flight, while the callback hangs.
+        // Each task blocks until its stall is found in flight, while the callback hangs.
         let (root, place) = watch_at(&watchdog, async move {
             wait_until("it is found", || finder.stalls().iter().any(|s| s.id == i && s.phase == Phase::Ongoing));
         });
@@ -212,9 +214,9 @@ fn a_callback_that_hangs_blinds_nobody() {
     }
 }
 
-/// A worker that exits right after a slow poll takes nothing with it.
+/// A worker thread that exits right after a slow poll does not lose its stall.
 #[test]
-fn a_stall_of_a_thread_that_is_gone_is_told() {
+fn a_stall_of_a_thread_that_has_exited_is_reported() {
     for _ in 0..5 {
         undisturbed(|| {
             let (watchdog, told) = start(THRESHOLD);

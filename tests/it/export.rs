@@ -1,4 +1,4 @@
-//! The pages and the collector: right numbers that move, while every worker of the user's is blocked.
+//! The pages and the collector: correct numbers that advance while every worker is blocked.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,13 +18,13 @@ fn serving(unhealthy_after: Duration) -> (Watchdog, CollectedStalls, SocketAddr)
 }
 
 #[test]
-fn metrics_move_while_every_worker_is_blocked() {
+fn metrics_advance_while_every_worker_is_blocked() {
     for (name, mut builder) in flavours() {
-        undisturbed(|| metrics_move(name, &mut builder));
+        undisturbed(|| metrics_advance(name, &mut builder));
     }
 }
 
-fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(), String> {
+fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(), String> {
     let (watchdog, told, addr) = serving(Duration::from_secs(3600));
     let runtime = watchdog.build_runtime(name, builder).unwrap();
     let handle = runtime.handle().clone();
@@ -41,7 +41,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
         let key = gate.key();
         place = spawn_measured(&watchdog, &handle, async move { key.pass() }).1;
     }
-    // A current-thread runtime needs somebody to drive it.
+    // A current-thread runtime needs a thread that drives it.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let driver = std::thread::spawn(move || runtime.block_on(stopped).is_ok());
     let first = wait_for("all workers are blocked and told", || {
@@ -49,7 +49,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
         let all = metrics.get("pollwatch_blocked_workers", &runtime_label) == workers as f64;
         (all && metrics.sum("pollwatch_stalls_total", &runtime_label) == workers as f64).then_some(metrics)
     });
-    // What is starved is not counted at its place.
+    // A starved stall is not counted at its site.
     watchdog.stalls().iter().try_for_each(is_undisturbed)?;
     block(THRESHOLD);
     let second = Metrics::scrape(addr);
@@ -83,7 +83,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
 }
 
 #[test]
-fn healthz_says_when_all_workers_are_blocked() {
+fn healthz_fails_while_all_workers_are_blocked() {
     let (watchdog, _, addr) = serving(Duration::from_millis(50));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let healthy = || get(addr, "/healthz").status == 200;
@@ -107,7 +107,7 @@ fn healthz_says_when_all_workers_are_blocked() {
 }
 
 #[test]
-fn stalls_as_json() {
+fn stalls_are_served_as_json() {
     let (watchdog, told, addr) = serving(Duration::from_secs(5));
     let read = || {
         let reply = get(addr, "/stalls");
@@ -135,7 +135,7 @@ fn stalls_as_json() {
 }
 
 #[test]
-fn paths_and_methods() {
+fn each_path_has_its_type_and_its_methods() {
     let (watchdog, _, addr) = serving(Duration::from_secs(5));
     let _runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for (path, kind) in [
@@ -168,7 +168,7 @@ fn paths_and_methods() {
 
 /// The user's own registry gathers what the page shows.
 #[test]
-fn the_collector_gathers_the_same() {
+fn the_collector_gathers_what_the_page_shows() {
     let (watchdog, told, addr) = serving(Duration::from_secs(5));
     let registry = Registry::new();
     registry.register(Box::new(watchdog.collector())).expect("every metric is described, and validly");
@@ -179,7 +179,7 @@ fn the_collector_gathers_the_same() {
     }));
     drop(runtime);
     let text = |registry: &Registry| TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-    // The one, and whichever poll was starved.
+    // The one stall, and any poll that was starved.
     let stalls = reported_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count();
     let mine = Metrics::parse(&text(&registry));
     let served = Metrics::scrape(addr);
@@ -193,7 +193,7 @@ fn the_collector_gathers_the_same() {
     assert_eq!(mine.sum("pollwatch_stalls_total", &[("runtime", "main")]), stalls as f64);
     assert!(mine.get("pollwatch_polls_total", &[("runtime", "main")]) >= 8.0);
     assert!(prometheus::gather().is_empty(), "the global registry is nobody's business");
-    // It outlives the watchdog.
+    // The collector outlives the watchdog.
     drop(watchdog);
     assert_eq!(
         Metrics::parse(&text(&registry)).get("pollwatch_polls_total", &[("runtime", "main")]),
@@ -201,9 +201,10 @@ fn the_collector_gathers_the_same() {
     );
 }
 
-/// Threads and runtimes come and go; no counter goes down or away, and no histogram contradicts itself.
+/// Threads and runtimes come and go; no counter decreases or vanishes, and every histogram is
+/// consistent.
 #[test]
-fn counters_never_go_down() {
+fn counters_never_decrease() {
     let (watchdog, _, addr) = serving(Duration::from_secs(5));
     let churn = {
         let watchdog = watchdog.clone();

@@ -1,4 +1,4 @@
-//! The user's own task hooks, around ours (`tokio_unstable`).
+//! The user's own task hooks beside pollwatch's (`tokio_unstable`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 
 use test_support::*;
 
-/// Counts what happens to the tasks of this file. The user's hooks see pollwatch's own task as well, and the ends of
-/// tokio's worker threads.
+/// Counts the events of the tasks of this file. The user's hooks also see pollwatch's own task and
+/// the ends of tokio's worker threads.
 fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'static {
     let increment = increment(counter);
     move |meta| {
@@ -20,14 +20,14 @@ fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'st
     }
 }
 
-/// Counts spawns, polls begun, polls ended, terminations.
+/// Hooks that count spawns, starts of polls, ends of polls, and terminations.
 fn counting(counters: &HookCounters) -> Hooks {
     let [spawn, before, after, terminate] = counters.each_ref().map(count);
     Hooks::new().on_task_spawn(spawn).on_before_task_poll(before).on_after_task_poll(after).on_task_terminate(terminate)
 }
 
 #[test]
-fn the_users_hooks_run_as_well() {
+fn the_users_hooks_run() {
     for (name, mut builder) in flavours() {
         let counters = HookCounters::default();
         let (watchdog, _) = start(THRESHOLD);
@@ -81,9 +81,9 @@ fn a_panicking_hook_is_caught_and_counted() {
     }
 }
 
-/// Blocking in a user's hook is not the task's time.
+/// Time that a user's hook blocks is not the task's time.
 #[test]
-fn a_slow_hook_is_not_the_tasks_time() {
+fn a_slow_hook_is_not_counted_as_task_time() {
     undisturbed(|| {
         let hooks = Hooks::new()
             .on_before_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD))
@@ -99,9 +99,9 @@ fn a_slow_hook_is_not_the_tasks_time() {
     });
 }
 
-/// pollwatch takes no thread callback: those on the builder stay.
+/// pollwatch uses no thread callbacks in this mode, so those on the builder stay.
 #[test]
-fn thread_callbacks_on_the_builder_survive() {
+fn thread_callbacks_on_the_builder_are_kept() {
     let counters: [Arc<AtomicU64>; 4] = Default::default();
     let [started, stopped, parked, unparked] = counters.each_ref().map(increment);
     let mut builder = multi_thread(2);
@@ -117,9 +117,9 @@ fn thread_callbacks_on_the_builder_survive() {
     assert_eq!(site_of(&watchdog, "main", &place).spawned, 1);
 }
 
-/// Tasks spawned by code that knows nothing of pollwatch are seen with their own places.
+/// Tasks spawned by code that does not know pollwatch have their own sites.
 #[test]
-fn tasks_of_others_are_seen() {
+fn tasks_spawned_by_foreign_code_are_measured() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     assert!(watchdog.coverage().hooks && watchdog.coverage().runtimes[0].every_task);
@@ -133,9 +133,9 @@ fn tasks_of_others_are_seen() {
     assert!(told.wait_resolved("main").site.to_string().contains(&place));
 }
 
-/// What the user builds next from the same builder is another runtime: it is not counted under the first one's name.
+/// A runtime built later from the same builder is not counted under the first one's name.
 #[test]
-fn a_builder_gives_its_hooks_to_one_runtime() {
+fn a_builder_passes_its_hooks_to_one_runtime_only() {
     let (watchdog, _) = start(THRESHOLD);
     let mut builder = current_thread();
     let first = watchdog.build_runtime("first", &mut builder).unwrap();
@@ -152,9 +152,10 @@ fn a_builder_gives_its_hooks_to_one_runtime() {
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (6, 6));
 }
 
-/// To the hooks, the end of a blocking closure looks like that of a task, and one place may have both.
+/// A hook cannot tell the end of a blocking closure from that of a task, and one location may spawn
+/// both.
 #[test]
-fn blocking_closures_of_a_place_that_spawns_too_are_no_tasks() {
+fn blocking_closures_of_a_site_that_also_spawns_are_not_counted_as_tasks() {
     #[track_caller]
     fn start_either(handle: &Handle, blocking: bool) -> JoinHandle<()> {
         if blocking { handle.spawn_blocking(|| ()) } else { handle.spawn(yields(1)) }

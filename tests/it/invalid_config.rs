@@ -1,4 +1,4 @@
-//! Bad input: each gets a clear error, and nothing is left behind.
+//! Invalid configuration: each has a clear error and leaves nothing behind.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -16,7 +16,7 @@ fn refused(builder: WatchdogBuilder) -> String {
 }
 
 #[test]
-fn thresholds_out_of_range() {
+fn thresholds_out_of_range_are_refused() {
     let with = |threshold| Watchdog::builder().log(false).threshold(threshold);
     let (least, most) = (*WatchdogBuilder::THRESHOLDS.start(), *WatchdogBuilder::THRESHOLDS.end());
     let nano = Duration::from_nanos(1);
@@ -30,7 +30,7 @@ fn thresholds_out_of_range() {
 }
 
 #[test]
-fn numbers_of_sites_out_of_range() {
+fn numbers_of_sites_out_of_range_are_refused() {
     let with = |sites| Watchdog::builder().log(false).max_sites(sites);
     for sites in [0, WatchdogBuilder::MAX_SITES + 1, usize::MAX] {
         assert!(refused(with(sites)).contains("max_sites"));
@@ -40,7 +40,7 @@ fn numbers_of_sites_out_of_range() {
 }
 
 #[test]
-fn an_address_in_use() {
+fn an_address_in_use_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let start = || Watchdog::builder().log(false).listen(addr).start();
@@ -57,7 +57,7 @@ fn an_address_in_use() {
 }
 
 #[test]
-fn names_that_do_not_serve() {
+fn empty_and_taken_names_are_refused() {
     let (watchdog, _) = start(THRESHOLD);
     let refused = |name: &str| {
         let error = watchdog.build_runtime(name, &mut current_thread()).expect_err("it is refused");
@@ -76,14 +76,14 @@ fn names_that_do_not_serve() {
     }
     let attach = |name| watchdog.attach(name, current_thread().build().unwrap().handle()).unwrap_err();
     assert!(attach("main").is_invalid() && attach("").is_invalid());
-    // What was refused has done no harm.
+    // The refused calls had no effect.
     runtime.block_on(watchdog.watch(yields(2)));
     assert_eq!(polls(&watchdog, "main"), 3);
 }
 
-/// The name is free after the runtime's end, and its counters go on.
+/// The name is free after the runtime's end, and its counters continue.
 #[test]
-fn a_name_is_used_again() {
+fn a_name_can_be_used_again() {
     for i in 0..2 {
         let (watchdog, told) = start(THRESHOLD);
         for round in 1..=4 {
@@ -95,7 +95,7 @@ fn a_name_is_used_again() {
             runtime.block_on(task).unwrap();
             drop(runtime);
             assert_eq!(polls(&watchdog, "main"), round * 11);
-            // Short polls may have been starved as well.
+            // Short polls may have been starved too.
             let of_place = |s: &&pollwatch::Stall| s.site.to_string() == place;
             wait_until("a stall a round", || watchdog.stalls().iter().filter(of_place).count() as u64 == round);
             assert!(!watchdog.coverage().runtimes[0].alive);
@@ -105,9 +105,9 @@ fn a_name_is_used_again() {
     }
 }
 
-/// A `build` that fails or panics gives the name back.
+/// A `build` that fails or panics releases the name.
 #[test]
-fn a_build_that_fails_gives_the_name_back() {
+fn a_failed_build_releases_the_name() {
     let (watchdog, _) = start(THRESHOLD);
     let local = |builder: &mut tokio::runtime::Builder| {
         let options = tokio::runtime::LocalOptions::default();
@@ -124,7 +124,7 @@ fn a_build_that_fails_gives_the_name_back() {
 }
 
 #[test]
-fn one_builder_builds_two() {
+fn one_builder_builds_two_runtimes() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let first = watchdog.build_runtime("first", &mut builder).unwrap();
@@ -139,7 +139,7 @@ fn one_builder_builds_two() {
 }
 
 #[test]
-fn attach() {
+fn an_attached_runtime_measures_watched_futures_only() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
@@ -149,7 +149,7 @@ fn attach() {
         let coverage = watchdog.coverage();
         assert!(coverage.runtimes.len() == 1 && coverage.runtimes[0].alive && !coverage.runtimes[0].every_task);
         assert!(coverage.to_string().contains("watched futures only"), "{coverage}");
-        // What is wrapped is seen, the rest is not.
+        // Watched futures are measured, the rest is not.
         let (wrapped, plain) = runtime.block_on(async {
             let plain = tokio::spawn(yields(20));
             let wrapped = watchdog.spawn(async { (yields(4).await, block(THRESHOLD * 3)) });

@@ -1,4 +1,4 @@
-//! Handles and runtimes may go in any order.
+//! Handles and runtimes may be dropped in any order.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -9,14 +9,14 @@ use pollwatch::{Stall, Watchdog};
 use test_support::*;
 
 #[test]
-fn the_watchdog_goes_first() {
+fn the_watchdog_may_be_dropped_first() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let watched = watchdog.watch(async { (yields(3).await, block(THRESHOLD * 2)) });
         let collector = watchdog.collector();
         within_timeout("a drop", move || drop(watchdog));
-        // All still works, watched or not; nobody looks.
+        // All futures still run, watched or not; nobody scans.
         runtime.block_on(watched);
         let (task, _) = spawn_on(runtime.handle(), async { (yields(3).await, block(THRESHOLD * 2)) });
         runtime.block_on(task).unwrap();
@@ -27,7 +27,7 @@ fn the_watchdog_goes_first() {
 }
 
 #[test]
-fn the_runtime_goes_first() {
+fn the_runtime_may_be_dropped_first() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -38,9 +38,9 @@ fn the_runtime_goes_first() {
     }
 }
 
-/// In the middle of a block, either of the two.
+/// Drops either of the two in the middle of a block.
 #[test]
-fn either_goes_during_a_stall() {
+fn either_may_be_dropped_during_a_stall() {
     for background in [false, true] {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
@@ -75,7 +75,7 @@ fn clones_share_one_watchdog() {
     assert!(clone.metrics_text().contains("pollwatch_stalls_total"));
 }
 
-/// A callback that hangs is left behind after a time limit.
+/// The shutdown waits for a hanging callback only for a limited time.
 #[test]
 fn a_hanging_callback_does_not_hang_the_shutdown() {
     let (gate, left) = (Gate::new(), Arc::new(AtomicBool::new(false)));
@@ -98,9 +98,10 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
     wait_until("it ends once it can", || left.load(Ordering::Acquire));
 }
 
-/// A stall that goes on when the watchdog stops is not blamed on anybody afterwards, and its seconds stay.
+/// A stall that is ongoing when the watchdog stops gets no further time afterwards and keeps what
+/// it has.
 #[test]
-fn shutdown_during_a_stall() {
+fn a_shutdown_during_a_stall_keeps_its_time() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
@@ -121,13 +122,14 @@ fn shutdown_during_a_stall() {
     });
 }
 
-/// A watched future of a runtime that nobody has named has it watched: whoever comes first, it is watched once.
+/// A runtime without a name is registered by its first watched future; whoever comes first, it is
+/// registered once.
 #[test]
-fn attaching_races_with_adoption() {
+fn a_runtime_is_registered_once_when_attach_races_with_a_watched_future() {
     let (watchdog, _told) = start(THRESHOLD);
     for _ in 0..300 {
         let runtime = current_thread().build().unwrap();
-        // No barrier that sleeps: they are to come at the same moment.
+        // Both threads spin, since a sleeping barrier would not release them at the same moment.
         let arrived = AtomicU64::new(0);
         let meet = || {
             arrived.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +140,7 @@ fn attaching_races_with_adoption() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let _entered = runtime.enter();
-                // The thread is known from here on, which takes long.
+                // Watching a future registers the thread, which takes long, so it is done before.
                 let watched = watchdog.watch(async {});
                 meet();
                 assert!(

@@ -1,4 +1,4 @@
-//! `/live`: the data of the page, as it is described, and as it is.
+//! `/live`: the data of the live page matches its schema and the snapshot.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ fn runtime_named<'a>(live: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn nothing_is_described_too() {
+fn an_empty_watchdog_matches_the_schema() {
     let (_watchdog, _, addr) = serving();
     let live = live(addr);
     for list in ["runtimes", "stalls", "stacks", "sites"] {
@@ -48,9 +48,10 @@ fn nothing_is_described_too() {
     assert_eq!(live["watchdog"]["captures"].as_array().unwrap().iter().filter(|c| c["count"] != 0).count(), 0);
 }
 
-/// What blocks is told while it does, with its worker; afterwards it is a stall that is over, and its time is in the sums.
+/// A blocked worker is shown while it blocks; afterwards its stall is resolved and its time is in
+/// the sums.
 #[test]
-fn a_worker_that_blocks() {
+fn a_blocked_worker_is_shown_while_it_blocks() {
     let (watchdog, told, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
@@ -61,7 +62,7 @@ fn a_worker_that_blocks() {
         assert_eq!(workers.iter().map(|w| w["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1]);
         workers.iter().find(|w| w["state"] == "stalled").cloned()
     };
-    // CollectedStalls, and with its stack where there is one.
+    // The stall has been reported, with its stack where there is one.
     let wanted = |live: &Value| {
         let worker = stalled(live).filter(|worker| !worker["stall"].is_null())?;
         let stall = live["stalls"].as_array().unwrap().iter().find(|s| s["id"] == worker["stall"])?.clone();
@@ -115,9 +116,9 @@ fn a_worker_that_blocks() {
     assert_eq!(runtime_named(&gone, "main")["workers"], Value::from(Vec::<Value>::new()));
 }
 
-/// Its size does not grow with the number of stalls, and equal stacks are told once.
+/// The size does not grow with the number of stalls, and equal stacks occur once.
 #[test]
-fn it_is_bounded() {
+fn the_data_is_bounded() {
     let (watchdog, told, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..130 {
@@ -135,9 +136,9 @@ fn it_is_bounded() {
     assert!(stacks.iter().enumerate().all(|(i, stack)| !stacks[..i].contains(stack)), "each once");
 }
 
-/// However many ask, it is made four times a second at most.
+/// The data is made at most four times a second, for any number of pages.
 #[test]
-fn ten_pages_share_one_answer() {
+fn pages_share_one_response() {
     let (_watchdog, _, addr) = serving();
     let begin = Instant::now();
     let mut bodies: Vec<String> = (0..200).map(|_| get(addr, "/live").body).collect();

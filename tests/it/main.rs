@@ -1,4 +1,4 @@
-//! Real runtimes, real threads, real sockets.
+//! The core, tested with real runtimes, real threads and real sockets.
 
 mod blocking;
 mod callbacks;

@@ -1,4 +1,4 @@
-//! Peers that misbehave do not keep a scraper out.
+//! Clients that misbehave do not keep a scraper from its answer.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use pollwatch::Watchdog;
 
 use test_support::*;
 
-/// Less than the server's own time limits: an answer in this time did not wait for one of them.
+/// A time below the server's own limits: an answer in this time did not wait for one of them.
 const PROMPT: Duration = Duration::from_secs(8);
 
 fn serving() -> (Watchdog, std::net::SocketAddr) {
@@ -18,7 +18,7 @@ fn serving() -> (Watchdog, std::net::SocketAddr) {
     (watchdog, addr)
 }
 
-/// Whether the server has closed the connection; what it said before.
+/// Waits until the server closes the connection, and returns what it sent before.
 fn is_closed(mut stream: &TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
@@ -34,7 +34,7 @@ fn answers_promptly(addr: std::net::SocketAddr) {
 }
 
 #[test]
-fn a_half_open_head_is_closed() {
+fn an_unfinished_head_is_closed() {
     let (_watchdog, addr) = serving();
     let mut half = connect(addr);
     half.write_all(b"GET /metrics HTTP/1.1\r\nhost: ").unwrap();
@@ -54,7 +54,7 @@ fn an_endless_head_is_refused() {
     let mut sent = 0;
     while endless.write_all(&line).is_ok() {
         sent += line.len();
-        // What the kernel buffers on either side, and no more.
+        // More than the kernel buffers on either side, and no more.
         assert!(sent < 64 << 20, "it reads for ever");
     }
     assert!(begin.elapsed() < PROMPT, "refused by its size, not by its time");
@@ -79,12 +79,12 @@ fn garbage_is_refused() {
 }
 
 #[test]
-fn five_hundred_idle_connections() {
+fn five_hundred_idle_connections_keep_nobody_out() {
     let (watchdog, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
     answers_promptly(addr);
-    // The oldest were closed for the newest, long before any time limit.
+    // The oldest connections were closed for the newest, long before any time limit.
     let begin = Instant::now();
     assert!(is_closed(&idle[0]));
     assert!(begin.elapsed() < PROMPT);
@@ -95,9 +95,10 @@ fn five_hundred_idle_connections() {
     answers_promptly(addr);
 }
 
-/// Ten pages that are open ask on, each once a second, and more idle connections than the server keeps keep none of them out.
+/// Ten open pages that ask once a second are answered beside more idle connections than the server
+/// keeps.
 #[test]
-fn ten_pages_beside_five_hundred_idle_connections() {
+fn ten_pages_are_answered_beside_five_hundred_idle_connections() {
     let (watchdog, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let open: Vec<_> = (0..10).map(|_| std::thread::spawn(move || page(addr))).collect();
@@ -111,7 +112,8 @@ fn ten_pages_beside_five_hundred_idle_connections() {
     answers_promptly(addr);
 }
 
-/// Asks as a page does: on a connection that stays, and on another one when the server has closed that. The slowest answer.
+/// Asks as a page does, on one connection and on a new one when the server has closed that. Returns
+/// the time of the slowest answer.
 fn page(addr: std::net::SocketAddr) -> Duration {
     let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
     let (mut slowest, mut answers) = (Duration::ZERO, 0);
@@ -130,16 +132,16 @@ fn page(addr: std::net::SocketAddr) -> Duration {
     slowest
 }
 
-/// A flood of connections that say nothing does not cut short those who ask.
+/// A flood of silent connections does not cut off a client that sends a request.
 #[test]
-fn who_asks_is_answered_in_a_flood() {
+fn a_request_is_answered_during_a_flood_of_connections() {
     let (_watchdog, addr) = serving();
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
             let mut idle = Vec::new();
             while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                // Those before them are gone from here, not yet from there.
+                // The connections before are closed here, but perhaps not yet at the server.
                 idle = (0..100).map(|_| connect(addr)).collect::<Vec<_>>();
             }
             idle.len()
@@ -152,14 +154,14 @@ fn who_asks_is_answered_in_a_flood() {
     });
 }
 
-/// A reader that never reads its answer keeps nobody from theirs.
+/// A client that never reads its response delays nobody else's.
 #[test]
-fn a_reader_that_does_not_read() {
+fn a_client_that_does_not_read_delays_nobody() {
     let (_watchdog, addr) = serving();
     let mut deaf = connect(addr);
     deaf.set_nonblocking(true).unwrap();
     let requests = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
-    // Until the server stops reading, because nobody reads what it writes.
+    // Sends until the server stops reading, because nobody reads what it writes.
     for _ in 0..100 {
         if deaf.write(&requests).is_err() {
             break;

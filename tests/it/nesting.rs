@@ -9,9 +9,9 @@ use tokio::task::block_in_place;
 
 use test_support::*;
 
-/// `block_in_place` + `Handle::block_on` of the same runtime, twice: parts of the one poll.
+/// `block_in_place` and `Handle::block_on` of the same runtime, twice, are parts of the one poll.
 #[test]
-fn block_on_within_block_in_place() {
+fn block_on_within_block_in_place_is_part_of_the_poll() {
     let (watchdog, told) = start(THRESHOLD * 10);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let inner = watchdog.clone();
@@ -43,7 +43,7 @@ fn block_on_within_block_in_place() {
     drop(told);
 }
 
-/// A runtime inside another's `block_in_place`, on one thread: each gets its own polls.
+/// A runtime inside another one's `block_in_place` on one thread has its own polls.
 #[test]
 fn a_nested_runtime_gets_its_own_polls() {
     let (watchdog, told) = start(THRESHOLD);
@@ -60,7 +60,7 @@ fn a_nested_runtime_gets_its_own_polls() {
             nested_runtime.block_on(nested.watch(counted(root_polls, async {
                 let (task, _) = spawn_measured(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
                 task.await.unwrap();
-                // The nested loop is blocked now, and said to be while it is.
+                // The nested event loop is blocked now, and is reported while it is.
                 heard.wait_ongoing("inner").is_some()
             })))
         });
@@ -76,7 +76,7 @@ fn a_nested_runtime_gets_its_own_polls() {
     assert_eq!(told.wait_resolved("inner").worker, Some(0));
 }
 
-/// Deeper than the slot publishes: still balanced, and measured right afterwards.
+/// Frames deeper than the slot publishes are balanced, and later polls are measured correctly.
 #[test]
 fn deep_nesting_leaves_nothing_behind() {
     let (watchdog, told) = start(THRESHOLD);
@@ -98,12 +98,12 @@ fn deep_nesting_leaves_nothing_behind() {
     let (task, _) = spawn_measured(&watchdog, outer.handle(), future);
     outer.block_on(task).unwrap();
     wait_until("all three polls are counted", || polls(&watchdog, "outer") == 3);
-    // What was left behind would be there for ever.
+    // A frame left behind would stay for ever.
     block(THRESHOLD * 3);
     for name in ["outer", "inner"] {
         wait_until(name, || runtime_of(&watchdog.snapshot(), name).blocked_workers == 0);
     }
-    // The same thread, afterwards.
+    // The same thread is used afterwards.
     let begin = Instant::now();
     let (task, place) = spawn_measured(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
     outer.block_on(task).unwrap();
@@ -113,9 +113,9 @@ fn deep_nesting_leaves_nothing_behind() {
     assert_eq!(site_of(&watchdog, "outer", &place).polls, 1);
 }
 
-/// A stalled poll names the innermost watched future that it is in.
+/// A stall names the innermost watched future that blocks.
 #[test]
-fn a_stall_names_the_part() {
+fn a_stall_names_the_innermost_watched_future() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
             let (watchdog, told) = start(THRESHOLD);
@@ -127,7 +127,7 @@ fn a_stall_names_the_part() {
             assert!(runtime.block_on(task).unwrap());
             let stall = told.wait_ongoing(name).expect("it was told");
             assert_eq!(stall.site.to_string(), outside, "{name}");
-            // It may have been seen on the way there.
+            // A scan may have found the stall before it reached that future.
             is_undisturbed(&stall)?;
             let text = stall.to_string();
             assert!(text.contains(&inside) && text.contains(&outside), "{text}");
@@ -139,7 +139,7 @@ fn a_stall_names_the_part() {
 
 /// Two watchdogs may watch the same future; each counts for itself.
 #[test]
-fn two_watchdogs_do_not_mix() {
+fn two_watchdogs_count_separately() {
     let (first, told_first) = start(THRESHOLD);
     let (second, told_second) = start(THRESHOLD);
     let runtime = first.build_runtime("main", &mut current_thread()).unwrap();
@@ -157,7 +157,8 @@ fn two_watchdogs_do_not_mix() {
     assert_eq!(told_second.wait_resolved("the same").site.to_string(), place_two);
 }
 
-/// `Handle::block_on` polls on a thread that drives nothing: on the one that built the runtime, too.
+/// `Handle::block_on` polls on a thread that drives nothing, also on the one that built the
+/// runtime.
 #[test]
 fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
     let (watchdog, told) = start(THRESHOLD);
@@ -171,9 +172,10 @@ fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
     assert_eq!(told.wait_resolved("single").worker, Some(0));
 }
 
-/// Polled once on one runtime, then spawned on another: from there on a part of that one's polls.
+/// A future polled once on one runtime and then spawned on another counts for the second from then
+/// on.
 #[test]
-fn a_watched_future_moves_to_another_runtime() {
+fn a_watched_future_may_move_to_another_runtime() {
     let (watchdog, _told) = start(THRESHOLD * 10);
     let [first, second] = ["first", "second"].map(|name| watchdog.build_runtime(name, &mut current_thread()).unwrap());
     let (future, inside) = watch_at(&watchdog, yields(3));
@@ -183,7 +185,7 @@ fn a_watched_future_moves_to_another_runtime() {
         std::task::Poll::Ready(())
     }));
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 0));
-    // Once more around it, so that stable mode, too, sees a poll there.
+    // An outer watched future makes this poll visible to stable mode.
     let (task, outside) = spawn_measured(&watchdog, second.handle(), future);
     second.block_on(task).unwrap();
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 3), "no poll twice");

@@ -1,4 +1,4 @@
-//! How futures and tasks end, and what is left behind.
+//! How futures and tasks end, how that is counted, and that no frame is left behind.
 
 use std::future::pending;
 use std::time::Duration;
@@ -8,12 +8,19 @@ use pollwatch::{Phase, Watchdog};
 
 use test_support::*;
 
-/// After whatever happened, `polled` polls of it: nothing is left in the slots, and the next polls are measured right.
+/// Asserts that exactly `polled` polls were counted, that no frame is left in a slot, and that the
+/// next polls are measured correctly.
 #[track_caller]
-fn is_clean(watchdog: &Watchdog, told: &CollectedStalls, runtime: &tokio::runtime::Runtime, name: &str, polled: u64) {
+fn assert_clean(
+    watchdog: &Watchdog,
+    told: &CollectedStalls,
+    runtime: &tokio::runtime::Runtime,
+    name: &str,
+    polled: u64,
+) {
     wait_until("all polls are counted", || polls(watchdog, name) >= polled);
     assert_eq!(polls(watchdog, name), polled, "{name}");
-    // A frame that was left behind would cross the threshold, and stay there.
+    // A frame left behind would exceed the threshold and never end.
     block(THRESHOLD * 3);
     let is_blocked = |now: RuntimeSnapshot| (now.blocked_workers, now.oldest_stall) != (0, Duration::ZERO);
     wait_until("no frame is left behind", || !is_blocked(runtime_of(&watchdog.snapshot(), name)));
@@ -30,7 +37,7 @@ fn is_clean(watchdog: &Watchdog, told: &CollectedStalls, runtime: &tokio::runtim
 }
 
 #[test]
-fn a_panic_in_a_task() {
+fn a_panic_in_a_task_is_counted() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -43,13 +50,13 @@ fn a_panic_in_a_task() {
         let site = site_of(&watchdog, name, &place);
         assert_eq!((site.polls, site.spawned, site.terminated), (4, 1, 1), "{name}");
         assert_eq!((site.completed, site.panicked, site.cancelled), (0, u64::from(!HOOKS), 0), "{name}");
-        is_clean(&watchdog, &told, &runtime, name, 4);
+        assert_clean(&watchdog, &told, &runtime, name, 4);
     }
 }
 
-/// Nested in a task and as a root; unwinding takes every frame with it.
+/// Unwinding pops every frame, in a task and in a root.
 #[test]
-fn a_panic_in_a_watched_future() {
+fn a_panic_in_a_watched_future_is_counted() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -70,13 +77,13 @@ fn a_panic_in_a_watched_future() {
         assert!(unwound.is_err());
         let site = site_of(&watchdog, name, &place);
         assert_eq!((site.polls, site.panicked, site.completed), (1, 1, 0), "{name}");
-        is_clean(&watchdog, &told, &runtime, name, 3);
+        assert_clean(&watchdog, &told, &runtime, name, 3);
     }
 }
 
-/// A panic that is caught within the poll leaves the poll itself going.
+/// A panic that is caught within a poll does not end the poll.
 #[test]
-fn a_panic_caught_inside_a_poll() {
+fn a_panic_caught_inside_a_poll_does_not_end_the_poll() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let (root, place) = watch_at(&watchdog, async {
@@ -94,11 +101,11 @@ fn a_panic_caught_inside_a_poll() {
     let site = site_of(&watchdog, "main", &place);
     assert_eq!((site.polls, site.completed), (4, 1));
     assert_eq!(watchdog.snapshot().sites.iter().map(|s| s.panicked).sum::<u64>(), 3);
-    is_clean(&watchdog, &told, &runtime, "main", 4);
+    assert_clean(&watchdog, &told, &runtime, "main", 4);
 }
 
 #[test]
-fn an_abort_while_pending() {
+fn an_abort_while_pending_is_a_cancellation() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -116,8 +123,8 @@ fn an_abort_while_pending() {
         assert!(runtime.block_on(task).unwrap_err().is_cancelled());
         wait_until("its end is counted", || count().terminated == 1 && count().cancelled == 1);
         assert_eq!((count().alive(), count().completed, count().panicked), (Some(0), 0, 0), "{name}");
-        // tokio runs its hooks around a cancellation as well.
-        is_clean(&watchdog, &told, &runtime, name, if HOOKS { 2 } else { 1 });
+        // tokio runs its hooks around a cancellation too.
+        assert_clean(&watchdog, &told, &runtime, name, if HOOKS { 2 } else { 1 });
     }
 }
 
@@ -139,12 +146,12 @@ fn a_drop_before_the_end_is_a_cancellation() {
         let site = site_of(&watchdog, name, &place);
         assert_eq!((site.cancelled, site.completed, site.panicked), (1, 0, 0), "{name}");
         assert!(find_site(&watchdog.snapshot(), name, &nowhere).is_none(), "{name}: never polled, never counted");
-        is_clean(&watchdog, &told, &runtime, name, 3);
+        assert_clean(&watchdog, &told, &runtime, name, 3);
     }
 }
 
 #[test]
-fn tasks_dropped_at_shutdown_have_ended() {
+fn tasks_dropped_at_shutdown_are_terminated() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -152,7 +159,7 @@ fn tasks_dropped_at_shutdown_have_ended() {
         for _ in 0..5 {
             place = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
         }
-        // One that is never polled, on a runtime that nobody drives any more.
+        // One task is never polled, on a runtime that nobody drives any more.
         assert_eq!(site_of(&watchdog, name, &place).alive(), Some(5), "{name}");
         drop(runtime);
         let site = site_of(&watchdog, name, &place);
@@ -163,9 +170,9 @@ fn tasks_dropped_at_shutdown_have_ended() {
     }
 }
 
-/// A task that is spawned onto a runtime that is gone has ended as well.
+/// A task spawned on a runtime that has ended is counted as terminated.
 #[test]
-fn a_spawn_after_shutdown_has_ended() {
+fn a_spawn_after_shutdown_is_terminated() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();

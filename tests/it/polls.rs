@@ -1,4 +1,4 @@
-//! Every poll is counted, once, at its place.
+//! Every poll is counted once, at its site.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use tokio::runtime::LocalOptions;
 use test_support::*;
 
 #[test]
-fn every_poll_of_every_task_is_counted_at_its_place() {
+fn every_poll_of_every_task_is_counted_at_its_site() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -28,7 +28,7 @@ fn every_poll_of_every_task_is_counted_at_its_place() {
                 task.await.unwrap();
             }
         });
-        // Joins the workers: all hooks have run.
+        // The drop joins the workers, so all hooks have run.
         drop(runtime);
         let many = site_of(&watchdog, name, &first);
         assert_eq!((many.polls, many.spawned, many.terminated, many.alive()), (77, 7, 7, Some(0)), "{name}");
@@ -41,7 +41,7 @@ fn every_poll_of_every_task_is_counted_at_its_place() {
     }
 }
 
-/// A `block_on` root has no hook: its wrapper counts, in either mode and flavour.
+/// A `block_on` root has no hook: its wrapper counts it, in both modes and flavours.
 #[test]
 fn a_watched_root_is_counted() {
     for (name, mut builder) in flavours() {
@@ -79,7 +79,7 @@ fn spawn_counts_polls_and_outcome() {
     }
 }
 
-/// A watched future inside a poll that is seen already is a part of it.
+/// A watched future inside a measured poll is a part of that poll.
 #[test]
 fn no_poll_is_counted_twice() {
     for (name, mut builder) in flavours() {
@@ -99,9 +99,9 @@ fn no_poll_is_counted_twice() {
     }
 }
 
-/// The longest poll and the sum lie between the block's own clock and the clock around it.
+/// The longest poll and the sum lie between the block's own clock and a clock around it.
 #[test]
-fn durations_are_right() {
+fn durations_are_exact() {
     let (watchdog, _) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let outer = Instant::now();
@@ -109,7 +109,7 @@ fn durations_are_right() {
     let outer = outer.elapsed();
     let snapshot = watchdog.snapshot();
     let site = &snapshot.sites[0];
-    // The CPU's counter and the monotonic clock are different clocks: they agree to within a thousandth or so.
+    // The TSC and the monotonic clock agree to about a thousandth.
     assert!(
         site.poll_max >= inner.mul_f64(0.99) && site.poll_max <= outer.mul_f64(1.01),
         "{inner:?} {site:?} {outer:?}"
@@ -120,7 +120,7 @@ fn durations_are_right() {
     assert!(polls.buckets.iter().all(|b| b.count == u64::from(b.bound >= site.poll_max)), "{polls:?}");
 }
 
-/// pollwatch's own task is in no count, whether or not it is polled.
+/// pollwatch's own task is never counted, polled or not.
 #[test]
 fn an_untouched_runtime_counts_nothing() {
     for (name, mut builder) in flavours() {
@@ -141,7 +141,7 @@ fn an_untouched_runtime_counts_nothing() {
 }
 
 #[test]
-fn an_answered_probe_is_in_no_count() {
+fn an_answered_probe_is_not_counted() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -184,9 +184,9 @@ fn a_local_runtime_is_measured() {
     told.wait(|s| s.phase == Phase::Resolved && s.site.to_string() == place).expect("a stall is resolved");
 }
 
-/// A runtime that nobody named is taken in at the first poll of a watched future.
+/// A runtime without a name is registered at the first poll of a watched future.
 #[test]
-fn an_unnamed_runtime_is_adopted() {
+fn an_unnamed_runtime_is_registered_by_a_watched_future() {
     for (name, mut builder) in flavours() {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
@@ -204,9 +204,9 @@ fn an_unnamed_runtime_is_adopted() {
     }
 }
 
-/// A program may make runtimes without end, as long as there are not too many at a time.
+/// A program may make any number of runtimes, as long as there are not too many at a time.
 #[test]
-fn runtimes_that_nobody_named_come_and_go_without_end() {
+fn unnamed_runtimes_reuse_the_names_of_ended_ones() {
     let (watchdog, told) = start(THRESHOLD);
     let (future, place) = watch_at(&watchdog, yields(1));
     let mut first = Some(future);
@@ -225,16 +225,16 @@ fn runtimes_that_nobody_named_come_and_go_without_end() {
     assert_eq!(names, ["runtime-1"], "one at a time");
     assert_eq!(runtime_of(&snapshot, "runtime-1").polls.count, 401);
     assert!(find_site(&snapshot, "runtime-1", &place).is_some());
-    // Two at a time have two names; and one that goes leaves its own.
+    // Two at a time have two names, and the name of one that has ended is free.
     let two: Vec<_> = (0..2).map(|_| current_thread().build().unwrap()).collect();
     two.iter().for_each(|runtime| runtime.block_on(watchdog.watch(yields(0))));
     assert_eq!(polls(&watchdog, "runtime-2"), 1);
     drop(two);
 }
 
-/// More names than can be told apart: the runtimes work, what cannot be seen is told, and the user's hooks run.
+/// Runtimes beyond the limit of names work, coverage counts them, and the user's hooks run.
 #[test]
-fn a_runtime_beyond_the_limit_is_built_all_the_same() {
+fn a_runtime_beyond_the_limit_of_names_works() {
     let (watchdog, _) = start(THRESHOLD);
     let [before, after] = [0, 0].map(|zero| Arc::new(AtomicU64::new(zero)));
     for i in 0..70 {
@@ -247,7 +247,7 @@ fn a_runtime_beyond_the_limit_is_built_all_the_same() {
     assert_eq!((coverage.runtimes.len(), coverage.unnamed_runtimes), (63, 7));
     assert!(coverage.to_string().contains("under a 64th name: 7"), "{coverage}");
     assert_eq!(after.load(Ordering::Relaxed), if HOOKS { 7 } else { 0 });
-    // One that was there before may come again.
+    // A runtime with a known name may be built again.
     let runtime = watchdog.build_runtime("job 3", &mut current_thread()).unwrap();
     let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
     runtime.block_on(task).unwrap();
@@ -268,9 +268,9 @@ fn hooks_that_count(_: &Arc<AtomicU64>) -> pollwatch::Hooks {
     pollwatch::Hooks::new()
 }
 
-/// Places beyond the limit go to `other`, and are counted.
+/// Sites beyond the limit count under `other`.
 #[test]
-fn places_beyond_the_limit_are_other() {
+fn sites_beyond_the_limit_count_under_other() {
     let (watchdog, _) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).max_sites(2));
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(0)));

@@ -1,4 +1,4 @@
-//! What stalls add up to, as served: folded stacks, pprof, speedscope and flame graph of a real runtime's blocked tasks.
+//! The profile of all stalls as served: folded stacks, pprof, speedscope and a flame graph.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,9 +12,9 @@ use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-/// Below the time for which a busy machine gives a thread a CPU at once: whoever computes is seen to.
+/// A threshold below the time slice of a busy machine, so that a computing task exceeds it.
 const THRESHOLD: Duration = Duration::from_millis(2);
-/// Long enough to be found, looked at and classified while it lasts, as a rule.
+/// A block that is, as a rule, found, examined and classified while it lasts.
 const BLOCK: Duration = Duration::from_millis(60);
 const DEADLINE: Duration = Duration::from_secs(60);
 const PAGES: [&str; 4] = ["/stalls/folded", "/stalls/speedscope", "/stalls/flamegraph", "/debug/pprof/stalls"];
@@ -28,7 +28,7 @@ fn render_rows() {
 }
 
 #[inline(never)]
-fn take_a_nap() {
+fn sleep_in_task() {
     std::thread::sleep(BLOCK);
     std::hint::black_box(());
 }
@@ -49,14 +49,14 @@ fn wait_for_lock() {
     });
 }
 
-/// Function, the cause it has, what makes it block.
+/// The function, its cause, and the function again as a pointer.
 const BLOCKERS: [(&str, &str, fn()); 3] = [
     ("render_rows", "cpu", render_rows),
-    ("take_a_nap", "syscall", take_a_nap),
+    ("sleep_in_task", "syscall", sleep_in_task),
     ("wait_for_lock", "lock", wait_for_lock),
 ];
 
-/// All tasks under test come from this line.
+/// Spawns a task. All tasks of these tests have this one site.
 fn spawn(watchdog: &Watchdog, block: fn()) -> JoinHandle<()> {
     if cfg!(tokio_unstable) { tokio::spawn(async move { block() }) } else { watchdog.spawn(async move { block() }) }
 }
@@ -82,7 +82,7 @@ impl Service {
         Service { watchdog, runtime, addr }
     }
 
-    /// Each blocker once, one after the other.
+    /// Runs each blocking function once, one after the other.
     fn block(&self) {
         let _guard = self.runtime.enter();
         for (_, _, block) in BLOCKERS {
@@ -107,14 +107,14 @@ impl Service {
         String::from_utf8(response.body).unwrap()
     }
 
-    fn pprof(&self) -> Vec<Told> {
+    fn pprof(&self) -> Vec<DecodedSample> {
         let bytes = self.request("GET", "/debug/pprof/stalls").body;
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap();
-        told(&Profile::decode(&plain[..]).unwrap())
+        samples(&Profile::decode(&plain[..]).unwrap())
     }
 
-    /// The sum of a family's values for the runtime.
+    /// The sum of a metric over all series of the runtime.
     fn metric(&self, family: &str) -> f64 {
         let of = format!("pollwatch_{family}{{");
         let text = self.text("/metrics");
@@ -122,25 +122,25 @@ impl Service {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// Blocks until the profile has what is wanted, then waits until every stall is in it.
-    fn block_until(&self, wanted: impl Fn(&[Told]) -> bool) -> Vec<Told> {
+    /// Blocks until the profile satisfies `wanted`, then waits until every stall is in it.
+    fn block_until(&self, wanted: impl Fn(&[DecodedSample]) -> bool) -> Vec<DecodedSample> {
         let begin = Instant::now();
         loop {
             self.block();
-            let told = self.settled(begin);
-            if wanted(&told) {
-                return told;
+            let samples = self.settled(begin);
+            if wanted(&samples) {
+                return samples;
             }
-            assert!(begin.elapsed() < DEADLINE, "not all that was wanted came: {told:#?}");
+            assert!(begin.elapsed() < DEADLINE, "not all that was wanted came: {samples:#?}");
         }
     }
 
-    fn settled(&self, begin: Instant) -> Vec<Told> {
+    fn settled(&self, begin: Instant) -> Vec<DecodedSample> {
         loop {
-            let told = self.pprof();
-            let (count, begun) = (told.iter().map(|t| t.count).sum::<i64>(), self.metric("stalls_total"));
+            let samples = self.pprof();
+            let (count, begun) = (samples.iter().map(|t| t.count).sum::<i64>(), self.metric("stalls_total"));
             if count > 0 && count as f64 == begun {
-                return told;
+                return samples;
             }
             assert!(begin.elapsed() < DEADLINE, "{count} of {begun} stalls are in the profile");
             std::thread::yield_now();
@@ -153,7 +153,7 @@ struct Response {
     body: Vec<u8>,
 }
 
-// What the tests read of pprof's profile.proto.
+// The fields of pprof's profile.proto that the tests read.
 
 #[derive(Clone, PartialEq, Message)]
 struct Profile {
@@ -211,31 +211,31 @@ struct Function {
     filename: i64,
 }
 
-/// One sample in words.
+/// A decoded sample.
 #[derive(Debug)]
-struct Told {
-    /// `function file:line`, innermost first.
+struct DecodedSample {
+    /// Each frame as `function file:line`, innermost first.
     stack: Vec<String>,
     labels: Vec<String>,
     count: i64,
     nanos: i64,
 }
 
-impl Told {
+impl DecodedSample {
     fn is(&self, function: &str, cause: &str) -> bool {
         let has_label = self.labels.contains(&format!("cause={cause}"));
         has_label && self.stack.iter().any(|f| f.contains(function))
     }
 }
 
-fn told(profile: &Profile) -> Vec<Told> {
+fn samples(profile: &Profile) -> Vec<DecodedSample> {
     let text = |id: i64| &*profile.string_table[id as usize];
     let place = |id: &u64| {
         let line = &profile.location.iter().find(|l| l.id == *id).unwrap().line[0];
         let function = profile.function.iter().find(|f| f.id == line.function_id).unwrap();
         format!("{} {}:{}", text(function.name), text(function.filename), line.line)
     };
-    let sample = |sample: &Sample| Told {
+    let sample = |sample: &Sample| DecodedSample {
         stack: sample.location_id.iter().map(place).collect(),
         labels: sample.label.iter().map(|l| format!("{}={}", text(l.key), text(l.text))).collect(),
         count: sample.value[0],
@@ -244,7 +244,7 @@ fn told(profile: &Profile) -> Vec<Told> {
     profile.sample.iter().map(sample).collect()
 }
 
-/// Blocked microseconds by stack.
+/// Parses folded stacks: each stack with its blocked microseconds.
 fn folded(text: &str) -> Vec<(&str, u64)> {
     let line = |line: &'_ str| -> (usize, u64) {
         let at = line.rfind(' ').unwrap();
@@ -253,10 +253,10 @@ fn folded(text: &str) -> Vec<(&str, u64)> {
     text.lines().map(|l| (&l[..line(l).0], line(l).1)).collect()
 }
 
-/// All four tell the same time, and it is that of the metrics.
-fn agree(service: &Service, told: &[Told]) {
-    let nanos: i64 = told.iter().map(|t| t.nanos).sum();
-    let count: i64 = told.iter().map(|t| t.count).sum();
+/// Asserts that all four formats have the same time, and that it is the time in the metrics.
+fn assert_formats_agree(service: &Service, samples: &[DecodedSample]) {
+    let nanos: i64 = samples.iter().map(|t| t.nanos).sum();
+    let count: i64 = samples.iter().map(|t| t.count).sum();
     let seconds = service.metric("stall_seconds_total");
     assert!((nanos as f64 / 1e9 - seconds).abs() < 1e-6 * count as f64, "{nanos} ns, but {seconds} s in the metrics");
 
@@ -272,23 +272,23 @@ fn agree(service: &Service, told: &[Told]) {
     assert!(svg.contains(&format!(" in {count} stalls</text>")), "{svg}");
 }
 
-fn site(told: &[Told]) -> String {
-    let label = told[0].labels.iter().find(|label| label.starts_with("site=")).unwrap();
+fn site(samples: &[DecodedSample]) -> String {
+    let label = samples[0].labels.iter().find(|label| label.starts_with("site=")).unwrap();
     label.trim_start_matches("site=").to_owned()
 }
 
 #[test]
 #[cfg(all(feature = "capture", target_os = "linux", target_arch = "x86_64"))]
-fn stacks_add_up_in_every_format() {
+fn stacks_are_summed_up_in_every_format() {
     let service = Service::start(THRESHOLD, true);
-    let told =
-        service.block_until(|told| BLOCKERS.iter().all(|(name, cause, _)| told.iter().any(|t| t.is(name, cause))));
-    agree(&service, &told);
+    let samples = service
+        .block_until(|samples| BLOCKERS.iter().all(|(name, cause, _)| samples.iter().any(|t| t.is(name, cause))));
+    assert_formats_agree(&service, &samples);
 
-    let site = site(&told);
+    let site = site(&samples);
     assert!(site.starts_with("tests/it/profile.rs:"), "{site}");
     for (name, cause, _) in BLOCKERS {
-        let sample = told.iter().find(|t| t.is(name, cause)).unwrap();
+        let sample = samples.iter().find(|t| t.is(name, cause)).unwrap();
         assert!(sample.labels.contains(&"runtime=profiled".into()) && sample.labels.contains(&format!("site={site}")));
         let function = sample.stack.iter().find(|f| f.contains(name)).unwrap();
         let (_, line) = function.split_once(&format!("{name} tests/it/profile.rs:")).expect(function);
@@ -306,12 +306,12 @@ fn stacks_add_up_in_every_format() {
         assert!(boxes.clone().any(|part| part.contains(&format!("class=\"{cause}\""))), "{name} in {svg}");
     }
     assert!(svg.contains(&site));
-    go_reads_it(&service);
+    assert_go_reads_it(&service);
 }
 
-/// Go's own tool, where there is one.
+/// Has `go tool pprof` read the profile, where there is one.
 #[cfg(all(feature = "capture", target_os = "linux", target_arch = "x86_64"))]
-fn go_reads_it(service: &Service) {
+fn assert_go_reads_it(service: &Service) {
     if Command::new("go").arg("version").output().is_err() {
         eprintln!("skipped: no go here, so `go tool pprof` was not asked to read the profile");
         return;
@@ -333,14 +333,15 @@ fn go_reads_it(service: &Service) {
 }
 
 #[test]
-fn without_stacks_the_cause_ends_them() {
+fn without_stacks_the_cause_is_the_innermost_frame() {
     let service = Service::start(THRESHOLD, false);
-    let ends = |told: &[Told], cause: &str| told.iter().any(|t| t.is(&format!("[no stack: {cause}]"), cause));
-    // What is asleep is told from what computes on Linux only.
+    let ends =
+        |samples: &[DecodedSample], cause: &str| samples.iter().any(|t| t.is(&format!("[no stack: {cause}]"), cause));
+    // Only on Linux can a sleeping thread be samples from a computing one.
     let wanted: &[&str] = if cfg!(target_os = "linux") { &["cpu", "syscall", "lock"] } else { &["unknown"] };
-    let told = service.block_until(|told| wanted.iter().all(|cause| ends(told, cause)));
-    agree(&service, &told);
-    let (site, text) = (site(&told), service.text("/stalls/folded"));
+    let samples = service.block_until(|samples| wanted.iter().all(|cause| ends(samples, cause)));
+    assert_formats_agree(&service, &samples);
+    let (site, text) = (site(&samples), service.text("/stalls/folded"));
     for cause in wanted {
         let stack = format!("profiled;{site};[no stack: {cause}]");
         assert!(folded(&text).iter().any(|(s, micros)| *s == stack && *micros > 0), "{text}");
@@ -350,7 +351,7 @@ fn without_stacks_the_cause_ends_them() {
 }
 
 #[test]
-fn silent_when_nothing_blocks_long_enough() {
+fn the_profile_is_empty_while_nothing_blocks_long_enough() {
     let service = Service::start(Duration::from_secs(3600), true);
     service.block();
     assert_eq!(service.text("/stalls/folded"), "");
@@ -361,7 +362,7 @@ fn silent_when_nothing_blocks_long_enough() {
 }
 
 #[test]
-fn pages_say_what_they_are() {
+fn each_page_has_its_type_and_its_methods() {
     let service = Service::start(THRESHOLD, true);
     let index = service.text("/");
     let types =

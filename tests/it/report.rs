@@ -1,4 +1,4 @@
-//! What is said of a stall: in the log, to the callback, in `stalls()`.
+//! What is reported of a stall: in the log, to the callback, and by `stalls()`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,7 +21,8 @@ pub(crate) struct Line {
     pub(crate) in_span: bool,
 }
 
-/// All events of the process with pollwatch's targets: the watchdogs' threads log to the global subscriber.
+/// All events of the process with pollwatch's targets. Watchdog threads log to the global
+/// subscriber.
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 struct Capture;
@@ -50,7 +51,7 @@ impl<S: Subscriber> Layer<S> for Capture {
     }
 }
 
-/// From here on, what this process logs is kept.
+/// Collects from now on what this process logs.
 pub(crate) fn log_to_lines() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -64,7 +65,7 @@ fn logging() -> (Watchdog, CollectedStalls) {
     start_with(Watchdog::builder().threshold(THRESHOLD))
 }
 
-/// The log lines about one runtime, but for the one that says that it is watched.
+/// The log lines about one runtime, except the line that it is watched.
 pub(crate) fn lines(runtime: &str) -> Vec<Line> {
     let all = lock(&LINES).clone();
     let of_it = |l: &Line| l.fields.get("runtime").is_some_and(|r| r == runtime);
@@ -87,7 +88,7 @@ fn has_fields() -> Result<(), String> {
     let id = task.id().to_string();
     assert!(runtime.block_on(task).unwrap());
     let stall = told.wait_resolved(name);
-    // It may have been seen on the way to its part.
+    // A scan may have found the stall before it reached its inner future.
     is_undisturbed(&stall)?;
     let lines = wait_for("its end is logged", || {
         Some(lines(name)).filter(|l| l.last().is_some_and(|l| l.fields["phase"] == "resolved"))
@@ -112,7 +113,7 @@ fn has_fields() -> Result<(), String> {
 }
 
 #[test]
-fn the_log_says_what_is_seen_of_a_runtime() {
+fn the_log_states_the_coverage_of_a_runtime() {
     let (watchdog, _told) = logging();
     let name = "what is seen of it";
     let _runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
@@ -127,7 +128,7 @@ fn the_log_says_what_is_seen_of_a_runtime() {
 }
 
 #[test]
-fn display_has_what_a_reader_needs() {
+fn display_names_site_cause_and_duration() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let heard = told.clone();
@@ -145,9 +146,10 @@ fn display_has_what_a_reader_needs() {
     }
 }
 
-/// Repeats of one place are limited in the log; the callback and `stalls()` get all, and the rest is counted.
+/// Repeats of one site are limited in the log. The callback and `stalls()` get all, and the
+/// suppressed ones are counted.
 #[test]
-fn repeats_are_limited_in_the_log_alone() {
+fn repeats_are_limited_only_in_the_log() {
     const STALLS: usize = 12;
     let (watchdog, told) = logging();
     let runtime = watchdog.build_runtime("repeats", &mut current_thread()).unwrap();
@@ -158,7 +160,7 @@ fn repeats_are_limited_in_the_log_alone() {
     let resolved = || told.of("repeats").iter().filter(|s| s.phase == Phase::Resolved).count();
     wait_until("all are told", || resolved() == STALLS);
     assert_eq!(watchdog.stalls().len(), STALLS);
-    // Another place is told though this one is not.
+    // Another site is logged while this one is suppressed.
     let (root, place) = watch_at(&watchdog, async { block(THRESHOLD * 2) });
     runtime.block_on(root);
     wait_until("all are told", || resolved() == STALLS + 1);
@@ -167,7 +169,7 @@ fn repeats_are_limited_in_the_log_alone() {
     });
     let logged: std::collections::BTreeSet<_> =
         lines.iter().filter(|l| l.fields["site"] != place).map(|l| l.fields["stall"].clone()).collect();
-    // A burst of 5, then one each 10 s.
+    // The limit is a burst of 5, then one per 10 s.
     let earned = begin.elapsed().as_secs() as usize / 10;
     assert!((5..=5 + earned).contains(&logged.len()), "{logged:?}");
     let suppressed = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_reports_suppressed_total", &[]);
@@ -177,7 +179,7 @@ fn repeats_are_limited_in_the_log_alone() {
 }
 
 #[test]
-fn log_off_says_nothing() {
+fn without_log_nothing_is_logged() {
     drop(logging());
     let (watchdog, told) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("log off", &mut current_thread()).unwrap();
@@ -218,9 +220,9 @@ fn a_panicking_callback_is_caught_and_counted() {
     assert_eq!(watchdog.stalls().len(), 3);
 }
 
-/// The ring is bounded; the oldest go first.
+/// The ring of recent stalls is bounded and drops the oldest first.
 #[test]
-fn stalls_are_bounded() {
+fn recent_stalls_are_bounded() {
     const STALLS: u64 = 300;
     let threshold = std::time::Duration::from_millis(1);
     let (watchdog, told) = start(threshold);
@@ -238,7 +240,7 @@ fn stalls_are_bounded() {
 
 #[cfg(feature = "tower")]
 #[test]
-fn the_log_tells_when_requests_are_turned_away() {
+fn shed_requests_are_logged() {
     let (watchdog, _) = logging();
     let runtime = watchdog.build_runtime("shed log", &mut multi_thread(1)).unwrap();
     let mark = Duration::from_millis(5);

@@ -1,4 +1,5 @@
-//! What becomes of tasks: what is told of their panics and of their growth. How they are counted is in `outcome_counts`.
+//! What is logged about tasks: their panics, and the growth of their number. How outcomes are
+//! counted is in `outcome_counts`.
 
 use std::future::pending;
 use std::panic::Location;
@@ -13,11 +14,11 @@ use test_support::*;
 
 fn logging() -> Watchdog {
     log_to_lines();
-    // No stall of these tests is to be told: nothing but their tasks.
+    // No stall is logged in these tests, only what concerns tasks.
     Watchdog::builder().threshold(THRESHOLD * 10).warn_above_alive_tasks(10).start().unwrap()
 }
 
-/// As `Watchdog::spawn`, with the place that it knows.
+/// Spawns as `Watchdog::spawn` does, and returns the location of the caller.
 #[track_caller]
 fn spawn<F>(watchdog: &Watchdog, handle: &Handle, future: F) -> (JoinHandle<F::Output>, String)
 where
@@ -28,20 +29,20 @@ where
     (watchdog.spawn(future), Location::caller().to_string())
 }
 
-fn told(runtime: &str) -> Vec<Line> {
+fn task_lines(runtime: &str) -> Vec<Line> {
     lines(runtime).into_iter().filter(|line| line.target == "pollwatch::tasks").collect()
 }
 
 fn panics(runtime: &str) -> Vec<Line> {
-    told(runtime).into_iter().filter(|line| line.fields.contains_key("panic")).collect()
+    task_lines(runtime).into_iter().filter(|line| line.fields.contains_key("panic")).collect()
 }
 
 fn growths(runtime: &str) -> Vec<Line> {
-    told(runtime).into_iter().filter(|line| line.fields.contains_key("alive")).collect()
+    task_lines(runtime).into_iter().filter(|line| line.fields.contains_key("alive")).collect()
 }
 
 #[test]
-fn a_panic_of_a_spawned_task_is_told() {
+fn a_panic_of_a_spawned_task_is_logged() {
     let watchdog = logging();
     for (name, mut builder) in flavours() {
         let name = &format!("{name} panics");
@@ -54,7 +55,7 @@ fn a_panic_of_a_spawned_task_is_told() {
         let payload = runtime.block_on(task).unwrap_err().into_panic();
         let text = payload.downcast_ref::<String>().expect("the same payload as ever");
         assert!(text.contains("sums are wrong") && text.len() > 1_000);
-        let line = wait_for("the panic is told", || panics(name).pop());
+        let line = wait_for("the panic is logged", || panics(name).pop());
         assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::tasks", Level::WARN, false));
         assert_eq!((&line.fields["site"], &line.fields["task"]), (&place, &id));
         let said = &line.fields["panic"];
@@ -68,9 +69,9 @@ fn a_panic_of_a_spawned_task_is_told() {
     }
 }
 
-/// Those that end otherwise, are not tasks, or are somebody else's are not told.
+/// Other outcomes, panics outside of tasks, and panics of foreign tasks are not logged.
 #[test]
-fn nothing_else_is_told_as_a_panic() {
+fn nothing_else_is_logged_as_a_panic() {
     let watchdog = logging();
     let name = "no panics";
     let runtime = watchdog.build_runtime(name, &mut multi_thread(2)).unwrap();
@@ -78,7 +79,7 @@ fn nothing_else_is_told_as_a_panic() {
     let (completed, _) = spawn(&watchdog, runtime.handle(), yields(2));
     let (dropped, _) = spawn(&watchdog, runtime.handle(), yields(2));
     drop(dropped);
-    // Its owner sees it, and may go on from there.
+    // The owner of the future sees the panic and may continue.
     let (part, _) = watch_at(&watchdog, async { std::panic::panic_any(1) });
     let (with_part, _) = spawn_on(runtime.handle(), part);
     let (plain, _) = spawn_on(runtime.handle(), async { std::panic::panic_any(2) });
@@ -89,18 +90,22 @@ fn nothing_else_is_told_as_a_panic() {
         completed.await.unwrap();
         assert!(with_part.await.unwrap_err().is_panic() && plain.await.unwrap_err().is_panic());
     });
-    // What is told comes in order: this one is the first and the last.
+    // Lines are logged in order, so this one is the first and the last.
     let (last, place) = spawn(&watchdog, runtime.handle(), async { std::panic::panic_any(7_u32) });
     let payload = runtime.block_on(last).unwrap_err().into_panic();
     assert_eq!(payload.downcast_ref::<u32>(), Some(&7), "it went on as it was");
-    let told = wait_for("the last one is told", || Some(panics(name)).filter(|told| !told.is_empty()));
-    assert_eq!(told.len(), 1, "{told:#?}");
-    assert_eq!((&told[0].fields["site"], told[0].fields["panic"].as_str()), (&place, "(a payload that is no text)"));
+    let task_lines =
+        wait_for("the last one is logged", || Some(panics(name)).filter(|task_lines| !task_lines.is_empty()));
+    assert_eq!(task_lines.len(), 1, "{task_lines:#?}");
+    assert_eq!(
+        (&task_lines[0].fields["site"], task_lines[0].fields["panic"].as_str()),
+        (&place, "(a payload that is no text)")
+    );
 }
 
-/// A place that panics all the time does not flood the log, and nothing is lost from the count.
+/// A site that panics all the time does not flood the log, and the count is complete.
 #[test]
-fn panics_of_one_place_are_limited() {
+fn panics_of_one_site_are_rate_limited() {
     const PANICS: usize = 60;
     let watchdog = logging();
     let name = "many panics";
@@ -115,21 +120,22 @@ fn panics_of_one_place_are_limited() {
         }
     });
     let left_out = || watchdog.snapshot().watchdog.reports_suppressed as usize;
-    wait_until("all are told or left out", || panics(name).len() + left_out() == PANICS);
+    wait_until("all are logged or left out", || panics(name).len() + left_out() == PANICS);
     assert!(panics(name).len() >= 5 && left_out() > 0, "{:#?}", panics(name));
     assert!(panics(name).iter().all(|line| line.fields["site"] == place && line.fields["panic"] == "again"));
     assert_eq!(site_of(&watchdog, name, &place).panicked, PANICS as u64);
     assert_eq!(watchdog.snapshot().watchdog.reports_lost, 0);
 }
 
-/// The watchdog sleeps when nothing has been polled for a second, and is woken.
+/// The watchdog sleeps when nothing was polled for a second, and a panic wakes it.
 #[test]
-fn a_panic_is_told_after_an_idle_time() {
+fn a_panic_wakes_an_idle_watchdog() {
     let watchdog = logging();
     let name = "idle, then panics";
     let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
-    // Without the system call that lets it sleep for long, it never does; then this is as the other tests.
+    // The watchdog never sleeps for long without the system call for it; then this test is like the
+    // others.
     let mut before = wakeups();
     if watchdog.coverage().exact_wakeup {
         wait_until("the watchdog sleeps", || {
@@ -139,13 +145,13 @@ fn a_panic_is_told_after_an_idle_time() {
     }
     let (task, place) = spawn(&watchdog, runtime.handle(), async { std::panic::resume_unwind(Box::new("late")) });
     assert!(runtime.block_on(task).unwrap_err().is_panic());
-    let line = wait_for("the panic is told", || panics(name).pop());
+    let line = wait_for("the panic is logged", || panics(name).pop());
     assert_eq!((&line.fields["site"], line.fields["panic"].as_str()), (&place, "late"));
 }
 
-/// What has not been told when the watchdog is stopped is told then.
+/// What was not logged when the watchdog is stopped is logged then.
 #[test]
-fn a_stop_tells_what_is_left() {
+fn a_shutdown_logs_what_is_left() {
     let watchdog = logging();
     let name = "stopped";
     let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
@@ -155,13 +161,13 @@ fn a_stop_tells_what_is_left() {
         spawn(&watchdog, runtime.handle(), pending::<()>());
     }
     watchdog.shutdown();
-    wait_until("both are told", || panics(name).len() == 1 && growths(name).len() == 1);
+    wait_until("both are logged", || panics(name).len() == 1 && growths(name).len() == 1);
     assert_eq!(panics(name)[0].fields["site"], place);
 }
 
-/// In either mode: by the hooks where there are any, else by `Watchdog::spawn`.
+/// The number of tasks is known in both modes: by the hooks, or else by `Watchdog::spawn`.
 #[test]
-fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
+fn a_site_whose_tasks_grow_is_logged_at_each_doubling() {
     let watchdog = logging();
     log_to_lines();
     let generous = Watchdog::builder().threshold(THRESHOLD * 10).warn_above_alive_tasks(u64::MAX).start().unwrap();
@@ -184,12 +190,13 @@ fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
             }
             place.clone()
         };
-        // Few for their place, and most tasks of the runtime: places are gone through, and nothing is found.
+        // These are few for their site, and most tasks of the runtime: all sites are checked, and
+        // nothing is found.
         let elsewhere: Vec<_> = (0..9).map(|_| spawn_measured(&watchdog, runtime.handle(), pending::<()>())).collect();
         grow_to(10);
         assert!(growths(name).is_empty());
         let place = grow_to(11);
-        let line = wait_for("it is told past the limit", || growths(name).pop());
+        let line = wait_for("it is logged past the limit", || growths(name).pop());
         assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::tasks", Level::WARN, false));
         assert_eq!(
             (&line.fields["site"], &line.fields["alive"], &line.fields["limit"]),
@@ -198,7 +205,7 @@ fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
         assert!(line.fields["message"].contains(&place), "{line:?}");
         grow_to(19);
         grow_to(45);
-        let line = wait_for("it is told at the doubling", || growths(name).into_iter().nth(1));
+        let line = wait_for("it is logged at the doubling", || growths(name).into_iter().nth(1));
         let alive: u64 = line.fields["alive"].parse().unwrap();
         assert!((20..=45).contains(&alive), "{line:?}");
         assert!(growths(&unlimited).is_empty() && elsewhere.len() == 9);
@@ -207,9 +214,10 @@ fn a_place_whose_tasks_grow_is_told_at_each_doubling() {
     }
 }
 
-/// To Prometheus, a series that begins at 1 did not increase: outcomes begin at 0, when the first future is polled.
+/// Prometheus sees no increase in a series that starts at 1, so outcomes start at 0 when the first
+/// future is polled.
 #[test]
-fn outcomes_exist_before_the_first() {
+fn outcome_series_exist_before_the_first_outcome() {
     let watchdog = logging();
     let name = "outcomes at 0";
     let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();

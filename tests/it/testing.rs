@@ -9,17 +9,18 @@ fn blocks() {
     std::thread::sleep(Duration::from_millis(150));
 }
 
-/// The text with which a check fails, if it does.
+/// The message with which a check fails, if it does.
 fn text(check: impl FnOnce()) -> Option<String> {
     let payload = catch_unwind(AssertUnwindSafe(check)).err()?;
     let text = payload.downcast_ref::<String>().cloned();
     Some(text.unwrap_or_else(|| payload.downcast_ref::<&str>().unwrap().to_string()))
 }
 
-/// Attempts of which one has to fail: a block during which the machine stands still, or gives no CPU, is excused.
+/// The number of attempts of which one has to fail. A block while the process is stopped or has no
+/// CPU is excused.
 const ATTEMPTS: usize = 10;
 
-/// The text with which a check fails.
+/// The message with which a check fails.
 fn failure(check: impl Fn()) -> String {
     (0..ATTEMPTS).find_map(|_| text(&check)).expect("it fails")
 }
@@ -61,12 +62,12 @@ fn a_task_that_blocks_a_worker_fails_it() {
 }
 
 #[test]
-fn what_is_allowed_passes() {
+fn allowed_blocking_passes() {
     run(async { pollwatch::allow_blocking("a test", blocks) });
 }
 
 #[test]
-fn a_failing_test_fails_as_it_would() {
+fn a_failing_test_fails_with_its_own_message() {
     let text = failure(|| {
         run(async {
             blocks();
@@ -77,7 +78,7 @@ fn a_failing_test_fails_as_it_would() {
 }
 
 #[tokio::test]
-async fn a_guard_checks_what_it_wraps() {
+async fn a_guard_checks_the_futures_that_it_wraps() {
     let mut failed = None;
     for _ in 0..ATTEMPTS {
         let guard = Check::new().guard();
@@ -95,7 +96,7 @@ async fn a_guard_checks_what_it_wraps() {
 }
 
 #[test]
-fn a_senseless_limit_is_refused() {
+fn an_invalid_limit_is_refused() {
     let text = failure(|| Check::new().limit(Duration::ZERO).run(async {}));
     assert!(text.contains("threshold"), "{text}");
 }

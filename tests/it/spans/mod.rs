@@ -1,4 +1,4 @@
-//! The tracing spans of a stall. Every test has a subscriber of its own, on the threads that need it.
+//! The tracing spans of a stall. Every test has its own subscriber on the threads that need it.
 
 mod nesting;
 mod subscribers;
@@ -11,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use test_support::*;
 
-/// A watched runtime whose threads, and the one that made it, have a subscriber with a span layer.
+/// A watched runtime whose threads, like the one that made it, have a subscriber with a span layer.
 struct Traced {
     watchdog: Watchdog,
     told: CollectedStalls,
@@ -19,7 +19,7 @@ struct Traced {
     _default: DefaultGuard,
 }
 
-/// The span layer alone.
+/// A runtime with the span layer alone.
 fn traced() -> Traced {
     traced_by(multi_thread(1), |watchdog, _| tracing_subscriber::registry().with(watchdog.span_layer()).into())
 }
@@ -53,10 +53,10 @@ fn texts(stall: &Stall) -> Vec<&str> {
     stall.spans.iter().map(|s| &**s).collect()
 }
 
-/// Blocks the thread until the stall that this makes is told with just these spans. A thread that is late has its stall found
-/// before it is there: the next look sees it.
+/// Blocks the thread until its stall is reported with exactly these spans. The stall may be found
+/// before the thread gets here; then a later scan sees the spans.
 #[track_caller]
-fn block_until_told(told: &CollectedStalls, spans: &[&str]) -> Stall {
+fn block_until_reported(told: &CollectedStalls, spans: &[&str]) -> Stall {
     let stall = told.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
     stall.unwrap_or_else(|| panic!("not told with {spans:?}: {:#?}", told.all()))
 }

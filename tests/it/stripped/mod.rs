@@ -1,4 +1,4 @@
-//! A program without any symbols: what blocks is told by module and offset, all else as ever.
+//! A program without symbols: a stall names module and offset, and all else as with symbols.
 
 mod program;
 
@@ -7,16 +7,16 @@ use std::process::Command;
 
 const ROLE: &str = "POLLWATCH_TEST_CHILD";
 
-/// A folder of this test's own; the program's name is that of the module.
+/// A folder of this test. The program has the name of the module.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-/// This very program, as it was compiled for the tests, without its symbols.
+/// This test binary, stripped after the build.
 #[test]
-fn stripped_afterwards() {
+fn a_stripped_test_binary_reports_offsets() {
     if std::env::var_os(ROLE).is_some() {
         return program::main();
     }
@@ -27,14 +27,15 @@ fn stripped_afterwards() {
         Err(error) => return eprintln!("skipped: no `strip` here: {error}"),
     }
     let mut child = Command::new(stripped);
-    child.args(["--exact", "stripped::stripped_afterwards", "--nocapture", "--test-threads=1"]);
+    child.args(["--exact", "stripped::a_stripped_test_binary_reports_offsets", "--nocapture", "--test-threads=1"]);
     check(&mut child);
 }
 
-/// As a user may build it. In a package of its own: neither what the tests use nor this repository's profiles are in it.
+/// The program built for release as a user may build it, in a package of its own without the
+/// dependencies and profiles of this repository.
 #[test]
 #[ignore = "compiles tokio and the like once more: about a minute; .ci/run does it"]
-fn built_for_release() {
+fn a_stripped_release_build_reports_offsets() {
     let folder = folder("stripped-release");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = format!(
@@ -58,33 +59,34 @@ fn built_for_release() {
         program = root.join("tests/it/stripped/program.rs"),
     );
     std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
-    // The same versions, which are here: nothing is fetched.
+    // The same versions as in this repository, so that nothing is fetched.
     std::fs::copy(root.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--release", "--offline", "--quiet", "--manifest-path"]).arg(folder.join("Cargo.toml"));
-    // In the repository, for its settings (`tokio_unstable`); into a folder that nobody else locks.
+    // The build runs in the repository for its settings (`tokio_unstable`), into a folder that no
+    // other build locks.
     cargo.current_dir(root).env_remove("CARGO_BUILD_TARGET");
     let status = cargo.arg("--target-dir").arg(folder.join("target")).status().unwrap();
     assert!(status.success(), "{status}");
     check(&mut Command::new(folder.join("target/release/stripped")));
 }
 
-/// Runs the program and reads its log.
+/// Runs the program and checks its log.
 fn check(program: &mut Command) {
     let output = program.env(ROLE, "1").env_remove("RUST_LOG").output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     println!("{said}");
     let sleep = "blocked in a sleep (off-CPU, syscall clock_nanosleep)";
-    is_told(&said, "syscall", "a sleep", sleep, "use tokio::time::sleep");
+    assert_reported(&said, "syscall", "a sleep", sleep, "use tokio::time::sleep");
     let advice = "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await";
-    is_told(&said, "cpu", "computing", "computing (cpu)", advice);
-    // Which lock it is, only symbols tell.
+    assert_reported(&said, "cpu", "computing", "computing (cpu)", advice);
+    // Only symbols say which kind of lock it is.
     let advice = "use the one of tokio::sync, or take it in tokio::task::spawn_blocking";
-    is_told(&said, "lock", "a lock", "blocked in a lock (off-CPU, syscall futex)", advice);
+    assert_reported(&said, "lock", "a lock", "blocked in a lock (off-CPU, syscall futex)", advice);
 }
 
-fn is_told(said: &str, cause: &str, reason: &str, words: &str, advice: &str) {
+fn assert_reported(said: &str, cause: &str, reason: &str, words: &str, advice: &str) {
     let expected = format!("expected of {reason}: ");
     let expected = said.lines().rev().find_map(|line| line.split_once(&expected)).expect(reason).1;
     let (place, offset) = expected.rsplit_once(" in 0x").expect("an offset");
@@ -95,7 +97,7 @@ fn is_told(said: &str, cause: &str, reason: &str, words: &str, advice: &str) {
     let events: Vec<&str> = said.split(" WARN pollwatch::stall: stall #").skip(1).collect();
     let is_it = |event: &&&str| event.contains(&format!("  {place}\n")) && event.contains("at stripped+0x");
     let event = events.iter().find(is_it).unwrap_or_else(|| panic!("no event of {place}:\n{said}"));
-    // The text: four lines, as ever. The fields follow in one of their own.
+    // The text has four lines; the fields follow in a line of their own.
     let lines: Vec<&str> = event.lines().take(5).collect();
     let [first, second, stack, last, fields] = lines[..] else { panic!("{event}") };
     assert!(first.contains(" ongoing ") && first.ends_with(&format!(" on worker 0 of \"main\": {words}")), "{event}");
@@ -104,7 +106,7 @@ fn is_told(said: &str, cause: &str, reason: &str, words: &str, advice: &str) {
     for field in [format!("task={id}"), format!("site={site}"), format!("cause={cause}"), "at=stripped+0x".into()] {
         assert!(fields.contains(&field), "{field}: {event}");
     }
-    // Functions of the program by module and offset, the one that blocks among them, and none of another module.
+    // All frames are of the program, by module and offset, and the blocking function is among them.
     let frames = stack.split_once("at ").expect("a stack").1.split(" ← ").filter(|frame| !frame.ends_with(" more"));
     let offset = |frame: &str| {
         let offset = frame.strip_prefix("stripped+0x").unwrap_or_else(|| panic!("{frame}: {event}"));

@@ -1,4 +1,5 @@
-//! Blocks a worker in three ways, each until the log has told where. Says on its standard output what must be told.
+//! Blocks a worker in three ways, each until the log has its stack, and prints what must be
+//! reported.
 
 use std::hint::black_box;
 use std::panic::Location;
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Phase, Watchdog};
 
-/// For all attempts: on a machine with more to do, a thread is starved before it gets to block.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The limit of all attempts. On a busy machine a thread may be starved before it blocks.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[inline(never)]
 fn sleeps(stop: &AtomicBool) {
@@ -33,15 +34,15 @@ fn locks(mutex: &Mutex<u8>) {
 
 pub(crate) fn main() {
     tracing_subscriber::fmt().with_ansi(false).without_time().init();
-    until_told("a sleep", sleeps as *const (), |block| {
+    until_reported("a sleep", sleeps as *const (), |block| {
         let stop = block.stop.clone();
         block.run(async move { sleeps(&stop) }, || ());
     });
-    until_told("computing", computes as *const (), |block| {
+    until_reported("computing", computes as *const (), |block| {
         let stop = block.stop.clone();
         block.run(async move { computes(&stop) }, || ());
     });
-    until_told("a lock", locks as *const (), |block| {
+    until_reported("a lock", locks as *const (), |block| {
         let mutex: &'static Mutex<u8> = Box::leak(Box::default());
         let held = mutex.lock().unwrap();
         block.run(async move { locks(mutex) }, || drop(held));
@@ -51,17 +52,17 @@ pub(crate) fn main() {
 /// One attempt.
 struct Block {
     watchdog: Watchdog,
-    /// Reasons.
+    /// The reasons of the stalls reported with a stack.
     told: mpsc::Receiver<&'static str>,
     stop: Arc<AtomicBool>,
-    /// Where the function that blocks is in the file.
+    /// The offset of the blocking function in the file.
     offset: usize,
     is_right: bool,
     reason: &'static str,
 }
 
 impl Block {
-    /// Polls a future that blocks, until that has been told with a stack.
+    /// Polls a blocking future until its stall is reported with a stack.
     #[track_caller]
     fn run(&mut self, future: impl Future<Output = ()> + Send + 'static, release: impl FnOnce()) {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -69,7 +70,7 @@ impl Block {
         let _guard = runtime.enter();
         let task = self.watchdog.spawn(future);
         let (reason, offset, id, place) = (self.reason, self.offset, task.id(), Location::caller());
-        self.is_right = self.told.recv_timeout(PATIENCE) == Ok(reason);
+        self.is_right = self.told.recv_timeout(TIMEOUT) == Ok(reason);
         self.stop.store(true, Ordering::Relaxed);
         release();
         runtime.block_on(task).unwrap();
@@ -77,9 +78,9 @@ impl Block {
     }
 }
 
-fn until_told(reason: &'static str, function: *const (), attempt: impl Fn(&mut Block)) {
+fn until_reported(reason: &'static str, function: *const (), attempt: impl Fn(&mut Block)) {
     let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
+    while begin.elapsed() < TIMEOUT {
         let (tell, told) = mpsc::channel();
         let on_stall = move |stall: &pollwatch::Stall| {
             if stall.phase == Phase::Ongoing && stall.stack.is_some() {
@@ -97,7 +98,7 @@ fn until_told(reason: &'static str, function: *const (), attempt: impl Fn(&mut B
     panic!("{reason} was never told");
 }
 
-/// Where the program's file begins in memory.
+/// The address at which the program's file is mapped.
 fn base() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let program = std::env::current_exe().unwrap();

@@ -1,17 +1,18 @@
-//! Workers whose threads hand them on to others of the pool, and threads of it that are no workers.
+//! Workers that are handed over to another thread of the pool, and pool threads that are no
+//! workers.
 
 use std::time::Instant;
 
 use pollwatch::Certainty;
 use tokio::task::block_in_place;
 
-use super::{build, certain, settle, silent};
+use super::{assert_not_reported, build, observed, settle};
 use test_support::*;
 
-/// The thread that blocks is a worker no more, and waits in the pool when it is through.
+/// The thread that blocks is no longer a worker, and waits in the pool afterwards.
 #[test]
-fn a_worker_that_is_handed_on() {
-    silent(THRESHOLD, 1, |runtime| {
+fn a_worker_handed_over_is_not_reported() {
+    assert_not_reported(THRESHOLD, 1, |runtime| {
         for _ in 0..3 {
             let task = runtime.spawn(async {
                 block_in_place(|| block(THRESHOLD * 5));
@@ -23,10 +24,10 @@ fn a_worker_that_is_handed_on() {
     });
 }
 
-/// So is it where whoever took it over never comes to rest.
+/// The same while the new worker thread is always busy.
 #[test]
-fn a_worker_that_is_handed_on_and_busy() {
-    silent(THRESHOLD, 1, |runtime| {
+fn a_busy_worker_handed_over_is_not_reported() {
+    assert_not_reported(THRESHOLD, 1, |runtime| {
         let gate = Gate::new();
         let key = gate.key();
         let blocked = runtime.spawn(async move { block_in_place(move || key.pass()) });
@@ -42,15 +43,15 @@ fn a_worker_that_is_handed_on_and_busy() {
     });
 }
 
-/// Whoever took it over may block itself: then it is not known whose worker it is.
+/// The new worker thread may block itself: then it is unknown whose worker it is.
 #[test]
-fn a_worker_that_is_handed_on_and_blocked_is_never_certain() {
+fn a_blocked_worker_handed_over_is_never_observed() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = build(&watchdog, 1);
     let gate = Gate::new();
     let (key, other) = (gate.key(), gate.key());
     let in_place = runtime.spawn(async move {
-        // In the queue before the worker goes.
+        // The task is queued before the worker is handed over.
         tokio::spawn(async move { other.pass() });
         block_in_place(move || key.pass())
     });
@@ -58,12 +59,12 @@ fn a_worker_that_is_handed_on_and_blocked_is_never_certain() {
     gate.open();
     assert!(runtime.block_on(in_place).unwrap());
     told.wait_resolved("main");
-    assert!(certain(&told.all()).is_empty(), "{:?}", told.all());
+    assert!(observed(&told.all()).is_empty(), "{:?}", told.all());
 }
 
-/// With nobody to take it over, it is blocked.
+/// Without a thread that takes it over the worker is blocked.
 #[test]
-fn block_in_place_with_a_full_pool_is_certain() {
+fn block_in_place_with_a_full_pool_is_observed() {
     let (watchdog, told) = start(THRESHOLD);
     let mut builder = multi_thread(1);
     let runtime = watchdog.build_runtime("main", builder.max_blocking_threads(1)).unwrap();
@@ -71,7 +72,7 @@ fn block_in_place_with_a_full_pool_is_certain() {
     let (key, other) = (gate.key(), gate.key());
     runtime.spawn_blocking(move || other.pass());
     settle(&runtime);
-    // Since before the worker was unparked, it has not run.
+    // The worker has not run since it was unparked.
     let rests = THRESHOLD * 5;
     runtime.block_on(async move { tokio::time::sleep(rests).await });
     let in_place = runtime.spawn(async move { block_in_place(move || key.pass()) });
@@ -81,9 +82,9 @@ fn block_in_place_with_a_full_pool_is_certain() {
     assert!(runtime.block_on(in_place).unwrap());
 }
 
-/// The threads of `spawn_blocking` do not hide a worker that is blocked, as long as they rest.
+/// Pool threads that rest do not hide a blocked worker.
 #[test]
-fn beside_threads_that_rest() {
+fn a_blocked_worker_is_observed_beside_resting_pool_threads() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
@@ -96,6 +97,6 @@ fn beside_threads_that_rest() {
         let stalls = reported_so_far(&watchdog, &told);
         gate.open();
         assert!(runtime.block_on(waits).unwrap());
-        if certain(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }
+        if observed(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }
     });
 }

@@ -1,4 +1,4 @@
-//! What blocks a worker is told, once, for as long as it does.
+//! A blocked worker is reported once, for as long as it is blocked.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Cause, Certainty, Phase};
 
-use super::{build, certain};
+use super::{build, observed};
 use test_support::*;
 
-/// A task that nobody wrapped blocks its worker in a system call.
-fn fires(cause: Cause, reason: &str, blocks: impl Fn() + Clone + Send + 'static) {
+/// Blocks a worker in a system call by an unwatched task, and checks the report.
+fn assert_detected(cause: Cause, reason: &str, blocks: impl Fn() + Clone + Send + 'static) {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
@@ -43,19 +43,19 @@ fn fires(cause: Cause, reason: &str, blocks: impl Fn() + Clone + Send + 'static)
         assert_eq!((of_cause.count, main.suspected.count), (1, 0));
         assert!(of_cause.time >= THRESHOLD);
         assert!(watchdog.snapshot().sites.iter().all(|s| s.stalls.count == 0), "nobody knows its place");
-        // From a look to a look: the less time between those, the nearer.
+        // The duration is known from scan to scan: the shorter the interval, the closer.
         if resolved.elapsed + THRESHOLD >= inner { Ok(()) } else { Err(format!("{inner:?}: {resolved}")) }
     });
 }
 
 #[test]
-fn a_sleep() {
-    fires(Cause::Syscall, "a sleep", || std::thread::sleep(THRESHOLD * 5));
+fn a_sleep_is_detected() {
+    assert_detected(Cause::Syscall, "a sleep", || std::thread::sleep(THRESHOLD * 5));
 }
 
 #[test]
-fn a_socket() {
-    fires(Cause::Syscall, "a sync socket call", || {
+fn a_socket_read_is_detected() {
+    assert_detected(Cause::Syscall, "a sync socket call", || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut there, _) = listener.accept().unwrap();
@@ -69,8 +69,8 @@ fn a_socket() {
 }
 
 #[test]
-fn a_lock() {
-    fires(Cause::Lock, "a Mutex", || {
+fn a_lock_is_detected() {
+    assert_detected(Cause::Lock, "a Mutex", || {
         let mutex = std::sync::Mutex::new(());
         let (locked, is_locked) = mpsc::channel();
         std::thread::scope(|scope| {
@@ -86,7 +86,7 @@ fn a_lock() {
     });
 }
 
-/// What computes is never certain, and told as suspected.
+/// A computing worker is suspected and never observed.
 #[test]
 fn computing_is_suspected() {
     undisturbed(|| {
@@ -114,9 +114,9 @@ fn computing_is_suspected() {
     });
 }
 
-/// All workers at once, while they are blocked, and nothing once they are not.
+/// Workers blocked at once are counted while they are blocked, and not afterwards.
 #[test]
-fn blocked_workers_are_counted_while_they_are() {
+fn blocked_workers_are_counted_while_they_are_blocked() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
@@ -148,9 +148,9 @@ fn blocked_workers_are_counted_while_they_are() {
     });
 }
 
-/// A worker whose poll is measured is not told twice.
+/// A worker whose poll is measured is not reported twice.
 #[test]
-fn what_is_measured_is_told_once() {
+fn a_measured_stall_is_reported_once() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
@@ -165,7 +165,7 @@ fn what_is_measured_is_told_once() {
     });
 }
 
-/// An idle watchdog sleeps, though it has workers to look at; the first that is unparked wakes it.
+/// An idle watchdog sleeps although it has workers to scan; the first unpark wakes it.
 #[test]
 fn an_idle_watchdog_sleeps_and_is_woken() {
     undisturbed(|| {
@@ -182,6 +182,6 @@ fn an_idle_watchdog_sleeps_and_is_woken() {
         });
         runtime.block_on(runtime.spawn(async { block(THRESHOLD * 3) })).unwrap();
         let stalls = reported_so_far(&watchdog, &told);
-        if certain(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }
+        if observed(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }
     });
 }

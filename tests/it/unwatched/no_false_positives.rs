@@ -1,4 +1,4 @@
-//! Loads that block no worker, and what is not looked at.
+//! Loads that block no worker, and threads that are not scanned.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use pollwatch::Watchdog;
 use tokio::runtime::Runtime;
 
-use super::{build, certain, none, settle, silent};
+use super::{assert_not_reported, build, no_reports, observed, settle};
 use test_support::*;
 
 #[test]
-fn idle_workers() {
-    silent(THRESHOLD, 2, |runtime| runtime.block_on(async { tokio::time::sleep(THRESHOLD * 20).await }));
+fn idle_workers_are_not_reported() {
+    assert_not_reported(THRESHOLD, 2, |runtime| runtime.block_on(async { tokio::time::sleep(THRESHOLD * 20).await }));
 }
 
 #[test]
-fn slow_waits_in_the_driver() {
-    silent(THRESHOLD, 1, |runtime| {
+fn waits_in_the_driver_are_not_reported() {
+    assert_not_reported(THRESHOLD, 1, |runtime| {
         let task = runtime.spawn(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -38,10 +38,10 @@ fn slow_waits_in_the_driver() {
     });
 }
 
-/// A worker that always has something to do, and never anything long.
+/// A worker that is always busy, and never for long.
 #[test]
-fn busy_workers_that_yield() {
-    silent(THRESHOLD, 2, |runtime| {
+fn busy_workers_that_yield_are_not_reported() {
+    assert_not_reported(THRESHOLD, 2, |runtime| {
         let task = || async {
             let begin = Instant::now();
             while begin.elapsed() < THRESHOLD * 30 {
@@ -57,10 +57,10 @@ fn busy_workers_that_yield() {
     });
 }
 
-/// Many calls that block, each shorter than the threshold and each in a poll of its own.
+/// Many blocking calls, each shorter than the threshold and in a poll of its own.
 #[test]
-fn short_calls() {
-    silent(THRESHOLD, 2, |runtime| {
+fn short_blocking_calls_are_not_reported() {
+    assert_not_reported(THRESHOLD, 2, |runtime| {
         let tasks: Vec<_> = (0..4)
             .map(|_| {
                 runtime.spawn(async {
@@ -76,8 +76,8 @@ fn short_calls() {
 }
 
 #[test]
-fn parks_and_unparks() {
-    silent(THRESHOLD, 2, |runtime| {
+fn parks_and_unparks_are_not_reported() {
+    assert_not_reported(THRESHOLD, 2, |runtime| {
         let (send, mut receive) = tokio::sync::mpsc::unbounded_channel();
         let task = runtime.spawn(async move {
             let mut count = 0;
@@ -98,37 +98,37 @@ fn parks_and_unparks() {
     });
 }
 
-/// Threads of the pool that run no worker may block.
+/// Pool threads that run no worker may block.
 #[test]
-fn blocking_threads() {
-    silent(THRESHOLD, 1, |runtime| {
+fn blocking_pool_threads_are_not_reported() {
+    assert_not_reported(THRESHOLD, 1, |runtime| {
         let tasks: Vec<_> = (0..3).map(|_| runtime.spawn_blocking(|| block(THRESHOLD * 5))).collect();
         tasks.into_iter().for_each(|task| assert!(runtime.block_on(task).unwrap() >= THRESHOLD));
-        // Idle from here on.
+        // The runtime is idle from here on.
         runtime.block_on(async { tokio::time::sleep(THRESHOLD * 10).await });
     });
 }
 
-/// What is meant to block is left out, and counted under its reason.
+/// Allowed blocking is left out, and counted under its reason.
 #[test]
-fn what_is_allowed() {
+fn allowed_blocking_is_not_reported() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
         let task = runtime.spawn(async { pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 5)) });
         let blocked = runtime.block_on(task).unwrap();
         let stalls = reported_so_far(&watchdog, &told);
-        assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
+        assert!(observed(&stalls).is_empty(), "{}", observed(&stalls)[0]);
         let allowed = watchdog.snapshot().watchdog.allowed_blocking;
         assert!(allowed.len() == 1 && allowed[0].reason == "on purpose", "{allowed:?}");
         assert!(allowed[0].time >= blocked, "{allowed:?} of {blocked:?}");
-        none(&stalls)
+        no_reports(&stalls)
     });
 }
 
-/// A runtime that ends, with and without workers that are blocked then.
+/// A runtime that ends, with and without blocked workers.
 #[test]
-fn a_shutdown() {
+fn a_shutdown_is_not_reported() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         for i in 0..20 {
@@ -140,20 +140,20 @@ fn a_shutdown() {
             if i % 2 == 0 { drop(runtime) } else { runtime.shutdown_background() }
         }
         let stalls = reported_so_far(&watchdog, &told);
-        assert!(certain(&stalls).is_empty(), "{}", certain(&stalls)[0]);
-        none(&stalls)
+        assert!(observed(&stalls).is_empty(), "{}", observed(&stalls)[0]);
+        no_reports(&stalls)
     });
 }
 
-/// The thread of a current-thread runtime goes its own way when `block_on` has returned.
+/// The thread of a current-thread runtime may block after `block_on` has returned.
 #[test]
-fn the_thread_of_a_current_thread_runtime() {
+fn the_thread_of_a_current_thread_runtime_is_not_reported() {
     undisturbed(|| {
         let (watchdog, told) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
         settle(&runtime);
         block(THRESHOLD * 5);
-        // So does a thread of the pool that drives it.
+        // The same holds for a pool thread that drives one.
         let (outer, inner) =
             (build_named(&watchdog, "outer"), watchdog.build_runtime("inner", &mut current_thread()).unwrap());
         let drives = outer.spawn_blocking(move || {
@@ -162,12 +162,12 @@ fn the_thread_of_a_current_thread_runtime() {
         });
         outer.block_on(drives).unwrap();
         assert!(!watchdog.coverage().runtimes.iter().any(|r| r.workers && &*r.name != "outer"));
-        none(&reported_so_far(&watchdog, &told))
+        no_reports(&reported_so_far(&watchdog, &told))
     });
 }
 
 #[test]
-fn an_attached_runtime_is_not_looked_at() {
+fn an_attached_runtime_is_not_scanned() {
     let (watchdog, told) = start(THRESHOLD);
     let runtime = multi_thread(1).build().unwrap();
     watchdog.attach("main", runtime.handle()).unwrap();

@@ -1,4 +1,4 @@
-//! The whole process stands still: nobody is blocked for that, and nothing is suspected.
+//! A stopped process: no worker is blocked by that, and nothing is suspected.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -10,11 +10,12 @@ use super::settle;
 use test_support::sigstop::*;
 use test_support::*;
 
-const STANDSTILL: Duration = Duration::from_secs(1);
-const STANDSTILLS: usize = 20;
+const TIME_STOPPED: Duration = Duration::from_secs(1);
+const STOPS: usize = 20;
 
-/// Of a child that was stopped for a while nothing is told; that nothing is certain which is not so holds on any machine.
-fn nobody(stop: impl Fn(&StoppableChild), name: &str, child: impl Fn()) {
+/// Asserts that nothing is reported of a child that was stopped for a while. Whatever the machine
+/// does, nothing may be observed falsely.
+fn assert_nothing_reported(stop: impl Fn(&StoppableChild), name: &str, child: impl Fn()) {
     if is_child() {
         return child();
     }
@@ -27,19 +28,20 @@ fn nobody(stop: impl Fn(&StoppableChild), name: &str, child: impl Fn()) {
         assert_eq!(line_with(&lines, "counted"), told.len().to_string(), "{lines:?}");
         let certain = |told: &&&str| told.starts_with("Observed ") && !told.starts_with("Observed Paused");
         assert_eq!(told.iter().find(certain), None, "{lines:?}");
-        // A machine with too much to do has more than this one standstill.
+        // A busy machine stops the process at other times too.
         if told.is_empty() { Ok(()) } else { Err(format!("{told:#?}")) }
     });
 }
 
-fn once(child: &StoppableChild) {
+fn stop_once(child: &StoppableChild) {
     child.stop();
-    std::thread::sleep(STANDSTILL);
+    std::thread::sleep(TIME_STOPPED);
 }
 
-/// For a few thresholds each: one may end at any moment of what the watchdog does between two looks.
-fn often(child: &StoppableChild) {
-    for i in 0..STANDSTILLS {
+/// Stops the child for a few thresholds each time, at any moment of what the watchdog does between
+/// two scans.
+fn stop_often(child: &StoppableChild) {
+    for i in 0..STOPS {
         std::thread::sleep(THRESHOLD + THRESHOLD / 7 * (i % 7) as u32);
         child.stop();
         std::thread::sleep(THRESHOLD * 4);
@@ -47,7 +49,7 @@ fn often(child: &StoppableChild) {
     }
 }
 
-/// Workers in everything that a worker can be in: parked, in short calls that wait, in short computations, in between.
+/// Workers in every state: parked, in short calls, in short computations, between polls.
 fn workers() {
     let (watchdog, told) = start(THRESHOLD);
     let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
@@ -100,26 +102,26 @@ fn one_line(stall: &Stall) -> String {
 }
 
 #[test]
-fn a_standstill_blocks_no_worker() {
-    nobody(once, "unwatched::paused::a_standstill_blocks_no_worker", workers);
+fn a_stopped_process_blocks_no_worker() {
+    assert_nothing_reported(stop_once, "unwatched::paused::a_stopped_process_blocks_no_worker", workers);
 }
 
 #[test]
-fn standstills_at_any_moment_block_no_worker() {
-    nobody(often, "unwatched::paused::standstills_at_any_moment_block_no_worker", workers);
+fn stops_at_any_moment_block_no_worker() {
+    assert_nothing_reported(stop_often, "unwatched::paused::stops_at_any_moment_block_no_worker", workers);
 }
 
-/// A worker that is blocked is blocked for as long as it was, less the standstill.
+/// A blocked worker is blocked for as long as it was, minus the time stopped.
 #[test]
-fn a_standstill_is_no_part_of_a_blocked_worker() {
-    const NAME: &str = "unwatched::paused::a_standstill_is_no_part_of_a_blocked_worker";
+fn time_stopped_is_no_part_of_a_stall() {
+    const NAME: &str = "unwatched::paused::time_stopped_is_no_part_of_a_stall";
     if is_child() {
         return blocked();
     }
     undisturbed(|| {
         let (child, lines) = StoppableChild::start(NAME);
         let begin = Instant::now();
-        once(&child);
+        stop_once(&child);
         let stopped = begin.elapsed();
         let lines = child.finish(lines);
         let seconds = |what: &str| Duration::from_secs_f64(line_with(&lines, what).parse().expect("a number"));
