@@ -1,5 +1,5 @@
-//! The whole process stands still: nobody is blamed. Signals are process-global, so the test runs itself as a child and
-//! stops that.
+//! A stopped process: no stall is attributed to anybody. SIGSTOP stops a whole process, so each
+//! test runs itself as a child and stops that.
 
 #![cfg(target_os = "linux")]
 
@@ -11,38 +11,40 @@ use test_support::sigstop::*;
 use test_support::*;
 
 const LONG: Duration = Duration::from_millis(200);
-const STANDSTILL: Duration = Duration::from_secs(2);
-/// The threshold where many follow on each other, and how many.
+const TIME_STOPPED: Duration = Duration::from_secs(2);
+/// The threshold and the number of stops where many follow each other.
 const SHORT: Duration = Duration::from_millis(20);
-const STANDSTILLS: usize = 80;
+const STOPS: usize = 80;
 
-/// Runs the test `name` of this binary as a child, stops it for a while once it says so, and returns what it prints then.
+/// Runs the test `name` of this binary as a child, stops it for a while once it is ready, and
+/// returns the lines that it prints then and the time stopped.
 fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
     let (child, lines) = StoppableChild::start(name);
     child.stop();
     let begin = Instant::now();
-    std::thread::sleep(STANDSTILL);
+    std::thread::sleep(TIME_STOPPED);
     let stopped = begin.elapsed();
     (child.finish(lines), stopped)
 }
 
-/// Short polls, one of which spans the standstill.
+/// Short polls, of which one spans the time stopped.
 #[test]
-fn a_standstill_is_nobodys_stall() {
+fn a_stopped_process_has_no_stall() {
     if is_child() {
         return short_polls();
     }
     undisturbed(|| {
-        let (lines, _) = stop_for_a_while("a_standstill_is_nobodys_stall");
-        nobody_is_blamed(&lines)?;
+        let (lines, _) = stop_for_a_while("a_stopped_process_has_no_stall");
+        assert_no_blame(&lines)?;
         let paused = lines_with(&lines, "paused");
         assert!(paused.len() <= 1, "{lines:?}");
         if paused.len() == 1 { Ok(()) } else { Err(format!("{lines:?}")) }
     });
 }
 
-/// The watchdog was late, as it says itself, and nobody is to blame for that; nor for what a busy machine did, else it is `Err`.
-fn nobody_is_blamed(lines: &[String]) -> Result<(), String> {
+/// Asserts that the watchdog overslept and that no stall is attributed to a site. `Err` if the
+/// machine disturbed the attempt.
+fn assert_no_blame(lines: &[String]) -> Result<(), String> {
     assert_ne!(line_with(lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
     let blamed = lines_with(lines, "blamed");
     assert_eq!(blamed.is_empty(), line_with(lines, "site stalls") == "0", "{lines:?}");
@@ -52,16 +54,16 @@ fn nobody_is_blamed(lines: &[String]) -> Result<(), String> {
 fn short_polls() {
     let (watchdog, told) = start(LONG);
     short_polls_of(&watchdog, LONG / 20);
-    tell_all(&watchdog, &told);
+    print_reports(&watchdog, &told);
 }
 
-/// Until the parent lets it go on.
+/// Polls until the parent continues the child.
 fn short_polls_of(watchdog: &Watchdog, time: Duration) {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let go_on = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     runtime.block_on(watchdog.watch(async {
-        // A watchdog that has not yet begun cannot be late.
+        // A watchdog that has not started yet cannot oversleep.
         while wakeups() < 3 {
             yield_once().await;
         }
@@ -73,29 +75,30 @@ fn short_polls_of(watchdog: &Watchdog, time: Duration) {
     }));
 }
 
-/// As short as it may be, many times: the watchdog is caught in whatever it does between two sleeps, too.
+/// Many short stops meet the watchdog at every moment between two sleeps.
 #[test]
-fn standstills_at_any_moment_are_nobodys_stall() {
+fn stops_at_any_moment_cause_no_stall() {
     if is_child() {
         return often_stopped();
     }
     undisturbed(|| {
-        let lines = stop_often("standstills_at_any_moment_are_nobodys_stall");
+        let lines = stop_often("stops_at_any_moment_cause_no_stall");
         let oversleeps: usize = line_with(&lines, "oversleeps").parse().expect("a number");
         let blamed = lines_with(&lines, "blamed");
-        // One that falls into the look at a stall of a busy machine's is not noticed.
+        // A stop during the examination of a stall of a busy machine may go unnoticed.
         let examined = blamed.iter().any(|stall| stall.contains("ongoing"));
-        let noticed = blamed.is_empty() || oversleeps >= STANDSTILLS || examined;
+        let noticed = blamed.is_empty() || oversleeps >= STOPS || examined;
         assert!(noticed, "one went unnoticed, {oversleeps} did not: {blamed:?}");
-        nobody_is_blamed(&lines)
+        assert_no_blame(&lines)
     });
 }
 
-/// Runs the test `name` of this binary as a child, stops it again and again, and returns what it prints then.
+/// Runs the test `name` of this binary as a child, stops it again and again, and returns the lines
+/// that it prints then.
 fn stop_often(name: &str) -> Vec<String> {
     let (child, lines) = StoppableChild::start(name);
-    for i in 0..STANDSTILLS {
-        // At another place in what the watchdog does each time.
+    for i in 0..STOPS {
+        // Each stop comes at another moment of the watchdog's interval.
         std::thread::sleep(SHORT + SHORT / 7 * (i % 7) as u32);
         child.stop();
         std::thread::sleep(SHORT * 3);
@@ -107,21 +110,22 @@ fn stop_often(name: &str) -> Vec<String> {
 fn often_stopped() {
     let (watchdog, told) = start(SHORT);
     short_polls_of(&watchdog, SHORT / 20);
-    tell_all(&watchdog, &told);
+    print_reports(&watchdog, &told);
 }
 
-/// A breakpoint in a handler, as the first thing that a service does after it was idle: the watchdog is still waking up.
+/// A breakpoint in a handler, as the first thing that a service does after it was idle: the
+/// watchdog is just waking up.
 #[test]
-fn a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall() {
-    const NAME: &str = "a_standstill_in_the_first_poll_after_a_rest_is_nobodys_stall";
+fn a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall() {
+    const NAME: &str = "a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall";
     if is_child() {
         return stops_itself();
     }
     undisturbed(|| {
         let (child, lines) = StoppableChild::start(NAME);
         wait_until("it has stopped itself", || child.state() == "T");
-        std::thread::sleep(STANDSTILL / 2);
-        nobody_is_blamed(&child.finish(lines))
+        std::thread::sleep(TIME_STOPPED / 2);
+        assert_no_blame(&child.finish(lines))
     });
 }
 
@@ -133,17 +137,18 @@ fn stops_itself() {
     wait_until("the watchdog runs", || wakeups() >= 1);
     println!("\nready");
     runtime.block_on(watchdog.watch(async {
-        // As long as it takes to fall asleep, and longer.
+        // Longer than the watchdog needs to fall asleep.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        // SAFETY: takes and returns an integer. It is this thread that is stopped, and the others with it, before it returns.
+        // SAFETY: `raise` takes and returns an integer. It stops this thread, and the others with
+        // it, before it returns.
         assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
     }));
     wait_until("it may go on", || go_on.load(Ordering::Acquire));
-    tell_all(&watchdog, &told);
+    print_reports(&watchdog, &told);
 }
 
-/// What the parent asks about.
-fn tell_all(watchdog: &Watchdog, told: &CollectedStalls) {
+/// Prints what the parent checks.
+fn print_reports(watchdog: &Watchdog, told: &CollectedStalls) {
     let stalls = reported_so_far(watchdog, told);
     println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
     for stall in stalls {
@@ -161,15 +166,15 @@ fn tell_all(watchdog: &Watchdog, told: &CollectedStalls) {
     );
 }
 
-/// A service with workers that are busy, with one that sleeps within a short poll, and with nothing to do at all.
+/// A service with busy workers, with one that sleeps within short polls, and with an idle runtime.
 #[test]
-fn a_standstill_of_many_workers_is_nobodys_stall() {
+fn a_stop_of_many_workers_causes_no_stall() {
     if is_child() {
         return many_workers();
     }
     undisturbed(|| {
-        let (lines, _) = stop_for_a_while("a_standstill_of_many_workers_is_nobodys_stall");
-        nobody_is_blamed(&lines)
+        let (lines, _) = stop_for_a_while("a_stop_of_many_workers_causes_no_stall");
+        assert_no_blame(&lines)
     });
 }
 
@@ -183,7 +188,7 @@ fn many_workers() {
             let go_on = go_on.clone();
             let short = async move {
                 while !go_on.load(Ordering::Acquire) {
-                    // One of them is between polls most of the time.
+                    // One task is between polls most of the time.
                     block(LONG / 40);
                     if i == 0 {
                         tokio::time::sleep(LONG / 20).await;
@@ -203,22 +208,22 @@ fn many_workers() {
         }
     });
     parked.abort();
-    tell_all(&watchdog, &told);
+    print_reports(&watchdog, &told);
 }
 
-/// A real stall with a standstill in its middle is told without that.
+/// The time stopped is no part of the stall that it lies in.
 #[test]
-fn a_standstill_is_no_part_of_a_stall() {
+fn time_stopped_is_no_part_of_a_stall() {
     if is_child() {
         return one_long_poll();
     }
     undisturbed(|| {
-        let (lines, stopped) = stop_for_a_while("a_standstill_is_no_part_of_a_stall");
+        let (lines, stopped) = stop_for_a_while("time_stopped_is_no_part_of_a_stall");
         let seconds = |what: &str| Duration::from_secs_f64(line_with(&lines, what).parse().expect("a number"));
         let (elapsed, inner) = (seconds("elapsed"), seconds("inner"));
         assert!(inner >= stopped, "the poll's own clock went on");
         assert!(elapsed >= LONG);
-        // What was left out is the standstill, and not much more.
+        // The time left out is the time stopped, and not much more.
         let left_out = inner.saturating_sub(elapsed);
         if left_out >= stopped.mul_f64(0.9) && left_out <= stopped.mul_f64(1.5) {
             Ok(())

@@ -12,26 +12,26 @@ use test_support::*;
 
 pub(crate) const WORKERS: usize = 2;
 
-/// What a test of the layer has: a watchdog with its pages, a runtime of two workers, all that was told.
-pub(crate) struct Scene {
+/// A watchdog with its pages, a runtime of two workers, and all stalls reported so far.
+pub(crate) struct Fixture {
     pub(crate) watchdog: Watchdog,
     pub(crate) told: CollectedStalls,
     pub(crate) runtime: Runtime,
 }
 
-impl Scene {
-    pub(crate) fn new() -> Scene {
-        Scene::of(Watchdog::builder().threshold(THRESHOLD))
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
+        Fixture::with(Watchdog::builder().threshold(THRESHOLD))
     }
 
-    pub(crate) fn of(builder: WatchdogBuilder) -> Scene {
+    pub(crate) fn with(builder: WatchdogBuilder) -> Fixture {
         let (watchdog, told) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
         let mut builder = multi_thread(WORKERS);
-        // A name for each: a stall tells which it was.
+        // Each worker has a name of its own, which its stalls have too.
         let next = AtomicU64::new(0);
         builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
         let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
-        Scene { watchdog, told, runtime }
+        Fixture { watchdog, told, runtime }
     }
 
     pub(crate) fn serve(&self, app: Router) -> SocketAddr {
@@ -53,7 +53,8 @@ impl Scene {
         self.watchdog.snapshot().routes.into_iter().find(|route| &*route.route == name)
     }
 
-    /// Requests of a route by method and status, once there are as many: a response is out before its poll has ended.
+    /// Waits until the requests of a route, by method and status, are as given. A response is sent
+    /// before its poll has ended.
     #[track_caller]
     pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&str, &str, u64)]) {
         let mut last = None;
@@ -70,7 +71,7 @@ impl Scene {
         panic!("{name}: {last:?}, not {wanted:?}");
     }
 
-    /// The last state of each stall of the runtime, once all that happened so far has been told.
+    /// The last state of each stall of the runtime, once everything so far has been reported.
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         let mut last: Vec<Stall> = Vec::new();
         for stall in reported_so_far(&self.watchdog, &self.told).into_iter().filter(|s| &*s.runtime == "main") {
@@ -82,9 +83,10 @@ impl Scene {
         last
     }
 
-    /// A task that blocks its worker, spawned past the layer, is told without a route: nothing was left in any slot.
+    /// Asserts that a blocking task spawned outside of the layer is reported without a route: no
+    /// frame was left in a slot.
     pub(crate) fn assert_slots_are_empty(&self) {
-        // Thousands of reports may wait to be told: further ones would be lost.
+        // Thousands of reports may be queued, and further ones would be lost.
         self.stalls();
         let tasks: Vec<_> = (0..WORKERS * 4)
             .map(|_| spawn_measured(&self.watchdog, self.runtime.handle(), async { block(THRESHOLD * 2) }))

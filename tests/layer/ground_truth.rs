@@ -1,4 +1,4 @@
-//! What the handlers did, as they saw it themselves, and whether the stalls agree.
+//! What the handlers did by their own account, compared with the stalls.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use pollwatch::{Cause, Stall};
 
-use crate::fixture::{Scene, WORKERS};
+use crate::fixture::{Fixture, WORKERS};
 use test_support::*;
 
-/// Of the scenes under load.
+/// The threshold of the tests under load.
 pub(crate) const LOAD_THRESHOLD: Duration = Duration::from_millis(4);
-/// How long a handler blocks that does.
+/// The time for which a blocking handler sleeps.
 const BLOCK: Duration = Duration::from_millis(9);
 
-/// Task, thread, route: whose stall it is.
+/// The task, thread and route of a visit.
 type Who = (Option<tokio::task::Id>, String, String);
 
-/// The visits of all requests; each kept its thread, asleep for [`BLOCK`] or not at all.
+/// The visits of all requests. A visit sleeps for [`BLOCK`] or does not block.
 #[derive(Clone, Default)]
-pub(crate) struct Truth(Arc<Mutex<HashMap<Who, Visits>>>);
+pub(crate) struct GroundTruth(Arc<Mutex<HashMap<Who, Visits>>>);
 
 #[derive(Clone, Copy, Default)]
 struct Visits {
@@ -27,8 +27,8 @@ struct Visits {
     blocked: usize,
 }
 
-impl Truth {
-    /// A part of a request: blocks its thread, or does not.
+impl GroundTruth {
+    /// Records a visit of a request to its handler, which blocks its thread or does not.
     pub(crate) fn visit(&self, route: &str, blocks: bool) {
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
         let who = (tokio::task::try_id(), thread, route.to_owned());
@@ -41,7 +41,7 @@ impl Truth {
         visits.blocked += usize::from(blocks);
     }
 
-    /// How many there were of a route.
+    /// The number of visits of a route.
     pub(crate) fn visits(&self, route: &str) -> u64 {
         let visits = lock(&self.0);
         visits.iter().filter(|((_, _, name), _)| name == route).map(|(_, visits)| visits.all as u64).sum()
@@ -55,12 +55,13 @@ impl Truth {
         blocked
     }
 
-    /// Every stall with a route was one of that route, in that task, on that thread; no handler was asleep oftener than it said
-    /// it was. And none that slept was passed over, but for those of which pollwatch says why.
+    /// Asserts that every stall with a route belongs to a visit of that route, in that task, on
+    /// that thread, and that no handler slept more often than it recorded. Every sleep is counted,
+    /// except those that pollwatch accounts for as excused or lost.
     #[track_caller]
-    pub(crate) fn check(&self, scene: &Scene) {
-        let stalls = scene.stalls();
-        let metrics = scene.metrics();
+    pub(crate) fn check(&self, fixture: &Fixture) {
+        let stalls = fixture.stalls();
+        let metrics = fixture.metrics();
         let blocked = self.blocked();
         let visits = lock(&self.0);
         let lost = metrics.get("pollwatch_lost_polls_total", &[]) + metrics.get("pollwatch_reports_lost_total", &[]);
@@ -78,7 +79,8 @@ impl Truth {
                 assert!(visits.contains_key(&who), "nobody was there: {who:?}\n{stall}");
                 *asleep.entry(who).or_default() += 1;
             } else {
-                // Kept from a CPU, maybe in another part of the request: it may have gone on on the other worker.
+                // A starved thread may be in another part of the request, which may have moved to
+                // the other worker.
                 let was_there = visits.keys().any(|(task, _, route)| (task, route) == (&who.0, &who.2));
                 assert!(was_there, "nobody was there: {who:?}\n{stall}");
             }
@@ -87,7 +89,7 @@ impl Truth {
             assert!(*asleep <= visits[who].blocked, "{who:?} slept {} times, not {asleep}", visits[who].blocked);
         }
 
-        // A request that is not counted as a stall: what it was part of was excused, was lost, or lay in a pause.
+        // A request is not counted as a stall if its poll was excused, was lost, or was paused.
         let unseen = excused + lost + oversleeps * WORKERS as f64;
         for (route, blocked) in blocked.iter().filter(|(_, blocked)| **blocked > 0) {
             let counted = metrics.get("pollwatch_route_stalls_total", &[("route", route)]);

@@ -1,4 +1,5 @@
-//! The tower layer, beneath real servers with real clients: which route a stall is told under, and what is counted of it.
+//! The tower layer below real servers with real clients: the route of each stall, and what is
+//! counted for it.
 
 mod accounts;
 mod attribution;

@@ -6,7 +6,7 @@ use axum::{Router, routing::get};
 use pollwatch::{Phase, Watchdog};
 
 use crate::client;
-use crate::fixture::Scene;
+use crate::fixture::Fixture;
 use test_support::*;
 
 const REQUESTS: usize = 12;
@@ -14,27 +14,27 @@ const REQUESTS: usize = 12;
 #[test]
 fn a_stall_is_told_under_its_route_and_weighs_what_it_took() {
     undisturbed(|| {
-        let scene = Scene::of(Watchdog::builder().threshold(THRESHOLD).sampled_timing(true));
+        let fixture = Fixture::with(Watchdog::builder().threshold(THRESHOLD).sampled_timing(true));
         let app = Router::new().route(
             "/block",
             get(|| async {
                 block(THRESHOLD * 3);
             }),
         );
-        let addr = scene.serve(app.layer(scene.watchdog.layer()));
+        let addr = fixture.serve(app.layer(fixture.watchdog.layer()));
         let outer = Instant::now();
         for _ in 0..REQUESTS {
             assert_eq!(client::ask_once(addr, client::get("/block")).unwrap().status(), 200);
         }
         let outer = outer.elapsed();
-        scene.wait_requests("/block", &[("GET", "2xx", REQUESTS as u64)]);
-        reported_so_far(&scene.watchdog, &scene.told);
+        fixture.wait_requests("/block", &[("GET", "2xx", REQUESTS as u64)]);
+        reported_so_far(&fixture.watchdog, &fixture.told);
         let of_route = |s: &pollwatch::Stall| s.phase == Phase::Resolved && s.route.as_deref() == Some("/block");
-        let stalls: Vec<_> = scene.told.of("main").into_iter().filter(of_route).collect();
+        let stalls: Vec<_> = fixture.told.of("main").into_iter().filter(of_route).collect();
         stalls.iter().try_for_each(is_undisturbed)?;
-        holds_unless_overslept(&scene.watchdog, stalls.len() == REQUESTS, &stalls)?;
+        holds_unless_overslept(&fixture.watchdog, stalls.len() == REQUESTS, &stalls)?;
         assert!(stalls.iter().all(|s| s.elapsed_is_lower_bound && s.elapsed >= THRESHOLD * 2), "{stalls:#?}");
-        let route = scene.route("/block").expect("it was met");
+        let route = fixture.route("/block").expect("it was met");
         assert_eq!(route.stalls.count, REQUESTS as u64);
         // The last poll may not have ended.
         let told: Duration = stalls.iter().map(|s| s.elapsed).sum();

@@ -1,5 +1,5 @@
-//! dashboards/alerts.yml and rules.yml: promtool's own tests of them, and one alert's way from a blocked runtime through a real
-//! Prometheus and a real Alertmanager to a webhook. Where Debian's packages of these are missing the tests say so and pass.
+//! `dashboards/alerts.yml` and `rules.yml`: promtool's tests of them, and the path of an alert from
+//! a blocked runtime through a real Prometheus and a real Alertmanager to a webhook.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use test_support::external::{Alertmanager, Prometheus, Webhook};
 use test_support::watched::{block_workers, served, two_workers};
 use test_support::{is_installed, path, read, scratch, wait_for};
 
-/// Nothing but the blocks of these tests lasts this long.
+/// A threshold that only the blocks of these tests exceed.
 const THRESHOLD: Duration = Duration::from_millis(250);
 
 fn promtool(arguments: &[&str]) {
@@ -19,14 +19,14 @@ fn promtool(arguments: &[&str]) {
 }
 
 #[test]
-fn promtool_has_no_complaint() {
+fn promtool_accepts_the_alerts() {
     if is_installed("promtool") {
         promtool(&["check", "rules", "alerts.yml", "rules.yml"]);
     }
 }
 
 #[test]
-fn each_fires_when_it_should_and_not_else() {
+fn each_alert_has_a_test_that_it_fires_and_one_that_it_does_not() {
     let (alerts, tests) = (read("dashboards/alerts.yml"), read("dashboards/tests/alerts.yml"));
     for name in names(&alerts) {
         let of_it = || tests.split("- eval_time: ").skip(1).filter(|t| t.contains(&format!("alertname: {name}\n")));
@@ -46,7 +46,7 @@ fn names(alerts: &str) -> Vec<&str> {
 }
 
 #[test]
-fn each_has_a_runbook() {
+fn each_alert_has_a_runbook() {
     let (alerts, runbook) = (read("dashboards/alerts.yml"), read("docs/runbook.md"));
     for name in names(&alerts) {
         let anchor = format!("runbook_url: docs/runbook.md#{}\n", name.to_lowercase());
@@ -62,8 +62,8 @@ fn each_has_a_runbook() {
     }
 }
 
-/// The file of alerts as it is, but each waits for a second where it waits for longer.
-fn impatient(dir: &Path) -> String {
+/// Writes a copy of the alerts in which every longer `for` is one second.
+fn write_alerts_with_short_waits(dir: &Path) -> String {
     let alerts = read("dashboards/alerts.yml");
     let (mut waits, mut copy) = (0, String::new());
     for line in alerts.lines() {
@@ -82,7 +82,7 @@ fn impatient(dir: &Path) -> String {
 }
 
 #[test]
-fn a_block_reaches_the_webhook_and_its_end_does() {
+fn the_start_and_the_end_of_a_block_reach_the_webhook() {
     if !["prometheus", "prometheus-alertmanager"].into_iter().all(is_installed) {
         return;
     }
@@ -97,7 +97,7 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
          rule_files: ['{}']\n\
          alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{}']}}]}}]}}\n\
          scrape_configs: [{{job_name: pollwatch, static_configs: [{{targets: ['{target}', '{second}']}}]}}]\n",
-        impatient(&dir),
+        write_alerts_with_short_waits(&dir),
         alertmanager.addr(),
     ));
     prometheus.wait_for("sum(up)", |up| up == 2.0);
@@ -111,7 +111,7 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     let summary = format!("All 2 workers of \"main\" on {target} are blocked");
     assert_eq!(all["annotations"]["summary"], summary, "{all}");
     assert_eq!(all["annotations"]["runbook_url"], "docs/runbook.md#pollwatchallworkersblocked", "{all}");
-    // This one is about 5 seconds, whoever evaluates it.
+    // This alert has its 5 seconds in its expression.
     let one = firing("PollwatchWorkerBlocked");
     assert_eq!(one["labels"]["severity"], "warning", "{one}");
     let summary = one["annotations"]["summary"].as_str().unwrap();
@@ -121,14 +121,15 @@ fn a_block_reaches_the_webhook_and_its_end_does() {
     for name in ["PollwatchAllWorkersBlocked", "PollwatchWorkerBlocked"] {
         wait_for(&format!("{name} to be resolved"), || webhook.latest(name, "resolved"));
     }
-    // No other says anything of the workers' time or of tasks; those of pollwatch itself may, on a machine with much to do.
+    // No other alert about the workers' time or tasks fires. Those about pollwatch itself may, on a
+    // busy machine.
     let wanted = ["PollwatchAllWorkersBlocked", "PollwatchWorkerBlocked", "PollwatchStalledTimeHigh"];
     let excused = ["PollwatchOverslept", "PollwatchCapturesFailing", "PollwatchScheduleDelayHigh", "PollwatchStarved"];
     let unwanted: Vec<_> =
         webhook.names().into_iter().filter(|n| ![&wanted[..], &excused].concat().contains(&n.as_str())).collect();
     assert!(unwanted.is_empty(), "{unwanted:?}");
 
-    // What watches is gone with its server: nothing can be known any more, and that is told.
+    // The watchdog is gone with its server: nothing can be known any more, and that is an alert.
     drop((runtime, watchdog));
     let gone = firing("PollwatchDown");
     assert_eq!(gone["labels"]["instance"], target.to_string(), "{gone}");

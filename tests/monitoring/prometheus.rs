@@ -1,5 +1,5 @@
-//! A real Prometheus, configured as the README says, watches a runtime while all its workers are blocked; and `promtool`
-//! reads what `/metrics` gives. Where Debian's `prometheus` package is missing these tests say so and pass.
+//! A real Prometheus, configured as README says, watches a runtime while all its workers are
+//! blocked, and `promtool` checks `/metrics` and the configurations in the documents.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use test_support::external::Prometheus;
 use test_support::watched::{block_workers, served, two_workers};
 use test_support::{fenced, is_installed, path, wait_for};
 
-/// Nothing but the blocks of these tests lasts this long.
+/// A threshold that only the blocks of these tests exceed.
 const THRESHOLD: Duration = Duration::from_millis(250);
 
-/// The README's scrape config, for this address and more often.
+/// The scrape configuration of README, for this address and with a shorter interval.
 fn config(addr: SocketAddr) -> String {
     let readme = &fenced("README.md", "yaml")[0];
     let config =
@@ -28,7 +28,7 @@ fn config(addr: SocketAddr) -> String {
 }
 
 #[test]
-fn prometheus_sees_a_block_while_it_lasts() {
+fn prometheus_reports_a_block_while_it_lasts() {
     if !is_installed("prometheus") {
         return;
     }
@@ -67,13 +67,13 @@ fn prometheus_sees_a_block_while_it_lasts() {
     drop(held);
     prometheus.wait_for(BLOCKED, |workers| workers == 0.0);
     prometheus.wait_for(OLDEST, |seconds| seconds == 0.0);
-    // The two blocked for as long as they were seen to, and nothing else did.
+    // The two workers were blocked for as long as they were held, and no other was.
     prometheus.wait_for(STALL_SECONDS, |sum| sum >= seconds.max(oldest));
     assert_eq!(prometheus.query(STALLS), [2.0]);
     assert_eq!(prometheus.query(HERE), [2.0]);
 }
 
-/// What `promtool check metrics` says, and whether it is content.
+/// Runs `promtool check metrics`. Returns whether it succeeds, and its output.
 fn promtool(metrics: &str) -> (bool, String) {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])
@@ -89,7 +89,7 @@ fn promtool(metrics: &str) -> (bool, String) {
 }
 
 #[test]
-fn promtool_has_no_complaint() {
+fn promtool_accepts_the_metrics() {
     if !is_installed("promtool") {
         return;
     }
@@ -120,7 +120,8 @@ fn promtool_has_no_complaint() {
     assert_eq!(promtool(&metrics), (true, String::new()), "of\n{metrics}");
 }
 
-/// What promtool says of a configuration, with the rules that it may name beside it.
+/// Checks a configuration with promtool, with the rules that it may name beside it, and returns the
+/// output.
 fn checked(config: &str) -> Result<(), String> {
     let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("config-{}", std::process::id()));
     std::fs::create_dir_all(dir.join("pollwatch")).unwrap();
@@ -136,7 +137,7 @@ fn checked(config: &str) -> Result<(), String> {
 }
 
 #[test]
-fn the_configurations_in_the_documents_are_ones() {
+fn promtool_accepts_the_configurations_in_the_documents() {
     if !is_installed("promtool") {
         return;
     }
@@ -146,7 +147,7 @@ fn the_configurations_in_the_documents_are_ones() {
         let has = |key: &str| block.lines().any(|line| line == key);
         let config = if has("receivers:") {
             collectors += 1;
-            // The receiver's part, with its own margin.
+            // The receiver's part, with its own indentation.
             let lines = block.lines().skip_while(|line| line.trim() != "config:").skip(1);
             let inside = lines.take_while(|line| line.starts_with("      "));
             inside.map(|line| format!("{}\n", &line[6..])).collect()
@@ -156,12 +157,13 @@ fn the_configurations_in_the_documents_are_ones() {
             continue;
         };
         configs += 1;
-        // Debian builds its Prometheus without Kubernetes; what stands around it is checked all the same.
+        // Debian builds Prometheus without Kubernetes; everything around that part is checked all
+        // the same.
         let config =
             config.replace("kubernetes_sd_configs:\n      - role: pod", "static_configs:\n      - targets: [a:1]");
         match checked(&config) {
             Ok(()) => {}
-            // Options of Prometheus 3, not known to Debian's promtool.
+            // Options of Prometheus 3 that Debian's promtool does not know.
             Err(said) if config.contains("_nhcb") && said.contains("field convert_classic_histograms_to_nhcb") => {}
             Err(said) => panic!("{said}\nof\n{config}"),
         }
@@ -171,7 +173,7 @@ fn the_configurations_in_the_documents_are_ones() {
 
 #[cfg(all(tokio_unstable, feature = "axum"))]
 #[test]
-fn the_arithmetic_of_series_holds() {
+fn the_number_of_series_is_as_documented() {
     use axum::routing::get;
     use tower::ServiceExt;
 

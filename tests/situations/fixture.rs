@@ -1,4 +1,4 @@
-//! One situation: a task that blocks its worker until what must be told of it has been told.
+//! A situation: a task that blocks its worker until its stall has been reported.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -8,11 +8,11 @@ use pollwatch::{Cause, Frame, Phase, Stall};
 
 use test_support::*;
 
-/// What must be told.
+/// What the report must say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     pub(crate) cause: Cause,
-    /// The system calls that it may be in; none for a thread that runs.
+    /// The system calls that the thread may be in; none for a running thread.
     pub(crate) syscalls: &'static [&'static str],
     pub(crate) reason: &'static str,
     /// A part of the advice.
@@ -21,7 +21,7 @@ pub(crate) struct Expected {
     pub(crate) function: &'static str,
 }
 
-/// A way to block, and to end it.
+/// A way to block, and a way to end that.
 pub(crate) struct Situation {
     block: Box<dyn FnOnce() + Send>,
     release: Box<dyn FnOnce()>,
@@ -33,25 +33,27 @@ impl Situation {
     }
 }
 
-/// Thresholds of the attempts, by turns. On a machine with more to do, a thread that computes has a CPU to itself for some
-/// milliseconds only: it must be seen early. One that spins and yields before it blocks is given none in between: it must be
-/// seen late.
+/// The thresholds of the attempts in turn. On a busy machine a computing thread has a CPU for a few
+/// milliseconds only, so it must be examined early. A thread that spins and yields before it blocks
+/// gets none in between, so it must be examined late.
 const THRESHOLDS: [Duration; 5] =
     [THRESHOLD, EARLY, Duration::from_millis(160), Duration::from_millis(5), Duration::from_millis(640)];
 
-/// Less than a scheduler gives a thread at once.
+/// A threshold below the time slice of a scheduler.
 pub(crate) const EARLY: Duration = Duration::from_millis(2);
 
-/// After so many thresholds it has been looked at four times.
-const LOOKS: u32 = 8;
+/// The number of thresholds after which a stall has been examined four times.
+const EXAMINED_AFTER: u32 = 8;
 
-/// Puts a task into the situation, on a runtime with one worker, until it is told with a stack; checks that.
+/// Runs the situation in a task, on a runtime with one worker, until it is reported with a stack,
+/// and checks the report.
 #[track_caller]
 pub(crate) fn check(expected: Expected, situation: impl Fn() -> Situation) -> Stall {
     check_on(expected, || multi_thread(1), |_| (), situation)
 }
 
-/// As [`check`], on a runtime of one's own; `before` is kept while the task blocks.
+/// Like [`check`], on a runtime of the caller; the result of `before` is kept while the task
+/// blocks.
 #[track_caller]
 pub(crate) fn check_on<K>(
     expected: Expected,
@@ -59,18 +61,18 @@ pub(crate) fn check_on<K>(
     before: impl Fn(&tokio::runtime::Runtime) -> K,
     situation: impl Fn() -> Situation,
 ) -> Stall {
-    // One at a time: those that compute would starve each other.
+    // One at a time: computing threads would starve each other.
     static ONE: Mutex<()> = Mutex::new(());
     let _alone = lock(&ONE);
     let mut thresholds = THRESHOLDS.into_iter().cycle();
     let mut next = || thresholds.next().expect("endless");
     let stall = undisturbed(|| observe(next(), &builder, &before, situation()));
-    assert_told(&stall, expected);
+    assert_report(&stall, expected);
     stall
 }
 
-/// `Err` when the thread was starved before it got to block, or when it was given no CPU to answer on each time its stack
-/// was to be taken.
+/// `Err` when the thread was starved before it blocked, or had no CPU to answer any of the requests
+/// for its stack.
 fn observe<K>(
     threshold: Duration,
     builder: impl Fn() -> tokio::runtime::Builder,
@@ -82,7 +84,8 @@ fn observe<K>(
     let kept = before(&runtime);
     let Situation { block, release } = situation;
     let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { block() });
-    let has_ended = |s: &Stall| s.stack.is_some() || is_undisturbed(s).is_err() || s.elapsed >= threshold * LOOKS;
+    let has_ended =
+        |s: &Stall| s.stack.is_some() || is_undisturbed(s).is_err() || s.elapsed >= threshold * EXAMINED_AFTER;
     let stall = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && has_ended(s));
     release();
     runtime.block_on(task).expect("the task goes on as if nobody had looked");
@@ -100,7 +103,7 @@ fn observe<K>(
 }
 
 #[track_caller]
-fn assert_told(stall: &Stall, expected: Expected) {
+fn assert_report(stall: &Stall, expected: Expected) {
     let stack = stall.stack.as_ref().expect("a stack");
     let all = format!("{stall}\n{stack:#}");
     assert_eq!(stall.cause, expected.cause, "{all}");
@@ -108,20 +111,21 @@ fn assert_told(stall: &Stall, expected: Expected) {
     assert!(stall.advice.is_some_and(|advice| advice.contains(expected.advice)), "{all}");
     match &stall.syscall {
         Some(syscall) if !expected.syscalls.is_empty() => assert!(expected.syscalls.contains(&syscall.name), "{all}"),
-        // A computing thread may be seen in a call; one that is in a call must be.
+        // A computing thread may be observed in a call; a waiting one must be.
         _ => assert!(expected.syscalls.is_empty(), "{all}"),
     }
     assert!(stack.is_complete(), "{all}");
     let frame = innermost(stall);
     let (function, wanted) =
         (frame.function.as_deref().unwrap_or_else(|| panic!("{all}")), format!("situations::{}", expected.function));
-    // Line tables alone have the last name only of what was inlined: into the next frame, at the same address.
+    // Line tables alone only have the last name of an inlined function, and its caller at the same
+    // address.
     let is_inlined = stack.frames().iter().rposition(|f| f.offset == frame.offset && f.module == frame.module)
         > stack.frames().iter().position(|f| f == frame);
     let is_short = !cfg!(debug_assertions) && is_inlined && wanted.ends_with(&format!("::{function}"));
     assert!(function == wanted || is_short, "{function}, not {wanted}\n{all}");
     assert_line(frame, &all);
-    // The task's own future, and nothing around it.
+    // The task's own future, and no frame around it.
     let outermost = stack.user_frames().last().expect("a function");
     assert_eq!(outermost.function.as_deref(), Some("situations::fixture::observe"), "{all}");
 }
@@ -132,7 +136,8 @@ pub(crate) fn innermost(stall: &Stall) -> &Frame {
     user.iter().find(|frame| !frame.dependency && !frame.library).unwrap_or_else(|| panic!("{stall}"))
 }
 
-/// The line is the one that is marked in the function's source; without a mark, any in the function's body.
+/// Asserts that the line is one marked in the function's source, or any in its body if there is no
+/// mark.
 #[track_caller]
 fn assert_line(frame: &Frame, all: &str) {
     const MARK: &str = "// blocks here";
@@ -147,7 +152,7 @@ fn assert_line(frame: &Frame, all: &str) {
     assert!(is_right, "line {line}, not {marks:?}\n{all}");
 }
 
-/// Something that lives as long as the process.
+/// Makes a value live as long as the process.
 pub(crate) fn leak<T>(value: T) -> &'static T {
     Box::leak(Box::new(value))
 }

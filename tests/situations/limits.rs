@@ -1,4 +1,5 @@
-//! Processes that may not do everything: what stacks need is missing, and everything else is told. Each in a child.
+//! Restricted processes: what stacks need is missing, and everything else is reported. Each is a
+//! child.
 
 use std::io::Write;
 use std::process::Command;
@@ -18,12 +19,13 @@ fn passes(command: &mut Command) {
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{errors}");
 }
 
-/// From here on, this thread and those that it starts are refused a system call. Tells whether that could be arranged.
+/// Makes the kernel refuse a system call to this thread and those that it starts from now on.
+/// Returns false where that is not possible.
 fn refuse(call: libc::c_long) -> bool {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
     let mut filter = [
-        // The number is the first field of what a filter is given.
+        // The number of the call is the first field of the filter's input.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, errno),
@@ -52,26 +54,26 @@ fn waits_for_a_lock() {
     });
 }
 
-/// Then memory is read through a file.
+/// Memory is then read through a file.
 #[test]
-fn without_process_vm_readv() {
+fn stacks_are_taken_without_process_vm_readv() {
     if !is_child() {
-        return passes(&mut rerun("limits::without_process_vm_readv"));
+        return passes(&mut rerun("limits::stacks_are_taken_without_process_vm_readv"));
     }
     if !refuse(libc::SYS_process_vm_readv) {
         return eprintln!("skipped: no seccomp filter here");
     }
     let mut byte = [1u8];
     let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
-    // SAFETY: one byte onto itself.
+    // SAFETY: one byte is copied onto itself.
     assert_eq!(unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) }, -1, "it is refused");
     waits_for_a_lock();
     let (watchdog, _) = start(THRESHOLD);
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
 }
 
-/// Has a task compute until that is told; `None` when it never is.
-fn computes_until_told(
+/// Runs a computing task until its stall is reported. Returns `None` when it never is.
+fn compute_until_reported(
     watchdog: &Watchdog,
     runtime: &tokio::runtime::Runtime,
     told: &CollectedStalls,
@@ -81,7 +83,7 @@ fn computes_until_told(
     let busy = async move {
         let begin = std::time::Instant::now();
         while find().is_none() && begin.elapsed() < TIMEOUT {
-            // A poll of its own each time: on a busy machine it may be starved.
+            // Each attempt is a poll of its own: on a busy machine it may be starved.
             let part = std::time::Instant::now();
             while part.elapsed() < THRESHOLD * 3 / 2 {}
             yield_once().await;
@@ -92,11 +94,11 @@ fn computes_until_told(
     runtime.block_on(task).unwrap()
 }
 
-/// Then a thread that waits is read as ever, and one that computes is told without its stack.
+/// A waiting thread is then read as before, and a computing one is reported without its stack.
 #[test]
-fn without_signals() {
+fn waiting_threads_have_stacks_without_signals() {
     if !is_child() {
-        return passes(&mut rerun("limits::without_signals"));
+        return passes(&mut rerun("limits::waiting_threads_have_stacks_without_signals"));
     }
     if !refuse(libc::SYS_tgkill) {
         return eprintln!("skipped: no seccomp filter here");
@@ -111,21 +113,22 @@ fn without_signals() {
     assert_eq!(log.text().matches("of threads that compute are told without stacks").count(), 1, "{}", log.text());
     waits_for_a_lock();
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
+    let computing = compute_until_reported(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
     assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
 }
 
-/// A worker that blocks the signal (its mask is inherited, as from a program that waits for signals on a thread of its own): that is
-/// found out.
+/// A worker blocks the signal, since it inherits the mask of a program that waits for signals on a
+/// thread of its own. The watchdog detects that.
 #[test]
-fn without_an_arriving_signal() {
+fn a_blocked_signal_is_detected() {
     if !is_child() {
-        return passes(&mut rerun("limits::without_an_arriving_signal"));
+        return passes(&mut rerun("limits::a_blocked_signal_is_detected"));
     }
     let log = Log::start();
     let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
-    // SAFETY: the set is made before it is read; threads that are started from here on have the mask.
+    // SAFETY: the set is initialized before it is read. Threads started from here on inherit the
+    // mask.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigaddset(&mut set, libc::SIGURG);
@@ -147,13 +150,13 @@ fn without_an_arriving_signal() {
     };
     assert!(why.contains("block SIGURG"), "{why}");
     wait_until("it is logged", || log.text().contains(why));
-    let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
+    let computing = compute_until_reported(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
     assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
     watchdog.shutdown();
     assert_eq!(log.text().matches(why).count(), 1, "{}", log.text());
 }
 
-/// What `tracing` was given, as text.
+/// The text that `tracing` has written.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -181,9 +184,9 @@ impl Write for Log {
 }
 
 #[test]
-fn without_procfs() {
+fn stalls_are_reported_without_procfs() {
     if !is_child() {
-        let mut child = rerun("limits::without_procfs");
+        let mut child = rerun("limits::stalls_are_reported_without_procfs");
         return match private_mounts(&mut child, None, c"/proc", c"tmpfs") {
             Ok(()) => passes(&mut child),
             Err(error) => eprintln!("skipped: cannot give a child an empty /proc: {error}"),
@@ -201,9 +204,9 @@ fn without_procfs() {
     let stall = runtime.block_on(task).unwrap().expect("it is told while it lasts");
     assert_eq!(stall.site.to_string(), place);
     assert!(stall.stack.is_none() && stall.syscall.is_none(), "{stall}");
-    // Asleep or starved: nobody can tell.
+    // Without procfs sleeping and starved threads cannot be told apart.
     assert_eq!((stall.cause, stall.reason), (Cause::Unknown, ""));
-    let computing = computes_until_told(&watchdog, &runtime, &told).expect("the CPU's clock needs no procfs");
+    let computing = compute_until_reported(&watchdog, &runtime, &told).expect("the CPU's clock needs no procfs");
     assert!(computing.stack.is_none(), "{computing}");
     let captures = watchdog.snapshot().watchdog.captures;
     let of = |result| captures.iter().find(|c| c.result == result).map_or(0, |c| c.count);

@@ -1,4 +1,4 @@
-//! A service in which everything happens that the dashboard shows, again and again.
+//! A service in which everything that the dashboard shows happens again and again.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use test_support::watched::{served, two_workers};
 const BLOCK: Duration = Duration::from_millis(15);
 const PAUSE: Duration = Duration::from_millis(5);
 
-pub(crate) struct Scene {
+pub(crate) struct Fixture {
     pub(crate) addr: SocketAddr,
     stop: Arc<AtomicBool>,
     load: Vec<thread::JoinHandle<()>>,
@@ -26,15 +26,15 @@ pub(crate) struct Scene {
     _runtime: Runtime,
 }
 
-impl Scene {
-    pub(crate) fn new() -> Scene {
+impl Fixture {
+    pub(crate) fn new() -> Fixture {
         let watchdog = served(Duration::from_millis(10));
         let runtime = two_workers(&watchdog, "main");
         let app = Router::new()
             .route("/sleep", get(async || thread::sleep(BLOCK)))
             .route("/compute", get(async || compute()))
             .route("/fail", get(async || StatusCode::INTERNAL_SERVER_ERROR));
-        // Any lag at all is above this mark.
+        // A mark that any delay exceeds.
         let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO);
         let refusing = Router::new().route("/refused", get(async || thread::sleep(BLOCK)));
         let served = serve(&runtime, app.layer(watchdog.layer()));
@@ -65,11 +65,11 @@ impl Scene {
                 tasks.iter().for_each(|task| task.abort());
             }
         }));
-        Scene { addr: watchdog.local_addr().unwrap(), stop, load, _watchdog: watchdog, _runtime: runtime }
+        Fixture { addr: watchdog.local_addr().unwrap(), stop, load, _watchdog: watchdog, _runtime: runtime }
     }
 }
 
-impl Drop for Scene {
+impl Drop for Fixture {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.load.drain(..) {

@@ -1,5 +1,5 @@
-//! dashboards/pollwatch.json: that it is what its source makes, that Grafana's schema takes it, that each panel is whole, and that
-//! each query finds something in a real Prometheus. Where a program for that is missing the test says so and passes.
+//! `dashboards/pollwatch.json`: it is what its source generates, it matches Grafana's schema, each
+//! panel is complete, and each query has a result in a real Prometheus.
 
 mod fixture;
 mod model;
@@ -13,7 +13,7 @@ use model::{Dashboard, between, names_of};
 use test_support::{is_installed, path, read, skipped};
 
 #[test]
-fn is_what_its_source_makes() {
+fn the_dashboard_is_what_its_source_generates() {
     if !is_installed("python3") {
         return;
     }
@@ -24,7 +24,7 @@ fn is_what_its_source_makes() {
     assert!(made == is, "differs from line {line} on: python3 -B dashboards/make.py > dashboards/pollwatch.json");
 }
 
-/// What TypeScript says of a dashboard, and whether it is content.
+/// Runs the TypeScript compiler on a dashboard. Returns whether it succeeds, and its output.
 fn type_checked(dashboard: &Path) -> (bool, String) {
     let run = |arguments: &[&str]| {
         let output = Command::new("node").args(arguments).current_dir(path("dashboards/check")).output().unwrap();
@@ -36,14 +36,14 @@ fn type_checked(dashboard: &Path) -> (bool, String) {
 }
 
 #[test]
-fn grafanas_schema_takes_it() {
+fn the_dashboard_matches_grafanas_schema() {
     if !is_installed("node") {
         return;
     }
     if !path("dashboards/check/node_modules/@grafana/schema").exists() {
         return skipped("no Grafana schema here: `npm ci` in dashboards/check, which .ci/run does");
     }
-    // It does see a wrong value, a wrong name, and what is missing.
+    // The check rejects a wrong value, a wrong name, and a missing field.
     let right = read("dashboards/pollwatch.json");
     let broken = Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.json");
     for (part, wrong) in [
@@ -62,7 +62,7 @@ fn grafanas_schema_takes_it() {
 }
 
 #[test]
-fn each_panel_says_what_it_shows() {
+fn each_panel_has_a_description_a_unit_and_a_legend() {
     let dashboard = Dashboard::read();
     let units = ["s", "short", "percentunit", "cps", "reqps"];
     let (mut titles, mut ids) = (BTreeSet::new(), BTreeSet::new());
@@ -108,7 +108,7 @@ fn panels_do_not_overlap() {
 }
 
 #[test]
-fn queries_go_by_the_variables() {
+fn queries_use_the_variables() {
     let dashboard = Dashboard::read();
     let source = serde_json::json!({"type": "prometheus", "uid": "${datasource}"});
     let metrics = model::metrics();
@@ -119,7 +119,8 @@ fn queries_go_by_the_variables() {
         for target in &panel.targets {
             let (title, expr) = (&panel.title, target.expr.as_str());
             assert_eq!(target.json["datasource"], source, "{title}");
-            // $__rate_interval is at least four scrapes, whatever the zoom; the other counts what is shown.
+            // `$__rate_interval` is at least four scrapes at any zoom; `$__range` counts what is
+            // shown.
             assert_eq!(expr.matches("rate(").count(), expr.matches("[$__rate_interval]").count(), "{title}: {expr}");
             assert_eq!(
                 expr.matches("increase(").count(),
@@ -159,15 +160,16 @@ fn queries_go_by_the_variables() {
     );
 }
 
-/// Of labels that a fleet has hundreds of values of, only the worst are drawn; and a legend names what its query has.
+/// A label with hundreds of values in a fleet is limited to the worst ones, and a legend only names
+/// labels of its query.
 #[test]
-fn legends_do_not_explode() {
+fn labels_with_many_values_are_limited() {
     let many = ["site", "route", "instance", "worker", "reason"];
     for panel in Dashboard::read().panels {
         for target in &panel.targets {
             let mut by: BTreeSet<&str> = between(&target.expr, "by (", ")").flat_map(|list| list.split(", ")).collect();
             let selectors = target.selectors();
-            // What is recorded has its labels in its name.
+            // A recorded series has its labels in its name.
             let levels = selectors.iter().filter_map(|(name, _)| name.split_once(':'));
             by.extend(levels.flat_map(|(level, _)| level.split('_')).filter(|_| !target.expr.contains("by (")));
             let plenty = !target.expr.starts_with("quantile") && many.iter().any(|label| by.contains(label));

@@ -1,4 +1,4 @@
-//! The dashboard, as far as tests look at it.
+//! The parts of the dashboard that the tests read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Names of series, each with what stands in its braces.
+    /// The names of the series, each with its selector.
     pub(crate) fn selectors(&self) -> Vec<(String, String)> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         let parts = self.expr.split('{').zip(self.expr.split('{').skip(1));
@@ -34,7 +34,7 @@ pub(crate) struct Panel {
 pub(crate) struct Dashboard {
     pub(crate) json: Value,
     pub(crate) panels: Vec<Panel>,
-    /// Their titles, and where they begin.
+    /// The titles and the y positions of the rows.
     pub(crate) rows: Vec<(String, u64)>,
     pub(crate) variables: Vec<String>,
 }
@@ -72,12 +72,12 @@ pub(crate) fn between<'a>(text: &'a str, begin: &'a str, end: &'a str) -> impl I
     text.split(begin).skip(1).filter_map(move |rest| rest.split_once(end).map(|(inside, _)| inside))
 }
 
-/// What follows a mark in each line that has it.
+/// The text after `mark` in each line that has it.
 pub(crate) fn names_of(text: &str, mark: &str) -> BTreeSet<String> {
     text.lines().filter_map(|line| line.split_once(mark)).map(|(_, name)| name.trim().to_owned()).collect()
 }
 
-/// What docs/metrics.md says of a metric.
+/// A row of the table in docs/metrics.md.
 #[derive(Debug)]
 pub(crate) struct Metric {
     pub(crate) labels: String,
@@ -85,14 +85,14 @@ pub(crate) struct Metric {
 }
 
 impl Metric {
-    /// Whether this build tells it.
-    pub(crate) fn is_told(&self, name: &str) -> bool {
+    /// True if this build exports the metric.
+    pub(crate) fn is_exported(&self, name: &str) -> bool {
         (self.mode == "both" || cfg!(tokio_unstable))
             && (name != "pollwatch_captures_total" || cfg!(feature = "capture"))
     }
 }
 
-/// The metrics of docs/metrics.md, histograms by the names of their series.
+/// The metrics of docs/metrics.md; a histogram is listed by the names of its series.
 pub(crate) fn metrics() -> BTreeMap<String, Metric> {
     let mut metrics = BTreeMap::new();
     for line in read("docs/metrics.md").lines().filter(|line| line.starts_with("| `pollwatch_")) {

@@ -1,25 +1,26 @@
-//! Each query of the dashboard, asked of a real Prometheus that scrapes a service.
+//! Each query of the dashboard, evaluated by a real Prometheus that scrapes a service.
 
 use std::net::TcpListener;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use super::fixture::Scene;
+use super::fixture::Fixture;
 use super::model::{self, Dashboard};
 use test_support::external::Prometheus;
 use test_support::{is_installed, read, scratch, wait_for};
 
-/// As Grafana fills the variables in: a label's value is a regular expression.
-struct Chosen {
+/// The values of the dashboard's variables, as Grafana fills them in: the value of a label is a
+/// regular expression.
+struct VariableValues {
     job: &'static str,
     instance: String,
     runtime: &'static str,
 }
 
-impl Chosen {
+impl VariableValues {
     fn fill(&self, expr: &str) -> String {
-        // The longer names first.
+        // The longer names come first.
         let values = [
             ("$__rate_interval", "10s"),
             ("$__range", "1m"),
@@ -34,7 +35,7 @@ impl Chosen {
     }
 }
 
-/// Whether there is a number in what it answers, over the last half minute or now.
+/// True if the query has a number in its result, over the last half minute or now.
 fn has_data(prometheus: &Prometheus, expr: &str, over_time: bool) -> bool {
     let data = if over_time {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
@@ -50,7 +51,7 @@ fn has_data(prometheus: &Prometheus, expr: &str, over_time: bool) -> bool {
     samples.any(|sample| sample[1].as_str().is_some_and(|value| value != "NaN"))
 }
 
-/// What Grafana asks for `label_values(SELECTOR, LABEL)`.
+/// The result of `label_values(SELECTOR, LABEL)` as Grafana requests it.
 fn label_values(prometheus: &Prometheus, query: &str) -> Vec<String> {
     let inside = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')')).expect(query);
     let (selector, label) = inside.rsplit_once(", ").unwrap();
@@ -59,46 +60,47 @@ fn label_values(prometheus: &Prometheus, query: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_query_finds_something() {
+fn each_query_has_a_result() {
     if !is_installed("prometheus") {
         return;
     }
-    let scene = Scene::new();
-    let dir = scratch(&format!("dashboard-{}", scene.addr.port()));
-    // The rules as they are, but evaluated each second.
+    let fixture = Fixture::new();
+    let dir = scratch(&format!("dashboard-{}", fixture.addr.port()));
+    // The rules are unchanged, but evaluated each second.
     let rules = read("dashboards/rules.yml").replace("interval: 30s", "interval: 1s");
     assert!(rules.contains("interval: 1s") && !rules.contains("30s"));
     std::fs::write(dir.join("rules.yml"), rules).unwrap();
     std::fs::write(dir.join("alerts.yml"), read("dashboards/alerts.yml")).unwrap();
-    // A port that was free a moment ago: nobody answers there.
+    // A port that was free a moment ago, on which nobody answers.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let prometheus = Prometheus::start(&format!(
         "global: {{scrape_interval: 500ms, evaluation_interval: 1s}}\n\
          rule_files: ['{}']\n\
          scrape_configs: [{{job_name: pollwatch, static_configs: [{{targets: ['{}', '{dead}']}}]}}]\n",
         dir.join("*.yml").display(),
-        scene.addr,
+        fixture.addr,
     ));
     let dashboard = Dashboard::read();
-    let all = Chosen { job: ".*", instance: ".*".into(), runtime: ".*" };
-    let one = Chosen { job: "pollwatch", instance: scene.addr.to_string().replace('.', r"\\."), runtime: "main" };
+    let all = VariableValues { job: ".*", instance: ".*".into(), runtime: ".*" };
+    let one =
+        VariableValues { job: "pollwatch", instance: fixture.addr.to_string().replace('.', r"\\."), runtime: "main" };
 
     for variable in dashboard.json["templating"]["list"].as_array().unwrap() {
         if let Some(query) = variable["definition"].as_str() {
             let query = all.fill(query);
             let wanted = match variable["name"].as_str().unwrap() {
                 "job" => "pollwatch".into(),
-                "instance" => scene.addr.to_string(),
+                "instance" => fixture.addr.to_string(),
                 _ => "main".to_owned(),
             };
             wait_for(&query, || label_values(&prometheus, &query).contains(&wanted).then_some(()));
         }
     }
     let metrics = model::metrics();
-    let is_told = |name: &String| metrics.get(name).is_none_or(|metric| metric.is_told(name));
+    let is_exported = |name: &String| metrics.get(name).is_none_or(|metric| metric.is_exported(name));
     for chosen in [&all, &one] {
         for panel in &dashboard.panels {
-            for target in panel.targets.iter().filter(|t| t.selectors().iter().all(|(name, _)| is_told(name))) {
+            for target in panel.targets.iter().filter(|t| t.selectors().iter().all(|(name, _)| is_exported(name))) {
                 let query = chosen.fill(&target.expr);
                 let over_time = target.json["range"] == true;
                 wait_for(&format!("{}: {query}", panel.title), || {
