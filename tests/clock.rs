@@ -66,19 +66,19 @@ fn changing_the_wall_clock_causes_no_stall() {
     for (name, builder) in flavours() {
         let mut builder = builder;
         undisturbed(|| {
-            let (watchdog, told) = start(LONG);
+            let (watchdog, collected) = start(LONG);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             while_the_clock_changes(|| {
                 let (task, _) = spawn_measured(&watchdog, runtime.handle(), async {
-                    let begin = Instant::now();
-                    while begin.elapsed() < LONG * 3 {
+                    let started = Instant::now();
+                    while started.elapsed() < LONG * 3 {
                         block(Duration::from_millis(2));
                         yield_once().await;
                     }
                 });
                 runtime.block_on(task).unwrap();
             });
-            let stalls = reported_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &collected);
             if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
         });
     }
@@ -90,14 +90,14 @@ fn changing_the_wall_clock_does_not_change_durations() {
     assert_replaced();
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             let mut times = None;
             while_the_clock_changes(|| {
                 let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
                 let outer = Instant::now();
                 let inner = runtime.block_on(task).unwrap();
-                let stall = told.wait_resolved(name);
+                let stall = collected.wait_resolved(name);
                 times = Some((stall, inner, outer.elapsed()));
             });
             let (stall, inner, outer) = times.expect("it ran");

@@ -21,9 +21,9 @@ const STOPS: usize = 80;
 fn stop_for_a_while(name: &str) -> (Vec<String>, Duration) {
     let (child, lines) = StoppableChild::start(name);
     child.stop();
-    let begin = Instant::now();
+    let started = Instant::now();
     std::thread::sleep(TIME_STOPPED);
-    let stopped = begin.elapsed();
+    let stopped = started.elapsed();
     (child.finish(lines), stopped)
 }
 
@@ -45,16 +45,16 @@ fn a_stopped_process_has_no_stall() {
 /// Asserts that the watchdog overslept and that no stall is attributed to a site. `Err` if the
 /// machine disturbed the attempt.
 fn assert_no_blame(lines: &[String]) -> Result<(), String> {
-    assert_ne!(line_with(lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
+    assert_ne!(line_with(lines, "oversleeps"), "0", "the watchdog overslept: {lines:?}");
     let blamed = lines_with(lines, "blamed");
     assert_eq!(blamed.is_empty(), line_with(lines, "site stalls") == "0", "{lines:?}");
     if blamed.is_empty() && lines_with(lines, "starved").is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
 }
 
 fn short_polls() {
-    let (watchdog, told) = start(LONG);
+    let (watchdog, collected) = start(LONG);
     short_polls_of(&watchdog, LONG / 20);
-    print_reports(&watchdog, &told);
+    print_reports(&watchdog, &collected);
 }
 
 /// Polls until the parent continues the child.
@@ -108,9 +108,9 @@ fn stop_often(name: &str) -> Vec<String> {
 }
 
 fn often_stopped() {
-    let (watchdog, told) = start(SHORT);
+    let (watchdog, collected) = start(SHORT);
     short_polls_of(&watchdog, SHORT / 20);
-    print_reports(&watchdog, &told);
+    print_reports(&watchdog, &collected);
 }
 
 /// A breakpoint in a handler, as the first thing that a service does after it was idle: the
@@ -130,7 +130,7 @@ fn a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall() {
 }
 
 fn stops_itself() {
-    let (watchdog, told) = start(LONG);
+    let (watchdog, collected) = start(LONG);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let go_on = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
@@ -144,12 +144,12 @@ fn stops_itself() {
         assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
     }));
     wait_until("it may go on", || go_on.load(Ordering::Acquire));
-    print_reports(&watchdog, &told);
+    print_reports(&watchdog, &collected);
 }
 
 /// Prints what the parent checks.
-fn print_reports(watchdog: &Watchdog, told: &CollectedStalls) {
-    let stalls = reported_so_far(watchdog, told);
+fn print_reports(watchdog: &Watchdog, collected: &CollectedStalls) {
+    let stalls = reported_so_far(watchdog, collected);
     println!("\noversleeps {}", watchdog.snapshot().watchdog.oversleeps);
     for stall in stalls {
         let what = match stall.cause {
@@ -179,7 +179,7 @@ fn a_stop_of_many_workers_causes_no_stall() {
 }
 
 fn many_workers() {
-    let (watchdog, told) = start(LONG);
+    let (watchdog, collected) = start(LONG);
     let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
     let go_on = continue_flag();
@@ -200,7 +200,7 @@ fn many_workers() {
         })
         .collect();
     let (parked, _) = spawn_measured(&watchdog, idle.handle(), std::future::pending::<()>());
-    wait_until("it watches", || watchdog.snapshot().watchdog.wakeups >= 3);
+    wait_until("the watchdog scans", || watchdog.snapshot().watchdog.wakeups >= 3);
     println!("\nready");
     busy.block_on(async {
         for task in tasks {
@@ -208,7 +208,7 @@ fn many_workers() {
         }
     });
     parked.abort();
-    print_reports(&watchdog, &told);
+    print_reports(&watchdog, &collected);
 }
 
 /// The time stopped is no part of the stall that it lies in.
@@ -228,26 +228,26 @@ fn time_stopped_is_no_part_of_a_stall() {
         if left_out >= stopped.mul_f64(0.9) && left_out <= stopped.mul_f64(1.5) {
             Ok(())
         } else {
-            Err(format!("{inner:?} in all, {stopped:?} of it stopped, told as {elapsed:?}"))
+            Err(format!("{inner:?} in all, {stopped:?} of it stopped, reported as {elapsed:?}"))
         }
     });
 }
 
 fn one_long_poll() {
-    let (watchdog, told) = start(LONG);
+    let (watchdog, collected) = start(LONG);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let go_on = continue_flag();
-    let heard = told.clone();
+    let observer = collected.clone();
     let inner = runtime.block_on(watchdog.watch(async {
-        let begin = Instant::now();
-        heard.wait_ongoing("main").expect("it is found");
+        let started = Instant::now();
+        observer.wait_ongoing("main").expect("the stall is found");
         println!("\nready");
         while !go_on.load(Ordering::Acquire) {
             block(LONG / 20);
         }
-        begin.elapsed()
+        started.elapsed()
     }));
-    let stall = told.wait(|s| s.phase == Phase::Resolved).expect("it is resolved");
+    let stall = collected.wait(|s| s.phase == Phase::Resolved).expect("the stall is resolved");
     println!("\nelapsed {}", stall.elapsed.as_secs_f64());
     println!("\ninner {}", inner.as_secs_f64());
 }

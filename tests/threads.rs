@@ -36,9 +36,9 @@ fn threads() -> usize {
 /// same.
 #[track_caller]
 fn assert_ends(hanging: usize, end: impl FnOnce()) {
-    let begin = Instant::now();
+    let started = Instant::now();
     end();
-    if begin.elapsed() < Duration::from_secs(2) * (hanging as u32 + 1) {
+    if started.elapsed() < Duration::from_secs(2) * (hanging as u32 + 1) {
         assert_eq!(threads(), hanging, "joined");
     }
     wait_until("the threads end", || threads() == hanging);
@@ -55,7 +55,7 @@ fn serving() -> WatchdogBuilder {
 /// A watchdog that has opened what it keeps open, on its own thread.
 fn settled() -> Watchdog {
     let watchdog = serving().start().unwrap();
-    wait_until("it runs", || watchdog.snapshot().watchdog.wakeups > 0);
+    wait_until("the watchdog runs", || watchdog.snapshot().watchdog.wakeups > 0);
     watchdog
 }
 
@@ -186,7 +186,7 @@ fn the_thread_of_a_hanging_callback_ends_later() {
     // The server's thread has ended, this one hangs.
     assert_ends(1, || drop(watchdog));
     gate.open();
-    wait_until("it assert_ends", || threads() == 0);
+    wait_until("the thread ends", || threads() == 0);
 }
 
 /// Dozens of runtimes come and go, in any order, and leave no descriptor open.

@@ -16,12 +16,12 @@ fn no_stalls(stalls: &[Stall]) -> Result<(), String> {
 fn spawn_blocking_is_neither_a_stall_nor_a_task() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             runtime.block_on(watchdog.watch(async {
                 tokio::task::spawn_blocking(|| block(THRESHOLD * 10)).await.unwrap();
             }));
-            let stalls = reported_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &collected);
             drop(runtime);
             let snapshot = watchdog.snapshot();
             let of_it = snapshot.sites.iter().filter(|s| &*s.runtime == name);
@@ -37,17 +37,17 @@ fn spawn_blocking_is_neither_a_stall_nor_a_task() {
 fn a_task_that_blocks_is_a_stall() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-            let (task, place) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
+            let (task, location) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
             let id = task.id();
             runtime.block_on(task).unwrap();
-            let stall = told.wait_resolved(name);
-            assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (place.clone(), Some(id), name));
+            let stall = collected.wait_resolved(name);
+            assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (location.clone(), Some(id), name));
             assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
             holds_unless_overslept(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
             is_undisturbed(&stall)?;
-            assert_eq!(site_of(&watchdog, name, &place).stalls.count, 1, "it is counted at its place");
+            assert_eq!(site_of(&watchdog, name, &location).stalls.count, 1, "it is counted at its site");
             Ok(())
         });
     }
@@ -57,15 +57,15 @@ fn a_task_that_blocks_is_a_stall() {
 fn block_in_place_hands_the_worker_over() {
     undisturbed(|| {
         let threshold = THRESHOLD * 5;
-        let (watchdog, told) = start(threshold);
+        let (watchdog, collected) = start(threshold);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move {
             block_in_place(|| block(threshold * 10));
         });
         runtime.block_on(task).unwrap();
-        let stalls = reported_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &collected);
         drop(runtime);
-        let site = site_of(&watchdog, "main", &place);
+        let site = site_of(&watchdog, "main", &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (1, 1, 1), "the hand-off is no task");
         assert!(site.poll_max >= threshold * 9, "the poll is measured all the same");
         no_stalls(&stalls)
@@ -77,7 +77,7 @@ fn block_in_place_hands_the_worker_over() {
 fn block_in_place_beside_a_busy_worker() {
     undisturbed(|| {
         let threshold = THRESHOLD * 5;
-        let (watchdog, told) = start(threshold);
+        let (watchdog, collected) = start(threshold);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
@@ -85,22 +85,22 @@ fn block_in_place_beside_a_busy_worker() {
             block_in_place(move || key.pass());
         });
         let (busy, _) = spawn_measured(&watchdog, runtime.handle(), async move {
-            let begin = std::time::Instant::now();
-            while begin.elapsed() < threshold * 10 {
+            let started = std::time::Instant::now();
+            while started.elapsed() < threshold * 10 {
                 yield_once().await;
             }
         });
         runtime.block_on(busy).unwrap();
         gate.open();
         runtime.block_on(in_place).unwrap();
-        no_stalls(&reported_so_far(&watchdog, &told))
+        no_stalls(&reported_so_far(&watchdog, &collected))
     });
 }
 
 /// No thread is left to take the worker over, so the worker is blocked and is reported while it is.
 #[test]
 fn block_in_place_with_a_full_pool_is_a_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let mut builder = multi_thread(1);
     let runtime = watchdog.build_runtime("main", builder.max_blocking_threads(1)).unwrap();
     let gate = Gate::new();
@@ -111,56 +111,56 @@ fn block_in_place_with_a_full_pool_is_a_stall() {
         key.pass()
     });
     is_occupied.recv_timeout(TIMEOUT).expect("the pool's one thread is taken");
-    let heard = told.clone();
-    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
-        block_in_place(move || heard.wait_ongoing("main").is_some())
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move {
+        block_in_place(move || observer.wait_ongoing("main").is_some())
     });
-    assert!(runtime.block_on(task).unwrap(), "told while it blocks");
-    assert_eq!(told.wait_resolved("main").site.to_string(), place);
-    assert_eq!(told.of("main")[0].worker, Some(0));
+    assert!(runtime.block_on(task).unwrap(), "reported while it blocks");
+    assert_eq!(collected.wait_resolved("main").site.to_string(), location);
+    assert_eq!(collected.of("main")[0].worker, Some(0));
 }
 
 /// A stall before the hand-off belongs to the worker and ends with the hand-off.
 #[test]
 fn a_stall_ends_at_the_hand_off() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
+    let observer = collected.clone();
     let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
-        let before = heard.wait_ongoing("main").is_some();
-        let ended = || heard.wait(|s| &*s.runtime == "main" && s.phase == Phase::Resolved).is_some();
+        let before = observer.wait_ongoing("main").is_some();
+        let ended = || observer.wait(|s| &*s.runtime == "main" && s.phase == Phase::Resolved).is_some();
         // Stable mode notices a hand-off when the new thread parks or is asked to, so it must be
         // idle.
         (before, block_in_place(ended))
     });
     assert_eq!(runtime.block_on(task).unwrap(), (true, true), "found, and resolved, before the poll returned");
-    let stalls = reported_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &collected);
     assert!(stalls.iter().all(|s| s.id == stalls[0].id), "one stall: {stalls:#?}");
     assert_eq!(stalls.iter().filter(|s| s.phase == Phase::Resolved).count(), 1);
 }
 
 #[test]
 fn the_root_of_a_current_thread_runtime_is_a_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
-    let (root, place) = watch_at(&watchdog, async move { heard.wait_ongoing("main").is_some() });
-    assert!(runtime.block_on(root), "told while it blocks");
-    let stall = told.wait_resolved("main");
-    assert_eq!((stall.worker, stall.task, stall.site.to_string()), (Some(0), None, place));
+    let observer = collected.clone();
+    let (root, location) = watch_at(&watchdog, async move { observer.wait_ongoing("main").is_some() });
+    assert!(runtime.block_on(root), "reported while it blocks");
+    let stall = collected.wait_resolved("main");
+    assert_eq!((stall.worker, stall.task, stall.site.to_string()), (Some(0), None, location));
 }
 
 #[test]
 fn the_root_of_a_multi_thread_runtime_is_measured_and_is_no_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
-    let (root, place) = watch_at(&watchdog, async {
+    let (root, location) = watch_at(&watchdog, async {
         block(THRESHOLD * 10);
         runtime_of(&watchdog.snapshot(), "main").blocked_workers
     });
     assert_eq!(runtime.block_on(root), 0, "nor is a worker blocked meanwhile");
-    no_stalls(&reported_so_far(&watchdog, &told)).unwrap();
-    let site = site_of(&watchdog, "main", &place);
+    no_stalls(&reported_so_far(&watchdog, &collected)).unwrap();
+    let site = site_of(&watchdog, "main", &location);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
     assert_eq!(site.stalls.count, 0);
 }
@@ -168,19 +168,19 @@ fn the_root_of_a_multi_thread_runtime_is_measured_and_is_no_stall() {
 #[test]
 fn block_on_inside_spawn_blocking_is_no_stall() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let handle = runtime.handle().clone();
         let inner = watchdog.clone();
-        let (send, place) = std::sync::mpsc::channel();
+        let (send, location) = std::sync::mpsc::channel();
         let blocking = runtime.spawn_blocking(move || {
-            let (root, place) = watch_at(&inner, async { block(THRESHOLD * 10) });
-            send.send(place).unwrap();
+            let (root, location) = watch_at(&inner, async { block(THRESHOLD * 10) });
+            send.send(location).unwrap();
             handle.block_on(root);
         });
         runtime.block_on(blocking).unwrap();
-        no_stalls(&reported_so_far(&watchdog, &told)).unwrap();
-        let site = site_of(&watchdog, name, &place.recv().unwrap());
+        no_stalls(&reported_so_far(&watchdog, &collected)).unwrap();
+        let site = site_of(&watchdog, name, &location.recv().unwrap());
         assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{name}: {site:?}");
     }
 }
@@ -189,11 +189,11 @@ fn block_on_inside_spawn_blocking_is_no_stall() {
 /// own root.
 #[test]
 fn a_guest_of_a_current_thread_runtime_is_no_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (here, driven) = mpsc::channel();
-    let place = std::thread::scope(|scope| {
+    let location = std::thread::scope(|scope| {
         scope.spawn(|| {
             runtime.block_on(watchdog.watch(async {
                 here.send(()).unwrap();
@@ -202,7 +202,7 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
         });
         driven.recv_timeout(TIMEOUT).expect("the owner drives it");
         // The owner parks within the runtime and keeps it.
-        let (guest, place) = watch_at(&watchdog, async {
+        let (guest, location) = watch_at(&watchdog, async {
             block(THRESHOLD * 10);
             // The owner's own poll may be delayed at its end, while the guest's poll is still
             // running.
@@ -210,33 +210,33 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
         });
         runtime.block_on(guest);
         stop.send(()).unwrap();
-        place
+        location
     });
-    let of_guest: Vec<_> = reported_so_far(&watchdog, &told);
-    let of_guest: Vec<_> = of_guest.into_iter().filter(|s| s.site.to_string() == place).collect();
+    let of_guest: Vec<_> = reported_so_far(&watchdog, &collected);
+    let of_guest: Vec<_> = of_guest.into_iter().filter(|s| s.site.to_string() == location).collect();
     no_stalls(&of_guest).unwrap();
-    let site = site_of(&watchdog, "main", &place);
+    let site = site_of(&watchdog, "main", &location);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
 }
 
 /// A thread that calls `block_on` on the same runtime while nobody else drives it is its worker.
 #[test]
 fn any_thread_may_drive_a_current_thread_runtime() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..2 {
-        let before = told.of("main").len();
+        let before = collected.of("main").len();
         std::thread::scope(|scope| {
             scope.spawn(|| runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) })));
         });
-        wait_until("a stall of this thread", || told.of("main").len() > before);
+        wait_until("a stall of this thread", || collected.of("main").len() > before);
     }
 }
 
 /// Each of two blocked workers is reported with its own index.
 #[test]
 fn every_blocked_worker_is_reported() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
     let tasks: Vec<_> = (0..2)
@@ -247,8 +247,8 @@ fn every_blocked_worker_is_reported() {
         .collect();
     let blocked = || runtime_of(&watchdog.snapshot(), "main").blocked_workers;
     wait_until("both are blocked", || blocked() == 2);
-    let workers = || told.of("main").iter().filter_map(|s| s.worker).collect::<BTreeSet<_>>();
-    wait_until("both are told", || workers().len() == 2);
+    let workers = || collected.of("main").iter().filter_map(|s| s.worker).collect::<BTreeSet<_>>();
+    wait_until("both are reported", || workers().len() == 2);
     assert_eq!(Vec::from_iter(workers()), [0, 1]);
     gate.open();
     for task in tasks {
@@ -260,28 +260,28 @@ fn every_blocked_worker_is_reported() {
 /// Outside of every runtime a watched future counts under `other` and blocks nobody.
 #[test]
 fn polls_outside_of_a_runtime_count_under_other() {
-    let (watchdog, told) = start(THRESHOLD);
-    let (future, place) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
+    let (watchdog, collected) = start(THRESHOLD);
+    let (future, location) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(future.as_mut().poll(&mut context).is_ready());
-    no_stalls(&reported_so_far(&watchdog, &told)).unwrap();
-    assert_eq!(site_of(&watchdog, "other", &place).polls, 1);
+    no_stalls(&reported_so_far(&watchdog, &collected)).unwrap();
+    assert_eq!(site_of(&watchdog, "other", &location).polls, 1);
 }
 
 #[test]
 fn after_shutdown_polls_are_counted_and_no_stall_is_reported() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(1)));
     watchdog.shutdown();
     let (root, blocking) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     runtime.block_on(root);
     assert_eq!(site_of(&watchdog, "main", &blocking).polls, 1, "under the same name");
-    let (task, place) = spawn_measured(&watchdog, runtime.handle(), yields(3));
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), yields(3));
     runtime.block_on(task).unwrap();
     drop(runtime);
-    assert_eq!(site_of(&watchdog, "main", &place).polls, 4);
+    assert_eq!(site_of(&watchdog, "main", &location).polls, 4);
     assert_eq!(polls(&watchdog, "main"), 2 + 1 + 4);
-    assert!(told.all().iter().all(|s| s.site.to_string() != blocking), "{:#?}", told.all());
+    assert!(collected.all().iter().all(|s| s.site.to_string() != blocking), "{:#?}", collected.all());
 }

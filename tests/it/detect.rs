@@ -12,17 +12,17 @@ use test_support::*;
 #[test]
 fn a_stall_is_reported_while_it_blocks_and_at_each_doubling() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (heard, runtime_name) = (told.clone(), name.to_owned());
-        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move {
-            heard.wait(|s| *s.runtime == *runtime_name && s.elapsed >= THRESHOLD * 8).map(|s| s.phase)
+        let (observer, runtime_name) = (collected.clone(), name.to_owned());
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move {
+            observer.wait(|s| *s.runtime == *runtime_name && s.elapsed >= THRESHOLD * 8).map(|s| s.phase)
         });
         let phase = runtime.block_on(task).unwrap();
-        assert_eq!(phase, Some(Phase::Ongoing), "{name}: told while it blocked");
-        let end = told.wait_resolved(name);
-        let reports = told.of(name);
-        assert!(reports.iter().all(|s| s.id == end.id && s.site.to_string() == place), "{name}: {reports:#?}");
+        assert_eq!(phase, Some(Phase::Ongoing), "{name}: reported while it blocked");
+        let end = collected.wait_resolved(name);
+        let reports = collected.of(name);
+        assert!(reports.iter().all(|s| s.id == end.id && s.site.to_string() == location), "{name}: {reports:#?}");
         let (last, ongoing) = reports.split_last().unwrap();
         assert_eq!(last.phase, Phase::Resolved);
         assert!(ongoing.iter().all(|s| s.phase == Phase::Ongoing));
@@ -42,12 +42,12 @@ fn a_stall_is_reported_while_it_blocks_and_at_each_doubling() {
 #[test]
 fn the_duration_is_exact() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
         let outer = Instant::now();
         let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 5) }));
         let outer = outer.elapsed();
-        let stall = told.wait_resolved("main");
+        let stall = collected.wait_resolved("main");
         // The two clocks agree to about a thousandth.
         holds_unless_overslept(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
         assert!(stall.elapsed <= outer.mul_f64(1.01), "{outer:?} {stall:?}");
@@ -62,36 +62,36 @@ fn the_duration_is_exact() {
 fn the_threshold_is_exact() {
     const ROUNDS: usize = 10;
     let threshold = Duration::from_millis(10);
-    let (watchdog, told) = start(threshold);
+    let (watchdog, collected) = start(threshold);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let (mut above, mut below) = (String::new(), String::new());
     let (mut rounds, mut short) = (0, 0);
-    let begin = Instant::now();
+    let started = Instant::now();
     // A busy machine does not always wake a sleeper in time, so enough of the short polls have to
     // be short.
     while short < ROUNDS {
-        assert!(begin.elapsed() < TIMEOUT, "only {short} of {rounds} were short");
+        assert!(started.elapsed() < TIMEOUT, "only {short} of {rounds} were short");
         let outer = Instant::now();
-        let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
+        let (root, location) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
         runtime.block_on(root);
         short += usize::from(outer.elapsed() < threshold - Duration::from_micros(100));
-        below = place;
-        let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
+        below = location;
+        let (root, location) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
         runtime.block_on(root);
-        above = place;
+        above = location;
         rounds += 1;
     }
-    let told = reported_so_far(&watchdog, &told);
-    let ends = |place: &str| -> Vec<_> {
-        told.iter().filter(|s| s.phase == Phase::Resolved && s.site.to_string() == place).collect()
+    let collected = reported_so_far(&watchdog, &collected);
+    let ends = |location: &str| -> Vec<_> {
+        collected.iter().filter(|s| s.phase == Phase::Resolved && s.site.to_string() == location).collect()
     };
     assert_eq!(ends(&above).len(), rounds, "each long one once");
-    assert!(ends(&below).len() <= rounds - short, "a short one is told: {told:#?}");
-    assert!(told.iter().all(|s| s.elapsed >= threshold), "{told:#?}");
-    for place in [&above, &below] {
-        let blamed = ends(place).iter().filter(|s| is_undisturbed(s).is_ok()).count();
-        let counted = find_site(&watchdog.snapshot(), "main", place).map_or(0, |site| site.stalls.count);
-        assert_eq!(counted, blamed as u64, "{told:#?}");
+    assert!(ends(&below).len() <= rounds - short, "a short one is reported: {collected:#?}");
+    assert!(collected.iter().all(|s| s.elapsed >= threshold), "{collected:#?}");
+    for location in [&above, &below] {
+        let blamed = ends(location).iter().filter(|s| is_undisturbed(s).is_ok()).count();
+        let counted = find_site(&watchdog.snapshot(), "main", location).map_or(0, |site| site.stalls.count);
+        assert_eq!(counted, blamed as u64, "{collected:#?}");
     }
 }
 
@@ -101,13 +101,13 @@ fn many_short_polls_are_not_reported() {
         let mut builder = builder;
         undisturbed(|| {
             let threshold = THRESHOLD * 5;
-            let (watchdog, told) = start(threshold);
+            let (watchdog, collected) = start(threshold);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             let tasks: Vec<_> = (0..4)
                 .map(|_| {
                     let cooperative = async move {
-                        let begin = Instant::now();
-                        while begin.elapsed() < threshold * 5 {
+                        let started = Instant::now();
+                        while started.elapsed() < threshold * 5 {
                             block(Duration::from_micros(100));
                             yield_once().await;
                         }
@@ -120,10 +120,10 @@ fn many_short_polls_are_not_reported() {
                     task.await.unwrap();
                 }
             });
-            let stalls = reported_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &collected);
             let now = runtime_of(&watchdog.snapshot(), name);
             let count: u64 = now.stalls.iter().map(|c| c.stalls.count).sum();
-            assert_eq!(count == 0, stalls.is_empty(), "told and counted alike");
+            assert_eq!(count == 0, stalls.is_empty(), "reported and counted alike");
             if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
         });
     }
@@ -143,20 +143,23 @@ fn sleeps_for_a_second(watchdog: &Watchdog) -> Option<u64> {
 #[test]
 fn an_idle_watchdog_sleeps_and_still_finds_the_next_stall() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(Duration::from_millis(10));
+        let (watchdog, collected) = start(Duration::from_millis(10));
         if !watchdog.coverage().exact_wakeup {
-            eprintln!("skipped: no membarrier here, so the idle watchdog looks ten times a second");
+            eprintln!("skipped: no membarrier here, so the idle watchdog scans ten times a second");
             return;
         }
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         runtime.block_on(watchdog.watch(yields(3)));
         let asleep = wait_for("the watchdog sleeps", || sleeps_for_a_second(&watchdog));
-        let (heard, runtime_name) = (told.clone(), name.to_owned());
+        let (observer, runtime_name) = (collected.clone(), name.to_owned());
         let (task, _) =
-            spawn_measured(&watchdog, runtime.handle(), async move { heard.wait_ongoing(&runtime_name).is_some() });
-        assert!(runtime.block_on(task).unwrap(), "{name}: the first stall after an idle time is told while it blocks");
+            spawn_measured(&watchdog, runtime.handle(), async move { observer.wait_ongoing(&runtime_name).is_some() });
+        assert!(
+            runtime.block_on(task).unwrap(),
+            "{name}: the first stall after an idle time is reported while it blocks"
+        );
         assert!(wakeups(&watchdog) > asleep);
-        wait_for("and it sleeps again", || sleeps_for_a_second(&watchdog));
+        wait_for("and the watchdog sleeps again", || sleeps_for_a_second(&watchdog));
     }
 }
 
@@ -178,8 +181,8 @@ fn a_parked_runtime_lets_the_watchdog_sleep() {
 /// A hanging callback does not keep stalls from being found, and gets all of them afterwards.
 #[test]
 fn a_hanging_callback_does_not_delay_detection() {
-    let (gate, told, first) = (Gate::new(), CollectedStalls::default(), AtomicBool::new(true));
-    let (key, keep) = (gate.key(), told.callback());
+    let (gate, collected, first) = (Gate::new(), CollectedStalls::default(), AtomicBool::new(true));
+    let (key, keep) = (gate.key(), collected.callback());
     let (in_callback, is_in_callback) = mpsc::channel();
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         if first.swap(false, Ordering::Relaxed) {
@@ -195,21 +198,21 @@ fn a_hanging_callback_does_not_delay_detection() {
     for i in 2..5 {
         let finder = watchdog.clone();
         // Each task blocks until its stall is found in flight, while the callback hangs.
-        let (root, place) = watch_at(&watchdog, async move {
-            wait_until("it is found", || finder.stalls().iter().any(|s| s.id == i && s.phase == Phase::Ongoing));
+        let (root, location) = watch_at(&watchdog, async move {
+            wait_until("the stall is found", || finder.stalls().iter().any(|s| s.id == i && s.phase == Phase::Ongoing));
         });
         runtime.block_on(root);
-        blocked.push(place);
+        blocked.push(location);
     }
-    assert!(told.of("main").is_empty());
+    assert!(collected.of("main").is_empty());
     gate.open();
-    wait_until("all are told, to their ends", || {
-        let resolved: Vec<_> = told.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
+    wait_until("all are reported, to their ends", || {
+        let resolved: Vec<_> = collected.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
         resolved.len() == blocked.len() + 1
     });
-    for (i, place) in (2..).zip(&blocked) {
-        let steps: Vec<_> = told.of("main").into_iter().filter(|s| s.id == i).collect();
-        assert_eq!((steps[0].phase, steps[0].site.to_string()), (Phase::Ongoing, place.clone()));
+    for (i, location) in (2..).zip(&blocked) {
+        let steps: Vec<_> = collected.of("main").into_iter().filter(|s| s.id == i).collect();
+        assert_eq!((steps[0].phase, steps[0].site.to_string()), (Phase::Ongoing, location.clone()));
         assert!(steps.is_sorted_by_key(|s| s.elapsed), "{steps:#?}");
     }
 }
@@ -219,7 +222,7 @@ fn a_hanging_callback_does_not_delay_detection() {
 fn a_stall_of_a_thread_that_has_exited_is_reported() {
     for _ in 0..5 {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
             let inner = watchdog.clone();
             std::thread::spawn(move || {
@@ -228,7 +231,7 @@ fn a_stall_of_a_thread_that_has_exited_is_reported() {
             })
             .join()
             .unwrap();
-            let elapsed = told.wait_resolved("main").elapsed;
+            let elapsed = collected.wait_resolved("main").elapsed;
             holds_unless_overslept(&watchdog, elapsed >= THRESHOLD * 2 - THRESHOLD / 20, elapsed)
         });
     }

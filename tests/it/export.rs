@@ -11,10 +11,10 @@ use test_support::*;
 
 fn serving(unhealthy_after: Duration) -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false).unhealthy_after(unhealthy_after);
-    let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
-    let addr = watchdog.local_addr().expect("it listens");
+    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let addr = watchdog.local_addr().expect("the server listens");
     assert_ne!(addr.port(), 0);
-    (watchdog, told, addr)
+    (watchdog, collected, addr)
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn metrics_advance_while_every_worker_is_blocked() {
 }
 
 fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(), String> {
-    let (watchdog, told, addr) = serving(Duration::from_secs(3600));
+    let (watchdog, collected, addr) = serving(Duration::from_secs(3600));
     let runtime = watchdog.build_runtime(name, builder).unwrap();
     let handle = runtime.handle().clone();
     let workers = handle.metrics().num_workers();
@@ -36,15 +36,15 @@ fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<
     assert_eq!(before.get("pollwatch_threshold_seconds", &[]), THRESHOLD.as_secs_f64());
 
     let gate = Gate::new();
-    let mut place = String::new();
+    let mut location = String::new();
     for _ in 0..workers {
         let key = gate.key();
-        place = spawn_measured(&watchdog, &handle, async move { key.pass() }).1;
+        location = spawn_measured(&watchdog, &handle, async move { key.pass() }).1;
     }
     // A current-thread runtime needs a thread that drives it.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let driver = std::thread::spawn(move || runtime.block_on(stopped).is_ok());
-    let first = wait_for("all workers are blocked and told", || {
+    let first = wait_for("all workers are blocked and reported", || {
         let metrics = Metrics::scrape(addr);
         let all = metrics.get("pollwatch_blocked_workers", &runtime_label) == workers as f64;
         (all && metrics.sum("pollwatch_stalls_total", &runtime_label) == workers as f64).then_some(metrics)
@@ -53,7 +53,7 @@ fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<
     watchdog.stalls().iter().try_for_each(is_undisturbed)?;
     block(THRESHOLD);
     let second = Metrics::scrape(addr);
-    let site = [("runtime", name), ("site", place.as_str())];
+    let site = [("runtime", name), ("site", location.as_str())];
     for (metric, labels) in [
         ("pollwatch_oldest_stall_seconds", &runtime_label[..]),
         ("pollwatch_stall_seconds_total", &runtime_label),
@@ -71,7 +71,9 @@ fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<
         [m.get("pollwatch_blocked_workers", &runtime_label), m.get("pollwatch_oldest_stall_seconds", &runtime_label)]
     };
     wait_until("the gauges are back", || gauges(&Metrics::scrape(addr)) == [0.0, 0.0]);
-    wait_until("all are resolved", || told.of(name).iter().filter(|s| s.phase == Phase::Resolved).count() == workers);
+    wait_until("all are resolved", || {
+        collected.of(name).iter().filter(|s| s.phase == Phase::Resolved).count() == workers
+    });
     stop.send(()).unwrap();
     assert!(driver.join().unwrap());
     let after = Metrics::scrape(addr);
@@ -108,7 +110,7 @@ fn healthz_fails_while_all_workers_are_blocked() {
 
 #[test]
 fn stalls_are_served_as_json() {
-    let (watchdog, told, addr) = serving(Duration::from_secs(5));
+    let (watchdog, collected, addr) = serving(Duration::from_secs(5));
     let read = || {
         let reply = get(addr, "/stalls");
         assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, "application/json"));
@@ -120,7 +122,7 @@ fn stalls_are_served_as_json() {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     }
-    wait_until("all are resolved", || told.all().iter().filter(|s| s.phase == Phase::Resolved).count() == 6);
+    wait_until("all are resolved", || collected.all().iter().filter(|s| s.phase == Phase::Resolved).count() == 6);
     wait_until("the last is in the book", || read().last().is_some_and(|s| s["id"] == 6));
     let stalls = read();
     let ids: Vec<_> = stalls.iter().filter_map(|s| s["id"].as_u64()).collect();
@@ -169,7 +171,7 @@ fn each_path_has_its_type_and_its_methods() {
 /// The user's own registry gathers what the page shows.
 #[test]
 fn the_collector_gathers_what_the_page_shows() {
-    let (watchdog, told, addr) = serving(Duration::from_secs(5));
+    let (watchdog, collected, addr) = serving(Duration::from_secs(5));
     let registry = Registry::new();
     registry.register(Box::new(watchdog.collector())).expect("every metric is described, and validly");
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
@@ -180,7 +182,7 @@ fn the_collector_gathers_what_the_page_shows() {
     drop(runtime);
     let text = |registry: &Registry| TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
     // The one stall, and any poll that was starved.
-    let stalls = reported_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count();
+    let stalls = reported_so_far(&watchdog, &collected).iter().filter(|s| s.phase == Phase::Resolved).count();
     let mine = Metrics::parse(&text(&registry));
     let served = Metrics::scrape(addr);
     let still = |metrics: &Metrics| -> BTreeMap<String, f64> {

@@ -154,10 +154,10 @@ fn send(random: &Random, mut stream: &TcpStream, bytes: &[u8]) {
 
 /// Reads until the server closes the connection.
 fn read_to_close(mut stream: &TcpStream) -> Vec<u8> {
-    let (mut all, begin) = (Vec::new(), Instant::now());
+    let (mut all, started) = (Vec::new(), Instant::now());
     // A reset closes the connection too.
     let _ = stream.read_to_end(&mut all);
-    assert!(begin.elapsed() < PROMPT, "nothing more comes: it closes by itself");
+    assert!(started.elapsed() < PROMPT, "the server closes the connection by itself");
     all
 }
 
@@ -219,8 +219,12 @@ fn anything(random: &Random, addr: SocketAddr, left_open: &mut VecDeque<TcpStrea
         }
         _ => {
             if stream.shutdown(Shutdown::Write).is_ok() {
-                let said = read_to_close(&stream);
-                assert!(said.is_empty() || said.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&said));
+                let printed = read_to_close(&stream);
+                assert!(
+                    printed.is_empty() || printed.starts_with(b"HTTP/1."),
+                    "{:?}",
+                    String::from_utf8_lossy(&printed)
+                );
             }
         }
     }
@@ -240,9 +244,9 @@ fn the_server_answers_after_any_bytes() {
             anything(random, addr, &mut left_open);
         }
         valid_pipeline(random, addr);
-        let begin = Instant::now();
+        let started = Instant::now();
         assert_eq!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "main")]), 4.0);
-        assert!(begin.elapsed() < PROMPT);
+        assert!(started.elapsed() < PROMPT);
         assert_eq!(panics(), before, "a panic of the server's");
     });
     drop(left_open);

@@ -32,11 +32,11 @@ fn the_users_hooks_run() {
         let counters = HookCounters::default();
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with(name, &mut builder, counting(&counters)).unwrap();
-        let (task, place) = spawn_on(runtime.handle(), yields(10));
+        let (task, location) = spawn_on(runtime.handle(), yields(10));
         runtime.block_on(task).unwrap();
         drop(runtime);
         assert_eq!(counters.map(|c| c.load(Ordering::Relaxed)), [1, 11, 11, 1], "{name}");
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (11, 1, 1), "{name}");
         assert_eq!(watchdog.snapshot().watchdog.callback_panics, 0);
     }
@@ -64,18 +64,18 @@ fn a_panicking_hook_is_caught_and_counted() {
             .on_before_task_poll(move |_| panics())
             .on_after_task_poll(move |_| panics())
             .on_task_terminate(move |_| panics());
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with(name, &mut builder, hooks).unwrap();
-        let (task, place) = spawn_on(runtime.handle(), async {
+        let (task, location) = spawn_on(runtime.handle(), async {
             yields(4).await;
             block(THRESHOLD * 2);
         });
         runtime.block_on(task).unwrap();
         drop(runtime);
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (5, 1, 1), "{name}: measuring goes on");
         assert!(watchdog.snapshot().watchdog.callback_panics >= 12, "{name}");
-        assert_eq!(told.wait_resolved(name).site.to_string(), place);
+        assert_eq!(collected.wait_resolved(name).site.to_string(), location);
         let text = Metrics::parse(&watchdog.metrics_text());
         assert!(text.get("pollwatch_callback_panics_total", &[]) >= 12.0, "{name}");
     }
@@ -90,10 +90,10 @@ fn a_slow_hook_is_not_counted_as_task_time() {
             .on_after_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD));
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with("main", &mut current_thread(), hooks).unwrap();
-        let (task, place) = spawn_on(runtime.handle(), yields(1));
+        let (task, location) = spawn_on(runtime.handle(), yields(1));
         runtime.block_on(task).unwrap();
         drop(runtime);
-        let site = site_of(&watchdog, "main", &place);
+        let site = site_of(&watchdog, "main", &location);
         assert_eq!(site.polls, 2);
         if site.poll_max < THRESHOLD { Ok(()) } else { Err(format!("{site:?}")) }
     });
@@ -108,29 +108,29 @@ fn thread_callbacks_on_the_builder_are_kept() {
     builder.on_thread_start(started).on_thread_stop(stopped).on_thread_park(parked).on_thread_unpark(unparked);
     let (watchdog, _) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
-    let (task, place) = spawn_on(runtime.handle(), async { tokio::time::sleep(THRESHOLD).await });
+    let (task, location) = spawn_on(runtime.handle(), async { tokio::time::sleep(THRESHOLD).await });
     runtime.block_on(task).unwrap();
     drop(runtime);
     let [started, stopped, parked, unparked] = counters.map(|c| c.load(Ordering::Relaxed));
     assert_eq!((started, stopped), (2, 2));
     assert!(parked > 0 && unparked > 0, "{parked} {unparked}");
-    assert_eq!(site_of(&watchdog, "main", &place).spawned, 1);
+    assert_eq!(site_of(&watchdog, "main", &location).spawned, 1);
 }
 
 /// Tasks spawned by code that does not know pollwatch have their own sites.
 #[test]
 fn tasks_spawned_by_foreign_code_are_measured() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     assert!(watchdog.coverage().hooks && watchdog.coverage().runtimes[0].every_task);
-    let place = runtime.block_on(async {
+    let location = runtime.block_on(async {
         let mut set = tokio::task::JoinSet::new();
         let line = line!() + 1;
         set.spawn(async { block(THRESHOLD * 3) });
         set.join_all().await;
         format!("hooks.rs:{line}:")
     });
-    assert!(told.wait_resolved("main").site.to_string().contains(&place));
+    assert!(collected.wait_resolved("main").site.to_string().contains(&location));
 }
 
 /// A runtime built later from the same builder is not counted under the first one's name.

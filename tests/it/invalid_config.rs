@@ -10,7 +10,7 @@ use test_support::*;
 
 #[track_caller]
 fn refused(builder: WatchdogBuilder) -> String {
-    let error = builder.start().expect_err("it is refused");
+    let error = builder.start().expect_err("the call is refused");
     assert!(error.is_invalid() && !error.is_listen() && error.source().is_none(), "{error:?}");
     error.to_string()
 }
@@ -60,9 +60,9 @@ fn an_address_in_use_is_refused() {
 fn empty_and_taken_names_are_refused() {
     let (watchdog, _) = start(THRESHOLD);
     let refused = |name: &str| {
-        let error = watchdog.build_runtime(name, &mut current_thread()).expect_err("it is refused");
+        let error = watchdog.build_runtime(name, &mut current_thread()).expect_err("the call is refused");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
-        let inner = error.get_ref().and_then(|e| e.downcast_ref::<pollwatch::Error>()).expect("our error");
+        let inner = error.get_ref().and_then(|e| e.downcast_ref::<pollwatch::Error>()).expect("a pollwatch::Error");
         assert!(inner.is_invalid());
         error.to_string()
     };
@@ -85,23 +85,23 @@ fn empty_and_taken_names_are_refused() {
 #[test]
 fn a_name_can_be_used_again() {
     for i in 0..2 {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         for round in 1..=4 {
             let builder = &mut flavours()[(i + round as usize) % 2].1;
             let runtime = watchdog.build_runtime("main", builder).unwrap();
             let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(9));
             runtime.block_on(task).unwrap();
-            let (task, place) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 2) });
+            let (task, location) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 2) });
             runtime.block_on(task).unwrap();
             drop(runtime);
             assert_eq!(polls(&watchdog, "main"), round * 11);
             // Short polls may have been starved too.
-            let of_place = |s: &&pollwatch::Stall| s.site.to_string() == place;
+            let of_place = |s: &&pollwatch::Stall| s.site.to_string() == location;
             wait_until("a stall a round", || watchdog.stalls().iter().filter(of_place).count() as u64 == round);
             assert!(!watchdog.coverage().runtimes[0].alive);
         }
         assert_eq!(watchdog.coverage().runtimes.len(), 1);
-        told.wait_resolved("main");
+        collected.wait_resolved("main");
     }
 }
 
@@ -141,7 +141,7 @@ fn one_builder_builds_two_runtimes() {
 #[test]
 fn an_attached_runtime_measures_watched_futures_only() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
         watchdog.attach(name, runtime.handle()).unwrap();
         let again = watchdog.attach("again", runtime.handle()).expect_err("it is watched");
@@ -157,7 +157,7 @@ fn an_attached_runtime_measures_watched_futures_only() {
         });
         wrapped.unwrap();
         plain.unwrap();
-        told.wait_resolved(name);
+        collected.wait_resolved(name);
         wait_until("its polls are counted", || polls(&watchdog, name) >= 5);
         let handle = runtime.handle().clone();
         drop(runtime);

@@ -11,7 +11,7 @@ use test_support::*;
 #[test]
 fn the_watchdog_may_be_dropped_first() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let watched = watchdog.watch(async { (yields(3).await, block(THRESHOLD * 2)) });
         let collector = watchdog.collector();
@@ -22,19 +22,19 @@ fn the_watchdog_may_be_dropped_first() {
         runtime.block_on(task).unwrap();
         drop(runtime);
         drop(collector);
-        assert!(told.all().is_empty(), "{name}");
+        assert!(collected.all().is_empty(), "{name}");
     }
 }
 
 #[test]
 fn the_runtime_may_be_dropped_first() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         assert!(watchdog.coverage().runtimes[0].alive);
         within_timeout("a drop", move || drop(runtime));
         assert!(!watchdog.coverage().runtimes[0].alive, "{name}");
-        assert_eq!(reported_so_far(&watchdog, &told).len(), 0, "the watchdog goes on");
+        assert_eq!(reported_so_far(&watchdog, &collected).len(), 0, "the watchdog goes on");
     }
 }
 
@@ -42,16 +42,16 @@ fn the_runtime_may_be_dropped_first() {
 #[test]
 fn either_may_be_dropped_during_a_stall() {
     for background in [false, true] {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
         let (_task, _) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
-        told.wait_ongoing("main").expect("it is found");
+        collected.wait_ongoing("main").expect("the stall is found");
         if background {
             runtime.shutdown_background();
             gate.open();
-            told.wait_resolved("main");
+            collected.wait_resolved("main");
             within_timeout("a drop", move || drop(watchdog));
         } else {
             within_timeout("a drop", move || drop(watchdog));
@@ -63,12 +63,12 @@ fn either_may_be_dropped_during_a_stall() {
 
 #[test]
 fn clones_share_one_watchdog() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let clone = watchdog.clone();
     drop(watchdog);
     let runtime = clone.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
-    assert!(runtime.block_on(clone.watch(async move { heard.wait_ongoing("main").is_some() })));
+    let observer = collected.clone();
+    assert!(runtime.block_on(clone.watch(async move { observer.wait_ongoing("main").is_some() })));
     clone.shutdown();
     clone.shutdown();
     assert_eq!(clone.stalls().len(), 1, "what was found stays readable");
@@ -89,9 +89,9 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(hang).start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(TIMEOUT).expect("the callback hangs") }));
-    let begin = Instant::now();
+    let started = Instant::now();
     watchdog.shutdown();
-    let took = begin.elapsed();
+    let took = started.elapsed();
     assert!(!left.load(Ordering::Acquire), "it still hangs");
     assert!(took < Duration::from_secs(10), "{took:?}");
     gate.open();
@@ -103,18 +103,18 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
 #[test]
 fn a_shutdown_during_a_stall_keeps_its_time() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
-        let stall = told.wait_ongoing("main").expect("it is found");
-        let before = site_of(&watchdog, "main", &place).stalls;
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
+        let stall = collected.wait_ongoing("main").expect("the stall is found");
+        let before = site_of(&watchdog, "main", &location).stalls;
         watchdog.shutdown();
         gate.open();
         assert!(runtime.block_on(task).unwrap());
         drop(runtime);
-        let after = site_of(&watchdog, "main", &place).stalls;
+        let after = site_of(&watchdog, "main", &location).stalls;
         assert!(after.time >= before.time);
         is_undisturbed(&stall)?;
         assert_eq!(after.count, 1);

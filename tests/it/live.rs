@@ -25,9 +25,9 @@ fn live(addr: SocketAddr) -> Value {
 
 fn serving() -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
-    let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
-    let addr = watchdog.local_addr().expect("it listens");
-    (watchdog, told, addr)
+    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let addr = watchdog.local_addr().expect("the server listens");
+    (watchdog, collected, addr)
 }
 
 fn runtime_named<'a>(live: &'a Value, name: &str) -> &'a Value {
@@ -52,11 +52,11 @@ fn an_empty_watchdog_matches_the_schema() {
 /// the sums.
 #[test]
 fn a_blocked_worker_is_shown_while_it_blocks() {
-    let (watchdog, told, addr) = serving();
+    let (watchdog, collected, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
     let key = gate.key();
-    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
     let stalled = |live: &Value| {
         let workers = runtime_named(live, "main")["workers"].as_array().unwrap();
         assert_eq!(workers.iter().map(|w| w["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1]);
@@ -68,15 +68,16 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
         let stall = live["stalls"].as_array().unwrap().iter().find(|s| s["id"] == worker["stall"])?.clone();
         Some((worker, stall))
     };
-    let (worker, stall) = wait_for("it is told", || wanted(&live(addr)));
-    assert_eq!((worker["site"].as_str(), stall["site"].as_str()), (Some(&*place), Some(&*place)));
+    let (worker, stall) = wait_for("the stall is reported", || wanted(&live(addr)));
+    assert_eq!((worker["site"].as_str(), stall["site"].as_str()), (Some(&*location), Some(&*location)));
     assert_eq!((&stall["phase"], &stall["worker"]), (&"ongoing".into(), &worker["index"]));
     assert_eq!(stall["thread"], worker["thread"]);
     assert_eq!(stall["elapsed_seconds"], worker["elapsed_seconds"], "of this moment, not of the last report");
     let first = worker["elapsed_seconds"].as_f64().unwrap();
     assert!(first >= THRESHOLD.as_secs_f64());
-    let later =
-        wait_for("it grows", || wanted(&live(addr)).filter(|(w, _)| w["elapsed_seconds"].as_f64() > Some(first)));
+    let later = wait_for("the duration grows", || {
+        wanted(&live(addr)).filter(|(w, _)| w["elapsed_seconds"].as_f64() > Some(first))
+    });
     assert_eq!(later.0["stall"], stall["id"]);
     let now = live(addr);
     assert_eq!(runtime_named(&now, "main")["blocked_workers"], 1);
@@ -84,7 +85,7 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
 
     gate.open();
     assert!(runtime.block_on(task).unwrap());
-    told.wait_resolved("main");
+    collected.wait_resolved("main");
     let is_over = |live: &Value| live["stalls"].as_array().unwrap().iter().any(|s| s["phase"] == "resolved");
     let after = wait_for("it is over", || Some(live(addr)).filter(|live| is_over(live) && stalled(live).is_none()));
     let kept = watchdog.stalls().into_iter().find(|s| s.phase == Phase::Resolved).unwrap();
@@ -92,14 +93,14 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
     let stall = stalls.iter().find(|s| s["id"] == kept.id).unwrap();
     assert_eq!(stall["elapsed_seconds"], kept.elapsed.as_secs_f64());
     if let Some(stack) = &kept.stack {
-        let told = &after["stacks"][stall["stack"].as_u64().expect("a stack") as usize];
-        assert_eq!(told["summary"], stack.to_string());
+        let collected = &after["stacks"][stall["stack"].as_u64().expect("a stack") as usize];
+        assert_eq!(collected["summary"], stack.to_string());
         let user = stack.user_frames()[0].function.as_deref().unwrap();
-        assert!(told["frames"].as_array().unwrap().iter().any(|f| f["name"] == user), "{told:#}");
-        assert!(told["frames"].as_array().unwrap().len() < stack.frames().len(), "the executor is left out");
+        assert!(collected["frames"].as_array().unwrap().iter().any(|f| f["name"] == user), "{collected:#}");
+        assert!(collected["frames"].as_array().unwrap().len() < stack.frames().len(), "the executor is left out");
     }
     let sites = after["sites"].as_array().unwrap();
-    assert_eq!(sites[0]["site"], place, "the worst is the first");
+    assert_eq!(sites[0]["site"], location, "the worst is the first");
     assert!(sites[0]["stalled_seconds"].as_f64().unwrap() >= first);
     let causes = runtime_named(&after, "main")["stalls_by_cause"].as_array().unwrap();
     assert_eq!(causes.len(), pollwatch::Cause::ALL.len());
@@ -119,12 +120,12 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
 /// The size does not grow with the number of stalls, and equal stacks occur once.
 #[test]
 fn the_data_is_bounded() {
-    let (watchdog, told, addr) = serving();
+    let (watchdog, collected, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..130 {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD + Duration::from_millis(1)) }));
     }
-    reported_so_far(&watchdog, &told);
+    reported_so_far(&watchdog, &collected);
     let live = live(addr);
     let stalls = live["stalls"].as_array().unwrap();
     assert_eq!(stalls.len(), 100);
@@ -140,9 +141,9 @@ fn the_data_is_bounded() {
 #[test]
 fn pages_share_one_response() {
     let (_watchdog, _, addr) = serving();
-    let begin = Instant::now();
+    let started = Instant::now();
     let mut bodies: Vec<String> = (0..200).map(|_| get(addr, "/live").body).collect();
-    let took = begin.elapsed();
+    let took = started.elapsed();
     bodies.dedup();
     assert!(bodies.len() <= 2 + (took.as_millis() / 250) as usize, "{} answers in {took:?}", bodies.len());
 }

@@ -28,9 +28,9 @@ fn is_closed(mut stream: &TcpStream) -> bool {
 }
 
 fn answers_promptly(addr: std::net::SocketAddr) {
-    let begin = Instant::now();
+    let started = Instant::now();
     assert_eq!(get(addr, "/metrics").status, 200);
-    assert!(begin.elapsed() < PROMPT, "it waited for somebody else");
+    assert!(started.elapsed() < PROMPT, "the answer waited for another client");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn an_endless_head_is_refused() {
     let (_watchdog, addr) = serving();
     let mut endless = connect(addr);
     endless.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
-    let begin = Instant::now();
+    let started = Instant::now();
     let line = [b"x-filler: ".as_slice(), &[b'x'; 1000], b"\r\n"].concat();
     let mut sent = 0;
     while endless.write_all(&line).is_ok() {
@@ -57,7 +57,7 @@ fn an_endless_head_is_refused() {
         // More than the kernel buffers on either side, and no more.
         assert!(sent < 64 << 20, "it reads for ever");
     }
-    assert!(begin.elapsed() < PROMPT, "refused by its size, not by its time");
+    assert!(started.elapsed() < PROMPT, "refused by its size, not by its time");
     answers_promptly(addr);
 }
 
@@ -85,9 +85,9 @@ fn five_hundred_idle_connections_keep_nobody_out() {
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
     answers_promptly(addr);
     // The oldest connections were closed for the newest, long before any time limit.
-    let begin = Instant::now();
+    let started = Instant::now();
     assert!(is_closed(&idle[0]));
-    assert!(begin.elapsed() < PROMPT);
+    assert!(started.elapsed() < PROMPT);
     runtime.block_on(watchdog.watch(yields(3)));
     let metrics = Metrics::scrape(addr);
     assert_eq!(metrics.get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring goes on");
@@ -118,14 +118,14 @@ fn page(addr: std::net::SocketAddr) -> Duration {
     let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
     let (mut slowest, mut answers) = (Duration::ZERO, 0);
     while answers < 4 {
-        let begin = Instant::now();
+        let started = Instant::now();
         let answer = agent.get(format!("http://{addr}/live")).call();
         let Ok(body) = answer.and_then(|mut answer| answer.body_mut().read_to_string()) else {
-            assert!(begin.elapsed() < PROMPT, "closed, not left waiting");
+            assert!(started.elapsed() < PROMPT, "closed, not left waiting");
             continue;
         };
         assert!(body.starts_with("{\"schema\":1,") && body.ends_with('}'));
-        slowest = slowest.max(begin.elapsed());
+        slowest = slowest.max(started.elapsed());
         answers += 1;
         std::thread::sleep(Duration::from_millis(500));
     }

@@ -12,12 +12,12 @@ use test_support::*;
 /// `block_in_place` and `Handle::block_on` of the same runtime, twice, are parts of the one poll.
 #[test]
 fn block_on_within_block_in_place_is_part_of_the_poll() {
-    let (watchdog, told) = start(THRESHOLD * 10);
+    let (watchdog, collected) = start(THRESHOLD * 10);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let inner = watchdog.clone();
     let polled = Arc::new(AtomicU64::new(0));
     let count = polled.clone();
-    let (task, place) = spawn_measured(
+    let (task, location) = spawn_measured(
         &watchdog,
         runtime.handle(),
         counted(polled.clone(), async move {
@@ -36,50 +36,50 @@ fn block_on_within_block_in_place_is_part_of_the_poll() {
     runtime.block_on(task).unwrap();
     drop(runtime);
     assert_eq!(count.load(Ordering::Relaxed), 4);
-    assert_eq!(site_of(&watchdog, "main", &place).polls, 4);
+    assert_eq!(site_of(&watchdog, "main", &location).polls, 4);
     assert_eq!(polls(&watchdog, "main"), 4, "no poll twice");
     let completed: u64 = watchdog.snapshot().sites.iter().map(|s| s.completed).sum();
     assert_eq!(completed, if HOOKS { 6 } else { 7 }, "each part has an outcome of its own");
-    drop(told);
+    drop(collected);
 }
 
 /// A runtime inside another one's `block_in_place` on one thread has its own polls.
 #[test]
 fn a_nested_runtime_gets_its_own_polls() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
     let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
     let (nested_runtime, inner) = (inner.clone(), inner);
     let nested = watchdog.clone();
     let (in_task, in_root) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (task_polls, root_polls) = (in_task.clone(), in_root.clone());
-    let heard = told.clone();
-    let (task, place) = spawn_measured(&watchdog, outer.handle(), async move {
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(&watchdog, outer.handle(), async move {
         yields(2).await;
-        let told = block_in_place(|| {
+        let collected = block_in_place(|| {
             nested_runtime.block_on(nested.watch(counted(root_polls, async {
                 let (task, _) = spawn_measured(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
                 task.await.unwrap();
                 // The nested event loop is blocked now, and is reported while it is.
-                heard.wait_ongoing("inner").is_some()
+                observer.wait_ongoing("inner").is_some()
             })))
         });
         yields(2).await;
-        told
+        collected
     });
-    assert!(outer.block_on(task).unwrap(), "told while it blocks");
+    assert!(outer.block_on(task).unwrap(), "reported while it blocks");
     drop((outer, inner));
     assert_eq!(in_task.load(Ordering::Relaxed), 6);
     assert_eq!(polls(&watchdog, "inner"), 6 + in_root.load(Ordering::Relaxed));
-    assert_eq!(site_of(&watchdog, "outer", &place).polls, 5);
+    assert_eq!(site_of(&watchdog, "outer", &location).polls, 5);
     assert_eq!(polls(&watchdog, "outer"), 5);
-    assert_eq!(told.wait_resolved("inner").worker, Some(0));
+    assert_eq!(collected.wait_resolved("inner").worker, Some(0));
 }
 
 /// Frames deeper than the slot publishes are balanced, and later polls are measured correctly.
 #[test]
 fn deep_nesting_leaves_nothing_behind() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
     let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
     let nested = watchdog.clone();
@@ -104,13 +104,13 @@ fn deep_nesting_leaves_nothing_behind() {
         wait_until(name, || runtime_of(&watchdog.snapshot(), name).blocked_workers == 0);
     }
     // The same thread is used afterwards.
-    let begin = Instant::now();
-    let (task, place) = spawn_measured(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
+    let started = Instant::now();
+    let (task, location) = spawn_measured(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
     outer.block_on(task).unwrap();
-    let stall = told.wait(|s| s.site.to_string() == place).expect("the next stall is found");
-    assert!(stall.elapsed <= begin.elapsed().mul_f64(1.01), "it began no earlier: {stall:?}");
+    let stall = collected.wait(|s| s.site.to_string() == location).expect("the next stall is found");
+    assert!(stall.elapsed <= started.elapsed().mul_f64(1.01), "the stall started no earlier: {stall:?}");
     wait_until("the poll is counted", || polls(&watchdog, "outer") == 4);
-    assert_eq!(site_of(&watchdog, "outer", &place).polls, 1);
+    assert_eq!(site_of(&watchdog, "outer", &location).polls, 1);
 }
 
 /// A stall names the innermost watched future that blocks.
@@ -118,14 +118,14 @@ fn deep_nesting_leaves_nothing_behind() {
 fn a_stall_names_the_innermost_watched_future() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-            let heard = told.clone();
+            let observer = collected.clone();
             let runtime_name = name.to_owned();
-            let (part, inside) = watch_at(&watchdog, async move { heard.wait_ongoing(&runtime_name).is_some() });
+            let (part, inside) = watch_at(&watchdog, async move { observer.wait_ongoing(&runtime_name).is_some() });
             let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
             assert!(runtime.block_on(task).unwrap());
-            let stall = told.wait_ongoing(name).expect("it was told");
+            let stall = collected.wait_ongoing(name).expect("the stall was reported");
             assert_eq!(stall.site.to_string(), outside, "{name}");
             // A scan may have found the stall before it reached that future.
             is_undisturbed(&stall)?;
@@ -161,15 +161,16 @@ fn two_watchdogs_count_separately() {
 /// runtime.
 #[test]
 fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
     let blocks = || watchdog.watch(async { block(THRESHOLD * 3) });
     runtime.handle().block_on(blocks());
     assert_eq!(polls(&watchdog, "single"), 1);
-    let stalls: Vec<_> = reported_so_far(&watchdog, &told).into_iter().filter(|s| &*s.runtime == "single").collect();
+    let stalls: Vec<_> =
+        reported_so_far(&watchdog, &collected).into_iter().filter(|s| &*s.runtime == "single").collect();
     assert!(stalls.is_empty(), "{stalls:#?}");
     runtime.block_on(blocks());
-    assert_eq!(told.wait_resolved("single").worker, Some(0));
+    assert_eq!(collected.wait_resolved("single").worker, Some(0));
 }
 
 /// A future polled once on one runtime and then spawned on another counts for the second from then

@@ -13,7 +13,7 @@ use test_support::*;
 #[track_caller]
 fn assert_clean(
     watchdog: &Watchdog,
-    told: &CollectedStalls,
+    collected: &CollectedStalls,
     runtime: &tokio::runtime::Runtime,
     name: &str,
     polled: u64,
@@ -25,13 +25,13 @@ fn assert_clean(
     let is_blocked = |now: RuntimeSnapshot| (now.blocked_workers, now.oldest_stall) != (0, Duration::ZERO);
     wait_until("no frame is left behind", || !is_blocked(runtime_of(&watchdog.snapshot(), name)));
     wait_until("what took long has ended", || watchdog.stalls().iter().all(|s| s.phase == Phase::Resolved));
-    let earlier = reported_so_far(watchdog, told).len();
-    let (task, place) = spawn_measured(watchdog, runtime.handle(), yields(6));
+    let earlier = reported_so_far(watchdog, collected).len();
+    let (task, location) = spawn_measured(watchdog, runtime.handle(), yields(6));
     runtime.block_on(task).unwrap();
     wait_until("the next polls are counted", || polls(watchdog, name) >= polled + 7);
     assert_eq!(polls(watchdog, name), polled + 7, "{name}");
-    assert_eq!(site_of(watchdog, name, &place).polls, 7, "{name}");
-    let others = reported_so_far(watchdog, told).split_off(earlier);
+    assert_eq!(site_of(watchdog, name, &location).polls, 7, "{name}");
+    let others = reported_so_far(watchdog, collected).split_off(earlier);
     let long: Vec<_> = others.iter().filter(|s| is_undisturbed(s).is_ok() && s.elapsed >= THRESHOLD * 3).collect();
     assert!(long.is_empty(), "{name}: {long:#?}");
 }
@@ -39,18 +39,18 @@ fn assert_clean(
 #[test]
 fn a_panic_in_a_task_is_counted() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (task, place) = spawn_measured(&watchdog, runtime.handle(), async {
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async {
             yields(3).await;
             panic!("on purpose");
         });
         assert!(runtime.block_on(task).unwrap_err().is_panic());
-        wait_until("the last poll is counted", || site_of(&watchdog, name, &place).polls >= 4);
-        let site = site_of(&watchdog, name, &place);
+        wait_until("the last poll is counted", || site_of(&watchdog, name, &location).polls >= 4);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (4, 1, 1), "{name}");
         assert_eq!((site.completed, site.panicked, site.cancelled), (0, u64::from(!HOOKS), 0), "{name}");
-        assert_clean(&watchdog, &told, &runtime, name, 4);
+        assert_clean(&watchdog, &collected, &runtime, name, 4);
     }
 }
 
@@ -58,35 +58,35 @@ fn a_panic_in_a_task_is_counted() {
 #[test]
 fn a_panic_in_a_watched_future_is_counted() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (inner, place) = watch_at(&watchdog, async {
+        let (inner, location) = watch_at(&watchdog, async {
             yield_once().await;
             panic!("on purpose");
         });
         let (middle, outside) = watch_at(&watchdog, inner);
         let (task, _) = spawn_on(runtime.handle(), middle);
         assert!(runtime.block_on(task).unwrap_err().is_panic());
-        for place in [&place, &outside] {
-            let count = || site_of(&watchdog, name, place);
+        for location in [&location, &outside] {
+            let count = || site_of(&watchdog, name, location);
             wait_until("the outcome is counted", || count().panicked > 0);
             assert_eq!((count().panicked, count().completed, count().cancelled), (1, 0, 0), "{name}");
         }
-        let (root, place) = watch_at(&watchdog, async { panic!("on purpose") });
+        let (root, location) = watch_at(&watchdog, async { panic!("on purpose") });
         let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(root)));
         assert!(unwound.is_err());
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.panicked, site.completed), (1, 1, 0), "{name}");
-        assert_clean(&watchdog, &told, &runtime, name, 3);
+        assert_clean(&watchdog, &collected, &runtime, name, 3);
     }
 }
 
 /// A panic that is caught within a poll does not end the poll.
 #[test]
 fn a_panic_caught_inside_a_poll_does_not_end_the_poll() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let (root, place) = watch_at(&watchdog, async {
+    let (root, location) = watch_at(&watchdog, async {
         for _ in 0..3 {
             let mut inner = Box::pin(watchdog.watch(async { panic!("on purpose") }));
             let polled = std::future::poll_fn(|cx| {
@@ -98,16 +98,16 @@ fn a_panic_caught_inside_a_poll_does_not_end_the_poll() {
         }
     });
     runtime.block_on(root);
-    let site = site_of(&watchdog, "main", &place);
+    let site = site_of(&watchdog, "main", &location);
     assert_eq!((site.polls, site.completed), (4, 1));
     assert_eq!(watchdog.snapshot().sites.iter().map(|s| s.panicked).sum::<u64>(), 3);
-    assert_clean(&watchdog, &told, &runtime, "main", 4);
+    assert_clean(&watchdog, &collected, &runtime, "main", 4);
 }
 
 #[test]
 fn an_abort_while_pending_is_a_cancellation() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let task = {
             let _guard = runtime.enter();
@@ -124,16 +124,16 @@ fn an_abort_while_pending_is_a_cancellation() {
         wait_until("its end is counted", || count().terminated == 1 && count().cancelled == 1);
         assert_eq!((count().alive(), count().completed, count().panicked), (Some(0), 0, 0), "{name}");
         // tokio runs its hooks around a cancellation too.
-        assert_clean(&watchdog, &told, &runtime, name, if HOOKS { 2 } else { 1 });
+        assert_clean(&watchdog, &collected, &runtime, name, if HOOKS { 2 } else { 1 });
     }
 }
 
 #[test]
 fn a_drop_before_the_end_is_a_cancellation() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (mut polled, place) = watch_at(&watchdog, Box::pin(pending::<()>()));
+        let (mut polled, location) = watch_at(&watchdog, Box::pin(pending::<()>()));
         let (never, nowhere) = watch_at(&watchdog, pending::<()>());
         runtime.block_on(async {
             tokio::select! {
@@ -143,10 +143,10 @@ fn a_drop_before_the_end_is_a_cancellation() {
             }
         });
         drop((polled, never));
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.cancelled, site.completed, site.panicked), (1, 0, 0), "{name}");
         assert!(find_site(&watchdog.snapshot(), name, &nowhere).is_none(), "{name}: never polled, never counted");
-        assert_clean(&watchdog, &told, &runtime, name, 3);
+        assert_clean(&watchdog, &collected, &runtime, name, 3);
     }
 }
 
@@ -155,14 +155,14 @@ fn tasks_dropped_at_shutdown_are_terminated() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let mut place = String::new();
+        let mut location = String::new();
         for _ in 0..5 {
-            place = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
+            location = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
         }
         // One task is never polled, on a runtime that nobody drives any more.
-        assert_eq!(site_of(&watchdog, name, &place).alive(), Some(5), "{name}");
+        assert_eq!(site_of(&watchdog, name, &location).alive(), Some(5), "{name}");
         drop(runtime);
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.spawned, site.terminated, site.alive()), (5, 5, Some(0)), "{name}");
         if !HOOKS {
             assert_eq!((site.cancelled, site.completed), (5, 0), "{name}");
@@ -178,9 +178,9 @@ fn a_spawn_after_shutdown_is_terminated() {
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let handle = runtime.handle().clone();
         drop(runtime);
-        let (task, place) = spawn_on(&handle, pending::<()>());
+        let (task, location) = spawn_on(&handle, pending::<()>());
         assert!(current_thread().build().unwrap().block_on(task).unwrap_err().is_cancelled());
-        if let Some(site) = find_site(&watchdog.snapshot(), name, &place) {
+        if let Some(site) = find_site(&watchdog.snapshot(), name, &location) {
             assert_eq!(site.spawned, site.terminated, "{name}");
         }
     }

@@ -14,13 +14,13 @@ fn every_poll_of_every_task_is_counted_at_its_site() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (mut tasks, mut places) = (Vec::new(), Vec::new());
+        let (mut tasks, mut locations) = (Vec::new(), Vec::new());
         for _ in 0..7 {
-            let (task, place) = spawn_measured(&watchdog, runtime.handle(), yields(10));
+            let (task, location) = spawn_measured(&watchdog, runtime.handle(), yields(10));
             tasks.push(task);
-            places.push(place);
+            locations.push(location);
         }
-        let first = places[0].clone();
+        let first = locations[0].clone();
         let (task, second) = spawn_measured(&watchdog, runtime.handle(), yields(4));
         tasks.push(task);
         runtime.block_on(async {
@@ -48,10 +48,10 @@ fn a_watched_root_is_counted() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
-        let (root, place) = watch_at(&watchdog, counted(polled.clone(), yields(30)));
+        let (root, location) = watch_at(&watchdog, counted(polled.clone(), yields(30)));
         runtime.block_on(root);
         assert_eq!(polled.load(Ordering::Relaxed), 31);
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.completed, site.cancelled, site.panicked), (31, 1, 0, 0), "{name}");
         assert_eq!((site.spawned, site.terminated), (0, 0), "{name}: no task");
         assert_eq!(polls(&watchdog, name), 31, "{name}");
@@ -64,15 +64,15 @@ fn spawn_counts_polls_and_outcome() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
-        let place = runtime.block_on(async {
-            let (task, place) = (watchdog.spawn(counted(polled.clone(), yields(20))), line!());
+        let location = runtime.block_on(async {
+            let (task, location) = (watchdog.spawn(counted(polled.clone(), yields(20))), line!());
             task.await.unwrap();
-            place
+            location
         });
         drop(runtime);
         let snapshot = watchdog.snapshot();
         let [site] = &snapshot.sites[..] else { panic!("{name}: one site: {:#?}", snapshot.sites) };
-        assert!(site.site.to_string().contains(&format!("polls.rs:{place}:")), "{name}: {}", site.site);
+        assert!(site.site.to_string().contains(&format!("polls.rs:{location}:")), "{name}: {}", site.site);
         assert_eq!(site.polls, 21, "{name}");
         assert_eq!((site.spawned, site.terminated, site.completed), (1, 1, 1), "{name}");
         assert_eq!(runtime_of(&snapshot, name).polls.count, polled.load(Ordering::Relaxed), "{name}");
@@ -86,14 +86,14 @@ fn no_poll_is_counted_twice() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
-        let (inner, place) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
+        let (inner, location) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
         let middle = watchdog.watch(async { (inner.await, yields(3).await) });
         let (task, outer) = spawn_measured(&watchdog, runtime.handle(), middle);
         runtime.block_on(task).unwrap();
         drop(runtime);
         assert_eq!(polls(&watchdog, name), 16, "{name}");
         assert_eq!(site_of(&watchdog, name, &outer).polls, 16, "{name}");
-        let part = site_of(&watchdog, name, &place);
+        let part = site_of(&watchdog, name, &location);
         assert_eq!((part.polls, part.completed), (0, 1), "{name}: a part counts its outcome, no polls");
         assert_eq!(polled.load(Ordering::Relaxed), 13);
     }
@@ -147,9 +147,9 @@ fn an_answered_probe_is_not_counted() {
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
         let delays = || runtime_of(&watchdog.snapshot(), name).schedule_delay.count;
-        let begin = Instant::now();
+        let started = Instant::now();
         let root = async {
-            while delays() < 2 && begin.elapsed() < TIMEOUT {
+            while delays() < 2 && started.elapsed() < TIMEOUT {
                 block(THRESHOLD / 4);
                 yield_once().await;
             }
@@ -166,7 +166,7 @@ fn an_answered_probe_is_not_counted() {
 
 #[test]
 fn a_local_runtime_is_measured() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime =
         watchdog.build_local_runtime("local", &mut current_thread(), LocalOptions::default()).expect("a local runtime");
     let (in_root, in_task) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -175,27 +175,27 @@ fn a_local_runtime_is_measured() {
         task.await.unwrap();
         block(THRESHOLD * 2);
     };
-    let (root, place) = watch_at(&watchdog, counted(in_root.clone(), root));
+    let (root, location) = watch_at(&watchdog, counted(in_root.clone(), root));
     runtime.block_on(root);
     drop(runtime);
     let tasks = if HOOKS { in_task.load(Ordering::Relaxed) } else { 0 };
     assert_eq!(in_task.load(Ordering::Relaxed), 9);
     assert_eq!(polls(&watchdog, "local"), in_root.load(Ordering::Relaxed) + tasks);
-    told.wait(|s| s.phase == Phase::Resolved && s.site.to_string() == place).expect("a stall is resolved");
+    collected.wait(|s| s.phase == Phase::Resolved && s.site.to_string() == location).expect("a stall is resolved");
 }
 
 /// A runtime without a name is registered at the first poll of a watched future.
 #[test]
 fn an_unnamed_runtime_is_registered_by_a_watched_future() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
         let adopted = "runtime-1";
         let future = watchdog.watch(async { block(THRESHOLD * 3) });
         assert!(watchdog.coverage().runtimes.is_empty(), "{name}: not before it is polled");
         runtime.block_on(async { tokio::spawn(future).await.unwrap() });
         assert_eq!(polls(&watchdog, adopted), 1, "{name}");
-        assert_eq!(&*told.wait_resolved(adopted).runtime, adopted);
+        assert_eq!(&*collected.wait_resolved(adopted).runtime, adopted);
         let coverage = watchdog.coverage();
         let [seen] = &coverage.runtimes[..] else { panic!("{name}: one: {coverage:?}") };
         assert_eq!((&*seen.name, seen.alive, seen.every_task), (adopted, true, false), "{name}");
@@ -207,8 +207,8 @@ fn an_unnamed_runtime_is_registered_by_a_watched_future() {
 /// A program may make any number of runtimes, as long as there are not too many at a time.
 #[test]
 fn unnamed_runtimes_reuse_the_names_of_ended_ones() {
-    let (watchdog, told) = start(THRESHOLD);
-    let (future, place) = watch_at(&watchdog, yields(1));
+    let (watchdog, collected) = start(THRESHOLD);
+    let (future, location) = watch_at(&watchdog, yields(1));
     let mut first = Some(future);
     let first = &mut first;
     for i in 0..200 {
@@ -219,12 +219,12 @@ fn unnamed_runtimes_reuse_the_names_of_ended_ones() {
             runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
         }
     }
-    assert!(told.wait_resolved("runtime-1").worker.is_some(), "the 151st is watched as the first was");
+    assert!(collected.wait_resolved("runtime-1").worker.is_some(), "the 151st is watched as the first was");
     let snapshot = watchdog.snapshot();
     let names: Vec<_> = snapshot.watchdog.coverage.runtimes.iter().map(|r| &*r.name).collect();
     assert_eq!(names, ["runtime-1"], "one at a time");
     assert_eq!(runtime_of(&snapshot, "runtime-1").polls.count, 401);
-    assert!(find_site(&snapshot, "runtime-1", &place).is_some());
+    assert!(find_site(&snapshot, "runtime-1", &location).is_some());
     // Two at a time have two names, and the name of one that has ended is free.
     let two: Vec<_> = (0..2).map(|_| current_thread().build().unwrap()).collect();
     two.iter().for_each(|runtime| runtime.block_on(watchdog.watch(yields(0))));
@@ -284,7 +284,7 @@ fn sites_beyond_the_limit_count_under_other() {
     seen.sort_unstable();
     assert_eq!(seen, [(false, 21), (true, 1), (true, 2)]);
     assert_eq!(runtime_of(&snapshot, "main").polls.count, 24);
-    assert_eq!(snapshot.watchdog.sites_overflowed, 2, "two places, met by one thread");
+    assert_eq!(snapshot.watchdog.sites_overflowed, 2, "two sites, used by one thread");
     let other = find_site(&snapshot, "main", "other").expect("other is shown");
     assert_eq!((other.completed, other.alive()), (6, None));
     let text = Metrics::parse(&watchdog.metrics_text());

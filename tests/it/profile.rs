@@ -21,8 +21,8 @@ const PAGES: [&str; 4] = ["/stalls/folded", "/stalls/speedscope", "/stalls/flame
 
 #[inline(never)]
 fn render_rows() {
-    let begin = Instant::now();
-    while begin.elapsed() < BLOCK {
+    let started = Instant::now();
+    while started.elapsed() < BLOCK {
         std::hint::black_box((0..1_000_u64).fold(0, |sum, i| std::hint::black_box(sum + i)));
     }
 }
@@ -124,25 +124,25 @@ impl Service {
 
     /// Blocks until the profile satisfies `wanted`, then waits until every stall is in it.
     fn block_until(&self, wanted: impl Fn(&[DecodedSample]) -> bool) -> Vec<DecodedSample> {
-        let begin = Instant::now();
+        let started = Instant::now();
         loop {
             self.block();
-            let samples = self.settled(begin);
+            let samples = self.settled(started);
             if wanted(&samples) {
                 return samples;
             }
-            assert!(begin.elapsed() < DEADLINE, "not all that was wanted came: {samples:#?}");
+            assert!(started.elapsed() < DEADLINE, "not all that was wanted came: {samples:#?}");
         }
     }
 
-    fn settled(&self, begin: Instant) -> Vec<DecodedSample> {
+    fn settled(&self, started: Instant) -> Vec<DecodedSample> {
         loop {
             let samples = self.pprof();
             let (count, begun) = (samples.iter().map(|t| t.count).sum::<i64>(), self.metric("stalls_total"));
             if count > 0 && count as f64 == begun {
                 return samples;
             }
-            assert!(begin.elapsed() < DEADLINE, "{count} of {begun} stalls are in the profile");
+            assert!(started.elapsed() < DEADLINE, "{count} of {begun} stalls are in the profile");
             std::thread::yield_now();
         }
     }
@@ -230,13 +230,13 @@ impl DecodedSample {
 
 fn samples(profile: &Profile) -> Vec<DecodedSample> {
     let text = |id: i64| &*profile.string_table[id as usize];
-    let place = |id: &u64| {
+    let location = |id: &u64| {
         let line = &profile.location.iter().find(|l| l.id == *id).unwrap().line[0];
         let function = profile.function.iter().find(|f| f.id == line.function_id).unwrap();
         format!("{} {}:{}", text(function.name), text(function.filename), line.line)
     };
     let sample = |sample: &Sample| DecodedSample {
-        stack: sample.location_id.iter().map(place).collect(),
+        stack: sample.location_id.iter().map(location).collect(),
         labels: sample.label.iter().map(|l| format!("{}={}", text(l.key), text(l.text))).collect(),
         count: sample.value[0],
         nanos: sample.value[1],
@@ -299,8 +299,8 @@ fn stacks_are_summed_up_in_every_format() {
     let speedscope = service.text("/stalls/speedscope");
     let svg = service.text("/stalls/flamegraph");
     for (name, cause, _) in BLOCKERS {
-        let begin = format!("profiled;{site};");
-        assert!(folded(&text).iter().any(|(stack, _)| stack.starts_with(&begin) && stack.contains(name)), "{text}");
+        let prefix = format!("profiled;{site};");
+        assert!(folded(&text).iter().any(|(stack, _)| stack.starts_with(&prefix) && stack.contains(name)), "{text}");
         assert!(speedscope.contains(name) && speedscope.contains(&site), "{speedscope}");
         let boxes = svg.split("<g>").filter(|part| part.contains(name));
         assert!(boxes.clone().any(|part| part.contains(&format!("class=\"{cause}\""))), "{name} in {svg}");

@@ -80,14 +80,14 @@ fn the_log_has_fields() {
 fn has_fields() -> Result<(), String> {
     static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
     let name = &*format!("log fields {}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
-    let (watchdog, told) = logging();
+    let (watchdog, collected) = logging();
     let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
-    let (part, inside) = watch_at(&watchdog, async move { heard.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
+    let observer = collected.clone();
+    let (part, inside) = watch_at(&watchdog, async move { observer.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
     let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
     let id = task.id().to_string();
     assert!(runtime.block_on(task).unwrap());
-    let stall = told.wait_resolved(name);
+    let stall = collected.wait_resolved(name);
     // A scan may have found the stall before it reached its inner future.
     is_undisturbed(&stall)?;
     let lines = wait_for("its end is logged", || {
@@ -115,7 +115,7 @@ fn has_fields() -> Result<(), String> {
 #[test]
 fn the_log_states_the_coverage_of_a_runtime() {
     let (watchdog, _told) = logging();
-    let name = "what is seen of it";
+    let name = "the coverage";
     let _runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
     let lines: Vec<_> =
         lock(&LINES).iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == name)).cloned().collect();
@@ -129,20 +129,20 @@ fn the_log_states_the_coverage_of_a_runtime() {
 
 #[test]
 fn display_names_site_cause_and_duration() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
-    let (root, place) = watch_at(&watchdog, async move { heard.wait_ongoing("main").is_some() });
+    let observer = collected.clone();
+    let (root, location) = watch_at(&watchdog, async move { observer.wait_ongoing("main").is_some() });
     assert!(runtime.block_on(root));
-    let end = told.wait_resolved("main");
-    let ongoing = told.wait_ongoing("main").expect("it was told");
+    let end = collected.wait_resolved("main");
+    let ongoing = collected.wait_ongoing("main").expect("the stall was reported");
     let (ongoing, end) = (ongoing.to_string(), end.to_string());
     assert!(
         ongoing.starts_with("stall #1 ongoing ") && end.starts_with("stall #1 resolved after "),
         "{ongoing}\n{end}"
     );
     for text in [ongoing, end] {
-        assert!(text.contains(" ms on worker 0 of \"main\"") && text.contains(&place), "{text}");
+        assert!(text.contains(" ms on worker 0 of \"main\"") && text.contains(&location), "{text}");
     }
 }
 
@@ -151,26 +151,26 @@ fn display_names_site_cause_and_duration() {
 #[test]
 fn repeats_are_limited_only_in_the_log() {
     const STALLS: usize = 12;
-    let (watchdog, told) = logging();
+    let (watchdog, collected) = logging();
     let runtime = watchdog.build_runtime("repeats", &mut current_thread()).unwrap();
-    let begin = std::time::Instant::now();
+    let started = std::time::Instant::now();
     for _ in 0..STALLS {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     }
-    let resolved = || told.of("repeats").iter().filter(|s| s.phase == Phase::Resolved).count();
-    wait_until("all are told", || resolved() == STALLS);
+    let resolved = || collected.of("repeats").iter().filter(|s| s.phase == Phase::Resolved).count();
+    wait_until("all are reported", || resolved() == STALLS);
     assert_eq!(watchdog.stalls().len(), STALLS);
     // Another site is logged while this one is suppressed.
-    let (root, place) = watch_at(&watchdog, async { block(THRESHOLD * 2) });
+    let (root, location) = watch_at(&watchdog, async { block(THRESHOLD * 2) });
     runtime.block_on(root);
-    wait_until("all are told", || resolved() == STALLS + 1);
-    let lines = wait_for("the other place is logged", || {
-        Some(lines("repeats")).filter(|l| l.iter().any(|l| l.fields["site"] == place))
+    wait_until("all are reported", || resolved() == STALLS + 1);
+    let lines = wait_for("the other site is logged", || {
+        Some(lines("repeats")).filter(|l| l.iter().any(|l| l.fields["site"] == location))
     });
     let logged: std::collections::BTreeSet<_> =
-        lines.iter().filter(|l| l.fields["site"] != place).map(|l| l.fields["stall"].clone()).collect();
+        lines.iter().filter(|l| l.fields["site"] != location).map(|l| l.fields["stall"].clone()).collect();
     // The limit is a burst of 5, then one per 10 s.
-    let earned = begin.elapsed().as_secs() as usize / 10;
+    let earned = started.elapsed().as_secs() as usize / 10;
     assert!((5..=5 + earned).contains(&logged.len()), "{logged:?}");
     let suppressed = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_reports_suppressed_total", &[]);
     assert!(suppressed >= (STALLS - logged.len()) as f64, "{suppressed}");
@@ -181,18 +181,18 @@ fn repeats_are_limited_only_in_the_log() {
 #[test]
 fn without_log_nothing_is_logged() {
     drop(logging());
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("log off", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
-    told.wait_resolved("log off");
+    collected.wait_resolved("log off");
     drop(watchdog);
     assert!(lines("log off").is_empty());
 }
 
 #[test]
 fn a_panicking_callback_is_caught_and_counted() {
-    let told = CollectedStalls::default();
-    let keep = told.callback();
+    let collected = CollectedStalls::default();
+    let keep = collected.callback();
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         keep(stall);
         // A payload that panics again when it is dropped.
@@ -209,13 +209,13 @@ fn a_panicking_callback_is_caught_and_counted() {
     let watchdog = watchdog.start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for i in 1..=3 {
-        let heard = told.clone();
-        let root = async move { heard.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
+        let observer = collected.clone();
+        let root = async move { observer.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
         assert!(runtime.block_on(watchdog.watch(root)), "detection goes on");
-        told.wait(|s| s.id == i && s.phase == Phase::Resolved).expect("and so does the rest");
+        collected.wait(|s| s.id == i && s.phase == Phase::Resolved).expect("and so does the rest");
     }
     let panics = || watchdog.snapshot().watchdog.callback_panics;
-    wait_until("each is counted", || panics() == told.all().len() as u64);
+    wait_until("each is counted", || panics() == collected.all().len() as u64);
     assert!(panics() >= 6);
     assert_eq!(watchdog.stalls().len(), 3);
 }
@@ -225,11 +225,11 @@ fn a_panicking_callback_is_caught_and_counted() {
 fn recent_stalls_are_bounded() {
     const STALLS: u64 = 300;
     let threshold = std::time::Duration::from_millis(1);
-    let (watchdog, told) = start(threshold);
+    let (watchdog, collected) = start(threshold);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for id in 1..=STALLS {
         runtime.block_on(watchdog.watch(async { block(threshold * 2) }));
-        told.wait(|s| s.id >= id && s.phase == Phase::Resolved).expect("it is told");
+        collected.wait(|s| s.id >= id && s.phase == Phase::Resolved).expect("the stall is reported");
     }
     let stalls = watchdog.stalls();
     assert_eq!(stalls.len(), 256);
@@ -255,7 +255,7 @@ fn shed_requests_are_logged() {
         }
     });
     let begins = seen(Level::WARN);
-    assert!(line(Level::INFO).is_none(), "it goes on");
+    assert!(line(Level::INFO).is_none(), "it continues");
     drop(stop);
     runtime.block_on(task).unwrap();
     let ends = seen(Level::INFO);

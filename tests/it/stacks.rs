@@ -7,21 +7,21 @@ use test_support::*;
 /// True where the kernel alone states the cause.
 const HAS_CAUSE: bool = cfg!(target_os = "linux");
 
-fn reported_without_stacks(watchdog: &Watchdog, told: &CollectedStalls) -> Result<(), String> {
+fn reported_without_stacks(watchdog: &Watchdog, collected: &CollectedStalls) -> Result<(), String> {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
-    let (task, place) = spawn_measured(watchdog, runtime.handle(), async move {
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(watchdog, runtime.handle(), async move {
         // Waits on a Condvar.
-        heard.wait_ongoing("main").is_some()
+        observer.wait_ongoing("main").is_some()
     });
-    assert!(runtime.block_on(task).unwrap(), "told while it blocks");
-    let stall = told.wait_resolved("main");
-    assert_eq!(stall.site.to_string(), place);
-    for stall in told.of("main") {
+    assert!(runtime.block_on(task).unwrap(), "reported while it blocks");
+    let stall = collected.wait_resolved("main");
+    assert_eq!(stall.site.to_string(), location);
+    for stall in collected.of("main") {
         assert!(stall.stack.is_none() && stall.location_changed.is_none(), "{stall}");
         assert!(!stall.to_string().contains("\n  at "), "{stall}");
     }
-    let first = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).unwrap();
+    let first = collected.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).unwrap();
     if HAS_CAUSE {
         is_undisturbed(&first)?;
         assert_eq!(first.cause, pollwatch::Cause::Lock, "{first}");
@@ -38,8 +38,9 @@ fn stacks_coverage(watchdog: &Watchdog) -> f64 {
 #[test]
 fn stalls_are_reported_with_stacks_switched_off() {
     let watchdog = undisturbed(|| {
-        let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).capture_stacks(false));
-        reported_without_stacks(&watchdog, &told).map(|()| watchdog)
+        let (watchdog, collected) =
+            start_with(Watchdog::builder().threshold(THRESHOLD).log(false).capture_stacks(false));
+        reported_without_stacks(&watchdog, &collected).map(|()| watchdog)
     });
     let compiled = cfg!(feature = "capture");
     let expected = if compiled { StackCoverage::SwitchedOff } else { StackCoverage::NotCompiled };
@@ -55,8 +56,8 @@ fn stalls_are_reported_with_stacks_switched_off() {
 #[cfg(not(feature = "capture"))]
 fn stalls_are_reported_with_stacks_not_compiled() {
     let watchdog = undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
-        reported_without_stacks(&watchdog, &told).map(|()| watchdog)
+        let (watchdog, collected) = start(THRESHOLD);
+        reported_without_stacks(&watchdog, &collected).map(|()| watchdog)
     });
     assert_eq!(watchdog.coverage().stacks, StackCoverage::NotCompiled);
 }

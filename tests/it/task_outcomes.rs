@@ -47,7 +47,7 @@ fn a_panic_of_a_spawned_task_is_logged() {
     for (name, mut builder) in flavours() {
         let name = &format!("{name} panics");
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (task, place) = spawn(&watchdog, runtime.handle(), async {
+        let (task, location) = spawn(&watchdog, runtime.handle(), async {
             yields(3).await;
             assert_eq!(1 + 1, 3, "sums are wrong: {}", "x".repeat(1_000));
         });
@@ -57,14 +57,14 @@ fn a_panic_of_a_spawned_task_is_logged() {
         assert!(text.contains("sums are wrong") && text.len() > 1_000);
         let line = wait_for("the panic is logged", || panics(name).pop());
         assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::tasks", Level::WARN, false));
-        assert_eq!((&line.fields["site"], &line.fields["task"]), (&place, &id));
-        let said = &line.fields["panic"];
-        assert!(said.starts_with("assertion `left == right` failed: sums are wrong: xxx"), "{said}");
-        assert!(said.ends_with("x…") && said.len() < 500, "{said}");
+        assert_eq!((&line.fields["site"], &line.fields["task"]), (&location, &id));
+        let printed = &line.fields["panic"];
+        assert!(printed.starts_with("assertion `left == right` failed: sums are wrong: xxx"), "{printed}");
+        assert!(printed.ends_with("x…") && printed.len() < 500, "{printed}");
         let message = &line.fields["message"];
-        assert!(message.contains(&place) && message.contains(said) && !message.contains('\n'), "{message}");
+        assert!(message.contains(&location) && message.contains(printed) && !message.contains('\n'), "{message}");
         assert!(!line.fields.contains_key("untold"));
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.panicked, site.completed, site.cancelled), (1, 0, 0), "{name}");
     }
 }
@@ -91,15 +91,15 @@ fn nothing_else_is_logged_as_a_panic() {
         assert!(with_part.await.unwrap_err().is_panic() && plain.await.unwrap_err().is_panic());
     });
     // Lines are logged in order, so this one is the first and the last.
-    let (last, place) = spawn(&watchdog, runtime.handle(), async { std::panic::panic_any(7_u32) });
+    let (last, location) = spawn(&watchdog, runtime.handle(), async { std::panic::panic_any(7_u32) });
     let payload = runtime.block_on(last).unwrap_err().into_panic();
-    assert_eq!(payload.downcast_ref::<u32>(), Some(&7), "it went on as it was");
+    assert_eq!(payload.downcast_ref::<u32>(), Some(&7), "the payload is unchanged");
     let task_lines =
         wait_for("the last one is logged", || Some(panics(name)).filter(|task_lines| !task_lines.is_empty()));
     assert_eq!(task_lines.len(), 1, "{task_lines:#?}");
     assert_eq!(
         (&task_lines[0].fields["site"], task_lines[0].fields["panic"].as_str()),
-        (&place, "(a payload that is no text)")
+        (&location, "(a payload that is no text)")
     );
 }
 
@@ -110,20 +110,20 @@ fn panics_of_one_site_are_rate_limited() {
     let watchdog = logging();
     let name = "many panics";
     let runtime = watchdog.build_runtime(name, &mut multi_thread(2)).unwrap();
-    let mut place = String::new();
+    let mut location = String::new();
     runtime.block_on(async {
         for _ in 0..PANICS {
             let (task, at) =
                 spawn(&watchdog, &Handle::current(), async { std::panic::resume_unwind(Box::new("again")) });
-            place = at;
+            location = at;
             task.await.unwrap_err();
         }
     });
     let left_out = || watchdog.snapshot().watchdog.reports_suppressed as usize;
     wait_until("all are logged or left out", || panics(name).len() + left_out() == PANICS);
     assert!(panics(name).len() >= 5 && left_out() > 0, "{:#?}", panics(name));
-    assert!(panics(name).iter().all(|line| line.fields["site"] == place && line.fields["panic"] == "again"));
-    assert_eq!(site_of(&watchdog, name, &place).panicked, PANICS as u64);
+    assert!(panics(name).iter().all(|line| line.fields["site"] == location && line.fields["panic"] == "again"));
+    assert_eq!(site_of(&watchdog, name, &location).panicked, PANICS as u64);
     assert_eq!(watchdog.snapshot().watchdog.reports_lost, 0);
 }
 
@@ -143,10 +143,10 @@ fn a_panic_wakes_an_idle_watchdog() {
             std::mem::replace(&mut before, wakeups()) == before
         });
     }
-    let (task, place) = spawn(&watchdog, runtime.handle(), async { std::panic::resume_unwind(Box::new("late")) });
+    let (task, location) = spawn(&watchdog, runtime.handle(), async { std::panic::resume_unwind(Box::new("late")) });
     assert!(runtime.block_on(task).unwrap_err().is_panic());
     let line = wait_for("the panic is logged", || panics(name).pop());
-    assert_eq!((&line.fields["site"], line.fields["panic"].as_str()), (&place, "late"));
+    assert_eq!((&line.fields["site"], line.fields["panic"].as_str()), (&location, "late"));
 }
 
 /// What was not logged when the watchdog is stopped is logged then.
@@ -155,14 +155,15 @@ fn a_shutdown_logs_what_is_left() {
     let watchdog = logging();
     let name = "stopped";
     let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
-    let (task, place) = spawn(&watchdog, runtime.handle(), async { std::panic::resume_unwind(Box::new("last words")) });
+    let (task, location) =
+        spawn(&watchdog, runtime.handle(), async { std::panic::resume_unwind(Box::new("last words")) });
     runtime.block_on(task).unwrap_err();
     for _ in 0..11 {
         spawn(&watchdog, runtime.handle(), pending::<()>());
     }
     watchdog.shutdown();
     wait_until("both are logged", || panics(name).len() == 1 && growths(name).len() == 1);
-    assert_eq!(panics(name)[0].fields["site"], place);
+    assert_eq!(panics(name)[0].fields["site"], location);
 }
 
 /// The number of tasks is known in both modes: by the hooks, or else by `Watchdog::spawn`.
@@ -177,39 +178,39 @@ fn a_site_whose_tasks_grow_is_logged_at_each_doubling() {
         let unlimited = format!("{name} without a limit");
         let other = generous.build_runtime(&unlimited, &mut builder).unwrap();
         let mut tasks = Vec::new();
-        let mut place = String::new();
+        let mut location = String::new();
         let mut grow_to = |n: usize| {
             while tasks.len() < n {
                 let (task, at) = spawn_measured(&watchdog, runtime.handle(), pending::<()>());
                 tasks.push(task);
-                place = at;
+                location = at;
                 spawn_measured(&generous, other.handle(), pending::<()>());
             }
             for runtime in [&runtime, &other] {
                 runtime.block_on(watchdog.watch(yields(1)));
             }
-            place.clone()
+            location.clone()
         };
         // These are few for their site, and most tasks of the runtime: all sites are checked, and
         // nothing is found.
         let elsewhere: Vec<_> = (0..9).map(|_| spawn_measured(&watchdog, runtime.handle(), pending::<()>())).collect();
         grow_to(10);
         assert!(growths(name).is_empty());
-        let place = grow_to(11);
-        let line = wait_for("it is logged past the limit", || growths(name).pop());
+        let location = grow_to(11);
+        let line = wait_for("the growth is logged past the limit", || growths(name).pop());
         assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::tasks", Level::WARN, false));
         assert_eq!(
             (&line.fields["site"], &line.fields["alive"], &line.fields["limit"]),
-            (&place, &"11".into(), &"10".into())
+            (&location, &"11".into(), &"10".into())
         );
-        assert!(line.fields["message"].contains(&place), "{line:?}");
+        assert!(line.fields["message"].contains(&location), "{line:?}");
         grow_to(19);
         grow_to(45);
-        let line = wait_for("it is logged at the doubling", || growths(name).into_iter().nth(1));
+        let line = wait_for("the growth is logged at the doubling", || growths(name).into_iter().nth(1));
         let alive: u64 = line.fields["alive"].parse().unwrap();
         assert!((20..=45).contains(&alive), "{line:?}");
         assert!(growths(&unlimited).is_empty() && elsewhere.len() == 9);
-        assert!(growths(name).iter().all(|line| line.fields["site"] == place));
+        assert!(growths(name).iter().all(|line| line.fields["site"] == location));
         drop((runtime, other));
     }
 }
@@ -221,11 +222,11 @@ fn outcome_series_exist_before_the_first_outcome() {
     let watchdog = logging();
     let name = "outcomes at 0";
     let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
-    let (task, place) = spawn(&watchdog, runtime.handle(), pending::<()>());
+    let (task, location) = spawn(&watchdog, runtime.handle(), pending::<()>());
     let (plain, hooked) = spawn_on(runtime.handle(), pending::<()>());
     runtime.block_on(yields(1));
     let metrics = Metrics::parse(&watchdog.metrics_text());
-    let site = site_of(&watchdog, name, &place).site.to_string();
+    let site = site_of(&watchdog, name, &location).site.to_string();
     for outcome in ["completed", "cancelled", "panicked"] {
         let family = format!("pollwatch_tasks_{outcome}_total");
         assert_eq!(metrics.find(&family, &[("runtime", name), ("site", &site)]), Some(0.0), "{family}");

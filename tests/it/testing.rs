@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 10;
 
 /// The message with which a check fails.
 fn failure(check: impl Fn()) -> String {
-    (0..ATTEMPTS).find_map(|_| text(&check)).expect("it fails")
+    (0..ATTEMPTS).find_map(|_| text(&check)).expect("the check fails")
 }
 
 #[test]
@@ -89,7 +89,7 @@ async fn a_guard_checks_the_futures_that_it_wraps() {
             break;
         }
     }
-    let text = failed.expect("it fails");
+    let text = failed.expect("the check fails");
     assert!(text.contains("tests/it/testing.rs:"), "{text}");
     let guard = Check::new().guard();
     guard.spawn(tokio::task::yield_now()).await.unwrap();

@@ -27,7 +27,7 @@ fn the_first_report_names_the_route_while_it_blocks() {
         let addr = fixture.serve(app);
         let client = std::thread::spawn(move || client::ask_once(addr, client::get("/slow/7")).unwrap());
 
-        let first = fixture.told.wait_ongoing("main").expect("it is told while it blocks");
+        let first = fixture.collected.wait_ongoing("main").expect("the stall is reported while it blocks");
         if first.route.is_none() || matches!(first.cause, Cause::Starved | Cause::Paused) {
             return Err(format!("it was given no CPU, or not until long after its poll began: {first}"));
         }
@@ -39,11 +39,12 @@ fn the_first_report_names_the_route_while_it_blocks() {
         let so_far = metrics.get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
         assert!(so_far >= THRESHOLD.as_secs_f64(), "{so_far}");
         let later = fixture.metrics().get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
-        assert!(later > so_far, "it grows while it lasts");
+        assert!(later > so_far, "the duration grows while it lasts");
 
         gate.open();
         assert_eq!(client.join().unwrap().body(), "7 true");
-        let end = fixture.told.wait(|s| s.id == first.id && s.phase == Phase::Resolved).expect("it is resolved");
+        let end =
+            fixture.collected.wait(|s| s.id == first.id && s.phase == Phase::Resolved).expect("the stall is resolved");
         assert_eq!(end.route.as_deref(), Some("/slow/{id}"), "{end}");
         fixture.wait_requests("/slow/{id}", &[("GET", "2xx", 1)]);
         let metrics = fixture.metrics();
@@ -182,8 +183,8 @@ fn several_short_requests_in_one_poll_have_no_route() {
         let stalls = fixture.stalls();
         match &stalls[..] {
             [stall] if stall.route.is_none() => {
-                let ongoing = fixture.told.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
-                let Some(ongoing) = ongoing else { return Err(format!("it was over before it was seen: {stall}")) };
+                let ongoing = fixture.collected.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
+                let Some(ongoing) = ongoing else { return Err(format!("it was over before a scan found it: {stall}")) };
                 assert!(ongoing.to_string().contains("several requests or other work, no route alone"), "{ongoing}");
                 assert_eq!(fixture.route("unmatched").unwrap().stalls.count, 0);
                 Ok(())

@@ -15,7 +15,7 @@ pub(crate) const WORKERS: usize = 2;
 /// A watchdog with its pages, a runtime of two workers, and all stalls reported so far.
 pub(crate) struct Fixture {
     pub(crate) watchdog: Watchdog,
-    pub(crate) told: CollectedStalls,
+    pub(crate) collected: CollectedStalls,
     pub(crate) runtime: Runtime,
 }
 
@@ -25,13 +25,13 @@ impl Fixture {
     }
 
     pub(crate) fn with(builder: WatchdogBuilder) -> Fixture {
-        let (watchdog, told) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
+        let (watchdog, collected) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
         let mut builder = multi_thread(WORKERS);
         // Each worker has a name of its own, which its stalls have too.
         let next = AtomicU64::new(0);
         builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
         let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
-        Fixture { watchdog, told, runtime }
+        Fixture { watchdog, collected, runtime }
     }
 
     pub(crate) fn serve(&self, app: Router) -> SocketAddr {
@@ -58,8 +58,8 @@ impl Fixture {
     #[track_caller]
     pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&str, &str, u64)]) {
         let mut last = None;
-        let begin = std::time::Instant::now();
-        while begin.elapsed() < TIMEOUT {
+        let started = std::time::Instant::now();
+        while started.elapsed() < TIMEOUT {
             let plain =
                 |route: RouteSnapshot| route.requests.iter().map(|r| (r.method, r.status, r.count)).collect::<Vec<_>>();
             last = self.route(name).map(plain);
@@ -74,7 +74,7 @@ impl Fixture {
     /// The last state of each stall of the runtime, once everything so far has been reported.
     pub(crate) fn stalls(&self) -> Vec<Stall> {
         let mut last: Vec<Stall> = Vec::new();
-        for stall in reported_so_far(&self.watchdog, &self.told).into_iter().filter(|s| &*s.runtime == "main") {
+        for stall in reported_so_far(&self.watchdog, &self.collected).into_iter().filter(|s| &*s.runtime == "main") {
             match last.iter_mut().find(|known| known.id == stall.id) {
                 Some(known) => *known = stall,
                 None => last.push(stall),
@@ -91,20 +91,20 @@ impl Fixture {
         let tasks: Vec<_> = (0..WORKERS * 4)
             .map(|_| spawn_measured(&self.watchdog, self.runtime.handle(), async { block(THRESHOLD * 2) }))
             .collect();
-        let places: Vec<String> = tasks.iter().map(|(_, place)| place.clone()).collect();
+        let locations: Vec<String> = tasks.iter().map(|(_, location)| location.clone()).collect();
         for (task, _) in tasks {
             self.runtime.block_on(task).unwrap();
         }
         let stalls = self.stalls();
-        let ours: Vec<_> = stalls.iter().filter(|s| places.contains(&s.site.to_string())).collect();
+        let ours: Vec<_> = stalls.iter().filter(|s| locations.contains(&s.site.to_string())).collect();
         let snapshot = self.watchdog.snapshot();
         assert!(
             !ours.is_empty(),
-            "no task of {places:?} was told: {:#?}\n{:#?}\n{}\n{:#?}",
+            "no task of {locations:?} was reported: {:#?}\n{:#?}\n{}\n{:#?}",
             snapshot.watchdog,
-            find_site(&snapshot, "main", &places[0]),
+            find_site(&snapshot, "main", &locations[0]),
             self.watchdog.metrics_text().lines().filter(|line| line.contains("lost")).collect::<Vec<_>>().join("\n"),
-            self.told.all().iter().rev().take(12).collect::<Vec<_>>(),
+            self.collected.all().iter().rev().take(12).collect::<Vec<_>>(),
         );
         for stall in ours {
             assert!(stall.route.is_none() && stall.watched.is_none() && stall.parent_route.is_none(), "{stall}");

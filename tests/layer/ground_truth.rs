@@ -76,13 +76,13 @@ impl GroundTruth {
             };
             let who = (stall.task, stall.thread.to_string(), route.to_string());
             if is_asleep(stall) {
-                assert!(visits.contains_key(&who), "nobody was there: {who:?}\n{stall}");
+                assert!(visits.contains_key(&who), "no such visit was recorded: {who:?}\n{stall}");
                 *asleep.entry(who).or_default() += 1;
             } else {
                 // A starved thread may be in another part of the request, which may have moved to
                 // the other worker.
                 let was_there = visits.keys().any(|(task, _, route)| (task, route) == (&who.0, &who.2));
-                assert!(was_there, "nobody was there: {who:?}\n{stall}");
+                assert!(was_there, "no such visit was recorded: {who:?}\n{stall}");
             }
         }
         for (who, asleep) in &asleep {
@@ -99,8 +99,10 @@ impl GroundTruth {
             );
         }
         let (found, all) = (asleep.values().sum::<usize>(), blocked.values().sum::<usize>());
-        println!("{found} of {all} were seen asleep, {excused} stalls excused, {lost} lost, {oversleeps} oversleeps");
-        assert!(found > 0, "none of {all} was seen asleep: {stalls:#?}");
+        println!(
+            "{found} of {all} were reported asleep, {excused} stalls excused, {lost} lost, {oversleeps} oversleeps"
+        );
+        assert!(found > 0, "none of {all} was reported asleep: {stalls:#?}");
     }
 }
 

@@ -31,9 +31,9 @@ fn assert_counted(fixture: &Fixture, wanted: &[(&str, &str, &str, u64)]) {
         wanted.sort_unstable();
         counted.iter().map(|(route, m, s, n)| (route.as_str(), *m, *s, *n)).eq(wanted)
     };
-    let begin = std::time::Instant::now();
+    let started = std::time::Instant::now();
     while !is_so(&counted(fixture)) {
-        assert!(begin.elapsed() < TIMEOUT, "{:#?}", counted(fixture));
+        assert!(started.elapsed() < TIMEOUT, "{:#?}", counted(fixture));
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }

@@ -94,14 +94,14 @@ fn the_live_data_has_each_route() {
         (of("stalled_seconds"), of("spawned_stalled_seconds"), of("stalls"), of("spawned_stalls"))
     };
     let least = (THRESHOLD * 3).as_secs_f64() * 0.99;
-    wait_until("both are told", || {
+    wait_until("both are reported", || {
         let live = read("/live", include_str!("../../docs/live.schema.json"));
         let (blocks, spawns) = (times(&live, "/blocks"), times(&live, "/spawns"));
-        let told = blocks.0 >= least && blocks.2 >= 1.0 && spawns.1 >= least && spawns.3 >= 1.0;
-        if !told {
+        let collected = blocks.0 >= least && blocks.2 >= 1.0 && spawns.1 >= least && spawns.3 >= 1.0;
+        if !collected {
             ["/blocks", "/spawns"].into_iter().for_each(|path| drop(get(app, path)));
         }
-        told
+        collected
     });
     let profile = read("/live/profile", include_str!("../../docs/live-profile.schema.json"));
     let seconds = |field: &str, route: &str| -> f64 {

@@ -28,17 +28,20 @@ fn a_stall_is_told_under_its_route_and_weighs_what_it_took() {
         }
         let outer = outer.elapsed();
         fixture.wait_requests("/block", &[("GET", "2xx", REQUESTS as u64)]);
-        reported_so_far(&fixture.watchdog, &fixture.told);
+        reported_so_far(&fixture.watchdog, &fixture.collected);
         let of_route = |s: &pollwatch::Stall| s.phase == Phase::Resolved && s.route.as_deref() == Some("/block");
-        let stalls: Vec<_> = fixture.told.of("main").into_iter().filter(of_route).collect();
+        let stalls: Vec<_> = fixture.collected.of("main").into_iter().filter(of_route).collect();
         stalls.iter().try_for_each(is_undisturbed)?;
         holds_unless_overslept(&fixture.watchdog, stalls.len() == REQUESTS, &stalls)?;
         assert!(stalls.iter().all(|s| s.elapsed_is_lower_bound && s.elapsed >= THRESHOLD * 2), "{stalls:#?}");
         let route = fixture.route("/block").expect("it was met");
         assert_eq!(route.stalls.count, REQUESTS as u64);
         // The last poll may not have ended.
-        let told: Duration = stalls.iter().map(|s| s.elapsed).sum();
-        assert!(route.busy >= told.mul_f64(0.8) && route.busy <= outer.mul_f64(1.01), "{told:?} {outer:?} {route:#?}");
+        let collected: Duration = stalls.iter().map(|s| s.elapsed).sum();
+        assert!(
+            route.busy >= collected.mul_f64(0.8) && route.busy <= outer.mul_f64(1.01),
+            "{collected:?} {outer:?} {route:#?}"
+        );
         Ok(())
     });
 }

@@ -14,8 +14,8 @@ const THRESHOLD: Duration = Duration::from_millis(250);
 
 fn promtool(arguments: &[&str]) {
     let output = Command::new("promtool").args(arguments).current_dir(path("dashboards")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "promtool {arguments:?}:\n{printed}");
 }
 
 #[test]

@@ -84,8 +84,8 @@ fn promtool(metrics: &str) -> (bool, String) {
         .unwrap();
     child.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
 }
 
 #[test]
@@ -93,8 +93,8 @@ fn promtool_accepts_the_metrics() {
     if !is_installed("promtool") {
         return;
     }
-    let (content, said) = promtool("# TYPE miles_counter counter\nmiles_counter 1\n");
-    assert!(!content && !said.is_empty(), "it does complain of a bad name: {said}");
+    let (content, printed) = promtool("# TYPE miles_counter counter\nmiles_counter 1\n");
+    assert!(!content && !printed.is_empty(), "promtool rejects a bad name: {printed}");
 
     let watchdog = Watchdog::builder().threshold(Duration::from_millis(10)).log(false).start().unwrap();
     assert_eq!(promtool(&watchdog.metrics_text()), (true, String::new()), "of a watchdog that watches nothing");
@@ -105,7 +105,7 @@ fn promtool_accepts_the_metrics() {
     for runtime in [&main, &other] {
         runtime.block_on(async {
             watchdog.spawn(async { thread::sleep(2 * Duration::from_millis(10)) }).await.unwrap();
-            watchdog.spawn(async { std::panic::resume_unwind(Box::new("told to")) }).await.unwrap_err();
+            watchdog.spawn(async { std::panic::resume_unwind(Box::new("on purpose")) }).await.unwrap_err();
             let endless = watchdog.spawn(std::future::pending::<()>());
             tokio::task::yield_now().await;
             endless.abort();
@@ -132,8 +132,8 @@ fn checked(config: &str) -> Result<(), String> {
     std::fs::write(&file, config).unwrap();
     let output = Command::new("promtool").args(["check", "config"]).arg(&file).output().unwrap();
     std::fs::remove_dir_all(dir).unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+    let printed = [output.stdout, output.stderr].concat();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&printed).into_owned()) }
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn promtool_accepts_the_configurations_in_the_documents() {
     if !is_installed("promtool") {
         return;
     }
-    assert!(checked("scrape_configs: [{job_nam: x}]").is_err(), "it does complain of a wrong name");
+    assert!(checked("scrape_configs: [{job_nam: x}]").is_err(), "promtool rejects a wrong name");
     let (mut configs, mut collectors) = (0, 0);
     for block in [fenced("docs/prometheus.md", "yaml"), fenced("README.md", "yaml")].concat() {
         let has = |key: &str| block.lines().any(|line| line == key);
@@ -164,8 +164,9 @@ fn promtool_accepts_the_configurations_in_the_documents() {
         match checked(&config) {
             Ok(()) => {}
             // Options of Prometheus 3 that Debian's promtool does not know.
-            Err(said) if config.contains("_nhcb") && said.contains("field convert_classic_histograms_to_nhcb") => {}
-            Err(said) => panic!("{said}\nof\n{config}"),
+            Err(printed)
+                if config.contains("_nhcb") && printed.contains("field convert_classic_histograms_to_nhcb") => {}
+            Err(printed) => panic!("{printed}\nof\n{config}"),
         }
     }
     assert!(configs >= 7 && collectors == 1, "{configs} configurations, {collectors} of a collector");

@@ -30,7 +30,7 @@ fn prints_until_reported() {
         let seen = stop.clone();
         let release = move || {
             stop.store(true, Ordering::Relaxed);
-            eprintln!("\ntold");
+            eprintln!("\nreported");
         };
         Situation::new(move || prints(&seen), release)
     });
@@ -45,17 +45,17 @@ fn printing_into_a_full_pipe_is_diagnosed() {
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let errors = BufReader::new(child.stderr.take().unwrap());
     let mut output = child.stdout.take().unwrap();
-    let mut said = Vec::new();
+    let mut printed = Vec::new();
     // One page of a pipe holds more than an attempt prints after its report.
     let mut page = vec![0; 1 << 20];
     for line in errors.lines().map_while(Result::ok) {
-        if line == "told" {
+        if line == "reported" {
             let _ = output.read(&mut page);
         }
-        said.push(line);
+        printed.push(line);
     }
     drop(output);
-    assert!(child.wait().unwrap().success(), "{said:#?}");
+    assert!(child.wait().unwrap().success(), "{printed:#?}");
 }
 
 #[inline(never)]
@@ -71,7 +71,7 @@ fn looks_up_until_reported() {
         let attempt = format!("attempt-{}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
         let name = format!("{attempt}.invalid.");
         // The parent answers.
-        Situation::new(move || assert!(!looks_up(&name)), move || println!("\ntold {attempt}"))
+        Situation::new(move || assert!(!looks_up(&name)), move || println!("\nreported {attempt}"))
     });
 }
 
@@ -123,15 +123,15 @@ fn a_name_look_up_is_diagnosed() {
         Err(error) => return eprintln!("skipped: cannot give a child a resolver of its own: {error}"),
     };
     let output = BufReader::new(child.stdout.take().unwrap());
-    let (told, is_told) = mpsc::channel();
+    let (collected, is_told) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(|| answer(&server, is_told));
         for line in output.lines().map_while(Result::ok) {
-            if let Some(attempt) = line.strip_prefix("told ") {
-                let _ = told.send(attempt.to_owned());
+            if let Some(attempt) = line.strip_prefix("reported ") {
+                let _ = collected.send(attempt.to_owned());
             }
         }
-        drop(told);
+        drop(collected);
     });
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
@@ -139,7 +139,7 @@ fn a_name_look_up_is_diagnosed() {
 }
 
 /// Answers a query with "no such name", but only once its attempt was reported.
-fn answer(server: &UdpSocket, told: mpsc::Receiver<String>) {
+fn answer(server: &UdpSocket, collected: mpsc::Receiver<String>) {
     server.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
     let (mut may, mut waiting) = (Vec::new(), Vec::new());
     loop {
@@ -147,7 +147,7 @@ fn answer(server: &UdpSocket, told: mpsc::Receiver<String>) {
         if let Ok((len, from)) = server.recv_from(&mut question) {
             waiting.push((question[..len].to_vec(), from));
         }
-        match told.try_recv() {
+        match collected.try_recv() {
             Ok(attempt) => may.push(attempt),
             Err(mpsc::TryRecvError::Empty) => {}
             Err(mpsc::TryRecvError::Disconnected) => return,

@@ -75,7 +75,7 @@ fn a_deep_recursion_is_diagnosed() {
     let shown = names().filter(|name| *name == "situations::computing::recurses").count();
     // The middle of a deep stack is left out, and the frames are counted.
     let omitted = names().find_map(|name| name.strip_prefix('[')?.split(' ').next()?.parse::<usize>().ok());
-    assert_eq!(shown + omitted.expect("thousands are not told one by one"), DEEP + 1);
+    assert_eq!(shown + omitted.expect("thousands are not listed one by one"), DEEP + 1);
 }
 
 #[inline(never)]

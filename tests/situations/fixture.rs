@@ -79,19 +79,19 @@ fn observe<K>(
     before: impl Fn(&tokio::runtime::Runtime) -> K,
     situation: Situation,
 ) -> Result<Stall, String> {
-    let (watchdog, told) = start(threshold);
+    let (watchdog, collected) = start(threshold);
     let runtime = watchdog.build_runtime("main", &mut builder()).unwrap();
     let kept = before(&runtime);
     let Situation { block, release } = situation;
-    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { block() });
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { block() });
     let has_ended =
         |s: &Stall| s.stack.is_some() || is_undisturbed(s).is_err() || s.elapsed >= threshold * EXAMINED_AFTER;
-    let stall = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && has_ended(s));
+    let stall = collected.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && has_ended(s));
     release();
-    runtime.block_on(task).expect("the task goes on as if nobody had looked");
+    runtime.block_on(task).expect("the task goes on as without the watchdog");
     drop(kept);
-    let stall = stall.unwrap_or_else(|| panic!("too little was told: {:#?}", told.all()));
-    assert_eq!(stall.site.to_string(), place);
+    let stall = stall.unwrap_or_else(|| panic!("no complete report: {:#?}", collected.all()));
+    assert_eq!(stall.site.to_string(), location);
     is_undisturbed(&stall)?;
     if stall.cause == Cause::Unknown {
         return Err(format!("woken between two looks: {stall}"));

@@ -14,9 +14,9 @@ use test_support::*;
 /// Runs a test of this binary as a child, which has to pass.
 fn passes(command: &mut Command) {
     let output = command.output().expect("a child starts");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{errors}");
+    assert!(output.status.success() && printed.contains("1 passed"), "{printed}\n{errors}");
 }
 
 /// Makes the kernel refuse a system call to this thread and those that it starts from now on.
@@ -66,7 +66,7 @@ fn stacks_are_taken_without_process_vm_readv() {
     let mut byte = [1u8];
     let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     // SAFETY: one byte is copied onto itself.
-    assert_eq!(unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) }, -1, "it is refused");
+    assert_eq!(unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) }, -1, "the call is refused");
     waits_for_a_lock();
     let (watchdog, _) = start(THRESHOLD);
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
@@ -76,13 +76,13 @@ fn stacks_are_taken_without_process_vm_readv() {
 fn compute_until_reported(
     watchdog: &Watchdog,
     runtime: &tokio::runtime::Runtime,
-    told: &CollectedStalls,
+    collected: &CollectedStalls,
 ) -> Option<pollwatch::Stall> {
-    let heard = told.clone();
-    let find = move || heard.of("main").into_iter().find(|stall| stall.cause == Cause::Cpu);
+    let observer = collected.clone();
+    let find = move || observer.of("main").into_iter().find(|stall| stall.cause == Cause::Cpu);
     let busy = async move {
-        let begin = std::time::Instant::now();
-        while find().is_none() && begin.elapsed() < TIMEOUT {
+        let started = std::time::Instant::now();
+        while find().is_none() && started.elapsed() < TIMEOUT {
             // Each attempt is a poll of its own: on a busy machine it may be starved.
             let part = std::time::Instant::now();
             while part.elapsed() < THRESHOLD * 3 / 2 {}
@@ -104,16 +104,16 @@ fn waiting_threads_have_stacks_without_signals() {
         return eprintln!("skipped: no seccomp filter here");
     }
     let log = Log::start();
-    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
+    let (watchdog, collected) = start_with(Watchdog::builder().threshold(EARLY));
     let stacks = watchdog.coverage().stacks;
     let StackCoverage::WaitingThreadsOnly(why) = stacks else {
         return assert!(matches!(stacks, StackCoverage::Unavailable(_)) && cfg!(target_arch = "aarch64"), "{stacks}");
     };
     assert!(why.contains("tgkill") && stacks.to_string().contains(why), "{stacks}");
-    assert_eq!(log.text().matches("of threads that compute are told without stacks").count(), 1, "{}", log.text());
+    assert_eq!(log.text().matches("of threads that compute are reported without stacks").count(), 1, "{}", log.text());
     waits_for_a_lock();
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let computing = compute_until_reported(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
+    let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no signals");
     assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
 }
 
@@ -125,7 +125,7 @@ fn a_blocked_signal_is_detected() {
         return passes(&mut rerun("limits::a_blocked_signal_is_detected"));
     }
     let log = Log::start();
-    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
+    let (watchdog, collected) = start_with(Watchdog::builder().threshold(EARLY));
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
     // SAFETY: the set is initialized before it is read. Threads started from here on inherit the
     // mask.
@@ -135,10 +135,10 @@ fn a_blocked_signal_is_detected() {
         assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()), 0);
     }
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    wait_until("it is found out", || {
+    wait_until("the stall is found out", || {
         let busy = async {
-            let begin = std::time::Instant::now();
-            while begin.elapsed() < THRESHOLD * 3 {}
+            let started = std::time::Instant::now();
+            while started.elapsed() < THRESHOLD * 3 {}
         };
         let (task, _) = spawn_measured(&watchdog, runtime.handle(), busy);
         runtime.block_on(task).unwrap();
@@ -149,8 +149,8 @@ fn a_blocked_signal_is_detected() {
         other => panic!("{other}"),
     };
     assert!(why.contains("block SIGURG"), "{why}");
-    wait_until("it is logged", || log.text().contains(why));
-    let computing = compute_until_reported(&watchdog, &runtime, &told).expect("the CPU's clock needs no signals");
+    wait_until("the growth is logged", || log.text().contains(why));
+    let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no signals");
     assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
     watchdog.shutdown();
     assert_eq!(log.text().matches(why).count(), 1, "{}", log.text());
@@ -194,22 +194,22 @@ fn stalls_are_reported_without_procfs() {
     }
     assert!(std::fs::read_dir("/proc").unwrap().next().is_none(), "nothing is there");
     let log = Log::start();
-    let (watchdog, told) = start_with(Watchdog::builder().threshold(EARLY));
+    let (watchdog, collected) = start_with(Watchdog::builder().threshold(EARLY));
     let StackCoverage::Unavailable(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
-    let (task, place) = spawn_measured(&watchdog, runtime.handle(), async move { heard.wait_ongoing("main") });
-    let stall = runtime.block_on(task).unwrap().expect("it is told while it lasts");
-    assert_eq!(stall.site.to_string(), place);
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { observer.wait_ongoing("main") });
+    let stall = runtime.block_on(task).unwrap().expect("the stall is reported while it lasts");
+    assert_eq!(stall.site.to_string(), location);
     assert!(stall.stack.is_none() && stall.syscall.is_none(), "{stall}");
     // Without procfs sleeping and starved threads cannot be told apart.
     assert_eq!((stall.cause, stall.reason), (Cause::Unknown, ""));
-    let computing = compute_until_reported(&watchdog, &runtime, &told).expect("the CPU's clock needs no procfs");
+    let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no procfs");
     assert!(computing.stack.is_none(), "{computing}");
     let captures = watchdog.snapshot().watchdog.captures;
     let of = |result| captures.iter().find(|c| c.result == result).map_or(0, |c| c.count);
     assert!(of("unavailable") > 0 && of("ok") + of("incomplete") == 0, "{captures:?}");
-    assert_eq!(log.text().matches("without stacks").count(), 1, "said once: {}", log.text());
+    assert_eq!(log.text().matches("without stacks").count(), 1, "logged once: {}", log.text());
 }

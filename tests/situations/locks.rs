@@ -130,22 +130,22 @@ fn parks() {
 #[test]
 fn a_park_is_diagnosed() {
     check(lock("thread::park", "tokio::sync::Notify", "locks::parks"), || {
-        let place = Arc::new(Mutex::new(None));
-        let theirs = place.clone();
+        let location = Arc::new(Mutex::new(None));
+        let theirs = location.clone();
         let block = move || {
             *theirs.lock().unwrap() = Some(thread::current());
             parks();
         };
-        Situation::new(block, move || place.lock().unwrap().as_ref().unwrap().unpark())
+        Situation::new(block, move || location.lock().unwrap().as_ref().unwrap().unpark())
     });
 }
 
 /// A value whose initialization waits: returns the function, a receiver for its start, and a sender
 /// for its end.
 fn slow_value() -> (impl FnOnce() -> u8 + Send, Receiver<()>, Sender<u8>) {
-    let ((begin, begun), (end, ended)) = (channel(), channel());
+    let ((started, begun), (end, ended)) = (channel(), channel());
     let value = move || {
-        begin.send(()).unwrap();
+        started.send(()).unwrap();
         ended.recv().unwrap()
     };
     (value, begun, end)

@@ -14,7 +14,7 @@ use test_support::*;
 /// A watched runtime whose threads, like the one that made it, have a subscriber with a span layer.
 struct Traced {
     watchdog: Watchdog,
-    told: CollectedStalls,
+    collected: CollectedStalls,
     runtime: Runtime,
     _default: DefaultGuard,
 }
@@ -25,8 +25,8 @@ fn traced() -> Traced {
 }
 
 fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &CollectedStalls) -> Dispatch) -> Traced {
-    let (watchdog, told) = start(THRESHOLD);
-    let dispatch = subscriber(&watchdog, &told);
+    let (watchdog, collected) = start(THRESHOLD);
+    let dispatch = subscriber(&watchdog, &collected);
     let _default = tracing::dispatcher::set_default(&dispatch);
     builder.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&dispatch)));
     let built = if HOOKS {
@@ -34,7 +34,7 @@ fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &Collected
     } else {
         builder.build()
     };
-    Traced { watchdog, told, runtime: built.unwrap(), _default }
+    Traced { watchdog, collected, runtime: built.unwrap(), _default }
 }
 
 impl Traced {
@@ -56,7 +56,7 @@ fn texts(stall: &Stall) -> Vec<&str> {
 /// Blocks the thread until its stall is reported with exactly these spans. The stall may be found
 /// before the thread gets here; then a later scan sees the spans.
 #[track_caller]
-fn block_until_reported(told: &CollectedStalls, spans: &[&str]) -> Stall {
-    let stall = told.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
-    stall.unwrap_or_else(|| panic!("not told with {spans:?}: {:#?}", told.all()))
+fn block_until_reported(collected: &CollectedStalls, spans: &[&str]) -> Stall {
+    let stall = collected.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
+    stall.unwrap_or_else(|| panic!("not reported with {spans:?}: {:#?}", collected.all()))
 }

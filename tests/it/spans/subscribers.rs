@@ -37,37 +37,37 @@ fn spans_are_reported_beside_filters_and_fmt() {
     drop(info());
     for subscriber in variants {
         let traced = traced_by(multi_thread(1), |watchdog, _| subscriber(watchdog));
-        let told = traced.told.clone();
+        let collected = traced.collected.clone();
         traced.run(async move {
             let request = info_span!("request", id = 7, user = tracing::field::Empty).entered();
             let _hidden = debug_span!("hidden").entered();
             request.record("user", 1);
             let _inner = info_span!("inner").entered();
             info!("an event");
-            block_until_reported(&told, &["request{id=7 user=1}", "inner"]);
+            block_until_reported(&collected, &["request{id=7 user=1}", "inner"]);
         });
     }
     // A filter of the fmt layer alone hides nothing here.
     let traced = traced_by(multi_thread(1), |watchdog, _| {
         Registry::default().with(fmt().with_filter(LevelFilter::INFO)).with(watchdog.span_layer()).into()
     });
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let _request = info_span!("request").entered();
         let _debug = debug_span!("debug").entered();
-        block_until_reported(&told, &["request", "debug"]);
+        block_until_reported(&collected, &["request", "debug"]);
     });
 }
 
 /// A layer that blocks in one of its methods until the stall is reported with these spans.
 struct Blocks {
-    told: CollectedStalls,
+    collected: CollectedStalls,
     spans: &'static [&'static str],
 }
 
 impl Blocks {
     fn block(&self) {
-        block_until_reported(&self.told, self.spans);
+        block_until_reported(&self.collected, self.spans);
     }
 }
 
@@ -122,22 +122,22 @@ fn a_layer_that_blocks_is_reported() {
         (&["outer"], true, || drop(info_span!("blocks when made"))),
     ];
     for (spans, is_above, run) in cases {
-        let traced = traced_by(multi_thread(1), |watchdog, told| {
-            let blocks = Blocks { told: told.clone(), spans };
+        let traced = traced_by(multi_thread(1), |watchdog, collected| {
+            let blocks = Blocks { collected: collected.clone(), spans };
             if is_above {
                 Registry::default().with(watchdog.span_layer()).with(blocks).into()
             } else {
                 Registry::default().with(blocks).with(watchdog.span_layer()).into()
             }
         });
-        let told = traced.told.clone();
+        let collected = traced.collected.clone();
         traced.run(async move {
             let outer = info_span!("outer").entered();
             run();
             drop(outer);
             yield_once().await;
             // All spans are balanced after that.
-            block_until_reported(&told, &[]);
+            block_until_reported(&collected, &[]);
         });
     }
 }
@@ -156,7 +156,7 @@ fn a_layer_that_panics_behaves_as_without_pollwatch() {
     }
     let traced =
         traced_by(multi_thread(1), |watchdog, _| Registry::default().with(Panics).with(watchdog.span_layer()).into());
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let _outer = info_span!("outer").entered();
         let poisoned = info_span!("poisoned", a = 1);
@@ -165,7 +165,7 @@ fn a_layer_that_panics_behaves_as_without_pollwatch() {
         }));
         assert!(record.is_err());
         let _poisoned = poisoned.enter();
-        block_until_reported(&told, &["outer", "poisoned"]);
+        block_until_reported(&collected, &["outer", "poisoned"]);
     });
 }
 
@@ -195,8 +195,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chatty {
         let mut spans = Spans(None);
         event.record(&mut spans);
         lock(&self.events).push(spans.0.unwrap_or_default());
-        let _entered = info_span!("told", n = 1).entered();
-        warn!("a stall was told");
+        let _entered = info_span!("reported", n = 1).entered();
+        warn!("a stall was reported");
         // Further stalls are found while this one is being reported.
         if let Some(watchdog) = lock(&self.watchdog).clone() {
             wait_until("the watchdog goes on", || watchdog.stalls().len() >= 4);
@@ -207,8 +207,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chatty {
 #[test]
 fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
     let chatty = Chatty::default();
-    let told = CollectedStalls::default();
-    let keep = told.callback();
+    let collected = CollectedStalls::default();
+    let keep = collected.callback();
     let dispatch: Arc<Mutex<Option<Dispatch>>> = Arc::default();
     let for_callback = dispatch.clone();
     // The reporting thread logs to the global subscriber, which belongs to another test, so it gets
@@ -231,12 +231,12 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     // The subscriber is set from the next report on, which may be the end of this stall.
-    told.wait(|s| s.id == 1).expect("it is told");
+    collected.wait(|s| s.id == 1).expect("the stall is reported");
     for id in 1..=3 {
         // Waits until the stall is found, not until it is reported.
         let (seen, before) = (watchdog.clone(), watchdog.stalls().len());
         let stalls = async move {
-            wait_until("it is found with its span", || {
+            wait_until("the stall is found with its span", || {
                 let stalls = seen.stalls();
                 let name = format!("request{{id={id}}}");
                 // The first report delays all others. Their later scans are stored all the same.

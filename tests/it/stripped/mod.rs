@@ -74,34 +74,35 @@ fn a_stripped_release_build_reports_offsets() {
 /// Runs the program and checks its log.
 fn check(program: &mut Command) {
     let output = program.env(ROLE, "1").env_remove("RUST_LOG").output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    println!("{said}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{printed}");
     let sleep = "blocked in a sleep (off-CPU, syscall clock_nanosleep)";
-    assert_reported(&said, "syscall", "a sleep", sleep, "use tokio::time::sleep");
+    assert_reported(&printed, "syscall", "a sleep", sleep, "use tokio::time::sleep");
     let advice = "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await";
-    assert_reported(&said, "cpu", "computing", "computing (cpu)", advice);
+    assert_reported(&printed, "cpu", "computing", "computing (cpu)", advice);
     // Only symbols say which kind of lock it is.
     let advice = "use the one of tokio::sync, or take it in tokio::task::spawn_blocking";
-    assert_reported(&said, "lock", "a lock", "blocked in a lock (off-CPU, syscall futex)", advice);
+    assert_reported(&printed, "lock", "a lock", "blocked in a lock (off-CPU, syscall futex)", advice);
 }
 
-fn assert_reported(said: &str, cause: &str, reason: &str, words: &str, advice: &str) {
+fn assert_reported(printed: &str, cause: &str, reason: &str, words: &str, advice: &str) {
     let expected = format!("expected of {reason}: ");
-    let expected = said.lines().rev().find_map(|line| line.split_once(&expected)).expect(reason).1;
-    let (place, offset) = expected.rsplit_once(" in 0x").expect("an offset");
-    let (id, site) = place.strip_prefix("task ").and_then(|p| p.split_once(" spawned at ")).expect("a task and a site");
+    let expected = printed.lines().rev().find_map(|line| line.split_once(&expected)).expect(reason).1;
+    let (location, offset) = expected.rsplit_once(" in 0x").expect("an offset");
+    let (id, site) =
+        location.strip_prefix("task ").and_then(|p| p.split_once(" spawned at ")).expect("a task and a site");
     assert!(site.contains("program.rs:"), "{site}");
     let function = u64::from_str_radix(offset, 16).unwrap();
 
-    let events: Vec<&str> = said.split(" WARN pollwatch::stall: stall #").skip(1).collect();
-    let is_it = |event: &&&str| event.contains(&format!("  {place}\n")) && event.contains("at stripped+0x");
-    let event = events.iter().find(is_it).unwrap_or_else(|| panic!("no event of {place}:\n{said}"));
+    let events: Vec<&str> = printed.split(" WARN pollwatch::stall: stall #").skip(1).collect();
+    let is_it = |event: &&&str| event.contains(&format!("  {location}\n")) && event.contains("at stripped+0x");
+    let event = events.iter().find(is_it).unwrap_or_else(|| panic!("no event of {location}:\n{printed}"));
     // The text has four lines; the fields follow in a line of their own.
     let lines: Vec<&str> = event.lines().take(5).collect();
     let [first, second, stack, last, fields] = lines[..] else { panic!("{event}") };
     assert!(first.contains(" ongoing ") && first.ends_with(&format!(" on worker 0 of \"main\": {words}")), "{event}");
-    assert_eq!(second, format!("  {place}"));
+    assert_eq!(second, format!("  {location}"));
     assert_eq!(last.trim_end(), format!("  advice: {advice}"));
     for field in [format!("task={id}"), format!("site={site}"), format!("cause={cause}"), "at=stripped+0x".into()] {
         assert!(fields.contains(&field), "{field}: {event}");

@@ -53,7 +53,7 @@ pub(crate) fn main() {
 struct Block {
     watchdog: Watchdog,
     /// The reasons of the stalls reported with a stack.
-    told: mpsc::Receiver<&'static str>,
+    collected: mpsc::Receiver<&'static str>,
     stop: Arc<AtomicBool>,
     /// The offset of the blocking function in the file.
     offset: usize,
@@ -69,19 +69,19 @@ impl Block {
         let runtime = self.watchdog.build_runtime("main", builder.worker_threads(1)).unwrap();
         let _guard = runtime.enter();
         let task = self.watchdog.spawn(future);
-        let (reason, offset, id, place) = (self.reason, self.offset, task.id(), Location::caller());
-        self.is_right = self.told.recv_timeout(TIMEOUT) == Ok(reason);
+        let (reason, offset, id, location) = (self.reason, self.offset, task.id(), Location::caller());
+        self.is_right = self.collected.recv_timeout(TIMEOUT) == Ok(reason);
         self.stop.store(true, Ordering::Relaxed);
         release();
         runtime.block_on(task).unwrap();
-        println!("expected of {reason}: task {id} spawned at {place} in {offset:#x}");
+        println!("expected of {reason}: task {id} spawned at {location} in {offset:#x}");
     }
 }
 
 fn until_reported(reason: &'static str, function: *const (), attempt: impl Fn(&mut Block)) {
-    let begin = Instant::now();
-    while begin.elapsed() < TIMEOUT {
-        let (tell, told) = mpsc::channel();
+    let started = Instant::now();
+    while started.elapsed() < TIMEOUT {
+        let (tell, collected) = mpsc::channel();
         let on_stall = move |stall: &pollwatch::Stall| {
             if stall.phase == Phase::Ongoing && stall.stack.is_some() {
                 let _ = tell.send(stall.reason);
@@ -89,13 +89,13 @@ fn until_reported(reason: &'static str, function: *const (), attempt: impl Fn(&m
         };
         let watchdog = Watchdog::builder().on_stall(on_stall).start().unwrap();
         let (stop, offset) = (Arc::default(), function as usize - base());
-        let mut block = Block { watchdog, told, stop, offset, is_right: false, reason };
+        let mut block = Block { watchdog, collected, stop, offset, is_right: false, reason };
         attempt(&mut block);
         if block.is_right {
             return;
         }
     }
-    panic!("{reason} was never told");
+    panic!("{reason} was never reported");
 }
 
 /// The address at which the program's file is mapped.

@@ -32,8 +32,8 @@ fn a_busy_worker_handed_over_is_not_reported() {
         let key = gate.key();
         let blocked = runtime.spawn(async move { block_in_place(move || key.pass()) });
         let busy = runtime.spawn(async {
-            let begin = Instant::now();
-            while begin.elapsed() < THRESHOLD * 20 {
+            let started = Instant::now();
+            while started.elapsed() < THRESHOLD * 20 {
                 yield_once().await;
             }
         });
@@ -46,7 +46,7 @@ fn a_busy_worker_handed_over_is_not_reported() {
 /// The new worker thread may block itself: then it is unknown whose worker it is.
 #[test]
 fn a_blocked_worker_handed_over_is_never_observed() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = build(&watchdog, 1);
     let gate = Gate::new();
     let (key, other) = (gate.key(), gate.key());
@@ -55,17 +55,17 @@ fn a_blocked_worker_handed_over_is_never_observed() {
         tokio::spawn(async move { other.pass() });
         block_in_place(move || key.pass())
     });
-    wait_for("it is suspected", || told.all().into_iter().find(|s| s.certainty == Certainty::Suspected));
+    wait_for("the stall is suspected", || collected.all().into_iter().find(|s| s.certainty == Certainty::Suspected));
     gate.open();
     assert!(runtime.block_on(in_place).unwrap());
-    told.wait_resolved("main");
-    assert!(observed(&told.all()).is_empty(), "{:?}", told.all());
+    collected.wait_resolved("main");
+    assert!(observed(&collected.all()).is_empty(), "{:?}", collected.all());
 }
 
 /// Without a thread that takes it over the worker is blocked.
 #[test]
 fn block_in_place_with_a_full_pool_is_observed() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let mut builder = multi_thread(1);
     let runtime = watchdog.build_runtime("main", builder.max_blocking_threads(1)).unwrap();
     let gate = Gate::new();
@@ -76,7 +76,7 @@ fn block_in_place_with_a_full_pool_is_observed() {
     let rests = THRESHOLD * 5;
     runtime.block_on(async move { tokio::time::sleep(rests).await });
     let in_place = runtime.spawn(async move { block_in_place(move || key.pass()) });
-    let stall = told.wait_ongoing("main").expect("it is told");
+    let stall = collected.wait_ongoing("main").expect("the stall is reported");
     assert_eq!(stall.certainty, Certainty::Observed, "{stall}");
     gate.open();
     assert!(runtime.block_on(in_place).unwrap());
@@ -86,7 +86,7 @@ fn block_in_place_with_a_full_pool_is_observed() {
 #[test]
 fn a_blocked_worker_is_observed_beside_resting_pool_threads() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
         let gate = Gate::new();
         let key = gate.key();
@@ -94,7 +94,7 @@ fn a_blocked_worker_is_observed_beside_resting_pool_threads() {
         runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
         runtime.block_on(async { tokio::time::sleep(THRESHOLD * 5).await });
         runtime.block_on(runtime.spawn(async { block(THRESHOLD * 5) })).unwrap();
-        let stalls = reported_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &collected);
         gate.open();
         assert!(runtime.block_on(waits).unwrap());
         if observed(&stalls).is_empty() { Err(format!("{stalls:?}")) } else { Ok(()) }

@@ -38,10 +38,10 @@ fn build(watchdog: &Watchdog, workers: usize) -> Runtime {
 /// Runs a load that blocks no worker, and asserts that nothing is reported.
 fn assert_not_reported(threshold: Duration, workers: usize, load: impl Fn(&Runtime) + Clone) {
     undisturbed(|| {
-        let (watchdog, told) = start(threshold);
+        let (watchdog, collected) = start(threshold);
         let runtime = build(&watchdog, workers);
         load(&runtime);
-        let stalls = reported_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &collected);
         // Whatever the machine does, an observed stall must be one.
         assert!(observed(&stalls).is_empty(), "{}", observed(&stalls)[0]);
         no_reports(&stalls)

@@ -43,8 +43,8 @@ fn waits_in_the_driver_are_not_reported() {
 fn busy_workers_that_yield_are_not_reported() {
     assert_not_reported(THRESHOLD, 2, |runtime| {
         let task = || async {
-            let begin = Instant::now();
-            while begin.elapsed() < THRESHOLD * 30 {
+            let started = Instant::now();
+            while started.elapsed() < THRESHOLD * 30 {
                 let poll = Instant::now();
                 while poll.elapsed() < THRESHOLD / 100 {
                     std::hint::spin_loop();
@@ -86,9 +86,9 @@ fn parks_and_unparks_are_not_reported() {
             }
             count
         });
-        let begin = Instant::now();
+        let started = Instant::now();
         let mut sent = 0;
-        while begin.elapsed() < THRESHOLD * 20 {
+        while started.elapsed() < THRESHOLD * 20 {
             send.send(()).unwrap();
             sent += 1;
             std::thread::sleep(Duration::from_micros(50));
@@ -113,11 +113,11 @@ fn blocking_pool_threads_are_not_reported() {
 #[test]
 fn allowed_blocking_is_not_reported() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);
         let task = runtime.spawn(async { pollwatch::allow_blocking("on purpose", || block(THRESHOLD * 5)) });
         let blocked = runtime.block_on(task).unwrap();
-        let stalls = reported_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &collected);
         assert!(observed(&stalls).is_empty(), "{}", observed(&stalls)[0]);
         let allowed = watchdog.snapshot().watchdog.allowed_blocking;
         assert!(allowed.len() == 1 && allowed[0].reason == "on purpose", "{allowed:?}");
@@ -130,7 +130,7 @@ fn allowed_blocking_is_not_reported() {
 #[test]
 fn a_shutdown_is_not_reported() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         for i in 0..20 {
             let name = format!("main {i}");
             let runtime = watchdog.build_runtime(&name, &mut multi_thread(2)).unwrap();
@@ -139,7 +139,7 @@ fn a_shutdown_is_not_reported() {
             runtime.spawn_blocking(|| block(THRESHOLD / 2));
             if i % 2 == 0 { drop(runtime) } else { runtime.shutdown_background() }
         }
-        let stalls = reported_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &collected);
         assert!(observed(&stalls).is_empty(), "{}", observed(&stalls)[0]);
         no_reports(&stalls)
     });
@@ -149,7 +149,7 @@ fn a_shutdown_is_not_reported() {
 #[test]
 fn the_thread_of_a_current_thread_runtime_is_not_reported() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
         settle(&runtime);
         block(THRESHOLD * 5);
@@ -162,18 +162,18 @@ fn the_thread_of_a_current_thread_runtime_is_not_reported() {
         });
         outer.block_on(drives).unwrap();
         assert!(!watchdog.coverage().runtimes.iter().any(|r| r.workers && &*r.name != "outer"));
-        no_reports(&reported_so_far(&watchdog, &told))
+        no_reports(&reported_so_far(&watchdog, &collected))
     });
 }
 
 #[test]
 fn an_attached_runtime_is_not_scanned() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = multi_thread(1).build().unwrap();
     watchdog.attach("main", runtime.handle()).unwrap();
     settle(&runtime);
     runtime.block_on(runtime.spawn(async { block(THRESHOLD * 5) })).unwrap();
-    assert!(reported_so_far(&watchdog, &told).is_empty());
+    assert!(reported_so_far(&watchdog, &collected).is_empty());
     let coverage = watchdog.coverage();
     assert!(coverage.runtimes.iter().all(|r| !r.workers && !r.every_task));
     assert!(coverage.to_string().contains("runtime \"main\": watched futures only"), "{coverage}");

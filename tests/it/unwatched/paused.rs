@@ -23,13 +23,13 @@ fn assert_nothing_reported(stop: impl Fn(&StoppableChild), name: &str, child: im
         let (child, lines) = StoppableChild::start(name);
         stop(&child);
         let lines = child.finish(lines);
-        assert_ne!(line_with(&lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
-        let told = lines_with(&lines, "told");
-        assert_eq!(line_with(&lines, "counted"), told.len().to_string(), "{lines:?}");
-        let certain = |told: &&&str| told.starts_with("Observed ") && !told.starts_with("Observed Paused");
-        assert_eq!(told.iter().find(certain), None, "{lines:?}");
+        assert_ne!(line_with(&lines, "oversleeps"), "0", "the watchdog overslept: {lines:?}");
+        let reported = lines_with(&lines, "reported");
+        assert_eq!(line_with(&lines, "counted"), reported.len().to_string(), "{lines:?}");
+        let certain = |reported: &&&str| reported.starts_with("Observed ") && !reported.starts_with("Observed Paused");
+        assert_eq!(reported.iter().find(certain), None, "{lines:?}");
         // A busy machine stops the process at other times too.
-        if told.is_empty() { Ok(()) } else { Err(format!("{told:#?}")) }
+        if reported.is_empty() { Ok(()) } else { Err(format!("{reported:#?}")) }
     });
 }
 
@@ -51,7 +51,7 @@ fn stop_often(child: &StoppableChild) {
 
 /// Workers in every state: parked, in short calls, in short computations, between polls.
 fn workers() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
     settle(&busy);
@@ -78,7 +78,7 @@ fn workers() {
             task.await.unwrap();
         }
     });
-    let stalls = reported_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &collected);
     let last: BTreeMap<u64, Stall> = stalls.into_iter().map(|stall| (stall.id, stall)).collect();
     let snapshot = watchdog.snapshot();
     let of = |name: &str| {
@@ -87,12 +87,12 @@ fn workers() {
     };
     println!("\noversleeps {}", snapshot.watchdog.oversleeps);
     println!("\ncounted {}", of("main") + of("idle"));
-    last.values().for_each(|stall| println!("\ntold {:?} {:?} {}", stall.certainty, stall.cause, one_line(stall)));
+    last.values().for_each(|stall| println!("\nreported {:?} {:?} {}", stall.certainty, stall.cause, one_line(stall)));
 }
 
 fn spin(time: Duration) {
-    let begin = Instant::now();
-    while begin.elapsed() < time {
+    let started = Instant::now();
+    while started.elapsed() < time {
         std::hint::spin_loop();
     }
 }
@@ -120,9 +120,9 @@ fn time_stopped_is_no_part_of_a_stall() {
     }
     undisturbed(|| {
         let (child, lines) = StoppableChild::start(NAME);
-        let begin = Instant::now();
+        let started = Instant::now();
         stop_once(&child);
-        let stopped = begin.elapsed();
+        let stopped = started.elapsed();
         let lines = child.finish(lines);
         let seconds = |what: &str| Duration::from_secs_f64(line_with(&lines, what).parse().expect("a number"));
         let (inner, elapsed) = (seconds("inner"), seconds("elapsed"));
@@ -133,22 +133,22 @@ fn time_stopped_is_no_part_of_a_stall() {
 }
 
 fn blocked() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = super::build(&watchdog, 2);
     let go_on = continue_flag();
     let gate = Gate::new();
     let key = gate.key();
     let task = runtime.spawn(async move {
-        let begin = Instant::now();
+        let started = Instant::now();
         assert!(key.pass());
-        begin.elapsed()
+        started.elapsed()
     });
-    let stall = told.wait_ongoing("main").expect("it is found");
+    let stall = collected.wait_ongoing("main").expect("the stall is found");
     assert_eq!((stall.certainty, stall.cause), (Certainty::Observed, Cause::Lock), "{stall}");
     println!("\nready");
     wait_until("we go on", || go_on.load(Ordering::Acquire));
     gate.open();
     let inner = runtime.block_on(task).unwrap();
     println!("\ninner {}", inner.as_secs_f64());
-    println!("\nelapsed {}", told.wait_resolved("main").elapsed.as_secs_f64());
+    println!("\nelapsed {}", collected.wait_resolved("main").elapsed.as_secs_f64());
 }

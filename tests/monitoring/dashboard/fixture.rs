@@ -56,8 +56,8 @@ impl Fixture {
             while !until.load(Ordering::Relaxed) {
                 let _inside = inside.enter();
                 let tasks = [
-                    dog.spawn(async { std::panic::resume_unwind(Box::new("told to")) }),
-                    dog.spawn(async { allow_blocking("told to", || thread::sleep(BLOCK)) }),
+                    dog.spawn(async { std::panic::resume_unwind(Box::new("on purpose")) }),
+                    dog.spawn(async { allow_blocking("on purpose", || thread::sleep(BLOCK)) }),
                     dog.spawn(async { compute() }),
                     dog.spawn(pending()),
                 ];
@@ -86,8 +86,8 @@ fn serve(runtime: &Runtime, app: Router) -> SocketAddr {
 }
 
 fn compute() {
-    let begin = Instant::now();
-    while begin.elapsed() < BLOCK {
+    let started = Instant::now();
+    while started.elapsed() < BLOCK {
         std::hint::spin_loop();
     }
 }

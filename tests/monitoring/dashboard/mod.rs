@@ -30,8 +30,8 @@ fn type_checked(dashboard: &Path) -> (bool, String) {
         let output = Command::new("node").args(arguments).current_dir(path("dashboards/check")).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
-    let (written, said) = run(&["typed.mjs", dashboard.to_str().unwrap()]);
-    assert!(written, "{said}");
+    let (written, printed) = run(&["typed.mjs", dashboard.to_str().unwrap()]);
+    assert!(written, "{printed}");
     run(&["node_modules/typescript/bin/tsc"])
 }
 
@@ -53,12 +53,12 @@ fn the_dashboard_matches_grafanas_schema() {
     ] {
         assert!(right.contains(part), "{part}");
         std::fs::write(&broken, right.replacen(part, wrong, 1)).unwrap();
-        let (content, said) = type_checked(&broken);
-        assert!(!content && said.contains("error TS"), "{wrong}: {said}");
+        let (content, printed) = type_checked(&broken);
+        assert!(!content && printed.contains("error TS"), "{wrong}: {printed}");
     }
     std::fs::remove_file(&broken).unwrap();
-    let (content, said) = type_checked(&path("dashboards/pollwatch.json"));
-    assert!(content, "{said}");
+    let (content, printed) = type_checked(&path("dashboards/pollwatch.json"));
+    assert!(content, "{printed}");
 }
 
 #[test]
