@@ -145,7 +145,7 @@ fn an_idle_watchdog_sleeps_and_still_finds_the_next_stall() {
     for (name, mut builder) in flavours() {
         let (watchdog, collected) = start(Duration::from_millis(10));
         if !watchdog.coverage().exact_wakeup {
-            eprintln!("skipped: no membarrier here, so the idle watchdog scans ten times a second");
+            skipped("no membarrier here, so the idle watchdog scans ten times a second");
             return;
         }
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pollwatch::Watchdog;
 use prost::Message;
+use test_support::TIMEOUT;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -16,7 +17,6 @@ use tokio::task::JoinHandle;
 const THRESHOLD: Duration = Duration::from_millis(2);
 /// A block that is, as a rule, found, examined and classified while it lasts.
 const BLOCK: Duration = Duration::from_millis(60);
-const DEADLINE: Duration = Duration::from_secs(60);
 const PAGES: [&str; 4] = ["/stalls/folded", "/stalls/speedscope", "/stalls/flamegraph", "/debug/pprof/stalls"];
 
 #[inline(never)]
@@ -92,7 +92,7 @@ impl Service {
 
     fn request(&self, method: &str, path: &str) -> Response {
         let mut stream = TcpStream::connect(self.addr).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
@@ -131,7 +131,7 @@ impl Service {
             if wanted(&samples) {
                 return samples;
             }
-            assert!(started.elapsed() < DEADLINE, "not all that was wanted came: {samples:#?}");
+            assert!(started.elapsed() < TIMEOUT, "not all that was wanted came: {samples:#?}");
         }
     }
 
@@ -142,7 +142,7 @@ impl Service {
             if count > 0 && count as f64 == begun {
                 return samples;
             }
-            assert!(started.elapsed() < DEADLINE, "{count} of {begun} stalls are in the profile");
+            assert!(started.elapsed() < TIMEOUT, "{count} of {begun} stalls are in the profile");
             std::thread::yield_now();
         }
     }
@@ -313,7 +313,7 @@ fn stacks_are_summed_up_in_every_format() {
 #[cfg(all(feature = "capture", target_os = "linux", target_arch = "x86_64"))]
 fn assert_go_reads_it(service: &Service) {
     if Command::new("go").arg("version").output().is_err() {
-        eprintln!("skipped: no go here, so `go tool pprof` was not asked to read the profile");
+        test_support::skipped("no `go` here, so `go tool pprof` did not read the profile");
         return;
     }
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("stalls.pb.gz");

@@ -56,19 +56,10 @@ impl Fixture {
     /// Waits until the requests of a route, by method and status, are as given. A response is sent
     /// before its poll has ended.
     #[track_caller]
-    pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&str, &str, u64)]) {
-        let mut last = None;
-        let started = std::time::Instant::now();
-        while started.elapsed() < TIMEOUT {
-            let plain =
-                |route: RouteSnapshot| route.requests.iter().map(|r| (r.method, r.status, r.count)).collect::<Vec<_>>();
-            last = self.route(name).map(plain);
-            if last.as_deref().is_some_and(|requests| requests == wanted) {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        panic!("{name}: {last:?}, not {wanted:?}");
+    pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&'static str, &'static str, u64)]) {
+        let requests =
+            |route: RouteSnapshot| route.requests.iter().map(|r| (r.method, r.status, r.count)).collect::<Vec<_>>();
+        wait_equal(name, &Some(wanted.to_vec()), || self.route(name).map(requests));
     }
 
     /// The last state of each stall of the runtime, once everything so far has been reported.

@@ -25,17 +25,10 @@ fn counted(fixture: &Fixture) -> Vec<(String, &'static str, &'static str, u64)> 
 }
 
 #[track_caller]
-fn assert_counted(fixture: &Fixture, wanted: &[(&str, &str, &str, u64)]) {
-    let is_so = |counted: &[(String, &str, &str, u64)]| {
-        let mut wanted = wanted.to_vec();
-        wanted.sort_unstable();
-        counted.iter().map(|(route, m, s, n)| (route.as_str(), *m, *s, *n)).eq(wanted)
-    };
-    let started = std::time::Instant::now();
-    while !is_so(&counted(fixture)) {
-        assert!(started.elapsed() < TIMEOUT, "{:#?}", counted(fixture));
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+fn assert_counted(fixture: &Fixture, wanted: &[(&str, &'static str, &'static str, u64)]) {
+    let mut wanted: Vec<_> = wanted.iter().map(|(route, m, s, n)| (route.to_string(), *m, *s, *n)).collect();
+    wanted.sort_unstable();
+    wait_equal("requests by route, method and status", &wanted, || counted(fixture));
 }
 
 /// Requests each path of the app over a socket.

@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use pollwatch::Cause;
 
 use crate::fixture::{Expected, Situation, check};
-use test_support::{is_child, rerun};
+use test_support::{is_child, rerun, skipped};
 
 #[inline(never)]
 fn prints(stop: &AtomicBool) {
@@ -109,7 +109,7 @@ fn a_name_look_up_is_diagnosed() {
         return looks_up_until_reported();
     }
     let Ok(server) = UdpSocket::bind(("127.83.4.19", 53)) else {
-        return eprintln!("skipped: cannot listen on port 53 here");
+        return skipped("cannot listen on port 53 here");
     };
     let settings = std::env::temp_dir().join(format!("pollwatch-resolv-{}", std::process::id()));
     std::fs::write(&settings, "nameserver 127.83.4.19\noptions timeout:30 attempts:2\n").unwrap();
@@ -120,7 +120,7 @@ fn a_name_look_up_is_diagnosed() {
     let _ = std::fs::remove_file(&settings);
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => return eprintln!("skipped: cannot give a child a resolver of its own: {error}"),
+        Err(error) => return skipped(&format!("cannot give a child a resolver of its own: {error}")),
     };
     let output = BufReader::new(child.stdout.take().unwrap());
     let (collected, is_told) = mpsc::channel();

@@ -61,7 +61,7 @@ fn stacks_are_taken_without_process_vm_readv() {
         return passes(&mut rerun("limits::stacks_are_taken_without_process_vm_readv"));
     }
     if !refuse(libc::SYS_process_vm_readv) {
-        return eprintln!("skipped: no seccomp filter here");
+        return skipped("no seccomp filter here");
     }
     let mut byte = [1u8];
     let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
@@ -101,7 +101,7 @@ fn waiting_threads_have_stacks_without_signals() {
         return passes(&mut rerun("limits::waiting_threads_have_stacks_without_signals"));
     }
     if !refuse(libc::SYS_tgkill) {
-        return eprintln!("skipped: no seccomp filter here");
+        return skipped("no seccomp filter here");
     }
     let log = Log::start();
     let (watchdog, collected) = start_with(Watchdog::builder().threshold(EARLY));
@@ -189,7 +189,7 @@ fn stalls_are_reported_without_procfs() {
         let mut child = rerun("limits::stalls_are_reported_without_procfs");
         return match private_mounts(&mut child, None, c"/proc", c"tmpfs") {
             Ok(()) => passes(&mut child),
-            Err(error) => eprintln!("skipped: cannot give a child an empty /proc: {error}"),
+            Err(error) => skipped(&format!("cannot give a child an empty /proc: {error}")),
         };
     }
     assert!(std::fs::read_dir("/proc").unwrap().next().is_none(), "nothing is there");

@@ -68,7 +68,7 @@ fn touches(page: usize) -> u8 {
 #[test]
 fn a_page_that_has_to_be_read_is_diagnosed() {
     if let Err(error) = Page::new() {
-        return eprintln!("skipped: no userfaultfd here: {error}");
+        return test_support::skipped(&format!("no userfaultfd here: {error}"));
     }
     let (reason, advice) = ("memory that has to be read from disk", "tokio::task::spawn_blocking");
     check(Expected { cause: Cause::Syscall, syscalls: &[], reason, advice, function: "memory::touches" }, || {

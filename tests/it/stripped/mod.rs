@@ -2,33 +2,25 @@
 
 mod program;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-const ROLE: &str = "POLLWATCH_TEST_CHILD";
-
-/// A folder of this test. The program has the name of the module.
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
-}
+use test_support::{is_child, rerun_in, scratch, skipped};
 
 /// This test binary, stripped after the build.
 #[test]
 fn a_stripped_test_binary_reports_offsets() {
-    if std::env::var_os(ROLE).is_some() {
+    if is_child() {
         return program::main();
     }
-    let stripped = folder("stripped-afterwards").join("stripped");
+    let stripped = scratch("stripped-test").join("stripped");
     let mut strip = Command::new("strip");
     match strip.arg("-s").arg("-o").arg(&stripped).arg(std::env::current_exe().unwrap()).status() {
         Ok(status) => assert!(status.success(), "{status}"),
-        Err(error) => return eprintln!("skipped: no `strip` here: {error}"),
+        Err(error) => return skipped(&format!("no `strip` here: {error}")),
     }
-    let mut child = Command::new(stripped);
-    child.args(["--exact", "stripped::a_stripped_test_binary_reports_offsets", "--nocapture", "--test-threads=1"]);
-    check(&mut child);
+    // The program has the name that the frames must have as their module.
+    check(&mut rerun_in(&stripped, "stripped::a_stripped_test_binary_reports_offsets"));
 }
 
 /// The program built for release as a user may build it, in a package of its own without the
@@ -36,7 +28,7 @@ fn a_stripped_test_binary_reports_offsets() {
 #[test]
 #[ignore = "compiles tokio and the like once more: about a minute; .ci/run does it"]
 fn a_stripped_release_build_reports_offsets() {
-    let folder = folder("stripped-release");
+    let folder = scratch("stripped-release");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = format!(
         r#"
@@ -73,7 +65,7 @@ fn a_stripped_release_build_reports_offsets() {
 
 /// Runs the program and checks its log.
 fn check(program: &mut Command) {
-    let output = program.env(ROLE, "1").env_remove("RUST_LOG").output().unwrap();
+    let output = program.env_remove("RUST_LOG").output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
     println!("{printed}");

@@ -5,7 +5,7 @@ mod detects;
 mod no_false_positives;
 mod paused;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pollwatch::{Certainty, Stall, Watchdog};
 use tokio::runtime::Runtime;
@@ -22,8 +22,16 @@ fn observed(stalls: &[Stall]) -> Vec<&Stall> {
 
 /// Waits until every worker has parked, from when on it counts as one.
 fn settle(runtime: &Runtime) {
+    let metrics = runtime.metrics();
+    let has_parked = |worker| metrics.worker_park_count(worker) > 0;
+    let start = Instant::now();
     runtime.block_on(async {
+        // A few turns of the event loop: whoever starts first may have to park more than once.
         for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while !(0..metrics.num_workers()).all(has_parked) {
+            assert!(start.elapsed() < TIMEOUT, "every worker parks");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });

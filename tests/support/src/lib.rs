@@ -1,7 +1,7 @@
 //! Helpers that pollwatch's integration tests share.
 //!
-//! Waiting is always bounded by [`TIMEOUT`] and fails with a message; nothing here sleeps and hopes.
-//! A test that only holds on a machine with a CPU to spare runs under [`undisturbed`].
+//! Waiting is always bounded by [`TIMEOUT`] and fails with a message; nothing here sleeps and
+//! hopes. A test that only holds on a machine with a CPU to spare runs under [`undisturbed`].
 
 mod blocking;
 pub mod external;

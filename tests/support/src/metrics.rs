@@ -15,8 +15,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The sum over all series of a metric that have these labels, for example over all causes, since a
-    /// loaded machine decides the cause.
+    /// The sum over all series of a metric that have these labels, for example over all causes,
+    /// since a loaded machine decides the cause.
     #[track_caller]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let matches = |series: &str| {

@@ -1,6 +1,6 @@
 //! Child processes: this test binary again, programs of other packages, the examples.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The environment variable that marks a test which runs as a child of itself.
@@ -13,17 +13,18 @@ pub fn is_child() -> bool {
 
 /// A command that runs the test `name` of this binary in a child.
 pub fn rerun(name: &str) -> Command {
-    rerun_in(std::env::current_exe().expect("the path of this test binary"), name)
+    rerun_in(&std::env::current_exe().expect("the path of this test binary"), name)
 }
 
 /// A command that runs the test `name` of a copy of this binary in a child.
-pub fn rerun_in(binary: PathBuf, name: &str) -> Command {
+pub fn rerun_in(binary: &Path, name: &str) -> Command {
     let mut command = Command::new(binary);
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
     command
 }
 
-/// True if `program` can be started. Otherwise the test must return, and this says why it was skipped.
+/// True if `program` can be started. Otherwise the test must return, and this says why it was
+/// skipped.
 pub fn is_installed(program: &str) -> bool {
     let package = match program {
         "prometheus-alertmanager" => program,

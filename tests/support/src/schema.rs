@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-/// Panics where `value` does not match the schema: a missing field, an undescribed field, a wrong type.
+/// Panics where `value` does not match the schema: a missing field, an undescribed field, a wrong
+/// type.
 #[track_caller]
 pub fn assert_matches_schema(value: &Value, schema: &Value) {
     let mut errors = Vec::new();

@@ -1,5 +1,5 @@
-//! A child that a test stops with SIGSTOP. The signal stops a whole process, so the test runs itself
-//! as that child.
+//! A child that a test stops with SIGSTOP. The signal stops a whole process, so the test runs
+//! itself as that child.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
@@ -19,8 +19,8 @@ impl Drop for StoppableChild {
 }
 
 impl StoppableChild {
-    /// Runs the test `name` of this binary as a child, waits until it prints `ready`, and returns the
-    /// lines that follow.
+    /// Runs the test `name` of this binary as a child, waits until it prints `ready`, and returns
+    /// the lines that follow.
     pub fn start(name: &str) -> (StoppableChild, impl Iterator<Item = String>) {
         let child = rerun(name).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child starts");
         let mut child = StoppableChild(child);

@@ -75,7 +75,8 @@ pub fn start_with(builder: WatchdogBuilder) -> (Watchdog, CollectedStalls) {
     (builder.on_stall(stalls.callback()).start().expect("a watchdog starts"), stalls)
 }
 
-/// Waits until everything that happened before this call has been reported, and returns the reports.
+/// Waits until everything that happened before this call has been reported, and returns the
+/// reports.
 ///
 /// A stall of a runtime made for this purpose serves as the fence. It is found while it blocks, so
 /// the watchdog has scanned what ended before it; its own end is reported after that.
@@ -89,7 +90,8 @@ pub fn reported_so_far(watchdog: &Watchdog, stalls: &CollectedStalls) -> Vec<Sta
     stalls.all().into_iter().filter(|s| !s.runtime.starts_with(FENCE)).collect()
 }
 
-/// `Err` for a stall that the machine caused: its thread was given no CPU, or the process was stopped.
+/// `Err` for a stall that the machine caused: its thread was given no CPU, or the process was
+/// stopped.
 pub fn is_undisturbed(stall: &Stall) -> Result<(), String> {
     if matches!(stall.cause, Cause::Starved | Cause::Paused) { Err(stall.to_string()) } else { Ok(()) }
 }

@@ -1,5 +1,6 @@
 //! Waiting with a time limit, and repeating what a busy machine disturbs.
 
+use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -39,10 +40,24 @@ pub fn wait_until(expected: &str, mut condition: impl FnMut() -> bool) {
     wait_for(expected, || condition().then_some(()));
 }
 
+/// Calls `ask` until it returns `expected`, and panics after [`TIMEOUT`] with the last value.
+#[track_caller]
+pub fn wait_equal<T: PartialEq + Debug>(what: &str, expected: &T, mut ask: impl FnMut() -> T) {
+    let start = Instant::now();
+    loop {
+        let actual = ask();
+        if actual == *expected {
+            return;
+        }
+        assert!(start.elapsed() < TIMEOUT, "{what}: {actual:#?}, expected {expected:#?}");
+        std::thread::sleep(INTERVALS[0]);
+    }
+}
+
 /// Repeats a test that only holds while nobody else takes the CPU.
 ///
-/// `Err` says how the attempt was disturbed. A defect fails every attempt; a busy machine has a quiet
-/// moment now and then.
+/// `Err` says how the attempt was disturbed. A defect fails every attempt; a busy machine has a
+/// quiet moment now and then.
 #[track_caller]
 pub fn undisturbed<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
     const LEAST_ATTEMPTS: usize = 10;
@@ -57,7 +72,8 @@ pub fn undisturbed<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
     panic!("all {} attempts were disturbed, the last ones by {last:#?}", reasons.len());
 }
 
-/// Runs `f` on a thread and panics when it takes longer than [`TIMEOUT`]; panics of `f` are passed on.
+/// Runs `f` on a thread and panics when it takes longer than [`TIMEOUT`]; panics of `f` are passed
+/// on.
 pub fn within_timeout<T: Send + 'static>(what: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || sender.send(f()));
