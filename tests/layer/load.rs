@@ -121,7 +121,7 @@ fn fixture() -> Fixture {
 /// Runs the load and checks all stalls and counts against the ground truth. `panicked` is the
 /// status under which panics are counted.
 #[track_caller]
-fn drive(fixture: &Fixture, truth: &GroundTruth, addr: std::net::SocketAddr, panicked: &str) {
+fn drive(fixture: &Fixture, truth: &GroundTruth, addr: std::net::SocketAddr, panicked: &'static str) {
     client::drive(addr, (CONNECTIONS, REQUESTS), |connection, i| pick(connection, i).1, check);
     truth.check(fixture);
     let mut wanted = [0u64; ROUTES.len()];
