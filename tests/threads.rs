@@ -84,7 +84,7 @@ fn threads_end_at_shutdown() {
     let addr = watchdog.local_addr().unwrap();
     assert_eq!(get(addr, "/healthz").status, 200);
     assert_ends(0, || watchdog.shutdown());
-    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens");
+    assert!(std::net::TcpStream::connect(addr).is_err(), "the port is closed");
     assert_eq!(Watchdog::builder().listen(addr).log(false).start().unwrap().local_addr(), Some(addr));
 }
 

@@ -194,7 +194,7 @@ fn the_collector_gathers_what_the_page_shows() {
     assert!(stalls > 0);
     assert_eq!(mine.sum("pollwatch_stalls_total", &[("runtime", "main")]), stalls as f64);
     assert!(mine.get("pollwatch_polls_total", &[("runtime", "main")]) >= 8.0);
-    assert!(prometheus::gather().is_empty(), "the global registry is nobody's business");
+    assert!(prometheus::gather().is_empty(), "the global registry stays empty");
     // The collector outlives the watchdog.
     drop(watchdog);
     assert_eq!(

@@ -73,7 +73,7 @@ fn a_panicking_hook_is_caught_and_counted() {
         runtime.block_on(task).unwrap();
         drop(runtime);
         let site = site_of(&watchdog, name, &location);
-        assert_eq!((site.polls, site.spawned, site.terminated), (5, 1, 1), "{name}: measuring goes on");
+        assert_eq!((site.polls, site.spawned, site.terminated), (5, 1, 1), "{name}: measuring continues");
         assert!(watchdog.snapshot().watchdog.callback_panics >= 12, "{name}");
         assert_eq!(collected.wait_resolved(name).site.to_string(), location);
         let text = Metrics::parse(&watchdog.metrics_text());

@@ -34,7 +34,7 @@ fn the_runtime_may_be_dropped_first() {
         assert!(watchdog.coverage().runtimes[0].alive);
         within_timeout("a drop", move || drop(runtime));
         assert!(!watchdog.coverage().runtimes[0].alive, "{name}");
-        assert_eq!(reported_so_far(&watchdog, &collected).len(), 0, "the watchdog goes on");
+        assert_eq!(reported_so_far(&watchdog, &collected).len(), 0, "the watchdog continues");
     }
 }
 

@@ -90,7 +90,7 @@ fn five_hundred_idle_connections_keep_nobody_out() {
     assert!(started.elapsed() < PROMPT);
     runtime.block_on(watchdog.watch(yields(3)));
     let metrics = Metrics::scrape(addr);
-    assert_eq!(metrics.get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring goes on");
+    assert_eq!(metrics.get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring continues");
     drop(idle);
     answers_promptly(addr);
 }
@@ -105,7 +105,7 @@ fn ten_pages_are_answered_beside_five_hundred_idle_connections() {
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
     answers_promptly(addr);
     runtime.block_on(watchdog.watch(yields(3)));
-    assert_eq!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring goes on");
+    assert_eq!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "main")]), 4.0, "measuring continues");
     let slowest = open.into_iter().map(|page| page.join().unwrap()).max();
     assert!(slowest < Some(PROMPT), "a page waited for {slowest:?}");
     drop(idle);

@@ -211,7 +211,7 @@ fn a_panicking_callback_is_caught_and_counted() {
     for i in 1..=3 {
         let observer = collected.clone();
         let root = async move { observer.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
-        assert!(runtime.block_on(watchdog.watch(root)), "detection goes on");
+        assert!(runtime.block_on(watchdog.watch(root)), "detection continues");
         collected.wait(|s| s.id == i && s.phase == Phase::Resolved).expect("and so does the rest");
     }
     let panics = || watchdog.snapshot().watchdog.callback_panics;

@@ -49,7 +49,7 @@ fn stalls_are_reported_with_stacks_switched_off() {
     assert!(watchdog.coverage().to_string().contains(words), "{}", watchdog.coverage());
     assert_eq!(stacks_coverage(&watchdog), 0.0);
     let captures = watchdog.snapshot().watchdog.captures;
-    assert!(captures.iter().all(|c| c.count == 0), "nobody asked for any: {captures:?}");
+    assert!(captures.iter().all(|c| c.count == 0), "no stack was requested: {captures:?}");
 }
 
 #[test]

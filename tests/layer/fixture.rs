@@ -87,17 +87,17 @@ impl Fixture {
             self.runtime.block_on(task).unwrap();
         }
         let stalls = self.stalls();
-        let ours: Vec<_> = stalls.iter().filter(|s| locations.contains(&s.site.to_string())).collect();
+        let reported: Vec<_> = stalls.iter().filter(|s| locations.contains(&s.site.to_string())).collect();
         let snapshot = self.watchdog.snapshot();
         assert!(
-            !ours.is_empty(),
+            !reported.is_empty(),
             "no task of {locations:?} was reported: {:#?}\n{:#?}\n{}\n{:#?}",
             snapshot.watchdog,
             find_site(&snapshot, "main", &locations[0]),
             self.watchdog.metrics_text().lines().filter(|line| line.contains("lost")).collect::<Vec<_>>().join("\n"),
             self.collected.all().iter().rev().take(12).collect::<Vec<_>>(),
         );
-        for stall in ours {
+        for stall in reported {
             assert!(stall.route.is_none() && stall.watched.is_none() && stall.parent_route.is_none(), "{stall}");
         }
     }

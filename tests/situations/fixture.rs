@@ -88,7 +88,7 @@ fn observe<K>(
         |s: &Stall| s.stack.is_some() || is_undisturbed(s).is_err() || s.elapsed >= threshold * EXAMINED_AFTER;
     let stall = collected.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing && has_ended(s));
     release();
-    runtime.block_on(task).expect("the task goes on as without the watchdog");
+    runtime.block_on(task).expect("the task continues as without the watchdog");
     drop(kept);
     let stall = stall.unwrap_or_else(|| panic!("no complete report: {:#?}", collected.all()));
     assert_eq!(stall.site.to_string(), location);

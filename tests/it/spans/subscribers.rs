@@ -199,7 +199,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chatty {
         warn!("a stall was reported");
         // Further stalls are found while this one is being reported.
         if let Some(watchdog) = lock(&self.watchdog).clone() {
-            wait_until("the watchdog goes on", || watchdog.stalls().len() >= 4);
+            wait_until("the watchdog continues", || watchdog.stalls().len() >= 4);
         }
     }
 }

@@ -29,7 +29,10 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, errors: &mut Vec
     }
     let known: Vec<_> = schema.as_object().expect("an object").keys().map(String::as_str).collect();
     let supported = ["type", "properties", "required", "items", "enum", "const", "description"];
-    assert!(known.iter().all(|key| supported.contains(key)), "{at}: {known:?} has a keyword that this validator does not support");
+    assert!(
+        known.iter().all(|key| supported.contains(key)),
+        "{at}: {known:?} has a keyword that this validator does not support"
+    );
     if let Some(wanted) = schema.get("const")
         && value != wanted
     {
