@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints pollwatch.json, the Grafana dashboard: `python3 dashboards/make.py > dashboards/pollwatch.json`.
 
-What is on it stands here; grafana.py has the shapes that Grafana wants. `cargo test --test dashboard` holds that the two agree,
+What is on it stands here; grafana.py has the shapes that Grafana wants. `cargo test --test monitoring` holds that the two agree,
 and asks each query of a real Prometheus. Names of recorded series (`instance_runtime:...`) come from rules.yml.
 """
 

@@ -1,40 +1,38 @@
-//! Somebody sets the wall clock: nothing is told for that, and what is told is as long as it was. The clock of the whole process is
-//! replaced, so this is a binary of its own.
+//! Changes of the wall clock cause no stall and do not change the length of one. These tests
+//! replace the clock of the whole process, so they are a binary of their own.
 
 #![cfg(target_os = "linux")]
-
-#[path = "it/support.rs"]
-mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use support::*;
+use test_support::*;
 
-/// Seconds that the wall clock has been set forward by.
+/// The seconds by which the wall clock is ahead.
 static STEP: AtomicI64 = AtomicI64::new(0);
-/// There is one clock for both tests.
+/// Serializes the tests, which share the one clock.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What `SystemTime::now` and all others in this binary ask, in place of the C library's.
+/// Replaces the C library's function for this binary, so that `SystemTime::now` and all others see
+/// the changed clock.
 ///
 /// # Safety
 ///
-/// `time` is a valid place to write to.
+/// `time` is valid for writes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
-    // SAFETY: the caller's promise; the kernel checks the clock.
+    // SAFETY: the caller guarantees that `time` is valid for writes; the kernel checks `clock`.
     let result = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) } as libc::c_int;
     if result == 0 && clock == libc::CLOCK_REALTIME {
-        // SAFETY: it was just written to.
+        // SAFETY: the system call has just written to `time`.
         unsafe { (*time).tv_sec += STEP.load(Ordering::Relaxed) };
     }
     result
 }
 
-/// Sets the clock back and forth by hours and days while polls go on.
-fn while_it_is_set(run: impl FnOnce()) {
+/// Sets the clock back and forth by hours and days while `run` runs.
+fn while_the_clock_changes(run: impl FnOnce()) {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let setter = std::thread::spawn(move || {
@@ -51,8 +49,8 @@ fn while_it_is_set(run: impl FnOnce()) {
     setter.join().unwrap();
 }
 
-/// The stand-in is the one that is asked.
-fn is_in_place() {
+/// Asserts that `SystemTime::now` reads the replaced clock.
+fn assert_replaced() {
     let before = SystemTime::now();
     STEP.store(3_600, Ordering::Relaxed);
     let hour = SystemTime::now().duration_since(before).expect("forward");
@@ -61,45 +59,45 @@ fn is_in_place() {
 }
 
 #[test]
-fn a_clock_that_is_set_is_no_stall() {
+fn changing_the_wall_clock_causes_no_stall() {
     let _alone = lock(&ALONE);
-    is_in_place();
+    assert_replaced();
     const LONG: Duration = Duration::from_millis(200);
     for (name, builder) in flavours() {
         let mut builder = builder;
         undisturbed(|| {
-            let (watchdog, told) = start(LONG);
+            let (watchdog, collected) = start(LONG);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-            while_it_is_set(|| {
-                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async {
-                    let begin = Instant::now();
-                    while begin.elapsed() < LONG * 3 {
+            while_the_clock_changes(|| {
+                let (task, _) = spawn_measured(&watchdog, runtime.handle(), async {
+                    let started = Instant::now();
+                    while started.elapsed() < LONG * 3 {
                         block(Duration::from_millis(2));
                         yield_once().await;
                     }
                 });
                 runtime.block_on(task).unwrap();
             });
-            let stalls = told_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &collected);
             if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
         });
     }
 }
 
 #[test]
-fn a_stall_is_as_long_as_it_was() {
+fn changing_the_wall_clock_does_not_change_durations() {
     let _alone = lock(&ALONE);
-    is_in_place();
+    assert_replaced();
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             let mut times = None;
-            while_it_is_set(|| {
-                let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
+            while_the_clock_changes(|| {
+                let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });
                 let outer = Instant::now();
                 let inner = runtime.block_on(task).unwrap();
-                let stall = told.wait_resolved(name);
+                let stall = collected.wait_resolved(name);
                 times = Some((stall, inner, outer.elapsed()));
             });
             let (stall, inner, outer) = times.expect("it ran");
@@ -108,7 +106,7 @@ fn a_stall_is_as_long_as_it_was() {
                 runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|of_cause| of_cause.stalls.time).sum();
             for elapsed in [stall.elapsed, counted] {
                 assert!(elapsed <= outer.mul_f64(1.01), "{name}: {elapsed:?} of {outer:?} {stall}");
-                measured(&watchdog, elapsed >= inner.mul_f64(0.99), (name, elapsed, inner))?;
+                holds_unless_overslept(&watchdog, elapsed >= inner.mul_f64(0.99), (name, elapsed, inner))?;
             }
             Ok(())
         });

@@ -1,31 +1,29 @@
-//! What a watchdog leaves behind: nothing. Counts this process' threads and descriptors, so it is a binary of its own, and
-//! its tests run one at a time.
+//! A watchdog leaves nothing behind. These tests count the threads and descriptors of the process,
+//! so they are a binary of their own and run one at a time.
 
 #![cfg(target_os = "linux")]
-
-#[path = "it/support.rs"]
-mod support;
 
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use pollwatch::{Stall, Watchdog, WatchdogBuilder};
-use support::*;
+use test_support::*;
 
-/// The kernel's flag of a thread that is through with all of its own code.
+/// The kernel's flag of a thread that has finished all user code.
 const PF_EXITING: u32 = 4;
 
-fn alone() -> MutexGuard<'static, ()> {
+fn serialized() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     lock(&ONE)
 }
 
-/// pollwatch's threads in this process. One that was joined is listed for a moment longer: the kernel tells of its end first.
+/// Counts pollwatch's threads in this process. A joined thread is listed for a moment longer, since
+/// the kernel announces its end before it removes the thread.
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("proc is mounted");
     let stat = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.ok()?.path().join("stat")).ok();
     let runs = |stat: &String| {
-        // `TID (NAME) STATE`, five more, then the flags.
+        // `TID (NAME) STATE`, five more fields, then the flags.
         let (head, rest) = stat.rsplit_once(") ").expect("a name");
         let flags: u32 = rest.split(' ').nth(6).and_then(|flags| flags.parse().ok()).expect("flags");
         head.contains("(pollwatch") && flags & PF_EXITING == 0
@@ -33,13 +31,14 @@ fn threads() -> usize {
     tasks.filter_map(stat).filter(runs).count()
 }
 
-/// Ends what has threads: they are joined, but for those that hang. Each is waited for for two seconds at most; if that was
-/// too short for a busy machine, they end all the same.
+/// Ends something that has threads, and asserts that they are joined, except hanging ones. Each is
+/// waited for for at most two seconds. On a busy machine that may be too short; they end all the
+/// same.
 #[track_caller]
-fn ends(hanging: usize, end: impl FnOnce()) {
-    let begin = Instant::now();
+fn assert_ends(hanging: usize, end: impl FnOnce()) {
+    let started = Instant::now();
     end();
-    if begin.elapsed() < Duration::from_secs(2) * (hanging as u32 + 1) {
+    if started.elapsed() < Duration::from_secs(2) * (hanging as u32 + 1) {
         assert_eq!(threads(), hanging, "joined");
     }
     wait_until("the threads end", || threads() == hanging);
@@ -53,59 +52,59 @@ fn serving() -> WatchdogBuilder {
     Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap())
 }
 
-/// One that has opened what it keeps open, on its own thread.
+/// A watchdog that has opened what it keeps open, on its own thread.
 fn settled() -> Watchdog {
     let watchdog = serving().start().unwrap();
-    wait_until("it runs", || watchdog.snapshot().watchdog.wakeups > 0);
+    wait_until("the watchdog runs", || watchdog.snapshot().watchdog.wakeups > 0);
     watchdog
 }
 
 #[test]
 fn threads_end_with_the_last_handle() {
-    let _alone = alone();
+    let _alone = serialized();
     assert_eq!(threads(), 0);
     let watchdog = serving().start().unwrap();
     let clone = watchdog.clone();
-    // A thread names itself, once it runs.
+    // A thread sets its name once it runs.
     wait_until("all three run", || threads() == 3);
     drop(watchdog);
     assert_eq!(threads(), 3);
     let runtime = clone.build_runtime("main", &mut multi_thread(2)).unwrap();
     let (watched, collector) = (clone.watch(yields(1)), clone.collector());
-    // What is still around keeps none alive.
-    ends(0, || drop(clone));
+    // What is left keeps no thread alive.
+    assert_ends(0, || drop(clone));
     runtime.block_on(watched);
     drop((runtime, collector));
 }
 
 #[test]
 fn threads_end_at_shutdown() {
-    let _alone = alone();
+    let _alone = serialized();
     let watchdog = serving().start().unwrap();
     let addr = watchdog.local_addr().unwrap();
     assert_eq!(get(addr, "/healthz").status, 200);
-    ends(0, || watchdog.shutdown());
-    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens");
+    assert_ends(0, || watchdog.shutdown());
+    assert!(std::net::TcpStream::connect(addr).is_err(), "the port is closed");
     assert_eq!(Watchdog::builder().listen(addr).log(false).start().unwrap().local_addr(), Some(addr));
 }
 
-/// With requests under way and connections open.
+/// The server assert_ends with requests in progress and connections open.
 #[test]
-fn an_open_connection_does_not_keep_the_server() {
-    let _alone = alone();
+fn an_open_connection_does_not_keep_the_server_alive() {
+    let _alone = serialized();
     let watchdog = serving().start().unwrap();
     let idle: Vec<_> = (0..5).map(|_| connect(watchdog.local_addr().unwrap())).collect();
     assert_eq!(get(watchdog.local_addr().unwrap(), "/metrics").status, 200);
-    ends(0, || in_time("a drop", move || drop(watchdog)));
+    assert_ends(0, || within_timeout("a drop", move || drop(watchdog)));
     drop(idle);
 }
 
 #[test]
-fn dropped_inside_the_callback() {
-    let _alone = alone();
+fn the_last_handle_may_be_dropped_inside_the_callback() {
+    let _alone = serialized();
     let last: Arc<Mutex<Option<Watchdog>>> = Arc::default();
-    let (inside, dropped) = (last.clone(), Told::default());
-    let keep = dropped.keep();
+    let (inside, dropped) = (last.clone(), CollectedStalls::default());
+    let keep = dropped.callback();
     let watchdog = serving()
         .on_stall(move |stall: &Stall| {
             let handle = lock(&inside).take();
@@ -119,7 +118,7 @@ fn dropped_inside_the_callback() {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let gate = Gate::new();
     let key = gate.key();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
     *lock(&last) = Some(watchdog);
     dropped.wait(|_| true).expect("the last handle goes on the watchdog's own thread");
     wait_until("its threads are gone", || threads() == 0);
@@ -128,8 +127,8 @@ fn dropped_inside_the_callback() {
 }
 
 #[test]
-fn dropped_on_a_worker() {
-    let _alone = alone();
+fn the_last_handle_may_be_dropped_on_a_worker() {
+    let _alone = serialized();
     for (name, mut builder) in flavours() {
         let watchdog = serving().start().unwrap();
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -142,10 +141,10 @@ fn dropped_on_a_worker() {
     }
 }
 
-/// The last handle is within a task of a runtime that is watched: it goes with that runtime.
+/// The last handle is inside a task of a watched runtime, and is dropped with that runtime.
 #[test]
-fn dropped_with_the_runtime() {
-    let _alone = alone();
+fn the_last_handle_may_be_dropped_with_the_runtime() {
+    let _alone = serialized();
     for (name, mut builder) in flavours() {
         let watchdog = serving().start().unwrap();
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
@@ -153,27 +152,27 @@ fn dropped_with_the_runtime() {
             std::future::pending::<()>().await;
             drop(watchdog);
         });
-        in_time("a drop", move || drop(runtime));
+        within_timeout("a drop", move || drop(runtime));
         wait_until("its threads are gone", || threads() == 0);
     }
 }
 
 #[test]
-fn a_failed_start_leaves_nothing() {
-    let _alone = alone();
+fn a_failed_start_leaves_nothing_behind() {
+    let _alone = serialized();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let before = descriptors();
     for _ in 0..10 {
-        ends(0, || assert!(serving().listen(addr).start().is_err_and(|e| e.is_listen())));
+        assert_ends(0, || assert!(serving().listen(addr).start().is_err_and(|e| e.is_listen())));
     }
     assert_eq!(descriptors(), before);
 }
 
-/// A callback that hangs is left behind, and its thread ends when it can.
+/// A hanging callback is left behind, and its thread assert_ends when it can.
 #[test]
-fn a_hanging_callback_ends_later() {
-    let _alone = alone();
+fn the_thread_of_a_hanging_callback_ends_later() {
+    let _alone = serialized();
     let gate = Gate::new();
     let key = gate.key();
     let (entered, is_entered) = mpsc::channel();
@@ -183,25 +182,25 @@ fn a_hanging_callback_ends_later() {
     };
     let watchdog = serving().on_stall(hang).start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(PATIENCE).expect("the callback hangs") }));
-    // The server's is gone, this one hangs.
-    ends(1, || drop(watchdog));
+    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(TIMEOUT).expect("the callback hangs") }));
+    // The server's thread has ended, this one hangs.
+    assert_ends(1, || drop(watchdog));
     gate.open();
-    wait_until("it ends", || threads() == 0);
+    wait_until("the thread ends", || threads() == 0);
 }
 
-/// Runtimes come and go by the dozen, and give everything back, in whichever order.
+/// Dozens of runtimes come and go, in any order, and leave no descriptor open.
 #[test]
-fn descriptors_are_given_back() {
-    let _alone = alone();
+fn descriptors_are_closed() {
+    let _alone = serialized();
     let run = |watchdog: &Watchdog, i: usize| {
         let mut builder = if i.is_multiple_of(2) { multi_thread(2) } else { current_thread() };
         let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
-        let (task, _) = spawn_seen(watchdog, runtime.handle(), yields(3));
+        let (task, _) = spawn_measured(watchdog, runtime.handle(), yields(3));
         runtime.block_on(task).unwrap();
         runtime
     };
-    // What is opened once a process is open after the first round.
+    // What is opened once per process is open after the first round.
     drop(run(&settled(), 0));
     let before = descriptors();
     let watchdog = settled();
@@ -211,21 +210,21 @@ fn descriptors_are_given_back() {
     }
     assert_eq!(descriptors(), serving_one, "a runtime that is gone holds none");
     assert_eq!(watchdog.coverage().runtimes.len(), 1);
-    ends(0, || drop(watchdog));
+    assert_ends(0, || drop(watchdog));
     assert_eq!(descriptors(), before);
     for i in 0..50 {
         let watchdog = serving().start().unwrap();
         let runtime = run(&watchdog, i);
         assert_eq!(get(watchdog.local_addr().unwrap(), "/metrics").status, 200);
-        ends(0, || if i % 3 == 0 { drop((watchdog, runtime)) } else { drop((runtime, watchdog)) });
+        assert_ends(0, || if i % 3 == 0 { drop((watchdog, runtime)) } else { drop((runtime, watchdog)) });
     }
     assert_eq!(descriptors(), before);
 }
 
-/// A runtime that was only attached, or adopted, is not kept either.
+/// An attached runtime and one registered by a watched future are released too.
 #[test]
-fn attached_runtimes_are_given_back() {
-    let _alone = alone();
+fn attached_runtimes_are_released() {
+    let _alone = serialized();
     let watchdog = settled();
     let before = descriptors();
     for i in 0..20 {

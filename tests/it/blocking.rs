@@ -6,9 +6,9 @@ use std::sync::mpsc;
 use pollwatch::{Phase, Stall};
 use tokio::task::block_in_place;
 
-use crate::support::*;
+use test_support::*;
 
-fn none(stalls: &[Stall]) -> Result<(), String> {
+fn no_stalls(stalls: &[Stall]) -> Result<(), String> {
     if stalls.is_empty() { Ok(()) } else { Err(format!("{} reports, the first: {}", stalls.len(), stalls[0])) }
 }
 
@@ -16,91 +16,91 @@ fn none(stalls: &[Stall]) -> Result<(), String> {
 fn spawn_blocking_is_neither_a_stall_nor_a_task() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             runtime.block_on(watchdog.watch(async {
                 tokio::task::spawn_blocking(|| block(THRESHOLD * 10)).await.unwrap();
             }));
-            let stalls = told_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &collected);
             drop(runtime);
             let snapshot = watchdog.snapshot();
             let of_it = snapshot.sites.iter().filter(|s| &*s.runtime == name);
             let tasks: Vec<_> = of_it.map(|s| (s.spawned, s.terminated)).collect();
             assert_eq!(tasks, [(0, 0)], "{name}: the root's site alone");
-            none(&stalls)
+            no_stalls(&stalls)
         });
     }
 }
 
-/// The other side of the last one: the same block on the worker is a stall.
+/// The counterpart of the test above: the same block on the worker is a stall.
 #[test]
 fn a_task_that_blocks_is_a_stall() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-            let (task, place) = spawn_seen(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
+            let (task, location) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 3) });
             let id = task.id();
             runtime.block_on(task).unwrap();
-            let stall = told.wait_resolved(name);
-            assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (place.clone(), Some(id), name));
+            let stall = collected.wait_resolved(name);
+            assert_eq!((stall.site.to_string(), stall.task, &*stall.runtime), (location.clone(), Some(id), name));
             assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
-            measured(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
+            holds_unless_overslept(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
             is_undisturbed(&stall)?;
-            assert_eq!(site_of(&watchdog, name, &place).stalls.count, 1, "it is counted at its place");
+            assert_eq!(site_of(&watchdog, name, &location).stalls.count, 1, "it is counted at its site");
             Ok(())
         });
     }
 }
 
 #[test]
-fn block_in_place_hands_the_worker_on() {
+fn block_in_place_hands_the_worker_over() {
     undisturbed(|| {
         let threshold = THRESHOLD * 5;
-        let (watchdog, told) = start(threshold);
+        let (watchdog, collected) = start(threshold);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move {
             block_in_place(|| block(threshold * 10));
         });
         runtime.block_on(task).unwrap();
-        let stalls = told_so_far(&watchdog, &told);
+        let stalls = reported_so_far(&watchdog, &collected);
         drop(runtime);
-        let site = site_of(&watchdog, "main", &place);
+        let site = site_of(&watchdog, "main", &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (1, 1, 1), "the hand-off is no task");
         assert!(site.poll_max >= threshold * 9, "the poll is measured all the same");
-        none(&stalls)
+        no_stalls(&stalls)
     });
 }
 
-/// Whoever took the worker over keeps it busy: that is not the poll's doing.
+/// A new worker thread that is busy does not make the poll that left the worker a stall.
 #[test]
 fn block_in_place_beside_a_busy_worker() {
     undisturbed(|| {
         let threshold = THRESHOLD * 5;
-        let (watchdog, told) = start(threshold);
+        let (watchdog, collected) = start(threshold);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (in_place, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+        let (in_place, _) = spawn_measured(&watchdog, runtime.handle(), async move {
             block_in_place(move || key.pass());
         });
-        let (busy, _) = spawn_seen(&watchdog, runtime.handle(), async move {
-            let begin = std::time::Instant::now();
-            while begin.elapsed() < threshold * 10 {
+        let (busy, _) = spawn_measured(&watchdog, runtime.handle(), async move {
+            let started = std::time::Instant::now();
+            while started.elapsed() < threshold * 10 {
                 yield_once().await;
             }
         });
         runtime.block_on(busy).unwrap();
         gate.open();
         runtime.block_on(in_place).unwrap();
-        none(&told_so_far(&watchdog, &told))
+        no_stalls(&reported_so_far(&watchdog, &collected))
     });
 }
 
-/// No thread is left to take the worker over: it is blocked, and said to be while it is.
+/// No thread is left to take the worker over, so the worker is blocked and is reported while it is.
 #[test]
 fn block_in_place_with_a_full_pool_is_a_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let mut builder = multi_thread(1);
     let runtime = watchdog.build_runtime("main", builder.max_blocking_threads(1)).unwrap();
     let gate = Gate::new();
@@ -110,59 +110,57 @@ fn block_in_place_with_a_full_pool_is_a_stall() {
         occupied.send(()).unwrap();
         key.pass()
     });
-    is_occupied.recv_timeout(PATIENCE).expect("the pool's one thread is taken");
-    let heard = told.clone();
-    let (task, place) =
-        spawn_seen(
-            &watchdog,
-            runtime.handle(),
-            async move { block_in_place(move || heard.wait_ongoing("main").is_some()) },
-        );
-    assert!(runtime.block_on(task).unwrap(), "told while it blocks");
-    assert_eq!(told.wait_resolved("main").site.to_string(), place);
-    assert_eq!(told.of("main")[0].worker, Some(0));
+    is_occupied.recv_timeout(TIMEOUT).expect("the pool's one thread is taken");
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move {
+        block_in_place(move || observer.wait_ongoing("main").is_some())
+    });
+    assert!(runtime.block_on(task).unwrap(), "reported while it blocks");
+    assert_eq!(collected.wait_resolved("main").site.to_string(), location);
+    assert_eq!(collected.of("main")[0].worker, Some(0));
 }
 
-/// A part of a poll that blocks before the hand-off is the worker's, and ends with it.
+/// A stall before the hand-off belongs to the worker and ends with the hand-off.
 #[test]
 fn a_stall_ends_at_the_hand_off() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
-        let before = heard.wait_ongoing("main").is_some();
-        let ended = || heard.wait(|s| &*s.runtime == "main" && s.phase == Phase::Resolved).is_some();
-        // In stable mode a hand-off shows when the new thread parks or is asked to: it has nothing to do and parks.
+    let observer = collected.clone();
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
+        let before = observer.wait_ongoing("main").is_some();
+        let ended = || observer.wait(|s| &*s.runtime == "main" && s.phase == Phase::Resolved).is_some();
+        // Stable mode notices a hand-off when the new thread parks or is asked to, so it must be
+        // idle.
         (before, block_in_place(ended))
     });
     assert_eq!(runtime.block_on(task).unwrap(), (true, true), "found, and resolved, before the poll returned");
-    let stalls = told_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &collected);
     assert!(stalls.iter().all(|s| s.id == stalls[0].id), "one stall: {stalls:#?}");
     assert_eq!(stalls.iter().filter(|s| s.phase == Phase::Resolved).count(), 1);
 }
 
 #[test]
 fn the_root_of_a_current_thread_runtime_is_a_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
-    let (root, place) = watch_at(&watchdog, async move { heard.wait_ongoing("main").is_some() });
-    assert!(runtime.block_on(root), "told while it blocks");
-    let stall = told.wait_resolved("main");
-    assert_eq!((stall.worker, stall.task, stall.site.to_string()), (Some(0), None, place));
+    let observer = collected.clone();
+    let (root, location) = watch_at(&watchdog, async move { observer.wait_ongoing("main").is_some() });
+    assert!(runtime.block_on(root), "reported while it blocks");
+    let stall = collected.wait_resolved("main");
+    assert_eq!((stall.worker, stall.task, stall.site.to_string()), (Some(0), None, location));
 }
 
 #[test]
-fn the_root_of_a_multi_thread_runtime_is_measured_but_no_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+fn the_root_of_a_multi_thread_runtime_is_measured_and_is_no_stall() {
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
-    let (root, place) = watch_at(&watchdog, async {
+    let (root, location) = watch_at(&watchdog, async {
         block(THRESHOLD * 10);
         runtime_of(&watchdog.snapshot(), "main").blocked_workers
     });
     assert_eq!(runtime.block_on(root), 0, "nor is a worker blocked meanwhile");
-    none(&told_so_far(&watchdog, &told)).unwrap();
-    let site = site_of(&watchdog, "main", &place);
+    no_stalls(&reported_so_far(&watchdog, &collected)).unwrap();
+    let site = site_of(&watchdog, "main", &location);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
     assert_eq!(site.stalls.count, 0);
 }
@@ -170,118 +168,120 @@ fn the_root_of_a_multi_thread_runtime_is_measured_but_no_stall() {
 #[test]
 fn block_on_inside_spawn_blocking_is_no_stall() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let handle = runtime.handle().clone();
         let inner = watchdog.clone();
-        let (send, place) = std::sync::mpsc::channel();
+        let (send, location) = std::sync::mpsc::channel();
         let blocking = runtime.spawn_blocking(move || {
-            let (root, place) = watch_at(&inner, async { block(THRESHOLD * 10) });
-            send.send(place).unwrap();
+            let (root, location) = watch_at(&inner, async { block(THRESHOLD * 10) });
+            send.send(location).unwrap();
             handle.block_on(root);
         });
         runtime.block_on(blocking).unwrap();
-        none(&told_so_far(&watchdog, &told)).unwrap();
-        let site = site_of(&watchdog, name, &place.recv().unwrap());
+        no_stalls(&reported_so_far(&watchdog, &collected)).unwrap();
+        let site = site_of(&watchdog, name, &location.recv().unwrap());
         assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{name}: {site:?}");
     }
 }
 
-/// One thread drives a current-thread runtime; a second one that calls `block_on` polls its own root beside it.
+/// One thread drives a current-thread runtime; a second thread that calls `block_on` polls only its
+/// own root.
 #[test]
 fn a_guest_of_a_current_thread_runtime_is_no_stall() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (here, driven) = mpsc::channel();
-    let place = std::thread::scope(|scope| {
+    let location = std::thread::scope(|scope| {
         scope.spawn(|| {
             runtime.block_on(watchdog.watch(async {
                 here.send(()).unwrap();
                 stopped.await.unwrap();
             }));
         });
-        driven.recv_timeout(PATIENCE).expect("the owner drives it");
+        driven.recv_timeout(TIMEOUT).expect("the owner drives it");
         // The owner parks within the runtime and keeps it.
-        let (guest, place) = watch_at(&watchdog, async {
+        let (guest, location) = watch_at(&watchdog, async {
             block(THRESHOLD * 10);
-            // The owner's own poll may have been kept from its end. The guest's goes on meanwhile.
-            wait_until("none is blocked", || runtime_of(&watchdog.snapshot(), "main").blocked_workers == 0);
+            // The owner's own poll may be delayed at its end, while the guest's poll is still
+            // running.
+            wait_until("no worker is blocked", || runtime_of(&watchdog.snapshot(), "main").blocked_workers == 0);
         });
         runtime.block_on(guest);
         stop.send(()).unwrap();
-        place
+        location
     });
-    let of_guest: Vec<_> = told_so_far(&watchdog, &told);
-    let of_guest: Vec<_> = of_guest.into_iter().filter(|s| s.site.to_string() == place).collect();
-    none(&of_guest).unwrap();
-    let site = site_of(&watchdog, "main", &place);
+    let of_guest: Vec<_> = reported_so_far(&watchdog, &collected);
+    let of_guest: Vec<_> = of_guest.into_iter().filter(|s| s.site.to_string() == location).collect();
+    no_stalls(&of_guest).unwrap();
+    let site = site_of(&watchdog, "main", &location);
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
 }
 
-/// The same runtime, when nobody else drives it: then that thread is its worker.
+/// A thread that calls `block_on` on the same runtime while nobody else drives it is its worker.
 #[test]
-fn any_thread_may_own_a_current_thread_runtime() {
-    let (watchdog, told) = start(THRESHOLD);
+fn any_thread_may_drive_a_current_thread_runtime() {
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..2 {
-        let before = told.of("main").len();
+        let before = collected.of("main").len();
         std::thread::scope(|scope| {
             scope.spawn(|| runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) })));
         });
-        wait_until("a stall of this thread", || told.of("main").len() > before);
+        wait_until("a stall of this thread", || collected.of("main").len() > before);
     }
 }
 
-/// Each of two workers that block is told, with its own index.
+/// Each of two blocked workers is reported with its own index.
 #[test]
-fn every_blocked_worker_is_told() {
-    let (watchdog, told) = start(THRESHOLD);
+fn every_blocked_worker_is_reported() {
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
     let tasks: Vec<_> = (0..2)
         .map(|_| {
             let key = gate.key();
-            spawn_seen(&watchdog, runtime.handle(), async move { key.pass() }).0
+            spawn_measured(&watchdog, runtime.handle(), async move { key.pass() }).0
         })
         .collect();
     let blocked = || runtime_of(&watchdog.snapshot(), "main").blocked_workers;
     wait_until("both are blocked", || blocked() == 2);
-    let workers = || told.of("main").iter().filter_map(|s| s.worker).collect::<BTreeSet<_>>();
-    wait_until("both are told", || workers().len() == 2);
+    let workers = || collected.of("main").iter().filter_map(|s| s.worker).collect::<BTreeSet<_>>();
+    wait_until("both are reported", || workers().len() == 2);
     assert_eq!(Vec::from_iter(workers()), [0, 1]);
     gate.open();
     for task in tasks {
         assert!(runtime.block_on(task).unwrap());
     }
-    wait_until("none is blocked", || blocked() == 0);
+    wait_until("no worker is blocked", || blocked() == 0);
 }
 
-/// Off every runtime a watched future counts under `other` and blocks nobody.
+/// Outside of every runtime a watched future counts under `other` and blocks nobody.
 #[test]
-fn polls_outside_of_a_runtime() {
-    let (watchdog, told) = start(THRESHOLD);
-    let (future, place) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
+fn polls_outside_of_a_runtime_count_under_other() {
+    let (watchdog, collected) = start(THRESHOLD);
+    let (future, location) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(future.as_mut().poll(&mut context).is_ready());
-    none(&told_so_far(&watchdog, &told)).unwrap();
-    assert_eq!(site_of(&watchdog, "other", &place).polls, 1);
+    no_stalls(&reported_so_far(&watchdog, &collected)).unwrap();
+    assert_eq!(site_of(&watchdog, "other", &location).polls, 1);
 }
 
 #[test]
-fn after_shutdown_polls_are_counted_and_no_stall_is_found() {
-    let (watchdog, told) = start(THRESHOLD);
+fn after_shutdown_polls_are_counted_and_no_stall_is_reported() {
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(1)));
     watchdog.shutdown();
     let (root, blocking) = watch_at(&watchdog, async { block(THRESHOLD * 3) });
     runtime.block_on(root);
     assert_eq!(site_of(&watchdog, "main", &blocking).polls, 1, "under the same name");
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), yields(3));
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), yields(3));
     runtime.block_on(task).unwrap();
     drop(runtime);
-    assert_eq!(site_of(&watchdog, "main", &place).polls, 4);
+    assert_eq!(site_of(&watchdog, "main", &location).polls, 4);
     assert_eq!(polls(&watchdog, "main"), 2 + 1 + 4);
-    assert!(told.all().iter().all(|s| s.site.to_string() != blocking), "{:#?}", told.all());
+    assert!(collected.all().iter().all(|s| s.site.to_string() != blocking), "{:#?}", collected.all());
 }

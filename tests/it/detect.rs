@@ -1,4 +1,4 @@
-//! When a stall is found, and when nothing is.
+//! When a stall is reported, and when nothing is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -6,28 +6,28 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Phase, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
-/// The block ends only after it has been told: found in flight, or the test never passes.
+/// The block ends only after it was reported, so the test passes only if it is found in flight.
 #[test]
-fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
+fn a_stall_is_reported_while_it_blocks_and_at_each_doubling() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (heard, runtime_name) = (told.clone(), name.to_owned());
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move {
-            heard.wait(|s| *s.runtime == *runtime_name && s.elapsed >= THRESHOLD * 8).map(|s| s.phase)
+        let (observer, runtime_name) = (collected.clone(), name.to_owned());
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move {
+            observer.wait(|s| *s.runtime == *runtime_name && s.elapsed >= THRESHOLD * 8).map(|s| s.phase)
         });
         let phase = runtime.block_on(task).unwrap();
-        assert_eq!(phase, Some(Phase::Ongoing), "{name}: told while it blocked");
-        let end = told.wait_resolved(name);
-        let reports = told.of(name);
-        assert!(reports.iter().all(|s| s.id == end.id && s.site.to_string() == place), "{name}: {reports:#?}");
+        assert_eq!(phase, Some(Phase::Ongoing), "{name}: reported while it blocked");
+        let end = collected.wait_resolved(name);
+        let reports = collected.of(name);
+        assert!(reports.iter().all(|s| s.id == end.id && s.site.to_string() == location), "{name}: {reports:#?}");
         let (last, ongoing) = reports.split_last().unwrap();
         assert_eq!(last.phase, Phase::Resolved);
         assert!(ongoing.iter().all(|s| s.phase == Phase::Ongoing));
         assert!(ongoing[0].elapsed >= THRESHOLD);
-        // Each further report has passed a doubling that the one before had not.
+        // Each further report follows a doubling of the elapsed time.
         let doublings = |elapsed: Duration| (elapsed.as_nanos() / THRESHOLD.as_nanos()).ilog2();
         for pair in ongoing.windows(2) {
             assert!(doublings(pair[1].elapsed) > doublings(pair[0].elapsed), "{name}: {ongoing:#?}");
@@ -40,77 +40,79 @@ fn a_stall_is_told_while_it_blocks_and_again_at_each_doubling() {
 }
 
 #[test]
-fn the_duration_is_the_true_one() {
+fn the_duration_is_exact() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
         let outer = Instant::now();
         let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 5) }));
         let outer = outer.elapsed();
-        let stall = told.wait_resolved("main");
-        // Two clocks, which agree to within a thousandth or so.
-        measured(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
+        let stall = collected.wait_resolved("main");
+        // The two clocks agree to about a thousandth.
+        holds_unless_overslept(&watchdog, stall.elapsed >= inner.mul_f64(0.99), (inner, &stall))?;
         assert!(stall.elapsed <= outer.mul_f64(1.01), "{outer:?} {stall:?}");
         assert!(stall.started_at.elapsed().unwrap() >= stall.elapsed.mul_f64(0.99));
         Ok(())
     });
 }
 
-/// A poll just above the threshold is always told, one just below never, however they and the looks lie.
+/// A poll just above the threshold is always reported and one just below never, whatever their
+/// position relative to the scans.
 #[test]
 fn the_threshold_is_exact() {
     const ROUNDS: usize = 10;
     let threshold = Duration::from_millis(10);
-    let (watchdog, told) = start(threshold);
+    let (watchdog, collected) = start(threshold);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let (mut above, mut below) = (String::new(), String::new());
     let (mut rounds, mut short) = (0, 0);
-    let begin = Instant::now();
-    // On a busy machine a sleeper is not always woken in time: enough of the short ones have to be short.
+    let started = Instant::now();
+    // A busy machine does not always wake a sleeper in time, so enough of the short polls have to
+    // be short.
     while short < ROUNDS {
-        assert!(begin.elapsed() < PATIENCE, "only {short} of {rounds} were short");
+        assert!(started.elapsed() < TIMEOUT, "only {short} of {rounds} were short");
         let outer = Instant::now();
-        let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
+        let (root, location) = watch_at(&watchdog, async { block(threshold.mul_f64(0.8)) });
         runtime.block_on(root);
         short += usize::from(outer.elapsed() < threshold - Duration::from_micros(100));
-        below = place;
-        let (root, place) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
+        below = location;
+        let (root, location) = watch_at(&watchdog, async { block(threshold.mul_f64(1.02)) });
         runtime.block_on(root);
-        above = place;
+        above = location;
         rounds += 1;
     }
-    let told = told_so_far(&watchdog, &told);
-    let ends = |place: &str| -> Vec<_> {
-        told.iter().filter(|s| s.phase == Phase::Resolved && s.site.to_string() == place).collect()
+    let collected = reported_so_far(&watchdog, &collected);
+    let ends = |location: &str| -> Vec<_> {
+        collected.iter().filter(|s| s.phase == Phase::Resolved && s.site.to_string() == location).collect()
     };
     assert_eq!(ends(&above).len(), rounds, "each long one once");
-    assert!(ends(&below).len() <= rounds - short, "a short one is told: {told:#?}");
-    assert!(told.iter().all(|s| s.elapsed >= threshold), "{told:#?}");
-    for place in [&above, &below] {
-        let blamed = ends(place).iter().filter(|s| is_undisturbed(s).is_ok()).count();
-        let counted = find_site(&watchdog.snapshot(), "main", place).map_or(0, |site| site.stalls.count);
-        assert_eq!(counted, blamed as u64, "{told:#?}");
+    assert!(ends(&below).len() <= rounds - short, "a short one is reported: {collected:#?}");
+    assert!(collected.iter().all(|s| s.elapsed >= threshold), "{collected:#?}");
+    for location in [&above, &below] {
+        let blamed = ends(location).iter().filter(|s| is_undisturbed(s).is_ok()).count();
+        let counted = find_site(&watchdog.snapshot(), "main", location).map_or(0, |site| site.stalls.count);
+        assert_eq!(counted, blamed as u64, "{collected:#?}");
     }
 }
 
 #[test]
-fn many_short_polls_are_silent() {
+fn many_short_polls_are_not_reported() {
     for (name, builder) in flavours() {
         let mut builder = builder;
         undisturbed(|| {
             let threshold = THRESHOLD * 5;
-            let (watchdog, told) = start(threshold);
+            let (watchdog, collected) = start(threshold);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
             let tasks: Vec<_> = (0..4)
                 .map(|_| {
                     let cooperative = async move {
-                        let begin = Instant::now();
-                        while begin.elapsed() < threshold * 5 {
+                        let started = Instant::now();
+                        while started.elapsed() < threshold * 5 {
                             block(Duration::from_micros(100));
                             yield_once().await;
                         }
                     };
-                    spawn_seen(&watchdog, runtime.handle(), cooperative).0
+                    spawn_measured(&watchdog, runtime.handle(), cooperative).0
                 })
                 .collect();
             runtime.block_on(async {
@@ -118,10 +120,10 @@ fn many_short_polls_are_silent() {
                     task.await.unwrap();
                 }
             });
-            let stalls = told_so_far(&watchdog, &told);
+            let stalls = reported_so_far(&watchdog, &collected);
             let now = runtime_of(&watchdog.snapshot(), name);
             let count: u64 = now.stalls.iter().map(|c| c.stalls.count).sum();
-            assert_eq!(count == 0, stalls.is_empty(), "told and counted alike");
+            assert_eq!(count == 0, stalls.is_empty(), "reported and counted alike");
             if stalls.is_empty() { Ok(()) } else { Err(format!("{stalls:#?}")) }
         });
     }
@@ -131,34 +133,37 @@ fn wakeups(watchdog: &Watchdog) -> u64 {
     watchdog.snapshot().watchdog.wakeups
 }
 
-/// A second, in which a busy watchdog would wake some hundred times.
-fn sleeps_through_a_second(watchdog: &Watchdog) -> Option<u64> {
+/// Blocks for a second, in which a busy watchdog would wake about a hundred times.
+fn sleeps_for_a_second(watchdog: &Watchdog) -> Option<u64> {
     let before = wakeups(watchdog);
     block(Duration::from_secs(1));
     (wakeups(watchdog) == before).then_some(before)
 }
 
 #[test]
-fn an_idle_watchdog_does_not_wake_and_still_finds_the_next_stall() {
+fn an_idle_watchdog_sleeps_and_still_finds_the_next_stall() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(Duration::from_millis(10));
+        let (watchdog, collected) = start(Duration::from_millis(10));
         if !watchdog.coverage().exact_wakeup {
-            eprintln!("skipped: no membarrier here, so the idle watchdog looks ten times a second");
+            skipped("no membarrier here, so the idle watchdog scans ten times a second");
             return;
         }
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         runtime.block_on(watchdog.watch(yields(3)));
-        let asleep = wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
-        let (heard, runtime_name) = (told.clone(), name.to_owned());
+        let asleep = wait_for("the watchdog sleeps", || sleeps_for_a_second(&watchdog));
+        let (observer, runtime_name) = (collected.clone(), name.to_owned());
         let (task, _) =
-            spawn_seen(&watchdog, runtime.handle(), async move { heard.wait_ongoing(&runtime_name).is_some() });
-        assert!(runtime.block_on(task).unwrap(), "{name}: the first stall after an idle time is told while it blocks");
+            spawn_measured(&watchdog, runtime.handle(), async move { observer.wait_ongoing(&runtime_name).is_some() });
+        assert!(
+            runtime.block_on(task).unwrap(),
+            "{name}: the first stall after an idle time is reported while it blocks"
+        );
         assert!(wakeups(&watchdog) > asleep);
-        wait_for("and it sleeps again", || sleeps_through_a_second(&watchdog));
+        wait_for("and the watchdog sleeps again", || sleeps_for_a_second(&watchdog));
     }
 }
 
-/// A poll that pends for ever is no poll in progress: a server that waits for requests costs nothing.
+/// A task that stays pending is no poll in progress: an idle server costs nothing.
 #[test]
 fn a_parked_runtime_lets_the_watchdog_sleep() {
     let (watchdog, _) = start(Duration::from_millis(10));
@@ -167,17 +172,17 @@ fn a_parked_runtime_lets_the_watchdog_sleep() {
     }
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async { stopped.await.is_ok() });
-    wait_for("the watchdog sleeps", || sleeps_through_a_second(&watchdog));
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { stopped.await.is_ok() });
+    wait_for("the watchdog sleeps", || sleeps_for_a_second(&watchdog));
     stop.send(()).unwrap();
     assert!(runtime.block_on(task).unwrap());
 }
 
-/// A callback that hangs keeps no stall from being found, and is given all of them afterwards.
+/// A hanging callback does not keep stalls from being found, and gets all of them afterwards.
 #[test]
-fn a_callback_that_hangs_blinds_nobody() {
-    let (gate, told, first) = (Gate::new(), Told::default(), AtomicBool::new(true));
-    let (key, keep) = (gate.key(), told.keep());
+fn a_hanging_callback_does_not_delay_detection() {
+    let (gate, collected, first) = (Gate::new(), CollectedStalls::default(), AtomicBool::new(true));
+    let (key, keep) = (gate.key(), collected.callback());
     let (in_callback, is_in_callback) = mpsc::channel();
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         if first.swap(false, Ordering::Relaxed) {
@@ -188,36 +193,36 @@ fn a_callback_that_hangs_blinds_nobody() {
     });
     let watchdog = watchdog.start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { is_in_callback.recv_timeout(PATIENCE).expect("the first one is found") }));
+    runtime.block_on(watchdog.watch(async { is_in_callback.recv_timeout(TIMEOUT).expect("the first one is found") }));
     let mut blocked = Vec::new();
     for i in 2..5 {
         let finder = watchdog.clone();
-        // Each blocks until it is found: in flight, while the callback hangs.
-        let (root, place) = watch_at(&watchdog, async move {
-            wait_until("it is found", || finder.stalls().iter().any(|s| s.id == i && s.phase == Phase::Ongoing));
+        // Each task blocks until its stall is found in flight, while the callback hangs.
+        let (root, location) = watch_at(&watchdog, async move {
+            wait_until("the stall is found", || finder.stalls().iter().any(|s| s.id == i && s.phase == Phase::Ongoing));
         });
         runtime.block_on(root);
-        blocked.push(place);
+        blocked.push(location);
     }
-    assert!(told.of("main").is_empty());
+    assert!(collected.of("main").is_empty());
     gate.open();
-    wait_until("all are told, to their ends", || {
-        let resolved: Vec<_> = told.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
+    wait_until("all are reported, to their ends", || {
+        let resolved: Vec<_> = collected.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
         resolved.len() == blocked.len() + 1
     });
-    for (i, place) in (2..).zip(&blocked) {
-        let steps: Vec<_> = told.of("main").into_iter().filter(|s| s.id == i).collect();
-        assert_eq!((steps[0].phase, steps[0].site.to_string()), (Phase::Ongoing, place.clone()));
+    for (i, location) in (2..).zip(&blocked) {
+        let steps: Vec<_> = collected.of("main").into_iter().filter(|s| s.id == i).collect();
+        assert_eq!((steps[0].phase, steps[0].site.to_string()), (Phase::Ongoing, location.clone()));
         assert!(steps.is_sorted_by_key(|s| s.elapsed), "{steps:#?}");
     }
 }
 
-/// A worker that exits right after a slow poll takes nothing with it.
+/// A worker thread that exits right after a slow poll does not lose its stall.
 #[test]
-fn a_stall_of_a_thread_that_is_gone_is_told() {
+fn a_stall_of_a_thread_that_has_exited_is_reported() {
     for _ in 0..5 {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
             let inner = watchdog.clone();
             std::thread::spawn(move || {
@@ -226,8 +231,8 @@ fn a_stall_of_a_thread_that_is_gone_is_told() {
             })
             .join()
             .unwrap();
-            let elapsed = told.wait_resolved("main").elapsed;
-            measured(&watchdog, elapsed >= THRESHOLD * 2 - THRESHOLD / 20, elapsed)
+            let elapsed = collected.wait_resolved("main").elapsed;
+            holds_unless_overslept(&watchdog, elapsed >= THRESHOLD * 2 - THRESHOLD / 20, elapsed)
         });
     }
 }

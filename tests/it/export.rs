@@ -1,4 +1,4 @@
-//! The pages and the collector: right numbers that move, while every worker of the user's is blocked.
+//! The pages and the collector: correct numbers that advance while every worker is blocked.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,25 +7,25 @@ use std::time::Duration;
 use pollwatch::{Phase, Watchdog};
 use prometheus::{Registry, TextEncoder};
 
-use crate::support::*;
+use test_support::*;
 
-fn serving(unhealthy_after: Duration) -> (Watchdog, Told, SocketAddr) {
+fn serving(unhealthy_after: Duration) -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false).unhealthy_after(unhealthy_after);
-    let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
-    let addr = watchdog.local_addr().expect("it listens");
+    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let addr = watchdog.local_addr().expect("the server listens");
     assert_ne!(addr.port(), 0);
-    (watchdog, told, addr)
+    (watchdog, collected, addr)
 }
 
 #[test]
-fn metrics_move_while_every_worker_is_blocked() {
+fn metrics_advance_while_every_worker_is_blocked() {
     for (name, mut builder) in flavours() {
-        undisturbed(|| metrics_move(name, &mut builder));
+        undisturbed(|| metrics_advance(name, &mut builder));
     }
 }
 
-fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(), String> {
-    let (watchdog, told, addr) = serving(Duration::from_secs(3600));
+fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(), String> {
+    let (watchdog, collected, addr) = serving(Duration::from_secs(3600));
     let runtime = watchdog.build_runtime(name, builder).unwrap();
     let handle = runtime.handle().clone();
     let workers = handle.metrics().num_workers();
@@ -36,24 +36,24 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
     assert_eq!(before.get("pollwatch_threshold_seconds", &[]), THRESHOLD.as_secs_f64());
 
     let gate = Gate::new();
-    let mut place = String::new();
+    let mut location = String::new();
     for _ in 0..workers {
         let key = gate.key();
-        place = spawn_seen(&watchdog, &handle, async move { key.pass() }).1;
+        location = spawn_measured(&watchdog, &handle, async move { key.pass() }).1;
     }
-    // A current-thread runtime needs somebody to drive it.
+    // A current-thread runtime needs a thread that drives it.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let driver = std::thread::spawn(move || runtime.block_on(stopped).is_ok());
-    let first = wait_for("all workers are blocked and told", || {
+    let first = wait_for("all workers are blocked and reported", || {
         let metrics = Metrics::scrape(addr);
         let all = metrics.get("pollwatch_blocked_workers", &runtime_label) == workers as f64;
         (all && metrics.sum("pollwatch_stalls_total", &runtime_label) == workers as f64).then_some(metrics)
     });
-    // What is starved is not counted at its place.
+    // A starved stall is not counted at its site.
     watchdog.stalls().iter().try_for_each(is_undisturbed)?;
     block(THRESHOLD);
     let second = Metrics::scrape(addr);
-    let site = [("runtime", name), ("site", place.as_str())];
+    let site = [("runtime", name), ("site", location.as_str())];
     for (metric, labels) in [
         ("pollwatch_oldest_stall_seconds", &runtime_label[..]),
         ("pollwatch_stall_seconds_total", &runtime_label),
@@ -61,7 +61,7 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
     ] {
         let (then, now) = (first.sum(metric, labels), second.sum(metric, labels));
         let moved = then > 0.0 && now >= then + THRESHOLD.as_secs_f64() * 0.99;
-        measured(&watchdog, moved, (name, metric, then, now))?;
+        holds_unless_overslept(&watchdog, moved, (name, metric, then, now))?;
     }
     assert_eq!(second.get("pollwatch_site_stalls_total", &site), workers as f64);
     assert_eq!(second.get("pollwatch_blocked_workers", &runtime_label), workers as f64);
@@ -71,19 +71,21 @@ fn metrics_move(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(),
         [m.get("pollwatch_blocked_workers", &runtime_label), m.get("pollwatch_oldest_stall_seconds", &runtime_label)]
     };
     wait_until("the gauges are back", || gauges(&Metrics::scrape(addr)) == [0.0, 0.0]);
-    wait_until("all are resolved", || told.of(name).iter().filter(|s| s.phase == Phase::Resolved).count() == workers);
+    wait_until("all are resolved", || {
+        collected.of(name).iter().filter(|s| s.phase == Phase::Resolved).count() == workers
+    });
     stop.send(()).unwrap();
     assert!(driver.join().unwrap());
     let after = Metrics::scrape(addr);
     let took: f64 = watchdog.stalls().iter().map(|s| s.elapsed.as_secs_f64()).sum();
     let told_seconds = after.sum("pollwatch_stall_seconds_total", &runtime_label);
-    measured(&watchdog, (told_seconds - took).abs() <= took * 0.01, (name, told_seconds, took))?;
+    holds_unless_overslept(&watchdog, (told_seconds - took).abs() <= took * 0.01, (name, told_seconds, took))?;
     assert_eq!(after.sum("pollwatch_stalls_total", &runtime_label), workers as f64);
     Ok(())
 }
 
 #[test]
-fn healthz_says_when_all_workers_are_blocked() {
+fn healthz_fails_while_all_workers_are_blocked() {
     let (watchdog, _, addr) = serving(Duration::from_millis(50));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let healthy = || get(addr, "/healthz").status == 200;
@@ -91,7 +93,7 @@ fn healthz_says_when_all_workers_are_blocked() {
     let gates = [Gate::new(), Gate::new()];
     let block_one = |gate: &Gate| {
         let key = gate.key();
-        spawn_seen(&watchdog, runtime.handle(), async move { key.pass() }).0
+        spawn_measured(&watchdog, runtime.handle(), async move { key.pass() }).0
     };
     let blocked = || runtime_of(&watchdog.snapshot(), "main");
     let first = block_one(&gates[0]);
@@ -107,8 +109,8 @@ fn healthz_says_when_all_workers_are_blocked() {
 }
 
 #[test]
-fn stalls_as_json() {
-    let (watchdog, told, addr) = serving(Duration::from_secs(5));
+fn stalls_are_served_as_json() {
+    let (watchdog, collected, addr) = serving(Duration::from_secs(5));
     let read = || {
         let reply = get(addr, "/stalls");
         assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, "application/json"));
@@ -120,7 +122,7 @@ fn stalls_as_json() {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     }
-    wait_until("all are resolved", || told.all().iter().filter(|s| s.phase == Phase::Resolved).count() == 6);
+    wait_until("all are resolved", || collected.all().iter().filter(|s| s.phase == Phase::Resolved).count() == 6);
     wait_until("the last is in the book", || read().last().is_some_and(|s| s["id"] == 6));
     let stalls = read();
     let ids: Vec<_> = stalls.iter().filter_map(|s| s["id"].as_u64()).collect();
@@ -135,7 +137,7 @@ fn stalls_as_json() {
 }
 
 #[test]
-fn paths_and_methods() {
+fn each_path_has_its_type_and_its_methods() {
     let (watchdog, _, addr) = serving(Duration::from_secs(5));
     let _runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for (path, kind) in [
@@ -168,8 +170,8 @@ fn paths_and_methods() {
 
 /// The user's own registry gathers what the page shows.
 #[test]
-fn the_collector_gathers_the_same() {
-    let (watchdog, told, addr) = serving(Duration::from_secs(5));
+fn the_collector_gathers_what_the_page_shows() {
+    let (watchdog, collected, addr) = serving(Duration::from_secs(5));
     let registry = Registry::new();
     registry.register(Box::new(watchdog.collector())).expect("every metric is described, and validly");
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
@@ -179,8 +181,8 @@ fn the_collector_gathers_the_same() {
     }));
     drop(runtime);
     let text = |registry: &Registry| TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-    // The one, and whichever poll was starved.
-    let stalls = told_so_far(&watchdog, &told).iter().filter(|s| s.phase == Phase::Resolved).count();
+    // The one stall, and any poll that was starved.
+    let stalls = reported_so_far(&watchdog, &collected).iter().filter(|s| s.phase == Phase::Resolved).count();
     let mine = Metrics::parse(&text(&registry));
     let served = Metrics::scrape(addr);
     let still = |metrics: &Metrics| -> BTreeMap<String, f64> {
@@ -192,8 +194,8 @@ fn the_collector_gathers_the_same() {
     assert!(stalls > 0);
     assert_eq!(mine.sum("pollwatch_stalls_total", &[("runtime", "main")]), stalls as f64);
     assert!(mine.get("pollwatch_polls_total", &[("runtime", "main")]) >= 8.0);
-    assert!(prometheus::gather().is_empty(), "the global registry is nobody's business");
-    // It outlives the watchdog.
+    assert!(prometheus::gather().is_empty(), "the global registry stays empty");
+    // The collector outlives the watchdog.
     drop(watchdog);
     assert_eq!(
         Metrics::parse(&text(&registry)).get("pollwatch_polls_total", &[("runtime", "main")]),
@@ -201,9 +203,10 @@ fn the_collector_gathers_the_same() {
     );
 }
 
-/// Threads and runtimes come and go; no counter goes down or away, and no histogram contradicts itself.
+/// Threads and runtimes come and go; no counter decreases or vanishes, and every histogram is
+/// consistent.
 #[test]
-fn counters_never_go_down() {
+fn counters_never_decrease() {
     let (watchdog, _, addr) = serving(Duration::from_secs(5));
     let churn = {
         let watchdog = watchdog.clone();
@@ -211,7 +214,8 @@ fn counters_never_go_down() {
             for i in 0..30 {
                 let mut builder = if i % 2 == 0 { multi_thread(2) } else { current_thread() };
                 let runtime = watchdog.build_runtime("churn", &mut builder).unwrap();
-                let tasks: Vec<_> = (0..20).map(|_| spawn_seen(&watchdog, runtime.handle(), yields(20)).0).collect();
+                let tasks: Vec<_> =
+                    (0..20).map(|_| spawn_measured(&watchdog, runtime.handle(), yields(20)).0).collect();
                 runtime.spawn_blocking(|| ());
                 runtime.block_on(watchdog.watch(async {
                     for task in tasks {

@@ -1,4 +1,5 @@
-//! Raw bytes onto the socket of the server: whatever comes, it goes on answering, and nothing of it panics.
+//! Raw bytes sent to the server: whatever they are, it keeps answering and none of its threads
+//! panics.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -10,11 +11,11 @@ use std::time::{Duration, Instant};
 use pollwatch::Watchdog;
 
 use crate::random::{Random, rounds};
-use crate::support::*;
+use test_support::*;
 
-/// Less than the server's own time limits: what takes as long waited for one of them.
+/// A time below the server's own limits: what takes this long waited for one of them.
 const PROMPT: Duration = Duration::from_secs(8);
-/// Connections left open, and said no more to: more than the server keeps.
+/// The number of idle connections that stay open, more than the server keeps.
 const LEFT_OPEN: usize = 80;
 
 const PATHS: [&str; 12] = [
@@ -32,7 +33,8 @@ const PATHS: [&str; 12] = [
     "/nowhere",
 ];
 
-/// Panics of pollwatch's own threads since the program began: tokio would keep them from being seen.
+/// Counts the panics of pollwatch's own threads since the start of the process. tokio would hide
+/// them.
 fn panics() -> u64 {
     static ONCE: Once = Once::new();
     static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -92,7 +94,7 @@ fn header(random: &Random) -> Vec<u8> {
     }
 }
 
-/// A request, or what looks like one.
+/// Makes a request, or something similar to one.
 fn head(random: &Random) -> Vec<u8> {
     const METHODS: [&[u8]; 14] = [
         b"GET", b"GET", b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE", b"get", b"PRI",
@@ -112,7 +114,7 @@ fn head(random: &Random) -> Vec<u8> {
     [&line[..], &headers, end, body].concat()
 }
 
-/// Changes some of it.
+/// Changes parts of the bytes at random.
 fn mangle(random: &Random, bytes: &mut Vec<u8>) {
     for _ in 0..random.below(6) {
         let (at, len) = (random.below(bytes.len() + 1), random.size(64));
@@ -137,7 +139,7 @@ fn mangle(random: &Random, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Sends it, all at once or in pieces, as far as the server takes it.
+/// Sends the bytes at once or in pieces, as far as the server takes them.
 fn send(random: &Random, mut stream: &TcpStream, bytes: &[u8]) {
     let piece = if random.once_in(2) { bytes.len().max(1) } else { 1 + random.size(bytes.len().max(1)) };
     for (i, part) in bytes.chunks(piece).enumerate() {
@@ -150,16 +152,16 @@ fn send(random: &Random, mut stream: &TcpStream, bytes: &[u8]) {
     }
 }
 
-/// All that the server says until it closes.
-fn rest_of(mut stream: &TcpStream) -> Vec<u8> {
-    let (mut all, begin) = (Vec::new(), Instant::now());
-    // A connection that is reset is closed, too.
+/// Reads until the server closes the connection.
+fn read_to_close(mut stream: &TcpStream) -> Vec<u8> {
+    let (mut all, started) = (Vec::new(), Instant::now());
+    // A reset closes the connection too.
     let _ = stream.read_to_end(&mut all);
-    assert!(begin.elapsed() < PROMPT, "nothing more comes: it closes by itself");
+    assert!(started.elapsed() < PROMPT, "the server closes the connection by itself");
     all
 }
 
-/// The statuses of what was answered to requests with these methods.
+/// Parses the statuses of the responses to requests with these methods.
 fn statuses(mut text: &[u8], methods: &[&str]) -> Vec<u16> {
     let mut statuses = Vec::new();
     for method in methods {
@@ -175,8 +177,8 @@ fn statuses(mut text: &[u8], methods: &[&str]) -> Vec<u16> {
     statuses
 }
 
-/// Requests in a row that are as they should be: each has its answer, in order.
-fn in_a_row(random: &Random, addr: SocketAddr) {
+/// Sends valid requests in a row; each has its response, in order.
+fn valid_pipeline(random: &Random, addr: SocketAddr) {
     let stream = connect(addr);
     let (mut bytes, mut methods, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..1 + random.size(30) {
@@ -191,10 +193,10 @@ fn in_a_row(random: &Random, addr: SocketAddr) {
     }
     send(random, &stream, &bytes);
     stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(statuses(&rest_of(&stream), &methods), wanted);
+    assert_eq!(statuses(&read_to_close(&stream), &methods), wanted);
 }
 
-/// Anything: what is answered is an answer.
+/// Sends anything; what comes back is empty or a response.
 fn anything(random: &Random, addr: SocketAddr, left_open: &mut VecDeque<TcpStream>) {
     let stream = connect(addr);
     stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -207,7 +209,7 @@ fn anything(random: &Random, addr: SocketAddr, left_open: &mut VecDeque<TcpStrea
     }
     send(random, &stream, &bytes);
     match random.below(4) {
-        // Gone, with or without a reset.
+        // Closes the connection, with or without a reset.
         0 => {}
         1 => {
             left_open.push_back(stream);
@@ -217,15 +219,19 @@ fn anything(random: &Random, addr: SocketAddr, left_open: &mut VecDeque<TcpStrea
         }
         _ => {
             if stream.shutdown(Shutdown::Write).is_ok() {
-                let said = rest_of(&stream);
-                assert!(said.is_empty() || said.starts_with(b"HTTP/1."), "{:?}", String::from_utf8_lossy(&said));
+                let printed = read_to_close(&stream);
+                assert!(
+                    printed.is_empty() || printed.starts_with(b"HTTP/1."),
+                    "{:?}",
+                    String::from_utf8_lossy(&printed)
+                );
             }
         }
     }
 }
 
 #[test]
-fn whatever_is_sent_it_goes_on_answering() {
+fn the_server_answers_after_any_bytes() {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
     let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
     let addr = watchdog.local_addr().unwrap();
@@ -237,10 +243,10 @@ fn whatever_is_sent_it_goes_on_answering() {
         for _ in 0..1 + random.below(4) {
             anything(random, addr, &mut left_open);
         }
-        in_a_row(random, addr);
-        let begin = Instant::now();
+        valid_pipeline(random, addr);
+        let started = Instant::now();
         assert_eq!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "main")]), 4.0);
-        assert!(begin.elapsed() < PROMPT);
+        assert!(started.elapsed() < PROMPT);
         assert_eq!(panics(), before, "a panic of the server's");
     });
     drop(left_open);

@@ -1,4 +1,4 @@
-//! The user's own task hooks, around ours (`tokio_unstable`).
+//! The user's own task hooks beside pollwatch's (`tokio_unstable`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,36 +7,36 @@ use pollwatch::Hooks;
 use tokio::runtime::{Handle, TaskMeta};
 use tokio::task::JoinHandle;
 
-use crate::support::*;
+use test_support::*;
 
-/// Counts what happens to the tasks of this file. The user's hooks see pollwatch's own task as well, and the ends of
-/// tokio's worker threads.
+/// Counts the events of the tasks of this file. The user's hooks also see pollwatch's own task and
+/// the ends of tokio's worker threads.
 fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'static {
-    let bump = bump(counter);
+    let increment = increment(counter);
     move |meta| {
         if meta.spawned_at().file() == file!() {
-            bump();
+            increment();
         }
     }
 }
 
-/// Counts spawns, polls begun, polls ended, terminations.
-fn counting(counters: &Counters) -> Hooks {
+/// Hooks that count spawns, starts of polls, ends of polls, and terminations.
+fn counting(counters: &HookCounters) -> Hooks {
     let [spawn, before, after, terminate] = counters.each_ref().map(count);
     Hooks::new().on_task_spawn(spawn).on_before_task_poll(before).on_after_task_poll(after).on_task_terminate(terminate)
 }
 
 #[test]
-fn the_users_hooks_run_as_well() {
+fn the_users_hooks_run() {
     for (name, mut builder) in flavours() {
-        let counters = Counters::default();
+        let counters = HookCounters::default();
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with(name, &mut builder, counting(&counters)).unwrap();
-        let (task, place) = spawn_on(runtime.handle(), yields(10));
+        let (task, location) = spawn_on(runtime.handle(), yields(10));
         runtime.block_on(task).unwrap();
         drop(runtime);
         assert_eq!(counters.map(|c| c.load(Ordering::Relaxed)), [1, 11, 11, 1], "{name}");
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (11, 1, 1), "{name}");
         assert_eq!(watchdog.snapshot().watchdog.callback_panics, 0);
     }
@@ -44,7 +44,7 @@ fn the_users_hooks_run_as_well() {
 
 #[test]
 fn the_users_hooks_run_on_a_local_runtime() {
-    let counters = Counters::default();
+    let counters = HookCounters::default();
     let (watchdog, _) = start(THRESHOLD);
     let options = tokio::runtime::LocalOptions::default();
     let hooks = counting(&counters);
@@ -64,78 +64,78 @@ fn a_panicking_hook_is_caught_and_counted() {
             .on_before_task_poll(move |_| panics())
             .on_after_task_poll(move |_| panics())
             .on_task_terminate(move |_| panics());
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with(name, &mut builder, hooks).unwrap();
-        let (task, place) = spawn_on(runtime.handle(), async {
+        let (task, location) = spawn_on(runtime.handle(), async {
             yields(4).await;
             block(THRESHOLD * 2);
         });
         runtime.block_on(task).unwrap();
         drop(runtime);
-        let site = site_of(&watchdog, name, &place);
-        assert_eq!((site.polls, site.spawned, site.terminated), (5, 1, 1), "{name}: measuring goes on");
+        let site = site_of(&watchdog, name, &location);
+        assert_eq!((site.polls, site.spawned, site.terminated), (5, 1, 1), "{name}: measuring continues");
         assert!(watchdog.snapshot().watchdog.callback_panics >= 12, "{name}");
-        assert_eq!(told.wait_resolved(name).site.to_string(), place);
+        assert_eq!(collected.wait_resolved(name).site.to_string(), location);
         let text = Metrics::parse(&watchdog.metrics_text());
         assert!(text.get("pollwatch_callback_panics_total", &[]) >= 12.0, "{name}");
     }
 }
 
-/// Blocking in a user's hook is not the task's time.
+/// Time that a user's hook blocks is not the task's time.
 #[test]
-fn a_slow_hook_is_not_the_tasks_time() {
+fn a_slow_hook_is_not_counted_as_task_time() {
     undisturbed(|| {
         let hooks = Hooks::new()
             .on_before_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD))
             .on_after_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD));
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime_with("main", &mut current_thread(), hooks).unwrap();
-        let (task, place) = spawn_on(runtime.handle(), yields(1));
+        let (task, location) = spawn_on(runtime.handle(), yields(1));
         runtime.block_on(task).unwrap();
         drop(runtime);
-        let site = site_of(&watchdog, "main", &place);
+        let site = site_of(&watchdog, "main", &location);
         assert_eq!(site.polls, 2);
         if site.poll_max < THRESHOLD { Ok(()) } else { Err(format!("{site:?}")) }
     });
 }
 
-/// pollwatch takes no thread callback: those on the builder stay.
+/// pollwatch uses no thread callbacks in this mode, so those on the builder stay.
 #[test]
-fn thread_callbacks_on_the_builder_survive() {
+fn thread_callbacks_on_the_builder_are_kept() {
     let counters: [Arc<AtomicU64>; 4] = Default::default();
-    let [started, stopped, parked, unparked] = counters.each_ref().map(bump);
+    let [started, stopped, parked, unparked] = counters.each_ref().map(increment);
     let mut builder = multi_thread(2);
     builder.on_thread_start(started).on_thread_stop(stopped).on_thread_park(parked).on_thread_unpark(unparked);
     let (watchdog, _) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
-    let (task, place) = spawn_on(runtime.handle(), async { tokio::time::sleep(THRESHOLD).await });
+    let (task, location) = spawn_on(runtime.handle(), async { tokio::time::sleep(THRESHOLD).await });
     runtime.block_on(task).unwrap();
     drop(runtime);
     let [started, stopped, parked, unparked] = counters.map(|c| c.load(Ordering::Relaxed));
     assert_eq!((started, stopped), (2, 2));
     assert!(parked > 0 && unparked > 0, "{parked} {unparked}");
-    assert_eq!(site_of(&watchdog, "main", &place).spawned, 1);
+    assert_eq!(site_of(&watchdog, "main", &location).spawned, 1);
 }
 
-/// Tasks spawned by code that knows nothing of pollwatch are seen with their own places.
+/// Tasks spawned by code that does not know pollwatch have their own sites.
 #[test]
-fn tasks_of_others_are_seen() {
-    let (watchdog, told) = start(THRESHOLD);
+fn tasks_spawned_by_foreign_code_are_measured() {
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     assert!(watchdog.coverage().hooks && watchdog.coverage().runtimes[0].every_task);
-    let place = runtime.block_on(async {
+    let location = runtime.block_on(async {
         let mut set = tokio::task::JoinSet::new();
         let line = line!() + 1;
         set.spawn(async { block(THRESHOLD * 3) });
         set.join_all().await;
         format!("hooks.rs:{line}:")
     });
-    assert!(told.wait_resolved("main").site.to_string().contains(&place));
+    assert!(collected.wait_resolved("main").site.to_string().contains(&location));
 }
 
-/// What the user builds next from the same builder is another runtime: it is not counted under the first one's name.
+/// A runtime built later from the same builder is not counted under the first one's name.
 #[test]
-fn a_builder_gives_its_hooks_to_one_runtime() {
+fn a_builder_passes_its_hooks_to_one_runtime_only() {
     let (watchdog, _) = start(THRESHOLD);
     let mut builder = current_thread();
     let first = watchdog.build_runtime("first", &mut builder).unwrap();
@@ -152,9 +152,10 @@ fn a_builder_gives_its_hooks_to_one_runtime() {
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (6, 6));
 }
 
-/// To the hooks, the end of a blocking closure looks like that of a task, and one place may have both.
+/// A hook cannot tell the end of a blocking closure from that of a task, and one location may spawn
+/// both.
 #[test]
-fn blocking_closures_of_a_place_that_spawns_too_are_no_tasks() {
+fn blocking_closures_of_a_site_that_also_spawns_are_not_counted_as_tasks() {
     #[track_caller]
     fn start_either(handle: &Handle, blocking: bool) -> JoinHandle<()> {
         if blocking { handle.spawn_blocking(|| ()) } else { handle.spawn(yields(1)) }

@@ -1,4 +1,4 @@
-//! Handles and runtimes may go in any order.
+//! Handles and runtimes may be dropped in any order.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -6,76 +6,76 @@ use std::time::{Duration, Instant};
 
 use pollwatch::{Stall, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
 #[test]
-fn the_watchdog_goes_first() {
+fn the_watchdog_may_be_dropped_first() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let watched = watchdog.watch(async { (yields(3).await, block(THRESHOLD * 2)) });
         let collector = watchdog.collector();
-        in_time("a drop", move || drop(watchdog));
-        // All still works, watched or not; nobody looks.
+        within_timeout("a drop", move || drop(watchdog));
+        // All futures still run, watched or not; nobody scans.
         runtime.block_on(watched);
         let (task, _) = spawn_on(runtime.handle(), async { (yields(3).await, block(THRESHOLD * 2)) });
         runtime.block_on(task).unwrap();
         drop(runtime);
         drop(collector);
-        assert!(told.all().is_empty(), "{name}");
+        assert!(collected.all().is_empty(), "{name}");
     }
 }
 
 #[test]
-fn the_runtime_goes_first() {
+fn the_runtime_may_be_dropped_first() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         assert!(watchdog.coverage().runtimes[0].alive);
-        in_time("a drop", move || drop(runtime));
+        within_timeout("a drop", move || drop(runtime));
         assert!(!watchdog.coverage().runtimes[0].alive, "{name}");
-        assert_eq!(told_so_far(&watchdog, &told).len(), 0, "the watchdog goes on");
+        assert_eq!(reported_so_far(&watchdog, &collected).len(), 0, "the watchdog continues");
     }
 }
 
-/// In the middle of a block, either of the two.
+/// Drops either of the two in the middle of a block.
 #[test]
-fn either_goes_during_a_stall() {
+fn either_may_be_dropped_during_a_stall() {
     for background in [false, true] {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (_task, _) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
-        told.wait_ongoing("main").expect("it is found");
+        let (_task, _) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
+        collected.wait_ongoing("main").expect("the stall is found");
         if background {
             runtime.shutdown_background();
             gate.open();
-            told.wait_resolved("main");
-            in_time("a drop", move || drop(watchdog));
+            collected.wait_resolved("main");
+            within_timeout("a drop", move || drop(watchdog));
         } else {
-            in_time("a drop", move || drop(watchdog));
+            within_timeout("a drop", move || drop(watchdog));
             gate.open();
-            in_time("a drop", move || drop(runtime));
+            within_timeout("a drop", move || drop(runtime));
         }
     }
 }
 
 #[test]
 fn clones_share_one_watchdog() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let clone = watchdog.clone();
     drop(watchdog);
     let runtime = clone.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
-    assert!(runtime.block_on(clone.watch(async move { heard.wait_ongoing("main").is_some() })));
+    let observer = collected.clone();
+    assert!(runtime.block_on(clone.watch(async move { observer.wait_ongoing("main").is_some() })));
     clone.shutdown();
     clone.shutdown();
     assert_eq!(clone.stalls().len(), 1, "what was found stays readable");
     assert!(clone.metrics_text().contains("pollwatch_stalls_total"));
 }
 
-/// A callback that hangs is left behind after a time limit.
+/// The shutdown waits for a hanging callback only for a limited time.
 #[test]
 fn a_hanging_callback_does_not_hang_the_shutdown() {
     let (gate, left) = (Gate::new(), Arc::new(AtomicBool::new(false)));
@@ -88,32 +88,33 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
     };
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(hang).start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(PATIENCE).expect("the callback hangs") }));
-    let begin = Instant::now();
+    runtime.block_on(watchdog.watch(async { is_entered.recv_timeout(TIMEOUT).expect("the callback hangs") }));
+    let started = Instant::now();
     watchdog.shutdown();
-    let took = begin.elapsed();
+    let took = started.elapsed();
     assert!(!left.load(Ordering::Acquire), "it still hangs");
     assert!(took < Duration::from_secs(10), "{took:?}");
     gate.open();
     wait_until("it ends once it can", || left.load(Ordering::Acquire));
 }
 
-/// A stall that goes on when the watchdog stops is not blamed on anybody afterwards, and its seconds stay.
+/// A stall that is ongoing when the watchdog stops gets no further time afterwards and keeps what
+/// it has.
 #[test]
-fn shutdown_during_a_stall() {
+fn a_shutdown_during_a_stall_keeps_its_time() {
     undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
         let gate = Gate::new();
         let key = gate.key();
-        let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
-        let stall = told.wait_ongoing("main").expect("it is found");
-        let before = site_of(&watchdog, "main", &place).stalls;
+        let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
+        let stall = collected.wait_ongoing("main").expect("the stall is found");
+        let before = site_of(&watchdog, "main", &location).stalls;
         watchdog.shutdown();
         gate.open();
         assert!(runtime.block_on(task).unwrap());
         drop(runtime);
-        let after = site_of(&watchdog, "main", &place).stalls;
+        let after = site_of(&watchdog, "main", &location).stalls;
         assert!(after.time >= before.time);
         is_undisturbed(&stall)?;
         assert_eq!(after.count, 1);
@@ -121,13 +122,14 @@ fn shutdown_during_a_stall() {
     });
 }
 
-/// A watched future of a runtime that nobody has named has it watched: whoever comes first, it is watched once.
+/// A runtime without a name is registered by its first watched future; whoever comes first, it is
+/// registered once.
 #[test]
-fn attaching_races_with_adoption() {
+fn a_runtime_is_registered_once_when_attach_races_with_a_watched_future() {
     let (watchdog, _told) = start(THRESHOLD);
     for _ in 0..300 {
         let runtime = current_thread().build().unwrap();
-        // No barrier that sleeps: they are to come at the same moment.
+        // Both threads spin, since a sleeping barrier would not release them at the same moment.
         let arrived = AtomicU64::new(0);
         let meet = || {
             arrived.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +140,7 @@ fn attaching_races_with_adoption() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let _entered = runtime.enter();
-                // The thread is known from here on, which takes long.
+                // Watching a future registers the thread, which takes long, so it is done before.
                 let watched = watchdog.watch(async {});
                 meet();
                 assert!(

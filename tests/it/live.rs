@@ -1,4 +1,4 @@
-//! `/live`: the data of the page, as it is described, and as it is.
+//! `/live`: the data of the live page matches its schema and the snapshot.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use pollwatch::{Phase, Watchdog};
 use serde_json::Value;
 
-use crate::schema::assert_is_as_described;
-use crate::support::*;
+use test_support::schema::assert_matches_schema;
+use test_support::*;
 
 fn schema() -> Value {
     serde_json::from_str(include_str!("../../docs/live.schema.json")).expect("the schema is JSON")
@@ -19,15 +19,15 @@ fn live(addr: SocketAddr) -> Value {
     assert_eq!((reply.status, reply.headers["content-type"].as_str()), (200, "application/json"));
     assert_eq!(reply.headers["cache-control"], "no-store");
     let live = serde_json::from_str(&reply.body).expect("JSON");
-    assert_is_as_described(&live, &schema());
+    assert_matches_schema(&live, &schema());
     live
 }
 
-fn serving() -> (Watchdog, Told, SocketAddr) {
+fn serving() -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
-    let (watchdog, told) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
-    let addr = watchdog.local_addr().expect("it listens");
-    (watchdog, told, addr)
+    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let addr = watchdog.local_addr().expect("the server listens");
+    (watchdog, collected, addr)
 }
 
 fn runtime_named<'a>(live: &'a Value, name: &str) -> &'a Value {
@@ -35,7 +35,7 @@ fn runtime_named<'a>(live: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn nothing_is_described_too() {
+fn an_empty_watchdog_matches_the_schema() {
     let (_watchdog, _, addr) = serving();
     let live = live(addr);
     for list in ["runtimes", "stalls", "stacks", "sites"] {
@@ -48,34 +48,36 @@ fn nothing_is_described_too() {
     assert_eq!(live["watchdog"]["captures"].as_array().unwrap().iter().filter(|c| c["count"] != 0).count(), 0);
 }
 
-/// What blocks is told while it does, with its worker; afterwards it is a stall that is over, and its time is in the sums.
+/// A blocked worker is shown while it blocks; afterwards its stall is resolved and its time is in
+/// the sums.
 #[test]
-fn a_worker_that_blocks() {
-    let (watchdog, told, addr) = serving();
+fn a_blocked_worker_is_shown_while_it_blocks() {
+    let (watchdog, collected, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let gate = Gate::new();
     let key = gate.key();
-    let (task, place) = spawn_seen(&watchdog, runtime.handle(), async move { key.pass() });
+    let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
     let stalled = |live: &Value| {
         let workers = runtime_named(live, "main")["workers"].as_array().unwrap();
         assert_eq!(workers.iter().map(|w| w["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1]);
         workers.iter().find(|w| w["state"] == "stalled").cloned()
     };
-    // Told, and with its stack where there is one.
+    // The stall has been reported, with its stack where there is one.
     let wanted = |live: &Value| {
         let worker = stalled(live).filter(|worker| !worker["stall"].is_null())?;
         let stall = live["stalls"].as_array().unwrap().iter().find(|s| s["id"] == worker["stall"])?.clone();
         Some((worker, stall))
     };
-    let (worker, stall) = wait_for("it is told", || wanted(&live(addr)));
-    assert_eq!((worker["site"].as_str(), stall["site"].as_str()), (Some(&*place), Some(&*place)));
+    let (worker, stall) = wait_for("the stall is reported", || wanted(&live(addr)));
+    assert_eq!((worker["site"].as_str(), stall["site"].as_str()), (Some(&*location), Some(&*location)));
     assert_eq!((&stall["phase"], &stall["worker"]), (&"ongoing".into(), &worker["index"]));
     assert_eq!(stall["thread"], worker["thread"]);
     assert_eq!(stall["elapsed_seconds"], worker["elapsed_seconds"], "of this moment, not of the last report");
     let first = worker["elapsed_seconds"].as_f64().unwrap();
     assert!(first >= THRESHOLD.as_secs_f64());
-    let later =
-        wait_for("it grows", || wanted(&live(addr)).filter(|(w, _)| w["elapsed_seconds"].as_f64() > Some(first)));
+    let later = wait_for("the duration grows", || {
+        wanted(&live(addr)).filter(|(w, _)| w["elapsed_seconds"].as_f64() > Some(first))
+    });
     assert_eq!(later.0["stall"], stall["id"]);
     let now = live(addr);
     assert_eq!(runtime_named(&now, "main")["blocked_workers"], 1);
@@ -83,7 +85,7 @@ fn a_worker_that_blocks() {
 
     gate.open();
     assert!(runtime.block_on(task).unwrap());
-    told.wait_resolved("main");
+    collected.wait_resolved("main");
     let is_over = |live: &Value| live["stalls"].as_array().unwrap().iter().any(|s| s["phase"] == "resolved");
     let after = wait_for("it is over", || Some(live(addr)).filter(|live| is_over(live) && stalled(live).is_none()));
     let kept = watchdog.stalls().into_iter().find(|s| s.phase == Phase::Resolved).unwrap();
@@ -91,14 +93,14 @@ fn a_worker_that_blocks() {
     let stall = stalls.iter().find(|s| s["id"] == kept.id).unwrap();
     assert_eq!(stall["elapsed_seconds"], kept.elapsed.as_secs_f64());
     if let Some(stack) = &kept.stack {
-        let told = &after["stacks"][stall["stack"].as_u64().expect("a stack") as usize];
-        assert_eq!(told["summary"], stack.to_string());
+        let collected = &after["stacks"][stall["stack"].as_u64().expect("a stack") as usize];
+        assert_eq!(collected["summary"], stack.to_string());
         let user = stack.user_frames()[0].function.as_deref().unwrap();
-        assert!(told["frames"].as_array().unwrap().iter().any(|f| f["name"] == user), "{told:#}");
-        assert!(told["frames"].as_array().unwrap().len() < stack.frames().len(), "the executor is left out");
+        assert!(collected["frames"].as_array().unwrap().iter().any(|f| f["name"] == user), "{collected:#}");
+        assert!(collected["frames"].as_array().unwrap().len() < stack.frames().len(), "the executor is left out");
     }
     let sites = after["sites"].as_array().unwrap();
-    assert_eq!(sites[0]["site"], place, "the worst is the first");
+    assert_eq!(sites[0]["site"], location, "the worst is the first");
     assert!(sites[0]["stalled_seconds"].as_f64().unwrap() >= first);
     let causes = runtime_named(&after, "main")["stalls_by_cause"].as_array().unwrap();
     assert_eq!(causes.len(), pollwatch::Cause::ALL.len());
@@ -115,15 +117,15 @@ fn a_worker_that_blocks() {
     assert_eq!(runtime_named(&gone, "main")["workers"], Value::from(Vec::<Value>::new()));
 }
 
-/// Its size does not grow with the number of stalls, and equal stacks are told once.
+/// The size does not grow with the number of stalls, and equal stacks occur once.
 #[test]
-fn it_is_bounded() {
-    let (watchdog, told, addr) = serving();
+fn the_data_is_bounded() {
+    let (watchdog, collected, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for _ in 0..130 {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD + Duration::from_millis(1)) }));
     }
-    told_so_far(&watchdog, &told);
+    reported_so_far(&watchdog, &collected);
     let live = live(addr);
     let stalls = live["stalls"].as_array().unwrap();
     assert_eq!(stalls.len(), 100);
@@ -135,13 +137,13 @@ fn it_is_bounded() {
     assert!(stacks.iter().enumerate().all(|(i, stack)| !stacks[..i].contains(stack)), "each once");
 }
 
-/// However many ask, it is made four times a second at most.
+/// The data is made at most four times a second, for any number of pages.
 #[test]
-fn ten_pages_share_one_answer() {
+fn pages_share_one_response() {
     let (_watchdog, _, addr) = serving();
-    let begin = Instant::now();
+    let started = Instant::now();
     let mut bodies: Vec<String> = (0..200).map(|_| get(addr, "/live").body).collect();
-    let took = begin.elapsed();
+    let took = started.elapsed();
     bodies.dedup();
     assert!(bodies.len() <= 2 + (took.as_millis() / 250) as usize, "{} answers in {took:?}", bodies.len());
 }

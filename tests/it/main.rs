@@ -1,29 +1,33 @@
-//! Real runtimes, real threads, real sockets.
-
-mod support;
+//! The core, tested with real runtimes, real threads and real sockets.
 
 mod blocking;
 mod callbacks;
 mod detect;
 mod export;
-mod fates;
 mod fuzz;
 #[cfg(tokio_unstable)]
 mod hooks;
-mod hostile;
-mod input;
+mod invalid_config;
 mod lifecycle;
 mod live;
+mod misbehaving_clients;
 mod nesting;
-mod outcomes;
+mod outcome_counts;
 mod polls;
+mod profile;
 #[path = "../../src/random.rs"]
 mod random;
 mod report;
-mod schema;
 mod spans;
 mod stacks;
-#[cfg(all(target_os = "linux", not(tokio_unstable)))]
-mod stopped;
+#[cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    feature = "capture"
+))]
+mod stripped;
+mod task_outcomes;
+mod testing;
 #[cfg(all(target_os = "linux", not(tokio_unstable)))]
 mod unwatched;

@@ -7,17 +7,17 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
-use crate::support::*;
+use test_support::*;
 
-/// `block_in_place` + `Handle::block_on` of the same runtime, twice: parts of the one poll.
+/// `block_in_place` and `Handle::block_on` of the same runtime, twice, are parts of the one poll.
 #[test]
-fn block_on_within_block_in_place() {
-    let (watchdog, told) = start(THRESHOLD * 10);
+fn block_on_within_block_in_place_is_part_of_the_poll() {
+    let (watchdog, collected) = start(THRESHOLD * 10);
     let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
     let inner = watchdog.clone();
     let polled = Arc::new(AtomicU64::new(0));
     let count = polled.clone();
-    let (task, place) = spawn_seen(
+    let (task, location) = spawn_measured(
         &watchdog,
         runtime.handle(),
         counted(polled.clone(), async move {
@@ -36,50 +36,50 @@ fn block_on_within_block_in_place() {
     runtime.block_on(task).unwrap();
     drop(runtime);
     assert_eq!(count.load(Ordering::Relaxed), 4);
-    assert_eq!(site_of(&watchdog, "main", &place).polls, 4);
+    assert_eq!(site_of(&watchdog, "main", &location).polls, 4);
     assert_eq!(polls(&watchdog, "main"), 4, "no poll twice");
     let completed: u64 = watchdog.snapshot().sites.iter().map(|s| s.completed).sum();
     assert_eq!(completed, if HOOKS { 6 } else { 7 }, "each part has an outcome of its own");
-    drop(told);
+    drop(collected);
 }
 
-/// A runtime inside another's `block_in_place`, on one thread: each gets its own polls.
+/// A runtime inside another one's `block_in_place` on one thread has its own polls.
 #[test]
 fn a_nested_runtime_gets_its_own_polls() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
     let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
     let (nested_runtime, inner) = (inner.clone(), inner);
     let nested = watchdog.clone();
     let (in_task, in_root) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (task_polls, root_polls) = (in_task.clone(), in_root.clone());
-    let heard = told.clone();
-    let (task, place) = spawn_seen(&watchdog, outer.handle(), async move {
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(&watchdog, outer.handle(), async move {
         yields(2).await;
-        let told = block_in_place(|| {
+        let collected = block_in_place(|| {
             nested_runtime.block_on(nested.watch(counted(root_polls, async {
-                let (task, _) = spawn_seen(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
+                let (task, _) = spawn_measured(&nested, nested_runtime.handle(), counted(task_polls, yields(5)));
                 task.await.unwrap();
-                // The nested loop is blocked now, and said to be while it is.
-                heard.wait_ongoing("inner").is_some()
+                // The nested event loop is blocked now, and is reported while it is.
+                observer.wait_ongoing("inner").is_some()
             })))
         });
         yields(2).await;
-        told
+        collected
     });
-    assert!(outer.block_on(task).unwrap(), "told while it blocks");
+    assert!(outer.block_on(task).unwrap(), "reported while it blocks");
     drop((outer, inner));
     assert_eq!(in_task.load(Ordering::Relaxed), 6);
     assert_eq!(polls(&watchdog, "inner"), 6 + in_root.load(Ordering::Relaxed));
-    assert_eq!(site_of(&watchdog, "outer", &place).polls, 5);
+    assert_eq!(site_of(&watchdog, "outer", &location).polls, 5);
     assert_eq!(polls(&watchdog, "outer"), 5);
-    assert_eq!(told.wait_resolved("inner").worker, Some(0));
+    assert_eq!(collected.wait_resolved("inner").worker, Some(0));
 }
 
-/// Deeper than the slot publishes: still balanced, and measured right afterwards.
+/// Frames deeper than the slot publishes are balanced, and later polls are measured correctly.
 #[test]
 fn deep_nesting_leaves_nothing_behind() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
     let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
     let nested = watchdog.clone();
@@ -87,7 +87,7 @@ fn deep_nesting_leaves_nothing_behind() {
     let mut future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
         yield_once().await;
         block_in_place(|| {
-            let (task, _) = spawn_seen(&nested, deep.handle(), yields(3));
+            let (task, _) = spawn_measured(&nested, deep.handle(), yields(3));
             deep.block_on(nested.watch(async { task.await.unwrap() }));
         });
         yield_once().await;
@@ -95,39 +95,39 @@ fn deep_nesting_leaves_nothing_behind() {
     for _ in 0..40 {
         future = Box::pin(watchdog.watch(future));
     }
-    let (task, _) = spawn_seen(&watchdog, outer.handle(), future);
+    let (task, _) = spawn_measured(&watchdog, outer.handle(), future);
     outer.block_on(task).unwrap();
     wait_until("all three polls are counted", || polls(&watchdog, "outer") == 3);
-    // What was left behind would be there for ever.
+    // A frame left behind would stay for ever.
     block(THRESHOLD * 3);
     for name in ["outer", "inner"] {
         wait_until(name, || runtime_of(&watchdog.snapshot(), name).blocked_workers == 0);
     }
-    // The same thread, afterwards.
-    let begin = Instant::now();
-    let (task, place) = spawn_seen(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
+    // The same thread is used afterwards.
+    let started = Instant::now();
+    let (task, location) = spawn_measured(&watchdog, outer.handle(), async { block(THRESHOLD * 3) });
     outer.block_on(task).unwrap();
-    let stall = told.wait(|s| s.site.to_string() == place).expect("the next stall is found");
-    assert!(stall.elapsed <= begin.elapsed().mul_f64(1.01), "it began no earlier: {stall:?}");
+    let stall = collected.wait(|s| s.site.to_string() == location).expect("the next stall is found");
+    assert!(stall.elapsed <= started.elapsed().mul_f64(1.01), "the stall started no earlier: {stall:?}");
     wait_until("the poll is counted", || polls(&watchdog, "outer") == 4);
-    assert_eq!(site_of(&watchdog, "outer", &place).polls, 1);
+    assert_eq!(site_of(&watchdog, "outer", &location).polls, 1);
 }
 
-/// A stalled poll names the innermost watched future that it is in.
+/// A stall names the innermost watched future that blocks.
 #[test]
-fn a_stall_names_the_part() {
+fn a_stall_names_the_innermost_watched_future() {
     for (name, mut builder) in flavours() {
         undisturbed(|| {
-            let (watchdog, told) = start(THRESHOLD);
+            let (watchdog, collected) = start(THRESHOLD);
             let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-            let heard = told.clone();
+            let observer = collected.clone();
             let runtime_name = name.to_owned();
-            let (part, inside) = watch_at(&watchdog, async move { heard.wait_ongoing(&runtime_name).is_some() });
-            let (task, outside) = spawn_seen(&watchdog, runtime.handle(), part);
+            let (part, inside) = watch_at(&watchdog, async move { observer.wait_ongoing(&runtime_name).is_some() });
+            let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
             assert!(runtime.block_on(task).unwrap());
-            let stall = told.wait_ongoing(name).expect("it was told");
+            let stall = collected.wait_ongoing(name).expect("the stall was reported");
             assert_eq!(stall.site.to_string(), outside, "{name}");
-            // It may have been seen on the way there.
+            // A scan may have found the stall before it reached that future.
             is_undisturbed(&stall)?;
             let text = stall.to_string();
             assert!(text.contains(&inside) && text.contains(&outside), "{text}");
@@ -139,7 +139,7 @@ fn a_stall_names_the_part() {
 
 /// Two watchdogs may watch the same future; each counts for itself.
 #[test]
-fn two_watchdogs_do_not_mix() {
+fn two_watchdogs_count_separately() {
     let (first, told_first) = start(THRESHOLD);
     let (second, told_second) = start(THRESHOLD);
     let runtime = first.build_runtime("main", &mut current_thread()).unwrap();
@@ -157,23 +157,26 @@ fn two_watchdogs_do_not_mix() {
     assert_eq!(told_second.wait_resolved("the same").site.to_string(), place_two);
 }
 
-/// `Handle::block_on` polls on a thread that drives nothing: on the one that built the runtime, too.
+/// `Handle::block_on` polls on a thread that drives nothing, also on the one that built the
+/// runtime.
 #[test]
 fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
     let blocks = || watchdog.watch(async { block(THRESHOLD * 3) });
     runtime.handle().block_on(blocks());
     assert_eq!(polls(&watchdog, "single"), 1);
-    let stalls: Vec<_> = told_so_far(&watchdog, &told).into_iter().filter(|s| &*s.runtime == "single").collect();
+    let stalls: Vec<_> =
+        reported_so_far(&watchdog, &collected).into_iter().filter(|s| &*s.runtime == "single").collect();
     assert!(stalls.is_empty(), "{stalls:#?}");
     runtime.block_on(blocks());
-    assert_eq!(told.wait_resolved("single").worker, Some(0));
+    assert_eq!(collected.wait_resolved("single").worker, Some(0));
 }
 
-/// Polled once on one runtime, then spawned on another: from there on a part of that one's polls.
+/// A future polled once on one runtime and then spawned on another counts for the second from then
+/// on.
 #[test]
-fn a_watched_future_moves_to_another_runtime() {
+fn a_watched_future_may_move_to_another_runtime() {
     let (watchdog, _told) = start(THRESHOLD * 10);
     let [first, second] = ["first", "second"].map(|name| watchdog.build_runtime(name, &mut current_thread()).unwrap());
     let (future, inside) = watch_at(&watchdog, yields(3));
@@ -183,8 +186,8 @@ fn a_watched_future_moves_to_another_runtime() {
         std::task::Poll::Ready(())
     }));
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 0));
-    // Once more around it, so that stable mode, too, sees a poll there.
-    let (task, outside) = spawn_seen(&watchdog, second.handle(), future);
+    // An outer watched future makes this poll visible to stable mode.
+    let (task, outside) = spawn_measured(&watchdog, second.handle(), future);
     second.block_on(task).unwrap();
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (1, 3), "no poll twice");
     assert_eq!(site_of(&watchdog, "second", &outside).polls, 3);

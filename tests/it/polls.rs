@@ -1,4 +1,4 @@
-//! Every poll is counted, once, at its place.
+//! Every poll is counted once, at its site.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,28 +7,28 @@ use std::time::Instant;
 use pollwatch::{Phase, Watchdog};
 use tokio::runtime::LocalOptions;
 
-use crate::support::*;
+use test_support::*;
 
 #[test]
-fn every_poll_of_every_task_is_counted_at_its_place() {
+fn every_poll_of_every_task_is_counted_at_its_site() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
-        let (mut tasks, mut places) = (Vec::new(), Vec::new());
+        let (mut tasks, mut locations) = (Vec::new(), Vec::new());
         for _ in 0..7 {
-            let (task, place) = spawn_seen(&watchdog, runtime.handle(), yields(10));
+            let (task, location) = spawn_measured(&watchdog, runtime.handle(), yields(10));
             tasks.push(task);
-            places.push(place);
+            locations.push(location);
         }
-        let first = places[0].clone();
-        let (task, second) = spawn_seen(&watchdog, runtime.handle(), yields(4));
+        let first = locations[0].clone();
+        let (task, second) = spawn_measured(&watchdog, runtime.handle(), yields(4));
         tasks.push(task);
         runtime.block_on(async {
             for task in tasks {
                 task.await.unwrap();
             }
         });
-        // Joins the workers: all hooks have run.
+        // The drop joins the workers, so all hooks have run.
         drop(runtime);
         let many = site_of(&watchdog, name, &first);
         assert_eq!((many.polls, many.spawned, many.terminated, many.alive()), (77, 7, 7, Some(0)), "{name}");
@@ -41,17 +41,17 @@ fn every_poll_of_every_task_is_counted_at_its_place() {
     }
 }
 
-/// A `block_on` root has no hook: its wrapper counts, in either mode and flavour.
+/// A `block_on` root has no hook: its wrapper counts it, in both modes and flavours.
 #[test]
 fn a_watched_root_is_counted() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
-        let (root, place) = watch_at(&watchdog, counted(polled.clone(), yields(30)));
+        let (root, location) = watch_at(&watchdog, counted(polled.clone(), yields(30)));
         runtime.block_on(root);
         assert_eq!(polled.load(Ordering::Relaxed), 31);
-        let site = site_of(&watchdog, name, &place);
+        let site = site_of(&watchdog, name, &location);
         assert_eq!((site.polls, site.completed, site.cancelled, site.panicked), (31, 1, 0, 0), "{name}");
         assert_eq!((site.spawned, site.terminated), (0, 0), "{name}: no task");
         assert_eq!(polls(&watchdog, name), 31, "{name}");
@@ -64,44 +64,44 @@ fn spawn_counts_polls_and_outcome() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
-        let place = runtime.block_on(async {
-            let (task, place) = (watchdog.spawn(counted(polled.clone(), yields(20))), line!());
+        let location = runtime.block_on(async {
+            let (task, location) = (watchdog.spawn(counted(polled.clone(), yields(20))), line!());
             task.await.unwrap();
-            place
+            location
         });
         drop(runtime);
         let snapshot = watchdog.snapshot();
         let [site] = &snapshot.sites[..] else { panic!("{name}: one site: {:#?}", snapshot.sites) };
-        assert!(site.site.to_string().contains(&format!("polls.rs:{place}:")), "{name}: {}", site.site);
+        assert!(site.site.to_string().contains(&format!("polls.rs:{location}:")), "{name}: {}", site.site);
         assert_eq!(site.polls, 21, "{name}");
         assert_eq!((site.spawned, site.terminated, site.completed), (1, 1, 1), "{name}");
         assert_eq!(runtime_of(&snapshot, name).polls.count, polled.load(Ordering::Relaxed), "{name}");
     }
 }
 
-/// A watched future inside a poll that is seen already is a part of it.
+/// A watched future inside a measured poll is a part of that poll.
 #[test]
 fn no_poll_is_counted_twice() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
-        let (inner, place) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
+        let (inner, location) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
         let middle = watchdog.watch(async { (inner.await, yields(3).await) });
-        let (task, outer) = spawn_seen(&watchdog, runtime.handle(), middle);
+        let (task, outer) = spawn_measured(&watchdog, runtime.handle(), middle);
         runtime.block_on(task).unwrap();
         drop(runtime);
         assert_eq!(polls(&watchdog, name), 16, "{name}");
         assert_eq!(site_of(&watchdog, name, &outer).polls, 16, "{name}");
-        let part = site_of(&watchdog, name, &place);
+        let part = site_of(&watchdog, name, &location);
         assert_eq!((part.polls, part.completed), (0, 1), "{name}: a part counts its outcome, no polls");
         assert_eq!(polled.load(Ordering::Relaxed), 13);
     }
 }
 
-/// The longest poll and the sum lie between the block's own clock and the clock around it.
+/// The longest poll and the sum lie between the block's own clock and a clock around it.
 #[test]
-fn durations_are_right() {
+fn durations_are_exact() {
     let (watchdog, _) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let outer = Instant::now();
@@ -109,7 +109,7 @@ fn durations_are_right() {
     let outer = outer.elapsed();
     let snapshot = watchdog.snapshot();
     let site = &snapshot.sites[0];
-    // The CPU's counter and the monotonic clock are different clocks: they agree to within a thousandth or so.
+    // The TSC and the monotonic clock agree to about a thousandth.
     assert!(
         site.poll_max >= inner.mul_f64(0.99) && site.poll_max <= outer.mul_f64(1.01),
         "{inner:?} {site:?} {outer:?}"
@@ -120,7 +120,7 @@ fn durations_are_right() {
     assert!(polls.buckets.iter().all(|b| b.count == u64::from(b.bound >= site.poll_max)), "{polls:?}");
 }
 
-/// pollwatch's own task is in no count, whether or not it is polled.
+/// pollwatch's own task is never counted, polled or not.
 #[test]
 fn an_untouched_runtime_counts_nothing() {
     for (name, mut builder) in flavours() {
@@ -141,15 +141,15 @@ fn an_untouched_runtime_counts_nothing() {
 }
 
 #[test]
-fn an_answered_probe_is_in_no_count() {
+fn an_answered_probe_is_not_counted() {
     for (name, mut builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
         let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
         let delays = || runtime_of(&watchdog.snapshot(), name).schedule_delay.count;
-        let begin = Instant::now();
+        let started = Instant::now();
         let root = async {
-            while delays() < 2 && begin.elapsed() < PATIENCE {
+            while delays() < 2 && started.elapsed() < TIMEOUT {
                 block(THRESHOLD / 4);
                 yield_once().await;
             }
@@ -166,7 +166,7 @@ fn an_answered_probe_is_in_no_count() {
 
 #[test]
 fn a_local_runtime_is_measured() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime =
         watchdog.build_local_runtime("local", &mut current_thread(), LocalOptions::default()).expect("a local runtime");
     let (in_root, in_task) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -175,27 +175,27 @@ fn a_local_runtime_is_measured() {
         task.await.unwrap();
         block(THRESHOLD * 2);
     };
-    let (root, place) = watch_at(&watchdog, counted(in_root.clone(), root));
+    let (root, location) = watch_at(&watchdog, counted(in_root.clone(), root));
     runtime.block_on(root);
     drop(runtime);
     let tasks = if HOOKS { in_task.load(Ordering::Relaxed) } else { 0 };
     assert_eq!(in_task.load(Ordering::Relaxed), 9);
     assert_eq!(polls(&watchdog, "local"), in_root.load(Ordering::Relaxed) + tasks);
-    told.wait(|s| s.phase == Phase::Resolved && s.site.to_string() == place).expect("a stall is resolved");
+    collected.wait(|s| s.phase == Phase::Resolved && s.site.to_string() == location).expect("a stall is resolved");
 }
 
-/// A runtime that nobody named is taken in at the first poll of a watched future.
+/// A runtime without a name is registered at the first poll of a watched future.
 #[test]
-fn an_unnamed_runtime_is_adopted() {
+fn an_unnamed_runtime_is_registered_by_a_watched_future() {
     for (name, mut builder) in flavours() {
-        let (watchdog, told) = start(THRESHOLD);
+        let (watchdog, collected) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
         let adopted = "runtime-1";
         let future = watchdog.watch(async { block(THRESHOLD * 3) });
         assert!(watchdog.coverage().runtimes.is_empty(), "{name}: not before it is polled");
         runtime.block_on(async { tokio::spawn(future).await.unwrap() });
         assert_eq!(polls(&watchdog, adopted), 1, "{name}");
-        assert_eq!(&*told.wait_resolved(adopted).runtime, adopted);
+        assert_eq!(&*collected.wait_resolved(adopted).runtime, adopted);
         let coverage = watchdog.coverage();
         let [seen] = &coverage.runtimes[..] else { panic!("{name}: one: {coverage:?}") };
         assert_eq!((&*seen.name, seen.alive, seen.every_task), (adopted, true, false), "{name}");
@@ -204,11 +204,11 @@ fn an_unnamed_runtime_is_adopted() {
     }
 }
 
-/// A program may make runtimes without end, as long as there are not too many at a time.
+/// A program may make any number of runtimes, as long as there are not too many at a time.
 #[test]
-fn runtimes_that_nobody_named_come_and_go_without_end() {
-    let (watchdog, told) = start(THRESHOLD);
-    let (future, place) = watch_at(&watchdog, yields(1));
+fn unnamed_runtimes_reuse_the_names_of_ended_ones() {
+    let (watchdog, collected) = start(THRESHOLD);
+    let (future, location) = watch_at(&watchdog, yields(1));
     let mut first = Some(future);
     let first = &mut first;
     for i in 0..200 {
@@ -219,37 +219,37 @@ fn runtimes_that_nobody_named_come_and_go_without_end() {
             runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
         }
     }
-    assert!(told.wait_resolved("runtime-1").worker.is_some(), "the 151st is watched as the first was");
+    assert!(collected.wait_resolved("runtime-1").worker.is_some(), "the 151st is watched as the first was");
     let snapshot = watchdog.snapshot();
     let names: Vec<_> = snapshot.watchdog.coverage.runtimes.iter().map(|r| &*r.name).collect();
     assert_eq!(names, ["runtime-1"], "one at a time");
     assert_eq!(runtime_of(&snapshot, "runtime-1").polls.count, 401);
-    assert!(find_site(&snapshot, "runtime-1", &place).is_some());
-    // Two at a time have two names; and one that goes leaves its own.
+    assert!(find_site(&snapshot, "runtime-1", &location).is_some());
+    // Two at a time have two names, and the name of one that has ended is free.
     let two: Vec<_> = (0..2).map(|_| current_thread().build().unwrap()).collect();
     two.iter().for_each(|runtime| runtime.block_on(watchdog.watch(yields(0))));
     assert_eq!(polls(&watchdog, "runtime-2"), 1);
     drop(two);
 }
 
-/// More names than can be told apart: the runtimes work, what cannot be seen is told, and the user's hooks run.
+/// Runtimes beyond the limit of names work, coverage counts them, and the user's hooks run.
 #[test]
-fn a_runtime_beyond_the_limit_is_built_all_the_same() {
+fn a_runtime_beyond_the_limit_of_names_works() {
     let (watchdog, _) = start(THRESHOLD);
     let [before, after] = [0, 0].map(|zero| Arc::new(AtomicU64::new(zero)));
     for i in 0..70 {
         let hooks = hooks_that_count(if i < 63 { &before } else { &after });
         let runtime = watchdog.build_runtime_with(&format!("job {i}"), &mut current_thread(), hooks).unwrap();
-        let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+        let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
         runtime.block_on(task).unwrap();
     }
     let coverage = watchdog.coverage();
     assert_eq!((coverage.runtimes.len(), coverage.unnamed_runtimes), (63, 7));
     assert!(coverage.to_string().contains("under a 64th name: 7"), "{coverage}");
     assert_eq!(after.load(Ordering::Relaxed), if HOOKS { 7 } else { 0 });
-    // One that was there before may come again.
+    // A runtime with a known name may be built again.
     let runtime = watchdog.build_runtime("job 3", &mut current_thread()).unwrap();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), yields(1));
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
     runtime.block_on(task).unwrap();
     assert_eq!(polls(&watchdog, "job 3"), 4);
     assert!(watchdog.attach("job 99", current_thread().build().unwrap().handle()).is_err_and(|e| e.is_invalid()));
@@ -268,9 +268,9 @@ fn hooks_that_count(_: &Arc<AtomicU64>) -> pollwatch::Hooks {
     pollwatch::Hooks::new()
 }
 
-/// Places beyond the limit go to `other`, and are counted.
+/// Sites beyond the limit count under `other`.
 #[test]
-fn places_beyond_the_limit_are_other() {
+fn sites_beyond_the_limit_count_under_other() {
     let (watchdog, _) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).max_sites(2));
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(0)));
@@ -284,7 +284,7 @@ fn places_beyond_the_limit_are_other() {
     seen.sort_unstable();
     assert_eq!(seen, [(false, 21), (true, 1), (true, 2)]);
     assert_eq!(runtime_of(&snapshot, "main").polls.count, 24);
-    assert_eq!(snapshot.watchdog.sites_overflowed, 2, "two places, met by one thread");
+    assert_eq!(snapshot.watchdog.sites_overflowed, 2, "two sites, used by one thread");
     let other = find_site(&snapshot, "main", "other").expect("other is shown");
     assert_eq!((other.completed, other.alive()), (6, None));
     let text = Metrics::parse(&watchdog.metrics_text());

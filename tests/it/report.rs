@@ -1,4 +1,4 @@
-//! What is said of a stall: in the log, to the callback, in `stalls()`.
+//! What is reported of a stall: in the log, to the callback, and by `stalls()`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::support::*;
+use test_support::*;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
@@ -21,7 +21,8 @@ pub(crate) struct Line {
     pub(crate) in_span: bool,
 }
 
-/// All events of the process with pollwatch's targets: the watchdogs' threads log to the global subscriber.
+/// All events of the process with pollwatch's targets. Watchdog threads log to the global
+/// subscriber.
 static LINES: Mutex<Vec<Line>> = Mutex::new(Vec::new());
 
 struct Capture;
@@ -50,7 +51,7 @@ impl<S: Subscriber> Layer<S> for Capture {
     }
 }
 
-/// From here on, what this process logs is kept.
+/// Collects from now on what this process logs.
 pub(crate) fn log_to_lines() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -59,12 +60,12 @@ pub(crate) fn log_to_lines() {
     });
 }
 
-fn logging() -> (Watchdog, Told) {
+fn logging() -> (Watchdog, CollectedStalls) {
     log_to_lines();
     start_with(Watchdog::builder().threshold(THRESHOLD))
 }
 
-/// The log lines about one runtime, but for the one that says that it is watched.
+/// The log lines about one runtime, except the line that it is watched.
 pub(crate) fn lines(runtime: &str) -> Vec<Line> {
     let all = lock(&LINES).clone();
     let of_it = |l: &Line| l.fields.get("runtime").is_some_and(|r| r == runtime);
@@ -79,15 +80,15 @@ fn the_log_has_fields() {
 fn has_fields() -> Result<(), String> {
     static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
     let name = &*format!("log fields {}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
-    let (watchdog, told) = logging();
+    let (watchdog, collected) = logging();
     let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
-    let (part, inside) = watch_at(&watchdog, async move { heard.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
-    let (task, outside) = spawn_seen(&watchdog, runtime.handle(), part);
+    let observer = collected.clone();
+    let (part, inside) = watch_at(&watchdog, async move { observer.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
+    let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
     let id = task.id().to_string();
     assert!(runtime.block_on(task).unwrap());
-    let stall = told.wait_resolved(name);
-    // It may have been seen on the way to its part.
+    let stall = collected.wait_resolved(name);
+    // A scan may have found the stall before it reached its inner future.
     is_undisturbed(&stall)?;
     let lines = wait_for("its end is logged", || {
         Some(lines(name)).filter(|l| l.last().is_some_and(|l| l.fields["phase"] == "resolved"))
@@ -112,9 +113,9 @@ fn has_fields() -> Result<(), String> {
 }
 
 #[test]
-fn the_log_says_what_is_seen_of_a_runtime() {
+fn the_log_states_the_coverage_of_a_runtime() {
     let (watchdog, _told) = logging();
-    let name = "what is seen of it";
+    let name = "the coverage";
     let _runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
     let lines: Vec<_> =
         lock(&LINES).iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == name)).cloned().collect();
@@ -127,48 +128,49 @@ fn the_log_says_what_is_seen_of_a_runtime() {
 }
 
 #[test]
-fn display_has_what_a_reader_needs() {
-    let (watchdog, told) = start(THRESHOLD);
+fn display_names_site_cause_and_duration() {
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
-    let (root, place) = watch_at(&watchdog, async move { heard.wait_ongoing("main").is_some() });
+    let observer = collected.clone();
+    let (root, location) = watch_at(&watchdog, async move { observer.wait_ongoing("main").is_some() });
     assert!(runtime.block_on(root));
-    let end = told.wait_resolved("main");
-    let ongoing = told.wait_ongoing("main").expect("it was told");
+    let end = collected.wait_resolved("main");
+    let ongoing = collected.wait_ongoing("main").expect("the stall was reported");
     let (ongoing, end) = (ongoing.to_string(), end.to_string());
     assert!(
         ongoing.starts_with("stall #1 ongoing ") && end.starts_with("stall #1 resolved after "),
         "{ongoing}\n{end}"
     );
     for text in [ongoing, end] {
-        assert!(text.contains(" ms on worker 0 of \"main\"") && text.contains(&place), "{text}");
+        assert!(text.contains(" ms on worker 0 of \"main\"") && text.contains(&location), "{text}");
     }
 }
 
-/// Repeats of one place are limited in the log; the callback and `stalls()` get all, and the rest is counted.
+/// Repeats of one site are limited in the log. The callback and `stalls()` get all, and the
+/// suppressed ones are counted.
 #[test]
-fn repeats_are_limited_in_the_log_alone() {
+fn repeats_are_limited_only_in_the_log() {
     const STALLS: usize = 12;
-    let (watchdog, told) = logging();
+    let (watchdog, collected) = logging();
     let runtime = watchdog.build_runtime("repeats", &mut current_thread()).unwrap();
-    let begin = std::time::Instant::now();
+    let started = std::time::Instant::now();
     for _ in 0..STALLS {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     }
-    let resolved = || told.of("repeats").iter().filter(|s| s.phase == Phase::Resolved).count();
-    wait_until("all are told", || resolved() == STALLS);
+    let resolved = || collected.of("repeats").iter().filter(|s| s.phase == Phase::Resolved).count();
+    wait_until("all are reported", || resolved() == STALLS);
     assert_eq!(watchdog.stalls().len(), STALLS);
-    // Another place is told though this one is not.
-    let (root, place) = watch_at(&watchdog, async { block(THRESHOLD * 2) });
+    // Another site is logged while this one is suppressed.
+    let (root, location) = watch_at(&watchdog, async { block(THRESHOLD * 2) });
     runtime.block_on(root);
-    wait_until("all are told", || resolved() == STALLS + 1);
-    let lines = wait_for("the other place is logged", || {
-        Some(lines("repeats")).filter(|l| l.iter().any(|l| l.fields["site"] == place))
+    wait_until("all are reported", || resolved() == STALLS + 1);
+    let lines = wait_for("the other site is logged", || {
+        Some(lines("repeats")).filter(|l| l.iter().any(|l| l.fields["site"] == location))
     });
     let logged: std::collections::BTreeSet<_> =
-        lines.iter().filter(|l| l.fields["site"] != place).map(|l| l.fields["stall"].clone()).collect();
-    // A burst of 5, then one each 10 s.
-    let earned = begin.elapsed().as_secs() as usize / 10;
+        lines.iter().filter(|l| l.fields["site"] != location).map(|l| l.fields["stall"].clone()).collect();
+    // The limit is a burst of 5, then one per 10 s.
+    let earned = started.elapsed().as_secs() as usize / 10;
     assert!((5..=5 + earned).contains(&logged.len()), "{logged:?}");
     let suppressed = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_reports_suppressed_total", &[]);
     assert!(suppressed >= (STALLS - logged.len()) as f64, "{suppressed}");
@@ -177,20 +179,20 @@ fn repeats_are_limited_in_the_log_alone() {
 }
 
 #[test]
-fn log_off_says_nothing() {
+fn without_log_nothing_is_logged() {
     drop(logging());
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("log off", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
-    told.wait_resolved("log off");
+    collected.wait_resolved("log off");
     drop(watchdog);
     assert!(lines("log off").is_empty());
 }
 
 #[test]
 fn a_panicking_callback_is_caught_and_counted() {
-    let told = Told::default();
-    let keep = told.keep();
+    let collected = CollectedStalls::default();
+    let keep = collected.callback();
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         keep(stall);
         // A payload that panics again when it is dropped.
@@ -207,27 +209,27 @@ fn a_panicking_callback_is_caught_and_counted() {
     let watchdog = watchdog.start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for i in 1..=3 {
-        let heard = told.clone();
-        let root = async move { heard.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
-        assert!(runtime.block_on(watchdog.watch(root)), "detection goes on");
-        told.wait(|s| s.id == i && s.phase == Phase::Resolved).expect("and so does the rest");
+        let observer = collected.clone();
+        let root = async move { observer.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
+        assert!(runtime.block_on(watchdog.watch(root)), "detection continues");
+        collected.wait(|s| s.id == i && s.phase == Phase::Resolved).expect("and so does the rest");
     }
     let panics = || watchdog.snapshot().watchdog.callback_panics;
-    wait_until("each is counted", || panics() == told.all().len() as u64);
+    wait_until("each is counted", || panics() == collected.all().len() as u64);
     assert!(panics() >= 6);
     assert_eq!(watchdog.stalls().len(), 3);
 }
 
-/// The ring is bounded; the oldest go first.
+/// The ring of recent stalls is bounded and drops the oldest first.
 #[test]
-fn stalls_are_bounded() {
+fn recent_stalls_are_bounded() {
     const STALLS: u64 = 300;
     let threshold = std::time::Duration::from_millis(1);
-    let (watchdog, told) = start(threshold);
+    let (watchdog, collected) = start(threshold);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for id in 1..=STALLS {
         runtime.block_on(watchdog.watch(async { block(threshold * 2) }));
-        told.wait(|s| s.id >= id && s.phase == Phase::Resolved).expect("it is told");
+        collected.wait(|s| s.id >= id && s.phase == Phase::Resolved).expect("the stall is reported");
     }
     let stalls = watchdog.stalls();
     assert_eq!(stalls.len(), 256);
@@ -238,7 +240,7 @@ fn stalls_are_bounded() {
 
 #[cfg(feature = "tower")]
 #[test]
-fn the_log_tells_when_requests_are_turned_away() {
+fn shed_requests_are_logged() {
     let (watchdog, _) = logging();
     let runtime = watchdog.build_runtime("shed log", &mut multi_thread(1)).unwrap();
     let mark = Duration::from_millis(5);
@@ -246,14 +248,14 @@ fn the_log_tells_when_requests_are_turned_away() {
     let line = |level| lines("shed log").into_iter().find(|l| l.target == "pollwatch::shed" && l.level == level);
     let seen = |level| wait_for("a line", || line(level));
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let (task, _) = spawn_seen(&watchdog, runtime.handle(), async move {
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
         while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             block(Duration::from_millis(15));
             yield_once().await;
         }
     });
     let begins = seen(Level::WARN);
-    assert!(line(Level::INFO).is_none(), "it goes on");
+    assert!(line(Level::INFO).is_none(), "it continues");
     drop(stop);
     runtime.block_on(task).unwrap();
     let ends = seen(Level::INFO);

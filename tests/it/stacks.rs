@@ -1,28 +1,28 @@
-//! Stacks that are not taken, because nobody wants them or they are not compiled in: all else is told.
+//! Stalls are reported without stacks where these are switched off or not compiled in.
 
 use pollwatch::{Phase, StackCoverage, Watchdog};
 
-use crate::support::*;
+use test_support::*;
 
-/// By the kernel's word alone.
-const IS_TOLD: bool = cfg!(target_os = "linux");
+/// True where the kernel alone states the cause.
+const HAS_CAUSE: bool = cfg!(target_os = "linux");
 
-fn told_without(watchdog: &Watchdog, told: &Told) -> Result<(), String> {
+fn reported_without_stacks(watchdog: &Watchdog, collected: &CollectedStalls) -> Result<(), String> {
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
-    let heard = told.clone();
-    let (task, place) = spawn_seen(watchdog, runtime.handle(), async move {
+    let observer = collected.clone();
+    let (task, location) = spawn_measured(watchdog, runtime.handle(), async move {
         // Waits on a Condvar.
-        heard.wait_ongoing("main").is_some()
+        observer.wait_ongoing("main").is_some()
     });
-    assert!(runtime.block_on(task).unwrap(), "told while it blocks");
-    let stall = told.wait_resolved("main");
-    assert_eq!(stall.site.to_string(), place);
-    for stall in told.of("main") {
+    assert!(runtime.block_on(task).unwrap(), "reported while it blocks");
+    let stall = collected.wait_resolved("main");
+    assert_eq!(stall.site.to_string(), location);
+    for stall in collected.of("main") {
         assert!(stall.stack.is_none() && stall.location_changed.is_none(), "{stall}");
         assert!(!stall.to_string().contains("\n  at "), "{stall}");
     }
-    let first = told.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).unwrap();
-    if IS_TOLD {
+    let first = collected.wait(|s| &*s.runtime == "main" && s.phase == Phase::Ongoing).unwrap();
+    if HAS_CAUSE {
         is_undisturbed(&first)?;
         assert_eq!(first.cause, pollwatch::Cause::Lock, "{first}");
         assert_eq!((first.reason, first.syscall.map(|s| s.name)), ("a lock", Some("futex")));
@@ -30,33 +30,34 @@ fn told_without(watchdog: &Watchdog, told: &Told) -> Result<(), String> {
     Ok(())
 }
 
-fn stacks_way(watchdog: &Watchdog) -> f64 {
+fn stacks_coverage(watchdog: &Watchdog) -> f64 {
     let text = watchdog.metrics_text();
     Metrics::parse(&text).get("pollwatch_coverage", &[("source", "stacks")])
 }
 
 #[test]
-fn switched_off() {
+fn stalls_are_reported_with_stacks_switched_off() {
     let watchdog = undisturbed(|| {
-        let (watchdog, told) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).capture_stacks(false));
-        told_without(&watchdog, &told).map(|()| watchdog)
+        let (watchdog, collected) =
+            start_with(Watchdog::builder().threshold(THRESHOLD).log(false).capture_stacks(false));
+        reported_without_stacks(&watchdog, &collected).map(|()| watchdog)
     });
     let compiled = cfg!(feature = "capture");
     let expected = if compiled { StackCoverage::SwitchedOff } else { StackCoverage::NotCompiled };
     assert_eq!(watchdog.coverage().stacks, expected);
     let words = if compiled { "stacks: switched off" } else { "stacks: not compiled" };
     assert!(watchdog.coverage().to_string().contains(words), "{}", watchdog.coverage());
-    assert_eq!(stacks_way(&watchdog), 0.0);
+    assert_eq!(stacks_coverage(&watchdog), 0.0);
     let captures = watchdog.snapshot().watchdog.captures;
-    assert!(captures.iter().all(|c| c.count == 0), "nobody asked for any: {captures:?}");
+    assert!(captures.iter().all(|c| c.count == 0), "no stack was requested: {captures:?}");
 }
 
 #[test]
 #[cfg(not(feature = "capture"))]
-fn not_compiled() {
+fn stalls_are_reported_with_stacks_not_compiled() {
     let watchdog = undisturbed(|| {
-        let (watchdog, told) = start(THRESHOLD);
-        told_without(&watchdog, &told).map(|()| watchdog)
+        let (watchdog, collected) = start(THRESHOLD);
+        reported_without_stacks(&watchdog, &collected).map(|()| watchdog)
     });
     assert_eq!(watchdog.coverage().stacks, StackCoverage::NotCompiled);
 }
@@ -68,9 +69,9 @@ fn not_compiled() {
     target_env = "gnu",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-fn taken_where_they_can_be() {
+fn stacks_are_taken_where_supported() {
     let (watchdog, _) = start(THRESHOLD);
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
     assert!(watchdog.coverage().to_string().contains("stacks: taken"));
-    assert_eq!(stacks_way(&watchdog), 1.0);
+    assert_eq!(stacks_coverage(&watchdog), 1.0);
 }

@@ -1,4 +1,4 @@
-//! What is counted of routes is a part of what is counted of their runtime.
+//! What is counted for routes is a part of what is counted for their runtime.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,16 +12,17 @@ use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::scene::Scene;
-use crate::support::*;
+use crate::fixture::Fixture;
+use test_support::*;
 
-/// Within a task that is seen, the layer's parts are no polls of their own; elsewhere each is one, once. The service's call never is.
+/// Within a measured task the layer's parts are no polls of their own; elsewhere each part is one
+/// poll. The service's call never is.
 #[test]
-fn no_poll_is_counted_twice() {
-    let scene = Scene::new();
+fn no_poll_of_a_request_is_counted_twice() {
+    let fixture = Fixture::new();
     let parts = Arc::new(AtomicU64::new(0));
     let of_handler = parts.clone();
-    let service = ServiceBuilder::new().layer(scene.watchdog.layer()).service_fn(move |_: Request<()>| {
+    let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(move |_: Request<()>| {
         counted(of_handler.clone(), async {
             yields(3).await;
             Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from("whole"))))
@@ -36,34 +37,34 @@ fn no_poll_is_counted_twice() {
             }
         }
     };
-    // The bodies' two.
+    // The two polls of the bodies.
     let of_layer = |parts: &AtomicU64| parts.load(Ordering::Relaxed) + 5 * 2;
 
     let polls_of_task = Arc::new(AtomicU64::new(0));
-    let (task, _) = spawn_seen(&scene.watchdog, scene.runtime.handle(), counted(polls_of_task.clone(), ask()));
-    scene.runtime.block_on(task).unwrap();
+    let (task, _) = spawn_measured(&fixture.watchdog, fixture.runtime.handle(), counted(polls_of_task.clone(), ask()));
+    fixture.runtime.block_on(task).unwrap();
     let wanted = polls_of_task.load(Ordering::Relaxed);
-    wait_until("each poll is counted", || polls(&scene.watchdog, "main") >= wanted);
-    assert_eq!(polls(&scene.watchdog, "main"), wanted);
-    assert_eq!(scene.route("unmatched").unwrap().polls, of_layer(&parts));
+    wait_until("each poll is counted", || polls(&fixture.watchdog, "main") >= wanted);
+    assert_eq!(polls(&fixture.watchdog, "main"), wanted);
+    assert_eq!(fixture.route("unmatched").unwrap().polls, of_layer(&parts));
 
-    // Where nobody else sees a poll, the parts are what is seen.
+    // Where nothing else measures a poll, the parts are measured.
     parts.store(0, Ordering::Relaxed);
     let bare = current_thread().build().unwrap();
-    scene.watchdog.attach("bare", bare.handle()).unwrap();
+    fixture.watchdog.attach("bare", bare.handle()).unwrap();
     bare.block_on(ask());
-    assert_eq!(polls(&scene.watchdog, "bare"), of_layer(&parts));
+    assert_eq!(polls(&fixture.watchdog, "bare"), of_layer(&parts));
 }
 
-/// Also where a request asks another service, and where two layers see one request.
+/// This also holds where a request calls another service, and where two layers see one request.
 #[test]
 fn routes_are_never_busier_than_their_runtime() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let slow = async || {
         block(Duration::from_millis(3));
         "slow"
     };
-    let inner = Router::new().route("/inner", get(slow)).layer(scene.watchdog.layer());
+    let inner = Router::new().route("/inner", get(slow)).layer(fixture.watchdog.layer());
     let asks = async move || {
         block(Duration::from_millis(2));
         let request = Request::get("/inner").body(axum::body::Body::empty()).unwrap();
@@ -72,9 +73,9 @@ fn routes_are_never_busier_than_their_runtime() {
     let app = Router::new()
         .route("/outer", get(asks))
         .route("/plain/{id}", get(slow))
-        .layer(scene.watchdog.layer())
-        .layer(scene.watchdog.layer());
-    let addr = scene.serve(app);
+        .layer(fixture.watchdog.layer())
+        .layer(fixture.watchdog.layer());
+    let addr = fixture.serve(app);
     let path = |connection: usize, i: usize| ["/outer", "/plain/1"][(connection + i) % 2];
     client::drive(
         addr,
@@ -85,20 +86,20 @@ fn routes_are_never_busier_than_their_runtime() {
         },
     );
     for (route, requests) in [("/outer", 80), ("/inner", 80), ("/plain/{id}", 80)] {
-        scene.wait_requests(route, &[("GET", "2xx", requests)]);
+        fixture.wait_requests(route, &[("GET", "2xx", requests)]);
     }
-    // Routes first: the runtime's time only grows meanwhile.
-    let routes = scene.watchdog.snapshot().routes;
-    wait_until("the last polls have ended", || runtime_of(&scene.watchdog.snapshot(), "main").polls.count > 0);
-    scene.assert_slots_are_empty();
-    let runtime = runtime_of(&scene.watchdog.snapshot(), "main").polls.sum;
+    // The routes are read first: the runtime's time can only grow in the meantime.
+    let routes = fixture.watchdog.snapshot().routes;
+    wait_until("the last polls have ended", || runtime_of(&fixture.watchdog.snapshot(), "main").polls.count > 0);
+    fixture.assert_slots_are_empty();
+    let runtime = runtime_of(&fixture.watchdog.snapshot(), "main").polls.sum;
     let busy: Duration = routes.iter().map(|route| route.busy).sum();
     assert!(busy <= runtime, "{busy:?} of {runtime:?}: {routes:#?}");
     let of = |name: &str| routes.iter().find(|r| &*r.route == name).unwrap();
     assert!(of("/inner").busy >= Duration::from_millis(3) * 80);
     assert!(of("/outer").busy >= Duration::from_millis(2) * 80);
     assert!(of("/plain/{id}").poll_max >= Duration::from_millis(3));
-    // Each request's time is its own: the outer one has slept for 2 ms, while the inner one slept for 3.
+    // Each request has its own time: the outer one slept 2 ms, while the inner one slept 3.
     let own = of("/outer").busy.as_secs_f64() / of("/outer").polls as f64;
     let max = of("/outer").poll_max.as_secs_f64();
     assert!(own <= max, "{own} {max}");

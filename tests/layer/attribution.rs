@@ -1,4 +1,4 @@
-//! Whatever blocks in a request, it is told under the request's route.
+//! Whatever blocks in a request is reported under the route of the request.
 
 use std::convert::Infallible;
 
@@ -11,42 +11,43 @@ use pollwatch::{Cause, Phase, Stall};
 use tower::ServiceBuilder;
 
 use crate::client::{self, Request};
-use crate::scene::Scene;
-use crate::support::*;
+use crate::fixture::Fixture;
+use test_support::*;
 
-/// As a new user would: the layer on an axum app, its slow route requested.
+/// A new user's first steps: the layer on an axum app, and a request to its slow route.
 #[test]
-fn the_first_report_names_the_route_while_it_still_blocks() {
+fn the_first_report_names_the_route_while_it_blocks() {
     undisturbed(|| {
-        let scene = Scene::new();
+        let fixture = Fixture::new();
         let gate = Gate::new();
         let key = gate.key();
         let slow = move |Path(id): Path<u32>| async move { format!("{id} {}", key.pass()) };
         let app =
-            Router::new().route("/slow/{id}", get(slow)).route("/", get(|| async {})).layer(scene.watchdog.layer());
-        let addr = scene.serve(app);
+            Router::new().route("/slow/{id}", get(slow)).route("/", get(|| async {})).layer(fixture.watchdog.layer());
+        let addr = fixture.serve(app);
         let client = std::thread::spawn(move || client::ask_once(addr, client::get("/slow/7")).unwrap());
 
-        let first = scene.told.wait_ongoing("main").expect("it is told while it blocks");
+        let first = fixture.collected.wait_ongoing("main").expect("the stall is reported while it blocks");
         if first.route.is_none() || matches!(first.cause, Cause::Starved | Cause::Paused) {
             return Err(format!("it was given no CPU, or not until long after its poll began: {first}"));
         }
         assert_eq!(first.route.as_deref(), Some("/slow/{id}"), "{first}");
         assert!(first.to_string().contains("\n  route /slow/{id} · task "), "{first}");
-        let count = || scene.metrics().get("pollwatch_route_stalls_total", &[("route", "/slow/{id}")]);
+        let count = || fixture.metrics().get("pollwatch_route_stalls_total", &[("route", "/slow/{id}")]);
         wait_until("it is counted while it blocks", || count() == 1.0);
-        let metrics = scene.metrics();
+        let metrics = fixture.metrics();
         let so_far = metrics.get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
         assert!(so_far >= THRESHOLD.as_secs_f64(), "{so_far}");
-        let later = scene.metrics().get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
-        assert!(later > so_far, "it grows while it lasts");
+        let later = fixture.metrics().get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
+        assert!(later > so_far, "the duration grows while it lasts");
 
         gate.open();
         assert_eq!(client.join().unwrap().body(), "7 true");
-        let end = scene.told.wait(|s| s.id == first.id && s.phase == Phase::Resolved).expect("it is resolved");
+        let end =
+            fixture.collected.wait(|s| s.id == first.id && s.phase == Phase::Resolved).expect("the stall is resolved");
         assert_eq!(end.route.as_deref(), Some("/slow/{id}"), "{end}");
-        scene.wait_requests("/slow/{id}", &[("GET", "2xx", 1)]);
-        let metrics = scene.metrics();
+        fixture.wait_requests("/slow/{id}", &[("GET", "2xx", 1)]);
+        let metrics = fixture.metrics();
         let requests = [("route", "/slow/{id}"), ("method", "GET"), ("status", "2xx")];
         assert_eq!(metrics.get("pollwatch_route_requests_total", &requests), 1.0);
         for name in ["pollwatch_route_busy_seconds_total", "pollwatch_route_poll_max_seconds"] {
@@ -56,14 +57,19 @@ fn the_first_report_names_the_route_while_it_still_blocks() {
     });
 }
 
-/// The stall that a request makes.
-fn stall_of(scene: &Scene, app: impl Fn() -> Router, request: impl Fn() -> Request, is_it: impl Fn(&Stall) -> bool) {
-    let addr = scene.serve(app());
+/// Sends a request and returns the stall that it causes.
+fn stall_of(
+    fixture: &Fixture,
+    app: impl Fn() -> Router,
+    request: impl Fn() -> Request,
+    is_it: impl Fn(&Stall) -> bool,
+) {
+    let addr = fixture.serve(app());
     undisturbed(|| {
-        let known: Vec<u64> = scene.stalls().iter().map(|s| s.id).collect();
+        let known: Vec<u64> = fixture.stalls().iter().map(|s| s.id).collect();
         client::ask_once(addr, request()).expect("an answer");
-        let new: Vec<Stall> = scene.stalls().into_iter().filter(|s| !known.contains(&s.id)).collect();
-        // Stalls of a machine with more to do than this may come on top.
+        let new: Vec<Stall> = fixture.stalls().into_iter().filter(|s| !known.contains(&s.id)).collect();
+        // A busy machine may add stalls of its own.
         match new.iter().any(&is_it) {
             true => Ok(()),
             false => Err(format!("{new:#?}")),
@@ -91,8 +97,8 @@ impl<S: Sync> FromRequestParts<S> for Extracted {
 }
 
 #[test]
-fn a_handler_an_extractor_and_bodies() {
-    let scene = Scene::new();
+fn handlers_extractors_and_bodies_are_attributed() {
+    let fixture = Fixture::new();
     let app = || {
         let body = || {
             Body::from_stream(futures_util::stream::iter([0, 1, 2]).map(|i| {
@@ -107,42 +113,42 @@ fn a_handler_an_extractor_and_bodies() {
             .route("/extractor/{id}", get(async |_: Extracted| {}))
             .route("/body/{id}", get(async move || body()))
             .route("/upload/{id}", post(async |_: Bytes| blocks()))
-            .layer(scene.watchdog.layer())
+            .layer(fixture.watchdog.layer())
     };
     for (route, path) in
         [("/handler/{id}", "/handler/1"), ("/extractor/{id}", "/extractor/1"), ("/body/{id}", "/body/1")]
     {
-        stall_of(&scene, app, || client::get(path), of_route(route));
+        stall_of(&fixture, app, || client::get(path), of_route(route));
     }
-    stall_of(&scene, app, || client::request("POST", "/upload/1"), of_route("/upload/{id}"));
+    stall_of(&fixture, app, || client::request("POST", "/upload/1"), of_route("/upload/{id}"));
 }
 
 #[test]
-fn a_middleware_below_the_layer_and_not_one_above() {
-    let scene = Scene::new();
+fn middleware_is_attributed_below_the_layer_and_not_above_it() {
+    let fixture = Fixture::new();
     let blocking = ServiceBuilder::new().map_request(|request: axum::extract::Request| {
         blocks();
         request
     });
     let app =
-        || Router::new().route("/below/{id}", get(async || {})).layer(blocking.clone()).layer(scene.watchdog.layer());
-    stall_of(&scene, app, || client::get("/below/1"), of_route("/below/{id}"));
+        || Router::new().route("/below/{id}", get(async || {})).layer(blocking.clone()).layer(fixture.watchdog.layer());
+    stall_of(&fixture, app, || client::get("/below/1"), of_route("/below/{id}"));
     let app =
-        || Router::new().route("/above/{id}", get(async || {})).layer(scene.watchdog.layer()).layer(blocking.clone());
+        || Router::new().route("/above/{id}", get(async || {})).layer(fixture.watchdog.layer()).layer(blocking.clone());
     if HOOKS {
-        stall_of(&scene, app, || client::get("/above/1"), |stall| stall.route.is_none());
+        stall_of(&fixture, app, || client::get("/above/1"), |stall| stall.route.is_none());
     }
-    assert!(!scene.stalls().iter().any(of_route("/above/{id}")), "{:#?}", scene.stalls());
+    assert!(!fixture.stalls().iter().any(of_route("/above/{id}")), "{:#?}", fixture.stalls());
 }
 
 #[test]
-fn a_task_that_a_handler_spawned() {
-    let scene = Scene::new();
-    let watchdog = scene.watchdog.clone();
+fn a_task_spawned_by_a_handler_is_attributed() {
+    let fixture = Fixture::new();
+    let watchdog = fixture.watchdog.clone();
     let spawns = async move || watchdog.spawn(async { blocks() }).await.unwrap();
-    let app = || Router::new().route("/spawns/{id}", get(spawns.clone())).layer(scene.watchdog.layer());
+    let app = || Router::new().route("/spawns/{id}", get(spawns.clone())).layer(fixture.watchdog.layer());
     stall_of(
-        &scene,
+        &fixture,
         app,
         || client::get("/spawns/1"),
         |stall| {
@@ -153,17 +159,17 @@ fn a_task_that_a_handler_spawned() {
             stall.parent_route.as_deref() == Some("/spawns/{id}") && stall.route.is_none()
         },
     );
-    assert_eq!(scene.route("/spawns/{id}").unwrap().stalls.count, 0, "the request itself did not block");
+    assert_eq!(fixture.route("/spawns/{id}").unwrap().stalls.count, 0, "the request itself did not block");
 }
 
-/// Two requests in one poll, each too short to be blamed alone.
+/// Two requests in one poll, each too short to be a stall alone.
 #[test]
 fn several_short_requests_in_one_poll_have_no_route() {
     use tower::ServiceExt;
     let threshold = THRESHOLD * 5;
     undisturbed(|| {
-        let scene = Scene::of(pollwatch::Watchdog::builder().threshold(threshold));
-        let half = ServiceBuilder::new().layer(scene.watchdog.layer()).service_fn(async |_: http::Request<()>| {
+        let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(threshold));
+        let half = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |_: http::Request<()>| {
             block(THRESHOLD * 4);
             Ok::<_, Infallible>(http::Response::new(String::new()))
         });
@@ -172,15 +178,15 @@ fn several_short_requests_in_one_poll_have_no_route() {
                 half.clone().oneshot(http::Request::new(())).await.unwrap();
             }
         };
-        let (task, _) = spawn_seen(&scene.watchdog, scene.runtime.handle(), both);
-        scene.runtime.block_on(task).unwrap();
-        let stalls = scene.stalls();
+        let (task, _) = spawn_measured(&fixture.watchdog, fixture.runtime.handle(), both);
+        fixture.runtime.block_on(task).unwrap();
+        let stalls = fixture.stalls();
         match &stalls[..] {
             [stall] if stall.route.is_none() => {
-                let ongoing = scene.told.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
-                let Some(ongoing) = ongoing else { return Err(format!("it was over before it was seen: {stall}")) };
+                let ongoing = fixture.collected.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
+                let Some(ongoing) = ongoing else { return Err(format!("it was over before a scan found it: {stall}")) };
                 assert!(ongoing.to_string().contains("several requests or other work, no route alone"), "{ongoing}");
-                assert_eq!(scene.route("unmatched").unwrap().stalls.count, 0);
+                assert_eq!(fixture.route("unmatched").unwrap().stalls.count, 0);
                 Ok(())
             }
             other => Err(format!("{other:#?}")),

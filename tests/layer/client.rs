@@ -1,4 +1,4 @@
-//! A real HTTP/1 client, on a runtime of its own that nobody watches.
+//! An HTTP/1 client on an unwatched runtime of its own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::*;
+use test_support::*;
 
 pub(crate) type Request = http::Request<Full<Bytes>>;
-/// What came of a request; an error is a connection that broke.
+/// A response, or the error of a broken connection.
 pub(crate) type Answer = hyper::Result<http::Response<Bytes>>;
 
 pub(crate) fn get(path: &str) -> Request {
@@ -36,15 +36,16 @@ async fn ask(sender: &mut SendRequest<Full<Bytes>>, request: Request) -> Answer 
     Ok(http::Response::from_parts(head, body.collect().await?.to_bytes()))
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a connection of its own.
 pub(crate) fn ask_once(addr: SocketAddr, request: Request) -> Answer {
-    in_time("a request", move || {
+    within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async move { ask(&mut connect(addr).await, request).await })
     })
 }
 
-/// So many connections at once, on each so many requests one after the other; a connection that broke is made anew.
-/// `request` and `check` are told which connection and which request it is.
+/// Opens `connections` connections at once and sends `requests` requests on each, one after the
+/// other. A broken connection is replaced. `request` and `check` get the numbers of the connection
+/// and of the request.
 pub(crate) fn drive(
     addr: SocketAddr,
     (connections, requests): (usize, usize),
@@ -71,5 +72,5 @@ pub(crate) fn drive(
             result.expect("a connection's requests are answered");
         }
     };
-    in_time("the load", move || current_thread().build().unwrap().block_on(drive));
+    within_timeout("the load", move || current_thread().build().unwrap().block_on(drive));
 }

@@ -1,4 +1,5 @@
-//! tonic: unary calls and streams both ways, over HTTP/2, where many requests share a connection.
+//! tonic: unary calls and streams in both directions over HTTP/2, where requests share a
+//! connection.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,18 +19,18 @@ use tonic_reflection::pb::v1::server_reflection_server::{ServerReflection, Serve
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tower::Service;
 
-use crate::scene::Scene;
-use crate::support::*;
-use crate::truth::{LOAD_THRESHOLD, Truth};
+use crate::fixture::Fixture;
+use crate::ground_truth::{GroundTruth, LOAD_THRESHOLD};
+use test_support::*;
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const TALK: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const ROUTES: [&str; 3] = [CHECK, WATCH, TALK];
 
-/// Services whose methods block when they are asked to.
+/// Services whose methods block on demand.
 #[derive(Clone, Default)]
-struct Answers(Truth);
+struct Answers(GroundTruth);
 
 const BLOCK: &str = "block";
 const FAIL: &str = "fail";
@@ -77,14 +78,14 @@ impl ServerReflection for Answers {
     }
 }
 
-fn serve(scene: &Scene, answers: Answers) -> SocketAddr {
-    let listener = scene.listen();
+fn serve(fixture: &Fixture, answers: Answers) -> SocketAddr {
+    let listener = fixture.listen();
     let addr = listener.local_addr().unwrap();
     let server = Server::builder()
-        .layer(scene.watchdog.layer())
+        .layer(fixture.watchdog.layer())
         .add_service(HealthServer::new(answers.clone()))
         .add_service(ServerReflectionServer::new(answers));
-    scene.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    fixture.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     addr
 }
 
@@ -96,7 +97,7 @@ async fn count<T>(answer: Result<Response<Streaming<T>>, Status>) -> usize {
     answer.expect("an answer").into_inner().map(|message| message.expect("a message")).count().await
 }
 
-/// Asks for a route once; whether it blocks is up to the caller.
+/// Calls a route once; the caller decides whether it blocks.
 async fn ask(channel: Channel, route: &str, block: bool) {
     let service = if block { BLOCK } else { "fast" }.to_owned();
     match route {
@@ -121,14 +122,14 @@ async fn talk(
 }
 
 #[test]
-fn tonic_names_every_stall() {
+fn every_stall_of_tonic_has_its_route() {
     const CONNECTIONS: usize = 64;
-    /// At a time on each connection.
+    /// The concurrent streams of each connection.
     const STREAMS: usize = 2;
     const REQUESTS: usize = 15;
-    let scene = Scene::of(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
-    let truth = Truth::default();
-    let addr = serve(&scene, Answers(truth.clone()));
+    let fixture = Fixture::with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
+    let truth = GroundTruth::default();
+    let addr = serve(&fixture, Answers(truth.clone()));
     let drive = async move {
         let mut all = JoinSet::new();
         for connection in 0..CONNECTIONS {
@@ -147,20 +148,20 @@ fn tonic_names_every_stall() {
             result.expect("all are answered");
         }
     };
-    in_time("the load", move || current_thread().build().unwrap().block_on(drive));
-    truth.check(&scene);
+    within_timeout("the load", move || current_thread().build().unwrap().block_on(drive));
+    truth.check(&fixture);
     for route in ROUTES {
-        scene.wait_requests(route, &[("POST", "2xx", (CONNECTIONS * STREAMS * REQUESTS / ROUTES.len()) as u64)]);
+        fixture.wait_requests(route, &[("POST", "2xx", (CONNECTIONS * STREAMS * REQUESTS / ROUTES.len()) as u64)]);
     }
-    scene.assert_slots_are_empty();
+    fixture.assert_slots_are_empty();
 }
 
-/// gRPC's own status is in the trailers: they pass, and the request counts by its HTTP status.
+/// The status of gRPC is in the trailers, which pass; the request counts by its HTTP status.
 #[test]
-fn trailers_and_errors_pass() {
-    let scene = Scene::new();
-    let addr = serve(&scene, Answers::default());
-    in_time("the calls", move || {
+fn trailers_and_errors_are_passed_on() {
+    let fixture = Fixture::new();
+    let addr = serve(&fixture, Answers::default());
+    within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
             let mut client = HealthClient::new(channel(addr).await);
             let failed = client.check(HealthCheckRequest { service: FAIL.into() }).await.unwrap_err();
@@ -170,18 +171,19 @@ fn trailers_and_errors_pass() {
             assert!(stream.trailers().await.unwrap().is_some(), "the trailers came");
         });
     });
-    scene.wait_requests(CHECK, &[("POST", "2xx", 1)]);
-    scene.wait_requests(WATCH, &[("POST", "2xx", 1)]);
+    fixture.wait_requests(CHECK, &[("POST", "2xx", 1)]);
+    fixture.wait_requests(WATCH, &[("POST", "2xx", 1)]);
 }
 
-/// Clients make up methods, more than there is room for; the real ones, asked for after that, have their names.
+/// Clients invent more methods than there is room for. The real ones, called after that, have their
+/// names.
 #[test]
-fn a_flood_of_made_up_methods_leaves_the_real_ones() {
+fn a_flood_of_invented_methods_does_not_displace_real_ones() {
     const ROOM: usize = 8;
     const FLOOD: usize = 500;
-    let scene = Scene::of(Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
-    let addr = serve(&scene, Answers::default());
-    in_time("the calls", move || {
+    let fixture = Fixture::with(Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let addr = serve(&fixture, Answers::default());
+    within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
             let mut channel = channel(addr).await;
             for i in 0..FLOOD {
@@ -198,35 +200,36 @@ fn a_flood_of_made_up_methods_leaves_the_real_ones() {
             }
         });
     });
-    // The first of each was counted before its name was known to be a real one, or when it was answered: the rest was after it.
+    // The first call of each was counted before its name was known to be real or when it was
+    // answered; the others came later.
     for route in ROUTES {
-        scene.wait_requests(route, &[("POST", "2xx", 10)]);
+        fixture.wait_requests(route, &[("POST", "2xx", 10)]);
     }
-    let snapshot = scene.watchdog.snapshot();
+    let snapshot = fixture.watchdog.snapshot();
     assert!(snapshot.routes.len() <= ROOM + 2, "{:#?}", snapshot.routes);
     assert!(snapshot.watchdog.routes_overflowed >= (FLOOD - ROOM) as u64);
     let all = snapshot.routes.iter().flat_map(|route| &route.requests).map(|requests| requests.count).sum::<u64>();
     assert_eq!(all, (FLOOD + 30) as u64, "none is lost: {:#?}", snapshot.routes);
 }
 
-/// All are turned away but those that ask for the service's health.
+/// All calls are shed except those to the health service.
 #[test]
-fn overload_is_unavailable() {
-    let scene = Scene::new();
-    let listener = scene.listen();
+fn shed_calls_are_unavailable() {
+    let fixture = Fixture::new();
+    let listener = fixture.listen();
     let addr = listener.local_addr().unwrap();
     let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO).retry_after(Duration::from_millis(1_500));
     let server = Server::builder()
-        .layer(scene.watchdog.layer().shed(all))
+        .layer(fixture.watchdog.layer().shed(all))
         .add_service(HealthServer::new(Answers::default()))
         .add_service(ServerReflectionServer::new(Answers::default()));
-    scene.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    fixture.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let client = current_thread().build().unwrap();
     let channel = client.block_on(channel(addr));
     let refusal = wait_for("a call is turned away", || {
         client.block_on(async {
-            // A runtime that polls: its probe is woken.
-            let work = scene.runtime.spawn(scene.watchdog.watch(async { block(Duration::from_millis(15)) }));
+            // A runtime that polls, so that its probe is woken.
+            let work = fixture.runtime.spawn(fixture.watchdog.watch(async { block(Duration::from_millis(15)) }));
             let answer = talk(channel.clone(), futures_util::stream::empty()).await;
             work.await.unwrap();
             answer.err()
@@ -237,6 +240,6 @@ fn overload_is_unavailable() {
     for _ in 0..20 {
         client.block_on(ask(channel.clone(), CHECK, false));
     }
-    let shed = |name| scene.route(name).map_or(0, |route| route.shed);
+    let shed = |name| fixture.route(name).map_or(0, |route| route.shed);
     assert_eq!((shed(TALK), shed(CHECK)), (1, 0));
 }

@@ -1,4 +1,5 @@
-//! 64 connections at once, to handlers that block and others that do not: no stall has a neighbour's name.
+//! 64 concurrent connections to handlers of which some block: no stall has the route of another
+//! request.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -18,15 +19,15 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::client::{self, Answer, Request};
-use crate::scene::Scene;
-use crate::support::*;
-use crate::truth::{LOAD_THRESHOLD, Truth};
+use crate::fixture::Fixture;
+use crate::ground_truth::{GroundTruth, LOAD_THRESHOLD};
+use test_support::*;
 
 const CONNECTIONS: usize = 64;
-/// On each connection.
+/// The number of requests on each connection.
 const REQUESTS: usize = 40;
 
-/// Routes, and how to ask for them; the first half blocks.
+/// Routes and a path for each; the first half blocks.
 const ROUTES: [(&str, &str, &str); 8] = [
     ("/block/{id}", "GET", "/block/1"),
     ("/block/stream", "GET", "/block/stream"),
@@ -40,8 +41,8 @@ const ROUTES: [(&str, &str, &str); 8] = [
 
 const CHUNKS: usize = 3;
 
-/// A body that visits in its middle.
-fn chunks(truth: Truth, route: &'static str) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
+/// A body with a visit in its middle.
+fn chunks(truth: GroundTruth, route: &'static str) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
     futures_util::stream::iter(0..CHUNKS).map(move |i| {
         if i == CHUNKS / 2 {
             visit(&truth, route);
@@ -50,16 +51,16 @@ fn chunks(truth: Truth, route: &'static str) -> impl futures_util::Stream<Item =
     })
 }
 
-fn visit(truth: &Truth, route: &str) {
+fn visit(truth: &GroundTruth, route: &str) {
     truth.visit(route, route.starts_with("/block"));
 }
 
-/// As `panic!` does, without a line on stderr.
+/// Unwinds as `panic!` does, without a line on stderr.
 fn unwind() -> ! {
     resume_unwind(Box::new("on purpose"))
 }
 
-fn app(truth: &Truth) -> Router {
+fn app(truth: &GroundTruth) -> Router {
     let mut app = Router::new();
     for (route, _, _) in ROUTES {
         let truth = truth.clone();
@@ -92,7 +93,7 @@ fn app(truth: &Truth) -> Router {
     app
 }
 
-/// Every other connection asks for one route only, the rest for all in turn.
+/// Every other connection requests one route only, the rest request all in turn.
 fn pick(connection: usize, i: usize) -> (&'static str, Request) {
     let which = if connection.is_multiple_of(2) { connection / 2 } else { connection + i };
     let (route, method, path) = ROUTES[which % ROUTES.len()];
@@ -113,15 +114,16 @@ fn check(connection: usize, i: usize, answer: Answer) {
     }
 }
 
-fn scene() -> Scene {
-    Scene::of(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false))
+fn fixture() -> Fixture {
+    Fixture::with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false))
 }
 
-/// Runs the load, and holds what was told and counted against the truth. `panicked` is what panics are counted as.
+/// Runs the load and checks all stalls and counts against the ground truth. `panicked` is the
+/// status under which panics are counted.
 #[track_caller]
-fn drive(scene: &Scene, truth: &Truth, addr: std::net::SocketAddr, panicked: &str) {
+fn drive(fixture: &Fixture, truth: &GroundTruth, addr: std::net::SocketAddr, panicked: &'static str) {
     client::drive(addr, (CONNECTIONS, REQUESTS), |connection, i| pick(connection, i).1, check);
-    truth.check(scene);
+    truth.check(fixture);
     let mut wanted = [0u64; ROUTES.len()];
     for (connection, i) in (0..CONNECTIONS).flat_map(|c| (0..REQUESTS).map(move |i| (c, i))) {
         let route = pick(connection, i).0;
@@ -129,33 +131,36 @@ fn drive(scene: &Scene, truth: &Truth, addr: std::net::SocketAddr, panicked: &st
     }
     for ((route, method, _), wanted) in ROUTES.into_iter().zip(wanted) {
         let status = if route.ends_with("/panic") { panicked } else { "2xx" };
-        scene.wait_requests(route, &[(method, status, wanted)]);
+        fixture.wait_requests(route, &[(method, status, wanted)]);
     }
-    scene.assert_slots_are_empty();
+    fixture.assert_slots_are_empty();
 }
 
 #[test]
-fn axum_names_every_stall() {
-    let (scene, truth) = (scene(), Truth::default());
-    let addr = scene.serve(app(&truth).layer(scene.watchdog.layer()));
-    drive(&scene, &truth, addr, "panicked");
+fn every_stall_of_axum_has_its_route() {
+    let (fixture, truth) = (fixture(), GroundTruth::default());
+    let addr = fixture.serve(app(&truth).layer(fixture.watchdog.layer()));
+    drive(&fixture, &truth, addr, "panicked");
 }
 
 #[test]
-fn axum_names_every_stall_where_panics_are_caught() {
+fn every_stall_of_axum_has_its_route_where_panics_are_caught() {
     // Within the layer, and around it.
     for (inside, status) in [(true, "5xx"), (false, "panicked")] {
-        let (scene, truth) = (scene(), Truth::default());
-        let (app, layer, catch) = (app(&truth), scene.watchdog.layer(), CatchPanicLayer::new());
+        let (fixture, truth) = (fixture(), GroundTruth::default());
+        let (app, layer, catch) = (app(&truth), fixture.watchdog.layer(), CatchPanicLayer::new());
         let app = if inside { app.layer(catch).layer(layer) } else { app.layer(layer).layer(catch) };
-        drive(&scene, &truth, scene.serve(app), status);
+        drive(&fixture, &truth, fixture.serve(app), status);
     }
 }
 
 type BoxBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A service without a router.
-async fn plain(truth: Truth, request: http::Request<hyper::body::Incoming>) -> hyper::Result<http::Response<BoxBody>> {
+async fn plain(
+    truth: GroundTruth,
+    request: http::Request<hyper::body::Incoming>,
+) -> hyper::Result<http::Response<BoxBody>> {
     let path = request.uri().path();
     let Some((route, _, _)) = ROUTES.into_iter().find(|(_, _, known)| *known == path) else {
         let mut response = http::Response::new(Full::default().boxed_unsync());
@@ -185,17 +190,17 @@ async fn plain(truth: Truth, request: http::Request<hyper::body::Incoming>) -> h
 }
 
 #[test]
-fn hyper_names_every_stall() {
-    let (scene, truth) = (scene(), Truth::default());
-    let layer = scene.watchdog.layer().route_by(|request| {
+fn every_stall_of_hyper_has_its_route() {
+    let (fixture, truth) = (fixture(), GroundTruth::default());
+    let layer = fixture.watchdog.layer().route_by(|request| {
         let known = ROUTES.into_iter().find(|(_, _, path)| *path == request.uri.path());
         known.map(|(route, _, _)| route.into())
     });
     let of_service = truth.clone();
     let service = ServiceBuilder::new().layer(layer).service_fn(move |request| plain(of_service.clone(), request));
-    let listener = scene.listen();
+    let listener = fixture.listen();
     let addr = listener.local_addr().unwrap();
-    scene.runtime.spawn(async move {
+    fixture.runtime.spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             let service = TowerToHyperService::new(service.clone());
@@ -203,21 +208,21 @@ fn hyper_names_every_stall() {
             tokio::spawn(connection);
         }
     });
-    drive(&scene, &truth, addr, "panicked");
+    drive(&fixture, &truth, addr, "panicked");
 }
 
-/// Clients that go away while their request blocks, and while it waits after that.
+/// Clients disconnect while their request blocks, and while it waits after that.
 #[test]
-fn clients_that_go_away_leave_nothing_behind() {
+fn disconnecting_clients_leave_no_frame_behind() {
     const GONE: usize = 200;
-    let (scene, truth) = (scene(), Truth::default());
+    let (fixture, truth) = (fixture(), GroundTruth::default());
     let of_handler = truth.clone();
     let gone = async move || {
         of_handler.visit("/gone/{id}", true);
         std::future::pending::<()>().await;
     };
-    let app = app(&truth).route("/gone/{id}", get(gone)).layer(scene.watchdog.layer());
-    let addr = scene.serve(app);
+    let app = app(&truth).route("/gone/{id}", get(gone)).layer(fixture.watchdog.layer());
+    let addr = fixture.serve(app);
     let leavers: Vec<_> = (0..4)
         .map(|_| {
             std::thread::spawn(move || {
@@ -230,15 +235,15 @@ fn clients_that_go_away_leave_nothing_behind() {
         .collect();
     client::drive(addr, (8, REQUESTS), |connection, i| pick(connection, i).1, check);
     leavers.into_iter().for_each(|leaver| leaver.join().unwrap());
-    // hyper has read each of them, and hears of the end at the next poll at the latest.
+    // hyper has read each request, and learns of the disconnect at the next poll at the latest.
     wait_until("all that came are gone", || {
-        let route = scene.route("/gone/{id}");
+        let route = fixture.route("/gone/{id}");
         route.is_some_and(|route| {
             route.requests.iter().map(|requests| requests.count).sum::<u64>() == truth.visits("/gone/{id}")
         })
     });
-    let requests = scene.route("/gone/{id}").unwrap().requests;
+    let requests = fixture.route("/gone/{id}").unwrap().requests;
     assert!(requests.iter().all(|r| (r.method, r.status) == ("GET", "cancelled")), "{requests:?}");
-    truth.check(&scene);
-    scene.assert_slots_are_empty();
+    truth.check(&fixture);
+    fixture.assert_slots_are_empty();
 }

@@ -1,19 +1,14 @@
-//! The tower layer, beneath real servers with real clients: which route a stall is told under, and what is counted of it.
-
-#[path = "../it/support.rs"]
-mod support;
-
-#[path = "../it/schema.rs"]
-mod schema;
+//! The tower layer below real servers with real clients: the route of each stall, and what is
+//! counted for it.
 
 mod accounts;
 mod attribution;
 mod client;
+mod fixture;
+mod ground_truth;
 mod grpc;
 mod load;
 mod names;
 mod pages;
 mod patterns;
-mod scene;
 mod shed;
-mod truth;

@@ -1,4 +1,4 @@
-//! How routes are named, and requests counted.
+//! How routes are named and requests are counted.
 
 use std::convert::Infallible;
 
@@ -9,12 +9,12 @@ use http::Request;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::scene::Scene;
-use crate::support::*;
+use crate::fixture::Fixture;
+use test_support::*;
 
-/// What is counted of each request: by route, method and status.
-fn counted(scene: &Scene) -> Vec<(String, &'static str, &'static str, u64)> {
-    let routes = scene.watchdog.snapshot().routes;
+/// The number of requests by route, method and status.
+fn counted(fixture: &Fixture) -> Vec<(String, &'static str, &'static str, u64)> {
+    let routes = fixture.watchdog.snapshot().routes;
     let requests = |route: &pollwatch::snapshot::RouteSnapshot| route.requests.clone();
     let mut all: Vec<_> = routes
         .iter()
@@ -25,40 +25,37 @@ fn counted(scene: &Scene) -> Vec<(String, &'static str, &'static str, u64)> {
 }
 
 #[track_caller]
-fn assert_counted(scene: &Scene, wanted: &[(&str, &str, &str, u64)]) {
-    let is_so = |counted: &[(String, &str, &str, u64)]| {
-        let mut wanted = wanted.to_vec();
-        wanted.sort_unstable();
-        counted.iter().map(|(route, m, s, n)| (route.as_str(), *m, *s, *n)).eq(wanted)
-    };
-    let begin = std::time::Instant::now();
-    while !is_so(&counted(scene)) {
-        assert!(begin.elapsed() < PATIENCE, "{:#?}", counted(scene));
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+fn assert_counted(fixture: &Fixture, wanted: &[(&str, &'static str, &'static str, u64)]) {
+    let mut wanted: Vec<_> = wanted.iter().map(|(route, m, s, n)| (route.to_string(), *m, *s, *n)).collect();
+    wanted.sort_unstable();
+    wait_equal("requests by route, method and status", &wanted, || counted(fixture));
 }
 
-/// Asks the app, over a socket, for each path.
+/// Requests each path of the app over a socket.
 #[track_caller]
-fn ask(scene: &Scene, app: Router, paths: &[&str]) {
-    let addr = scene.serve(app);
+fn ask(fixture: &Fixture, app: Router, paths: &[&str]) {
+    let addr = fixture.serve(app);
     for path in paths {
         client::ask_once(addr, client::get(path)).expect("an answer");
     }
 }
 
 #[test]
-fn nested_routers_and_fallbacks() {
-    let scene = Scene::new();
+fn nested_routers_and_fallbacks_are_named() {
+    let fixture = Fixture::new();
     let inner = Router::new().route("/item/{id}", get(async || {})).fallback(async || StatusCode::NOT_FOUND);
     let app = Router::new()
         .nest("/shop/{city}", inner)
         .merge(Router::new().route("/merged", get(async || {})))
         .route("/files/{*path}", get(async || {}))
-        .layer(scene.watchdog.layer());
-    ask(&scene, app, &["/shop/rome/item/1", "/shop/oslo/item/2", "/merged", "/files/a/b", "/nowhere/at/all", "/else"]);
+        .layer(fixture.watchdog.layer());
+    ask(
+        &fixture,
+        app,
+        &["/shop/rome/item/1", "/shop/oslo/item/2", "/merged", "/files/a/b", "/nowhere/at/all", "/else"],
+    );
     assert_counted(
-        &scene,
+        &fixture,
         &[
             ("/shop/{city}/item/{id}", "GET", "2xx", 2),
             ("/merged", "GET", "2xx", 1),
@@ -69,42 +66,43 @@ fn nested_routers_and_fallbacks() {
 }
 
 #[test]
-fn a_layer_of_routes_alone_leaves_the_fallback_out() {
-    let scene = Scene::new();
-    let app = Router::new().route("/a/{id}", get(async || {})).route_layer(scene.watchdog.layer());
-    ask(&scene, app, &["/a/1", "/b"]);
-    assert_counted(&scene, &[("/a/{id}", "GET", "2xx", 1)]);
+fn a_route_layer_does_not_count_the_fallback() {
+    let fixture = Fixture::new();
+    let app = Router::new().route("/a/{id}", get(async || {})).route_layer(fixture.watchdog.layer());
+    ask(&fixture, app, &["/a/1", "/b"]);
+    assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 1)]);
 }
 
-/// From outside of the router the matched path is not known; a layer within another counts nothing twice.
+/// Outside of the router the matched path is unknown; a layer within another one counts nothing
+/// twice.
 #[test]
-fn a_layer_outside_of_the_router_and_one_too_many() {
-    let scene = Scene::new();
-    let outside = scene.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
-    in_time("a request", move || {
+fn a_layer_outside_of_the_router_counts_nothing_twice() {
+    let fixture = Fixture::new();
+    let outside = fixture.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
+    within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async {
             outside.oneshot(Request::get("/a/1").body(axum::body::Body::empty()).unwrap()).await.unwrap();
         });
     });
-    assert_counted(&scene, &[("unmatched", "GET", "2xx", 1)]);
+    assert_counted(&fixture, &[("unmatched", "GET", "2xx", 1)]);
 
-    let scene = Scene::new();
-    let twice = Router::new().route("/a/{id}", get(async || {})).layer(scene.watchdog.layer());
-    ask(&scene, twice.layer(scene.watchdog.layer()), &["/a/1", "/a/2"]);
-    assert_counted(&scene, &[("/a/{id}", "GET", "2xx", 2)]);
+    let fixture = Fixture::new();
+    let twice = Router::new().route("/a/{id}", get(async || {})).layer(fixture.watchdog.layer());
+    ask(&fixture, twice.layer(fixture.watchdog.layer()), &["/a/1", "/a/2"]);
+    assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 2)]);
 }
 
 #[test]
-fn methods_and_statuses() {
-    let scene = Scene::new();
+fn requests_are_counted_by_method_and_status() {
+    let fixture = Fixture::new();
     let app = Router::new()
         .route(
             "/{status}",
             any(async |axum::extract::Path(status): axum::extract::Path<u16>| StatusCode::from_u16(status).unwrap()),
         )
         .route("/only/get", get(async || {}))
-        .layer(scene.watchdog.layer());
-    let addr = scene.serve(app);
+        .layer(fixture.watchdog.layer());
+    let addr = fixture.serve(app);
     let asked =
         [("GET", "/200"), ("HEAD", "/204"), ("POST", "/302"), ("PUT", "/404"), ("DELETE", "/500"), ("PATCH", "/599")];
     let rare = [("OPTIONS", "/200"), ("TRACE", "/200"), ("BREW", "/418"), ("get", "/200"), ("POST", "/only/get")];
@@ -112,7 +110,7 @@ fn methods_and_statuses() {
         client::ask_once(addr, client::request(method, path)).expect("an answer");
     }
     assert_counted(
-        &scene,
+        &fixture,
         &[
             ("/{status}", "GET", "2xx", 1),
             ("/{status}", "HEAD", "2xx", 1),
@@ -130,9 +128,9 @@ fn methods_and_statuses() {
 }
 
 #[test]
-fn a_function_names_routes_and_may_panic() {
-    let scene = Scene::new();
-    let layer = scene.watchdog.layer().route_by(|request| match request.uri.path() {
+fn a_function_may_name_routes_and_may_panic() {
+    let fixture = Fixture::new();
+    let layer = fixture.watchdog.layer().route_by(|request| match request.uri.path() {
         "/panic" => std::panic::resume_unwind(Box::new("on purpose")),
         "/mine/1" => Some("mine".into()),
         "/empty" => Some("".into()),
@@ -140,40 +138,44 @@ fn a_function_names_routes_and_may_panic() {
         _ => None,
     });
     let app = Router::new().route("/{name}", get(async || {})).route("/mine/{id}", get(async || {})).layer(layer);
-    ask(&scene, app.route("/tenant/{id}", get(async || {})), &["/panic", "/mine/1", "/mine/2", "/empty", "/tenant/1"]);
+    ask(
+        &fixture,
+        app.route("/tenant/{id}", get(async || {})),
+        &["/panic", "/mine/1", "/mine/2", "/empty", "/tenant/1"],
+    );
     assert_counted(
-        &scene,
+        &fixture,
         &[
-            // It has then said nothing.
+            // The function has then returned no name.
             ("/{name}", "GET", "2xx", 1),
             ("mine", "GET", "2xx", 1),
             ("/mine/{id}", "GET", "2xx", 1),
             ("unmatched", "GET", "2xx", 1),
         ],
     );
-    assert_eq!(scene.watchdog.snapshot().watchdog.callback_panics, 1);
+    assert_eq!(fixture.watchdog.snapshot().watchdog.callback_panics, 1);
 }
 
-/// Names out of what clients choose: those that the service does not know take half of the room, and none of the requests is lost.
+/// Names made from what clients choose: unknown ones take half of the room, and no request is lost.
 #[test]
-fn a_flood_of_names_leaves_the_real_ones() {
+fn a_flood_of_names_does_not_displace_real_ones() {
     const ROOM: usize = 6;
     const FLOOD: usize = 1_000;
-    let scene = Scene::of(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
-    let layer = scene.watchdog.layer().route_by(|request| Some(request.uri.path().to_owned().into()));
+    let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let layer = fixture.watchdog.layer().route_by(|request| Some(request.uri.path().to_owned().into()));
     let service = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
         let is_real = request.uri().path().starts_with("/real/");
         let status = if is_real { StatusCode::OK } else { StatusCode::NOT_FOUND };
         Ok::<_, Infallible>(http::Response::builder().status(status).body(String::new()).unwrap())
     });
-    in_time("the requests", move || {
+    within_timeout("the requests", move || {
         current_thread().build().unwrap().block_on(async {
             let ask = async |path: String| {
                 service.clone().oneshot(Request::get(path).body(()).unwrap()).await.unwrap();
             };
             for i in 0..FLOOD {
                 ask(format!("/made/up/{i}")).await;
-                // Longer than any name may be.
+                // A name longer than the limit.
                 ask(format!("/{}/{i}", "long".repeat(100))).await;
             }
             for _ in 0..10 {
@@ -183,25 +185,26 @@ fn a_flood_of_names_leaves_the_real_ones() {
             }
         });
     });
-    let counted = counted(&scene);
+    let counted = counted(&fixture);
     for real in 0..ROOM / 2 {
         assert!(counted.contains(&(format!("/real/{real}"), "GET", "2xx", 10)), "{counted:#?}");
     }
     assert!(counted.contains(&("other".into(), "GET", "4xx", (2 * FLOOD - ROOM / 2) as u64)), "{counted:#?}");
     assert_eq!(counted.len(), ROOM + 1, "{counted:#?}");
-    let series = scene.metrics().series.into_keys().filter(|series| series.contains("_route_requests_total"));
+    let series = fixture.metrics().series.into_keys().filter(|series| series.contains("_route_requests_total"));
     assert_eq!(series.count(), ROOM + 1);
 }
 
-/// What looks like gRPC to a service that speaks none: its paths prove nothing, whatever it answers.
+/// A service that does not speak gRPC gets requests that look like it: their paths name no route,
+/// whatever the response.
 #[test]
-fn a_service_that_is_not_grpc_knows_no_methods() {
+fn a_service_without_grpc_has_no_method_routes() {
     const ROOM: usize = 4;
-    let scene = Scene::of(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
     let service = ServiceBuilder::new()
-        .layer(scene.watchdog.layer())
+        .layer(fixture.watchdog.layer())
         .service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));
-    in_time("the requests", move || {
+    within_timeout("the requests", move || {
         current_thread().build().unwrap().block_on(async {
             let grpc = (0..100).map(|i| format!("/made.up/{i}"));
             for path in grpc.chain(["/one".into(), "/a/b/c".into(), "//".into(), "/".into()]) {
@@ -210,7 +213,7 @@ fn a_service_that_is_not_grpc_knows_no_methods() {
             }
         });
     });
-    let counted = counted(&scene);
+    let counted = counted(&fixture);
     assert!(counted.contains(&("unmatched".into(), "POST", "2xx", 4)), "not of the form of a method: {counted:#?}");
     assert!(counted.contains(&("other".into(), "POST", "2xx", 100 - ROOM as u64 / 2)), "{counted:#?}");
 }

@@ -5,9 +5,9 @@ use axum::routing::get as on_get;
 
 use serde_json::Value;
 
-use crate::scene::Scene;
-use crate::schema::assert_is_as_described;
-use crate::support::*;
+use crate::fixture::Fixture;
+use test_support::schema::assert_matches_schema;
+use test_support::*;
 
 const PATHS: [&str; 10] = [
     "/live",
@@ -24,19 +24,19 @@ const PATHS: [&str; 10] = [
 
 #[test]
 fn an_admin_router_has_the_same_pages_as_the_server() {
-    let scene = Scene::new();
-    let (task, _) = spawn_seen(&scene.watchdog, scene.runtime.handle(), async { block(THRESHOLD * 2) });
-    scene.runtime.block_on(task).unwrap();
-    scene.stalls();
-    let own = scene.watchdog.local_addr().unwrap();
-    let merged = Router::new().route("/version", on_get(async || "7")).merge(scene.watchdog.router());
-    let nested = Router::new().nest("/admin", scene.watchdog.router());
+    let fixture = Fixture::new();
+    let (task, _) = spawn_measured(&fixture.watchdog, fixture.runtime.handle(), async { block(THRESHOLD * 2) });
+    fixture.runtime.block_on(task).unwrap();
+    fixture.stalls();
+    let own = fixture.watchdog.local_addr().unwrap();
+    let merged = Router::new().route("/version", on_get(async || "7")).merge(fixture.watchdog.router());
+    let nested = Router::new().nest("/admin", fixture.watchdog.router());
     let with_state = Router::new()
         .route("/", on_get(async |_: axum::extract::State<u8>| {}))
         .with_state(7)
-        .merge(scene.watchdog.router());
+        .merge(fixture.watchdog.router());
     for (app, prefix) in [(merged, ""), (nested, "/admin"), (with_state, "")] {
-        let theirs = scene.serve(app);
+        let theirs = fixture.serve(app);
         for path in PATHS {
             let (own, their) = (get_bytes(own, path), get_bytes(theirs, &format!("{prefix}{path}")));
             assert_eq!(own.0, their.0, "{path}");
@@ -52,7 +52,8 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
             let series = Metrics::parse(&get(addr, path).body).series.into_keys();
             series.filter(|series| !series.starts_with("pollwatch_runtime_")).collect::<Vec<_>>()
         };
-        // Series come when something is counted for the first time; the watchdog's own are all there.
+        // Series appear when something is counted for the first time; the watchdog's own are all
+        // there.
         let (own, their) = (series(own, "/metrics"), series(theirs, &format!("{prefix}/metrics")));
         for wanted in own.iter().filter(|series| !series.contains('{')) {
             assert!(their.contains(wanted), "{wanted}");
@@ -64,26 +65,28 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
     }
 }
 
-/// A route that blocks, one whose handler spawns what blocks, and what both add up to, as the page's data has it.
+/// A blocking route, one whose handler spawns a blocking task, and the sums of both in the page's
+/// data.
 #[test]
-fn the_live_data_tells_routes_apart() {
-    let scene = Scene::new();
-    let addr = scene.watchdog.local_addr().unwrap();
-    let watchdog = scene.watchdog.clone();
+fn the_live_data_has_each_route() {
+    let fixture = Fixture::new();
+    let addr = fixture.watchdog.local_addr().unwrap();
+    let watchdog = fixture.watchdog.clone();
     let app = Router::new()
         .route("/blocks", on_get(async || _ = block(THRESHOLD * 3)))
         .route("/spawns", on_get(async move || watchdog.spawn(async { _ = block(THRESHOLD * 3) }).await.unwrap()))
-        .layer(scene.watchdog.layer());
-    let app = scene.serve(app);
+        .layer(fixture.watchdog.layer());
+    let app = fixture.serve(app);
     for path in ["/blocks", "/spawns"] {
         assert_eq!(get(app, path).status, 200);
     }
     let read = |path: &str, schema: &str| {
         let data: Value = serde_json::from_str(&get(addr, path).body).unwrap();
-        assert_is_as_described(&data, &serde_json::from_str(schema).unwrap());
+        assert_matches_schema(&data, &serde_json::from_str(schema).unwrap());
         data
     };
-    // A busy machine may have given them no CPU: then it is nobody's fault, and they are asked once more.
+    // A busy machine may have starved them: then nothing is attributed, and both are requested
+    // again.
     let times = |live: &Value, route: &str| {
         let routes = live["routes"].as_array().unwrap();
         let route = routes.iter().find(|r| r["route"] == route).cloned().unwrap_or_default();
@@ -91,14 +94,14 @@ fn the_live_data_tells_routes_apart() {
         (of("stalled_seconds"), of("spawned_stalled_seconds"), of("stalls"), of("spawned_stalls"))
     };
     let least = (THRESHOLD * 3).as_secs_f64() * 0.99;
-    wait_until("both are told", || {
+    wait_until("both are reported", || {
         let live = read("/live", include_str!("../../docs/live.schema.json"));
         let (blocks, spawns) = (times(&live, "/blocks"), times(&live, "/spawns"));
-        let told = blocks.0 >= least && blocks.2 >= 1.0 && spawns.1 >= least && spawns.3 >= 1.0;
-        if !told {
+        let collected = blocks.0 >= least && blocks.2 >= 1.0 && spawns.1 >= least && spawns.3 >= 1.0;
+        if !collected {
             ["/blocks", "/spawns"].into_iter().for_each(|path| drop(get(app, path)));
         }
-        told
+        collected
     });
     let profile = read("/live/profile", include_str!("../../docs/live-profile.schema.json"));
     let seconds = |field: &str, route: &str| -> f64 {
@@ -111,10 +114,10 @@ fn the_live_data_tells_routes_apart() {
     assert!(indexes.into_iter().all(|index| index.as_u64().unwrap() < frames));
 }
 
-/// However many routes there are, the worst of them are told, and how many are not.
+/// For any number of routes the worst are listed, and the others are counted.
 #[test]
-fn the_live_data_is_bounded() {
-    let scene = Scene::new();
+fn the_live_data_of_routes_is_bounded() {
+    let fixture = Fixture::new();
     let names: Vec<String> = (0..120).map(|i| format!("/route/{i}")).collect();
     let router = names.iter().fold(Router::new(), |router, name| {
         let blocks = name == "/route/77";
@@ -127,9 +130,9 @@ fn the_live_data_is_bounded() {
             }),
         )
     });
-    let addr = scene.serve(router.layer(scene.watchdog.layer()));
+    let addr = fixture.serve(router.layer(fixture.watchdog.layer()));
     names.iter().for_each(|name| assert_eq!(get(addr, name).status, 200));
-    let live = || serde_json::from_str::<Value>(&get(scene.watchdog.local_addr().unwrap(), "/live").body).unwrap();
+    let live = || serde_json::from_str::<Value>(&get(fixture.watchdog.local_addr().unwrap(), "/live").body).unwrap();
     wait_until("the one that blocks is the first", || {
         let live = live();
         let routes = live["routes"].as_array().unwrap();
@@ -141,13 +144,13 @@ fn the_live_data_is_bounded() {
     });
 }
 
-/// After the last handle is gone, too: it holds none.
+/// It also answers after the last handle is dropped, and holds none.
 #[test]
-fn it_keeps_no_thread_alive() {
-    let scene = Scene::new();
-    let addr = scene.serve(Router::new().merge(scene.watchdog.router()));
-    let server = scene.watchdog.local_addr().unwrap();
-    let Scene { watchdog, runtime, .. } = scene;
+fn the_router_keeps_no_thread_alive() {
+    let fixture = Fixture::new();
+    let addr = fixture.serve(Router::new().merge(fixture.watchdog.router()));
+    let server = fixture.watchdog.local_addr().unwrap();
+    let Fixture { watchdog, runtime, .. } = fixture;
     drop(watchdog);
     wait_until("the watchdog's own server is gone", || std::net::TcpStream::connect(server).is_err());
     assert_eq!(get(addr, "/healthz").body, "ok\n");
@@ -156,7 +159,7 @@ fn it_keeps_no_thread_alive() {
 
 type Page = (u16, Vec<(String, String)>, Vec<u8>);
 
-/// One page, which may be no text.
+/// Requests a page that need not be text.
 fn get_bytes(addr: std::net::SocketAddr, path: &str) -> Page {
     let answer = crate::client::ask_once(addr, crate::client::get(path)).expect("an answer");
     let (head, body) = answer.into_parts();

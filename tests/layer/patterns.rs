@@ -1,4 +1,4 @@
-//! tower's own patterns: what a middleware has to keep of the service within.
+//! The rules of tower: what a middleware has to preserve of its inner service.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,14 +16,15 @@ use tower_http::compression::CompressionLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
-use crate::scene::Scene;
-use crate::support::*;
+use crate::fixture::Fixture;
+use test_support::*;
 
 fn block_on<F: Future>(future: F) -> F::Output {
     current_thread().build().unwrap().block_on(future)
 }
 
-/// Ready only when it is told so; and only the one that said so may be called: a clone has to ask for itself.
+/// A service that is ready on demand. Only the instance that was ready may be called; a clone has
+/// to become ready itself.
 struct Picky {
     open: Arc<AtomicBool>,
     asked: bool,
@@ -52,40 +53,40 @@ impl Service<Request<()>> for Picky {
 }
 
 #[test]
-fn readiness_is_that_of_the_service_that_is_called() {
-    let scene = Scene::new();
+fn readiness_is_that_of_the_inner_service() {
+    let fixture = Fixture::new();
     let open = Arc::new(AtomicBool::new(false));
-    let mut service = scene.watchdog.layer().layer(Picky { open: open.clone(), asked: false });
+    let mut service = fixture.watchdog.layer().layer(Picky { open: open.clone(), asked: false });
     let cx = &mut Context::from_waker(std::task::Waker::noop());
     assert!(service.poll_ready(cx).is_pending(), "back-pressure passes");
     open.store(true, Ordering::Relaxed);
     assert!(service.poll_ready(cx).is_ready());
-    // A clone is not ready because the original is; each that was ready is called itself.
+    // A clone is not ready because the original is; each of them is called after it was ready.
     let clone = service.clone();
     assert!(!clone.get_ref().asked && service.get_ref().asked);
     block_on(service.call(Request::new(()))).unwrap();
     block_on(clone.oneshot(Request::new(()))).unwrap();
-    scene.wait_requests("unmatched", &[("GET", "2xx", 2)]);
+    fixture.wait_requests("unmatched", &[("GET", "2xx", 2)]);
 }
 
 #[test]
-fn errors_pass_and_are_counted() {
-    let scene = Scene::new();
+fn errors_are_passed_on_and_counted() {
+    let fixture = Fixture::new();
     let open = Arc::new(AtomicBool::new(true));
-    let service = scene.watchdog.layer().layer(Picky { open, asked: false });
+    let service = fixture.watchdog.layer().layer(Picky { open, asked: false });
     let error = block_on(service.oneshot(Request::get("/error").body(()).unwrap())).unwrap_err();
     assert_eq!(error, "on purpose");
-    scene.wait_requests("unmatched", &[("GET", "error", 1)]);
+    fixture.wait_requests("unmatched", &[("GET", "error", 1)]);
 }
 
 #[test]
-fn a_panic_passes_wherever_it_is_and_is_counted() {
+fn panics_are_passed_on_and_counted() {
     fn unwind<T>() -> T {
         std::panic::resume_unwind(Box::new("on purpose"))
     }
     let is_caught = |f: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-    let scene = Scene::new();
-    let layer = scene.watchdog.layer();
+    let fixture = Fixture::new();
+    let layer = fixture.watchdog.layer();
     let in_call = ServiceBuilder::new()
         .layer(&layer)
         .service_fn(move |_: Request<()>| -> Ready<Result<Response<()>, Infallible>> { unwind() });
@@ -97,8 +98,8 @@ fn a_panic_passes_wherever_it_is_and_is_counted() {
         is_caught(&mut || drop(block_on(in_future.clone().oneshot(Request::new(()))))),
         "the panic is the caller's"
     );
-    scene.wait_requests("unmatched", &[("GET", "panicked", 2)]);
-    // Of a body that panics the response has been counted.
+    fixture.wait_requests("unmatched", &[("GET", "panicked", 2)]);
+    // The response of a panicking body has already been counted.
     let in_body = ServiceBuilder::new().layer(&layer).service_fn(async |_: Request<()>| {
         let stream = futures_util::stream::poll_fn(|_| unwind::<Poll<Option<Result<Frame<Bytes>, Infallible>>>>());
         Ok::<_, Infallible>(Response::new(StreamBody::new(stream)))
@@ -106,29 +107,29 @@ fn a_panic_passes_wherever_it_is_and_is_counted() {
     let response = block_on(in_body.oneshot(Request::new(()))).unwrap();
     let mut body = Some(response.into_body());
     assert!(is_caught(&mut || drop(block_on(body.take().unwrap().collect()))), "the panic is the caller's");
-    scene.wait_requests("unmatched", &[("GET", "2xx", 1), ("GET", "panicked", 2)]);
-    scene.assert_slots_are_empty();
+    fixture.wait_requests("unmatched", &[("GET", "2xx", 1), ("GET", "panicked", 2)]);
+    fixture.assert_slots_are_empty();
 }
 
 #[test]
-fn a_response_that_nobody_waits_for_is_cancelled() {
-    let scene = Scene::new();
+fn a_dropped_response_counts_as_cancelled() {
+    let fixture = Fixture::new();
     let service = ServiceBuilder::new()
-        .layer(scene.watchdog.layer())
+        .layer(fixture.watchdog.layer())
         .service_fn(|_: Request<()>| std::future::pending::<Result<Response<()>, Infallible>>());
     let mut polled = Box::pin(service.clone().oneshot(Request::new(())));
     assert!(polled.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
     drop(polled);
     let mut never_polled = service;
     drop(never_polled.call(Request::new(())));
-    scene.wait_requests("unmatched", &[("GET", "cancelled", 2)]);
+    fixture.wait_requests("unmatched", &[("GET", "cancelled", 2)]);
 }
 
-/// All that a body tells of itself, and its trailers.
+/// Asserts that a body keeps its hints, its frames and its trailers.
 #[test]
-fn bodies_are_kept() {
-    let scene = Scene::new();
-    let service = ServiceBuilder::new().layer(scene.watchdog.layer()).service_fn(async |request: Request<()>| {
+fn bodies_are_unchanged() {
+    let fixture = Fixture::new();
+    let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |request: Request<()>| {
         let body = if request.uri() == "/empty" { Full::default() } else { Full::new(Bytes::from("whole")) };
         let mut trailers = HeaderMap::new();
         trailers.insert("x-checksum", "7".parse().unwrap());
@@ -139,7 +140,7 @@ fn bodies_are_kept() {
     assert_eq!(collected.trailers().expect("trailers")["x-checksum"], "7");
     assert_eq!(collected.to_bytes(), "whole");
 
-    let service = ServiceBuilder::new().layer(scene.watchdog.layer()).service_fn(async |request: Request<()>| {
+    let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |request: Request<()>| {
         let body = if request.uri() == "/empty" { Full::default() } else { Full::new(Bytes::from("whole")) };
         Ok::<_, Infallible>(Response::new(body))
     });
@@ -151,11 +152,11 @@ fn bodies_are_kept() {
     assert_eq!(SizeHint::exact(&full.size_hint()), Some(5));
 }
 
-/// Below and above the layers that services have.
+/// Below and above the layers that services use.
 #[test]
-fn with_other_layers_in_either_order() {
+fn requests_are_counted_beside_other_layers_in_either_order() {
     const TEXT: usize = 4_000;
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let slow = async |request: Request<String>| {
         if request.uri() == "/slow" {
             std::future::pending::<()>().await;
@@ -164,10 +165,10 @@ fn with_other_layers_in_either_order() {
     };
     let status = StatusCode::GATEWAY_TIMEOUT;
     let timeout = || TimeoutLayer::with_status_code(status, Duration::from_millis(50));
-    let watch = || scene.watchdog.layer();
+    let watch = || fixture.watchdog.layer();
     let request = |path: &str| Request::get(path).header("accept-encoding", "gzip").body(String::new()).unwrap();
-    // The buffer spawns.
-    let entered = scene.runtime.enter();
+    // The buffer spawns a task.
+    let entered = fixture.runtime.enter();
     let outside = ServiceBuilder::new()
         .layer(watch())
         .buffer(8)
@@ -184,7 +185,7 @@ fn with_other_layers_in_either_order() {
         .layer(watch())
         .service_fn(slow);
     drop(entered);
-    scene.runtime.block_on(async {
+    fixture.runtime.block_on(async {
         for _ in 0..4 {
             let response = outside.clone().oneshot(request("/")).await.unwrap();
             assert_eq!(response.headers()["content-encoding"], "gzip");
@@ -194,19 +195,21 @@ fn with_other_layers_in_either_order() {
         assert_eq!(outside.clone().oneshot(request("/slow")).await.unwrap().status(), status);
         assert_eq!(inside.clone().oneshot(request("/slow")).await.unwrap().status(), status);
     });
-    // The outer one has seen the time limit's answer, the inner one that it was dropped.
-    scene.wait_requests("unmatched", &[("GET", "2xx", 8), ("GET", "5xx", 1), ("GET", "cancelled", 1)]);
+    // The outer layer has seen the response of the time limit, the inner one that the request was
+    // dropped.
+    fixture.wait_requests("unmatched", &[("GET", "2xx", 8), ("GET", "5xx", 1), ("GET", "cancelled", 1)]);
 }
 
-/// tower's own time limit: an error of the middleware around, a request dropped for the one within.
+/// tower's own time limit: an error for the layer around it, a dropped request for the layer
+/// within.
 #[test]
-fn with_a_time_limit_that_is_an_error() {
-    let scene = Scene::new();
+fn a_time_limit_that_is_an_error_is_counted() {
+    let fixture = Fixture::new();
     let never = |_: Request<()>| std::future::pending::<Result<Response<()>, Infallible>>();
     let limit = Duration::from_millis(10);
-    let outside = ServiceBuilder::new().layer(scene.watchdog.layer()).timeout(limit).service_fn(never);
-    let inside = ServiceBuilder::new().timeout(limit).layer(scene.watchdog.layer()).service_fn(never);
+    let outside = ServiceBuilder::new().layer(fixture.watchdog.layer()).timeout(limit).service_fn(never);
+    let inside = ServiceBuilder::new().timeout(limit).layer(fixture.watchdog.layer()).service_fn(never);
     assert!(block_on(async { outside.oneshot(Request::new(())).await }).is_err());
     assert!(block_on(async { inside.oneshot(Request::new(())).await }).is_err());
-    scene.wait_requests("unmatched", &[("GET", "error", 1), ("GET", "cancelled", 1)]);
+    fixture.wait_requests("unmatched", &[("GET", "error", 1), ("GET", "cancelled", 1)]);
 }

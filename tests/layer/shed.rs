@@ -19,22 +19,22 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::client::{ask_once, drive, get};
-use crate::scene::Scene;
-use crate::support::*;
+use crate::fixture::Fixture;
+use test_support::*;
 
 /// Any lag at all is twice above these marks, and none is below: from the first answer of the probe on, all are turned away.
 fn all() -> Shed {
     Shed::new().high(Duration::ZERO).sustain(Duration::ZERO)
 }
 
-/// Polls on the scene's runtime until it is dropped: the probe is woken while there are polls.
+/// Polls on the fixture's runtime until it is dropped: the probe is woken while there are polls.
 struct Busy(Arc<AtomicBool>);
 
 impl Busy {
-    fn new(scene: &Scene) -> Busy {
+    fn new(fixture: &Fixture) -> Busy {
         let stop = Arc::new(AtomicBool::new(false));
-        let (until, watchdog) = (stop.clone(), scene.watchdog.clone());
-        scene.runtime.spawn(watchdog.watch(async move {
+        let (until, watchdog) = (stop.clone(), fixture.watchdog.clone());
+        fixture.runtime.spawn(watchdog.watch(async move {
             while !until.load(Ordering::Relaxed) {
                 block(Duration::from_millis(1));
                 tokio::task::yield_now().await;
@@ -50,20 +50,20 @@ impl Drop for Busy {
     }
 }
 
-fn shed(scene: &Scene, route: &str) -> u64 {
-    scene.route(route).map_or(0, |route| route.shed)
+fn shed(fixture: &Fixture, route: &str) -> u64 {
+    fixture.route(route).map_or(0, |route| route.shed)
 }
 
 #[test]
 fn is_answered_with_503_and_counted() {
-    let scene = Scene::new();
-    let _busy = Busy::new(&scene);
-    let shedding = scene.watchdog.layer().shed(all().retry_after(Duration::from_secs(7)).allow("/paid/{id}"));
+    let fixture = Fixture::new();
+    let _busy = Busy::new(&fixture);
+    let shedding = fixture.watchdog.layer().shed(all().retry_after(Duration::from_secs(7)).allow("/paid/{id}"));
     let app = Router::new()
         .route("/free/{id}", on_get(async || "done"))
         .route("/paid/{id}", on_get(async || "done"))
         .route("/healthz", on_get(async || "well"));
-    let addr = scene.serve(app.layer(shedding));
+    let addr = fixture.serve(app.layer(shedding));
     let asked = AtomicU64::new(0);
     let answer = wait_for("a request is turned away", || {
         asked.fetch_add(1, Ordering::Relaxed);
@@ -78,22 +78,22 @@ fn is_answered_with_503_and_counted() {
     }
     let ok = asked.into_inner() - 1;
     let wanted: &[_] = if ok > 0 { &[("GET", "2xx", ok), ("GET", "5xx", 1)] } else { &[("GET", "5xx", 1)] };
-    scene.wait_requests("/free/{id}", wanted);
-    scene.wait_requests("/paid/{id}", &[("GET", "2xx", 20)]);
-    assert_eq!((shed(&scene, "/free/{id}"), shed(&scene, "/paid/{id}"), shed(&scene, "/healthz")), (1, 0, 0));
-    assert_eq!(scene.metrics().get("pollwatch_route_shed_total", &[("route", "/free/{id}")]), 1.0);
+    fixture.wait_requests("/free/{id}", wanted);
+    fixture.wait_requests("/paid/{id}", &[("GET", "2xx", 20)]);
+    assert_eq!((shed(&fixture, "/free/{id}"), shed(&fixture, "/paid/{id}"), shed(&fixture, "/healthz")), (1, 0, 0));
+    assert_eq!(fixture.metrics().get("pollwatch_route_shed_total", &[("route", "/free/{id}")]), 1.0);
 }
 
 #[test]
 fn overload_turns_requests_away_and_ends() {
     const CONNECTIONS: usize = 32;
     const REQUESTS: usize = 40;
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let app = Router::new()
         .route("/slow", on_get(async || format!("{:?}", block(Duration::from_millis(20)))))
         .route("/kept", on_get(async || "kept"))
         .route("/livez", on_get(async || "alive"));
-    let addr = scene.serve(app.layer(scene.watchdog.layer().shed(Shed::new().allow("/kept"))));
+    let addr = fixture.serve(app.layer(fixture.watchdog.layer().shed(Shed::new().allow("/kept"))));
     let (turned_away, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counts = (turned_away.clone(), answered.clone());
     let path = |connection| match connection {
@@ -119,7 +119,7 @@ fn overload_turns_requests_away_and_ends() {
     );
     let [turned_away, answered] = [turned_away, answered].map(|count| count.load(Ordering::Relaxed));
     assert!(turned_away > 0 && answered > 0, "{turned_away} of {} turned away", turned_away + answered);
-    assert_eq!((shed(&scene, "/slow"), shed(&scene, "/kept"), shed(&scene, "/livez")), (turned_away, 0, 0));
+    assert_eq!((shed(&fixture, "/slow"), shed(&fixture, "/kept"), shed(&fixture, "/livez")), (turned_away, 0, 0));
     // One at a time: a worker is free.
     wait_until("all are let in again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
 }
@@ -162,8 +162,8 @@ fn a_current_thread_runtime_is_relieved_as_well() {
 /// Whether nobody was turned away. Where there is no CPU to have, everything is late, and somebody may be: the watchdog was late
 /// as well then, or a task.
 #[track_caller]
-fn nobody_is_turned_away(scene: &Scene) -> bool {
-    let snapshot = scene.watchdog.snapshot();
+fn nobody_is_turned_away(fixture: &Fixture) -> bool {
+    let snapshot = fixture.watchdog.snapshot();
     let shed: u64 = snapshot.routes.iter().map(|route| route.shed).sum();
     let delay = &runtime_of(&snapshot, "main").schedule_delay;
     let in_time = delay.buckets.iter().find(|b| b.bound >= Duration::from_millis(25)).expect("a bucket").count;
@@ -183,26 +183,26 @@ fn until_undisturbed(mut is_so: impl FnMut() -> bool) {
 #[test]
 fn without_overload_nobody_is_turned_away() {
     until_undisturbed(|| {
-        let scene = Scene::new();
+        let fixture = Fixture::new();
         let app = Router::new().route("/", on_get(async || "quick"));
-        let addr = scene.serve(app.layer(scene.watchdog.layer().shed(Shed::new())));
+        let addr = fixture.serve(app.layer(fixture.watchdog.layer().shed(Shed::new())));
         drive(addr, (4, 1_000), |_, _| get("/"), |_, _, answer| drop(answer.expect("an answer")));
-        nobody_is_turned_away(&scene)
+        nobody_is_turned_away(&fixture)
     });
 }
 
 #[test]
 fn one_long_block_of_all_workers_is_no_overload() {
     undisturbed(|| {
-        let scene = Scene::new();
+        let fixture = Fixture::new();
         let app = Router::new()
             .route("/", on_get(async || "quick"))
             .route("/block", on_get(async || format!("{:?}", block(Duration::from_millis(400)))));
-        let addr = scene.serve(app.layer(scene.watchdog.layer().shed(Shed::new())));
+        let addr = fixture.serve(app.layer(fixture.watchdog.layer().shed(Shed::new())));
         let path = |i| if i == 20 { "/block" } else { "/" };
         drive(addr, (2, 200), move |_, i| get(path(i)), |_, _, answer| drop(answer.expect("an answer")));
         // The block itself was late, so that only the watchdog tells whether all else was.
-        let snapshot = scene.watchdog.snapshot();
+        let snapshot = fixture.watchdog.snapshot();
         let shed: u64 = snapshot.routes.iter().map(|route| route.shed).sum();
         if shed == 0 || snapshot.watchdog.oversleeps > 0 {
             return Ok(());
@@ -213,12 +213,12 @@ fn one_long_block_of_all_workers_is_no_overload() {
 
 #[test]
 fn ends_with_the_watchdog() {
-    let scene = Scene::new();
-    let busy = Busy::new(&scene);
+    let fixture = Fixture::new();
+    let busy = Busy::new(&fixture);
     let app = Router::new().route("/", on_get(async || "done"));
-    let addr = scene.serve(app.layer(scene.watchdog.layer().shed(all())));
+    let addr = fixture.serve(app.layer(fixture.watchdog.layer().shed(all())));
     wait_until("requests are turned away", || ask_once(addr, get("/")).unwrap().status() == 503);
-    scene.watchdog.shutdown();
+    fixture.watchdog.shutdown();
     for _ in 0..20 {
         assert_eq!(ask_once(addr, get("/")).unwrap().status(), 200);
     }
@@ -257,7 +257,7 @@ where
         if is_shed {
             break;
         }
-        assert!(begin.elapsed() < PATIENCE, "nothing is turned away");
+        assert!(begin.elapsed() < TIMEOUT, "nothing is turned away");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(is_ready(&mut second), "turned away, and the place is still taken");
@@ -265,29 +265,29 @@ where
 
 #[test]
 fn lets_go_of_a_permit() {
-    let scene = Scene::new();
-    let _busy = Busy::new(&scene);
+    let fixture = Fixture::new();
+    let _busy = Busy::new(&fixture);
     let limited = ConcurrencyLimit::with_semaphore(service_fn(answer), Arc::new(Semaphore::new(1)));
-    scene.runtime.block_on(lets_go(scene.watchdog.layer().shed(all()), limited));
+    fixture.runtime.block_on(lets_go(fixture.watchdog.layer().shed(all()), limited));
 }
 
 #[test]
 fn lets_go_of_a_place_in_a_buffer() {
-    let scene = Scene::new();
-    let _busy = Busy::new(&scene);
-    scene.runtime.block_on(async {
-        lets_go(scene.watchdog.layer().shed(all()), Buffer::new(service_fn(answer), 1)).await;
+    let fixture = Fixture::new();
+    let _busy = Busy::new(&fixture);
+    fixture.runtime.block_on(async {
+        lets_go(fixture.watchdog.layer().shed(all()), Buffer::new(service_fn(answer), 1)).await;
     });
 }
 
 /// Behind a buffer there is one service for all requests.
 #[test]
 fn within_a_buffer_requests_go_on() {
-    let scene = Scene::new();
-    let busy = Busy::new(&scene);
+    let fixture = Fixture::new();
+    let busy = Busy::new(&fixture);
     let limited = ConcurrencyLimit::with_semaphore(service_fn(answer), Arc::new(Semaphore::new(1)));
-    let watched = scene.watchdog.layer().shed(all().allow("/in")).layer(limited.clone());
-    scene.runtime.block_on(async {
+    let watched = fixture.watchdog.layer().shed(all().allow("/in")).layer(limited.clone());
+    fixture.runtime.block_on(async {
         let buffer = Buffer::new(watched, 4);
         let ask = |path: &'static str| {
             let service = buffer.clone();
@@ -295,7 +295,7 @@ fn within_a_buffer_requests_go_on() {
         };
         let begin = std::time::Instant::now();
         while ask("/out").await != 503 {
-            assert!(begin.elapsed() < PATIENCE, "nothing is turned away");
+            assert!(begin.elapsed() < TIMEOUT, "nothing is turned away");
         }
         for _ in 0..20 {
             assert_eq!(ask("/in").await, 200);

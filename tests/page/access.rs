@@ -38,10 +38,10 @@ impl FullPage {
         for _ in 0..3 {
             drop(get(addr, &long.replace(['{', '}'], "")));
         }
-        spawn_seen(&watchdog, runtimes[1].handle(), async {
+        spawn_measured(&watchdog, runtimes[1].handle(), async {
             (0..40_000_000_u64).map(std::hint::black_box).sum::<u64>()
         });
-        spawn_seen(&watchdog, runtimes[0].handle(), async move { key.pass() });
+        spawn_measured(&watchdog, runtimes[0].handle(), async move { key.pass() });
         browser.set_size(1360, 900);
         browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
         browser.wait_for_state("live");

@@ -1,7 +1,6 @@
 //! The live page in a real browser. Prints that it is skipped where there is none.
 
-#[path = "../it/support.rs"]
-mod support;
+use test_support as support;
 
 mod access;
 mod browser;

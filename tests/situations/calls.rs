@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
-use crate::support::*;
+use crate::fixture::{Expected, Situation, check};
+use test_support::*;
 
 fn call(
     syscalls: &'static [&'static str],
@@ -25,7 +25,7 @@ fn call(
     Expected { cause: Cause::Syscall, syscalls, reason, advice, function }
 }
 
-/// A name in the temporary directory, gone at the end.
+/// A path in the temporary directory, removed on drop.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -58,7 +58,7 @@ fn sleeps(stop: &AtomicBool) {
 }
 
 #[test]
-fn a_sleep() {
+fn a_sleep_is_diagnosed() {
     let calls = &["clock_nanosleep", "nanosleep"];
     check(call(calls, "a sleep", "tokio::time::sleep", "calls::sleeps"), || {
         let stop = Arc::new(AtomicBool::new(false));
@@ -73,10 +73,10 @@ fn reads(file: &mut File) -> usize {
 }
 
 #[test]
-fn a_read_from_a_fifo() {
+fn a_read_from_a_fifo_is_diagnosed() {
     let stall = check(call(&["read"], "a sync file read", "tokio::fs", "calls::reads"), || {
         let fifo = Temporary::fifo();
-        // Both ends at once, so that opening it does not wait.
+        // Both ends are opened at once, so that no open waits.
         let mut writer = File::options().read(true).write(true).open(&fifo.0).unwrap();
         let mut reader = File::open(&fifo.0).unwrap();
         let release = move || {
@@ -95,7 +95,7 @@ fn writes(file: &mut File) {
 }
 
 #[test]
-fn a_write_to_a_fifo() {
+fn a_write_to_a_fifo_is_diagnosed() {
     check(call(&["write"], "a sync file write", "tokio::fs", "calls::writes"), || {
         let fifo = Temporary::fifo();
         let mut reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo.0).unwrap();
@@ -118,7 +118,7 @@ fn opens(path: &Path) -> File {
 }
 
 #[test]
-fn an_open_of_a_fifo() {
+fn an_open_of_a_fifo_is_diagnosed() {
     check(call(&["openat", "open"], "a sync file call", "tokio::fs", "calls::opens"), || {
         let fifo = Temporary::fifo();
         let path = fifo.0.clone();
@@ -148,13 +148,13 @@ fn socket(time_out: Option<Duration>) {
 }
 
 #[test]
-fn a_read_from_a_socket() {
+fn a_read_from_a_socket_is_diagnosed() {
     socket(None);
 }
 
 #[test]
-fn a_read_from_a_socket_with_a_time_out() {
-    socket(Some(PATIENCE * 2));
+fn a_read_from_a_socket_with_a_time_out_is_diagnosed() {
+    socket(Some(TIMEOUT * 2));
 }
 
 #[inline(never)]
@@ -163,7 +163,7 @@ fn accepts(listener: &TcpListener) {
 }
 
 #[test]
-fn an_accept() {
+fn an_accept_is_diagnosed() {
     check(call(&["accept4", "accept"], "a sync socket call", "tokio::net", "calls::accepts"), || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -179,7 +179,7 @@ fn polls(stream: &TcpStream) -> i32 {
 }
 
 #[test]
-fn a_poll() {
+fn a_poll_is_diagnosed() {
     check(call(&["poll", "ppoll"], "a wait for I/O", "async driver", "calls::polls"), || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -194,7 +194,7 @@ fn waits_for_a_child(child: &mut Child) {
 }
 
 #[test]
-fn a_child_process() {
+fn a_child_process_is_diagnosed() {
     let calls = &["wait4", "waitid"];
     check(call(calls, "a wait for a child process", "tokio::process", "calls::waits_for_a_child"), || {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
@@ -209,7 +209,7 @@ fn reads_what_a_child_says(child: &mut Child) -> String {
 }
 
 #[test]
-fn the_output_of_a_child_process() {
+fn the_output_of_a_child_process_is_diagnosed() {
     check(call(&["read"], "a sync pipe call", "tokio::process", "calls::reads_what_a_child_says"), || {
         let mut command = Command::new("cat");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -229,7 +229,7 @@ fn locks(file: &File) {
 }
 
 #[test]
-fn a_lock_of_a_file() {
+fn a_lock_of_a_file_is_diagnosed() {
     let stall = check(call(&["flock"], "a file lock", "tokio::task::spawn_blocking", "calls::locks"), || {
         let path = Temporary::new();
         let held = File::create(&path.0).unwrap();

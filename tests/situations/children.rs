@@ -1,4 +1,5 @@
-//! Situations that need a process of their own: a standard output that nobody reads, a resolver that never answers.
+//! Situations that need a process of their own: a standard output that nobody reads, a resolver
+//! that never answers.
 
 use std::ffi::{CStr, CString};
 use std::io::{BufRead, BufReader, Read};
@@ -10,8 +11,8 @@ use std::sync::{Arc, mpsc};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
-use crate::support::{again, is_child};
+use crate::fixture::{Expected, Situation, check};
+use test_support::{is_child, rerun, skipped};
 
 #[inline(never)]
 fn prints(stop: &AtomicBool) {
@@ -20,8 +21,8 @@ fn prints(stop: &AtomicBool) {
     }
 }
 
-/// Says on its standard error when the stall has been told: then the parent reads.
-fn prints_until_told() {
+/// Prints a line on standard error when the stall has been reported: then the parent reads.
+fn prints_until_reported() {
     let advice = "tokio::task::spawn_blocking";
     let (reason, function) = ("a sync pipe call", "children::prints");
     check(Expected { cause: Cause::Syscall, syscalls: &["write"], reason, advice, function }, || {
@@ -29,32 +30,32 @@ fn prints_until_told() {
         let seen = stop.clone();
         let release = move || {
             stop.store(true, Ordering::Relaxed);
-            eprintln!("\ntold");
+            eprintln!("\nreported");
         };
         Situation::new(move || prints(&seen), release)
     });
 }
 
 #[test]
-fn printing_into_a_full_pipe() {
+fn printing_into_a_full_pipe_is_diagnosed() {
     if is_child() {
-        return prints_until_told();
+        return prints_until_reported();
     }
-    let mut child = again("children::printing_into_a_full_pipe");
+    let mut child = rerun("children::printing_into_a_full_pipe_is_diagnosed");
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let errors = BufReader::new(child.stderr.take().unwrap());
     let mut output = child.stdout.take().unwrap();
-    let mut said = Vec::new();
-    // One page of a pipe holds more than an attempt prints after it was told.
+    let mut printed = Vec::new();
+    // One page of a pipe holds more than an attempt prints after its report.
     let mut page = vec![0; 1 << 20];
     for line in errors.lines().map_while(Result::ok) {
-        if line == "told" {
+        if line == "reported" {
             let _ = output.read(&mut page);
         }
-        said.push(line);
+        printed.push(line);
     }
     drop(output);
-    assert!(child.wait().unwrap().success(), "{said:#?}");
+    assert!(child.wait().unwrap().success(), "{printed:#?}");
 }
 
 #[inline(never)]
@@ -62,7 +63,7 @@ fn looks_up(name: &str) -> bool {
     (name, 80).to_socket_addrs().is_ok() // blocks here
 }
 
-fn looks_up_until_told() {
+fn looks_up_until_reported() {
     let (reason, function) = ("a name look-up (DNS)", "children::looks_up");
     let (syscalls, advice) = (&["poll", "ppoll"], "tokio::net::lookup_host");
     check(Expected { cause: Cause::Syscall, syscalls, reason, advice, function }, || {
@@ -70,12 +71,12 @@ fn looks_up_until_told() {
         let attempt = format!("attempt-{}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
         let name = format!("{attempt}.invalid.");
         // The parent answers.
-        Situation::new(move || assert!(!looks_up(&name)), move || println!("\ntold {attempt}"))
+        Situation::new(move || assert!(!looks_up(&name)), move || println!("\nreported {attempt}"))
     });
 }
 
-/// Gives a child mounts of its own: a file in another's place, or an empty file system of the given kind. For root only; tells whether
-/// it may, by trying it on a child that ends at once.
+/// Gives a child mounts of its own: a file in place of another, or an empty file system of this
+/// kind. Only root may do that; the error of a child that ends at once says whether it may.
 pub(crate) fn private_mounts(
     child: &mut Command,
     from: Option<CString>,
@@ -85,7 +86,8 @@ pub(crate) fn private_mounts(
     let mount = move || {
         let (root, none) = (c"/".as_ptr(), std::ptr::null());
         let (from, flags) = from.as_ref().map_or((none, 0), |from| (from.as_ptr(), libc::MS_BIND));
-        // SAFETY: system calls with C strings that outlive them; nothing is allocated between fork and exec.
+        // SAFETY: system calls with C strings that outlive them; nothing is allocated between fork
+        // and exec.
         let done = unsafe {
             libc::unshare(libc::CLONE_NEWNS) == 0
                 && libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
@@ -93,7 +95,7 @@ pub(crate) fn private_mounts(
         };
         if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
-    // SAFETY: it only makes system calls.
+    // SAFETY: the closure only makes system calls.
     unsafe {
         Command::new("true").pre_exec(mount.clone()).status()?;
         child.pre_exec(mount);
@@ -102,42 +104,42 @@ pub(crate) fn private_mounts(
 }
 
 #[test]
-fn a_name_look_up() {
+fn a_name_look_up_is_diagnosed() {
     if is_child() {
-        return looks_up_until_told();
+        return looks_up_until_reported();
     }
     let Ok(server) = UdpSocket::bind(("127.83.4.19", 53)) else {
-        return eprintln!("skipped: cannot listen on port 53 here");
+        return skipped("cannot listen on port 53 here");
     };
     let settings = std::env::temp_dir().join(format!("pollwatch-resolv-{}", std::process::id()));
     std::fs::write(&settings, "nameserver 127.83.4.19\noptions timeout:30 attempts:2\n").unwrap();
     let from = CString::new(settings.to_str().unwrap()).unwrap();
-    let mut child = again("children::a_name_look_up");
+    let mut child = rerun("children::a_name_look_up_is_diagnosed");
     let child = private_mounts(&mut child, Some(from), c"/etc/resolv.conf", c"")
         .and_then(|()| child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn());
     let _ = std::fs::remove_file(&settings);
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => return eprintln!("skipped: cannot give a child a resolver of its own: {error}"),
+        Err(error) => return skipped(&format!("cannot give a child a resolver of its own: {error}")),
     };
     let output = BufReader::new(child.stdout.take().unwrap());
-    let (told, is_told) = mpsc::channel();
+    let (collected, is_told) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(|| answer(&server, is_told));
         for line in output.lines().map_while(Result::ok) {
-            if let Some(attempt) = line.strip_prefix("told ") {
-                let _ = told.send(attempt.to_owned());
+            if let Some(attempt) = line.strip_prefix("reported ") {
+                let _ = collected.send(attempt.to_owned());
             }
         }
-        drop(told);
+        drop(collected);
     });
     let mut errors = String::new();
     child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert!(child.wait().unwrap().success(), "{errors}");
 }
 
-/// Answers a question with "no such name", but only after it was told to.
-fn answer(server: &UdpSocket, told: mpsc::Receiver<String>) {
+/// Answers a query with "no such name", but only once its attempt was reported.
+fn answer(server: &UdpSocket, collected: mpsc::Receiver<String>) {
     server.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
     let (mut may, mut waiting) = (Vec::new(), Vec::new());
     loop {
@@ -145,7 +147,7 @@ fn answer(server: &UdpSocket, told: mpsc::Receiver<String>) {
         if let Ok((len, from)) = server.recv_from(&mut question) {
             waiting.push((question[..len].to_vec(), from));
         }
-        match told.try_recv() {
+        match collected.try_recv() {
             Ok(attempt) => may.push(attempt),
             Err(mpsc::TryRecvError::Empty) => {}
             Err(mpsc::TryRecvError::Disconnected) => return,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
+use crate::fixture::{Expected, Situation, check};
 
 const DEEP: usize = 5_000;
 
@@ -15,7 +15,7 @@ fn computing(function: &'static str) -> Expected {
     Expected { cause: Cause::Cpu, syscalls: &[], reason: "computing", advice: "tokio::task::spawn_blocking", function }
 }
 
-fn until_told(work: impl Fn(&AtomicBool) + Send + Sync + 'static) -> impl Fn() -> Situation {
+fn until_reported(work: impl Fn(&AtomicBool) + Send + Sync + 'static) -> impl Fn() -> Situation {
     let work = Arc::new(work);
     move || {
         let stop = Arc::new(AtomicBool::new(false));
@@ -33,8 +33,8 @@ fn computes(stop: &AtomicBool) {
 }
 
 #[test]
-fn a_loop() {
-    check(computing("computing::computes"), until_told(computes));
+fn a_loop_is_diagnosed() {
+    check(computing("computing::computes"), until_reported(computes));
 }
 
 #[inline(never)]
@@ -51,8 +51,8 @@ fn inlined(stop: &AtomicBool) {
 }
 
 #[test]
-fn an_inlined_loop() {
-    let stall = check(computing("computing::inlined"), until_told(calls_what_is_inlined));
+fn an_inlined_loop_is_diagnosed() {
+    let stall = check(computing("computing::inlined"), until_reported(calls_what_is_inlined));
     let outer = &stall.stack.as_ref().unwrap().user_frames()[1];
     assert_eq!(outer.function.as_deref(), Some("situations::computing::calls_what_is_inlined"));
 }
@@ -67,15 +67,15 @@ fn recurses(depth: usize, stop: &AtomicBool) -> usize {
 }
 
 #[test]
-fn a_deep_recursion() {
+fn a_deep_recursion_is_diagnosed() {
     let work = |stop: &AtomicBool| assert_eq!(recurses(DEEP, stop), DEEP);
-    let stall = check(computing("computing::computes"), until_told(work));
+    let stall = check(computing("computing::computes"), until_reported(work));
     let user = stall.stack.as_ref().unwrap().user_frames();
     let names = || user.iter().filter_map(|f| f.function.as_deref());
     let shown = names().filter(|name| *name == "situations::computing::recurses").count();
-    // The middle of such a stack is left out, and counted.
+    // The middle of a deep stack is left out, and the frames are counted.
     let omitted = names().find_map(|name| name.strip_prefix('[')?.split(' ').next()?.parse::<usize>().ok());
-    assert_eq!(shown + omitted.expect("thousands are not told one by one"), DEEP + 1);
+    assert_eq!(shown + omitted.expect("thousands are not listed one by one"), DEEP + 1);
 }
 
 #[inline(never)]
@@ -86,8 +86,8 @@ fn allocates(stop: &AtomicBool) {
 }
 
 #[test]
-fn a_loop_that_allocates() {
-    check(computing("computing::allocates"), until_told(allocates));
+fn a_loop_that_allocates_is_diagnosed() {
+    check(computing("computing::allocates"), until_reported(allocates));
 }
 
 #[inline(never)]
@@ -99,11 +99,11 @@ fn hashes(stop: &AtomicBool) {
 }
 
 #[test]
-fn a_loop_over_a_map() {
-    check(computing("computing::hashes"), until_told(hashes));
+fn a_loop_over_a_map_is_diagnosed() {
+    check(computing("computing::hashes"), until_reported(hashes));
 }
 
-/// More than the allocator keeps: mapped afresh each time.
+/// More memory than the allocator keeps, so that it is mapped afresh each time.
 const LARGE: usize = 64 << 20;
 
 #[inline(never)]
@@ -118,6 +118,6 @@ fn touches_fresh_memory(stop: &AtomicBool) {
 }
 
 #[test]
-fn a_storm_of_page_faults() {
-    check(computing("computing::touches_fresh_memory"), until_told(touches_fresh_memory));
+fn a_storm_of_page_faults_is_diagnosed() {
+    check(computing("computing::touches_fresh_memory"), until_reported(touches_fresh_memory));
 }

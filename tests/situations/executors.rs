@@ -8,8 +8,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot::{self, Receiver};
 use tokio::task::block_in_place;
 
-use crate::scene::{Expected, Situation, check, check_on, leak};
-use crate::support::*;
+use crate::fixture::{Expected, Situation, check, check_on, leak};
+use test_support::*;
 
 const INSTEAD: &str = "await the future";
 
@@ -19,7 +19,7 @@ fn enters_another_executor(receiver: Receiver<u8>) -> u8 {
 }
 
 #[test]
-fn another_executor() {
+fn another_executor_is_diagnosed() {
     let (reason, function) = ("another executor's block_on", "executors::enters_another_executor");
     check(
         Expected { cause: Cause::Lock, syscalls: &["futex"], reason, advice: "instead of calling block_on", function },
@@ -37,7 +37,7 @@ fn pool_of_one() -> tokio::runtime::Builder {
     builder
 }
 
-/// Takes that thread until the gate is dropped.
+/// Occupies that thread until the gate is dropped.
 fn occupy(runtime: &Runtime) -> Gate {
     let gate = Gate::new();
     let key = gate.key();
@@ -46,7 +46,7 @@ fn occupy(runtime: &Runtime) -> Gate {
         occupied.send(()).unwrap();
         key.pass()
     });
-    is_occupied.recv_timeout(PATIENCE).expect("the pool's one thread is taken");
+    is_occupied.recv_timeout(TIMEOUT).expect("the pool's one thread is taken");
     gate
 }
 
@@ -56,7 +56,7 @@ fn blocks_in_place(mutex: &Mutex<u8>) -> u8 {
 }
 
 #[test]
-fn block_in_place_with_a_full_pool() {
+fn block_in_place_with_a_full_pool_is_diagnosed() {
     let function = "executors::blocks_in_place";
     let advice = "tokio::sync::Mutex";
     let expected = Expected { cause: Cause::Lock, syscalls: &["futex"], reason: "a Mutex", advice, function };
@@ -74,7 +74,7 @@ fn enters_the_same_runtime(receiver: Receiver<u8>) -> u8 {
 }
 
 #[test]
-fn block_on_in_place_with_a_full_pool() {
+fn block_on_in_place_with_a_full_pool_is_diagnosed() {
     let function = "executors::enters_the_same_runtime";
     let reason = "block_on inside a task";
     let expected = Expected { cause: Cause::Lock, syscalls: &["futex"], reason, advice: INSTEAD, function };
@@ -89,15 +89,15 @@ fn enters_a_second_runtime(runtime: &Runtime, receiver: Receiver<u8>) -> u8 {
     block_in_place(|| runtime.block_on(receiver).unwrap()) // blocks here
 }
 
-/// That one waits in its driver, in `epoll_wait`.
+/// The second runtime waits in its driver, in `epoll_wait`.
 #[test]
-fn a_second_runtime() {
+fn a_second_runtime_is_diagnosed() {
     let (reason, function) = ("block_on inside a task", "executors::enters_a_second_runtime");
     let syscalls = &["epoll_wait", "epoll_pwait"];
     let expected = Expected { cause: Cause::Syscall, syscalls, reason, advice: INSTEAD, function };
     check_on(expected, pool_of_one, occupy, || {
         let (send, receive) = oneshot::channel();
-        // It must not be dropped within a task.
+        // The runtime must not be dropped within a task.
         let second = leak(current_thread().build().unwrap());
         Situation::new(|| assert_eq!(enters_a_second_runtime(second, receive), 1), || send.send(1).unwrap())
     });

@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check, leak};
+use crate::fixture::{Expected, Situation, check, leak};
 
 const ONCE: &str = "a value that another thread is initialising";
 
@@ -14,7 +14,7 @@ fn lock(reason: &'static str, advice: &'static str, function: &'static str) -> E
     Expected { cause: Cause::Lock, syscalls: &["futex"], reason, advice, function }
 }
 
-/// A function's last call may be a jump: then the function is on no stack.
+/// Keeps a call from being a function's last one, which may be a jump that leaves no frame.
 #[inline(always)]
 fn not_the_last_call() {
     std::hint::black_box(());
@@ -26,7 +26,7 @@ fn locks_a_mutex(mutex: &Mutex<u8>) -> u8 {
 }
 
 #[test]
-fn a_mutex_that_is_held() {
+fn a_mutex_that_is_held_is_diagnosed() {
     check(lock("a Mutex", "tokio::sync::Mutex", "locks::locks_a_mutex"), || {
         let mutex = leak(Mutex::new(1));
         let held = mutex.lock().unwrap();
@@ -40,7 +40,7 @@ fn locks_a_mutex_of_parking_lot(mutex: &parking_lot::Mutex<u8>) -> u8 {
 }
 
 #[test]
-fn a_mutex_of_parking_lot() {
+fn a_mutex_of_parking_lot_is_diagnosed() {
     check(lock("a Mutex", "tokio::sync::Mutex", "locks::locks_a_mutex_of_parking_lot"), || {
         let mutex = leak(parking_lot::Mutex::new(1));
         let held = mutex.lock();
@@ -59,7 +59,7 @@ fn writes_an_rwlock(lock: &RwLock<u8>) {
 }
 
 #[test]
-fn an_rwlock_that_is_written() {
+fn an_rwlock_that_is_written_is_diagnosed() {
     check(lock("an RwLock", "tokio::sync::RwLock", "locks::reads_an_rwlock"), || {
         let lock = leak(RwLock::new(1));
         let held = lock.write().unwrap();
@@ -68,7 +68,7 @@ fn an_rwlock_that_is_written() {
 }
 
 #[test]
-fn an_rwlock_that_is_read() {
+fn an_rwlock_that_is_read_is_diagnosed() {
     check(lock("an RwLock", "tokio::sync::RwLock", "locks::writes_an_rwlock"), || {
         let lock = leak(RwLock::new(1));
         let held = lock.read().unwrap();
@@ -83,7 +83,7 @@ fn waits_for_a_condvar(shared: &(Mutex<bool>, Condvar)) {
 }
 
 #[test]
-fn a_condvar() {
+fn a_condvar_is_diagnosed() {
     check(lock("a wait on a Condvar", "tokio::sync::Notify", "locks::waits_for_a_condvar"), || {
         let shared = leak((Mutex::new(false), Condvar::new()));
         let release = || {
@@ -100,7 +100,7 @@ fn receives(from: &Receiver<u8>) -> u8 {
 }
 
 #[test]
-fn a_channel() {
+fn a_channel_is_diagnosed() {
     check(lock("a receive from a blocking channel", "tokio::sync::mpsc", "locks::receives"), || {
         let (send, receive) = channel();
         Situation::new(move || assert_eq!(receives(&receive), 1), move || send.send(1).unwrap())
@@ -113,7 +113,7 @@ fn joins(thread: JoinHandle<u8>) -> u8 {
 }
 
 #[test]
-fn a_join_of_a_thread() {
+fn a_join_of_a_thread_is_diagnosed() {
     check(lock("a wait for another thread's end", "tokio::sync::oneshot", "locks::joins"), || {
         let (send, receive) = channel();
         let thread = thread::spawn(move || receive.recv().unwrap());
@@ -128,23 +128,24 @@ fn parks() {
 }
 
 #[test]
-fn a_park() {
+fn a_park_is_diagnosed() {
     check(lock("thread::park", "tokio::sync::Notify", "locks::parks"), || {
-        let place = Arc::new(Mutex::new(None));
-        let theirs = place.clone();
+        let location = Arc::new(Mutex::new(None));
+        let theirs = location.clone();
         let block = move || {
             *theirs.lock().unwrap() = Some(thread::current());
             parks();
         };
-        Situation::new(block, move || place.lock().unwrap().as_ref().unwrap().unpark())
+        Situation::new(block, move || location.lock().unwrap().as_ref().unwrap().unpark())
     });
 }
 
-/// A value that is there when told to be: its function, what tells that it has begun, what ends it.
+/// A value whose initialization waits: returns the function, a receiver for its start, and a sender
+/// for its end.
 fn slow_value() -> (impl FnOnce() -> u8 + Send, Receiver<()>, Sender<u8>) {
-    let ((begin, begun), (end, ended)) = (channel(), channel());
+    let ((started, begun), (end, ended)) = (channel(), channel());
     let value = move || {
-        begin.send(()).unwrap();
+        started.send(()).unwrap();
         ended.recv().unwrap()
     };
     (value, begun, end)
@@ -156,7 +157,7 @@ fn uses_a_once_lock(once: &OnceLock<u8>) -> u8 {
 }
 
 #[test]
-fn a_once_lock() {
+fn a_once_lock_is_diagnosed() {
     check(lock(ONCE, "tokio::sync::OnceCell", "locks::uses_a_once_lock"), || {
         let once = leak(OnceLock::new());
         let (value, begun, end) = slow_value();
@@ -174,7 +175,7 @@ fn uses_a_lazy_static(lazy: &Lazy) -> u8 {
 }
 
 #[test]
-fn a_lazily_initialised_static() {
+fn a_lazily_initialised_static_is_diagnosed() {
     check(lock(ONCE, "before the runtime starts", "locks::uses_a_lazy_static"), || {
         let (value, begun, end) = slow_value();
         let lazy: &'static Lazy = leak(LazyLock::new(Box::new(value)));
@@ -187,19 +188,19 @@ fn a_lazily_initialised_static() {
 #[inline(never)]
 fn waits_on_a_futex(futex: &std::sync::atomic::AtomicU32) {
     let (wait, address) = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, futex.as_ptr());
-    // SAFETY: the address is that of a living word; no time limit.
+    // SAFETY: the address is that of a live word; no time limit.
     unsafe { libc::syscall(libc::SYS_futex, address, wait, 0, std::ptr::null::<libc::timespec>()) }; // blocks here
     not_the_last_call();
 }
 
 #[test]
-fn a_lock_of_nobody_knows_whom() {
+fn a_futex_of_an_unknown_lock_is_diagnosed() {
     check(lock("a lock", "tokio::sync", "locks::waits_on_a_futex"), || {
         let futex = leak(std::sync::atomic::AtomicU32::new(0));
         let release = || {
             futex.store(1, std::sync::atomic::Ordering::Release);
             let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-            // SAFETY: the address is that of a living word.
+            // SAFETY: the address is that of a live word.
             assert_eq!(unsafe { libc::syscall(libc::SYS_futex, futex.as_ptr(), wake, 1) }, 1);
         };
         Situation::new(|| waits_on_a_futex(futex), release)

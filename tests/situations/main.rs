@@ -1,6 +1,7 @@
-//! Every way to block a worker, for real: each stall tells its cause, the function, the line, the reason and the advice.
+//! All ways to block a worker, by real code: each stall has its cause, function, line, reason and
+//! advice.
 //!
-//! In a process of its own: captures send signals, and children are started.
+//! These tests have a process of their own, since captures send signals and tests start children.
 
 #![cfg(all(
     target_os = "linux",
@@ -9,14 +10,11 @@
     feature = "capture"
 ))]
 
-#[path = "../it/support.rs"]
-mod support;
-
 mod calls;
 mod children;
 mod computing;
 mod executors;
+mod fixture;
 mod limits;
 mod locks;
 mod memory;
-mod scene;

@@ -1,24 +1,24 @@
-//! Memory that is not there.
+//! Memory that is not present.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use pollwatch::Cause;
 
-use crate::scene::{Expected, Situation, check};
+use crate::fixture::{Expected, Situation, check};
 
 const PAGE: usize = 4096;
 
-/// A page that is there when told to be: it stands for one that has to be read from a disk.
+/// A page that becomes present on demand. It stands for one that has to be read from a disk.
 struct Page {
     at: *mut u8,
-    /// Of `userfaultfd`.
+    /// The descriptor of a `userfaultfd`.
     fd: OwnedFd,
 }
 
-// SAFETY: an address; what is there is shared by nobody but those who take turns by `fill`.
+// SAFETY: an address. Only the holder and its reader use the page, and `fill` orders them.
 unsafe impl Send for Page {}
 
-/// What `linux/userfaultfd.h` has, as far as it is needed.
+/// The constants of `linux/userfaultfd.h` that are used here.
 const API: u64 = 0xaa;
 const API_CALL: libc::Ioctl = 0xc018_aa3f_u32 as libc::Ioctl;
 const REGISTER: libc::Ioctl = 0xc020_aa00_u32 as libc::Ioctl;
@@ -29,8 +29,8 @@ const USER_MODE_ONLY: libc::c_int = 1;
 impl Page {
     fn new() -> std::io::Result<Page> {
         let error = std::io::Error::last_os_error;
-        // SAFETY: integers; a mapping of its own; the structures are as the calls want them: `uffdio_api` has three words,
-        // `uffdio_register` four.
+        // SAFETY: integers and a mapping of its own. The structures are as the calls expect:
+        // `uffdio_api` has three words, `uffdio_register` four.
         unsafe {
             let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY);
             if fd < 0 {
@@ -50,24 +50,25 @@ impl Page {
         }
     }
 
-    /// Whoever waits for it goes on.
+    /// Makes the page present, and the waiting thread continues.
     fn fill(self) {
         let mut zero = [self.at as u64, PAGE as u64, 0, 0];
-        // SAFETY: the structure `uffdio_zeropage` has four words; the page is ours.
+        // SAFETY: the structure `uffdio_zeropage` has four words; the page is a mapping of this
+        // value.
         assert_eq!(unsafe { libc::ioctl(self.fd.as_raw_fd(), ZERO_PAGE, &mut zero) }, 0);
     }
 }
 
 #[inline(never)]
 fn touches(page: usize) -> u8 {
-    // SAFETY: it is mapped, and never unmapped.
+    // SAFETY: the page is mapped and never unmapped.
     unsafe { (page as *const u8).read_volatile() } // blocks here
 }
 
 #[test]
-fn a_page_that_has_to_be_read() {
+fn a_page_that_has_to_be_read_is_diagnosed() {
     if let Err(error) = Page::new() {
-        return eprintln!("skipped: no userfaultfd here: {error}");
+        return test_support::skipped(&format!("no userfaultfd here: {error}"));
     }
     let (reason, advice) = ("memory that has to be read from disk", "tokio::task::spawn_blocking");
     check(Expected { cause: Cause::Syscall, syscalls: &[], reason, advice, function: "memory::touches" }, || {

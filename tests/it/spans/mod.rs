@@ -1,4 +1,4 @@
-//! The tracing spans of a stall. Every test has a subscriber of its own, on the threads that need it.
+//! The tracing spans of a stall. Every test has its own subscriber on the threads that need it.
 
 mod nesting;
 mod subscribers;
@@ -9,24 +9,24 @@ use tracing::Dispatch;
 use tracing::dispatcher::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::support::*;
+use test_support::*;
 
-/// A watched runtime whose threads, and the one that made it, have a subscriber with a span layer.
+/// A watched runtime whose threads, like the one that made it, have a subscriber with a span layer.
 struct Traced {
     watchdog: Watchdog,
-    told: Told,
+    collected: CollectedStalls,
     runtime: Runtime,
     _default: DefaultGuard,
 }
 
-/// The span layer alone.
+/// A runtime with the span layer alone.
 fn traced() -> Traced {
     traced_by(multi_thread(1), |watchdog, _| tracing_subscriber::registry().with(watchdog.span_layer()).into())
 }
 
-fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &Told) -> Dispatch) -> Traced {
-    let (watchdog, told) = start(THRESHOLD);
-    let dispatch = subscriber(&watchdog, &told);
+fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &CollectedStalls) -> Dispatch) -> Traced {
+    let (watchdog, collected) = start(THRESHOLD);
+    let dispatch = subscriber(&watchdog, &collected);
     let _default = tracing::dispatcher::set_default(&dispatch);
     builder.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&dispatch)));
     let built = if HOOKS {
@@ -34,7 +34,7 @@ fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &Told) -> 
     } else {
         builder.build()
     };
-    Traced { watchdog, told, runtime: built.unwrap(), _default }
+    Traced { watchdog, collected, runtime: built.unwrap(), _default }
 }
 
 impl Traced {
@@ -44,7 +44,7 @@ impl Traced {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (task, _) = spawn_seen(&self.watchdog, self.runtime.handle(), future);
+        let (task, _) = spawn_measured(&self.watchdog, self.runtime.handle(), future);
         self.runtime.block_on(task).expect("the task ends")
     }
 }
@@ -53,10 +53,10 @@ fn texts(stall: &Stall) -> Vec<&str> {
     stall.spans.iter().map(|s| &**s).collect()
 }
 
-/// Blocks the thread until the stall that this makes is told with just these spans. A thread that is late has its stall found
-/// before it is there: the next look sees it.
+/// Blocks the thread until its stall is reported with exactly these spans. The stall may be found
+/// before the thread gets here; then a later scan sees the spans.
 #[track_caller]
-fn block_until_told(told: &Told, spans: &[&str]) -> Stall {
-    let stall = told.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
-    stall.unwrap_or_else(|| panic!("not told with {spans:?}: {:#?}", told.all()))
+fn block_until_reported(collected: &CollectedStalls, spans: &[&str]) -> Stall {
+    let stall = collected.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);
+    stall.unwrap_or_else(|| panic!("not reported with {spans:?}: {:#?}", collected.all()))
 }

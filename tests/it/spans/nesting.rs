@@ -1,4 +1,4 @@
-//! Which spans a stall is told with: those that its own poll has entered, as they are at the latest look.
+//! The spans of a stall: those that its own poll has entered, as of the latest scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,22 +7,22 @@ use pollwatch::Phase;
 use tracing::{Dispatch, Instrument, info_span};
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::{Traced, block_until_told, texts, traced, traced_by};
-use crate::support::*;
+use super::{Traced, block_until_reported, texts, traced, traced_by};
+use test_support::*;
 
 #[test]
-fn guards_nest_with_their_fields() {
+fn nested_guards_are_reported_with_their_fields() {
     let traced = traced();
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     let id = traced.run(async move {
         yield_once().await;
         let _request = info_span!("request", id = 7, path = "/x").entered();
         drop(info_span!("before").entered());
         let _load = info_span!("load", rows = 3).entered();
-        block_until_told(&told, &[r#"request{id=7 path="/x"}"#, "load{rows=3}"]).id
+        block_until_reported(&collected, &[r#"request{id=7 path="/x"}"#, "load{rows=3}"]).id
     });
-    let end = traced.told.wait(|s| s.id == id && s.phase == Phase::Resolved).expect("it ends");
-    assert_eq!(texts(&end), [r#"request{id=7 path="/x"}"#, "load{rows=3}"], "the last ones that were seen");
+    let end = traced.collected.wait(|s| s.id == id && s.phase == Phase::Resolved).expect("it ends");
+    assert_eq!(texts(&end), [r#"request{id=7 path="/x"}"#, "load{rows=3}"], "the last ones of the latest scan");
     let text = end.to_string();
     assert!(text.lines().nth(1).unwrap().ends_with(r#" · span request{id=7 path="/x"} › load{rows=3}"#), "{text}");
     let json = serde_json::to_value(&end).unwrap();
@@ -32,12 +32,12 @@ fn guards_nest_with_their_fields() {
 }
 
 #[test]
-fn instrumented_futures() {
+fn instrumented_futures_are_reported_with_their_spans() {
     let traced = traced();
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     let inner = async move {
         yields(3).await;
-        block_until_told(&told, &["outer{id=1}", "inner"]);
+        block_until_reported(&collected, &["outer{id=1}", "inner"]);
     };
     let outer = async move {
         yields(2).await;
@@ -47,88 +47,88 @@ fn instrumented_futures() {
     traced.run(outer.instrument(info_span!("outer", id = 1)));
 }
 
-/// A stall is told with the spans of its latest look, with what was recorded by then.
+/// A stall is reported with the spans of its latest scan, and with the values recorded by then.
 #[test]
-fn later_looks_tell_later_spans() {
+fn each_scan_reports_the_current_spans() {
     let traced = traced();
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let request = info_span!("request", user = tracing::field::Empty, n = 1).entered();
-        block_until_told(&told, &["request{n=1}"]);
+        block_until_reported(&collected, &["request{n=1}"]);
         let inner = info_span!("inner").entered();
         request.record("user", "u").record("n", 22);
-        block_until_told(&told, &[r#"request{user="u" n=22}"#, "inner"]);
+        block_until_reported(&collected, &[r#"request{user="u" n=22}"#, "inner"]);
         drop((inner, request));
-        block_until_told(&told, &[]);
+        block_until_reported(&collected, &[]);
         let _other = info_span!("other").entered();
-        block_until_told(&told, &["other"]);
+        block_until_reported(&collected, &["other"]);
     });
 }
 
 #[test]
-fn spans_left_in_any_order() {
+fn spans_may_be_left_in_any_order() {
     let traced = traced();
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let spans = [info_span!("a"), info_span!("b", it = "is longer"), info_span!("c")];
         let [a, b, c] = &spans;
         let (in_a, in_b, in_c) = (a.enter(), b.enter(), c.enter());
         drop(in_a);
-        block_until_told(&told, &[r#"b{it="is longer"}"#, "c"]);
+        block_until_reported(&collected, &[r#"b{it="is longer"}"#, "c"]);
         let in_b_again = b.enter();
         let in_a = a.enter();
-        block_until_told(&told, &[r#"b{it="is longer"}"#, "c", "a"]);
+        block_until_reported(&collected, &[r#"b{it="is longer"}"#, "c", "a"]);
         drop(in_b);
         drop(in_b_again);
-        block_until_told(&told, &["c", "a"]);
+        block_until_reported(&collected, &["c", "a"]);
         drop(in_c);
         drop(in_a);
-        // One of them by a clone, which is the same span.
+        // One of them is entered by a clone, which is the same span.
         drop(a.clone().entered());
         let _in_a = a.enter();
-        block_until_told(&told, &["a"]);
+        block_until_reported(&collected, &["a"]);
     });
 }
 
 #[test]
-fn deeper_than_told() {
+fn spans_deeper_than_the_limit_are_counted() {
     const DEEP: usize = 40;
     let traced = traced();
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let mut entered: Vec<_> = (0..DEEP).map(|n| info_span!("level", n).entered()).collect();
         let names: Vec<_> = (0..DEEP).map(|n| format!("level{{n={n}}}")).collect();
         let first = |n: usize| names[..n].iter().map(String::as_str);
-        block_until_told(&told, &first(16).chain(["… 24 more"]).collect::<Vec<_>>());
-        // From the midst of those that are not told, then the outermost.
+        block_until_reported(&collected, &first(16).chain(["… 24 more"]).collect::<Vec<_>>());
+        // Leaves one from the middle of the unreported spans, then the outermost.
         drop(entered.remove(30));
         drop(entered.remove(0));
-        block_until_told(&told, &first(16).skip(1).chain(["… 23 more"]).collect::<Vec<_>>());
+        block_until_reported(&collected, &first(16).skip(1).chain(["… 23 more"]).collect::<Vec<_>>());
         while entered.len() > 2 {
             entered.pop();
         }
-        block_until_told(&told, &first(3).skip(1).collect::<Vec<_>>());
-        // More than can be told apart.
+        block_until_reported(&collected, &first(3).skip(1).collect::<Vec<_>>());
+        // More spans than can be told apart.
         for n in 0..1_000 {
             entered.push(info_span!("level", n).entered());
         }
         while entered.len() > 1 {
             entered.pop();
         }
-        block_until_told(&told, &first(2).skip(1).collect::<Vec<_>>());
+        block_until_reported(&collected, &first(2).skip(1).collect::<Vec<_>>());
     });
 }
 
-/// A value cannot write lines of its own into the log, or fill it.
+/// A value cannot add lines to the log or fill it.
 #[test]
-fn hostile_values() {
+fn hostile_values_are_escaped_and_bounded() {
     let traced = traced();
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let long = "🦀".repeat(10_000);
         let value = "x\nstall #9 ongoing\x1b[2J";
         let _hostile = info_span!("hostile", %value, long).entered();
-        let stall = told.wait(|s| s.spans.len() == 1).expect("it is told");
+        let stall = collected.wait(|s| s.spans.len() == 1).expect("the stall is reported");
         let text = &*stall.spans[0];
         assert!(
             text.starts_with(r"hostile{value=x\nstall #9 ongoing\u{1b}[2J long=") && text.ends_with("🦀…}"),
@@ -139,39 +139,39 @@ fn hostile_values() {
     });
 }
 
-/// Tasks of one runtime, each in a span of its own whenever it is polled, and stalling in turn.
+/// Tasks of one runtime stall in turn, each inside a span whenever it is polled.
 #[test]
-fn each_task_has_its_own() {
+fn each_task_has_its_own_spans() {
     const TASKS: u64 = 12;
-    let Traced { watchdog, told, runtime, _default } =
+    let Traced { watchdog, collected, runtime, _default } =
         traced_by(multi_thread(2), |watchdog, _| tracing_subscriber::registry().with(watchdog.span_layer()).into());
     let tasks: Vec<_> = (0..TASKS)
         .map(|id| {
-            let told = told.clone();
+            let collected = collected.clone();
             let request = async move {
                 yields(3).await;
                 let me = tokio::task::try_id();
                 let name = format!("request{{id={id}}}");
-                told.wait(|s| s.task == me && texts(s) == [&name]).expect("it is told");
+                collected.wait(|s| s.task == me && texts(s) == [&name]).expect("the stall is reported");
                 yields(3).await;
             };
-            spawn_seen(&watchdog, runtime.handle(), request.instrument(info_span!("request", id))).0
+            spawn_measured(&watchdog, runtime.handle(), request.instrument(info_span!("request", id))).0
         })
         .collect();
     let ids: Vec<_> = tasks.iter().map(|task| task.id()).collect();
     for task in tasks {
         runtime.block_on(task).unwrap();
     }
-    for stall in told_so_far(&watchdog, &told) {
+    for stall in reported_so_far(&watchdog, &collected) {
         let own = ids.iter().position(|id| Some(*id) == stall.task).expect("one of them");
         assert!(stall.spans.iter().all(|s| **s == *format!("request{{id={own}}}")), "{stall}");
     }
 }
 
-/// A guard that is held across an await leaves its span entered for whatever is polled next.
+/// A guard held across an await leaves its span entered for the task that is polled next.
 #[test]
-fn a_span_left_behind_is_not_its_neighbours() {
-    let (watchdog, told) = start(THRESHOLD);
+fn a_span_left_entered_is_not_attributed_to_the_next_task() {
+    let (watchdog, collected) = start(THRESHOLD);
     let dispatch: Dispatch = tracing_subscriber::registry().with(watchdog.span_layer()).into();
     let _default = tracing::dispatcher::set_default(&dispatch);
     let runtime = current_thread().build().unwrap();
@@ -184,15 +184,15 @@ fn a_span_left_behind_is_not_its_neighbours() {
             yield_once().await;
         }
     };
-    let heard = told.clone();
+    let observer = collected.clone();
     let stalls = async move {
         yields(2).await;
-        block_until_told(&heard, &[]);
+        block_until_reported(&observer, &[]);
         let _own = info_span!("own", id = 2).entered();
-        block_until_told(&heard, &["own{id=2}"]);
+        block_until_reported(&observer, &["own{id=2}"]);
         done.store(true, Ordering::Relaxed);
     };
-    // Once where the poll is seen by pollwatch, once where only tokio knows of it.
+    // Once where pollwatch sees the poll, once where only tokio knows of it.
     let seen = watchdog.watch(leave_behind);
     let unseen = async {
         let _across_an_await = info_span!("left behind", id = 3).entered();
@@ -204,26 +204,26 @@ fn a_span_left_behind_is_not_its_neighbours() {
             task.await.unwrap();
         }
     }));
-    let all = told_so_far(&watchdog, &told);
+    let all = reported_so_far(&watchdog, &collected);
     assert!(all.iter().all(|s| !s.to_string().contains("left behind")), "{all:#?}");
 }
 
-/// As a log line's.
+/// A span around a poll is reported, as it is in a log line.
 #[test]
-fn spans_around_a_poll_are_told() {
-    let (watchdog, told) = start(THRESHOLD);
+fn spans_around_a_poll_are_reported() {
+    let (watchdog, collected) = start(THRESHOLD);
     let dispatch: Dispatch = tracing_subscriber::registry().with(watchdog.span_layer()).into();
     let _default = tracing::dispatcher::set_default(&dispatch);
-    // Around the first poll of this thread, and before it was known to have any.
+    // Around the first poll of this thread, and before the thread is known to have any.
     let _main = info_span!("main").entered();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let heard = told.clone();
+    let observer = collected.clone();
     runtime.block_on(watchdog.watch(async move {
         let _inner = info_span!("inner").entered();
-        block_until_told(&heard, &["main", "inner"]);
+        block_until_reported(&observer, &["main", "inner"]);
     }));
-    let heard = told.clone();
-    let part = async move { drop(block_until_told(&heard, &["main", "around{id=1}"])) };
+    let observer = collected.clone();
+    let part = async move { drop(block_until_reported(&observer, &["main", "around{id=1}"])) };
     let task = runtime.spawn(watchdog.watch(part).instrument(info_span!("around", id = 1)));
     runtime.block_on(task).unwrap();
 }

@@ -1,4 +1,5 @@
-//! The span layer beside others: filters, layers that block or panic, and subscribers that are told of stalls.
+//! The span layer beside others: filters, layers that block or panic, and subscribers that receive
+//! stalls.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,12 +10,12 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use super::{block_until_told, texts, traced_by};
-use crate::support::*;
+use super::{block_until_reported, texts, traced_by};
+use test_support::*;
 
-/// Above, beneath, and with filters of one's own.
+/// The span layer above and beneath others, and with filters of its own.
 #[test]
-fn beside_filters_and_fmt() {
+fn spans_are_reported_beside_filters_and_fmt() {
     fn fmt<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
         tracing_subscriber::fmt::layer().with_span_events(FmtSpan::FULL).with_writer(std::io::sink)
     }
@@ -36,37 +37,37 @@ fn beside_filters_and_fmt() {
     drop(info());
     for subscriber in variants {
         let traced = traced_by(multi_thread(1), |watchdog, _| subscriber(watchdog));
-        let told = traced.told.clone();
+        let collected = traced.collected.clone();
         traced.run(async move {
             let request = info_span!("request", id = 7, user = tracing::field::Empty).entered();
             let _hidden = debug_span!("hidden").entered();
             request.record("user", 1);
             let _inner = info_span!("inner").entered();
             info!("an event");
-            block_until_told(&told, &["request{id=7 user=1}", "inner"]);
+            block_until_reported(&collected, &["request{id=7 user=1}", "inner"]);
         });
     }
-    // A filter of fmt's alone hides nothing here.
+    // A filter of the fmt layer alone hides nothing here.
     let traced = traced_by(multi_thread(1), |watchdog, _| {
         Registry::default().with(fmt().with_filter(LevelFilter::INFO)).with(watchdog.span_layer()).into()
     });
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let _request = info_span!("request").entered();
         let _debug = debug_span!("debug").entered();
-        block_until_told(&told, &["request", "debug"]);
+        block_until_reported(&collected, &["request", "debug"]);
     });
 }
 
-/// A layer that blocks where it is called, until the stall that this makes is told with these spans.
+/// A layer that blocks in one of its methods until the stall is reported with these spans.
 struct Blocks {
-    told: Told,
+    collected: CollectedStalls,
     spans: &'static [&'static str],
 }
 
 impl Blocks {
     fn block(&self) {
-        block_until_told(&self.told, self.spans);
+        block_until_reported(&self.collected, self.spans);
     }
 }
 
@@ -93,7 +94,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Blocks {
         if event.metadata().target() != "blocks" {
             return;
         }
-        // With whatever could be held.
+        // With every span that could be held.
         let span = ctx.lookup_current().expect("there is one");
         let parent = span.parent();
         let _locked = (span.extensions_mut(), parent.as_ref().map(|parent| parent.extensions_mut()));
@@ -101,9 +102,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Blocks {
     }
 }
 
-/// The stall in a layer is found while it lasts, whatever the layer holds.
+/// A stall inside a layer is found while it lasts, whatever lock the layer holds.
 #[test]
-fn a_layer_that_blocks() {
+fn a_layer_that_blocks_is_reported() {
     type Case = (&'static [&'static str], bool, fn());
     let cases: [Case; 6] = [
         (&["outer", "inner"], true, || {
@@ -115,35 +116,36 @@ fn a_layer_that_blocks() {
             warn!(target: "blocks", "now");
         }),
         (&["outer", "blocks when entered"], true, || drop(info_span!("blocks when entered").entered())),
-        // It comes first.
+        // This layer comes first.
         (&["outer"], false, || drop(info_span!("blocks when entered").entered())),
         (&["outer"], true, || drop(info_span!("blocks when left").entered())),
         (&["outer"], true, || drop(info_span!("blocks when made"))),
     ];
     for (spans, is_above, run) in cases {
-        let traced = traced_by(multi_thread(1), |watchdog, told| {
-            let blocks = Blocks { told: told.clone(), spans };
+        let traced = traced_by(multi_thread(1), |watchdog, collected| {
+            let blocks = Blocks { collected: collected.clone(), spans };
             if is_above {
                 Registry::default().with(watchdog.span_layer()).with(blocks).into()
             } else {
                 Registry::default().with(blocks).with(watchdog.span_layer()).into()
             }
         });
-        let told = traced.told.clone();
+        let collected = traced.collected.clone();
         traced.run(async move {
             let outer = info_span!("outer").entered();
             run();
             drop(outer);
             yield_once().await;
-            // All is balanced after that.
-            block_until_told(&told, &[]);
+            // All spans are balanced after that.
+            block_until_reported(&collected, &[]);
         });
     }
 }
 
-/// A layer that panics, in a value or by itself, and locks that it has poisoned: as without pollwatch.
+/// A layer that panics, in a value or by itself, and the locks that it poisons behave as without
+/// pollwatch.
 #[test]
-fn a_layer_that_panics() {
+fn a_layer_that_panics_behaves_as_without_pollwatch() {
     struct Panics;
     impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Panics {
         fn on_record(&self, id: &span::Id, _: &span::Record<'_>, ctx: Context<'_, S>) {
@@ -154,7 +156,7 @@ fn a_layer_that_panics() {
     }
     let traced =
         traced_by(multi_thread(1), |watchdog, _| Registry::default().with(Panics).with(watchdog.span_layer()).into());
-    let told = traced.told.clone();
+    let collected = traced.collected.clone();
     traced.run(async move {
         let _outer = info_span!("outer").entered();
         let poisoned = info_span!("poisoned", a = 1);
@@ -163,11 +165,11 @@ fn a_layer_that_panics() {
         }));
         assert!(record.is_err());
         let _poisoned = poisoned.enter();
-        block_until_told(&told, &["outer", "poisoned"]);
+        block_until_reported(&collected, &["outer", "poisoned"]);
     });
 }
 
-/// What a subscriber does with a stall's event: blocks, logs, makes spans.
+/// What a subscriber does with the event of a stall: it blocks, logs, makes spans.
 #[derive(Clone, Default)]
 struct Chatty {
     watchdog: Arc<Mutex<Option<Watchdog>>>,
@@ -193,23 +195,24 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chatty {
         let mut spans = Spans(None);
         event.record(&mut spans);
         lock(&self.events).push(spans.0.unwrap_or_default());
-        let _entered = info_span!("told", n = 1).entered();
-        warn!("a stall was told");
-        // Further stalls are found while this one is being told.
+        let _entered = info_span!("reported", n = 1).entered();
+        warn!("a stall was reported");
+        // Further stalls are found while this one is being reported.
         if let Some(watchdog) = lock(&self.watchdog).clone() {
-            wait_until("the watchdog goes on", || watchdog.stalls().len() >= 4);
+            wait_until("the watchdog continues", || watchdog.stalls().len() >= 4);
         }
     }
 }
 
 #[test]
-fn a_subscriber_that_blocks_and_logs_when_a_stall_is_told() {
+fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
     let chatty = Chatty::default();
-    let told = Told::default();
-    let keep = told.keep();
+    let collected = CollectedStalls::default();
+    let keep = collected.callback();
     let dispatch: Arc<Mutex<Option<Dispatch>>> = Arc::default();
     let for_callback = dispatch.clone();
-    // The teller logs to the global subscriber, which is another test's: its thread is given one of its own here.
+    // The reporting thread logs to the global subscriber, which belongs to another test, so it gets
+    // its own one here.
     let callback = move |stall: &Stall| {
         if let Some(dispatch) = lock(&for_callback).take() {
             std::mem::forget(tracing::dispatcher::set_default(&dispatch));
@@ -219,23 +222,24 @@ fn a_subscriber_that_blocks_and_logs_when_a_stall_is_told() {
     };
     let watchdog = Watchdog::builder().threshold(THRESHOLD).on_stall(callback).start().unwrap();
     let subscriber: Dispatch = tracing_subscriber::registry().with(watchdog.span_layer()).with(chatty.clone()).into();
-    // With one dispatcher alone, tracing asks the thread's own one whether it ever wants an event: the teller has none yet.
+    // With a single dispatcher tracing caches the interest of the thread's own one, and the
+    // reporting thread has none yet.
     let _second = Dispatch::new(Registry::default());
     *lock(&dispatch) = Some(subscriber.clone());
     *lock(&chatty.watchdog) = Some(watchdog.clone());
     let _default = tracing::dispatcher::set_default(&subscriber);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
-    // From its next report on, the subscriber is there; it may be the end of this one.
-    told.wait(|s| s.id == 1).expect("it is told");
+    // The subscriber is set from the next report on, which may be the end of this stall.
+    collected.wait(|s| s.id == 1).expect("the stall is reported");
     for id in 1..=3 {
-        // Until it is found, not told.
+        // Waits until the stall is found, not until it is reported.
         let (seen, before) = (watchdog.clone(), watchdog.stalls().len());
         let stalls = async move {
-            wait_until("it is found with its span", || {
+            wait_until("the stall is found with its span", || {
                 let stalls = seen.stalls();
                 let name = format!("request{{id={id}}}");
-                // The first telling waits for all: later looks of these are in the book all the same.
+                // The first report delays all others. Their later scans are stored all the same.
                 stalls.len() > before && texts(stalls.last().unwrap()) == [&name]
             });
         };
@@ -247,5 +251,5 @@ fn a_subscriber_that_blocks_and_logs_when_a_stall_is_told() {
     }
     drop(lock(&chatty.watchdog).take());
     let teller = watchdog.clone();
-    in_time("it stops", move || teller.shutdown());
+    within_timeout("it stops", move || teller.shutdown());
 }

@@ -1,4 +1,4 @@
-//! The whole process stands still: nobody is blocked for that, and nothing is suspected.
+//! A stopped process: no worker is blocked by that, and nothing is suspected.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -7,39 +7,41 @@ use std::time::{Duration, Instant};
 use pollwatch::{Cause, Certainty, Stall};
 
 use super::settle;
-use crate::stopped::*;
-use crate::support::*;
+use test_support::sigstop::*;
+use test_support::*;
 
-const STANDSTILL: Duration = Duration::from_secs(1);
-const STANDSTILLS: usize = 20;
+const TIME_STOPPED: Duration = Duration::from_secs(1);
+const STOPS: usize = 20;
 
-/// Of a child that was stopped for a while nothing is told; that nothing is certain which is not so holds on any machine.
-fn nobody(stop: impl Fn(&Stopped), name: &str, child: impl Fn()) {
+/// Asserts that nothing is reported of a child that was stopped for a while. Whatever the machine
+/// does, nothing may be observed falsely.
+fn assert_nothing_reported(stop: impl Fn(&StoppableChild), name: &str, child: impl Fn()) {
     if is_child() {
         return child();
     }
     undisturbed(|| {
-        let (child, lines) = Stopped::start(name);
+        let (child, lines) = StoppableChild::start(name);
         stop(&child);
-        let lines = child.ends(lines);
-        assert_ne!(one(&lines, "oversleeps"), "0", "the watchdog tells that it was late: {lines:?}");
-        let told = said(&lines, "told");
-        assert_eq!(one(&lines, "counted"), told.len().to_string(), "{lines:?}");
-        let certain = |told: &&&str| told.starts_with("Observed ") && !told.starts_with("Observed Paused");
-        assert_eq!(told.iter().find(certain), None, "{lines:?}");
-        // A machine with too much to do has more than this one standstill.
-        if told.is_empty() { Ok(()) } else { Err(format!("{told:#?}")) }
+        let lines = child.finish(lines);
+        assert_ne!(line_with(&lines, "oversleeps"), "0", "the watchdog overslept: {lines:?}");
+        let reported = lines_with(&lines, "reported");
+        assert_eq!(line_with(&lines, "counted"), reported.len().to_string(), "{lines:?}");
+        let certain = |reported: &&&str| reported.starts_with("Observed ") && !reported.starts_with("Observed Paused");
+        assert_eq!(reported.iter().find(certain), None, "{lines:?}");
+        // A busy machine stops the process at other times too.
+        if reported.is_empty() { Ok(()) } else { Err(format!("{reported:#?}")) }
     });
 }
 
-fn once(child: &Stopped) {
+fn stop_once(child: &StoppableChild) {
     child.stop();
-    std::thread::sleep(STANDSTILL);
+    std::thread::sleep(TIME_STOPPED);
 }
 
-/// For a few thresholds each: one may end at any moment of what the watchdog does between two looks.
-fn often(child: &Stopped) {
-    for i in 0..STANDSTILLS {
+/// Stops the child for a few thresholds each time, at any moment of what the watchdog does between
+/// two scans.
+fn stop_often(child: &StoppableChild) {
+    for i in 0..STOPS {
         std::thread::sleep(THRESHOLD + THRESHOLD / 7 * (i % 7) as u32);
         child.stop();
         std::thread::sleep(THRESHOLD * 4);
@@ -47,14 +49,14 @@ fn often(child: &Stopped) {
     }
 }
 
-/// Workers in everything that a worker can be in: parked, in short calls that wait, in short computations, in between.
+/// Workers in every state: parked, in short calls, in short computations, between polls.
 fn workers() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
     settle(&busy);
     settle(&idle);
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let tasks: Vec<_> = (0..3)
         .map(|i| {
             let go_on = go_on.clone();
@@ -76,7 +78,7 @@ fn workers() {
             task.await.unwrap();
         }
     });
-    let stalls = told_so_far(&watchdog, &told);
+    let stalls = reported_so_far(&watchdog, &collected);
     let last: BTreeMap<u64, Stall> = stalls.into_iter().map(|stall| (stall.id, stall)).collect();
     let snapshot = watchdog.snapshot();
     let of = |name: &str| {
@@ -85,12 +87,12 @@ fn workers() {
     };
     println!("\noversleeps {}", snapshot.watchdog.oversleeps);
     println!("\ncounted {}", of("main") + of("idle"));
-    last.values().for_each(|stall| println!("\ntold {:?} {:?} {}", stall.certainty, stall.cause, one_line(stall)));
+    last.values().for_each(|stall| println!("\nreported {:?} {:?} {}", stall.certainty, stall.cause, one_line(stall)));
 }
 
 fn spin(time: Duration) {
-    let begin = Instant::now();
-    while begin.elapsed() < time {
+    let started = Instant::now();
+    while started.elapsed() < time {
         std::hint::spin_loop();
     }
 }
@@ -100,29 +102,29 @@ fn one_line(stall: &Stall) -> String {
 }
 
 #[test]
-fn a_standstill_blocks_no_worker() {
-    nobody(once, "unwatched::paused::a_standstill_blocks_no_worker", workers);
+fn a_stopped_process_blocks_no_worker() {
+    assert_nothing_reported(stop_once, "unwatched::paused::a_stopped_process_blocks_no_worker", workers);
 }
 
 #[test]
-fn standstills_at_any_moment_block_no_worker() {
-    nobody(often, "unwatched::paused::standstills_at_any_moment_block_no_worker", workers);
+fn stops_at_any_moment_block_no_worker() {
+    assert_nothing_reported(stop_often, "unwatched::paused::stops_at_any_moment_block_no_worker", workers);
 }
 
-/// A worker that is blocked is blocked for as long as it was, less the standstill.
+/// A blocked worker is blocked for as long as it was, minus the time stopped.
 #[test]
-fn a_standstill_is_no_part_of_a_blocked_worker() {
-    const NAME: &str = "unwatched::paused::a_standstill_is_no_part_of_a_blocked_worker";
+fn time_stopped_is_no_part_of_a_stall() {
+    const NAME: &str = "unwatched::paused::time_stopped_is_no_part_of_a_stall";
     if is_child() {
         return blocked();
     }
     undisturbed(|| {
-        let (child, lines) = Stopped::start(NAME);
-        let begin = Instant::now();
-        once(&child);
-        let stopped = begin.elapsed();
-        let lines = child.ends(lines);
-        let seconds = |what: &str| Duration::from_secs_f64(one(&lines, what).parse().expect("a number"));
+        let (child, lines) = StoppableChild::start(NAME);
+        let started = Instant::now();
+        stop_once(&child);
+        let stopped = started.elapsed();
+        let lines = child.finish(lines);
+        let seconds = |what: &str| Duration::from_secs_f64(line_with(&lines, what).parse().expect("a number"));
         let (inner, elapsed) = (seconds("inner"), seconds("elapsed"));
         assert!(elapsed <= inner, "{lines:?}");
         let left_out = inner - elapsed;
@@ -131,22 +133,22 @@ fn a_standstill_is_no_part_of_a_blocked_worker() {
 }
 
 fn blocked() {
-    let (watchdog, told) = start(THRESHOLD);
+    let (watchdog, collected) = start(THRESHOLD);
     let runtime = super::build(&watchdog, 2);
-    let go_on = told_to_go_on();
+    let go_on = continue_flag();
     let gate = Gate::new();
     let key = gate.key();
     let task = runtime.spawn(async move {
-        let begin = Instant::now();
+        let started = Instant::now();
         assert!(key.pass());
-        begin.elapsed()
+        started.elapsed()
     });
-    let stall = told.wait_ongoing("main").expect("it is found");
+    let stall = collected.wait_ongoing("main").expect("the stall is found");
     assert_eq!((stall.certainty, stall.cause), (Certainty::Observed, Cause::Lock), "{stall}");
     println!("\nready");
     wait_until("we go on", || go_on.load(Ordering::Acquire));
     gate.open();
     let inner = runtime.block_on(task).unwrap();
     println!("\ninner {}", inner.as_secs_f64());
-    println!("\nelapsed {}", told.wait_resolved("main").elapsed.as_secs_f64());
+    println!("\nelapsed {}", collected.wait_resolved("main").elapsed.as_secs_f64());
 }

@@ -1,0 +1,6 @@
+//! What pollwatch exports, read by the programs of a monitoring system: Prometheus, promtool,
+//! Alertmanager and Grafana's schema. A test whose program is missing says that it was skipped.
+
+mod alerts;
+mod dashboard;
+mod prometheus;
