@@ -85,7 +85,7 @@ fn each_panel_says_what_it_shows() {
     for row in [
         "Overview",
         "Stalls by cause",
-        "Worst places",
+        "Worst sites",
         "Worst routes",
         "Workers",
         "Schedule delay",
