@@ -1,4 +1,4 @@
-"""The shapes that Grafana wants: panels, rows, variables. What is on the dashboard stands in make.py."""
+"""Grafana's JSON for panels, rows and variables. make.py defines what the dashboard contains."""
 
 import json
 
@@ -7,12 +7,12 @@ WIDTH = 24
 
 
 def over_time(expr, legend):
-    """A query that is asked for each point of a line."""
+    """A range query: one value for each point of a line."""
     return {"datasource": SOURCE, "expr": expr, "legendFormat": legend, "range": True, "instant": False}
 
 
 def instant(expr, legend="__auto"):
-    """A query that is asked once, at the end of the time shown."""
+    """An instant query at the end of the time shown."""
     return {"datasource": SOURCE, "expr": expr, "legendFormat": legend, "range": False, "instant": True}
 
 
@@ -72,7 +72,7 @@ def bars(title, description, unit, *targets, top=None):
 
 
 def table(title, description, unit, columns, *targets, wide=False, link=None):
-    """columns: the name of a query's value, what it is to be called, and its unit where that is not the panel's."""
+    """columns: the name of a query's value, its title, and its unit where that is not the panel's."""
     overrides = [
         {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": own}]}
         for _, name, own in columns if own

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Prints pollwatch.json, the Grafana dashboard: `python3 dashboards/make.py > dashboards/pollwatch.json`.
 
-What is on it stands here; grafana.py has the shapes that Grafana wants. `cargo test --test monitoring` holds that the two agree,
-and asks each query of a real Prometheus. Names of recorded series (`instance_runtime:...`) come from rules.yml.
+This file defines the panels; grafana.py renders Grafana's JSON. `cargo test --test monitoring` checks that
+pollwatch.json is up to date and runs each query against a real Prometheus. Names of recorded series (`instance_runtime:...`) come from rules.yml.
 """
 
 from grafana import (
     alerts, bars, choice, dashboard, heatmap, instant, lines, over_time, row, stat, table, variable,
 )
 
-# What the variables leave of the series: of a target, and of a runtime in it. Routes and the like have no runtime.
+# Label filters by the dashboard's variables, for a target and for a runtime in it. Routes have no runtime.
 TARGET = 'job=~"$job",instance=~"$instance"'
 RUNTIME = TARGET + ',runtime=~"$runtime"'
-# Recorded over all instances of a job: for these $instance says nothing.
+# Filters for series recorded over all instances of a job, which have no instance label.
 JOB = 'job=~"$job"'
 JOB_RUNTIME = JOB + ',runtime=~"$runtime"'
 
@@ -24,12 +24,12 @@ def rate(metric, labels=RUNTIME):
 
 
 def increase(metric, labels=RUNTIME):
-    """Over the whole of what the dashboard shows, up to its end: the same for each point of a line, so that a ranking is one."""
+    """The increase over the dashboard's whole time range. It is the same at each point, so a ranking by it is stable."""
     return f"increase(pollwatch_{metric}{{{labels}}}[$__range] @ end())"
 
 
 def worst(expr, by, ranking):
-    """Of a sum by some labels, those $top series that are first in the ranking: never more lines than that, however many instances."""
+    """The sum by some labels, limited to the $top series that rank first, whatever the number of instances."""
     return f"sum by ({by}) ({expr}) and on ({by}) topk($top, sum by ({by}) ({ranking}) > 0)"
 
 
@@ -40,7 +40,7 @@ def quantiles(metric, *which):
 
 
 def site_columns(*columns):
-    """A table of the places that block most, one query a column."""
+    """The queries of a table of the sites that block most, one for each column."""
     ranking = increase("site_stall_seconds_total")
     return [instant(worst(expr, SITE, ranking)) for expr in columns]
 
@@ -61,24 +61,24 @@ OVERVIEW = row(
          f"sum(pollwatch_blocked_workers{{{RUNTIME}}})", red=1),
     stat("Longest block now", "How long the longest of these polls has lasted; 0 when nothing is blocked.", "s",
          f"max(pollwatch_oldest_stall_seconds{{{RUNTIME}}})", yellow=0.01, red=1),
-    stat("Runtimes at a standstill", "Runtimes (of one instance) all of whose workers are blocked: nothing goes on there.",
+    stat("Runtimes fully blocked", "Runtimes (of one instance) whose workers are all blocked: they run no task.",
          "suffix: runtimes",
          f"count(pollwatch_blocked_workers{{{RUNTIME}}} >= pollwatch_runtime_workers{{{RUNTIME}}}) or vector(0)", red=1),
     stat("Worker time stalled", "Share of the workers' time that stalls take, whatever their cause.", "percentunit",
          stalled(), yellow=0.01, red=0.05),
     stat("Stalls", "Polls that blocked a worker for the threshold or longer, in the time shown.", "short",
          f"sum({increase('stalls_total')})", yellow=1),
-    stat("Instances", "Processes that tell of pollwatch.", "short", f"count(pollwatch_build_info{{{TARGET}}})"),
+    stat("Instances", "Processes that export pollwatch metrics.", "short", f"count(pollwatch_build_info{{{TARGET}}})"),
     stat("Not answering", "Targets of these jobs that Prometheus cannot scrape.", "suffix: targets",
          f"count(up{{{TARGET}}} == 0) or vector(0)", red=1),
     stat("Threshold", "A poll that blocks a worker this long is a stall. The longest, where instances differ.", "s",
          f"max(pollwatch_threshold_seconds{{{TARGET}}})"),
-    lines("Blocked workers over time", "Workers blocked when Prometheus looked: short blocks fall between two scrapes, and show in the next panel.",
+    lines("Blocked workers over time", "Workers blocked at the time of a scrape. Shorter blocks are visible in the next panel only.",
           "suffix: workers",
           over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{RUNTIME}}})", "{{job}} {{runtime}}")),
     lines("Worker time stalled over time", "Share of the workers' time that stalls take; 100 %: every worker is blocked all the time.",
           "percentunit", over_time(stalled(" by (job, runtime)"), "{{job}} {{runtime}}")),
-    lines("Poll duration", "How long polls take, from begin to end; a poll counts when it ends.", "s",
+    lines("Poll duration", "How long polls take, from start to end. A poll is counted when it ends.", "s",
           *quantiles("poll_duration_seconds", 0.5, 0.99, 0.999)),
     lines("Busy", "Share of the workers' time in which they were not parked. Near 100 % with few stalls: more workers are wanted.",
           "percentunit",
@@ -90,12 +90,12 @@ FLEET = row(
     lines("Worker time stalled, by job", "Share of the workers' time that stalls take, over all instances.", "percentunit",
           over_time(f"job_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
     lines("How it spreads over the instances",
-          "The median instance and the worst: far apart, it is one instance's trouble; close together, it is the program's.", "percentunit",
+          "The median instance and the worst: if far apart, the problem is in one instance; if close together, in the program.", "percentunit",
           *[over_time(f"quantile by (job) ({q}, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})", "{{job}} " + name)
             for q, name in [(0.5, "median"), (0.99, "p99"), (1, "worst")]]),
     lines("Blocked time by cause, of the fleet", "How many workers are blocked on average, by what they do meanwhile.", "suffix: workers",
           over_time(f"sum by (cause) (job_runtime_cause:pollwatch_stall_seconds:rate5m{{{JOB_RUNTIME}}})", "{{cause}}"), stacked=True),
-    lines("Blocked workers, of the fleet", "When Prometheus looked, by job and runtime, over all instances.", "suffix: workers",
+    lines("Blocked workers, of the fleet", "Workers blocked at the time of a scrape, by job and runtime, over all instances.", "suffix: workers",
           over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{JOB_RUNTIME}}})", "{{job}} {{runtime}}")),
     lines("Poll duration, p99", "Over all instances, by job and runtime.", "s",
           over_time(f"job_runtime:pollwatch_poll_duration_seconds:p99_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
@@ -105,7 +105,7 @@ FLEET = row(
           [("Value", "stalled", None)],
           instant(f"topk($top, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})"),
           link=("instance", "/d/pollwatch?${datasource:queryparam}&${job:queryparam}&var-instance=${__data.fields.instance}&${__url_time_range}")),
-    table("Worst places of the fleet", "Where the tasks were spawned whose polls block, over all instances, in the last 5 minutes.",
+    table("Worst sites of the fleet", "Where the tasks were spawned whose polls block, over all instances, in the last 5 minutes.",
           "suffix: workers", [("Value", "blocked on average", None)],
           instant(f"topk($top, job_runtime_site:pollwatch_site_stall_seconds:rate5m{{{JOB_RUNTIME}}})")),
     table("Worst routes of the fleet", "Routes whose requests block, over all instances, in the last 5 minutes.",
@@ -117,9 +117,9 @@ CAUSES = row(
     "Stalls by cause",
     lines("Blocked time by cause",
           "How many workers are blocked on average, by what they do meanwhile. Not the task's fault: starved (no CPU was given), paused "
-          "(the whole process stood still).", "suffix: workers",
+          "(the whole process was paused).", "suffix: workers",
           over_time(f"sum by (cause) ({rate('stall_seconds_total')})", "{{cause}}"), stacked=True),
-    lines("Stalls by cause", "Stalls that began, per second.", "cps",
+    lines("Stalls by cause", "Stalls that started, per second.", "cps",
           over_time(f"sum by (cause) ({rate('stalls_total')})", "{{cause}}"), stacked=True),
     bars("Blocked time", "In the time shown, by cause.", "s", instant(f"sum by (cause) ({increase('stall_seconds_total')})", "{{cause}}")),
     bars("Mean length of a stall", "In the time shown, by cause.", "s",
@@ -132,20 +132,20 @@ CAUSES = row(
 )
 
 SITES = row(
-    "Worst places in the code",
-    table("Places that block most", "Where tasks were spawned (or futures wrapped), by the time that their stalls took, in the time shown. "
+    "Worst sites in the code",
+    table("Sites that block most", "Where tasks were spawned (or futures wrapped), by the time that their stalls took, in the time shown. "
           "The stack is in the log, in /stalls and on the page.", "short",
           [("Value #A", "blocked", "s"), ("Value #B", "stalls", "short"), ("Value #C", "busy", "s"), ("Value #D", "polls", "short"),
            ("Value #E", "longest poll", "s")],
           *site_columns(increase("site_stall_seconds_total"), increase("site_stalls_total"), increase("site_busy_seconds_total"),
                         increase("site_polls_total")),
-          # A maximum is not a sum; since the start, it has no range either.
+          # A maximum since the start can be neither summed nor restricted to a time range.
           instant(f"max by ({SITE}) (pollwatch_site_poll_max_seconds{{{RUNTIME}}}) and on ({SITE}) "
                   f"topk($top, sum by ({SITE}) ({increase('site_stall_seconds_total')}) > 0)"), wide=True),
-    lines("Blocked time by place", "How many workers are blocked on average, of the places that block most in the time shown.",
+    lines("Blocked time by site", "How many workers are blocked on average, of the sites that block most in the time shown.",
           "suffix: workers",
           over_time(worst(rate("site_stall_seconds_total"), SITE, increase("site_stall_seconds_total")), "{{runtime}} {{site}}")),
-    lines("Busy time by place", "How many workers are busy on average, of the places that are busiest in the time shown.",
+    lines("Busy time by site", "How many workers are busy on average, of the sites that are busiest in the time shown.",
           "suffix: workers",
           over_time(worst(rate("site_busy_seconds_total"), SITE, increase("site_busy_seconds_total")), "{{runtime}} {{site}}")),
 )
@@ -176,7 +176,7 @@ ROUTES = row(
 WORKERS = row(
     "Workers",
     lines("Busiest workers", "Share of a worker's time in which it was not parked. One far above the others: tasks are not spread. "
-          "A blocked worker's figure stands still until it is free.", "percentunit",
+          "The figure of a blocked worker does not change until it is free.", "percentunit",
           over_time(worst(rate("runtime_worker_busy_seconds_total"), WORKER, increase("runtime_worker_busy_seconds_total")),
                     "{{instance}} {{runtime}} {{worker}}")),
     lines("Blocked workers by instance", "Of the instances whose workers are blocked most, in the time shown.", "suffix: workers",
@@ -202,7 +202,7 @@ WORKERS = row(
 DELAY = row(
     "Schedule delay and poll duration",
     lines("Schedule delay", "From waking a task to its poll, by a probe while the runtime is polling. Blind to one blocked worker among "
-          "several: look at the blocked workers as well.", "s", *quantiles("schedule_delay_seconds", 0.5, 0.99, 0.999)),
+          "several: check the blocked workers as well.", "s", *quantiles("schedule_delay_seconds", 0.5, 0.99, 0.999)),
     bars("Where the delay is longest", "p99 of the time shown, of the instances that are worst.", "s",
          instant("topk($top, histogram_quantile(0.99, sum by (job, instance, runtime, le) "
                  f"({increase('schedule_delay_seconds_bucket')})) >= 0)", "{{instance}} {{runtime}}")),
@@ -212,15 +212,15 @@ DELAY = row(
 
 TASKS = row(
     "Tasks",
-    lines("Tasks alive", "Of the places with most: a line that only rises is a leak.", "suffix: tasks",
+    lines("Tasks alive", "Of the sites with most: a line that only rises is a leak.", "suffix: tasks",
           over_time(f"sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}}) and on ({SITE}) "
                     f"topk($top, sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}} @ end()))", "{{runtime}} {{site}}")),
-    lines("Spawned and ended", "Tasks that were spawned, and tasks that ended, at all places.", "cps",
+    lines("Spawned and ended", "Tasks that were spawned, and tasks that ended, at all sites.", "cps",
           over_time(f"sum({rate('tasks_spawned_total')})", "spawned"),
           over_time(f"sum({rate('tasks_terminated_total')})", "ended")),
-    lines("Panics", "Tasks of Watchdog::spawn and futures of watch that panicked, of the places with most in the time shown.", "cps",
+    lines("Panics", "Tasks of Watchdog::spawn and futures of watch that panicked, of the sites with most in the time shown.", "cps",
           over_time(worst(rate("tasks_panicked_total"), SITE, increase("tasks_panicked_total")), "{{runtime}} {{site}}")),
-    lines("Dropped before their end", "Futures of watch and spawn that were dropped, of the places with most in the time shown.", "cps",
+    lines("Dropped before their end", "Futures of watch and spawn that were dropped, of the sites with most in the time shown.", "cps",
           over_time(worst(rate("tasks_cancelled_total"), SITE, increase("tasks_cancelled_total")), "{{runtime}} {{site}}")),
 )
 
@@ -228,7 +228,7 @@ SELF = row(
     "pollwatch itself",
     lines("Stacks taken", "By how that ended: ok; incomplete, the outer part is missing; moved, the poll was over; the rest failed.", "cps",
           over_time(f"sum by (result) ({rate('captures_total', TARGET)})", "{{result}}"), stacked=True),
-    lines("What was not told", "Lost: log or callback were too slow. Suppressed: told often before. Slow polls unseen: too many at a time.",
+    lines("Reports lost or suppressed", "Lost: log or callback were too slow. Suppressed: rate limit. Slow polls unseen: too many at a time.",
           "cps",
           over_time(f"sum({rate('reports_lost_total', TARGET)})", "reports lost"),
           over_time(f"sum({rate('reports_suppressed_total', TARGET)})", "reports suppressed"),
@@ -237,11 +237,11 @@ SELF = row(
     lines("Watchdog", "How often the watchdog woke, and how often too late: then the machine gave it no CPU.", "cps",
           over_time(f"sum({rate('watchdog_wakeups_total', TARGET)})", "woke"),
           over_time(f"sum({rate('watchdog_oversleeps_total', TARGET)})", "woke too late")),
-    lines("What did not fit", "Places and routes beyond max_sites and max_routes (counted as other), and threads not measured.", "cps",
-          over_time(f"sum({rate('sites_overflowed_total', TARGET)})", "places"),
+    lines("Limits exceeded", "Sites and routes beyond max_sites and max_routes (counted as other), and threads not measured.", "cps",
+          over_time(f"sum({rate('sites_overflowed_total', TARGET)})", "sites"),
           over_time(f"sum({rate('routes_overflowed_total', TARGET)})", "routes"),
           over_time(f"sum({rate('unmeasured_threads_total', TARGET)})", "threads")),
-    bars("Ways of seeing", "Share of the instances in which each is active; docs/metrics.md says what they are.", "percentunit",
+    bars("Coverage", "Share of the instances in which each source is active; docs/metrics.md describes them.", "percentunit",
          instant(f"avg by (source) (pollwatch_coverage{{{TARGET}}})", "{{source}}"), top=1),
     table("Versions", "Instances by the version of pollwatch, and whether tokio is unstable or stable.", "short",
           [("Value", "instances", None)], instant(f"count by (job, version, mode) (pollwatch_build_info{{{TARGET}}})")),

@@ -53,7 +53,7 @@ fn each_alert_has_a_runbook() {
         assert!(alerts.contains(&anchor), "{anchor}");
         let (_, rest) = runbook.split_once(&format!("\n## {name}\n")).unwrap_or_else(|| panic!("no runbook of {name}"));
         let section = rest.split("\n## ").next().unwrap();
-        for part in ["**Means**", "**Look at**", "**Do**"] {
+        for part in ["**Means**", "**Check**", "**Do**"] {
             assert!(section.contains(part), "the runbook of {name} has no {part}");
         }
     }

@@ -81,7 +81,7 @@ fn each_panel_has_a_description_a_unit_and_a_legend() {
     for row in [
         "Overview",
         "Stalls by cause",
-        "Worst places",
+        "Worst sites",
         "Worst routes",
         "Workers",
         "Schedule delay",
