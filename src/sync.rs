@@ -6,41 +6,6 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, 
 #[cfg(all(test, pollwatch_loom))]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
-/// A word that threads share, for a protocol of which the one instance is a `static`: loom's atomics cannot be in one, so that its
-/// models are of another instance. Each call is that of the atomic.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
-pub(crate) trait Word {
-    fn load(&self, order: Ordering) -> u64;
-    fn store(&self, value: u64, order: Ordering);
-    /// Whether it was `current`, and is `new` now.
-    fn replace(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> bool;
-}
-
-macro_rules! word {
-    ($atomic:ty) => {
-        impl Word for $atomic {
-            #[inline]
-            fn load(&self, order: Ordering) -> u64 {
-                <$atomic>::load(self, order)
-            }
-
-            #[inline]
-            fn store(&self, value: u64, order: Ordering) {
-                <$atomic>::store(self, value, order);
-            }
-
-            #[inline]
-            fn replace(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> bool {
-                self.compare_exchange(current, new, success, failure).is_ok()
-            }
-        }
-    };
-}
-
-word!(std::sync::atomic::AtomicU64);
-#[cfg(all(test, pollwatch_loom))]
-word!(loom::sync::atomic::AtomicU64);
-
 /// Runs a model of one writer and one reader, and checks that the two met.
 ///
 /// The writer is on the model's first thread, which loom lets run first: it looks for other orders only from the last access

@@ -19,7 +19,6 @@ use super::task_id::to_bits;
 use super::thread::{Attached, Origin, attached};
 
 /// Where a wrapper's poll is, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 /// Not polled yet.

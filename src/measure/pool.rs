@@ -8,6 +8,8 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use pollwatch_stack::Tid;
+
 use super::clock::Clock;
 use super::meter::Meter;
 use super::thread::{self, ThreadState};
@@ -35,7 +37,7 @@ pub(crate) struct Seat {
     /// Unique in the process.
     pub(crate) id: u64,
     /// The kernel's thread id, where there is one.
-    pub(crate) tid: Option<i32>,
+    pub(crate) tid: Option<Tid>,
     /// The clock reading of the last park or unpark, and whether it was a park; 0 before the first. Never the same twice.
     event: AtomicU64,
     /// The worker that it was then, from 1 on.
@@ -109,7 +111,7 @@ impl Pool {
     pub(crate) fn enter(&self) {
         let seat = Arc::new(Seat {
             id: next_id(),
-            tid: crate::sys::thread_id(),
+            tid: Tid::current(),
             event: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             state: OnceLock::new(),

@@ -6,7 +6,9 @@ use std::panic::Location;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::util::{lock, portable_path};
+use pollwatch_stack::paths::portable_path;
+
+use crate::util::lock;
 
 /// A place in the code: where a task was spawned, or a future was wrapped. Displays as `file:line:column` (the file below its
 /// crate or registry, without the folders of the machine that built it), or as `other`

@@ -9,7 +9,6 @@ use pin_project_lite::pin_project;
 use super::future::Watched;
 
 /// Where such a poll is, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 pin_project! {

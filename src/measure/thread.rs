@@ -7,6 +7,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 
+use pollwatch_stack::{StackBounds, Tid};
+
 use super::clock::Clock;
 use super::ended::EndedRing;
 use super::histogram::SLOW_NANOS;
@@ -50,11 +52,11 @@ pub(crate) struct ThreadState {
     pub(crate) thread: ThreadId,
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
-    pub(crate) tid: Option<i32>,
+    pub(crate) tid: Option<Tid>,
     /// How long it had been kept from a CPU in all when it was first measured, in nanoseconds.
     pub(crate) waited: u64,
     /// The thread's stack, where stacks can be taken.
-    pub(crate) stack: Option<(usize, usize)>,
+    pub(crate) stack: Option<StackBounds>,
 }
 
 impl ThreadState {
@@ -75,12 +77,9 @@ impl ThreadState {
             id,
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
-            tid: crate::sys::thread_id(),
+            tid: Tid::current(),
             waited: crate::sys::OwnRunDelay::open().nanos().unwrap_or(0),
-            #[cfg(feature = "capture")]
-            stack: crate::sys::own_stack(),
-            #[cfg(not(feature = "capture"))]
-            stack: None,
+            stack: StackBounds::current(),
         }
     }
 

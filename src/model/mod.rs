@@ -5,5 +5,4 @@
 pub(crate) mod cause;
 pub(crate) mod coverage;
 pub mod snapshot;
-pub(crate) mod stack;
 pub(crate) mod stall;

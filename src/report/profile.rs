@@ -98,7 +98,7 @@ fn site(stall: &Stall) -> Arc<str> {
 
 fn functions(stall: &Stall) -> Vec<Function> {
     let Some(stack) = &stall.stack else { return Vec::new() };
-    let function = |frame: &crate::model::stack::Frame| Function {
+    let function = |frame: &pollwatch_stack::Frame| Function {
         name: frame.name().into(),
         file: frame.file.clone(),
         line: frame.line,

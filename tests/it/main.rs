@@ -17,7 +17,7 @@ mod live;
 mod nesting;
 mod outcomes;
 mod polls;
-#[path = "../../src/random.rs"]
+#[path = "../../crates/stack/src/random.rs"]
 mod random;
 mod report;
 mod sampled;

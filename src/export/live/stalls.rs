@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use pollwatch_stack::{Frame, Stack};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::Worker;
-use crate::model::stack::{Frame, Stack};
 use crate::model::stall::{Phase, Stall};
 
 /// Stalls told that are over; those that go on are told all.
