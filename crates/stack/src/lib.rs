@@ -20,13 +20,14 @@
 //!
 //! # How it works
 //!
-//! 1. **Copy.** A thread that waits in a system call is read from outside: the kernel gives its stack
-//!    pointer (`/proc/self/task/<tid>/syscall`) and its memory (`process_vm_readv`). It is not
-//!    disturbed, and no system call of it fails with `EINTR`. A thread that runs is sent `SIGURG`.
-//!    The handler copies registers and stack into a buffer that was allocated before, and returns.
+//! 1. **Copy.** A thread that waits in a system call is read from outside: the kernel gives its
+//!    stack pointer (`/proc/self/task/<tid>/syscall`) and its memory (`process_vm_readv`). It is
+//!    not disturbed, and no system call of it fails with `EINTR`. A thread that runs is sent
+//!    `SIGURG`. The handler copies registers and stack into a buffer that was allocated before, and
+//!    returns.
 //! 2. **Unwind.** The calling thread unwinds the copy by the call frame information of the loaded
-//!    modules (`.eh_frame`), which it has copied as well. Nothing is ever unwound in the handler, and
-//!    the thread's own memory is not touched after the copy.
+//!    modules (`.eh_frame`), which it has copied as well. Nothing is ever unwound in the handler,
+//!    and the thread's own memory is not touched after the copy.
 //! 3. **Symbolize.** [`Symbolizer`] turns addresses into functions, files and lines, on whichever
 //!    thread calls it.
 //!
@@ -35,17 +36,17 @@
 //! | what | who pays | how much |
 //! |---|---|---|
 //! | copy of a waiting thread | the caller | some system calls, about 20 µs |
-//! | copy of a running thread | that thread | one signal and a copy of its stack, of 512 KiB at most |
+//! | copy of a running thread | that thread | one signal, and the copy of 512 KiB at most |
 //! | copy of a thread without a CPU | the caller | up to 5 ms, then [`CaptureError::Timeout`] |
 //! | unwinding | the caller | about 1 µs a frame |
 //! | the first capture, or [`preload`] | the caller | unwind tables are read, some milliseconds |
-//! | the first symbols of a binary | the caller | up to seconds and tens of MB for large debug information |
+//! | the first symbols of a binary | the caller | up to seconds and tens of MB |
 //!
 //! # What it cannot do
 //!
 //! - Capture threads elsewhere than on Linux with glibc on x86_64 and aarch64. There every capture
-//!   ends with [`CaptureError::Unavailable`], and [`capability`] says why. On aarch64 waiting threads
-//!   are sent the signal, too.
+//!   ends with [`CaptureError::Unavailable`], and [`capability`] says why. On aarch64 waiting
+//!   threads are sent the signal, too.
 //! - Ask a thread that blocks `SIGURG`, or any thread where a later handler of `SIGURG` does not
 //!   call the earlier one. [`degradation`] reports both once they were observed. A handler that was
 //!   installed *before* is called for every signal.
@@ -60,7 +61,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `capture` (default) | stacks; without it the crate needs only `libc`, reads `/proc`, and captures nothing |
+//! | `capture` (default) | stacks; without it the crate needs only `libc` and reads `/proc` |
 //! | `serde` | `serde::Serialize` for [`Stack`] and [`Frame`] |
 
 mod address;
@@ -84,8 +85,6 @@ mod error;
 mod frame;
 pub mod paths;
 pub mod procfs;
-#[cfg(all(test, not(pollwatch_loom)))]
-mod random;
 mod stack;
 mod thread;
 

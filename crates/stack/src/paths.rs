@@ -25,8 +25,8 @@ pub fn portable_path(path: &str) -> &str {
 }
 
 /// Returns the shortest form of a path that still names the file: below the workspace that the
-/// program was built in, as the compiler prints it. Away from that workspace, the part from the last
-/// `src`, `examples`, `tests` or `benches` on.
+/// program was built in, as the compiler prints it. Away from that workspace, the part from the
+/// last `src`, `examples`, `tests` or `benches` on.
 ///
 /// ```
 /// use pollwatch_stack::paths::short_path;

@@ -1,4 +1,5 @@
-//! What the kernel reports of a thread of this process in `/proc`. Elsewhere than on Linux, nothing.
+//! What the kernel reports of a thread of this process in `/proc`. Elsewhere than on Linux,
+//! nothing.
 //!
 //! A reading opens, reads and closes one file: about 5 to 10 µs.
 
@@ -35,10 +36,14 @@ pub struct SyscallEntry {
 /// Returns what a thread does; `None` when it has ended, or where the file cannot be read.
 ///
 /// ```
-/// use pollwatch_stack::{Tid, procfs};
+/// use pollwatch_stack::procfs::{self, SyscallState};
+/// use pollwatch_stack::Tid;
 ///
-/// if let Some(state) = Tid::current().and_then(procfs::syscall) {
-///     assert_eq!(state, procfs::SyscallState::Running, "whoever asks runs");
+/// let own = Tid::current();
+/// let reader = std::thread::spawn(move || own.and_then(procfs::syscall)).join().unwrap();
+/// if let Some(state) = reader {
+///     // This thread waits for the other one, or has just been woken.
+///     assert!(matches!(state, SyscallState::Waiting { .. } | SyscallState::Running));
 /// }
 /// ```
 pub fn syscall(tid: Tid) -> Option<SyscallState> {

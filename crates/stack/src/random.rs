@@ -1,5 +1,5 @@
-//! Random input for tests, from a seed that a failure prints. The fuzz tests of this crate and those of
-//! pollwatch (`tests/it`) share this file.
+//! Random input for tests, from a seed that a failure prints. The fuzz tests of this crate and
+//! those of pollwatch (`tests/it`) share this file.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -48,8 +48,8 @@ impl Random {
     }
 }
 
-/// Runs `round` with one seed after the other for 2 s, or for `POLLWATCH_FUZZ_SECONDS`, starting with
-/// seed 1, or with `POLLWATCH_FUZZ_SEED`.
+/// Runs `round` with one seed after the other for 2 s, or for `POLLWATCH_FUZZ_SECONDS`, starting
+/// with seed 1, or with `POLLWATCH_FUZZ_SEED`.
 pub(crate) fn rounds(what: &str, mut round: impl FnMut(&Random)) {
     let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect("a whole number"));
     let (first, time) = (setting("POLLWATCH_FUZZ_SEED").unwrap_or(1), setting("POLLWATCH_FUZZ_SECONDS").unwrap_or(2));

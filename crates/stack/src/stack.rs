@@ -39,9 +39,9 @@ impl Stack {
     /// Makes a stack of frames, innermost first. `complete` says whether they reach the thread's
     /// first function.
     ///
-    /// `is_boundary` recognises functions by which a runtime calls the user's code, such as the poll
-    /// of a task. The user's part starts at the innermost function that belongs to no library and
-    /// ends at the first boundary outwards from there.
+    /// `is_boundary` recognises functions by which a runtime calls the user's code, such as the
+    /// poll of a task. The user's part starts at the innermost function that belongs to no library
+    /// and ends at the first boundary outwards from there.
     ///
     /// ```
     /// use pollwatch_stack::{Frame, Stack};
@@ -51,8 +51,9 @@ impl Stack {
     ///     (frame.function, frame.library) = (Some(name.into()), library);
     ///     frame
     /// };
-    /// let frames = vec![frame("std::thread::sleep", true), frame("app::load", false), frame("main", true)];
-    /// let stack = Stack::new(frames, true, |_| false);
+    /// let frames = [("std::thread::sleep", true), ("app::load", false), ("main", true)];
+    /// let frames = frames.map(|(name, library)| frame(name, library));
+    /// let stack = Stack::new(frames.into(), true, |_| false);
     /// assert_eq!(stack.to_string(), "app::load");
     /// ```
     pub fn new(frames: Vec<Frame>, complete: bool, is_boundary: impl Fn(&Frame) -> bool) -> Stack {
@@ -78,7 +79,8 @@ impl Stack {
         &self.frames[self.user.0..self.user.1]
     }
 
-    /// Returns the functions inwards from the user's outermost one: the user's, and what they called.
+    /// Returns the functions inwards from the user's outermost one: the user's, and what they
+    /// called.
     pub fn inner_frames(&self) -> &[Frame] {
         &self.frames[..self.user.1]
     }
@@ -88,7 +90,8 @@ impl Stack {
         &self.frames[..self.user.0]
     }
 
-    /// Returns whether the stack reaches the thread's first function; else its outer part is missing.
+    /// Returns whether the stack reaches the thread's first function; else its outer part is
+    /// missing.
     pub fn is_complete(&self) -> bool {
         self.complete
     }

@@ -3,8 +3,8 @@ use crate::{Capability, Tid, procfs};
 
 const NO_SIGNAL: &str = "tgkill, by which a running thread is asked, is refused";
 
-/// Returns which threads' stacks can be captured in this process. Costs a few system calls; sends no
-/// signal and installs no handler.
+/// Returns which threads' stacks can be captured in this process. Costs a few system calls; sends
+/// no signal and installs no handler.
 ///
 /// ```
 /// println!("stacks can be captured of {}", pollwatch_stack::capability());

@@ -1,8 +1,8 @@
 //! Captures: the stack of a thread is copied at no risk to it, and unwound by the caller.
 //!
-//! A waiting thread is read through the kernel ([`memory`]). A running one copies its stack itself, in
-//! a signal handler that does nothing else ([`signal`]). All else ([`unwind`], [`symbols`]) happens on
-//! the calling thread.
+//! A waiting thread is read through the kernel ([`memory`]). A running one copies its stack itself,
+//! in a signal handler that does nothing else ([`signal`]). All else ([`unwind`], [`symbols`])
+//! happens on the calling thread.
 
 mod arch;
 mod capability;
@@ -41,8 +41,8 @@ const SPIN: Duration = Duration::from_micros(30);
 
 /// Reads the unwind tables of all loaded modules and installs the signal handler.
 ///
-/// Without it the first capture does both, which takes some milliseconds, or more for large binaries. A
-/// capture on another thread waits for the tables meanwhile, after it has its copy.
+/// Without it the first capture does both, which takes some milliseconds, or more for large
+/// binaries. A capture on another thread waits for the tables meanwhile, after it has its copy.
 pub fn preload() {
     catches_panic(|| {
         signal::preload();
@@ -86,6 +86,9 @@ impl Capturer {
 
     /// Takes the stack of a thread, whatever it does.
     ///
+    /// The calling thread itself is the exception: its stack changes while it is read. For that one
+    /// there is `std::backtrace`.
+    ///
     /// # Errors
     ///
     /// Every [`CaptureError`] may occur. After [`Moved`](CaptureError::Moved) and
@@ -93,8 +96,8 @@ impl Capturer {
     ///
     /// # Cost
     ///
-    /// A waiting thread is not disturbed. A running one handles a signal and copies its stack, 512 KiB
-    /// of it at most; a system call that it enters at this very moment may fail with `EINTR` or
+    /// A waiting thread is not disturbed. A running one handles a signal and copies its stack, 512
+    /// KiB of it at most; a system call that it enters at this very moment may fail with `EINTR` or
     /// transfer less. The caller waits 5 ms for a thread without a CPU, and for a handler that lost
     /// its CPU half a second at most.
     ///
@@ -113,8 +116,8 @@ impl Capturer {
     ///
     /// # Errors
     ///
-    /// As [`capture`](Self::capture). Without a `state` it is [`CaptureError::Unavailable`], since a
-    /// signal might cut a system call short.
+    /// As [`capture`](Self::capture). Without a `state` it is [`CaptureError::Unavailable`], since
+    /// a signal might cut a system call short.
     pub fn capture_if_current(
         &mut self,
         target: Target,

@@ -3,8 +3,8 @@
 /// Returns a demangled name without what the compiler added: closures, generic arguments,
 /// `<T as Trait>`.
 ///
-/// `<app::Rows as core::iter::Iterator>::next` becomes `app::Rows::next`; `app::handler::{{closure}}` and
-/// `app::handler::{async_fn_env#0}` become `app::handler`.
+/// `<app::Rows as core::iter::Iterator>::next` becomes `app::Rows::next`;
+/// `app::handler::{{closure}}` and `app::handler::{async_fn_env#0}` become `app::handler`.
 pub(crate) fn readable(demangled: &str) -> String {
     let name = without_impl(demangled);
     let mut plain = String::with_capacity(name.len());
@@ -31,11 +31,12 @@ fn kind(demangled: &str) -> String {
     inner.map_or_else(|| demangled.to_owned(), |kind| kind.trim_end_matches("_env").replace('_', " "))
 }
 
-/// Returns the whole name of an inlined function that line tables call by its kind (`{async_fn#0}`).
+/// Returns the whole name of an inlined function that line tables call by its kind
+/// (`{async_fn#0}`).
 ///
 /// The library functions that call it are generic over it, and so contain its name
-/// (`poll<app::report::handler::{async_fn_env#0}>`). `callers` are the functions that it was inlined
-/// into, up to the next one that belongs to no library.
+/// (`poll<app::report::handler::{async_fn_env#0}>`). `callers` are the functions that it was
+/// inlined into, up to the next one that belongs to no library.
 pub(crate) fn name_from_callers<'a>(kind: &str, mut callers: impl Iterator<Item = &'a str>) -> Option<String> {
     let (kind, number) = kind.strip_prefix('{')?.split('}').next()?.split_once('#')?;
     let env = format!("::{{{kind}_env#{number}}}");
@@ -72,8 +73,8 @@ fn without_impl(name: &str) -> String {
     format!("{of}{}", &inner[end + 1..])
 }
 
-/// Returns whether a part of a name is the hash at the end of names in the legacy mangling. Other parts
-/// that the compiler adds are in braces: `{closure#0}`, `call_once{{vtable.shim}}`.
+/// Returns whether a part of a name is the hash at the end of names in the legacy mangling. Other
+/// parts that the compiler adds are in braces: `{closure#0}`, `call_once{{vtable.shim}}`.
 fn is_hash(part: &str) -> bool {
     part.len() == 17 && part.starts_with('h') && part[1..].chars().all(|c| c.is_ascii_hexdigit())
 }

@@ -1,17 +1,18 @@
-//! Whose a function is: the program's, a dependency's, or a library's that nobody would look at. Pure.
+//! Whose a function is: the program's, a dependency's, or a library's that nobody would look at.
+//! Pure.
 
-/// The crates of the language and of the runtime, with what that waits by, and locks of the same kind
-/// as the language's.
+/// The crates of the language and of the runtime, with what that waits by, and locks of the same
+/// kind as the language's.
 const LIBRARIES: [&str; 8] = ["std", "core", "alloc", "tokio", "mio", "parking_lot", "parking_lot_core", "lock_api"];
 
 /// Prefixes of symbols of the C library and of Rust's start code.
 const SYSTEM_SYMBOLS: [&str; 3] = ["__", "_start", "rust_"];
 
-/// Returns whether a function belongs to the language, the C library, the runtime, or another module
-/// than the program: not where a person would look.
+/// Returns whether a function belongs to the language, the C library, the runtime, or another
+/// module than the program: not where a person would look.
 ///
-/// The crate decides. A symbol starts with it; an inlined function may have no name but its last part,
-/// and then its file tells the package.
+/// The crate decides. A symbol starts with it; an inlined function may have no name but its last
+/// part, and then its file tells the package.
 pub(crate) fn is_library(name: &str, file: Option<&str>, in_program: bool) -> bool {
     let by_file = |file: &str| is_of_toolchain(file) || package(file).is_some_and(|name| LIBRARIES.contains(&name));
     let root = name.split("::").next().unwrap_or(name);
@@ -19,8 +20,8 @@ pub(crate) fn is_library(name: &str, file: Option<&str>, in_program: bool) -> bo
     !in_program || by_name || file.is_some_and(by_file)
 }
 
-/// Returns whether a file belongs to the standard library: as it was built by the Rust project, as it
-/// is built here (`rust-src`), or to a crate that it is made of.
+/// Returns whether a file belongs to the standard library: as it was built by the Rust project, as
+/// it is built here (`rust-src`), or to a crate that it is made of.
 fn is_of_toolchain(file: &str) -> bool {
     file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/") || file.starts_with("/rust/deps/")
 }
@@ -36,8 +37,8 @@ const DEPENDENCY_FOLDERS: [&str; 3] = ["/registry/src/", "/git/checkouts/", "/ve
 /// Returns the name of the package that a file belongs to, without its version, if cargo has put it
 /// where dependencies are; `None` for the program's own files.
 ///
-/// A registry keeps `<index>/<name>-<version>/`, `cargo vendor` `<name>/` or `<name>-<version>/`, and a
-/// checkout of a repository `<repository>/<revision>/`, with the package anywhere below.
+/// A registry keeps `<index>/<name>-<version>/`, `cargo vendor` `<name>/` or `<name>-<version>/`,
+/// and a checkout of a repository `<repository>/<revision>/`, with the package anywhere below.
 pub(crate) fn package(file: &str) -> Option<&str> {
     let below = DEPENDENCY_FOLDERS.iter().find_map(|folder| file.split_once(folder))?.1;
     let folder = below.split_once("/src/").map_or(below, |(before, _)| before).rsplit('/').next()?;

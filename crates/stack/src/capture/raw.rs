@@ -24,7 +24,8 @@ impl RawStack {
         self.chain.addresses.iter().map(|&address| Address::new(address))
     }
 
-    /// Returns whether the stack reaches the thread's first function; else its outer part is missing.
+    /// Returns whether the stack reaches the thread's first function; else its outer part is
+    /// missing.
     pub fn is_complete(&self) -> bool {
         self.chain.complete
     }

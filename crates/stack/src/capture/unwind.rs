@@ -1,9 +1,9 @@
 //! Unwinding: from registers and a copied stack to return addresses.
 //!
 //! The code is pure. Memory, registers and modules are arguments, and no thread is involved.
-//! [`framehop`] interprets the call frame information. On top of it this module finds frame pointers
-//! that are unknown (the kernel reports none for a thread in a system call) or overwritten (while a
-//! panic unwinds), and decides whether a stack is complete.
+//! [`framehop`] interprets the call frame information. On top of it this module finds frame
+//! pointers that are unknown (the kernel reports none for a thread in a system call) or overwritten
+//! (while a panic unwinds), and decides whether a stack is complete.
 
 use framehop::{CacheNative, Error, FrameAddress, MayAllocateDuringUnwind, Unwinder};
 
@@ -83,13 +83,14 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
                 (address, regs) = (next, Regs { sp: known.sp + 8, ..known }.unwinder());
                 continue;
             }
-            // Else framehop follows the frame pointer, which may not be one: functions may be missing.
+            // Else framehop follows the frame pointer, which may not be one: functions may be
+            // missing.
             doubtful = true;
         }
         panicking |= module.is_unwinder();
         if panicking {
-            // libgcc's unwinder overwrites the registers that its functions have saved with those of the
-            // frame where it will land.
+            // libgcc's unwinder overwrites the registers that its functions have saved with those
+            // of the frame where it will land.
             let known = Regs::from_unwinder(address.address(), &regs);
             match frame_pointer(source, known.sp, address) {
                 Some(fp) if fp == known.fp => {}
@@ -121,8 +122,8 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
 
 /// Returns whether a frame is the thread's first by its unwind table (no return address).
 ///
-/// That takes neither memory nor a frame pointer. A return address or a frame pointer that happens to
-/// be 0 ends unwinding as well, and proves nothing.
+/// That takes neither memory nor a frame pointer. A return address or a frame pointer that happens
+/// to be 0 ends unwinding as well, and proves nothing.
 fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache) -> bool {
     let mut regs = Regs { fp: arch::UNKNOWN, ..regs }.unwinder();
     matches!(source.modules.unwinder.unwind_frame(address, &mut regs, cache, &mut |_| Err(())), Ok(None))
@@ -169,8 +170,8 @@ fn frame_pointer(source: &Source<'_>, sp: u64, address: FrameAddress) -> Option<
     sp.checked_add(size)
 }
 
-/// Returns whether a frame pointer of `fp` would have a return address above it, and if so the target of
-/// the call before it, which an indirect call does not name.
+/// Returns whether a frame pointer of `fp` would have a return address above it, and if so the
+/// target of the call before it, which an indirect call does not name.
 fn caller(source: &Source<'_>, fp: u64) -> Option<Option<u64>> {
     let return_address = source.stack.word(fp.wrapping_add(8)).ok()?;
     if !source.modules.is_code(return_address) {

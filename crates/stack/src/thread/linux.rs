@@ -2,7 +2,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 pub(super) fn thread_id() -> Option<i32> {
-    // SAFETY: gettid takes no argument and cannot fail. (glibc has a function for it since 2.30 only.)
+    // SAFETY: gettid takes no argument and cannot fail. (glibc has a function for it since 2.30
+    // only.)
     Some(unsafe { libc::syscall(libc::SYS_gettid) } as i32)
 }
 
@@ -18,8 +19,8 @@ pub(super) fn cpu_time(tid: i32) -> Option<Duration> {
 }
 
 pub(super) fn own_stack() -> Option<Range<usize>> {
-    // SAFETY: `attr` is made by pthread_getattr_np before it is read and destroyed; all pointers are
-    // valid for the calls.
+    // SAFETY: `attr` is made by pthread_getattr_np before it is read and destroyed; all pointers
+    // are valid for the calls.
     unsafe {
         let mut attr: libc::pthread_attr_t = std::mem::zeroed();
         if libc::pthread_getattr_np(libc::pthread_self(), &mut attr) != 0 {

@@ -3,8 +3,8 @@
 
 use framehop::aarch64::{PtrAuthMask, UnwindRegsAarch64};
 
-/// The number of registers that are copied besides the stack pointer: program counter, link register,
-/// frame pointer.
+/// The number of registers that are copied besides the stack pointer: program counter, link
+/// register, frame pointer.
 pub(crate) const REGS: usize = 3;
 
 /// Whether the stack of a thread in a system call can be taken without a signal: not yet.

@@ -78,8 +78,9 @@ pub(crate) fn follows_call(before: &[u8]) -> bool {
 
 /// Returns how far below its frame pointer a function's stack pointer is in its body.
 ///
-/// It is decoded from the function's first instructions: `push rbp; mov rbp, rsp`, further pushes, and
-/// subtractions. `None` when the function keeps no frame pointer, or aligns its stack at run time.
+/// It is decoded from the function's first instructions: `push rbp; mov rbp, rsp`, further pushes,
+/// and subtractions. `None` when the function keeps no frame pointer, or aligns its stack at run
+/// time.
 pub(crate) fn frame_size(code: &[u8]) -> Option<u64> {
     let mut code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
     code = code.strip_prefix(&[0x55])?;

@@ -1,12 +1,12 @@
 //! The handshake between a requester and the signal handler: whose the one request is at a time.
 //!
-//! It is a single word, so that a handler may touch it, and so that it can be proven without signals
-//! (`models`).
+//! It is a single word, so that a handler may touch it, and so that it can be proven without
+//! signals (`models`).
 //!
-//! `IDLE` -> `REQUESTED` (the requester has filled the request in) -> `BUSY` (the handler has claimed
-//! it) -> `DONE` (the handler has answered) -> `IDLE` (the requester has read the answer). A request
-//! that nobody claims in time is withdrawn, `REQUESTED` -> `IDLE`, by the same compare-and-swap by
-//! which a handler claims, so that only one of the two has it.
+//! `IDLE` -> `REQUESTED` (the requester has filled the request in) -> `BUSY` (the handler has
+//! claimed it) -> `DONE` (the handler has answered) -> `IDLE` (the requester has read the answer).
+//! A request that nobody claims in time is withdrawn, `REQUESTED` -> `IDLE`, by the same
+//! compare-and-swap by which a handler claims, so that only one of the two has it.
 
 mod word;
 
@@ -26,7 +26,8 @@ const PHASE: u64 = 3;
 /// lowest two bits).
 ///
 /// All three are claimed or withdrawn at once, so that a late handler never takes the request to
-/// another thread. (A late handler may answer the next request to its own thread, which is harmless.)
+/// another thread. (A late handler may answer the next request to its own thread, which is
+/// harmless.)
 pub(super) struct Handshake<W> {
     state: W,
 }
@@ -66,7 +67,8 @@ impl<W: Word> Handshake<W> {
         self.state.replace(ticket.0 | REQUESTED, IDLE, Ordering::AcqRel, Ordering::Acquire)
     }
 
-    /// Returns whether the request has been answered: all that belongs to it is the requester's again.
+    /// Returns whether the request has been answered: all that belongs to it is the requester's
+    /// again.
     pub(super) fn is_done(&self) -> bool {
         self.state.load(Ordering::Acquire) & PHASE == DONE
     }

@@ -5,8 +5,8 @@ use loom::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// What belongs to the request: the requester fills `asked` in, the handler `answered`. loom reports
-/// an access that is not ordered after the last one of the other side.
+/// What belongs to the request: the requester fills `asked` in, the handler `answered`. loom
+/// reports an access that is not ordered after the last one of the other side.
 struct Shared {
     handshake: Handshake<AtomicU64>,
     asked: UnsafeCell<u64>,
@@ -42,8 +42,9 @@ fn handle(shared: &Shared, tid: u64) -> Option<u64> {
     Some(asked)
 }
 
-/// Models two requests, the second to thread `second`, while the signals of both arrive at any time:
-/// early, late, or when all is over. Calls `observe` with the answers of each order of execution.
+/// Models two requests, the second to thread `second`, while the signals of both arrive at any
+/// time: early, late, or when all is over. Calls `observe` with the answers of each order of
+/// execution.
 fn model(second: i32, observe: impl Fn([Option<u64>; 2]) + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
@@ -78,8 +79,8 @@ fn model(second: i32, observe: impl Fn([Option<u64>; 2]) + Send + Sync + 'static
     });
 }
 
-/// Checks the model, and that every combination of answers occurred in some order of execution: else
-/// the model proves nothing.
+/// Checks the model, and that every combination of answers occurred in some order of execution:
+/// else the model proves nothing.
 fn check(second: i32) {
     let met = Arc::new([const { AtomicU32::new(0) }; 4]);
     model(second, {

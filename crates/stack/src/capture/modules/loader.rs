@@ -63,7 +63,8 @@ fn describe(info: &libc::dl_phdr_info) -> LoadedObject {
     if info.dlpi_phdr.is_null() {
         return object;
     }
-    // SAFETY: the loader gives `dlpi_phnum` program headers at `dlpi_phdr`, valid during the callback.
+    // SAFETY: the loader gives `dlpi_phnum` program headers at `dlpi_phdr`, valid during the
+    // callback.
     let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
     for header in headers {
         let start = info.dlpi_addr.wrapping_add(header.p_vaddr);
@@ -80,8 +81,8 @@ fn describe(info: &libc::dl_phdr_info) -> LoadedObject {
     object
 }
 
-/// Calls `f` with each object until it returns false. The loader's lock is held meanwhile, so it must
-/// never be called while a thread is stopped.
+/// Calls `f` with each object until it returns false. The loader's lock is held meanwhile, so it
+/// must never be called while a thread is stopped.
 fn iterate(mut f: &mut dyn FnMut(&libc::dl_phdr_info) -> bool) {
     unsafe extern "C" fn callback(
         info: *mut libc::dl_phdr_info,

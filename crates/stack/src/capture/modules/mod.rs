@@ -101,7 +101,8 @@ impl Modules {
         self.list.push(module);
     }
 
-    /// Returns these modules and one more, which is all code, with the given tables and their addresses.
+    /// Returns these modules and one more, which is all code, with the given tables and their
+    /// addresses.
     #[cfg(all(test, not(pollwatch_loom)))]
     pub(super) fn with_library(&self, range: Range<u64>, header: (u64, Vec<u8>), frames: (u64, Vec<u8>)) -> Modules {
         let table = |(at, bytes): (u64, Vec<u8>)| Table { at, bytes: bytes.into() };
@@ -131,8 +132,8 @@ impl Module {
         self.path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libgcc_s."))
     }
 
-    /// Returns the function around an address, as far as it can be unwound: from the sorted table of
-    /// `.eh_frame_hdr`. Code without unwind information (parts of `clone3`) is in no function.
+    /// Returns the function around an address, as far as it can be unwound: from the sorted table
+    /// of `.eh_frame_hdr`. Code without unwind information (parts of `clone3`) is in no function.
     pub(crate) fn function(&self, address: u64) -> Option<Range<u64>> {
         let header = &self.header;
         if header.bytes.get(..4)? != SORTED {
@@ -149,8 +150,8 @@ impl Module {
         function.contains(&address).then_some(function)
     }
 
-    /// Returns the end of the function at `index` in the sorted table. Its start and its length follow
-    /// two words in `.eh_frame`.
+    /// Returns the end of the function at `index` in the sorted table. Its start and its length
+    /// follow two words in `.eh_frame`.
     fn end(&self, index: usize, start: u64) -> Option<u64> {
         let entry = self.header.target(12 + index * 8 + 4, self.header.at)?;
         let at = usize::try_from(entry.checked_sub(self.frames.at)?).ok()?;

@@ -9,8 +9,8 @@ use super::loader::Segment;
 /// Larger tables are not copied. The frames of such a module end a stack.
 const MAX_TABLE: u64 = 256 << 20;
 
-/// How `.eh_frame_hdr` starts with all linkers: version 1, a pointer of 4 bytes, a count of 4 bytes, a
-/// sorted table of 4-byte offsets from the start of the header.
+/// How `.eh_frame_hdr` starts with all linkers: version 1, a pointer of 4 bytes, a count of 4
+/// bytes, a sorted table of 4-byte offsets from the start of the header.
 pub(super) const SORTED: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 /// A copied part of memory, and its address.
@@ -44,17 +44,18 @@ pub(super) fn copy_tables(header: Range<u64>, segments: &[Segment]) -> Option<(T
         return None;
     }
     let at = header.target(4, header.at + 4)?;
-    // The length is stored nowhere. The table ends with a terminator, or at the latest with its segment.
+    // The length is stored nowhere. The table ends with a terminator, or at the latest with its
+    // segment.
     let segment = &segments.iter().find(|segment| segment.range.contains(&at))?.range;
     let end = end_of_frames(&header, at).map_or(segment.end, |end| end.min(segment.end));
     Some((header, Table::copy(at..end)?))
 }
 
-/// Returns the end of the last entry of `.eh_frame` that the sorted table names, and of the terminator
-/// after it; `None` for an unusual table.
+/// Returns the end of the last entry of `.eh_frame` that the sorted table names, and of the
+/// terminator after it; `None` for an unusual table.
 ///
-/// The rest of the segment (all the code, with some linkers' flags) is not copied. Entries refer only
-/// to what lies before them.
+/// The rest of the segment (all the code, with some linkers' flags) is not copied. Entries refer
+/// only to what lies before them.
 fn end_of_frames(header: &Table, at: u64) -> Option<u64> {
     if header.bytes.get(..4)? != SORTED {
         return None;

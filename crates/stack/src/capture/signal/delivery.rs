@@ -91,8 +91,8 @@ impl Delivery {
     }
 }
 
-/// Returns whether the signal was sent to a thread and is pending because the thread blocks it; false
-/// where that cannot be read.
+/// Returns whether the signal was sent to a thread and is pending because the thread blocks it;
+/// false where that cannot be read.
 fn has_blocked_signal_pending(tid: Tid) -> bool {
     let mask = procfs::read(tid, "status").and_then(|status| pending_and_blocked(&status));
     mask.is_some_and(|mask| mask >> (SIGNAL - 1) & 1 != 0)

@@ -1,9 +1,9 @@
 //! The signal handler, and the one request that it answers.
 //!
 //! The handler checks who sent the signal and which thread it is for, claims the request by one
-//! compare-and-swap ([`Handshake`]), copies plain memory into a buffer that was allocated and touched
-//! before, and answers. It takes no lock, allocates nothing, touches no thread-local variable but
-//! `errno` (which it restores), and unwinds nothing.
+//! compare-and-swap ([`Handshake`]), copies plain memory into a buffer that was allocated and
+//! touched before, and answers. It takes no lock, allocates nothing, touches no thread-local
+//! variable but `errno` (which it restores), and unwinds nothing.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -48,9 +48,9 @@ struct Earlier {
 
 /// Installs the handler. Returns whether that succeeded.
 pub(super) fn install() -> bool {
-    // SAFETY: `action` and `earlier` are valid for the calls. The handler is an `extern "C"` function
-    // with the three arguments that SA_SIGINFO asks for, and lives as long as the process. The earlier
-    // handler is read by itself first, so that a signal in between finds it.
+    // SAFETY: `action` and `earlier` are valid for the calls. The handler is an `extern "C"`
+    // function with the three arguments that SA_SIGINFO asks for, and lives as long as the process.
+    // The earlier handler is read by itself first, so that a signal in between finds it.
     unsafe {
         let mut earlier: libc::sigaction = std::mem::zeroed();
         if libc::sigaction(SIGNAL, std::ptr::null(), &mut earlier) != 0 {
@@ -120,9 +120,10 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if (low..high).contains(&sp) {
         len = ((high - sp) as usize).min(MAX_STACK);
         // SAFETY: `sp..high` lies within this thread's own stack, which is mapped from its stack
-        // pointer up. The buffer has MAX_STACK bytes and belongs to the handler while the request is
-        // claimed. The bytes are copied by the machine, not by the language: other threads may write
-        // to what they have borrowed of this stack meanwhile, and then either value is copied.
+        // pointer up. The buffer has MAX_STACK bytes and belongs to the handler while the request
+        // is claimed. The bytes are copied by the machine, not by the language: other threads may
+        // write to what they have borrowed of this stack meanwhile, and then either value is
+        // copied.
         unsafe { arch::copy(sp as *const u8, REQUEST.buffer.load(Ordering::Relaxed), len) };
     }
     for (cell, reg) in REQUEST.regs.iter().zip(regs) {
@@ -143,8 +144,8 @@ unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut l
     if action == libc::SIG_DFL || action == libc::SIG_IGN {
         return;
     }
-    // SAFETY: `action` is the handler that was installed before, and `takes_info` says with how many
-    // arguments it wants to be called.
+    // SAFETY: `action` is the handler that was installed before, and `takes_info` says with how
+    // many arguments it wants to be called.
     unsafe {
         if EARLIER.takes_info.load(Ordering::Relaxed) != 0 {
             let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(action);

@@ -23,8 +23,8 @@ use crate::{CaptureError, Target, Tid};
 use delivery::Delivery;
 use handler::REQUEST;
 
-/// The signal that asks a thread. It is ignored by default, and Go's runtime uses it for the like, so
-/// that a stray one does no harm.
+/// The signal that asks a thread. It is ignored by default, and Go's runtime uses it for the like,
+/// so that a stray one does no harm.
 const SIGNAL: libc::c_int = libc::SIGURG;
 
 /// The most bytes that are copied of a stack.
@@ -71,7 +71,8 @@ pub(super) fn preload() {
     requester();
 }
 
-/// Returns whether this process may send itself signals, as far as that is known without sending one.
+/// Returns whether this process may send itself signals, as far as that is known without sending
+/// one.
 pub(super) fn may_be_sent() -> bool {
     let Some(own) = Tid::current() else { return false };
     send(own, 0)
@@ -114,8 +115,8 @@ pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureE
     let regs = std::array::from_fn(|i| REQUEST.regs[i].load(Ordering::Relaxed));
     let regs = Regs::new(REQUEST.sp.load(Ordering::Relaxed), regs);
     stack.clear();
-    // SAFETY: the request is answered, so the handler is through with the buffer. No other handler can
-    // claim it before the next request, which needs the lock that is held here.
+    // SAFETY: the request is answered, so the handler is through with the buffer. No other handler
+    // can claim it before the next request, which needs the lock that is held here.
     stack.extend(requester.buffer[..len].iter().map(|byte| unsafe { *byte.get() }));
     REQUEST.turn.close();
     requester.delivery.record_answered(target.tid);

@@ -7,11 +7,12 @@ use super::super::ownership::{is_dependency, is_library, package};
 use crate::Frame;
 use crate::paths::short_path;
 
-/// The number of bytes before and behind an instruction without a line in which a line is searched for.
+/// The number of bytes before and behind an instruction without a line in which a line is searched
+/// for.
 const LINE_REACH: u64 = 64;
 
-/// Returns the functions at an offset of a binary, the innermost first; empty where nothing is known.
-/// `unknown` is the frame of the address without any symbol.
+/// Returns the functions at an offset of a binary, the innermost first; empty where nothing is
+/// known. `unknown` is the frame of the address without any symbol.
 pub(super) fn frames(loader: &Loader, offset: u64, in_program: bool, unknown: &Frame) -> Vec<Frame> {
     let symbol = loader.find_symbol(offset).map(|name| names::readable(&demangled(name)));
     let (mut frames, mut names) = (Vec::new(), Vec::new());
@@ -38,8 +39,8 @@ pub(super) fn frames(loader: &Loader, offset: u64, in_program: bool, unknown: &F
     }
     add_names(&mut frames, &names);
     match (symbol, frames.last_mut()) {
-        // Line tables alone give names without their modules. The symbol table has the whole name of
-        // the function that has the code.
+        // Line tables alone give names without their modules. The symbol table has the whole name
+        // of the function that has the code.
         (Some(symbol), Some(outermost)) => {
             outermost.library |= is_library(&symbol, None, in_program);
             outermost.function = Some(symbol.into());
@@ -64,7 +65,8 @@ fn add_names(frames: &mut [Frame], names: &[String]) {
 }
 
 /// Adds lines to frames that have none, because the compiler made one instruction of several lines
-/// (DWARF's line 0): the line of the nearest instruction of the same function, before it or else behind.
+/// (DWARF's line 0): the line of the nearest instruction of the same function, before it or else
+/// behind.
 fn add_lines(loader: &Loader, offset: u64, frames: &mut [Frame], names: &[String]) {
     let before = (1..=LINE_REACH).map_while(|distance| offset.checked_sub(distance));
     let behind = (1..=LINE_REACH).map_while(|distance| offset.checked_add(distance));

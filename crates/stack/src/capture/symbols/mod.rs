@@ -1,4 +1,5 @@
-//! Symbols: from addresses to functions and lines, on the thread of whoever asks, each address once.
+//! Symbols: from addresses to functions and lines, on the thread of whoever asks, each address
+//! once.
 
 mod inlined;
 
@@ -15,8 +16,8 @@ use super::guard::{catches_panic, lock};
 use super::modules::Modules;
 use crate::{Address, Frame, Stack};
 
-/// The calls of a stack that are symbolized: this many innermost ones, and this many outermost ones. A
-/// recursion may have thousands.
+/// The calls of a stack that are symbolized: this many innermost ones, and this many outermost
+/// ones. A recursion may have thousands.
 const INNERMOST: usize = 256;
 const OUTERMOST: usize = 128;
 /// The path of the executable, for which the loader has no name.
@@ -28,13 +29,13 @@ const KEEP: Duration = Duration::from_secs(10);
 
 /// Turns raw stacks into functions, files and lines.
 ///
-/// Debug information is loaded when an address of its binary is first looked up, and stays in memory
-/// until [`release_unused`](Self::release_unused) finds it unused for 10 s. Up to 8,192 addresses are
-/// remembered beyond that, so that the same stack costs nothing the next time.
+/// Debug information is loaded when an address of its binary is first looked up, and stays in
+/// memory until [`release_unused`](Self::release_unused) finds it unused for 10 s. Up to 8,192
+/// addresses are remembered beyond that, so that the same stack costs nothing the next time.
 ///
-/// Functions that were not inlined have names in every binary that is not stripped. Inlined functions
-/// and lines need debug information: `debug = "limited"` or more in the profile. Where nothing is known
-/// of an address, its [`Frame`] has module and offset.
+/// Functions that were not inlined have names in every binary that is not stripped. Inlined
+/// functions and lines need debug information: `debug = "limited"` or more in the profile. Where
+/// nothing is known of an address, its [`Frame`] has module and offset.
 #[derive(Default)]
 pub struct Symbolizer {
     known: HashMap<(PathBuf, u64), Arc<[Frame]>>,
@@ -42,25 +43,27 @@ pub struct Symbolizer {
 }
 
 impl Symbolizer {
-    /// Makes a symbolizer with tables of its own. Most callers want the [`shared`](Self::shared) one.
+    /// Makes a symbolizer with tables of its own. Most callers want the [`shared`](Self::shared)
+    /// one.
     pub fn new() -> Symbolizer {
         Symbolizer::default()
     }
 
-    /// Returns the symbolizer of the process, locked: its tables are loaded once, whoever needs them.
+    /// Returns the symbolizer of the process, locked: its tables are loaded once, whoever needs
+    /// them.
     pub fn shared() -> MutexGuard<'static, Symbolizer> {
         static SHARED: LazyLock<Mutex<Symbolizer>> = LazyLock::new(Mutex::default);
         lock(&SHARED)
     }
 
-    /// Returns a stack as functions and lines. In the middle of a stack of more than 384 calls there is
-    /// one frame that says how many were left out.
+    /// Returns a stack as functions and lines. In the middle of a stack of more than 384 calls
+    /// there is one frame that says how many were left out.
     ///
     /// # Cost
     ///
     /// The first address of a binary loads its debug information, which takes up to seconds for
-    /// hundreds of megabytes of it. Each further address takes some microseconds, and a remembered one
-    /// a look-up in a map.
+    /// hundreds of megabytes of it. Each further address takes some microseconds, and a remembered
+    /// one a look-up in a map.
     ///
     /// # Examples
     ///
@@ -80,7 +83,8 @@ impl Symbolizer {
             }
             outer.iter().for_each(|&address| frames.extend_from_slice(&self.look_up(&raw.modules, address)));
         });
-        // Where functions have names, code without one is the linker's: a stub that leads to a library.
+        // Where functions have names, code without one is the linker's: a stub that leads to a
+        // library.
         if frames.iter().any(|frame| !frame.library && frame.function.is_some()) {
             frames.iter_mut().filter(|frame| frame.function.is_none()).for_each(|frame| frame.library = true);
         }
@@ -103,14 +107,14 @@ impl Symbolizer {
         self.loaders.retain(|_, (_, used)| used.elapsed() < KEEP);
     }
 
-    /// Returns whether debug information is in memory: [`release_unused`](Self::release_unused) will
-    /// have something to release.
+    /// Returns whether debug information is in memory: [`release_unused`](Self::release_unused)
+    /// will have something to release.
     pub fn holds_tables(&self) -> bool {
         !self.loaders.is_empty()
     }
 
-    /// Returns the functions at an address: the innermost inlined one first, the one that has the code
-    /// last. Where nothing is known of the address: one frame with module and offset.
+    /// Returns the functions at an address: the innermost inlined one first, the one that has the
+    /// code last. Where nothing is known of the address: one frame with module and offset.
     pub(super) fn look_up(&mut self, modules: &Modules, address: u64) -> Arc<[Frame]> {
         let in_memory = Address::new(address);
         let Some(module) = modules.find(address) else {

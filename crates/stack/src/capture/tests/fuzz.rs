@@ -1,15 +1,16 @@
-//! Fuzzing of the unwinder: overwritten stacks, wrong registers, memory at the end of the address space,
-//! unwind tables of a broken library. It has to end in bounded time. No code of this crate panics; over
-//! broken tables gimli and framehop may, where overflow is checked, which `Capturer` survives.
+//! Fuzzing of the unwinder: overwritten stacks, wrong registers, memory at the end of the address
+//! space, unwind tables of a broken library. It has to end in bounded time. No code of this crate
+//! panics; over broken tables gimli and framehop may, where overflow is checked, which `Capturer`
+//! survives.
 //!
-//! Expressions that jump are left out. framehop does not limit them, so that an unwind table with a loop
-//! in it, which no linker writes, would keep the calling thread.
+//! Expressions that jump are left out. framehop does not limit them, so that an unwind table with a
+//! loop in it, which no linker writes, would keep the calling thread.
 
 use std::cell::Cell;
 
 use super::super::unwind::{MAX_FRAMES, unwind};
 use super::*;
-use crate::random::{Random, rounds};
+use random::{Random, rounds};
 
 /// More than any stack takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

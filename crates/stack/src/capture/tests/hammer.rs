@@ -1,5 +1,5 @@
-//! A stress test: very many captures of threads that allocate, panic, spawn, end and load libraries.
-//! Nothing crashes or hangs, and no stack is another thread's.
+//! A stress test: very many captures of threads that allocate, panic, spawn, end and load
+//! libraries. Nothing crashes or hangs, and no stack is another thread's.
 //!
 //! It takes 100,000 captures, or as many as fit in 20 s, and some of each thread in any case. With
 //! `POLLWATCH_HAMMER=N` it takes `N`, however long that takes.
@@ -15,8 +15,8 @@ use std::collections::HashMap;
 
 const CAPTURES: u64 = 100_000;
 const TIME: Duration = Duration::from_secs(20);
-/// Only a hanging child takes longer: 100,000 captures take half a minute, and ten times that on a busy
-/// machine.
+/// Only a hanging child takes longer: 100,000 captures take half a minute, and ten times that on a
+/// busy machine.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 #[inline(never)]
@@ -39,8 +39,8 @@ fn allocates_oddly() {
     black_box(());
 }
 
-/// Runs numbered "polls", each of which publishes its number first. Even and odd ones call different
-/// functions.
+/// Runs numbered "polls", each of which publishes its number first. Even and odd ones call
+/// different functions.
 #[inline(never)]
 fn allocates(stop: &AtomicBool, number: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
@@ -165,8 +165,8 @@ impl Hammer {
         self.ends.iter().map(Ends::all).sum()
     }
 
-    /// Takes one stack of a thread that is in the function of its `kind`: `always`, or the thread may be
-    /// starting or ending. Allocating threads are in the given poll.
+    /// Takes one stack of a thread that is in the function of its `kind`: `always`, or the thread
+    /// may be starting or ending. Allocating threads are in the given poll.
     fn hit(&mut self, target: Target, kind: usize, always: bool, poll: u64, is_current: impl Fn() -> bool) {
         let result = self.capturer.capture_if_current(target, procfs::syscall(target.tid), is_current);
         let ends = &mut self.ends[kind];
@@ -262,8 +262,8 @@ impl Fixture {
 fn hammer(captures: u64, time: Option<Duration>) {
     let start = Instant::now();
     let mut hammer = Hammer { capturer: Capturer::default(), ends: Default::default() };
-    // Each kind alone for most captures, then all at once. Loading a library makes the tables be read
-    // again each time, so there are fewer of these.
+    // Each kind alone for most captures, then all at once. Loading a library makes the tables be
+    // read again each time, so there are fewer of these.
     let fixtures: [(&[usize], f64); 5] =
         [(&[0], 0.31), (&[1], 0.28), (&[2], 0.29), (&[0, 1, 2], 0.1), (&[0, 1, 2, 4], 0.02)];
     let mut share = 0.0;

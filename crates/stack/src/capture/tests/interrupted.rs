@@ -1,5 +1,5 @@
-//! The effect of captures on the user's system calls: those that are cut short are counted, with and
-//! without captures, and with signals alone.
+//! The effect of captures on the user's system calls: those that are cut short are counted, with
+//! and without captures, and with signals alone.
 
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
@@ -9,8 +9,8 @@ use super::*;
 
 /// The number of captures over all calls.
 const CAPTURES: u64 = 2_000;
-/// One capture in this many may cut a call short, when the thread enters it just after it was observed
-/// running.
+/// One capture in this many may cut a call short, when the thread enters it just after it was
+/// observed running.
 const FEW: u64 = 50;
 /// The time for the captures of one kind of call, in which a slow machine takes fewer.
 const TIME: Duration = Duration::from_secs(2);

@@ -2,6 +2,8 @@ mod fuzz;
 mod ground_truth;
 mod hammer;
 mod interrupted;
+#[path = "../../random.rs"]
+mod random;
 mod signal_blocked;
 
 use std::process::{Command, Stdio};
@@ -60,8 +62,8 @@ fn symbolized(raw: &RawStack) -> Stack {
     Symbolizer::shared().symbolize(raw)
 }
 
-/// Runs the calling test once more, alone, in a process of its own, and kills that process if it does
-/// not end in time. `module` and `name` are the test's.
+/// Runs the calling test once more, alone, in a process of its own, and kills that process if it
+/// does not end in time. `module` and `name` are the test's.
 fn alone(module: &str, name: &str, time: Duration, run: impl FnOnce()) {
     const ROLE: &str = "POLLWATCH_TEST_CHILD";
     if std::env::var_os(ROLE).is_some() {
