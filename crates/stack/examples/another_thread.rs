@@ -6,9 +6,9 @@
 use std::hint::black_box;
 use std::sync::{Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pollwatch_stack::{Capturer, Symbolizer, Target, capability, procfs};
+use pollwatch_stack::{CaptureError, Capturer, RawStack, Symbolizer, Target, capability, preload, procfs};
 
 static LOCK: Mutex<u64> = Mutex::new(0);
 
@@ -36,7 +36,20 @@ fn start(name: &str, run: fn()) -> Option<Target> {
     receive.recv().expect("the thread introduces itself")
 }
 
+/// Takes a stack. A thread that has no CPU, or moves, is tried again for a second.
+fn capture(capturer: &mut Capturer, target: Target) -> Result<(RawStack, Duration), CaptureError> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        let start = Instant::now();
+        match capturer.capture(target) {
+            Err(CaptureError::Timeout | CaptureError::Moved) if start < deadline => {}
+            result => return Ok((result?, start.elapsed())),
+        }
+    }
+}
+
 fn main() {
+    preload();
     println!("stacks can be captured of {}\n", capability());
     let _held = LOCK.lock().unwrap();
     let threads = [("computes", computes as fn()), ("waits", waits_for_a_lock)];
@@ -47,10 +60,10 @@ fn main() {
     for (name, target) in targets {
         let Some(target) = target else { continue };
         println!("thread {name} (id {}), {:?}", target.tid, procfs::syscall(target.tid));
-        match capturer.capture(target) {
-            Ok(raw) => {
+        match capture(&mut capturer, target) {
+            Ok((raw, took)) => {
                 let stack = Symbolizer::shared().symbolize(&raw);
-                println!("  in short: {stack}\n{stack:#}");
+                println!("  captured in {took:?}: {stack}\n{stack:#}");
             }
             Err(error) => println!("  no stack: {error}"),
         }

@@ -35,10 +35,10 @@
 //!
 //! | what | who pays | how much |
 //! |---|---|---|
-//! | copy of a waiting thread | the caller | some system calls, about 20 µs |
-//! | copy of a running thread | that thread | one signal, and the copy of 512 KiB at most |
-//! | copy of a thread without a CPU | the caller | up to 5 ms, then [`CaptureError::Timeout`] |
-//! | unwinding | the caller | about 1 µs a frame |
+//! | stack of a waiting thread, 20 frames | the caller | some 0.1 ms |
+//! | stack of a running thread | the caller | some 0.3 ms |
+//! | | that thread | one signal, and the copy of 512 KiB at most |
+//! | stack of a thread without a CPU | the caller | up to 5 ms, then [`CaptureError::Timeout`] |
 //! | the first capture, or [`preload`] | the caller | unwind tables are read, some milliseconds |
 //! | the first symbols of a binary | the caller | up to seconds and tens of MB |
 //!

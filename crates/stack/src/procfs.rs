@@ -1,7 +1,7 @@
 //! What the kernel reports of a thread of this process in `/proc`. Elsewhere than on Linux,
 //! nothing.
 //!
-//! A reading opens, reads and closes one file: about 5 to 10 µs.
+//! A reading opens, reads and closes one file: some microseconds.
 
 use std::fs;
 use std::time::Duration;
