@@ -24,7 +24,7 @@ pub struct Frame {
     /// The function belongs to Rust's standard library, to the system, to tokio or to a crate of
     /// locks (`parking_lot`, `lock_api`), or to another module than the program.
     pub library: bool,
-    /// The function belongs to a crate that is not the program's own, as far as its file tells.
+    /// The function belongs to a crate that is not the program's own, as far as its file says.
     pub dependency: bool,
     /// The package that the function belongs to, without its version, if it is a dependency's.
     #[cfg_attr(feature = "serde", serde(skip))]

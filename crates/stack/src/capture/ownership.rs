@@ -1,18 +1,17 @@
-//! Whose a function is: the program's, a dependency's, or a library's that nobody would look at.
-//! Pure.
+//! Ownership of functions: the program, a dependency, or a library. Pure.
 
-/// The crates of the language and of the runtime, with what that waits by, and locks of the same
-/// kind as the language's.
+/// The crates that count as libraries: those of the language, tokio with its I/O driver, and locks
+/// of the same kind as the language's.
 const LIBRARIES: [&str; 8] = ["std", "core", "alloc", "tokio", "mio", "parking_lot", "parking_lot_core", "lock_api"];
 
 /// Prefixes of symbols of the C library and of Rust's start code.
 const SYSTEM_SYMBOLS: [&str; 3] = ["__", "_start", "rust_"];
 
 /// Returns whether a function belongs to the language, the C library, the runtime, or another
-/// module than the program: not where a person would look.
+/// module than the program: code that is not to blame.
 ///
 /// The crate decides. A symbol starts with it; an inlined function may have no name but its last
-/// part, and then its file tells the package.
+/// part, and then its file names the package.
 pub(crate) fn is_library(name: &str, file: Option<&str>, in_program: bool) -> bool {
     let by_file = |file: &str| is_of_toolchain(file) || package(file).is_some_and(|name| LIBRARIES.contains(&name));
     let root = name.split("::").next().unwrap_or(name);
@@ -26,7 +25,7 @@ fn is_of_toolchain(file: &str) -> bool {
     file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/") || file.starts_with("/rust/deps/")
 }
 
-/// Returns whether a file belongs to a dependency, as far as its path tells.
+/// Returns whether a file belongs to a dependency, as far as its path says.
 pub(crate) fn is_dependency(file: &str) -> bool {
     DEPENDENCY_FOLDERS.iter().any(|folder| file.contains(folder))
 }
