@@ -45,8 +45,6 @@ mod measure;
 mod model;
 #[cfg(all(test, not(pollwatch_loom)))]
 mod properties;
-#[cfg(all(test, not(pollwatch_loom)))]
-mod random;
 mod report;
 mod shared;
 mod sync;
@@ -69,8 +67,8 @@ pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
 pub use model::profile::{Profile, ProfileEntry, ProfileFunction};
 pub use model::snapshot;
 pub use model::snapshot::Snapshot;
-pub use model::stack::{Frame, Stack};
 pub use model::stall::{Phase, Stall};
+pub use pollwatch_stack::{Frame, Stack};
 pub use watchdog::{Watchdog, WatchdogBuilder};
 
 #[cfg(feature = "tower")]

@@ -12,14 +12,10 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, 
 #[cfg(all(test, pollwatch_loom))]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
-/// An atomic word, `std`'s or loom's. Protocols whose one instance is a `static` are generic over
-/// it: loom's atomics cannot be in a `static`, so that their models are of another instance.
+/// An atomic word, `std`'s or loom's.
 pub(crate) trait Word {
     fn load(&self, order: Ordering) -> u64;
     fn store(&self, value: u64, order: Ordering);
-    /// Stores `new` if the word is `current`, and returns whether it was.
-    #[cfg_attr(not(feature = "capture"), allow(dead_code))]
-    fn replace(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> bool;
 }
 
 macro_rules! word {
@@ -33,11 +29,6 @@ macro_rules! word {
             #[inline]
             fn store(&self, value: u64, order: Ordering) {
                 <$atomic>::store(self, value, order);
-            }
-
-            #[inline]
-            fn replace(&self, current: u64, new: u64, success: Ordering, failure: Ordering) -> bool {
-                self.compare_exchange(current, new, success, failure).is_ok()
             }
         }
     };

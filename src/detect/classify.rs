@@ -1,6 +1,6 @@
 //! What a blocked thread is doing: from where the kernel says that it is, and how much CPU time it used. Pure.
 
-use super::procfs::Syscall;
+use super::procfs::SyscallState as Syscall;
 use crate::model::cause::{Cause, Purpose};
 
 /// Above this share of a window on a CPU, a thread that runs is computing; below, it was not given one.
@@ -22,7 +22,7 @@ pub(crate) fn classify(evidence: Evidence) -> Cause {
     let share = evidence.on_cpu;
     match evidence.at {
         Some(Syscall::Waiting { .. }) if share.is_some_and(|share| share > NEARLY_ALL) => Cause::Cpu,
-        Some(Syscall::Waiting { call: Some((call, _)), .. }) if describe(call).1 == Purpose::Futex => Cause::Lock,
+        Some(Syscall::Waiting { call: Some(call), .. }) if describe(call.number).1 == Purpose::Futex => Cause::Lock,
         Some(Syscall::Waiting { .. }) => Cause::Syscall,
         Some(Syscall::Running) => match share {
             Some(share) if share > COMPUTING => Cause::Cpu,
@@ -110,13 +110,16 @@ pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(pollwatch_loom)))]
 mod tests {
     use super::*;
+    use pollwatch_stack::Address;
+    use pollwatch_stack::procfs::SyscallEntry;
 
     fn of(at: Option<Syscall>, on_cpu: Option<f64>) -> Cause {
         classify(Evidence { at, on_cpu })
     }
 
     fn waiting(call: Option<i64>) -> Option<Syscall> {
-        Some(Syscall::Waiting { call: call.map(|n| (n, 3)), sp: 0, ip: 0 })
+        let call = call.map(|number| SyscallEntry { number, first_argument: 3 });
+        Some(Syscall::Waiting { call, sp: Address::default(), ip: Address::default() })
     }
 
     #[test]

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::capture::{self, Capturer, RawStack, Target};
+use pollwatch_stack::{Address, Capturer, RawStack, Target, is_preloaded};
+
 use super::classify::{Evidence, classify, describe};
 use super::outcome::Outcome;
-use super::procfs::{self, Syscall as At};
+use super::poll_entry::is_poll_entry;
+use super::procfs::{self, SyscallState as At};
 use super::scan::{Poll, is_kept_off};
 use super::still::Still;
 use crate::measure::spans;
@@ -60,7 +62,13 @@ pub(crate) struct Examiner {
 
 impl Examiner {
     pub(crate) fn new(shared: Arc<Shared>) -> Examiner {
-        Examiner { shared, capturer: Default::default(), tokens: BURST, refilled: 0, examined: false }
+        Examiner {
+            shared,
+            capturer: Capturer::new().with_boundary(is_poll_entry),
+            tokens: BURST,
+            refilled: 0,
+            examined: false,
+        }
     }
 
     /// Examines a thread that is in what `still` says, and that had waited for a CPU for `before` in all before that. Nothing is said
@@ -169,13 +177,14 @@ impl Examiner {
     }
 
     /// The addresses in a thread's stack, outermost first; `None` where they are not all known, or not at once.
-    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
-        if !capture::is_warm() {
+    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<Address>> {
+        if !is_preloaded() {
             return None;
         }
         self.examined = true;
         let at = thread.tid.and_then(procfs::syscall);
-        self.stack(thread, still, at, FOR_STALLS)?.addresses()
+        let stack = self.stack(thread, still, at, FOR_STALLS)?;
+        stack.is_complete().then(|| stack.addresses().rev().collect())
     }
 
     /// Takes a stack, unless only so many more may be taken for now.
@@ -187,7 +196,10 @@ impl Examiner {
         let (outcome, stack) = match target {
             _ if !self.admit(spare) => (Outcome::Limited, None),
             None => (Outcome::Unavailable, None),
-            Some(target) => self.capturer.capture(target, at, || still.holds(thread)),
+            Some(target) => {
+                let result = self.capturer.capture_if_current(target, at, || still.holds(thread));
+                (Outcome::of(&result), result.ok())
+            }
         };
         self.shared.captures[outcome as usize].fetch_add(1, Ordering::Relaxed);
         stack
@@ -208,9 +220,10 @@ impl Examiner {
 }
 
 fn syscall(at: Option<At>) -> Option<Syscall> {
-    let At::Waiting { call: Some((number, argument)), .. } = at? else { return None };
-    let (name, purpose) = describe(number);
-    let target = (purpose == Purpose::Io || purpose == Purpose::FileLock).then(|| target(argument)).flatten();
+    let At::Waiting { call: Some(call), .. } = at? else { return None };
+    let (name, purpose) = describe(call.number);
+    let target =
+        (purpose == Purpose::Io || purpose == Purpose::FileLock).then(|| target(call.first_argument)).flatten();
     Some(Syscall { name, target, purpose })
 }
 

@@ -3,21 +3,6 @@
 //! [`watcher`] reads the slots and carries out what [`scan`], [`suspect`], [`pause`], [`waits`], [`classify`] and [`overload`] decide; those are
 //! pure functions of slots, threads and time, tested with made-up clocks.
 
-#[cfg(all(
-    feature = "capture",
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-))]
-pub(crate) mod capture;
-#[cfg(not(all(
-    feature = "capture",
-    target_os = "linux",
-    target_env = "gnu",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
-#[path = "capture_off.rs"]
-pub(crate) mod capture;
 pub(crate) mod classify;
 mod driven;
 pub(crate) mod examine;
@@ -26,6 +11,7 @@ pub(crate) mod live;
 pub(crate) mod outcome;
 pub(crate) mod overload;
 pub(crate) mod pause;
+pub(crate) mod poll_entry;
 #[cfg(feature = "server")]
 pub(crate) mod polling;
 pub(crate) mod procfs;

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use pollwatch_stack::{Address, Tid};
 use tokio::runtime::RuntimeMetrics;
 
-use super::procfs::{self, Syscall};
+use super::procfs::{self, SyscallState as Syscall};
 use super::still::{self, Still};
 use super::suspect::{Senses, Sighting, Wait};
 use crate::measure::meter::Meter;
@@ -32,7 +33,7 @@ pub(crate) struct Workers {
     /// By id of the seat.
     spare: HashMap<u64, Rest>,
     /// By id of the pool: the addresses in the stack of a worker that was parked, outermost first; or when to try again.
-    parked: HashMap<u64, Result<Arc<[u64]>, u64>>,
+    parked: HashMap<u64, Result<Arc<[Address]>, u64>>,
 }
 
 /// A thread that is no worker, as far as is known: it may run one that was handed on, if it has run since.
@@ -50,7 +51,7 @@ pub(crate) struct Busy {
     pub(crate) index: u16,
     pub(crate) state: Arc<ThreadState>,
     pub(crate) still: still::Worker,
-    tid: i32,
+    tid: Tid,
     pool: usize,
 }
 
@@ -199,7 +200,7 @@ impl Workers {
         // Nobody has come since, or is about to, and nobody speaks for another's worker.
         let seats = sight.pool.seats();
         let known: HashSet<u64> = sight.seats.iter().map(|seat| seat.id).collect();
-        let tids: HashSet<i32> = seats.iter().filter_map(|seat| seat.tid).collect();
+        let tids: HashSet<Tid> = seats.iter().filter_map(|seat| seat.tid).collect();
         if !seats.iter().all(|seat| known.contains(&seat.id)) || procfs::is_one_starting(&tids) {
             return HashSet::new();
         }
@@ -238,8 +239,8 @@ fn sort(seats: &[Arc<Seat>]) -> (Vec<Spoken>, Vec<Arc<Seat>>) {
     (workers.values().map(|(i, event)| (seats[*i].clone(), *event)).collect(), spare)
 }
 
-fn waits_shallow(sight: &Sight, seat: &Seat, tid: i32) -> bool {
-    matches!(procfs::syscall(tid), Some(Syscall::Waiting { sp, .. }) if is_shallow(sight, seat, sp))
+fn waits_shallow(sight: &Sight, seat: &Seat, tid: Tid) -> bool {
+    matches!(procfs::syscall(tid), Some(Syscall::Waiting { sp, .. }) if is_shallow(sight, seat, sp.get()))
 }
 
 /// The senses at one look.
@@ -258,7 +259,7 @@ impl Senses for Eyes<'_> {
         (call, sp, ip, procfs::ran(busy.tid)).hash(&mut hasher);
         // What was read is of a thread that has not run since it was sighted.
         let holds = busy.still.holds(&busy.state);
-        let is_shallow = is_shallow(&self.look.pools[busy.pool], &busy.still.seat, sp);
+        let is_shallow = is_shallow(&self.look.pools[busy.pool], &busy.still.seat, sp.get());
         holds.then(|| Wait { digest: hasher.finish(), in_call: call.is_some(), is_shallow })
     }
 

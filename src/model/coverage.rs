@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::detect::capture;
+use pollwatch_stack::Capability;
+
 use crate::measure::hooks;
 use crate::measure::runtime::Runtime;
 use crate::shared::Shared;
@@ -62,14 +63,14 @@ impl StackCoverage {
         match wanted {
             _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
             false => StackCoverage::SwitchedOff,
-            true => capture::coverage(),
+            true => pollwatch_stack::capability().into(),
         }
     }
 
     /// As it was at the start, and what was found out since.
     pub(crate) fn now(self) -> StackCoverage {
         match self {
-            StackCoverage::Taken => capture::hindered().unwrap_or(self),
+            StackCoverage::Taken => pollwatch_stack::degradation().map_or(self, Into::into),
             _ => self,
         }
     }
@@ -80,6 +81,16 @@ impl StackCoverage {
             StackCoverage::Unavailable(why) => Some(("stalls", why)),
             StackCoverage::WaitingThreadsOnly(why) => Some(("stalls of threads that compute", why)),
             _ => None,
+        }
+    }
+}
+
+impl From<Capability> for StackCoverage {
+    fn from(capability: Capability) -> StackCoverage {
+        match capability {
+            Capability::AllThreads => StackCoverage::Taken,
+            Capability::WaitingThreadsOnly(why) => StackCoverage::WaitingThreadsOnly(why),
+            Capability::Unavailable(why) => StackCoverage::Unavailable(why),
         }
     }
 }

@@ -9,5 +9,4 @@ pub(crate) mod coverage;
 #[cfg(feature = "server")]
 pub(crate) mod profile;
 pub mod snapshot;
-pub(crate) mod stack;
 pub(crate) mod stall;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::stack::Stack;
+use pollwatch_stack::Stack;
+
 use crate::Site;
 use crate::model::cause::{Cause, Certainty, Syscall};
 use crate::report::reason;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::sums::Amount;
+use crate::Frame;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::profile::{Profile, ProfileEntry, ProfileFunction};
 use crate::model::snapshot::StallSnapshot;
-use crate::model::stack::Frame;
 use crate::model::stall::{Phase, Stall};
 
 /// The number of different keys; what exceeds it is added to keys without a stack.

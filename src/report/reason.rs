@@ -1,7 +1,8 @@
 //! Why a poll blocks, in words, and what to do about it: one table. Pure.
 
+use pollwatch_stack::{Frame, Stack};
+
 use crate::model::cause::{Cause, Purpose, Syscall};
-use crate::model::stack::{Frame, Stack};
 
 /// What is said of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,9 +169,13 @@ mod tests {
     use super::*;
 
     fn stack(leaf: &[&str]) -> Stack {
-        let library = |name: &&str| Frame { function: Some((*name).into()), library: true, ..Frame::default() };
-        let mut frames: Vec<Frame> = leaf.iter().map(library).collect();
-        frames.push(Frame { function: Some("app::Mutex_like".into()), ..Frame::default() });
+        let frame = |name: &str, library| {
+            let mut frame = Frame::default();
+            (frame.function, frame.library) = (Some(name.into()), library);
+            frame
+        };
+        let mut frames: Vec<Frame> = leaf.iter().map(|name| frame(name, true)).collect();
+        frames.push(frame("app::Mutex_like", false));
         Stack::new(frames, true, |_| false)
     }
 

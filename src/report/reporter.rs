@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
+use pollwatch_stack::{Address, RawStack};
+
 use super::sums::Account;
 use super::tasks::{Place, TaskNews};
 use super::teller::{LogKey, Told};
-use crate::detect::capture::RawStack;
 use crate::detect::examine::{Examiner, Finding, First};
 use crate::detect::scan::{Change, Excuse, Poll, PollKey};
 use crate::detect::shedding;
@@ -183,7 +184,7 @@ impl Reporter {
     }
 
     /// The addresses in a thread's stack, outermost first, while it is in what `still` says.
-    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<u64>> {
+    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<Address>> {
         self.examiner.addresses(thread, still)
     }
 

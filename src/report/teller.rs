@@ -6,17 +6,17 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use pollwatch_stack::{RawStack, Stack, Symbolizer, preload};
+
 use super::log;
 use super::tasks::{TaskNews, TaskTeller};
 use super::throttle::Throttle;
-use crate::detect::capture::{self, RawStack, symbols};
 use crate::detect::overload::Turn;
 use crate::detect::shedding;
 use crate::measure::gate::Marks;
 use crate::measure::route::RouteId;
 use crate::measure::site::SiteId;
 use crate::model::cause::Certainty;
-use crate::model::stack::Stack;
 use crate::model::stall::{Phase, Stall};
 use crate::shared::Shared;
 use crate::util::{call_user, lock};
@@ -101,10 +101,10 @@ impl Teller {
     pub(crate) fn run(mut self, queue: Receiver<Told>) {
         // Here, since there is nothing to tell yet, and the watchdog looks from the start.
         if self.shared.capture {
-            capture::warm();
+            preload();
         }
         loop {
-            let patience = if symbols().holds_loaders() { TIDY } else { Duration::MAX };
+            let patience = if Symbolizer::shared().holds_tables() { TIDY } else { Duration::MAX };
             match queue.recv_timeout(patience) {
                 Ok(told) => {
                     // A subscriber of the user's may panic; the next report is told all the same.
@@ -123,7 +123,7 @@ impl Teller {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            symbols().tidy();
+            Symbolizer::shared().release_unused();
         }
     }
 
@@ -134,14 +134,14 @@ impl Teller {
         let may_begin = stall.phase == Phase::Ongoing || earlier.is_none();
         let mut known = earlier.unwrap_or_default();
         // Tables that have to be loaded first take some 100 ms: a new stall is told before, without its stack.
-        let is_cold = is_first && may_begin && raw.as_ref().is_some_and(|raw| !symbols().is_ready(raw));
+        let is_cold = is_first && may_begin && raw.as_ref().is_some_and(|raw| !Symbolizer::shared().is_loaded_for(raw));
         if is_cold {
             stall.explain();
             self.say(&stall, place, may_begin, is_first, &mut known);
         }
         if let Some(raw) = raw {
-            let stack = symbols().stack(&raw);
-            known.location_changed = known.stack.as_ref().map(|before| !before.same_place(&stack));
+            let stack = Symbolizer::shared().symbolize(&raw);
+            known.location_changed = known.stack.as_ref().map(|before| !before.is_same_location(&stack));
             known.stack = Some(stack);
         }
         (stall.stack, stall.location_changed) = (known.stack.clone(), known.location_changed);

@@ -202,7 +202,7 @@ mod tests {
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))]
     fn looks_while_the_tables_are_read() {
-        let reading = crate::detect::capture::pretend_to_read();
+        let reading = pollwatch_stack::hold_unwind_tables();
         let watchdog = Watchdog::builder().log(false).start().unwrap();
         // With a worker that has parked, whose stack is of interest in stable mode.
         let mut builder = tokio::runtime::Builder::new_multi_thread();

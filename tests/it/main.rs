@@ -15,7 +15,7 @@ mod nesting;
 mod outcome_counts;
 mod polls;
 mod profile;
-#[path = "../../src/random.rs"]
+#[path = "../../crates/stack/src/random.rs"]
 mod random;
 mod report;
 mod spans;

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use pollwatch_stack::Tid;
+
 use super::look::Seen;
 use super::{SHED_PROBE_NANOS, TASKS_NANOS, Watcher};
 use crate::detect::examine::First;
@@ -23,7 +25,7 @@ const LONG_NANOS: u64 = 500_000;
 #[derive(Clone, Copy)]
 pub(super) struct CpuTime {
     pub(super) poll: PollKey,
-    tid: i32,
+    tid: Tid,
     pub(super) first: First,
     /// When the last sleep began.
     latest: u64,

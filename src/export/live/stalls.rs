@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use pollwatch_stack::{Frame, Stack};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::runtimes::LiveWorker;
-use crate::{Frame, Phase, Stack, Stall};
+use crate::{Phase, Stall};
 
 /// The number of finished stalls; ongoing stalls are always included.
 const MAX_FINISHED: usize = 100;

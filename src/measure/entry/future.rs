@@ -19,7 +19,6 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, SpawnSite, attached};
 
 /// The file of a wrapper's poll, as it appears in stacks.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 /// The runtime of a future that was not polled yet.

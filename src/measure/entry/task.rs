@@ -9,7 +9,6 @@ use pin_project_lite::pin_project;
 use crate::measure::entry::future::Watched;
 
 /// The file of such a poll, as it appears in stacks.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 pin_project! {

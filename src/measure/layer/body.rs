@@ -11,7 +11,6 @@ use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::Request;
 
 /// Where a body's poll is, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 pin_project! {

@@ -15,7 +15,6 @@ use crate::measure::entry::request::Request;
 use crate::measure::gate::Pass;
 
 /// Where a request's poll is, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 pin_project! {

@@ -25,7 +25,6 @@ use name::RouteBy;
 use shed::Turnstile;
 
 /// The files whose functions are where a request's poll begins, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 
 /// Names what blocks by the route of its request; made by [`Watchdog::layer`](crate::Watchdog::layer).

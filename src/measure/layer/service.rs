@@ -13,7 +13,6 @@ use super::{Context, ResponseFuture, WatchBody, name};
 use crate::measure::entry::request;
 
 /// Where a request is handed on, as stacks tell it.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 /// A service whose requests are watched; made by [`WatchLayer`](super::WatchLayer).

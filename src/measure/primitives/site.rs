@@ -5,8 +5,10 @@ use std::panic::Location;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pollwatch_stack::paths::portable_path;
+
 use crate::util::interner::Interner;
-use crate::util::{lock, portable_path};
+use crate::util::lock;
 
 /// A location in the code where a task was spawned, or a future was wrapped. It is displayed as
 /// `file:line:column` (the file below its crate or registry, without the folders of the machine

@@ -9,6 +9,8 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use pollwatch_stack::Tid;
+
 use crate::measure::primitives::clock::Clock;
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::meter::Meter;
@@ -36,7 +38,7 @@ pub(crate) struct Seat {
     /// Unique in the process.
     pub(crate) id: u64,
     /// The kernel's thread id, where there is one.
-    pub(crate) tid: Option<i32>,
+    pub(crate) tid: Option<Tid>,
     /// The clock reading of the last park or unpark, and in the lowest bit whether it was a park; 0
     /// before the first. No two events have the same value.
     event: AtomicU64,
@@ -112,7 +114,7 @@ impl Pool {
     pub(crate) fn enter(&self) {
         let seat = Arc::new(Seat {
             id: next_id(),
-            tid: crate::sys::thread_id(),
+            tid: Tid::current(),
             event: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             state: OnceLock::new(),

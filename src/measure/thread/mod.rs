@@ -9,6 +9,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 
+use pollwatch_stack::{StackBounds, Tid};
+
 use crate::measure::counters::routes::RouteTally;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
 use crate::measure::entry::spans;
@@ -57,11 +59,11 @@ pub(crate) struct ThreadState {
     pub(crate) thread: ThreadId,
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
-    pub(crate) tid: Option<i32>,
+    pub(crate) tid: Option<Tid>,
     /// The thread's run delay when it was first measured, in nanoseconds.
     pub(crate) waited: u64,
     /// The thread's stack, where stacks can be taken.
-    pub(crate) stack: Option<(usize, usize)>,
+    pub(crate) stack: Option<StackBounds>,
 }
 
 impl ThreadState {
@@ -82,12 +84,9 @@ impl ThreadState {
             id,
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
-            tid: crate::sys::thread_id(),
+            tid: Tid::current(),
             waited: crate::sys::OwnRunDelay::open().nanos().unwrap_or(0),
-            #[cfg(feature = "capture")]
-            stack: crate::sys::own_stack(),
-            #[cfg(not(feature = "capture"))]
-            stack: None,
+            stack: StackBounds::current(),
         }
     }
 

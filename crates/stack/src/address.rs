@@ -1,0 +1,24 @@
+use std::fmt;
+
+/// An address in the memory of the process, in hexadecimal when displayed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Address(u64);
+
+impl Address {
+    /// Wraps an address.
+    pub const fn new(address: u64) -> Address {
+        Address(address)
+    }
+
+    /// Returns the address as an integer.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}

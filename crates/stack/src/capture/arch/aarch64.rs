@@ -1,0 +1,86 @@
+//! aarch64: captures by signal only. Neither compiled nor run on the machines that this was
+//! developed on.
+
+use framehop::aarch64::{PtrAuthMask, UnwindRegsAarch64};
+
+/// The number of registers that are copied besides the stack pointer: program counter, link
+/// register, frame pointer.
+pub(crate) const REGS: usize = 3;
+
+/// Whether the stack of a thread in a system call can be taken without a signal: not yet.
+pub(crate) const FROM_SYSCALL: bool = false;
+
+/// The bits of an address in Linux' user space. The bits above may sign a return address.
+const USER_ADDRESSES: u64 = u64::MAX >> 16;
+
+/// An unknown frame pointer: an address at which every read fails.
+pub(crate) const UNKNOWN: u64 = 0xdead_dead_dead_0000;
+
+/// The registers at which unwinding starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Regs {
+    pub(crate) ip: u64,
+    pub(crate) sp: u64,
+    pub(crate) fp: u64,
+    pub(crate) lr: u64,
+}
+
+impl Regs {
+    pub(crate) fn new(sp: u64, [ip, lr, fp]: [u64; REGS]) -> Regs {
+        Regs { ip, sp, fp, lr }
+    }
+
+    pub(crate) fn from_unwinder(ip: u64, regs: &UnwindRegsAarch64) -> Regs {
+        Regs { ip, sp: regs.sp(), fp: regs.fp(), lr: regs.lr() }
+    }
+
+    pub(crate) fn unwinder(self) -> UnwindRegsAarch64 {
+        UnwindRegsAarch64::new_with_ptr_auth_mask(PtrAuthMask(USER_ADDRESSES), self.lr, self.sp, self.fp)
+    }
+}
+
+/// Returns the stack pointer and the registers of an interrupted thread.
+///
+/// # Safety
+///
+/// `context` is the one that the kernel passed to a signal handler.
+pub(crate) unsafe fn from_context(context: *const libc::ucontext_t) -> (u64, [u64; REGS]) {
+    // SAFETY: the caller guarantees it.
+    let regs = unsafe { &(*context).uc_mcontext };
+    (regs.sp, [regs.pc, regs.regs[30], regs.regs[29]])
+}
+
+/// Copies bytes in assembly, outside of the language's memory model.
+///
+/// # Safety
+///
+/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller guarantees it.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "cbz {len}, 3f",
+            "ldrb {byte:w}, [{from}], #1",
+            "strb {byte:w}, [{to}], #1",
+            "sub {len}, {len}, #1",
+            "b 2b",
+            "3:",
+            len = inout(reg) len => _,
+            from = inout(reg) from => _,
+            to = inout(reg) to => _,
+            byte = out(reg) _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Unused without captures from system calls.
+pub(crate) fn follows_call(_before: &[u8]) -> bool {
+    false
+}
+
+/// Unused without captures from system calls.
+pub(crate) fn frame_size(_code: &[u8]) -> Option<u64> {
+    None
+}

@@ -1,0 +1,157 @@
+//! x86_64: captures by signal, and from system calls without one.
+
+use framehop::x86_64::UnwindRegsX86_64;
+
+/// The number of registers that are copied besides the stack pointer: instruction pointer, frame
+/// pointer.
+pub(crate) const REGS: usize = 2;
+
+/// Whether the stack of a thread in a system call can be taken without a signal: the frame pointer,
+/// which the kernel does not report, is computed from the code ([`frame_size`]).
+pub(crate) const FROM_SYSCALL: bool = true;
+
+/// An unknown frame pointer: an address at which every read fails.
+pub(crate) const UNKNOWN: u64 = 0xdead_dead_dead_0000;
+
+/// The registers at which unwinding starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Regs {
+    pub(crate) ip: u64,
+    pub(crate) sp: u64,
+    pub(crate) fp: u64,
+}
+
+impl Regs {
+    pub(crate) fn new(sp: u64, [ip, fp]: [u64; REGS]) -> Regs {
+        Regs { ip, sp, fp }
+    }
+
+    pub(crate) fn from_unwinder(ip: u64, regs: &UnwindRegsX86_64) -> Regs {
+        Regs { ip, sp: regs.sp(), fp: regs.bp() }
+    }
+
+    pub(crate) fn unwinder(self) -> UnwindRegsX86_64 {
+        UnwindRegsX86_64::new(self.ip, self.sp, self.fp)
+    }
+}
+
+/// Returns the stack pointer and the registers of an interrupted thread.
+///
+/// # Safety
+///
+/// `context` is the one that the kernel passed to a signal handler.
+pub(crate) unsafe fn from_context(context: *const libc::ucontext_t) -> (u64, [u64; REGS]) {
+    // SAFETY: the caller guarantees it.
+    let regs = unsafe { &(*context).uc_mcontext.gregs };
+    let get = |reg: libc::c_int| regs[reg as usize] as u64;
+    (get(libc::REG_RSP), [get(libc::REG_RIP), get(libc::REG_RBP)])
+}
+
+/// Copies bytes in assembly, outside of the language's memory model.
+///
+/// # Safety
+///
+/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller guarantees it; the direction flag is clear by the calling convention.
+    unsafe {
+        std::arch::asm!(
+            "rep movsb",
+            inout("rcx") len => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Returns whether the code before a return address is a call: a direct one (`e8`), or an indirect
+/// one (`ff /2`) of any length.
+pub(crate) fn follows_call(before: &[u8]) -> bool {
+    let n = before.len();
+    let at = |back: usize| before.get(n.wrapping_sub(back)).copied();
+    if at(5) == Some(0xe8) {
+        return true;
+    }
+    (2..=8).any(|back| at(back) == Some(0xff) && at(back - 1).is_some_and(|modrm| modrm & 0x38 == 0x10))
+}
+
+/// Returns how far below its frame pointer a function's stack pointer is in its body.
+///
+/// It is decoded from the function's first instructions: `push rbp; mov rbp, rsp`, further pushes,
+/// and subtractions. `None` when the function keeps no frame pointer, or aligns its stack at run
+/// time.
+pub(crate) fn frame_size(code: &[u8]) -> Option<u64> {
+    let mut code = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+    code = code.strip_prefix(&[0x55])?;
+    code = code.strip_prefix(&[0x48, 0x89, 0xe5]).or_else(|| code.strip_prefix(&[0x48, 0x8b, 0xec]))?;
+    let mut size = 0u64;
+    loop {
+        code = match code {
+            [0x50..=0x57, rest @ ..] => {
+                size += 8;
+                rest
+            }
+            [0x41, 0x50..=0x57, rest @ ..] => {
+                size += 8;
+                rest
+            }
+            // sub rsp, imm8
+            [0x48, 0x83, 0xec, imm, rest @ ..] => {
+                size += u64::try_from(*imm as i8).ok()?;
+                // A stack probe (`mov qword ptr [rsp], 0`) follows each page of a large frame.
+                rest.strip_prefix(&PROBE).unwrap_or(rest)
+            }
+            // sub rsp, imm32
+            [0x48, 0x81, 0xec, a, b, c, d, rest @ ..] => {
+                size += u64::try_from(i32::from_le_bytes([*a, *b, *c, *d])).ok()?;
+                rest.strip_prefix(&PROBE).unwrap_or(rest)
+            }
+            // lea r11, [rsp - imm32]: a probing loop down to there follows
+            [0x4c, 0x8d, 0x9c, 0x24, a, b, c, d, rest @ ..] => {
+                size += u64::try_from(-i64::from(i32::from_le_bytes([*a, *b, *c, *d]))).ok()?;
+                rest.strip_prefix(&LOOP)?
+            }
+            // and rsp, ...: aligned at run time
+            [0x48, 0x83, 0xe4, ..] | [0x48, 0x81, 0xe4, ..] => return None,
+            _ => return Some(size),
+        };
+    }
+}
+
+/// A stack probe: `mov qword ptr [rsp], 0`.
+const PROBE: [u8; 8] = [0x48, 0xc7, 0x04, 0x24, 0, 0, 0, 0];
+/// A loop of probes: `sub rsp, 0x1000; mov qword ptr [rsp], 0; cmp rsp, r11; jne` to the `sub`.
+const LOOP: [u8; 20] =
+    [0x48, 0x81, 0xec, 0x00, 0x10, 0, 0, 0x48, 0xc7, 0x04, 0x24, 0, 0, 0, 0, 0x4c, 0x39, 0xdc, 0x75, 0xec];
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_frames() {
+        let plain = [0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0x53, 0x50, 0x48, 0x83, 0xec, 0x18, 0x90];
+        assert_eq!(frame_size(&plain), Some(8 * 3 + 0x18));
+        let large = [0x55, 0x48, 0x89, 0xe5, 0x48, 0x81, 0xec, 0x00, 0x02, 0x00, 0x00, 0x31, 0xc0];
+        assert_eq!(frame_size(&large), Some(0x200));
+        assert_eq!(frame_size(&[0x53, 0x48, 0x83, 0xec, 0x10]), None, "no frame pointer");
+        assert_eq!(frame_size(&[0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xe4, 0xe0]), None, "aligned at run time");
+        let mut probed = vec![0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0x48, 0x89, 0xe5];
+        probed.extend([0x4c, 0x8d, 0x9c, 0x24, 0x00, 0xc0, 0xff, 0xff]);
+        probed.extend(LOOP);
+        probed.extend([0x48, 0x83, 0xec, 0x20, 0xc3]);
+        assert_eq!(frame_size(&probed), Some(0x4000 + 0x20));
+        assert_eq!(frame_size(&[]), None);
+    }
+
+    #[test]
+    fn calls() {
+        assert!(follows_call(&[0xe8, 1, 2, 3, 4]));
+        assert!(follows_call(&[0x90, 0xff, 0xd0]), "call rax");
+        assert!(follows_call(&[0xff, 0x15, 1, 2, 3, 4]), "call [rip + x]");
+        assert!(follows_call(&[0x41, 0xff, 0x54, 0x24, 0x18]), "call [r12 + 0x18]");
+        assert!(!follows_call(&[0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90]));
+        assert!(!follows_call(&[]));
+    }
+}

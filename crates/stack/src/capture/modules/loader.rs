@@ -1,0 +1,103 @@
+//! The dynamic loader's list of objects (`dl_iterate_phdr`).
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::super::guard::catches_panic;
+use super::super::symbols::EXECUTABLE;
+
+/// One object, as the loader describes it.
+#[derive(Default)]
+pub(super) struct LoadedObject {
+    pub(super) path: PathBuf,
+    pub(super) base: u64,
+    pub(super) segments: Vec<Segment>,
+    /// Where `.eh_frame_hdr` is.
+    pub(super) header: Option<Range<u64>>,
+}
+
+/// A part of an object that is mapped from its file.
+pub(super) struct Segment {
+    pub(super) range: Range<u64>,
+    pub(super) is_code: bool,
+}
+
+/// How many objects were loaded and unloaded since the process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LoadCount {
+    loaded: u64,
+    unloaded: u64,
+}
+
+/// Returns the count, which differs whenever something was loaded or unloaded.
+pub(super) fn count() -> LoadCount {
+    let mut count = LoadCount::default();
+    iterate(&mut |info| {
+        count = LoadCount { loaded: info.dlpi_adds, unloaded: info.dlpi_subs };
+        false
+    });
+    count
+}
+
+/// Returns all objects that are loaded now.
+pub(super) fn objects() -> Vec<LoadedObject> {
+    let mut objects = Vec::new();
+    iterate(&mut |info| {
+        objects.push(describe(info));
+        true
+    });
+    objects
+}
+
+fn describe(info: &libc::dl_phdr_info) -> LoadedObject {
+    let mut object = LoadedObject { base: info.dlpi_addr, ..LoadedObject::default() };
+    if !info.dlpi_name.is_null() {
+        // SAFETY: the loader's name is a C string, valid during the callback.
+        let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+        object.path = PathBuf::from(name.to_string_lossy().into_owned());
+    }
+    if object.path.as_os_str().is_empty() {
+        object.path = PathBuf::from(EXECUTABLE);
+    }
+    if info.dlpi_phdr.is_null() {
+        return object;
+    }
+    // SAFETY: the loader gives `dlpi_phnum` program headers at `dlpi_phdr`, valid during the
+    // callback.
+    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
+    for header in headers {
+        let start = info.dlpi_addr.wrapping_add(header.p_vaddr);
+        match header.p_type {
+            libc::PT_LOAD => {
+                // Behind the file's part there are zeroes, which may not be readable in one piece.
+                let range = start..start.saturating_add(header.p_filesz);
+                object.segments.push(Segment { range, is_code: header.p_flags & libc::PF_X != 0 });
+            }
+            libc::PT_GNU_EH_FRAME => object.header = Some(start..start.saturating_add(header.p_memsz)),
+            _ => {}
+        }
+    }
+    object
+}
+
+/// Calls `f` with each object until it returns false. The loader's lock is held meanwhile, so it
+/// must never be called while a thread is stopped.
+fn iterate(mut f: &mut dyn FnMut(&libc::dl_phdr_info) -> bool) {
+    unsafe extern "C" fn callback(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: `data` is the pointer given below, used by nobody else meanwhile; `info` is the
+        // loader's.
+        let (f, info) = unsafe { (&mut *data.cast::<&mut dyn FnMut(&libc::dl_phdr_info) -> bool>(), &*info) };
+        // A panic must not cross the loader's frames.
+        let mut wants_more = false;
+        catches_panic(|| wants_more = f(info));
+        libc::c_int::from(!wants_more)
+    }
+    let data: *mut &mut dyn FnMut(&libc::dl_phdr_info) -> bool = &mut f;
+    // SAFETY: `callback` has the type that is asked for, and `data` outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(callback), data.cast()) };
+}

@@ -1,0 +1,109 @@
+//! Unwind tables in memory: `.eh_frame_hdr`, and the `.eh_frame` that it points to.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::memory;
+use super::loader::Segment;
+
+/// Larger tables are not copied. The frames of such a module end a stack.
+const MAX_TABLE: u64 = 256 << 20;
+
+/// How `.eh_frame_hdr` starts with all linkers: version 1, a pointer of 4 bytes, a count of 4
+/// bytes, a sorted table of 4-byte offsets from the start of the header.
+pub(super) const SORTED: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+
+/// A copied part of memory, and its address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    pub(super) at: u64,
+    pub(super) bytes: Arc<[u8]>,
+}
+
+impl Table {
+    fn copy(range: Range<u64>) -> Option<Table> {
+        let len = range.end.checked_sub(range.start).filter(|&len| len <= MAX_TABLE)?;
+        let mut bytes = vec![0; len as usize];
+        memory::read(range.start, &mut bytes).then(|| Table { at: range.start, bytes: bytes.into() })
+    }
+
+    pub(super) fn word(&self, offset: usize) -> Option<u32> {
+        Some(u32::from_le_bytes(self.bytes.get(offset..offset.checked_add(4)?)?.try_into().ok()?))
+    }
+
+    /// Returns the address that the word at `offset` points to, relative to `from`.
+    pub(super) fn target(&self, offset: usize, from: u64) -> Option<u64> {
+        from.checked_add_signed(i64::from(self.word(offset)?.cast_signed()))
+    }
+}
+
+/// Copies the header and the table that it points to.
+pub(super) fn copy_tables(header: Range<u64>, segments: &[Segment]) -> Option<(Table, Table)> {
+    let header = Table::copy(header)?;
+    if header.bytes.get(..2)? != [1, 0x1b] {
+        return None;
+    }
+    let at = header.target(4, header.at + 4)?;
+    // The length is stored nowhere. The table ends with a terminator, or at the latest with its
+    // segment.
+    let segment = &segments.iter().find(|segment| segment.range.contains(&at))?.range;
+    let end = end_of_frames(&header, at).map_or(segment.end, |end| end.min(segment.end));
+    Some((header, Table::copy(at..end)?))
+}
+
+/// Returns the end of the last entry of `.eh_frame` that the sorted table names, and of the
+/// terminator after it; `None` for an unusual table.
+///
+/// The rest of the segment (all the code, with some linkers' flags) is not copied. Entries refer
+/// only to what lies before them.
+fn end_of_frames(header: &Table, at: u64) -> Option<u64> {
+    if header.bytes.get(..4)? != SORTED {
+        return None;
+    }
+    let mut entries = (0..header.word(8)? as usize).map(|i| header.target(12 + i * 8 + 4, header.at));
+    let last = entries.try_fold(0, |last, entry| Some(entry?.max(last)))?;
+    if last < at {
+        return None;
+    }
+    let mut length = [0; 4];
+    memory::read(last, &mut length).then_some(())?;
+    match u32::from_le_bytes(length) {
+        // The terminator itself, or a length of 64 bits.
+        0 | u32::MAX => None,
+        length => last.checked_add(4 + u64::from(length) + 4),
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    /// A header, two entries of `.eh_frame` that are not sorted, a terminator, and other bytes.
+    #[test]
+    fn frames_are_copied_up_to_their_end() {
+        const FRAMES: usize = 28;
+        const END: usize = FRAMES + 20 + 16 + 4;
+        let mut object = vec![0xaau8; 1 << 16];
+        let mut put = |at: usize, word: u32| object[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        put(0, u32::from_le_bytes(SORTED));
+        put(4, FRAMES as u32 - 4);
+        put(8, 2);
+        put(16, FRAMES as u32 + 20);
+        put(24, FRAMES as u32);
+        put(FRAMES, 16);
+        put(FRAMES + 20, 12);
+        put(FRAMES + 20 + 16, 0);
+        let copied = |object: &[u8]| {
+            let at = object.as_ptr() as u64;
+            let segments = [Segment { range: at..at + object.len() as u64, is_code: true }];
+            let (header, frames) = copy_tables(at..at + FRAMES as u64, &segments).unwrap();
+            assert_eq!((header.at, frames.at), (at, at + FRAMES as u64));
+            FRAMES + frames.bytes.len()
+        };
+        assert_eq!(copied(&object), END);
+        object[FRAMES + 20..FRAMES + 24].fill(0xff);
+        assert_eq!(copied(&object), object.len(), "an unusual length: the whole segment");
+        object[3] = 0;
+        assert_eq!(copied(&object), object.len(), "no sorted table");
+    }
+}

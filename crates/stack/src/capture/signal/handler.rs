@@ -1,0 +1,158 @@
+//! The signal handler, and the one request that it answers.
+//!
+//! The handler checks who sent the signal and which thread it is for, claims the request by one
+//! compare-and-swap ([`Handshake`]), copies plain memory into a buffer that was allocated and
+//! touched before, and answers. It takes no lock, allocates nothing, touches no thread-local
+//! variable but `errno` (which it restores), and unwinds nothing.
+
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use super::super::arch;
+use super::super::handshake::Handshake;
+use super::{MAX_STACK, SIGNAL};
+
+/// The one request. The requester writes it before it asks, the handler that has claimed it writes
+/// the answer, and the requester reads that.
+pub(super) struct Request {
+    pub(super) turn: Handshake<AtomicU64>,
+    /// The bounds of the thread's stack: the handler copies nothing from elsewhere.
+    pub(super) low: AtomicU64,
+    pub(super) high: AtomicU64,
+    pub(super) buffer: AtomicPtr<u8>,
+    /// The number of bytes copied; 0 when the stack pointer was elsewhere.
+    pub(super) len: AtomicUsize,
+    pub(super) sp: AtomicU64,
+    pub(super) regs: [AtomicU64; arch::REGS],
+}
+
+pub(super) static REQUEST: Request = Request {
+    turn: Handshake::new(AtomicU64::new(0)),
+    low: AtomicU64::new(0),
+    high: AtomicU64::new(0),
+    buffer: AtomicPtr::new(std::ptr::null_mut()),
+    len: AtomicUsize::new(0),
+    sp: AtomicU64::new(0),
+    regs: [const { AtomicU64::new(0) }; arch::REGS],
+};
+
+/// The handler that was installed before this one.
+///
+/// It is called for every signal, since the kernel may merge two signals of different senders into
+/// one. A superfluous call harms no user of `SIGURG`; a missing one may.
+static EARLIER: Earlier = Earlier { action: AtomicUsize::new(libc::SIG_DFL), takes_info: AtomicU32::new(0) };
+
+struct Earlier {
+    action: AtomicUsize,
+    takes_info: AtomicU32,
+}
+
+/// Installs the handler. Returns whether that succeeded.
+pub(super) fn install() -> bool {
+    // SAFETY: `action` and `earlier` are valid for the calls. The handler is an `extern "C"`
+    // function with the three arguments that SA_SIGINFO asks for, and lives as long as the process.
+    // The earlier handler is read by itself first, so that a signal in between finds it.
+    unsafe {
+        let mut earlier: libc::sigaction = std::mem::zeroed();
+        if libc::sigaction(SIGNAL, std::ptr::null(), &mut earlier) != 0 {
+            return false;
+        }
+        remember(&earlier);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+        libc::sigfillset(&mut action.sa_mask);
+        if libc::sigaction(SIGNAL, &action, &mut earlier) != 0 {
+            return false;
+        }
+        // Another handler may have been installed in between: then it is that one.
+        remember(&earlier);
+        true
+    }
+}
+
+/// Returns the handler that has replaced this one since, if any.
+pub(super) fn later() -> Option<usize> {
+    // SAFETY: `now` is valid for the write; nothing is installed.
+    let now = unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        (libc::sigaction(SIGNAL, std::ptr::null(), &mut now) == 0).then_some(now.sa_sigaction)?
+    };
+    (now != handler as *const () as usize).then_some(now)
+}
+
+fn remember(earlier: &libc::sigaction) {
+    EARLIER.takes_info.store(u32::from(earlier.sa_flags & libc::SA_SIGINFO != 0), Ordering::Relaxed);
+    EARLIER.action.store(earlier.sa_sigaction, Ordering::Release);
+}
+
+extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the address of errno is valid on every thread, also in a handler.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: the kernel passes valid pointers to a handler with three arguments.
+    unsafe { answer(info, context) };
+    // SAFETY: as above; these are the arguments that this handler was called with.
+    unsafe { chain(signal, info, context) };
+    // SAFETY: as for the read.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Copies registers and stack, if the signal was sent by this process and a request is for this
+/// thread.
+///
+/// # Safety
+///
+/// The pointers are those that the kernel passed to the handler.
+unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: `info` is valid; si_pid is set for a signal that tgkill sent. getpid and gettid are
+    // async-signal-safe.
+    let (sent_by_us, tid) = unsafe {
+        let sent_by_us = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == libc::getpid();
+        (sent_by_us, libc::syscall(libc::SYS_gettid) as u64)
+    };
+    if !sent_by_us {
+        return;
+    }
+    let Some(ticket) = REQUEST.turn.claim(tid) else { return };
+    // SAFETY: the kernel passes a valid ucontext to a handler with three arguments.
+    let (sp, regs) = unsafe { arch::from_context(context.cast()) };
+    let (low, high) = (REQUEST.low.load(Ordering::Relaxed), REQUEST.high.load(Ordering::Relaxed));
+    let mut len = 0;
+    if (low..high).contains(&sp) {
+        len = ((high - sp) as usize).min(MAX_STACK);
+        // SAFETY: `sp..high` lies within this thread's own stack, which is mapped from its stack
+        // pointer up. The buffer has MAX_STACK bytes and belongs to the handler while the request
+        // is claimed. The bytes are copied by the machine, not by the language: other threads may
+        // write to what they have borrowed of this stack meanwhile, and then either value is
+        // copied.
+        unsafe { arch::copy(sp as *const u8, REQUEST.buffer.load(Ordering::Relaxed), len) };
+    }
+    for (cell, reg) in REQUEST.regs.iter().zip(regs) {
+        cell.store(reg, Ordering::Relaxed);
+    }
+    REQUEST.sp.store(sp, Ordering::Relaxed);
+    REQUEST.len.store(len, Ordering::Relaxed);
+    REQUEST.turn.answer(ticket);
+}
+
+/// Calls the earlier handler.
+///
+/// # Safety
+///
+/// The arguments are those that the kernel passed to the handler.
+unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let action = EARLIER.action.load(Ordering::Acquire);
+    if action == libc::SIG_DFL || action == libc::SIG_IGN {
+        return;
+    }
+    // SAFETY: `action` is the handler that was installed before, and `takes_info` says with how
+    // many arguments it wants to be called.
+    unsafe {
+        if EARLIER.takes_info.load(Ordering::Relaxed) != 0 {
+            let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(action);
+            call(signal, info, context);
+        } else {
+            let call: extern "C" fn(libc::c_int) = std::mem::transmute(action);
+            call(signal);
+        }
+    }
+}

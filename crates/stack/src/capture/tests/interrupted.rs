@@ -1,0 +1,197 @@
+//! The effect of captures on the user's system calls: those that are cut short are counted, with
+//! and without captures, and with signals alone.
+
+use std::hint::black_box;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+/// The number of captures over all calls.
+const CAPTURES: u64 = 2_000;
+/// One capture in this many may cut a call short, when the thread enters it just after it was
+/// observed running.
+const FEW: u64 = 50;
+/// The time for the captures of one kind of call, in which a slow machine takes fewer.
+const TIME: Duration = Duration::from_secs(2);
+/// On a busy machine a thread may lose its CPU between the observation and the signal.
+const ATTEMPTS: usize = 3;
+const WAIT: Duration = Duration::from_millis(2);
+/// The time that the thread computes between calls.
+const WORK: Duration = Duration::from_micros(500);
+
+/// Makes a call that ends by itself after about [`WAIT`]. Returns whether it was cut short.
+type Call = fn(&Peer) -> bool;
+
+/// The other side of a call, which answers now and then.
+struct Peer {
+    stream: UnixStream,
+    pipe: (std::io::PipeReader, std::io::PipeWriter),
+}
+
+fn interrupted() -> bool {
+    std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
+}
+
+fn timespec() -> libc::timespec {
+    libc::timespec { tv_sec: 0, tv_nsec: WAIT.as_nanos() as i64 }
+}
+
+fn nanosleep(_: &Peer) -> bool {
+    // SAFETY: the time is valid; the remaining time is not requested.
+    unsafe { libc::nanosleep(&timespec(), std::ptr::null_mut()) != 0 }
+}
+
+fn poll(peer: &Peer) -> bool {
+    let mut fd = libc::pollfd { fd: peer.stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one descriptor.
+    unsafe { libc::poll(&mut fd, 1, WAIT.as_millis() as i32) < 0 && interrupted() }
+}
+
+fn select(_: &Peer) -> bool {
+    let mut time = libc::timeval { tv_sec: 0, tv_usec: WAIT.as_micros() as i64 };
+    let none = std::ptr::null_mut();
+    // SAFETY: no descriptors at all.
+    unsafe { libc::select(0, none, none, none, &mut time) < 0 && interrupted() }
+}
+
+fn receive_with_a_timeout(peer: &Peer) -> bool {
+    let mut buffer = [0u8; 8];
+    // SAFETY: the buffer has that length.
+    unsafe { libc::recv(peer.stream.as_raw_fd(), buffer.as_mut_ptr().cast(), 8, 0) < 0 && interrupted() }
+}
+
+fn futex_with_a_timeout(_: &Peer) -> bool {
+    let word = 0u32;
+    let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word and the time are valid during the call.
+    unsafe { libc::syscall(libc::SYS_futex, &word, wait, 0, &timespec()) < 0 && interrupted() }
+}
+
+fn read_of_a_pipe(peer: &Peer) -> bool {
+    let mut byte = [0u8; 1];
+    // SAFETY: the buffer has that length.
+    unsafe { libc::read(peer.pipe.0.as_raw_fd(), byte.as_mut_ptr().cast(), 1) != 1 }
+}
+
+fn write_to_a_pipe(peer: &Peer) -> bool {
+    let much = [0u8; 1 << 14];
+    // SAFETY: the buffer has that length.
+    let written = unsafe { libc::write(peer.pipe.1.as_raw_fd(), much.as_ptr().cast(), much.len()) };
+    written != much.len() as isize
+}
+
+const CALLS: [(&str, Call); 7] = [
+    ("nanosleep", nanosleep),
+    ("poll", poll),
+    ("select", select),
+    ("recv, SO_RCVTIMEO", receive_with_a_timeout),
+    ("futex, timeout", futex_with_a_timeout),
+    ("read, pipe", read_of_a_pipe),
+    ("write, pipe", write_to_a_pipe),
+];
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    calls: u64,
+    cut_short: u64,
+}
+
+#[inline(never)]
+fn calls(call: Call, peer: &Peer, stop: &AtomicBool) -> Counts {
+    let mut counts = Counts::default();
+    while !stop.load(Ordering::Relaxed) {
+        counts.calls += 1;
+        counts.cut_short += u64::from(black_box(call)(peer));
+        let start = Instant::now();
+        while start.elapsed() < WORK {}
+    }
+    counts
+}
+
+/// Writes a byte to a pipe's reader, or reads from its writer, every [`WAIT`].
+fn answers(name: &str, peer: &mut (Option<std::io::PipeReader>, Option<std::io::PipeWriter>), stop: &AtomicBool) {
+    use std::io::{Read, Write};
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(WAIT);
+        match name {
+            "read, pipe" => drop(peer.1.as_mut().unwrap().write(b"x")),
+            "write, pipe" => drop(peer.0.as_mut().unwrap().read(&mut [0; 1 << 14])),
+            _ => {}
+        }
+    }
+    // A thread that still waits gets the end of the file.
+    *peer = (None, None);
+}
+
+/// Makes one call over and over, while `disturb` is done to the thread that makes it.
+fn run((name, call): (&'static str, Call), mut disturb: impl FnMut(Target)) -> Counts {
+    let (stream, _other) = UnixStream::pair().unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let (input, output) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let peer = Peer { stream, pipe: (input.0, output.1) };
+    let mut answering = (Some(output.0), Some(input.1));
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let answering = thread::spawn(move || answers(name, &mut answering, &stopped));
+    let (send, counts) = mpsc::channel();
+    let subject = Subject::start(move |stop| send.send(calls(call, &peer, stop)).unwrap());
+    let (mut seed, start) = (1u64, Instant::now());
+    for _ in 0..CAPTURES / CALLS.len() as u64 {
+        if start.elapsed() > TIME {
+            break;
+        }
+        disturb(subject.target);
+        // At any moment of the call.
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        thread::sleep(Duration::from_micros(seed >> 53));
+    }
+    subject.stop.store(true, Ordering::Relaxed);
+    thread::sleep(WAIT);
+    stop.store(true, Ordering::Relaxed);
+    answering.join().unwrap();
+    counts.recv().unwrap()
+}
+
+#[test]
+fn few_system_calls_are_cut_short() {
+    alone(module_path!(), "few_system_calls_are_cut_short", Duration::from_secs(180), || {
+        // SAFETY: the signal is ignored, so that a writer without a reader gets an error.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        let counts: Vec<_> = (0..ATTEMPTS).map_while(|_| counted().err()).collect();
+        assert!(counts.len() < ATTEMPTS, "calls cut short, and captures: {counts:?}");
+    });
+}
+
+/// Counts the calls that captures cut short, and the captures; `Err` when there are too many.
+fn counted() -> Result<(), (u64, u64)> {
+    let mut capturer = Capturer::default();
+    let (mut captures, mut taken, mut starved) = (0u64, 0, 0);
+    let mut table = [[Counts::default(); 3]; CALLS.len()];
+    for (call, row) in CALLS.into_iter().zip(&mut table) {
+        row[0] = run(call, |_| {});
+        row[1] = run(call, |target| {
+            let result = capturer.capture(target).map(|raw| raw.is_complete());
+            captures += 1;
+            taken += u64::from(result == Ok(true));
+            starved += u64::from(result == Err(CaptureError::Timeout));
+        });
+        row[2] = run(call, |target| {
+            let _ = signal::copy(target, &mut Vec::new());
+        });
+    }
+    let total = |column: usize| table.iter().map(|row| row[column].cut_short).sum::<u64>();
+    println!("{:<18} {:>14} {:>14} {:>14}", "cut short of calls", "no captures", "captures", "signals only");
+    for ((name, _), row) in CALLS.iter().zip(&table) {
+        let cell = |counts: Counts| format!("{} of {}", counts.cut_short, counts.calls);
+        println!("{name:<18} {:>14} {:>14} {:>14}", cell(row[0]), cell(row[1]), cell(row[2]));
+    }
+    println!("{:<18} {:>14} {:>14} {:>14}; {taken} stacks of {captures}", "all", total(0), total(1), total(2));
+    assert!(table.iter().flatten().all(|counts| counts.calls > 0));
+    // A pipe's last write may be cut short by the end of its reader.
+    assert!(total(0) * 100 <= total(2), "{} without", total(0));
+    assert!(total(2) * FEW > 2 * captures, "only {}: this test could not tell", total(2));
+    assert!(taken > 0 && (taken + starved) * 10 >= captures * 8, "only {taken} stacks were taken");
+    let with = total(1).saturating_sub(total(0));
+    if with * FEW <= captures { Ok(()) } else { Err((with, captures)) }
+}

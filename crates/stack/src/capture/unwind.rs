@@ -1,0 +1,236 @@
+//! Unwinding: from registers and a copied stack to return addresses.
+//!
+//! The code is pure. Memory, registers and modules are arguments, and no thread is involved.
+//! [`framehop`] interprets the call frame information. On top of it this module finds frame
+//! pointers that are unknown (the kernel reports none for a thread in a system call) or overwritten
+//! (while a panic unwinds), and decides whether a stack is complete.
+
+use framehop::{CacheNative, Error, FrameAddress, MayAllocateDuringUnwind, Unwinder};
+
+use super::arch::{self, Regs};
+use super::modules::Modules;
+
+/// The most frames of one stack.
+pub(crate) const MAX_FRAMES: usize = 16_384;
+/// The number of bytes of the stack in which a frame pointer is searched for.
+const SEARCH: u64 = 64 * 1024;
+/// The most candidates of each kind that are tried for one frame pointer.
+const MAX_CANDIDATES: usize = 32;
+
+/// A copied part of a stack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StackCopy<'a> {
+    pub(crate) start: u64,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl StackCopy<'_> {
+    fn word(&self, address: u64) -> Result<u64, ()> {
+        let offset = usize::try_from(address.checked_sub(self.start).ok_or(())?).map_err(|_| ())?;
+        let end = offset.checked_add(8).ok_or(())?;
+        let bytes = self.bytes.get(offset..end).ok_or(())?;
+        Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| ())?))
+    }
+}
+
+/// A stack as addresses to look up: the instruction pointer, then the last byte of each call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) addresses: Vec<u64>,
+    /// Whether it reaches the thread's first function.
+    pub(crate) complete: bool,
+}
+
+/// Reads code: fills the buffer from an address, and returns whether it could.
+pub(crate) type ReadCode<'a> = &'a dyn Fn(u64, &mut [u8]) -> bool;
+
+/// The input of unwinding.
+pub(crate) struct Source<'a> {
+    pub(crate) modules: &'a Modules,
+    pub(crate) stack: StackCopy<'a>,
+    pub(crate) code: ReadCode<'a>,
+}
+
+type Cache = CacheNative<MayAllocateDuringUnwind>;
+
+/// Unwinds from `regs` to the thread's first function. A frame pointer of [`arch::UNKNOWN`] is
+/// recovered where a function needs it.
+pub(crate) fn unwind(source: &Source<'_>, regs: Regs) -> Chain {
+    let mut cache = Cache::new();
+    let mut chain = Chain::default();
+    walk(source, regs, FrameAddress::from_instruction_pointer(regs.ip), &mut cache, &mut chain, true);
+    chain
+}
+
+fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache, chain: &mut Chain, recover: bool) {
+    let (mut address, mut regs) = (first, regs.unwinder());
+    let mut read = |at| source.stack.word(at);
+    let (mut panicking, mut doubtful) = (false, false);
+    loop {
+        let lookup = address.address_for_lookup();
+        let is_leaf = matches!(address, FrameAddress::InstructionPointer(_));
+        chain.addresses.push(lookup);
+        let module = source.modules.find(lookup).filter(|_| source.modules.is_code(lookup));
+        let Some(module) = module.filter(|_| chain.addresses.len() < MAX_FRAMES) else { return };
+        if module.function(lookup).is_none() {
+            // No table says how to unwind it. Such a leaf is a few instructions around a system
+            // call, and has nothing on the stack.
+            let known = Regs::from_unwinder(address.address(), &regs);
+            if is_leaf
+                && caller(source, known.sp.wrapping_sub(8)).is_some()
+                && let Some(next) = source.stack.word(known.sp).ok().and_then(FrameAddress::from_return_address)
+            {
+                (address, regs) = (next, Regs { sp: known.sp + 8, ..known }.unwinder());
+                continue;
+            }
+            // Else framehop follows the frame pointer, which may not be one: functions may be
+            // missing.
+            doubtful = true;
+        }
+        panicking |= module.is_unwinder();
+        if panicking {
+            // libgcc's unwinder overwrites the registers that its functions have saved with those
+            // of the frame where it will land.
+            let known = Regs::from_unwinder(address.address(), &regs);
+            match frame_pointer(source, known.sp, address) {
+                Some(fp) if fp == known.fp => {}
+                Some(_) if is_leaf => doubtful = true,
+                Some(fp) if caller(source, fp).is_some() => regs = Regs { fp, ..known }.unwinder(),
+                _ => {}
+            }
+        }
+        let before = Regs::from_unwinder(address.address(), &regs);
+        let next = match source.modules.unwinder.unwind_frame(address, &mut regs, cache, &mut read) {
+            Err(Error::CouldNotReadStack(at)) if recover && at.abs_diff(arch::UNKNOWN) < SEARCH => {
+                return recover_frame_pointer(source, before, address, cache, chain);
+            }
+            next => next,
+        };
+        match next {
+            Ok(Some(return_address)) => match FrameAddress::from_return_address(return_address) {
+                Some(next) => address = next,
+                None => return,
+            },
+            Ok(None) => {
+                chain.complete = !doubtful && is_root(source, before, address, cache);
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Returns whether a frame is the thread's first by its unwind table (no return address).
+///
+/// That takes neither memory nor a frame pointer. A return address or a frame pointer that happens
+/// to be 0 ends unwinding as well, and proves nothing.
+fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache) -> bool {
+    let mut regs = Regs { fp: arch::UNKNOWN, ..regs }.unwinder();
+    matches!(source.modules.unwinder.unwind_frame(address, &mut regs, cache, &mut |_| Err(())), Ok(None))
+}
+
+/// Continues from a frame whose function needs a frame pointer that is unknown.
+///
+/// The frame pointer is computed from the function's first instructions where they can be read, and
+/// else searched for. Either way only a chain that reaches the thread's first function counts.
+fn recover_frame_pointer(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache, chain: &mut Chain) {
+    let Some(module) = source.modules.find(address.address_for_lookup()) else { return };
+    let Some(start) = module.function(address.address_for_lookup()).map(|function| function.start) else { return };
+    let depth = chain.addresses.len() - 1;
+    let mut attempt = |fp: u64, chain: &mut Chain| {
+        let mut tried = Chain::default();
+        walk(source, Regs { fp, ..regs }, address, cache, &mut tried, false);
+        if tried.complete {
+            chain.addresses.truncate(depth);
+            chain.addresses.extend(tried.addresses);
+            chain.complete = true;
+        }
+        tried.complete
+    };
+    let computed = frame_pointer(source, regs.sp, address).filter(|&fp| caller(source, fp).is_some());
+    if computed.is_some_and(|fp| attempt(fp, chain)) {
+        return;
+    }
+    // A direct call names its target, so one to this function comes first. An indirect one may be
+    // anything, and a direct one to elsewhere may be a stub that leads here.
+    let candidates = || (regs.sp..regs.sp.saturating_add(SEARCH)).step_by(8);
+    let direct =
+        candidates().filter(|&fp| caller(source, fp) == Some(Some(start))).take(MAX_CANDIDATES).collect::<Vec<_>>();
+    let indirect = candidates().filter(|&fp| caller(source, fp) == Some(None)).take(MAX_CANDIDATES).collect::<Vec<_>>();
+    let elsewhere = candidates().filter(|&fp| matches!(caller(source, fp), Some(Some(to)) if to != start));
+    let elsewhere = elsewhere.take(MAX_CANDIDATES).collect::<Vec<_>>();
+    direct.into_iter().chain(indirect).chain(elsewhere).any(|fp| attempt(fp, chain));
+}
+
+/// Computes the frame pointer of a function from its first instructions and the stack pointer.
+fn frame_pointer(source: &Source<'_>, sp: u64, address: FrameAddress) -> Option<u64> {
+    let function = source.modules.find(address.address_for_lookup())?.function(address.address_for_lookup())?;
+    let mut code = [0; 64];
+    let size = (source.code)(function.start, &mut code).then(|| arch::frame_size(&code))??;
+    sp.checked_add(size)
+}
+
+/// Returns whether a frame pointer of `fp` would have a return address above it, and if so the
+/// target of the call before it, which an indirect call does not name.
+fn caller(source: &Source<'_>, fp: u64) -> Option<Option<u64>> {
+    let return_address = source.stack.word(fp.wrapping_add(8)).ok()?;
+    if !source.modules.is_code(return_address) {
+        return None;
+    }
+    let mut before = [0; 8];
+    if !(source.code)(return_address.checked_sub(8)?, &mut before) || !arch::follows_call(&before) {
+        return None;
+    }
+    let [_, _, _, 0xe8, a, b, c, d] = before else { return Some(None) };
+    Some(Some(return_address.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])))))
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_word_is_read_outside_the_copy() {
+        let bytes = [1u8; 24];
+        let stack = StackCopy { start: u64::MAX - 30, bytes: &bytes };
+        assert_eq!(stack.word(u64::MAX - 30), Ok(0x0101_0101_0101_0101));
+        assert_eq!(stack.word(u64::MAX - 14), Ok(0x0101_0101_0101_0101));
+        for outside in [0, u64::MAX - 31, u64::MAX - 13, u64::MAX] {
+            assert_eq!(stack.word(outside), Err(()), "{outside}");
+        }
+    }
+
+    #[test]
+    fn garbage_ends_early_and_never_panics() {
+        let modules = Modules::current();
+        let code = |from: u64, to: &mut [u8]| super::super::memory::read(from, to);
+        let here = garbage_ends_early_and_never_panics as *const () as u64;
+        let mut seed = 7u64;
+        let mut random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        for round in 0..500 {
+            // Some words are addresses of code or of the stack, others are not.
+            let words: Vec<u64> = (0..256)
+                .map(|_| match random() % 4 {
+                    0 => here.wrapping_add(random() % 4096),
+                    1 => 0x7000_0000 + random() % 2048,
+                    2 => arch::UNKNOWN,
+                    _ => random(),
+                })
+                .collect();
+            let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+            let source =
+                Source { modules: &modules, stack: StackCopy { start: 0x7000_0000, bytes: &bytes }, code: &code };
+            let fp = if round % 2 == 0 { arch::UNKNOWN } else { random() };
+            let mut regs = [0; arch::REGS];
+            regs[0] = here + random() % 64;
+            *regs.last_mut().unwrap() = fp;
+            let chain = unwind(&source, Regs::new(0x7000_0000 + random() % 64, regs));
+            assert!(chain.addresses.len() <= MAX_FRAMES);
+        }
+    }
+}

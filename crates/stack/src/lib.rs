@@ -1,0 +1,104 @@
+//! The stack of another thread of this process, unwound and symbolized away from that thread.
+//!
+//! ```
+//! use pollwatch_stack::{Capturer, Symbolizer, Target};
+//! use std::sync::mpsc;
+//!
+//! let (send, receive) = mpsc::channel();
+//! std::thread::spawn(move || {
+//!     send.send(Target::current()).unwrap(); // the thread introduces itself
+//!     std::thread::sleep(std::time::Duration::from_secs(60));
+//! });
+//! if let Some(target) = receive.recv()? {
+//!     match Capturer::new().capture(target) {
+//!         Ok(raw) => println!("{:#}", Symbolizer::shared().symbolize(&raw)),
+//!         Err(error) => println!("no stack: {error}"),
+//!     }
+//! }
+//! # Ok::<(), mpsc::RecvError>(())
+//! ```
+//!
+//! # How it works
+//!
+//! 1. **Copy.** A thread that waits in a system call is read from outside: the kernel gives its
+//!    stack pointer (`/proc/self/task/<tid>/syscall`) and its memory (`process_vm_readv`). It is
+//!    not disturbed, and no system call of it fails with `EINTR`. A thread that runs is sent
+//!    `SIGURG`. The handler copies registers and stack into a buffer that was allocated before, and
+//!    returns.
+//! 2. **Unwind.** The calling thread unwinds the copy by the call frame information of the loaded
+//!    modules (`.eh_frame`), which it has copied as well. Nothing is ever unwound in the handler,
+//!    and the thread's own memory is not touched after the copy.
+//! 3. **Symbolize.** [`Symbolizer`] turns addresses into functions, files and lines, on whichever
+//!    thread calls it.
+//!
+//! # Cost
+//!
+//! | what | who pays | how much |
+//! |---|---|---|
+//! | stack of a waiting thread, 20 frames | the caller | some 0.1 ms |
+//! | stack of a running thread | the caller | some 0.3 ms |
+//! | | that thread | one signal, and the copy of 512 KiB at most |
+//! | stack of a thread without a CPU | the caller | up to 5 ms, then [`CaptureError::Timeout`] |
+//! | the first capture, or [`preload`] | the caller | unwind tables are read, some milliseconds |
+//! | the first symbols of a binary | the caller | up to seconds and tens of MB |
+//!
+//! # What it cannot do
+//!
+//! - Capture threads elsewhere than on Linux with glibc on x86_64 and aarch64. There every capture
+//!   ends with [`CaptureError::Unavailable`], and [`capability`] says why. On aarch64 waiting
+//!   threads are sent the signal, too.
+//! - Ask a thread that blocks `SIGURG`, or any thread where a later handler of `SIGURG` does not
+//!   call the earlier one. [`degradation`] reports both once they were observed. A handler that was
+//!   installed *before* is called for every signal.
+//! - Read a stack that is not the thread's own, such as a coroutine's: [`CaptureError::Elsewhere`].
+//! - Unwind code without call frame information, such as that of a JIT compiler. The stack ends
+//!   there and is not complete.
+//! - Follow a thread id beyond the end of its thread. The kernel may give the id to a new thread
+//!   later. The handler copies from a thread only while its stack pointer lies within the
+//!   [`StackBounds`] of the [`Target`], so a target should be dropped when its thread ends.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `capture` (default) | stacks; without it the crate needs only `libc` and reads `/proc` |
+//! | `serde` | `serde::Serialize` for [`Stack`] and [`Frame`] |
+
+mod address;
+mod capability;
+#[cfg(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod capture;
+#[cfg(not(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+#[path = "capture_off.rs"]
+mod capture;
+mod error;
+mod frame;
+pub mod paths;
+pub mod procfs;
+mod stack;
+mod thread;
+
+pub use address::Address;
+pub use capability::Capability;
+#[doc(hidden)]
+pub use capture::hold_unwind_tables;
+pub use capture::{Capturer, RawStack, Symbolizer, capability, degradation, is_preloaded, preload};
+pub use error::CaptureError;
+pub use frame::Frame;
+pub use stack::Stack;
+pub use thread::{StackBounds, Target, Tid};
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,14 @@
+use std::ops::Range;
+use std::time::Duration;
+
+pub(super) fn thread_id() -> Option<i32> {
+    None
+}
+
+pub(super) fn cpu_time(_tid: i32) -> Option<Duration> {
+    None
+}
+
+pub(super) fn own_stack() -> Option<Range<usize>> {
+    None
+}
