@@ -48,7 +48,6 @@ mod properties;
 #[cfg(all(test, not(pollwatch_loom)))]
 mod random;
 mod report;
-mod shared;
 mod sync;
 mod sys;
 #[cfg(feature = "testing")]
@@ -60,11 +59,11 @@ pub use error::Error;
 pub use measure::allow::allow_blocking;
 pub use measure::future::Watched;
 pub use measure::hooks::Hooks;
-pub use measure::site::Site;
 #[cfg(feature = "spans")]
 pub use measure::spans::layer::SpanLayer;
 pub use model::cause::{Cause, Certainty, Syscall};
 pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
+pub use model::site::Site;
 pub use model::snapshot;
 pub use model::snapshot::Snapshot;
 pub use model::stack::{Frame, Stack};

@@ -1,4 +1,8 @@
-//! What several rooms need: locks that outlive a panic, calls into user code that cannot unwind into ours, short paths.
+//! Helpers of several layers: locks that outlive a panic, calls into user code that cannot unwind into pollwatch, rate limits,
+//! short paths.
+
+pub(crate) mod backoff;
+pub(crate) mod token_bucket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -8,19 +8,19 @@ use prometheus::proto::MetricFamily;
 use super::families::families;
 use super::table::{self, PREFIX};
 use crate::model::snapshot::Snapshot;
-use crate::shared::Shared;
+use crate::watchdog::WatchdogState;
 
 /// All metrics of a watchdog, for a [`prometheus::Registry`]; from [`Watchdog::collector`](crate::Watchdog::collector).
 ///
 /// Collects on the thread that gathers: some milliseconds with 1,000 sites, without touching the workers.
 #[derive(Clone)]
 pub struct Collector {
-    shared: Arc<Shared>,
+    shared: Arc<WatchdogState>,
     descs: Vec<Desc>,
 }
 
 impl Collector {
-    pub(crate) fn new(shared: Arc<Shared>) -> Collector {
+    pub(crate) fn new(shared: Arc<WatchdogState>) -> Collector {
         let desc = |def: table::Def| {
             let labels = def.labels.iter().map(|&label| label.into()).collect();
             Desc::new(format!("{PREFIX}{}", def.name), def.help.into(), labels, Default::default()).ok()

@@ -12,10 +12,10 @@ use crate::model::coverage::StackCoverage;
 use crate::model::snapshot::{
     BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, Snapshot,
 };
-use crate::shared::Shared;
+use crate::watchdog::WatchdogState;
 
 /// `/metrics`.
-pub(crate) fn text(shared: &Shared) -> String {
+pub(crate) fn text(shared: &WatchdogState) -> String {
     // Encoding fails on a family without metrics only, and those are left out.
     TextEncoder::new().encode_to_string(&families(&Snapshot::take(shared))).unwrap_or_default()
 }

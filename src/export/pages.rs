@@ -15,8 +15,8 @@ use super::kept::Kept;
 use super::page::{HTML as LIVE_PAGE, POLICY};
 use super::profile::{self, entries, flamegraph, folded, pprof, speedscope};
 use super::{families, health, live};
-use crate::shared::Shared;
 use crate::util::lock;
+use crate::watchdog::WatchdogState;
 
 /// The pages but for `/`, which is the same as `/live.html`: a router of the user's has a page of its own there.
 #[cfg(feature = "axum")]
@@ -52,13 +52,13 @@ const PROFILE_KEPT: Duration = Duration::from_secs(1);
 
 /// What answers.
 pub(crate) struct Pages {
-    shared: Arc<Shared>,
+    shared: Arc<WatchdogState>,
     live: Kept,
     profile: Kept,
 }
 
 impl Pages {
-    pub(crate) fn of(shared: Arc<Shared>) -> Pages {
+    pub(crate) fn of(shared: Arc<WatchdogState>) -> Pages {
         Pages { shared, live: Kept::for_time(LIVE_KEPT), profile: Kept::for_time(PROFILE_KEPT) }
     }
 }
@@ -93,16 +93,16 @@ pub(crate) fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Fu
     }
 }
 
-fn stalls(shared: &Shared) -> Response<Full<Bytes>> {
-    let recent = lock(&shared.book).recent();
+fn stalls(shared: &WatchdogState) -> Response<Full<Bytes>> {
+    let recent = lock(&shared.stalls).recent();
     fallible(JSON, serde_json::to_string(&recent))
 }
 
-fn profile(shared: &Shared) -> Vec<profile::Entry> {
+fn profile(shared: &WatchdogState) -> Vec<profile::Entry> {
     lock(&shared.profile).entries()
 }
 
-fn pprof(shared: &Shared) -> Response<Full<Bytes>> {
+fn pprof(shared: &WatchdogState) -> Response<Full<Bytes>> {
     let lasted = shared.started.elapsed();
     let begun = SystemTime::now().checked_sub(lasted).unwrap_or(SystemTime::UNIX_EPOCH);
     let origin = pprof::Origin { program: profile::program(), begun, lasted };

@@ -8,9 +8,9 @@ use axum::http::{Method, Response, StatusCode};
 use axum::routing::any;
 
 use super::pages::{self, Pages};
-use crate::shared::Shared;
+use crate::watchdog::WatchdogState;
 
-pub(crate) fn router(shared: &Arc<Shared>) -> Router {
+pub(crate) fn router(shared: &Arc<WatchdogState>) -> Router {
     let pages = Arc::new(Pages::of(shared.clone()));
     pages::PATHS.into_iter().fold(Router::new(), |router, path| {
         let pages = pages.clone();

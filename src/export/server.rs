@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::pages::{self, Pages};
 use crate::error::Error;
-use crate::shared::Shared;
+use crate::watchdog::WatchdogState;
 use crate::watchdog::Worker;
 
 /// A request's head must be there in this time, from the connection's begin or the last response on.
@@ -41,7 +41,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Binds on the calling thread, serves on another.
-    pub(crate) fn start(addr: SocketAddr, shared: Arc<Shared>) -> Result<(Server, Worker), Error> {
+    pub(crate) fn start(addr: SocketAddr, shared: Arc<WatchdogState>) -> Result<(Server, Worker), Error> {
         let bind = || {
             let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             // As the standard library does it: an address that was just in use can be used at once.

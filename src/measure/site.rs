@@ -1,58 +1,13 @@
 //! Sites: where tasks are spawned and futures are wrapped, interned by content and bounded in number.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::panic::Location;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::util::{lock, portable_path};
-
-/// A place in the code: where a task was spawned, or a future was wrapped. Displays as `file:line:column` (the file below its
-/// crate or registry, without the folders of the machine that built it), or as `other`
-/// for the places beyond [`max_sites`](crate::WatchdogBuilder::max_sites).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Site(Option<&'static Location<'static>>);
-
-impl Site {
-    /// The place itself, `None` for `other`.
-    pub fn location(&self) -> Option<&'static Location<'static>> {
-        self.0
-    }
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(at) => write!(f, "{}:{}:{}", portable_path(at.file()), at.line(), at.column()),
-            None => f.write_str("other"),
-        }
-    }
-}
-
-impl fmt::Debug for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Site({self})")
-    }
-}
-
-#[cfg(feature = "serde")]
-impl serde::Serialize for Site {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// An interned site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SiteId(pub(crate) u32);
-
-impl SiteId {
-    /// What did not fit.
-    pub(crate) const OTHER: SiteId = SiteId(0);
-    /// A task of pollwatch's own, which is in no count.
-    pub(crate) const OWN: SiteId = SiteId(u32::MAX);
-}
+pub(crate) use crate::model::id::SiteId;
+use crate::model::site::Site;
+use crate::util::lock;
 
 #[derive(Default)]
 struct Table {
@@ -100,7 +55,7 @@ impl Sites {
 
     pub(crate) fn get(&self, id: SiteId) -> Site {
         let index = (id.0 as usize).wrapping_sub(1);
-        Site(lock(&self.table).sites.get(index).copied())
+        Site::new(lock(&self.table).sites.get(index).copied())
     }
 
     /// How many times a thread met a place that did not fit (once a thread and place, not once a poll).

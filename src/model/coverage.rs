@@ -2,12 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use crate::detect::capture;
-use crate::measure::hooks;
-use crate::measure::runtime::Runtime;
-use crate::shared::Shared;
 
 /// What a watchdog can see, and what it cannot; from [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` tells it in
 /// a few lines.
@@ -60,23 +54,7 @@ pub enum StackCoverage {
 }
 
 impl StackCoverage {
-    pub(crate) fn of(wanted: bool) -> StackCoverage {
-        match wanted {
-            _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
-            false => StackCoverage::SwitchedOff,
-            true => capture::coverage(),
-        }
-    }
-
-    /// As it was at the start, and what was found out since.
-    pub(crate) fn now(self) -> StackCoverage {
-        match self {
-            StackCoverage::Taken => capture::hindered().unwrap_or(self),
-            _ => self,
-        }
-    }
-
-    /// Which stalls are told without, though nobody wanted that, and why.
+    /// Returns which stalls have no stack although the user wanted one, and why.
     pub(crate) fn lacking(self) -> Option<(&'static str, &'static str)> {
         match self {
             StackCoverage::Unavailable(why) => Some(("stalls", why)),
@@ -114,17 +92,6 @@ pub struct RuntimeCoverage {
     pub workers: bool,
 }
 
-impl RuntimeCoverage {
-    pub(crate) fn of(runtime: &Runtime) -> RuntimeCoverage {
-        RuntimeCoverage {
-            name: runtime.name.clone(),
-            alive: runtime.is_live(),
-            every_task: runtime.is_hooked(),
-            workers: runtime.pool().is_some(),
-        }
-    }
-}
-
 impl fmt::Display for RuntimeCoverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match (self.alive, self.every_task, self.workers) {
@@ -136,27 +103,6 @@ impl fmt::Display for RuntimeCoverage {
             (true, false, false) => "watched futures only",
         };
         write!(f, "runtime {:?}: {what}", self.name)
-    }
-}
-
-impl Coverage {
-    pub(crate) fn of(shared: &Shared) -> Coverage {
-        let meter = &shared.meter;
-        let runtimes = meter.runtimes.all().into_iter().filter(|r| r.id != crate::measure::runtime::OTHER);
-        Coverage {
-            hooks: hooks::INSTALLED,
-            watching: shared.watching.load(Ordering::Relaxed),
-            watchdog_panics: shared.watchdog_panics.load(Ordering::Relaxed),
-            exact_wakeup: meter.wake.is_exact(),
-            clock: meter.clock.name(),
-            sampled_timing: meter.sampled,
-            stacks: shared.stacks.now(),
-            runtimes: runtimes.map(|r| RuntimeCoverage::of(&r)).collect(),
-            unnamed_runtimes: meter.runtimes.unnamed(),
-            measured_threads: meter.threads().len(),
-            unmeasured_threads: meter.refused_threads(),
-            lost_polls: meter.lost_polls(),
-        }
     }
 }
 

@@ -1,9 +1,13 @@
-//! Plain data that every layer speaks: causes, stalls, stacks, snapshots, coverage.
+//! Plain data that every layer speaks: identifiers, units, causes, stalls, events, stacks, snapshots, coverage.
 //!
 //! Every other layer may import this module; it imports none of them.
 
 pub(crate) mod cause;
 pub(crate) mod coverage;
+pub(crate) mod event;
+pub(crate) mod id;
+pub(crate) mod site;
 pub mod snapshot;
 pub(crate) mod stack;
 pub(crate) mod stall;
+pub(crate) mod time;

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::detect::live;
 use crate::detect::outcome::Outcome;
 use crate::measure::histogram::{BOUNDS, HistogramTotals};
 use crate::measure::route::tally;
 use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::runtime_stats::StatsTotals;
-use crate::measure::site::{Site, SiteId};
+use crate::measure::site::SiteId;
 use crate::measure::tally::{Event, Sum, Totals};
 use crate::model::cause::Cause;
 use crate::model::coverage::Coverage;
-use crate::report::sums::{Amount, Sums};
-use crate::shared::Shared;
+use crate::model::site::Site;
+use crate::report::totals::{CountAndTime, StallTotals};
+use crate::watchdog::WatchdogState;
 
 /// All metrics of one moment; from [`Watchdog::snapshot`](crate::Watchdog::snapshot). The exact meaning of each is that of the
 /// Prometheus metric of the same name.
@@ -239,10 +239,10 @@ pub struct AllowedSnapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn take(shared: &Shared) -> Snapshot {
+    pub(crate) fn take(shared: &WatchdogState) -> Snapshot {
         let meter = &shared.meter;
         let mut sum = meter.sum();
-        let stalls = shared.sums();
+        let stalls = shared.totals();
         let runtimes = meter.runtimes.all();
         let names: Vec<Arc<str>> = runtimes.iter().map(|r| r.name.clone()).collect();
         let sites = sites(shared, &sum.cells, &stalls, &names);
@@ -258,14 +258,11 @@ impl Snapshot {
                 .collect(),
             watchdog: WatchdogSnapshot {
                 threshold: Duration::from_nanos(meter.threshold),
-                coverage: Coverage::of(shared),
-                reports_suppressed: shared.suppressed.load(Ordering::Relaxed),
-                reports_lost: shared.untold.load(Ordering::Relaxed) + meter.panics.lost(),
+                coverage: shared.coverage(),
+                reports_suppressed: shared.report_counters.suppressed.load(Ordering::Relaxed),
+                reports_lost: shared.report_counters.lost.load(Ordering::Relaxed) + meter.panics.lost(),
                 captures: Outcome::ALL
-                    .map(|outcome| CaptureSnapshot {
-                        result: outcome.as_str(),
-                        count: shared.captures[outcome as usize].load(Ordering::Relaxed),
-                    })
+                    .map(|outcome| CaptureSnapshot { result: outcome.as_str(), count: shared.status.captures(outcome) })
                     .into(),
                 allowed_blocking: meter
                     .allowed()
@@ -274,19 +271,19 @@ impl Snapshot {
                     .collect(),
                 sites_overflowed: meter.sites.overflowed(),
                 routes_overflowed: meter.routes.overflowed(),
-                oversleeps: shared.oversleeps.load(Ordering::Relaxed),
-                wakeups: shared.wakeups.load(Ordering::Relaxed),
-                callback_panics: shared.callback_panics.load(Ordering::Relaxed)
+                oversleeps: shared.status.oversleeps.load(Ordering::Relaxed),
+                wakeups: shared.status.wakeups.load(Ordering::Relaxed),
+                callback_panics: shared.report_counters.callback_panics.load(Ordering::Relaxed)
                     + meter.hook_panics.load(Ordering::Relaxed),
             },
         }
     }
 }
 
-fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> RuntimeSnapshot {
+fn runtime(shared: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &StallTotals) -> RuntimeSnapshot {
     let cells = || sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
     let (busy, polls_total) = (cells().map(|t| t.busy).sum(), cells().map(|t| t.polls).sum());
-    let blocked = live::blocked(shared, runtime);
+    let blocked = shared.blocked_workers(runtime);
     let mut delay = HistogramTotals::default();
     runtime.delay.add_to(&mut delay);
     RuntimeSnapshot {
@@ -300,15 +297,15 @@ fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> 
             .collect(),
         suspected: amount(stalls.suspected.get(&runtime.id)),
         blocked_workers: blocked.len(),
-        oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
+        oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.elapsed.0).max().unwrap_or(0)),
         stats: runtime.stats(),
     }
 }
 
 fn sites(
-    shared: &Shared,
+    shared: &WatchdogState,
     cells: &HashMap<(u16, SiteId), Totals>,
-    stalls: &Sums,
+    stalls: &StallTotals,
     names: &[Arc<str>],
 ) -> Vec<SiteSnapshot> {
     let mut keys: Vec<_> = cells.keys().copied().collect();
@@ -333,7 +330,7 @@ fn sites(
     keys.into_iter().filter_map(snapshot).collect()
 }
 
-fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
+fn routes(shared: &WatchdogState, stalls: &StallTotals) -> Vec<RouteSnapshot> {
     let mut totals = shared.meter.sum_of_routes();
     // Its very first poll may still block.
     for route in stalls.routes.keys() {
@@ -373,7 +370,7 @@ fn buckets(bounds: &[u64], counts: impl IntoIterator<Item = u64>) -> Vec<BucketS
     bounds.zip(counts).map(|(bound, count)| BucketSnapshot { bound, count }).collect()
 }
 
-fn amount(amount: Option<&Amount>) -> StallSnapshot {
+fn amount(amount: Option<&CountAndTime>) -> StallSnapshot {
     let amount = amount.copied().unwrap_or_default();
     StallSnapshot { count: amount.count, time: Duration::from_nanos(amount.nanos) }
 }

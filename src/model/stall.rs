@@ -4,10 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::cause::{Cause, Certainty, Syscall};
+use super::site::Site;
 use super::stack::Stack;
-use crate::Site;
-use crate::model::cause::{Cause, Certainty, Syscall};
-use crate::report::reason;
 
 /// Whether a stall goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,12 +97,6 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// Reason and advice for what is known now.
-    pub(crate) fn explain(&mut self) {
-        let reason = reason::reason(self.cause, self.syscall.as_ref(), self.stack.as_ref());
-        (self.reason, self.advice) = (reason.what, reason.advice);
-    }
-
     fn fmt_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let syscall = match (self.cause, &self.syscall) {
             (Cause::Unknown, _) => return Ok(()),

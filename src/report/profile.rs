@@ -1,10 +1,10 @@
-//! What stalls add up to: blocked time by site, cause and stack. Bounded; written by the teller, read by whoever asks.
+//! The profile of blocked time: by site, cause and stack. Bounded. Written by the dispatcher, read by any thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sums::Amount;
+use super::totals::CountAndTime;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::stall::{Phase, Stall};
 
@@ -37,12 +37,12 @@ pub(crate) struct Function {
 
 /// Of the tasks that a route's handlers spawned.
 #[cfg_attr(not(feature = "server"), allow(dead_code))]
-pub(crate) type UnderRoute = Amount;
+pub(crate) type UnderRoute = CountAndTime;
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Profile {
-    entries: HashMap<Key, Amount>,
+    entries: HashMap<Key, CountAndTime>,
 }
 
 impl Profile {
@@ -79,7 +79,7 @@ impl Profile {
 
     /// All of it, most blocked time first.
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
-    pub(crate) fn entries(&self) -> Vec<(Key, Amount)> {
+    pub(crate) fn entries(&self) -> Vec<(Key, CountAndTime)> {
         let mut entries: Vec<_> = self.entries.iter().map(|(key, amount)| (key.clone(), *amount)).collect();
         entries.sort_by(|(a, left), (b, right)| {
             let names = |key: &Key| key.stack.iter().map(|f| f.name.clone()).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 
 use crate::model::cause::{Cause, Purpose, Syscall};
 use crate::model::stack::{Frame, Stack};
+use crate::model::stall::Stall;
 
 /// What is said of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,12 @@ const DNS: Reason =
 
 const BLOCK_ON: &[&str] =
     &["futures_executor::", "futures_lite::future::block_on", "pollster::", "tokio::runtime::park::", "::block_on"];
+
+/// Sets reason and advice of a stall from all that is known of it now.
+pub(crate) fn explain(stall: &mut Stall) {
+    let reason = reason(stall.cause, stall.syscall.as_ref(), stall.stack.as_ref());
+    (stall.reason, stall.advice) = (reason.what, reason.advice);
+}
 
 /// How many functions near the leaf are looked at.
 const NEAR: usize = 24;

@@ -1,67 +1,32 @@
-//! Settings.
+//! The builder of a watchdog.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Watchdog;
+use super::config::Config;
+use super::state::WatchdogState;
 use super::threads::Threads;
 use crate::error::Error;
-use crate::measure::meter::{Meter, Settings};
 use crate::measure::route::Routes;
-use crate::model::coverage::StackCoverage;
 use crate::model::stall::Stall;
-use crate::report::book::Book;
-use crate::shared::{OnStall, Shared};
+use crate::report::dispatch::OnStall;
+use crate::report::log;
 
-/// Sets a [`Watchdog`] up.
+/// Sets up a [`Watchdog`].
 #[must_use = "a builder does nothing until `start`"]
+#[derive(Default)]
 pub struct WatchdogBuilder {
-    threshold: Duration,
-    max_sites: usize,
-    max_routes: usize,
-    route_histograms: bool,
-    sampled_timing: bool,
-    log: bool,
-    capture: bool,
-    warn_above_alive_tasks: u64,
-    unhealthy_after: Duration,
+    config: Config,
     on_stall: Option<OnStall>,
     #[cfg(feature = "server")]
     listen: Option<std::net::SocketAddr>,
 }
 
-impl Default for WatchdogBuilder {
-    fn default() -> Self {
-        WatchdogBuilder {
-            threshold: Self::DEFAULT_THRESHOLD,
-            max_sites: Self::DEFAULT_MAX_SITES,
-            max_routes: Self::DEFAULT_MAX_ROUTES,
-            route_histograms: false,
-            sampled_timing: false,
-            log: true,
-            capture: true,
-            warn_above_alive_tasks: Self::DEFAULT_ALIVE_TASKS_LIMIT,
-            unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
-            on_stall: None,
-            #[cfg(feature = "server")]
-            listen: None,
-        }
-    }
-}
-
 impl std::fmt::Debug for WatchdogBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("WatchdogBuilder");
-        debug
-            .field("threshold", &self.threshold)
-            .field("max_sites", &self.max_sites)
-            .field("max_routes", &self.max_routes)
-            .field("sampled_timing", &self.sampled_timing)
-            .field("log", &self.log)
-            .field("capture", &self.capture)
-            .field("warn_above_alive_tasks", &self.warn_above_alive_tasks);
-        debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
+        debug.field("config", &self.config).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
         debug.finish()
@@ -81,6 +46,12 @@ impl WatchdogBuilder {
     pub const DEFAULT_MAX_ROUTES: usize = 500;
     /// The most that [`max_routes`](Self::max_routes) takes.
     pub const MAX_ROUTES: usize = Routes::MAX;
+    /// No histogram of each route.
+    pub const DEFAULT_ROUTE_HISTOGRAMS: bool = false;
+    /// Stalls are logged.
+    pub const DEFAULT_LOG: bool = true;
+    /// Stacks are captured.
+    pub const DEFAULT_CAPTURE_STACKS: bool = true;
     /// 10,000 tasks.
     pub const DEFAULT_ALIVE_TASKS_LIMIT: u64 = 10_000;
     /// 5 seconds.
@@ -90,7 +61,7 @@ impl WatchdogBuilder {
     ///
     /// Costs nothing a poll; the busy watchdog wakes up to four times a threshold.
     pub fn threshold(mut self, threshold: Duration) -> Self {
-        self.threshold = threshold;
+        self.config.threshold = threshold;
         self
     }
 
@@ -99,7 +70,7 @@ impl WatchdogBuilder {
     ///
     /// Costs up to 128 bytes a place, runtime and thread, as they are met, and up to five series a place and runtime in `/metrics`.
     pub fn max_sites(mut self, max: usize) -> Self {
-        self.max_sites = max;
+        self.config.max_sites = max;
         self
     }
 
@@ -112,7 +83,7 @@ impl WatchdogBuilder {
     ///
     /// Costs some 700 bytes a route and thread, as they are met, and six series and more a route in `/metrics`.
     pub fn max_routes(mut self, max: usize) -> Self {
-        self.max_routes = max;
+        self.config.max_routes = max;
         self
     }
 
@@ -121,7 +92,7 @@ impl WatchdogBuilder {
     /// These are durations of polls (how long a request kept its worker from all else), not the latency of requests, which is a
     /// matter for a metrics layer.
     pub fn route_histograms(mut self, keep: bool) -> Self {
-        self.route_histograms = keep;
+        self.config.route_histograms = keep;
         self
     }
 
@@ -142,7 +113,7 @@ impl WatchdogBuilder {
     /// Numbers of polls, tasks and requests are exact. [`Coverage::sampled_timing`](crate::Coverage::sampled_timing) and
     /// `pollwatch_coverage{source="sampled_timing"}` show that it is on.
     pub fn sampled_timing(mut self, sampled: bool) -> Self {
-        self.sampled_timing = sampled;
+        self.config.sampled_timing = sampled;
         self
     }
 
@@ -152,7 +123,7 @@ impl WatchdogBuilder {
     /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not. So it is with
     /// its panics.
     pub fn log(mut self, log: bool) -> Self {
-        self.log = log;
+        self.config.log = log;
         self
     }
 
@@ -163,7 +134,7 @@ impl WatchdogBuilder {
     /// Looked at about once a second while anything is polled. That reads one number a runtime; the places are gone through only
     /// while a runtime has more tasks than this in all, or one of them is over it. The watchdog thread does it, not a worker.
     pub fn warn_above_alive_tasks(mut self, limit: u64) -> Self {
-        self.warn_above_alive_tasks = limit;
+        self.config.warn_above_alive_tasks = limit;
         self
     }
 
@@ -173,7 +144,7 @@ impl WatchdogBuilder {
     /// microsecond) and passes on what is not for it. A system call that begins just then may return `EINTR`, or fewer bytes. The unwind
     /// tables of what is loaded are kept in memory, symbols only while stalls are told.
     pub fn capture_stacks(mut self, capture: bool) -> Self {
-        self.capture = capture;
+        self.config.capture_stacks = capture;
         self
     }
 
@@ -191,7 +162,7 @@ impl WatchdogBuilder {
     /// How long all workers of a runtime may be blocked at once before `/healthz` answers 503.
     /// [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER) unless told.
     pub fn unhealthy_after(mut self, limit: Duration) -> Self {
-        self.unhealthy_after = limit;
+        self.config.unhealthy_after = limit;
         self
     }
 
@@ -230,76 +201,25 @@ impl WatchdogBuilder {
     /// A setting out of its range ([`Error::is_invalid`]), an address that cannot be bound ([`Error::is_listen`]), or a thread
     /// that cannot be started.
     pub fn start(self) -> Result<Watchdog, Error> {
-        if !Self::THRESHOLDS.contains(&self.threshold) {
-            return Err(Error::invalid(format!(
-                "the threshold must be from 100 µs to 1 hour, not {:?}; 10 ms suits a service",
-                self.threshold
-            )));
-        }
-        if !(1..=Self::MAX_SITES).contains(&self.max_sites) {
-            return Err(Error::invalid(format!(
-                "max_sites must be from 1 to {}, not {}",
-                Self::MAX_SITES,
-                self.max_sites
-            )));
-        }
-        if !(1..=Self::MAX_ROUTES).contains(&self.max_routes) {
-            return Err(Error::invalid(format!(
-                "max_routes must be from 1 to {}, not {}",
-                Self::MAX_ROUTES,
-                self.max_routes
-            )));
-        }
-        if self.warn_above_alive_tasks == 0 {
-            return Err(Error::invalid("warn_above_alive_tasks must be at least 1; u64::MAX switches it off"));
-        }
-        let shared = Arc::new(Shared {
-            meter: Meter::new(Settings {
-                threshold: self.threshold.as_nanos() as u64,
-                max_sites: self.max_sites,
-                max_routes: self.max_routes,
-                route_histograms: self.route_histograms,
-                sampled: self.sampled_timing,
-            }),
-            book: Mutex::new(Book::default()),
-            #[cfg(feature = "server")]
-            profile: Mutex::default(),
-            #[cfg(feature = "server")]
-            started: std::time::Instant::now(),
-            on_stall: self.on_stall,
-            log: self.log,
-            warn_above_alive_tasks: self.warn_above_alive_tasks,
-            capture: self.capture,
-            stacks: StackCoverage::of(self.capture),
-            captures: Default::default(),
-            untold: AtomicU64::new(0),
-            stopping: AtomicBool::new(false),
-            watching: AtomicBool::new(true),
-            watchdog_panics: AtomicU64::new(0),
-            #[cfg(test)]
-            broken_turns: AtomicU64::new(0),
-            suppressed: AtomicU64::new(0),
-            callback_panics: AtomicU64::new(0),
-            oversleeps: AtomicU64::new(0),
-            wakeups: AtomicU64::new(0),
-            unhealthy_after: self.unhealthy_after,
-        });
-        let threads = Threads::start(&shared)?;
+        let WatchdogBuilder { config, on_stall, .. } = self;
+        config.validate()?;
+        let state = Arc::new(WatchdogState::new(config));
+        let threads = Threads::start(&state, on_stall)?;
         #[cfg(feature = "server")]
         if let Some(addr) = self.listen {
             threads.serve(addr)?;
         }
-        if self.log
-            && let Some((which, why)) = shared.stacks.lacking()
-        {
-            crate::report::log::cannot(&format!("{which} are told without stacks: {why}"));
+        if state.config.log {
+            if let Some((which, why)) = state.stacks.lacking() {
+                log::degraded(&format!("{which} are reported without stacks: {why}"));
+            }
+            if !state.meter.wake.is_exact() {
+                log::degraded(
+                    "this kernel has no membarrier system call: an idle watchdog wakes up ten times a second, and may find \
+                     the first stall after an idle time up to 100 ms late",
+                );
+            }
         }
-        if self.log && !shared.meter.wake.is_exact() {
-            crate::report::log::cannot(
-                "no membarrier system call here: the watchdog looks ten times a second when all is idle, and may find the \
-                 first stall after an idle time up to 100 ms late",
-            );
-        }
-        Ok(Watchdog { shared, threads: Arc::new(threads) })
+        Ok(Watchdog { state, threads: Arc::new(threads) })
     }
 }

@@ -1,7 +1,10 @@
 //! The handle that users hold.
 
 mod builder;
+mod config;
+mod coverage;
 mod runtimes;
+mod state;
 mod threads;
 
 use std::net::SocketAddr;
@@ -14,10 +17,10 @@ use crate::measure::task::Task;
 use crate::model::coverage::Coverage;
 use crate::model::snapshot::Snapshot;
 use crate::model::stall::Stall;
-use crate::shared::Shared;
 use crate::util::lock;
 
 pub use builder::WatchdogBuilder;
+pub(crate) use state::WatchdogState;
 use threads::Threads;
 #[cfg(feature = "server")]
 pub(crate) use threads::Worker;
@@ -30,7 +33,7 @@ pub(crate) use threads::Worker;
 /// It may be dropped before or after the runtimes that it watches, in any order.
 #[derive(Clone)]
 pub struct Watchdog {
-    shared: Arc<Shared>,
+    state: Arc<WatchdogState>,
     threads: Arc<Threads>,
 }
 
@@ -56,7 +59,7 @@ impl Watchdog {
     /// The site is the caller's.
     #[track_caller]
     pub fn watch<F: Future>(&self, future: F) -> Watched<F> {
-        Watched::new(&self.shared.meter, future)
+        Watched::new(&self.state.meter, future)
     }
 
     /// Spawns a task on the current runtime, its polls watched and its outcome (completed, cancelled, panicked) counted.
@@ -73,7 +76,7 @@ impl Watchdog {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(Task::new(Watched::task(&self.shared.meter, future)))
+        tokio::spawn(Task::new(Watched::task(&self.state.meter, future)))
     }
 
     /// A layer for your `tracing` subscriber: the spans that a stall happens in, with their fields, are told with it.
@@ -81,22 +84,22 @@ impl Watchdog {
     /// It holds no handle. [`SpanLayer`](crate::SpanLayer) tells how it is installed, what it sees and what it costs.
     #[cfg(feature = "spans")]
     pub fn span_layer(&self) -> crate::SpanLayer {
-        crate::SpanLayer::new(&self.shared.meter)
+        crate::SpanLayer::new(&self.state.meter)
     }
 
     /// The recent stalls, at most 256, most recent last; each once, in its last state.
     pub fn stalls(&self) -> Vec<Stall> {
-        lock(&self.shared.book).recent()
+        lock(&self.state.stalls).recent()
     }
 
     /// All metrics as plain data, of this moment. Some milliseconds with 1,000 sites; not for the poll path.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::take(&self.shared)
+        Snapshot::take(&self.state)
     }
 
     /// What this watchdog can see.
     pub fn coverage(&self) -> Coverage {
-        Coverage::of(&self.shared)
+        self.state.coverage()
     }
 
     /// The server's address, where there is a server: with port 0 in [`WatchdogBuilder::listen`], the one that the system chose.
@@ -124,7 +127,7 @@ impl Watchdog {
     #[cfg(feature = "tower")]
     #[track_caller]
     pub fn layer(&self) -> crate::layer::WatchLayer {
-        crate::layer::WatchLayer::new(&self.shared.meter)
+        crate::layer::WatchLayer::new(&self.state.meter)
     }
 
     /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live page at `/live.html` (`/` is yours)
@@ -151,19 +154,19 @@ impl Watchdog {
     /// ```
     #[cfg(all(feature = "axum", feature = "server"))]
     pub fn router(&self) -> axum::Router {
-        crate::export::router::router(&self.shared)
+        crate::export::router::router(&self.state)
     }
 
     /// All metrics in Prometheus' text format 0.0.4, as `/metrics` gives them.
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {
-        crate::export::families::text(&self.shared)
+        crate::export::families::text(&self.state)
     }
 
     /// A collector for your own [`prometheus::Registry`]. It holds no handle: after the watchdog has stopped, polls
     /// are still counted, and no further stall is.
     #[cfg(feature = "prometheus")]
     pub fn collector(&self) -> crate::export::collector::Collector {
-        crate::export::collector::Collector::new(self.shared.clone())
+        crate::export::collector::Collector::new(self.state.clone())
     }
 }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
 
-use super::Watchdog;
+use super::{Watchdog, coverage};
 use crate::error::Error;
 use crate::measure::callbacks::{self, Installed};
 use crate::measure::hooks::{self, Hooks};
 use crate::measure::pool::Pool;
 use crate::measure::runtime::Runtime as Entry;
-use crate::model::coverage::RuntimeCoverage;
 use crate::report::log;
 
 impl Watchdog {
@@ -106,7 +105,7 @@ impl Watchdog {
         workers: bool,
         build: impl FnOnce(&mut Builder) -> io::Result<R>,
     ) -> io::Result<Built<R>> {
-        let meter = &self.shared.meter;
+        let meter = &self.state.meter;
         let entry = meter.runtimes.reserve(name, meter.id)?;
         let mut reserved = Reserved(entry.clone());
         let looked_at = workers && entry.is_some();
@@ -115,8 +114,8 @@ impl Watchdog {
         match &entry {
             Some(entry) => hooks::install(lent.builder, entry, user),
             None => {
-                if meter.runtimes.count_unnamed() && self.shared.log {
-                    log::cannot(&format!(
+                if meter.runtimes.count_unnamed() && self.state.config.log {
+                    log::degraded(&format!(
                         "the runtime {name:?} is not watched: one watchdog tells 63 names apart, and they are taken; name \
                          runtimes for what they are for, or build them with another watchdog"
                     ));
@@ -132,8 +131,8 @@ impl Watchdog {
     }
 
     fn tell_coverage(&self, entry: &Entry) {
-        if self.shared.log {
-            log::watching(&RuntimeCoverage::of(entry));
+        if self.state.config.log {
+            log::watching(&coverage::of_runtime(entry));
         }
     }
 
@@ -146,12 +145,12 @@ impl Watchdog {
     /// An empty name, that of a runtime that is still watched, a runtime that is watched already, one that is shut down, or a 64th
     /// name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
-        let runtimes = &self.shared.meter.runtimes;
+        let runtimes = &self.state.meter.runtimes;
         let one_at_a_time = runtimes.adopting();
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
-        let Some(entry) = runtimes.reserve(name, self.shared.meter.id)? else {
+        let Some(entry) = runtimes.reserve(name, self.state.meter.id)? else {
             return Err(Error::invalid("one watchdog tells 63 names of runtimes apart, and they are taken"));
         };
         entry.go_live(handle, false, None);

@@ -1,18 +1,19 @@
 //! The threads of a watchdog, and how they end.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::detect::watcher::Watcher;
+use super::config::Config;
+use super::state::WatchdogState;
+use crate::detect::watcher::{Watcher, WatcherSettings};
 use crate::error::Error;
 #[cfg(feature = "server")]
 use crate::export::server::Server;
-use crate::report::teller::{self, Teller};
-use crate::shared::Shared;
+use crate::report::dispatch::{self, Dispatcher, OnStall, ReportSettings};
+use crate::report::recorder::Recorder;
 use crate::util::lock;
 
 /// How long `stop` waits for the threads.
@@ -57,7 +58,7 @@ impl Worker {
 
 /// Owned by the handles; the last one dropped stops all.
 pub(crate) struct Threads {
-    shared: Arc<Shared>,
+    state: Arc<WatchdogState>,
     running: Mutex<Vec<Worker>>,
     #[cfg(feature = "server")]
     server: Mutex<Option<Server>>,
@@ -65,17 +66,34 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    pub(crate) fn start(shared: &Arc<Shared>) -> Result<Threads, Error> {
-        let (send, queue) = mpsc::sync_channel(teller::QUEUE);
-        let (for_teller, for_watcher) = (shared.clone(), shared.clone());
-        // Ends when the watcher, which holds the other end of the queue, does.
-        let teller = Worker::start("pollwatch-tell", move || Teller::new(for_teller).run(queue))?;
-        let watcher = Worker::start("pollwatch", move || Watcher::new(for_watcher, send).run())?;
-        // Named before any poll could want to wake it.
-        shared.meter.wake.set_thread(watcher.handle.thread().clone());
+    pub(crate) fn start(state: &Arc<WatchdogState>, on_stall: Option<OnStall>) -> Result<Threads, Error> {
+        let Config { log, capture_stacks, warn_above_alive_tasks, .. } = state.config;
+        let (send, queue) = mpsc::sync_channel(dispatch::QUEUE);
+        let (stalls, counters) = (state.stalls.clone(), state.report_counters.clone());
+        let dispatcher = Dispatcher::new(
+            ReportSettings { log, capture_stacks, on_stall },
+            counters.clone(),
+            stalls.clone(),
+            #[cfg(feature = "server")]
+            state.profile.clone(),
+        );
+        let mut recorder = Recorder::new(stalls, send, counters);
+        let settings = WatcherSettings {
+            capture_stacks,
+            stacks: state.stacks,
+            // Growth is only logged.
+            warn_above_alive_tasks: if log { warn_above_alive_tasks } else { u64::MAX },
+        };
+        let sink = Box::new(move |event| recorder.record(event));
+        let (meter, status) = (state.meter.clone(), state.status.clone());
+        // Ends when the watcher does, which has the other end of the queue.
+        let reporting = Worker::start("pollwatch-report", move || dispatcher.run(queue))?;
+        let watching = Worker::start("pollwatch", move || Watcher::new(meter, status, settings, sink).run())?;
+        // Named before any poll could have to wake it.
+        state.meter.wake.set_thread(watching.handle.thread().clone());
         Ok(Threads {
-            shared: shared.clone(),
-            running: Mutex::new(vec![watcher, teller]),
+            state: state.clone(),
+            running: Mutex::new(vec![watching, reporting]),
             #[cfg(feature = "server")]
             server: Mutex::default(),
             addr: Mutex::default(),
@@ -85,7 +103,7 @@ impl Threads {
     /// Binds the address here, so that the caller hears of a failure, and serves it from a thread.
     #[cfg(feature = "server")]
     pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
-        let (server, worker) = Server::start(addr, self.shared.clone())?;
+        let (server, worker) = Server::start(addr, self.state.clone())?;
         *lock(&self.addr) = Some(server.local_addr());
         *lock(&self.server) = Some(server);
         lock(&self.running).push(worker);
@@ -104,7 +122,7 @@ impl Threads {
 
     pub(crate) fn stop(&self) {
         // A forked child has none of the threads.
-        if self.shared.meter.is_forked() {
+        if self.state.meter.is_forked() {
             return;
         }
         let running = self.signal_stop();
@@ -117,11 +135,11 @@ impl Threads {
     }
 
     fn signal_stop(&self) -> Vec<Worker> {
-        self.shared.stopping.store(true, Ordering::Release);
-        self.shared.meter.wake.kick();
+        self.state.status.stop();
+        self.state.meter.wake.kick();
         #[cfg(feature = "server")]
         drop(lock(&self.server).take());
-        self.shared.meter.runtimes.release_all();
+        self.state.meter.runtimes.release_all();
         std::mem::take(&mut *lock(&self.running))
     }
 }
@@ -137,6 +155,8 @@ impl Drop for Threads {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::Watchdog;
 
@@ -152,22 +172,22 @@ mod tests {
     fn a_panic_of_ours_does_not_end_detection() {
         let watchdog = Watchdog::builder().start().unwrap();
         let panics = |turns| {
-            watchdog.shared.broken_turns.store(turns, Ordering::Relaxed);
+            watchdog.state.status.injected_panics.store(turns, Ordering::Relaxed);
             wait_until("it panics", || {
-                watchdog.shared.meter.wake.kick();
-                watchdog.shared.broken_turns.load(Ordering::Relaxed) == 0
+                watchdog.state.meter.wake.kick();
+                watchdog.state.status.injected_panics.load(Ordering::Relaxed) == 0
             });
         };
         panics(3);
-        let turns = watchdog.shared.wakeups.load(Ordering::Relaxed);
+        let turns = watchdog.state.status.wakeups.load(Ordering::Relaxed);
         wait_until("it goes on", || {
-            watchdog.shared.meter.wake.kick();
-            watchdog.shared.wakeups.load(Ordering::Relaxed) > turns
+            watchdog.state.meter.wake.kick();
+            watchdog.state.status.wakeups.load(Ordering::Relaxed) > turns
         });
         let coverage = watchdog.coverage();
         assert_eq!((coverage.watching, coverage.watchdog_panics), (true, 3), "{coverage}");
         // Shutdown waits for a thread whose last turn panics, too.
-        watchdog.shared.broken_turns.store(1, Ordering::Relaxed);
+        watchdog.state.status.injected_panics.store(1, Ordering::Relaxed);
         watchdog.shutdown();
         assert!(!watchdog.coverage().watching);
     }
@@ -175,9 +195,9 @@ mod tests {
     #[test]
     fn who_panics_always_stops_and_says_so() {
         let watchdog = Watchdog::builder().start().unwrap();
-        watchdog.shared.broken_turns.store(u64::MAX, Ordering::Relaxed);
+        watchdog.state.status.injected_panics.store(u64::MAX, Ordering::Relaxed);
         wait_until("it stops", || {
-            watchdog.shared.meter.wake.kick();
+            watchdog.state.meter.wake.kick();
             !watchdog.coverage().watching
         });
         let coverage = watchdog.coverage();
@@ -185,7 +205,7 @@ mod tests {
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
         #[cfg(feature = "server")]
         {
-            let is_told = |why| crate::export::live::json(&watchdog.shared).unwrap().contains(why);
+            let is_told = |why| crate::export::live::json(&watchdog.state).unwrap().contains(why);
             assert!(is_told("\"watching\":false,\"stopped\":\"gave_up\""));
             watchdog.shutdown();
             assert!(is_told("\"stopped\":\"shut_down\""));
@@ -209,10 +229,10 @@ mod tests {
         runtime
             .block_on(runtime.spawn(async { tokio::time::sleep(std::time::Duration::from_millis(5)).await }))
             .unwrap();
-        let looks = || watchdog.shared.wakeups.load(Ordering::Relaxed);
+        let looks = || watchdog.state.status.wakeups.load(Ordering::Relaxed);
         let before = looks();
         wait_until("it looks", || {
-            watchdog.shared.meter.wake.kick();
+            watchdog.state.meter.wake.kick();
             looks() > before + 3
         });
         drop(reading);
@@ -226,10 +246,10 @@ mod tests {
         let watchdog = Watchdog::builder().start().unwrap();
         let ended = crate::util::in_a_fork(|| {
             watchdog.shutdown();
-            !watchdog.shared.is_stopping()
+            !watchdog.state.status.is_stopping()
         });
         assert_eq!(ended, Some(true));
         watchdog.shutdown();
-        assert!(watchdog.shared.is_stopping());
+        assert!(watchdog.state.status.is_stopping());
     }
 }

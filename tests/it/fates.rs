@@ -62,7 +62,7 @@ fn a_panic_of_a_spawned_task_is_told() {
         assert!(said.ends_with("x…") && said.len() < 500, "{said}");
         let message = &line.fields["message"];
         assert!(message.contains(&place) && message.contains(said) && !message.contains('\n'), "{message}");
-        assert!(!line.fields.contains_key("untold"));
+        assert!(!line.fields.contains_key("suppressed"));
         let site = site_of(&watchdog, name, &place);
         assert_eq!((site.panicked, site.completed, site.cancelled), (1, 0, 0), "{name}");
     }

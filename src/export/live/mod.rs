@@ -7,7 +7,6 @@ mod stalls;
 mod watchdog;
 mod workers;
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -27,8 +26,8 @@ use crate::model::snapshot::{
 };
 use crate::report::profile::UnderRoute;
 
-use crate::shared::Shared;
 use crate::util::lock;
+use crate::watchdog::WatchdogState;
 
 /// Changes when a field goes, or comes to mean something else; not when one is added.
 const SCHEMA: u32 = 1;
@@ -71,10 +70,10 @@ enum Stopped {
 }
 
 impl Stopped {
-    fn of(shared: &Shared) -> Option<Stopped> {
+    fn of(shared: &WatchdogState) -> Option<Stopped> {
         // In this order: a watchdog that was shut down has been told to before it ended.
-        let watching = shared.watching.load(Ordering::Acquire);
-        if shared.is_stopping() {
+        let watching = shared.status.is_running();
+        if shared.status.is_stopping() {
             return Some(Stopped::ShutDown);
         }
         (!watching).then_some(Stopped::GaveUp)
@@ -153,12 +152,12 @@ struct Route {
 }
 
 /// All of it, as JSON.
-pub(crate) fn json(shared: &Shared) -> serde_json::Result<String> {
+pub(crate) fn json(shared: &WatchdogState) -> serde_json::Result<String> {
     serde_json::to_string(&Live::of(shared))
 }
 
 impl Live {
-    fn of(shared: &Shared) -> Live {
+    fn of(shared: &WatchdogState) -> Live {
         let snapshot = Snapshot::take(shared);
         let stopped = Stopped::of(shared);
         let runtimes: Vec<Runtime> = snapshot.runtimes.iter().map(|runtime| Runtime::of(shared, runtime)).collect();
@@ -166,7 +165,7 @@ impl Live {
         let (routes, routes_left_out) = routes(shared, &snapshot.routes);
         let workers = runtimes.iter().flat_map(|runtime| &runtime.workers);
         // The watchdog does not wait for what is made of them.
-        let recent = lock(&shared.book).recent();
+        let recent = lock(&shared.stalls).recent();
         Live {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
@@ -191,7 +190,7 @@ impl Live {
 }
 
 impl Runtime {
-    fn of(shared: &Shared, snapshot: &RuntimeSnapshot) -> Runtime {
+    fn of(shared: &WatchdogState, snapshot: &RuntimeSnapshot) -> Runtime {
         let entry = shared.meter.runtimes.all().into_iter().find(|r| r.id != OTHER && r.name == snapshot.name);
         let stats = &snapshot.stats;
         let gauge = |name| GAUGES.iter().position(|(known, ..)| *known == name).map(|at| stats.gauges[at]);
@@ -257,7 +256,7 @@ fn sites(all: &[SiteSnapshot]) -> (Vec<Site>, usize) {
 }
 
 /// As [`sites`].
-fn routes(shared: &Shared, all: &[RouteSnapshot]) -> (Vec<Route>, usize) {
+fn routes(shared: &WatchdogState, all: &[RouteSnapshot]) -> (Vec<Route>, usize) {
     let under = lock(&shared.profile).under_routes();
     let under = |route: &RouteSnapshot| under.get(&route.route).copied().unwrap_or_default();
     let mut routes: Vec<(&RouteSnapshot, UnderRoute)> = all.iter().map(|route| (route, under(route))).collect();

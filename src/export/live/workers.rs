@@ -1,17 +1,16 @@
 //! What each worker is doing.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::seconds;
 use crate::Site;
-use crate::detect::live;
-use crate::detect::polling::{Polling, polling};
+use crate::detect::scan::{WorkerPoll, worker_polls};
 use crate::measure::runtime::Runtime;
-use crate::shared::Shared;
+use crate::model::time::Nanos;
 use crate::util::lock;
+use crate::watchdog::WatchdogState;
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,10 +46,10 @@ impl Worker {
 }
 
 /// The workers of a runtime that lives; `busy` tells the time that each was not parked.
-pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64) -> Vec<Worker> {
+pub(super) fn of(shared: &WatchdogState, runtime: &Runtime, busy: impl Fn(usize) -> f64) -> Vec<Worker> {
     let Some(metrics) = runtime.metrics() else { return Vec::new() };
-    let polling = polling(&shared.meter, runtime);
-    let blocked = live::blocked(shared, runtime);
+    let polling = worker_polls(&shared.meter, runtime, Nanos::ZERO);
+    let blocked = shared.blocked_workers(runtime);
     let threads = shared.meter.threads();
     let idle = |index| {
         #[cfg(tokio_unstable)]
@@ -80,7 +79,7 @@ pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64
         match blocked.iter().find(|blocked| usize::from(blocked.worker) == index) {
             Some(blocked) if worker.state != State::Stalled => Worker {
                 state: State::Stalled,
-                elapsed_seconds: Some(seconds(Duration::from_nanos(blocked.nanos))),
+                elapsed_seconds: Some(seconds(blocked.elapsed.to_duration())),
                 ..worker
             },
             _ => worker,
@@ -89,18 +88,18 @@ pub(super) fn of(shared: &Shared, runtime: &Runtime, busy: impl Fn(usize) -> f64
     (0..metrics.num_workers()).map(worker).collect()
 }
 
-fn in_poll(shared: &Shared, polling: &Polling, idle: Worker) -> Worker {
-    let stalled = polling.nanos >= shared.meter.threshold;
+fn in_poll(shared: &WatchdogState, polling: &WorkerPoll, idle: Worker) -> Worker {
+    let stalled = polling.elapsed >= Nanos(shared.meter.threshold);
     let (sites, routes) = (&shared.meter.sites, &shared.meter.routes);
     Worker {
         thread: Some(polling.thread.name.clone()),
         state: if stalled { State::Stalled } else { State::Busy },
-        stall: if stalled { lock(&shared.book).id_of(polling.thread.id, polling.number) } else { None },
-        elapsed_seconds: Some(seconds(Duration::from_nanos(polling.nanos))),
-        site: Some(sites.get(polling.site)),
-        watched: polling.watched.map(|site| sites.get(site)),
-        route: polling.route.map(|route| routes.name(route)),
-        parent_route: polling.parent_route.map(|route| routes.name(route)),
+        stall: if stalled { lock(&shared.stalls).id_of(polling.poll.key) } else { None },
+        elapsed_seconds: Some(seconds(polling.elapsed.to_duration())),
+        site: Some(sites.get(polling.poll.site)),
+        watched: polling.poll.watched.map(|site| sites.get(site)),
+        route: polling.poll.request.map(|request| routes.name(request.route)),
+        parent_route: polling.poll.parent_route.map(|route| routes.name(route)),
         ..idle
     }
 }

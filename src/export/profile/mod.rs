@@ -11,7 +11,7 @@ mod tree;
 use std::borrow::Cow;
 
 use crate::report::profile::Key;
-use crate::report::sums::Amount;
+use crate::report::totals::CountAndTime as Amount;
 
 /// What is exported, most blocked time first.
 pub(crate) type Entry = (Key, Amount);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Step;
 use crate::model::cause::Cause;
-use crate::report::sums::Amount;
+use crate::report::totals::CountAndTime as Amount;
 
 /// A function as called from one place, with everything further in.
 #[derive(Clone, Debug, Default)]

@@ -5,37 +5,10 @@ pub(crate) mod frame;
 pub(crate) mod tally;
 
 use std::collections::HashMap;
-use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// An interned route. Fits with its absence into the 16 bits that a frame has for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct RouteId(NonZeroU16);
-
-impl RouteId {
-    /// What did not fit.
-    pub(crate) const OTHER: RouteId = RouteId(NonZeroU16::new(1).unwrap());
-    /// A request that no route matched.
-    pub(crate) const UNMATCHED: RouteId = RouteId(NonZeroU16::new(2).unwrap());
-
-    /// Its bits; `None` is 0.
-    #[inline]
-    pub(crate) fn to_bits(route: Option<RouteId>) -> u16 {
-        route.map_or(0, |route| route.0.get())
-    }
-
-    #[inline]
-    pub(crate) fn from_bits(bits: u16) -> Option<RouteId> {
-        NonZeroU16::new(bits).map(RouteId)
-    }
-
-    /// Its place in lists: 0, 1, 2 ...
-    #[inline]
-    pub(crate) fn index(self) -> usize {
-        self.0.get() as usize - 1
-    }
-}
+pub(crate) use crate::model::id::RouteId;
 
 /// How far a name can be trusted to be one of the service's, and not one that a client made up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Change, Look, Poll, PollKey, effective};
+use super::{Change, Poll, PollKey, Scan, effective};
 use crate::detect::pause::Pauses;
-use crate::measure::route::RouteId;
+use crate::model::id::RouteId;
 
 /// A request inside a poll, right now; times in nanoseconds of the watchdog's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) struct Request {
 impl Request {
     /// How long it has lasted by `now`, as a part of `poll`.
     pub(super) fn elapsed(&self, poll: &Poll, now: u64, pauses: &Pauses) -> u64 {
-        effective(self.begin, poll.stands_since.unwrap_or(now).min(now), pauses)
+        effective(self.begin, poll.paused_since.unwrap_or(now).min(now), pauses)
     }
 }
 
@@ -39,10 +39,10 @@ impl EndedRequest {
 
 /// Requests that are over, and whose polls have not been told yet.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(HashMap<PollKey, Waits>);
+pub(super) struct PendingRequests(HashMap<PollKey, PendingOfPoll>);
 
 #[derive(Debug, Default)]
-struct Waits {
+struct PendingOfPoll {
     ended: Vec<EndedRequest>,
     /// Looks that have passed.
     looks: u8,
@@ -53,7 +53,7 @@ const PATIENCE: u8 = 2;
 /// Of one poll (pipelined requests), kept at most.
 const MAX_A_POLL: usize = 64;
 
-impl Waiting {
+impl PendingRequests {
     pub(super) fn add(&mut self, ended: EndedRequest) {
         let waits = self.0.entry(ended.poll).or_default();
         if waits.ended.len() < MAX_A_POLL {
@@ -75,15 +75,15 @@ impl Waiting {
     }
 
     /// Forgets those whose polls are gone.
-    pub(super) fn tidy(&mut self, look: &Look) {
+    pub(super) fn tidy(&mut self, scan: &Scan) {
         if self.0.is_empty() {
             return;
         }
         self.0.retain(|poll, waits| {
             waits.looks = waits.looks.saturating_add(1);
             waits.looks < PATIENCE
-                || look.unread.contains(&poll.thread)
-                || look.running.iter().any(|running| running.key == *poll)
+                || scan.unread.contains(&poll.thread)
+                || scan.running.iter().any(|running| running.key == *poll)
         });
     }
 }
@@ -105,8 +105,8 @@ pub(super) fn of_running(poll: &Poll, id: u64, now: u64, threshold: u64, pauses:
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::detect::scan::tests::{MS, T, on_worker, poll, running};
-    use crate::detect::scan::{EndedPoll, Tracker};
+    use crate::detect::track::tests::{MS, T, on_worker, poll, running};
+    use crate::detect::track::{EndedPoll, Tracker};
 
     fn route(n: u16) -> RouteId {
         RouteId::from_bits(n).unwrap()
@@ -121,8 +121,8 @@ mod tests {
         Poll { request: Some(request(2, begin)), ..poll(1, 0) }
     }
 
-    fn over(poll: Poll, request: Request, nanos: u64) -> Look {
-        Look { ended_requests: vec![EndedRequest { poll: poll.key, request, nanos }], ..running(&[poll]) }
+    fn over(poll: Poll, request: Request, nanos: u64) -> Scan {
+        Scan { ended_requests: vec![EndedRequest { poll: poll.key, request, nanos }], ..running(&[poll]) }
     }
 
     fn told(id: u64, frame: u64, elapsed: u64, over: bool) -> Change {
@@ -133,23 +133,23 @@ mod tests {
     fn the_first_report_names_the_route_though_the_request_began_a_little_later() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         let p = within(MS);
-        assert_eq!(tracker.next_look(2 * MS, &running(&[p]), &pauses), T + MS, "it is looked at when both are due");
+        assert_eq!(tracker.next_scan(2 * MS, &running(&[p]), &pauses), T + MS, "the scan comes when both are due");
         assert_eq!(tracker.step(T, &running(&[p]), &pauses, on_worker), []);
-        let began = Change::Began { id: 1, poll: p, worker: 0, elapsed: T + MS, route: Some(route(2)) };
+        let began = Change::Started { id: 1, poll: p, worker: 0, elapsed: T + MS, route: Some(route(2)) };
         assert_eq!(tracker.step(T + MS, &running(&[p]), &pauses, on_worker), [began, told(1, 2, T, false)]);
-        let look = Look { ended: vec![EndedPoll { poll: p, nanos: 15 * MS, worker: Some(0) }], ..Look::default() };
-        let look = Look { ended_requests: over(p, request(2, MS), 14 * MS).ended_requests, ..look };
+        let ended = Scan { ended: vec![EndedPoll { poll: p, nanos: 15 * MS, worker: Some(0) }], ..Scan::default() };
+        let scan = Scan { ended_requests: over(p, request(2, MS), 14 * MS).ended_requests, ..ended };
         let ended = Change::Ended { id: 1, elapsed: 15 * MS };
-        assert_eq!(tracker.step(16 * MS, &look, &pauses, on_worker), [told(1, 2, 14 * MS, true), ended]);
+        assert_eq!(tracker.step(16 * MS, &scan, &pauses, on_worker), [told(1, 2, 14 * MS, true), ended]);
     }
 
     #[test]
     fn one_that_began_much_later_is_told_when_it_is_long_enough_itself() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         let p = within(6 * MS);
-        let began = Change::Began { id: 1, poll: p, worker: 0, elapsed: T, route: None };
+        let began = Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None };
         assert_eq!(tracker.step(T, &running(&[p]), &pauses, on_worker), [began]);
-        let goes_on = |elapsed| Change::GoesOn { id: 1, elapsed };
+        let goes_on = |elapsed| Change::Unchanged { id: 1, elapsed };
         assert_eq!(tracker.step(15 * MS, &running(&[p]), &pauses, on_worker), [goes_on(15 * MS)]);
         let told = [told(1, 2, T, false), goes_on(16 * MS)];
         assert_eq!(tracker.step(16 * MS, &running(&[p]), &pauses, on_worker), told);
@@ -159,38 +159,44 @@ mod tests {
     fn several_short_ones_have_no_route() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         let p = poll(1, 0);
-        let look = |frame| Poll { request: Some(request(frame, frame * 6 * MS)), ..p };
-        assert_eq!(tracker.step(T, &running(&[look(1)]), &pauses, on_worker).len(), 1);
+        let poll_in = |frame| Poll { request: Some(request(frame, frame * 6 * MS)), ..p };
+        assert_eq!(tracker.step(T, &running(&[poll_in(1)]), &pauses, on_worker).len(), 1);
         assert_eq!(
-            tracker.step(15 * MS, &running(&[look(2)]), &pauses, on_worker),
-            [Change::GoesOn { id: 1, elapsed: 15 * MS }]
+            tracker.step(15 * MS, &running(&[poll_in(2)]), &pauses, on_worker),
+            [Change::Unchanged { id: 1, elapsed: 15 * MS }]
         );
-        // Such a word is never left, and would be of no weight.
-        let short = tracker.step(17 * MS, &over(look(2), request(1, 6 * MS), 6 * MS), &pauses, on_worker);
-        assert_eq!(short, [Change::GoesOn { id: 1, elapsed: 17 * MS }]);
+        // An end like this is never published, and would not count.
+        let short = tracker.step(17 * MS, &over(poll_in(2), request(1, 6 * MS), 6 * MS), &pauses, on_worker);
+        assert_eq!(short, [Change::Unchanged { id: 1, elapsed: 17 * MS }]);
     }
 
     #[test]
     fn one_that_ended_unseen_has_its_route() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         let p = poll(7, 0);
-        let mut look = over(p, request(8, 0), 12 * MS);
-        // Its word may come a look before that of its poll.
-        assert_eq!(tracker.step(9 * MS, &look, &pauses, on_worker), []);
-        look = Look { ended: vec![EndedPoll { poll: p, nanos: 13 * MS, worker: Some(0) }], ..Look::default() };
-        let missed =
-            Change::Missed { id: 1, poll: p, worker: 0, elapsed: 13 * MS, route: Some(route(8)), excuse: None };
-        assert_eq!(tracker.step(14 * MS, &look, &pauses, on_worker), [missed, told(1, 8, 12 * MS, true)]);
-        assert!(tracker.waiting.0.is_empty());
+        let scan = over(p, request(8, 0), 12 * MS);
+        // Its end may be published one scan before that of its poll.
+        assert_eq!(tracker.step(9 * MS, &scan, &pauses, on_worker), []);
+        let scan = Scan { ended: vec![EndedPoll { poll: p, nanos: 13 * MS, worker: Some(0) }], ..Scan::default() };
+        let missed = Change::EndedUnseen {
+            id: 1,
+            poll: p,
+            worker: 0,
+            elapsed: 13 * MS,
+            route: Some(route(8)),
+            exoneration: None,
+        };
+        assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [missed, told(1, 8, 12 * MS, true)]);
+        assert!(tracker.pending.0.is_empty());
     }
 
     #[test]
-    fn words_without_a_stall_are_forgotten() {
+    fn ended_requests_without_a_stall_are_forgotten() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         for number in 0..100 {
-            let look = Look { running: Vec::new(), ..over(poll(number, 0), request(9, 0), 12 * MS) };
-            assert_eq!(tracker.step(T, &look, &pauses, on_worker), []);
+            let scan = Scan { running: Vec::new(), ..over(poll(number, 0), request(9, 0), 12 * MS) };
+            assert_eq!(tracker.step(T, &scan, &pauses, on_worker), []);
         }
-        assert!(tracker.waiting.0.len() <= usize::from(PATIENCE), "{:?}", tracker.waiting);
+        assert!(tracker.pending.0.len() <= usize::from(PATIENCE), "{:?}", tracker.pending);
     }
 }

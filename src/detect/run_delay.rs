@@ -33,7 +33,7 @@ struct Counts {
 
 /// A measured thread, as a look finds it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Thread {
+pub(crate) struct WatchedThread {
     pub(crate) id: u64,
     /// The begin of its outermost poll, if it is in one.
     pub(crate) poll: Option<u64>,
@@ -43,20 +43,20 @@ pub(crate) struct Thread {
 
 /// See the module's text. All times in nanoseconds.
 #[derive(Debug, Default)]
-pub(crate) struct Waits {
+pub(crate) struct RunDelayTracker {
     until: u64,
     next: u64,
     threads: HashMap<u64, Counts>,
 }
 
-impl Waits {
+impl RunDelayTracker {
     /// Notes at a look how long the watchdog waited since the last one, and what some of the threads have waited in all, with the moment
     /// of that answer. Those in a poll come first, unless others have not been asked for long.
     pub(crate) fn note(
         &mut self,
         now: u64,
         own: u64,
-        threads: impl Iterator<Item = Thread>,
+        threads: impl Iterator<Item = WatchedThread>,
         waited: impl Fn(u64) -> Option<(u64, u64)>,
     ) {
         if own >= SHORT {
@@ -101,7 +101,7 @@ impl Waits {
 
 impl Counts {
     /// Of a thread that has been measured since the last look: what it had waited by then is a count, too.
-    fn new(thread: &Thread, now: u64) -> Counts {
+    fn new(thread: &WatchedThread, now: u64) -> Counts {
         let latest = Count { at: thread.poll.map_or(now, |begin| begin.min(now)), waited: thread.first };
         Counts { before: None, latest, asked: latest.at }
     }
@@ -131,14 +131,19 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn idle(id: u64) -> Thread {
-        Thread { id, poll: None, first: 3 }
+    fn idle(id: u64) -> WatchedThread {
+        WatchedThread { id, poll: None, first: 3 }
     }
 
     /// Whom a look asks, in the order of their ids.
-    fn asked(waits: &mut Waits, now: u64, own: u64, threads: impl IntoIterator<Item = Thread>) -> Vec<u64> {
+    fn asked(
+        tracker: &mut RunDelayTracker,
+        now: u64,
+        own: u64,
+        threads: impl IntoIterator<Item = WatchedThread>,
+    ) -> Vec<u64> {
         let asked: RefCell<Vec<u64>> = RefCell::default();
-        waits.note(now, own, threads.into_iter(), |id| {
+        tracker.note(now, own, threads.into_iter(), |id| {
             asked.borrow_mut().push(id);
             Some((now, 7))
         });
@@ -149,61 +154,61 @@ mod tests {
 
     #[test]
     fn asks_at_every_look_only_while_cpus_are_short() {
-        let mut waits = Waits::default();
-        let mut asks = |now: u64, own: u64| !asked(&mut waits, now, own, [idle(1)]).is_empty();
+        let mut tracker = RunDelayTracker::default();
+        let mut asks = |now: u64, own: u64| !asked(&mut tracker, now, own, [idle(1)]).is_empty();
         assert!(!asks(MS, 0), "what it had waited when it was first measured is known");
         assert!(!asks(2 * MS, SHORT - 1));
         assert!(asks(3 * MS, SHORT) && asks(4 * MS, 0) && asks(2 * MS + LASTS, 0));
         assert!(!asks(3 * MS + LASTS, 0));
         assert!(asks(3 * MS + LASTS + EVERY, 0));
-        assert_eq!(waits.before(1, 3 * MS + LASTS + EVERY, 3), Some(7));
-        assert_eq!(waits.before(2, 3 * MS + LASTS + EVERY, 3), Some(3), "a new one, of a thread that lived before");
+        assert_eq!(tracker.before(1, 3 * MS + LASTS + EVERY, 3), Some(7));
+        assert_eq!(tracker.before(2, 3 * MS + LASTS + EVERY, 3), Some(3), "a new one, of a thread that lived before");
     }
 
     #[test]
     fn a_poll_keeps_the_count_from_before_it() {
-        let mut waits = Waits::default();
+        let mut tracker = RunDelayTracker::default();
         let mut look = |now: u64, poll: Option<u64>, waited: u64| {
-            let thread = Thread { id: 1, poll: poll.map(|begin| begin * MS), first: 0 };
-            waits.note(now * MS, SHORT, [thread].into_iter(), |_| Some((now * MS, waited)));
-            waits.before(1, poll.unwrap_or(now) * MS, 0)
+            let thread = WatchedThread { id: 1, poll: poll.map(|begin| begin * MS), first: 0 };
+            tracker.note(now * MS, SHORT, [thread].into_iter(), |_| Some((now * MS, waited)));
+            tracker.before(1, poll.unwrap_or(now) * MS, 0)
         };
         assert_eq!(look(10, None, 5), Some(5));
         assert_eq!(look(20, Some(13), 9), Some(5), "it began after the first look");
         assert_eq!(look(30, Some(13), 17), Some(5), "and goes on");
         assert_eq!(look(40, Some(33), 18), Some(17), "the next one");
         assert_eq!(look(50, Some(33), 19), Some(17));
-        assert_eq!(waits.before(1, 52 * MS, 0), Some(19), "of one that begins after it, and may end unseen");
-        assert_eq!(waits.before(1, 2 * MS, 0), None, "too long ago");
+        assert_eq!(tracker.before(1, 52 * MS, 0), Some(19), "of one that begins after it, and may end unseen");
+        assert_eq!(tracker.before(1, 2 * MS, 0), None, "too long ago");
     }
 
     /// As long as a poll lasts, what is known from before it stays known.
     #[test]
     fn a_long_poll_does_not_outlive_its_count() {
-        let mut waits = Waits::default();
-        let thread = |poll| Thread { id: 1, poll, first: 0 };
+        let mut tracker = RunDelayTracker::default();
+        let thread = |poll| WatchedThread { id: 1, poll, first: 0 };
         for look in 0..1_000 {
             let poll = (look > 0).then_some(MS);
-            asked(&mut waits, look * 5 * MS, SHORT, [thread(poll)]);
+            asked(&mut tracker, look * 5 * MS, SHORT, [thread(poll)]);
         }
-        assert_eq!(waits.before(1, MS, 0), Some(7));
+        assert_eq!(tracker.before(1, MS, 0), Some(7));
     }
 
     /// The watchdog was asleep since, or had others to ask: the thread may have waited for what is no part of the poll.
     #[test]
     fn the_older_a_count_the_less_it_excuses() {
-        let mut waits = Waits::default();
-        assert_eq!(asked(&mut waits, MS, SHORT, [idle(1)]), [1]);
-        assert_eq!(waits.before(1, MS + EVERY, 3), Some(7));
-        assert_eq!(waits.before(1, MS + STALE, 3), Some(7));
-        assert_eq!(waits.before(1, MS + STALE + 1, 3), Some(8));
-        assert_eq!(waits.before(1, MS + STALE + 600 * MS, 3), Some(7 + 600 * MS));
+        let mut tracker = RunDelayTracker::default();
+        assert_eq!(asked(&mut tracker, MS, SHORT, [idle(1)]), [1]);
+        assert_eq!(tracker.before(1, MS + EVERY, 3), Some(7));
+        assert_eq!(tracker.before(1, MS + STALE, 3), Some(7));
+        assert_eq!(tracker.before(1, MS + STALE + 1, 3), Some(8));
+        assert_eq!(tracker.before(1, MS + STALE + 600 * MS, 3), Some(7 + 600 * MS));
         // Its first, too; and what is asked for in vain is no answer.
-        let mut waits = Waits::default();
+        let mut tracker = RunDelayTracker::default();
         for now in [0, EVERY, 2 * EVERY, 6 * EVERY] {
-            waits.note(now, SHORT, [idle(1)].into_iter(), |_| None);
+            tracker.note(now, SHORT, [idle(1)].into_iter(), |_| None);
         }
-        assert_eq!((waits.before(1, EVERY, 3), waits.before(1, 6 * EVERY, 3)), (Some(3), Some(3 + 2 * EVERY)));
+        assert_eq!((tracker.before(1, EVERY, 3), tracker.before(1, 6 * EVERY, 3)), (Some(3), Some(3 + 2 * EVERY)));
     }
 
     #[test]
@@ -211,14 +216,18 @@ mod tests {
         const THREADS: u64 = 500;
         let in_poll = |id: u64| id <= 8;
         let threads = |now: u64| {
-            (1..=THREADS).map(move |id| Thread { id, poll: in_poll(id).then_some(now.saturating_sub(MS)), first: 0 })
+            (1..=THREADS).map(move |id| WatchedThread {
+                id,
+                poll: in_poll(id).then_some(now.saturating_sub(MS)),
+                first: 0,
+            })
         };
         for own in [SHORT, 0] {
-            let mut waits = Waits::default();
+            let mut tracker = RunDelayTracker::default();
             let mut latest: HashMap<u64, u64> = HashMap::new();
             let mut longest = [0; 2];
             for now in (1..400).map(|look| look * 5 * MS) {
-                let asked = asked(&mut waits, now, own, threads(now));
+                let asked = asked(&mut tracker, now, own, threads(now));
                 assert!(asked.len() <= MOST, "{} at one look", asked.len());
                 for id in asked {
                     let ago = now - latest.insert(id, now).unwrap_or(5 * MS);
@@ -232,20 +241,20 @@ mod tests {
             assert!(in_polls < others.min(2 * EVERY), "{} ms, {} ms", in_polls / MS, others / MS);
         }
         // However many are in a poll, the others have their turn.
-        let mut waits = Waits::default();
+        let mut tracker = RunDelayTracker::default();
         let mut idle_asked = false;
         for now in (1..200).map(|look| look * 5 * MS) {
-            let threads = (1..=THREADS).map(|id| Thread { id, poll: (id > 1).then_some(now), first: 0 });
-            idle_asked |= asked(&mut waits, now, SHORT, threads).contains(&1);
+            let threads = (1..=THREADS).map(|id| WatchedThread { id, poll: (id > 1).then_some(now), first: 0 });
+            idle_asked |= asked(&mut tracker, now, SHORT, threads).contains(&1);
         }
         assert!(idle_asked);
     }
 
     #[test]
     fn who_is_gone_is_forgotten() {
-        let mut waits = Waits::default();
-        asked(&mut waits, MS, SHORT, (1..=100).map(idle));
-        asked(&mut waits, 2 * MS, SHORT, [idle(7)]);
-        assert_eq!(waits.threads.len(), 1);
+        let mut tracker = RunDelayTracker::default();
+        asked(&mut tracker, MS, SHORT, (1..=100).map(idle));
+        asked(&mut tracker, 2 * MS, SHORT, [idle(7)]);
+        assert_eq!(tracker.threads.len(), 1);
     }
 }

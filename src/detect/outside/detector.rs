@@ -13,9 +13,10 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use super::pause::Pauses;
-use super::scan::{doubled_past, effective};
+use super::super::pause::Pauses;
+use super::super::track::effective;
 use crate::model::cause::Certainty;
+use crate::util::backoff::next_doubling;
 
 /// tokio's `event_interval`, unless the user has set another: after so many ticks, of one to four polls each, a worker publishes its
 /// figures.
@@ -25,7 +26,7 @@ const SAMPLES: u32 = 3;
 
 /// One worker that has not parked, as seen from outside; times in nanoseconds of the watchdog's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sighting {
+pub(crate) struct WorkerObservation {
     pub(crate) thread: u64,
     /// Its last unpark, and the state of its slot: any other pair is of another time.
     pub(crate) mark: (u64, u64),
@@ -39,7 +40,7 @@ pub(crate) struct Sighting {
 
 /// Where a thread waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wait {
+pub(crate) struct BlockedIn {
     /// A digest of the place and of how often the thread has been given a CPU: any other is of another wait.
     pub(crate) digest: u64,
     /// In a system call; else for something that the kernel does by itself (a page).
@@ -49,21 +50,21 @@ pub(crate) struct Wait {
 }
 
 /// What has to be asked for, since it costs more than a look.
-pub(crate) trait Senses {
+pub(crate) trait Inspector {
     /// Where the thread waits; `None` when it does not.
-    fn wait(&mut self, thread: u64) -> Option<Wait>;
+    fn blocked_in(&mut self, thread: u64) -> Option<BlockedIn>;
     /// Whether its worker cannot have been handed on.
     fn keeps_its_worker(&mut self, thread: u64) -> bool;
     /// How long the thread was ready to run in all, but had no CPU.
-    fn starved(&mut self, thread: u64) -> u64;
+    fn run_delay(&mut self, thread: u64) -> u64;
     /// A digest of the code that the thread's task is in; `None` where it cannot be told.
-    fn place(&mut self, thread: u64) -> Option<u64>;
+    fn location(&mut self, thread: u64) -> Option<u64>;
 }
 
 /// What became known of a worker. `elapsed` leaves pauses out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Began {
+    Started {
         thread: u64,
         certainty: Certainty,
         /// It has not run since; else it stays in one place.
@@ -77,7 +78,7 @@ pub(crate) enum Verdict {
         thread: u64,
         elapsed: u64,
     },
-    GoesOn {
+    Unchanged {
         thread: u64,
         elapsed: u64,
     },
@@ -100,10 +101,10 @@ struct Stall {
 /// What is kept of one worker from one look to the next.
 #[derive(Clone, Copy, Debug)]
 struct Track {
-    last: Sighting,
+    last: WorkerObservation,
     /// Since when it has not run, and what it was found to wait in.
     still: u64,
-    wait: Option<Wait>,
+    wait: Option<BlockedIn>,
     /// Since when nothing was published, and how long it had been starved by then, once asked.
     unpublished: u64,
     starved: Option<u64>,
@@ -123,26 +124,26 @@ struct Place {
 
 /// See the module's text.
 #[derive(Debug)]
-pub(crate) struct Suspects {
+pub(crate) struct BlockedWorkerDetector {
     threshold: u64,
     tracks: HashMap<u64, Track>,
 }
 
-impl Suspects {
-    pub(crate) fn new(threshold: u64) -> Suspects {
-        Suspects { threshold, tracks: HashMap::new() }
+impl BlockedWorkerDetector {
+    pub(crate) fn new(threshold: u64) -> BlockedWorkerDetector {
+        BlockedWorkerDetector { threshold, tracks: HashMap::new() }
     }
 
     /// What the look at `now` changes. All workers that have not parked are in it; who is not, has, or can no longer be told.
     pub(crate) fn step(
         &mut self,
         now: u64,
-        look: &[Sighting],
+        look: &[WorkerObservation],
         pauses: &Pauses,
-        senses: &mut impl Senses,
+        inspector: &mut impl Inspector,
     ) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
-        let there: HashSet<u64> = look.iter().map(|sighting| sighting.thread).collect();
+        let there: HashSet<u64> = look.iter().map(|observation| observation.thread).collect();
         self.tracks.retain(|thread, track| {
             let is_there = there.contains(thread);
             if !is_there {
@@ -150,12 +151,12 @@ impl Suspects {
             }
             is_there
         });
-        for sighting in look {
-            match self.tracks.entry(sighting.thread) {
-                Entry::Vacant(place) => drop(place.insert(Track::new(*sighting))),
+        for observation in look {
+            match self.tracks.entry(observation.thread) {
+                Entry::Vacant(place) => drop(place.insert(Track::new(*observation))),
                 Entry::Occupied(track) => {
-                    let step = Step { now, threshold: self.threshold, pauses, senses, verdicts: &mut verdicts };
-                    step.look(track.into_mut(), *sighting);
+                    let step = Step { now, threshold: self.threshold, pauses, inspector, verdicts: &mut verdicts };
+                    step.look(track.into_mut(), *observation);
                 }
             }
         }
@@ -164,7 +165,7 @@ impl Suspects {
 }
 
 impl Track {
-    fn new(first: Sighting) -> Track {
+    fn new(first: WorkerObservation) -> Track {
         Track {
             last: first,
             still: first.at,
@@ -188,12 +189,12 @@ struct Step<'a, S> {
     now: u64,
     threshold: u64,
     pauses: &'a Pauses,
-    senses: &'a mut S,
+    inspector: &'a mut S,
     verdicts: &'a mut Vec<Verdict>,
 }
 
-impl<S: Senses> Step<'_, S> {
-    fn look(mut self, track: &mut Track, seen: Sighting) {
+impl<S: Inspector> Step<'_, S> {
+    fn look(mut self, track: &mut Track, seen: WorkerObservation) {
         let last = std::mem::replace(&mut track.last, seen);
         if seen.mark != last.mark {
             self.verdicts.extend(track.end(seen.thread));
@@ -219,7 +220,7 @@ impl<S: Senses> Step<'_, S> {
         match track.stall {
             Some(stall) if stall.stands => self.go_on(track, stall, self.elapsed(stall.begin)),
             // It waits, and computes no more.
-            Some(_) if !has_run && self.senses.wait(seen.thread).is_some() => {
+            Some(_) if !has_run && self.inspector.blocked_in(seen.thread).is_some() => {
                 self.verdicts.extend(track.end(seen.thread));
                 self.standing(track);
             }
@@ -238,11 +239,11 @@ impl<S: Senses> Step<'_, S> {
         stall.seen = elapsed.max(stall.seen);
         let elapsed = stall.seen;
         let is_due = elapsed >= stall.next;
-        stall.next = doubled_past(self.threshold, elapsed);
+        stall.next = next_doubling(self.threshold, elapsed);
         track.stall = Some(stall);
         self.verdicts.push(match is_due {
             true => Verdict::Continued { thread, elapsed },
-            false => Verdict::GoesOn { thread, elapsed },
+            false => Verdict::Unchanged { thread, elapsed },
         });
     }
 
@@ -252,7 +253,7 @@ impl<S: Senses> Step<'_, S> {
         let mut elapsed = stall.seen;
         if self.now >= track.next_place {
             track.next_place = self.now.saturating_add(self.threshold.saturating_mul(2));
-            match self.senses.place(thread) {
+            match self.inspector.location(thread) {
                 None => {}
                 same if same == track.place.map(|place| place.digest) => elapsed = self.elapsed(stall.begin),
                 Some(_) => {
@@ -273,7 +274,7 @@ impl<S: Senses> Step<'_, S> {
         if elapsed < due {
             return;
         }
-        let wait = self.senses.wait(thread);
+        let wait = self.inspector.blocked_in(thread);
         if wait.is_none() || track.wait.is_some_and(|earlier| Some(earlier) != wait) {
             // Ready to run, or it has run in between.
             (track.still, track.wait) = (self.now, None);
@@ -286,7 +287,7 @@ impl<S: Senses> Step<'_, S> {
             return;
         }
         let in_call = wait.is_some_and(|wait| wait.in_call);
-        if in_call && self.senses.keeps_its_worker(thread) {
+        if in_call && self.inspector.keeps_its_worker(thread) {
             self.begin(track, true, Certainty::Observed, track.still);
         } else if elapsed >= self.threshold.saturating_mul(2) {
             self.begin(track, true, Certainty::Suspected, track.still);
@@ -301,21 +302,21 @@ impl<S: Senses> Step<'_, S> {
         let Some(before) = track.starved else {
             // Not asked of each worker that is busy for a moment. What it waited before this is not known.
             if unpublished >= self.threshold {
-                (track.starved, track.unpublished) = (Some(self.senses.starved(thread)), self.now);
+                (track.starved, track.unpublished) = (Some(self.inspector.run_delay(thread)), self.now);
             }
             return;
         };
         if unpublished < long / 2 || self.now < track.next_place {
             return;
         }
-        let active = unpublished.saturating_sub(self.senses.starved(thread).saturating_sub(before));
+        let active = unpublished.saturating_sub(self.inspector.run_delay(thread).saturating_sub(before));
         if active < long / 2 {
             track.next_place = self.now.saturating_add(long / 2 - active);
             return;
         }
         track.next_place = self.now.saturating_add(long / 4);
         // A sample that failed tells nothing.
-        let Some(digest) = self.senses.place(thread) else { return };
+        let Some(digest) = self.inspector.location(thread) else { return };
         track.place = Some(match track.place {
             Some(place) if place.digest == digest => Place { samples: place.samples + 1, ..place },
             _ => Place { digest, since: self.now, samples: 1 },
@@ -327,9 +328,9 @@ impl<S: Senses> Step<'_, S> {
 
     fn begin(&mut self, track: &mut Track, stands: bool, certainty: Certainty, begin: u64) {
         let elapsed = self.elapsed(begin);
-        let next = doubled_past(self.threshold, elapsed);
+        let next = next_doubling(self.threshold, elapsed);
         track.stall = Some(Stall { stands, begin, seen: elapsed, next });
-        self.verdicts.push(Verdict::Began { thread: track.last.thread, certainty, stands, begin, elapsed });
+        self.verdicts.push(Verdict::Started { thread: track.last.thread, certainty, stands, begin, elapsed });
     }
 }
 

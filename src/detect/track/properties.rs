@@ -1,4 +1,4 @@
-//! The tracker against a made-up world of threads that poll, whose truth is known; the looks fall where they fall.
+//! The tracker against an invented world of threads that poll, whose ground truth is known, scanned at random moments.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,8 @@ use proptest::prelude::*;
 
 use super::tests::{MS, T};
 use super::*;
-use crate::measure::route::RouteId;
 
-/// One poll that is going to be.
+/// One planned poll.
 #[derive(Clone, Debug)]
 struct Plan {
     gap: u64,
@@ -35,19 +34,19 @@ fn plan() -> impl Strategy<Value = Plan> {
     })
 }
 
-/// A look that is going to be: the time since the last one, from reading the slots to taking the last words, from there to asking for
-/// the worker; and whether a thread's slot moves too fast.
+/// A planned scan: the time since the previous one, from reading the slots to draining the slow polls, and from there to asking for
+/// the worker; and a thread whose slot changes too fast to be read.
 #[derive(Clone, Debug)]
-struct Glance {
+struct ScanPlan {
     step: u64,
     drain: u64,
     ask: u64,
     unread: Option<u64>,
 }
 
-fn glance() -> impl Strategy<Value = Glance> {
+fn plan_of_scan() -> impl Strategy<Value = ScanPlan> {
     let lag = || prop_oneof![4 => Just(0), 1 => 0..T / 2];
-    (1..T * 2, lag(), lag(), prop::option::weighted(0.1, 0..3u64)).prop_map(|(step, drain, ask, unread)| Glance {
+    (1..T * 2, lag(), lag(), prop::option::weighted(0.1, 0..3u64)).prop_map(|(step, drain, ask, unread)| ScanPlan {
         step,
         drain,
         ask,
@@ -133,50 +132,50 @@ impl Scene {
         self.world.iter().find(|truth| truth.poll.key == key).expect("it was polled")
     }
 
-    /// One look at `now`; what it saw.
-    fn look(&mut self, now: u64, glance: &Glance) -> Result<Look, TestCaseError> {
-        let drained = now + glance.drain;
-        let mut look = Look::default();
+    /// Scans at `now`, and returns what the scan saw.
+    fn scan(&mut self, now: u64, plan_of_scan: &ScanPlan) -> Result<Scan, TestCaseError> {
+        let drained = now + plan_of_scan.drain;
+        let mut scan = Scan::default();
         for truth in &self.world {
             let key = truth.poll.key;
-            if glance.unread == Some(key.thread) {
-                look.unread = vec![key.thread];
+            if plan_of_scan.unread == Some(key.thread) {
+                scan.unread = vec![key.thread];
             } else if truth.runs(now) {
                 let begun = |request: &Request| request.begin <= now;
-                look.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
+                scan.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
             }
             let nanos = truth.plan.nanos;
             if truth.end <= drained && nanos >= T && !truth.plan.lost && !self.delivered.contains(&key) {
                 self.delivered.push(key);
                 if let Some(request) = truth.poll.request.filter(|request| truth.end - request.begin >= T) {
                     let nanos = truth.end - request.begin;
-                    look.ended_requests.push(EndedRequest { poll: key, request, nanos });
+                    scan.ended_requests.push(EndedRequest { poll: key, request, nanos });
                 }
                 let worker = truth.never_off().then_some(0);
-                look.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, nanos, worker });
+                scan.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, nanos, worker });
             }
         }
         let world = &self.world;
         let place = |poll: &Poll| {
             let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("it was seen");
-            match drained + glance.ask {
-                at if !truth.runs(at) => Placement::Over,
-                at if truth.is_off(at) => Placement::Off,
-                _ => Placement::Worker(0),
+            match drained + plan_of_scan.ask {
+                at if !truth.runs(at) => PollState::Finished,
+                at if truth.is_off(at) => PollState::OffWorker,
+                _ => PollState::OnWorker(0),
             }
         };
-        let changes = self.tracker.step(now, &look, &Pauses::default(), place);
+        let changes = self.tracker.step(now, &scan, &Pauses::default(), place);
         for change in changes {
             self.take(change)?;
         }
-        Ok(look)
+        Ok(scan)
     }
 
     /// Each stall begins once, under an id of its own, goes on only until it ends, and ends once.
     fn take(&mut self, change: Change) -> Result<(), TestCaseError> {
         match change {
-            Change::Began { id, poll, elapsed, .. } | Change::Missed { id, poll, elapsed, .. } => {
-                let over = matches!(change, Change::Missed { .. });
+            Change::Started { id, poll, elapsed, .. } | Change::EndedUnseen { id, poll, elapsed, .. } => {
+                let over = matches!(change, Change::EndedUnseen { .. });
                 let truth = self.truth(poll.key).clone();
                 prop_assert!(id > self.last_id, "ids are unique");
                 self.last_id = id;
@@ -191,7 +190,7 @@ impl Scene {
                     Told { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
                 );
             }
-            Change::Continued { id, elapsed } | Change::GoesOn { id, elapsed } => {
+            Change::Continued { id, elapsed } | Change::Unchanged { id, elapsed } => {
                 let told = self.told.get_mut(&id).expect("it began");
                 prop_assert!(told.ended.is_none() && elapsed >= told.last, "{:?} then {}", told, elapsed);
                 told.last = elapsed;
@@ -233,10 +232,10 @@ impl Scene {
 /// Looks until nothing is left that could be told.
 fn quiet(scene: &mut Scene, mut now: u64) -> Result<(), TestCaseError> {
     let end = scene.end();
-    let plain = Glance { step: T, drain: 0, ask: 0, unread: None };
+    let plain = ScanPlan { step: T, drain: 0, ask: 0, unread: None };
     for _ in 0..3 {
         now = now.max(end) + T;
-        scene.look(now, &plain)?;
+        scene.scan(now, &plain)?;
     }
     Ok(())
 }
@@ -247,14 +246,14 @@ proptest! {
     #[test]
     fn each_stall_is_told_once_and_nothing_else(
         threads in vec(vec(plan(), 0..8), 1..4),
-        glances in vec(glance(), 0..60),
+        glances in vec(plan_of_scan(), 0..60),
     ) {
         let (mut scene, mut now) = (Scene::new(&threads), 0);
-        for glance in &glances {
-            now += glance.step;
-            scene.look(now, glance)?;
-            // The next look comes after this one is through.
-            now += glance.drain + glance.ask;
+        for plan_of_scan in &glances {
+            now += plan_of_scan.step;
+            scene.scan(now, plan_of_scan)?;
+            // The next scan comes after this one has ended.
+            now += plan_of_scan.drain + plan_of_scan.ask;
         }
         quiet(&mut scene, now)?;
         scene.close()?;
@@ -265,8 +264,8 @@ proptest! {
     fn whoever_looks_when_told_to_is_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
         let (mut scene, mut now) = (Scene::new(&threads), 0);
         while now <= scene.end() {
-            let look = scene.look(now, &Glance { step: 0, drain: 0, ask: 0, unread: None })?;
-            let next = scene.tracker.next_look(now, &look, &Pauses::default());
+            let scan = scene.scan(now, &ScanPlan { step: 0, drain: 0, ask: 0, unread: None })?;
+            let next = scene.tracker.next_scan(now, &scan, &Pauses::default());
             prop_assert!((now + T / 4..=now + T).contains(&next));
             now = next;
         }

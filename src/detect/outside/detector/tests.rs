@@ -10,18 +10,18 @@ const LOOK: u64 = THRESHOLD / 4;
 
 /// A made-up worker.
 struct World {
-    suspects: Suspects,
+    suspects: BlockedWorkerDetector,
     pauses: Pauses,
     now: u64,
     mark: (u64, u64),
     progress: u64,
     cpu: u64,
-    senses: Made,
+    inspector: Made,
 }
 
 /// What it would be found to do.
 struct Made {
-    wait: Option<Wait>,
+    wait: Option<BlockedIn>,
     keeps: bool,
     starved: u64,
     place: Option<u64>,
@@ -30,8 +30,8 @@ struct Made {
     waits: u32,
 }
 
-impl Senses for Made {
-    fn wait(&mut self, _: u64) -> Option<Wait> {
+impl Inspector for Made {
+    fn blocked_in(&mut self, _: u64) -> Option<BlockedIn> {
         self.waits += 1;
         self.wait
     }
@@ -40,52 +40,52 @@ impl Senses for Made {
         self.keeps
     }
 
-    fn starved(&mut self, _: u64) -> u64 {
+    fn run_delay(&mut self, _: u64) -> u64 {
         self.starved
     }
 
-    fn place(&mut self, _: u64) -> Option<u64> {
+    fn location(&mut self, _: u64) -> Option<u64> {
         self.places += 1;
         self.place
     }
 }
 
-const WAIT: Wait = Wait { digest: 1, in_call: true, is_shallow: false };
+const WAIT: BlockedIn = BlockedIn { digest: 1, in_call: true, is_shallow: false };
 
 impl World {
     fn new() -> World {
         World {
-            suspects: Suspects::new(THRESHOLD),
+            suspects: BlockedWorkerDetector::new(THRESHOLD),
             pauses: Pauses::default(),
             now: 1_000 * MS,
             mark: (1, 0),
             progress: 0,
             cpu: 0,
-            senses: Made { wait: None, keeps: true, starved: 0, place: None, places: 0, waits: 0 },
+            inspector: Made { wait: None, keeps: true, starved: 0, place: None, places: 0, waits: 0 },
         }
     }
 
     /// It waits in a system call.
     fn standing() -> World {
         let mut world = World::new();
-        world.senses.wait = Some(WAIT);
+        world.inspector.wait = Some(WAIT);
         world
     }
 
     /// It computes at one place.
     fn computing() -> World {
         let mut world = World::new();
-        world.senses.place = Some(7);
+        world.inspector.place = Some(7);
         world
     }
 
-    fn sighting(&self) -> Sighting {
-        Sighting { thread: 1, mark: self.mark, progress: self.progress, cpu: self.cpu, at: self.now }
+    fn observation(&self) -> WorkerObservation {
+        WorkerObservation { thread: 1, mark: self.mark, progress: self.progress, cpu: self.cpu, at: self.now }
     }
 
     fn look(&mut self) -> Vec<Verdict> {
-        let look = [self.sighting()];
-        self.suspects.step(self.now, &look, &self.pauses, &mut self.senses)
+        let look = [self.observation()];
+        self.suspects.step(self.now, &look, &self.pauses, &mut self.inspector)
     }
 
     /// Looks for some time, after `change` each time; the verdicts but for those that it goes on.
@@ -95,7 +95,7 @@ impl World {
         while self.now < end {
             self.now += LOOK;
             change(self);
-            told.extend(self.look().into_iter().filter(|verdict| !matches!(verdict, Verdict::GoesOn { .. })));
+            told.extend(self.look().into_iter().filter(|verdict| !matches!(verdict, Verdict::Unchanged { .. })));
         }
         told
     }
@@ -106,13 +106,13 @@ impl World {
 
     /// It has parked.
     fn park(&mut self) -> Vec<Verdict> {
-        self.suspects.step(self.now, &[], &self.pauses, &mut self.senses)
+        self.suspects.step(self.now, &[], &self.pauses, &mut self.inspector)
     }
 }
 
 fn began(verdicts: &[Verdict]) -> Vec<Certainty> {
     let certainty = |verdict: &Verdict| match verdict {
-        Verdict::Began { certainty, .. } => Some(*certainty),
+        Verdict::Started { certainty, .. } => Some(*certainty),
         _ => None,
     };
     verdicts.iter().filter_map(certainty).collect()
@@ -126,7 +126,7 @@ fn one_that_stands_is_certain_after_the_threshold() {
     assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
     let told = world.run(LOOK, |_| ());
     let elapsed = THRESHOLD;
-    assert_eq!(told, [Verdict::Began { thread: 1, certainty: Certainty::Observed, stands: true, begin, elapsed }]);
+    assert_eq!(told, [Verdict::Started { thread: 1, certainty: Certainty::Observed, stands: true, begin, elapsed }]);
     // Told again at 2, 4, 8.
     let again = world.run(8 * THRESHOLD, |_| ());
     let thresholds = again.iter().map(|verdict| match verdict {
@@ -185,13 +185,13 @@ fn one_that_is_ready_to_run_does_not_stand() {
     let mut world = World::standing();
     world.look();
     assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
-    world.senses.wait = None;
+    world.inspector.wait = None;
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
     // Another wait than before, though nobody saw it run.
-    world.senses.wait = Some(WAIT);
+    world.inspector.wait = Some(WAIT);
     let told = world.run(100 * THRESHOLD, |world| {
         let digest = world.now;
-        world.senses.wait = Some(Wait { digest, ..WAIT });
+        world.inspector.wait = Some(BlockedIn { digest, ..WAIT });
     });
     assert_eq!(told, []);
 }
@@ -200,7 +200,7 @@ fn one_that_is_ready_to_run_does_not_stand() {
 fn where_it_may_have_been_handed_on_it_is_suspected_later() {
     for (keeps, in_call) in [(false, true), (true, false)] {
         let mut world = World::standing();
-        (world.senses.keeps, world.senses.wait) = (keeps, Some(Wait { in_call, ..WAIT }));
+        (world.inspector.keeps, world.inspector.wait) = (keeps, Some(BlockedIn { in_call, ..WAIT }));
         world.look();
         assert_eq!(world.run(2 * THRESHOLD - LOOK, |_| ()), []);
         assert_eq!(began(&world.run(LOOK, |_| ())), [Certainty::Suspected]);
@@ -210,12 +210,12 @@ fn where_it_may_have_been_handed_on_it_is_suspected_later() {
 #[test]
 fn what_is_published_meanwhile_is_another_threads() {
     let mut world = World::standing();
-    world.senses.keeps = false;
+    world.inspector.keeps = false;
     world.look();
     assert_eq!(began(&world.run(3 * THRESHOLD, |_| ())), [Certainty::Suspected]);
     world.progress += 1;
     assert!(matches!(world.run(LOOK, |_| ())[..], [Verdict::Ended { .. }]));
-    world.senses.keeps = true;
+    world.inspector.keeps = true;
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), [], "whatever it does now");
     assert_eq!(world.run_busy(100 * THRESHOLD), []);
     world.mark.0 += 2;
@@ -225,9 +225,9 @@ fn what_is_published_meanwhile_is_another_threads() {
 #[test]
 fn one_that_is_back_in_the_pool_is_no_worker() {
     let mut world = World::standing();
-    world.senses.wait = Some(Wait { is_shallow: true, ..WAIT });
+    world.inspector.wait = Some(BlockedIn { is_shallow: true, ..WAIT });
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
-    assert_eq!(world.senses.waits, 1, "asked once");
+    assert_eq!(world.inspector.waits, 1, "asked once");
 }
 
 #[test]
@@ -250,15 +250,15 @@ fn one_that_computes_in_one_place_is_suspected() {
     let told = world.run_busy(15 * THRESHOLD);
     assert_eq!(began(&told), [], "so long it may be polling others");
     let told = world.run_busy(3 * THRESHOLD);
-    let [Verdict::Began { certainty: Certainty::Suspected, stands: false, begin, elapsed, .. }] = told[..] else {
+    let [Verdict::Started { certainty: Certainty::Suspected, stands: false, begin, elapsed, .. }] = told[..] else {
         panic!("{told:?}")
     };
     assert!(begin + elapsed <= world.now && elapsed >= 7 * THRESHOLD, "since the first of its samples: {told:?}");
-    assert_eq!(world.senses.places, SAMPLES);
+    assert_eq!(world.inspector.places, SAMPLES);
     // A stack now and then tells that it goes on.
     let told = world.run_busy(100 * THRESHOLD);
     assert!(told.iter().all(|verdict| matches!(verdict, Verdict::Continued { .. })), "{told:?}");
-    assert!((40..=SAMPLES + 50).contains(&world.senses.places), "{}", world.senses.places);
+    assert!((40..=SAMPLES + 50).contains(&world.inspector.places), "{}", world.inspector.places);
     let before = world.now - begin;
     world.progress += 1;
     let told = world.run_busy(LOOK);
@@ -275,11 +275,11 @@ fn one_that_goes_elsewhere_computes_there_no_more() {
         world
     };
     let mut world = suspected();
-    world.senses.place = Some(8);
+    world.inspector.place = Some(8);
     assert!(matches!(world.run_busy(3 * THRESHOLD)[..], [Verdict::Ended { .. }]));
     // It waits in a call, which is a stall of its own.
     let mut world = suspected();
-    world.senses.wait = Some(WAIT);
+    world.inspector.wait = Some(WAIT);
     let told = world.run(2 * THRESHOLD, |_| ());
     assert!(matches!(told[0], Verdict::Ended { .. }), "{told:?}");
     assert_eq!(began(&told), [Certainty::Observed]);
@@ -290,13 +290,13 @@ fn one_that_moves_on_is_not() {
     let mut world = World::computing();
     let told = world.run(300 * THRESHOLD, |world| {
         world.cpu += LOOK;
-        world.senses.place = Some(world.now);
+        world.inspector.place = Some(world.now);
     });
     assert_eq!(told, []);
     assert!(
-        world.senses.places <= 300 * 4 / TICKS as u32 * 4,
+        world.inspector.places <= 300 * 4 / TICKS as u32 * 4,
         "and is not asked all the time: {}",
-        world.senses.places
+        world.inspector.places
     );
 }
 
@@ -317,10 +317,10 @@ fn one_that_is_starved_is_not() {
     let mut world = World::computing();
     let told = world.run(60 * THRESHOLD, |world| {
         world.cpu += LOOK / 10;
-        world.senses.starved += LOOK * 9 / 10;
+        world.inspector.starved += LOOK * 9 / 10;
     });
     assert_eq!(told, []);
-    assert_eq!(world.senses.places, 0);
+    assert_eq!(world.inspector.places, 0);
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn a_sample_that_fails_tells_nothing() {
     let mut looks = 0;
     let told = world.run(100 * THRESHOLD, |world| {
         (world.cpu, looks) = (world.cpu + LOOK, looks + 1);
-        world.senses.place = (looks % 3 == 0).then_some(7);
+        world.inspector.place = (looks % 3 == 0).then_some(7);
     });
     assert_eq!(began(&told), [Certainty::Suspected]);
     assert!(!told.iter().any(|verdict| matches!(verdict, Verdict::Ended { .. })), "{told:?}");
@@ -350,5 +350,5 @@ fn short_times_are_not_asked_about() {
         world.mark.0 += 2;
         world.cpu += 1_000;
     });
-    assert_eq!((told.len(), world.senses.waits, world.senses.places), (0, 0, 0));
+    assert_eq!((told.len(), world.inspector.waits, world.inspector.places), (0, 0, 0));
 }

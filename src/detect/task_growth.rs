@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use crate::util::backoff::next_doubling;
+
 /// Places whose tasks are over the limit. Each is told when it is first seen there and at each doubling; it is told anew when
 /// its tasks have been fewer than half of the limit meanwhile.
 #[derive(Debug)]
-pub(crate) struct Growth<K> {
+pub(crate) struct TaskGrowthAlarm<K> {
     limit: u64,
     /// By place, the number at which it is told again.
     next: HashMap<K, u64>,
 }
 
-impl<K: Copy + Eq + Hash> Growth<K> {
+impl<K: Copy + Eq + Hash> TaskGrowthAlarm<K> {
     /// More than `limit` tasks are too many; `u64::MAX` never are.
-    pub(crate) fn new(limit: u64) -> Growth<K> {
-        Growth { limit, next: HashMap::new() }
+    pub(crate) fn new(limit: u64) -> TaskGrowthAlarm<K> {
+        TaskGrowthAlarm { limit, next: HashMap::new() }
     }
 
     /// Whether there can be anything to tell, or to forget, where no place has more than `most` tasks.
@@ -24,14 +26,13 @@ impl<K: Copy + Eq + Hash> Growth<K> {
     }
 
     /// Which of these places to tell. A place that is not among them has no tasks.
-    pub(crate) fn judge(&mut self, alive: &HashMap<K, u64>) -> Vec<(K, u64)> {
+    pub(crate) fn check(&mut self, alive: &HashMap<K, u64>) -> Vec<(K, u64)> {
         let few = self.limit.div_ceil(2);
         self.next.retain(|place, _| alive.get(place).is_some_and(|n| *n >= few));
         let mut told = Vec::new();
         for (&place, &n) in alive {
             if n > self.limit && n >= self.next.get(&place).copied().unwrap_or(0) {
-                let step = (n / self.limit.max(1)).ilog2() + 1;
-                self.next.insert(place, self.limit.max(1).saturating_mul(1u64.checked_shl(step).unwrap_or(u64::MAX)));
+                self.next.insert(place, next_doubling(self.limit, n));
                 told.push((place, n));
             }
         }
@@ -45,8 +46,8 @@ mod tests {
 
     /// What is told of one place that has these numbers of tasks, look by look.
     fn told(limit: u64, numbers: &[u64]) -> Vec<u64> {
-        let mut growth = Growth::new(limit);
-        let looks = numbers.iter().flat_map(|n| growth.judge(&HashMap::from([("a", *n)])));
+        let mut alarm = TaskGrowthAlarm::new(limit);
+        let looks = numbers.iter().flat_map(|n| alarm.check(&HashMap::from([("a", *n)])));
         looks.map(|(_, n)| n).collect()
     }
 
@@ -68,20 +69,20 @@ mod tests {
 
     #[test]
     fn places_are_told_apart_and_forgotten() {
-        let mut growth = Growth::new(10);
-        assert!(!growth.may_change(10) && growth.may_change(11));
-        let mut told = growth.judge(&HashMap::from([("a", 11), ("b", 30), ("c", 10)]));
+        let mut alarm = TaskGrowthAlarm::new(10);
+        assert!(!alarm.may_change(10) && alarm.may_change(11));
+        let mut told = alarm.check(&HashMap::from([("a", 11), ("b", 30), ("c", 10)]));
         told.sort_unstable();
         assert_eq!(told, [("a", 11), ("b", 30)]);
-        assert!(growth.may_change(0), "their fall has to be seen");
-        assert_eq!(growth.judge(&HashMap::from([("a", 12), ("c", 12)])), [("c", 12)]);
-        assert!(growth.judge(&HashMap::new()).is_empty());
-        assert!(!growth.may_change(0));
+        assert!(alarm.may_change(0), "their fall has to be seen");
+        assert_eq!(alarm.check(&HashMap::from([("a", 12), ("c", 12)])), [("c", 12)]);
+        assert!(alarm.check(&HashMap::new()).is_empty());
+        assert!(!alarm.may_change(0));
     }
 
     #[test]
     fn switched_off_it_tells_nothing() {
         assert!(told(u64::MAX, &[u64::MAX, u64::MAX - 1]).is_empty());
-        assert!(!Growth::<()>::new(u64::MAX).may_change(u64::MAX));
+        assert!(!TaskGrowthAlarm::<()>::new(u64::MAX).may_change(u64::MAX));
     }
 }

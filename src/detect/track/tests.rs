@@ -14,21 +14,21 @@ pub(super) fn poll(number: u64, begin: u64) -> Poll {
         request: None,
         parent_route: None,
         task: 9,
-        stands_since: None,
+        paused_since: None,
         waited: 0,
     }
 }
 
-pub(super) fn running(polls: &[Poll]) -> Look {
-    Look { running: polls.to_vec(), ..Look::default() }
+pub(super) fn running(polls: &[Poll]) -> Scan {
+    Scan { running: polls.to_vec(), ..Scan::default() }
 }
 
-fn ended(poll: Poll, nanos: u64) -> Look {
-    Look { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Look::default() }
+fn ended(poll: Poll, nanos: u64) -> Scan {
+    Scan { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Scan::default() }
 }
 
-pub(super) fn on_worker(_: &Poll) -> Placement {
-    Placement::Worker(0)
+pub(super) fn on_worker(_: &Poll) -> PollState {
+    PollState::OnWorker(0)
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn told_at_the_threshold_then_at_each_doubling_then_with_the_true_duration() {
     assert_eq!(tracker.step(T - 1, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(
         tracker.step(T, &running(&[p]), &pauses, on_worker),
-        [Change::Began { id: 1, poll: p, worker: 0, elapsed: T, route: None }]
+        [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]
     );
     let mut told = Vec::new();
     for now in (T..200 * MS).step_by(MS as usize) {
@@ -47,13 +47,13 @@ fn told_at_the_threshold_then_at_each_doubling_then_with_the_true_duration() {
     let at = |n: u64| Change::Continued { id: 1, elapsed: n * T };
     let (again, quiet): (Vec<_>, Vec<_>) = told.into_iter().partition(|c| matches!(c, Change::Continued { .. }));
     assert_eq!(again, [at(2), at(4), at(8), at(16)]);
-    assert!(quiet.iter().all(|c| matches!(c, Change::GoesOn { id: 1, .. })));
+    assert!(quiet.iter().all(|c| matches!(c, Change::Unchanged { id: 1, .. })));
     assert!(tracker.has_stalls());
     assert_eq!(
         tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
         [Change::Ended { id: 1, elapsed: 214 * MS }]
     );
-    assert_eq!(tracker.step(217 * MS, &Look::default(), &pauses, on_worker), []);
+    assert_eq!(tracker.step(217 * MS, &Scan::default(), &pauses, on_worker), []);
     assert!(!tracker.has_stalls());
 }
 
@@ -71,20 +71,23 @@ fn one_that_ended_unseen_is_told_once() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(7, 0);
     let told = tracker.step(30 * MS, &ended(p, 12 * MS), &pauses, on_worker);
-    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 12 * MS, route: None, excuse: None }]);
-    assert_eq!(tracker.step(31 * MS, &Look::default(), &pauses, on_worker), []);
+    assert_eq!(
+        told,
+        [Change::EndedUnseen { id: 1, poll: p, worker: 0, elapsed: 12 * MS, route: None, exoneration: None }]
+    );
+    assert_eq!(tracker.step(31 * MS, &Scan::default(), &pauses, on_worker), []);
 }
 
 #[test]
 fn seen_and_ended_in_one_look_begins_and_ends() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(7, 0);
-    let look = Look { running: vec![p], ..ended(p, 15 * MS) };
-    let told = tracker.step(15 * MS, &look, &pauses, on_worker);
+    let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
+    let told = tracker.step(15 * MS, &scan, &pauses, on_worker);
     assert_eq!(
         told,
         [
-            Change::Began { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None },
+            Change::Started { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None },
             Change::Ended { id: 1, elapsed: 15 * MS }
         ]
     );
@@ -94,9 +97,12 @@ fn seen_and_ended_in_one_look_begins_and_ends() {
 fn over_when_asked_is_left_to_its_last_word() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(7, 0);
-    let look = Look { running: vec![p], ..ended(p, 15 * MS) };
-    let told = tracker.step(16 * MS, &look, &pauses, |_| Placement::Over);
-    assert_eq!(told, [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None, excuse: None }]);
+    let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
+    let told = tracker.step(16 * MS, &scan, &pauses, |_| PollState::Finished);
+    assert_eq!(
+        told,
+        [Change::EndedUnseen { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None, exoneration: None }]
+    );
 }
 
 #[test]
@@ -107,7 +113,7 @@ fn off_a_worker_is_never_a_stall() {
     for now in [T, 2 * T, 5 * T] {
         let told = tracker.step(now, &running(&[p]), &pauses, |_| {
             asked += 1;
-            Placement::Off
+            PollState::OffWorker
         });
         assert_eq!(told, []);
     }
@@ -120,7 +126,7 @@ fn a_hand_off_ends_the_stall_for_good() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(1, 0);
     tracker.step(T, &running(&[p]), &pauses, on_worker);
-    let told = tracker.step(15 * MS, &running(&[p]), &pauses, |_| Placement::Off);
+    let told = tracker.step(15 * MS, &running(&[p]), &pauses, |_| PollState::OffWorker);
     assert_eq!(told, [Change::Ended { id: 1, elapsed: T }], "where it was seen last");
     assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
@@ -131,8 +137,8 @@ fn a_hand_off_that_only_the_end_tells_ends_where_it_was_seen() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(1, 0);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let look = Look { ended: vec![EndedPoll { poll: p, nanos: 80 * MS, worker: None }], ..Look::default() };
-    assert_eq!(tracker.step(81 * MS, &look, &pauses, on_worker), [Change::Ended { id: 1, elapsed: 12 * MS }]);
+    let scan = Scan { ended: vec![EndedPoll { poll: p, nanos: 80 * MS, worker: None }], ..Scan::default() };
+    assert_eq!(tracker.step(81 * MS, &scan, &pauses, on_worker), [Change::Ended { id: 1, elapsed: 12 * MS }]);
 }
 
 #[test]
@@ -140,10 +146,10 @@ fn a_lost_last_word_ends_it_with_what_was_seen_and_an_unread_slot_does_not() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(1, 0);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let unread = Look { unread: vec![1], ..Look::default() };
+    let unread = Scan { unread: vec![1], ..Scan::default() };
     assert_eq!(tracker.step(14 * MS, &unread, &pauses, on_worker), []);
     assert_eq!(
-        tracker.step(16 * MS, &Look::default(), &pauses, on_worker),
+        tracker.step(16 * MS, &Scan::default(), &pauses, on_worker),
         [Change::Ended { id: 1, elapsed: 12 * MS }]
     );
 }
@@ -151,14 +157,14 @@ fn a_lost_last_word_ends_it_with_what_was_seen_and_an_unread_slot_does_not() {
 #[test]
 fn a_part_that_may_block_does_not_count() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let standing = Poll { stands_since: Some(4 * MS), ..poll(1, 0) };
+    let standing = Poll { paused_since: Some(4 * MS), ..poll(1, 0) };
     assert_eq!(tracker.step(80 * MS, &running(&[standing]), &pauses, on_worker), []);
-    assert_eq!(tracker.next_look(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
+    assert_eq!(tracker.next_scan(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
     // The part is over: the poll seems to have begun 80 ms later.
     let goes_on = poll(1, 80 * MS);
     assert_eq!(tracker.step(89 * MS, &running(&[goes_on]), &pauses, on_worker), []);
     let told = tracker.step(90 * MS, &running(&[goes_on]), &pauses, on_worker);
-    assert_eq!(told, [Change::Began { id: 1, poll: goes_on, worker: 0, elapsed: T, route: None }]);
+    assert_eq!(told, [Change::Started { id: 1, poll: goes_on, worker: 0, elapsed: T, route: None }]);
 }
 
 #[test]
@@ -170,7 +176,14 @@ fn what_got_no_cpu_and_ended_unseen_is_starved() {
     let told = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
     assert_eq!(
         told,
-        [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 38 * MS, route: None, excuse: Some(Excuse::Starved) }]
+        [Change::EndedUnseen {
+            id: 1,
+            poll: p,
+            worker: 0,
+            elapsed: 38 * MS,
+            route: None,
+            exoneration: Some(Exoneration::Starved)
+        }]
     );
 }
 
@@ -190,7 +203,14 @@ fn a_pause_is_not_the_tasks_fault() {
     let told = tracker.step(1_003 * MS, &ended(p, 1_002 * MS), &pauses, on_worker);
     assert_eq!(
         told,
-        [Change::Missed { id: 1, poll: p, worker: 0, elapsed: 1_002 * MS, route: None, excuse: Some(Excuse::Paused) }]
+        [Change::EndedUnseen {
+            id: 1,
+            poll: p,
+            worker: 0,
+            elapsed: 1_002 * MS,
+            route: None,
+            exoneration: Some(Exoneration::Paused)
+        }]
     );
 }
 
@@ -199,9 +219,9 @@ fn a_block_that_goes_on_after_a_pause_is() {
     let mut tracker = Tracker::new(T);
     let pauses = a_pause(2 * MS, 1_000 * MS);
     let p = poll(1, 0);
-    assert_eq!(tracker.next_look(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
+    assert_eq!(tracker.next_scan(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
     let told = tracker.step(1_008 * MS, &running(&[p]), &pauses, on_worker);
-    assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: 10 * MS, route: None }]);
+    assert_eq!(told, [Change::Started { id: 1, poll: p, worker: 0, elapsed: 10 * MS, route: None }]);
     let told = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
     assert_eq!(told, [Change::Ended { id: 1, elapsed: 27 * MS }]);
 }
@@ -212,21 +232,21 @@ fn what_is_due_only_because_it_waited_for_a_cpu_is_looked_at_again() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = Poll { waited: 3 * MS, ..poll(1, 0) };
     assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
-    assert_eq!(tracker.next_look(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
-    let began = Change::Began { id: 1, poll: p, worker: 0, elapsed: 13 * MS, route: None };
+    assert_eq!(tracker.next_scan(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
+    let began = Change::Started { id: 1, poll: p, worker: 0, elapsed: 13 * MS, route: None };
     assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [began]);
     // Another one is over before that.
     let q = Poll { waited: 3 * MS, ..poll(2, 20 * MS) };
     assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
-    let (elapsed, excuse) = (12 * MS, Some(Excuse::Starved));
+    let (elapsed, exoneration) = (12 * MS, Some(Exoneration::Starved));
     assert_eq!(
         tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
-        [Change::Missed { id: 2, poll: q, worker: 0, elapsed, route: None, excuse }]
+        [Change::EndedUnseen { id: 2, poll: q, worker: 0, elapsed, route: None, exoneration }]
     );
     // And one that would have been long in any case is not excused.
     let r = Poll { waited: 3 * MS, ..poll(3, 40 * MS) };
     let told = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
-    assert!(matches!(told[..], [Change::Missed { id: 3, excuse: None, .. }]), "{told:?}");
+    assert!(matches!(told[..], [Change::EndedUnseen { id: 3, exoneration: None, .. }]), "{told:?}");
 }
 
 #[test]
@@ -234,7 +254,7 @@ fn what_mostly_waited_for_a_cpu_is_told_at_once() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = Poll { waited: 6 * MS, ..poll(1, 0) };
     let told = tracker.step(T, &running(&[p]), &pauses, on_worker);
-    assert_eq!(told, [Change::Began { id: 1, poll: p, worker: 0, elapsed: T, route: None }]);
+    assert_eq!(told, [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]);
 }
 
 /// A laptop's lid is closed for eight hours, with a counter that goes on meanwhile: one poll was short, one had blocked before.
@@ -244,27 +264,27 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
     let (mut tracker, none) = (Tracker::new(T), Pauses::default());
     let (blocks, short) = (poll(1, 0), poll(2, 49 * MS));
     let told = tracker.step(T, &running(&[blocks]), &none, on_worker);
-    assert!(matches!(told[..], [Change::Began { id: 1, .. }]), "{told:?}");
+    assert!(matches!(told[..], [Change::Started { id: 1, .. }]), "{told:?}");
     let pauses = a_pause(50 * MS, 50 * MS + HOURS);
     let now = 50 * MS + HOURS;
     assert_eq!(pauses.overlap(0, now), HOURS);
     let told = tracker.step(now, &running(&[blocks, short]), &pauses, on_worker);
     assert_eq!(told, [Change::Continued { id: 1, elapsed: 50 * MS }], "as if it had not been");
-    let next = tracker.next_look(now, &running(&[blocks, short]), &pauses);
+    let next = tracker.next_scan(now, &running(&[blocks, short]), &pauses);
     assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
-    let look = Look {
+    let scan = Scan {
         ended: vec![
             EndedPoll { poll: short, nanos: HOURS + 2 * MS, worker: Some(1) },
             EndedPoll { poll: blocks, nanos: HOURS + 60 * MS, worker: Some(0) },
         ],
-        ..Look::default()
+        ..Scan::default()
     };
-    let told = tracker.step(now + 10 * MS, &look, &pauses, on_worker);
-    let (elapsed, excuse) = (HOURS + 2 * MS, Some(Excuse::Paused));
+    let told = tracker.step(now + 10 * MS, &scan, &pauses, on_worker);
+    let (elapsed, exoneration) = (HOURS + 2 * MS, Some(Exoneration::Paused));
     assert_eq!(
         told,
         [
-            Change::Missed { id: 2, poll: short, worker: 1, elapsed, route: None, excuse },
+            Change::EndedUnseen { id: 2, poll: short, worker: 1, elapsed, route: None, exoneration },
             Change::Ended { id: 1, elapsed: 60 * MS }
         ]
     );
@@ -277,23 +297,23 @@ fn a_clock_that_begins_anew_is_no_stall() {
     let p = poll(1, 5_000 * MS);
     assert_eq!(tracker.step(5_001 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(MS, &running(&[p]), &pauses, on_worker), []);
-    assert_eq!(tracker.next_look(MS, &running(&[p]), &pauses), MS + T);
+    assert_eq!(tracker.next_scan(MS, &running(&[p]), &pauses), MS + T);
     assert_eq!(tracker.step(2 * MS, &ended(p, 0), &pauses, on_worker), []);
     let q = poll(2, 3 * MS);
     let told = tracker.step(3 * MS + T, &running(&[q]), &pauses, on_worker);
-    assert!(matches!(told[..], [Change::Began { elapsed: T, .. }]), "what comes after is found: {told:?}");
+    assert!(matches!(told[..], [Change::Started { elapsed: T, .. }]), "what comes after is found: {told:?}");
 }
 
 #[test]
 fn looks_when_the_earliest_is_due_but_not_too_often() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let now = 100 * MS;
-    assert_eq!(tracker.next_look(now, &Look::default(), &pauses), now + T);
-    assert_eq!(tracker.next_look(now, &running(&[poll(1, 95 * MS), poll(2, 97 * MS)]), &pauses), 105 * MS);
-    assert_eq!(tracker.next_look(now, &running(&[poll(1, 91 * MS)]), &pauses), now + T / 4, "four a threshold");
+    assert_eq!(tracker.next_scan(now, &Scan::default(), &pauses), now + T);
+    assert_eq!(tracker.next_scan(now, &running(&[poll(1, 95 * MS), poll(2, 97 * MS)]), &pauses), 105 * MS);
+    assert_eq!(tracker.next_scan(now, &running(&[poll(1, 91 * MS)]), &pauses), now + T / 4, "four a threshold");
     let old = poll(3, 60 * MS);
     tracker.step(now, &running(&[old]), &pauses, on_worker);
-    assert_eq!(tracker.next_look(now, &running(&[old]), &pauses), now + T, "the next doubling is far");
+    assert_eq!(tracker.next_scan(now, &running(&[old]), &pauses), now + T, "the next doubling is far");
     let now = 137 * MS;
-    assert_eq!(tracker.next_look(now, &running(&[old]), &pauses), 140 * MS, "at 8x");
+    assert_eq!(tracker.next_scan(now, &running(&[old]), &pauses), 140 * MS, "at 8x");
 }

@@ -1,0 +1,21 @@
+//! Whether the stacks of blocked threads can be captured.
+
+use super::capture;
+use crate::model::coverage::StackCoverage;
+
+/// Returns what can be captured, as far as that is known before the first capture.
+pub(crate) fn at_start(is_wanted: bool) -> StackCoverage {
+    match is_wanted {
+        _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
+        false => StackCoverage::SwitchedOff,
+        true => capture::coverage(),
+    }
+}
+
+/// Returns the coverage at the start, corrected by what captures have found out since.
+pub(crate) fn now(at_start: StackCoverage) -> StackCoverage {
+    match at_start {
+        StackCoverage::Taken => capture::hindered().unwrap_or(at_start),
+        _ => at_start,
+    }
+}
