@@ -15,12 +15,11 @@ use crate::measure::meter::Meter;
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Purpose, Syscall};
-use crate::model::time::Nanos;
 use crate::sys;
 use crate::util::token_bucket::{RateLimit, TokenBucket};
 
 /// The limit of captures: a flood of stalls must not keep the watchdog from finding further ones.
-const CAPTURES: RateLimit = RateLimit { burst: 64, interval: Nanos(5_000_000) };
+const CAPTURES: RateLimit = RateLimit { burst: 64, interval: Duration::from_millis(5) };
 /// The captures of a burst that are reserved for stalls, while the search for blocked workers captures stacks as well.
 const RESERVED_FOR_STALLS: u32 = CAPTURES.burst / 2;
 /// The shortest window over which a share of CPU time is judged.
@@ -77,7 +76,7 @@ pub(crate) struct Examiner {
 
 impl Examiner {
     pub(crate) fn new(meter: Arc<Meter>, status: Arc<WatchdogStatus>, captures: bool) -> Examiner {
-        let bucket = TokenBucket::new(CAPTURES, Nanos::ZERO);
+        let bucket = TokenBucket::new(CAPTURES, Duration::ZERO);
         Examiner { meter, status, captures, capturer: Default::default(), bucket, has_examined: false }
     }
 
@@ -214,7 +213,7 @@ impl Examiner {
             return None;
         }
         let target = thread.tid.zip(thread.stack).map(|(tid, stack)| Target { tid, stack });
-        let now = Nanos(self.now());
+        let now = Duration::from_nanos(self.now());
         let (outcome, stack) = match target {
             _ if !self.bucket.take_above(reserve, now) => (Outcome::Limited, None),
             None => (Outcome::Unavailable, None),

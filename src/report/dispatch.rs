@@ -18,7 +18,6 @@ use crate::model::cause::Certainty;
 use crate::model::event::{Notice, SheddingChange, StallOrigin};
 use crate::model::stack::Stack;
 use crate::model::stall::{Phase, Stall};
-use crate::model::time::Nanos;
 use crate::util::{call_user, lock};
 
 /// The number of reports that may wait for the dispatcher.
@@ -267,7 +266,7 @@ impl Dispatcher {
         }
     }
 
-    fn now(&self) -> Nanos {
-        self.started.elapsed().into()
+    fn now(&self) -> Duration {
+        self.started.elapsed()
     }
 }

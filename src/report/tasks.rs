@@ -1,12 +1,13 @@
 //! Log lines about tasks: panics, and sites whose tasks become ever more.
 
+use std::time::Duration;
+
 use tokio::task::Id;
 
 use super::log;
 use super::throttle::Throttle;
 use crate::model::event::TaskGroup;
 use crate::model::id::SiteId;
-use crate::model::time::Nanos;
 
 /// Logs the panics of tasks, limited by site and apart from the stalls of the site.
 pub(super) struct PanicLog {
@@ -19,7 +20,7 @@ impl PanicLog {
     }
 
     /// Logs a panic, and returns whether it did: there may have been too many of its site.
-    pub(super) fn log(&mut self, group: &TaskGroup, task: Option<Id>, message: &str, now: Nanos) -> bool {
+    pub(super) fn log(&mut self, group: &TaskGroup, task: Option<Id>, message: &str, now: Duration) -> bool {
         let Some(suppressed) = self.throttle.admit(group.key, now, true) else { return false };
         log::task_panic(group, task, &one_line(message), suppressed);
         true

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
-use crate::model::time::Nanos;
 use crate::util::token_bucket::{RateLimit, TokenBucket};
 
 /// The log lines of one key: 5 at once, then one each 10 seconds.
-const LOG_LINES: RateLimit = RateLimit { burst: 5, interval: Nanos(10_000_000_000) };
+const LOG_LINES: RateLimit = RateLimit { burst: 5, interval: Duration::from_secs(10) };
 
 #[derive(Debug)]
 struct Limited {
@@ -28,7 +28,7 @@ impl<K: Eq + Hash> Throttle<K> {
 
     /// Admits one line at `now`, and returns the number of lines suppressed since the previous one; or `None` if the limit is
     /// reached. `count` says whether this line then counts as suppressed (it does not if it was counted before).
-    pub(crate) fn admit(&mut self, key: K, now: Nanos, count: bool) -> Option<u64> {
+    pub(crate) fn admit(&mut self, key: K, now: Duration, count: bool) -> Option<u64> {
         let new = || Limited { bucket: TokenBucket::new(LOG_LINES, now), suppressed: 0 };
         let limited = self.keys.entry(key).or_insert_with(new);
         if !limited.bucket.take(now) {
@@ -47,32 +47,32 @@ mod tests {
     use super::*;
 
     const BURST: usize = LOG_LINES.burst as usize;
-    const INTERVAL: u64 = LOG_LINES.interval.0;
+    const INTERVAL: Duration = LOG_LINES.interval;
 
     #[test]
     fn a_burst_then_a_rate_and_the_next_line_has_the_number_of_the_suppressed() {
         let mut throttle = Throttle::new();
         let mut admitted = Vec::new();
         for i in 0..100 {
-            admitted.push(throttle.admit("a", Nanos(i * INTERVAL / 20), true));
+            admitted.push(throttle.admit("a", INTERVAL * i / 20, true));
         }
         assert!(admitted[..BURST].iter().all(|line| *line == Some(0)));
         let after: Vec<_> = admitted[BURST..].iter().flatten().copied().collect();
         assert_eq!(after, [15, 19, 19, 19], "one in twenty, and the others are accounted for");
         let tail = admitted.iter().rev().take_while(|line| line.is_none()).count() as u64;
         assert_eq!(after.iter().sum::<u64>() + tail + admitted.iter().flatten().count() as u64, 100);
-        assert_eq!(throttle.admit("b", Nanos(0), true), Some(0), "another key has a bucket of its own");
+        assert_eq!(throttle.admit("b", Duration::ZERO, true), Some(0), "another key has a bucket of its own");
     }
 
     #[test]
     fn a_quiet_time_restores_the_burst_and_no_more() {
         let mut throttle = Throttle::new();
         for _ in 0..20 {
-            throttle.admit((), Nanos(0), true);
+            throttle.admit((), Duration::ZERO, true);
         }
-        let later = Nanos(INTERVAL * 1_000);
+        let later = INTERVAL * 1_000;
         let admitted = (0..20).filter(|_| throttle.admit((), later, true).is_some()).count();
         assert_eq!(admitted, BURST);
-        assert_eq!(throttle.admit((), Nanos(0), true), None, "a clock that goes back breaks nothing");
+        assert_eq!(throttle.admit((), Duration::ZERO, true), None, "a clock that goes back breaks nothing");
     }
 }

@@ -1,12 +1,12 @@
 //! A [token bucket](https://en.wikipedia.org/wiki/Token_bucket): a burst, then a steady rate.
 
-use crate::model::time::Nanos;
+use std::time::Duration;
 
 /// How many may pass at once, and how often one more may pass after that.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RateLimit {
     pub(crate) burst: u32,
-    pub(crate) interval: Nanos,
+    pub(crate) interval: Duration,
 }
 
 /// The bucket of one [`RateLimit`], which is full at first.
@@ -14,27 +14,28 @@ pub(crate) struct RateLimit {
 pub(crate) struct TokenBucket {
     limit: RateLimit,
     tokens: u32,
-    refilled: Nanos,
+    /// The moment up to which tokens were earned, as the time since any fixed moment.
+    refilled: Duration,
 }
 
 impl TokenBucket {
-    pub(crate) fn new(limit: RateLimit, now: Nanos) -> TokenBucket {
+    pub(crate) fn new(limit: RateLimit, now: Duration) -> TokenBucket {
         TokenBucket { limit, tokens: limit.burst, refilled: now }
     }
 
     /// Takes a token, and returns whether there was one.
-    pub(crate) fn take(&mut self, now: Nanos) -> bool {
+    pub(crate) fn take(&mut self, now: Duration) -> bool {
         self.take_above(0, now)
     }
 
     /// Takes a token if more than `reserve` are left, and returns whether it did.
-    pub(crate) fn take_above(&mut self, reserve: u32, now: Nanos) -> bool {
-        let interval = self.limit.interval.0.max(1);
-        let earned = now.saturating_sub(self.refilled).0 / interval;
+    pub(crate) fn take_above(&mut self, reserve: u32, now: Duration) -> bool {
+        let interval = self.limit.interval.as_nanos().max(1);
+        let earned = now.saturating_sub(self.refilled).as_nanos() / interval;
         if earned > 0 {
-            let earned_tokens = earned.min(u64::from(self.limit.burst)) as u32;
+            let earned_tokens = earned.min(u128::from(self.limit.burst)) as u32;
             self.tokens = self.tokens.saturating_add(earned_tokens).min(self.limit.burst);
-            self.refilled += Nanos(earned.saturating_mul(interval));
+            self.refilled += duration_of(earned * interval);
         }
         let is_admitted = self.tokens > reserve;
         self.tokens -= u32::from(is_admitted);
@@ -42,19 +43,25 @@ impl TokenBucket {
     }
 }
 
+/// Returns a number of nanoseconds, which is at most that of some `Duration`, as a `Duration`.
+fn duration_of(nanos: u128) -> Duration {
+    const SECOND: u128 = 1_000_000_000;
+    Duration::new((nanos / SECOND) as u64, (nanos % SECOND) as u32)
+}
+
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 
-    const LIMIT: RateLimit = RateLimit { burst: 3, interval: Nanos(10) };
+    const LIMIT: RateLimit = RateLimit { burst: 3, interval: Duration::from_nanos(10) };
 
     fn admitted(bucket: &mut TokenBucket, times: impl IntoIterator<Item = u64>) -> usize {
-        times.into_iter().filter(|now| bucket.take(Nanos(*now))).count()
+        times.into_iter().filter(|now| bucket.take(Duration::from_nanos(*now))).count()
     }
 
     #[test]
     fn admits_a_burst_and_then_one_each_interval() {
-        let mut bucket = TokenBucket::new(LIMIT, Nanos(100));
+        let mut bucket = TokenBucket::new(LIMIT, Duration::from_nanos(100));
         assert_eq!(admitted(&mut bucket, [100; 10]), 3);
         assert_eq!(admitted(&mut bucket, 101..110), 0);
         assert_eq!(admitted(&mut bucket, 110..150), 4, "no part of an interval is lost");
@@ -62,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_quiet_time_restores_the_burst_and_no_more() {
-        let mut bucket = TokenBucket::new(LIMIT, Nanos(0));
+        let mut bucket = TokenBucket::new(LIMIT, Duration::ZERO);
         assert_eq!(admitted(&mut bucket, [0; 10]), 3);
         assert_eq!(admitted(&mut bucket, [u64::MAX; 10]), 3);
         assert_eq!(admitted(&mut bucket, [5]), 0, "a clock that goes back is harmless");
@@ -70,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_reserve_is_left_to_others() {
-        let mut bucket = TokenBucket::new(LIMIT, Nanos(0));
-        assert!(bucket.take_above(2, Nanos(0)));
-        assert!(!bucket.take_above(2, Nanos(0)) && bucket.take(Nanos(0)));
+        let mut bucket = TokenBucket::new(LIMIT, Duration::ZERO);
+        assert!(bucket.take_above(2, Duration::ZERO));
+        assert!(!bucket.take_above(2, Duration::ZERO) && bucket.take(Duration::ZERO));
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 const BURST: u32 = LOG_LINES.burst;
-const INTERVAL: u64 = LOG_LINES.interval.0;
+const INTERVAL: u64 = LOG_LINES.interval.as_nanos() as u64;
 
 /// The lines of one key: when one was admitted, and what was counted.
 #[derive(Default)]
@@ -31,7 +31,7 @@ proptest! {
             now += step;
             let account = &mut accounts[usize::from(key)];
             let first = *account.first.get_or_insert(now);
-            match throttle.admit(key, Nanos(now), count) {
+            match throttle.admit(key, Duration::from_nanos(now), count) {
                 Some(suppressed) => {
                     account.admitted.push(now);
                     account.accounted += suppressed;
@@ -47,7 +47,7 @@ proptest! {
         }
         for (key, account) in accounts.iter_mut().enumerate() {
             // A long time later one is admitted, and accounts for the rest.
-            let suppressed = throttle.admit(key as u8, Nanos(now + INTERVAL), true);
+            let suppressed = throttle.admit(key as u8, Duration::from_nanos(now + INTERVAL), true);
             prop_assert!(suppressed.is_some());
             prop_assert_eq!(account.accounted + suppressed.unwrap_or_default(), account.refused);
         }
@@ -59,7 +59,7 @@ proptest! {
         let mut throttle = Throttle::new();
         let (mut accounted, mut refused) = (0, 0);
         for (key, now, count) in steps {
-            match throttle.admit(key, Nanos(now), count) {
+            match throttle.admit(key, Duration::from_nanos(now), count) {
                 Some(suppressed) => accounted += suppressed,
                 None => refused += u64::from(count),
             }
