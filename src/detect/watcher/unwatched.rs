@@ -4,7 +4,7 @@ use super::Watcher;
 use super::observe::Observation;
 use crate::detect::emit::UnwatchedStall;
 use crate::detect::identity::StallIdentity;
-use crate::detect::outside::detector::Verdict;
+use crate::detect::outside::detector::{Activity, Verdict};
 use crate::detect::outside::workers::ThreadInspector;
 use crate::detect::track::Change;
 use crate::model::time::Nanos;
@@ -27,12 +27,12 @@ impl Watcher {
     fn emit_verdict(&mut self, verdict: Verdict, seen: &Observation) {
         let at = Nanos(seen.now);
         let change = match verdict {
-            Verdict::Started { thread, certainty, stands, begin, elapsed } => {
+            Verdict::Started { thread, certainty, activity, begin, elapsed } => {
                 let Some(busy) = seen.workers.busy.get(&thread) else { return };
                 let id = self.tracker.new_id();
                 self.unwatched.insert(thread, id);
                 let mut identity = busy.identity.clone();
-                identity.cpu = identity.cpu.filter(|_| stands);
+                identity.cpu = identity.cpu.filter(|_| activity == Activity::Waiting);
                 let unwatched = UnwatchedStall {
                     id,
                     runtime: busy.runtime,

@@ -1,39 +1,39 @@
-//! With made-up clocks and threads.
+//! The detector with invented clocks and threads.
 
 use super::*;
 use crate::detect::pause::Sleep;
 
 const MS: u64 = 1_000_000;
 const THRESHOLD: u64 = 10 * MS;
-/// Between two looks.
-const LOOK: u64 = THRESHOLD / 4;
+/// Between two scans.
+const INTERVAL: u64 = THRESHOLD / 4;
 
-/// A made-up worker.
+/// An invented worker.
 struct World {
-    suspects: BlockedWorkerDetector,
+    detector: BlockedWorkerDetector,
     pauses: Pauses,
     now: u64,
     mark: (u64, u64),
     progress: u64,
     cpu: u64,
-    inspector: Made,
+    inspector: Invented,
 }
 
-/// What it would be found to do.
-struct Made {
-    wait: Option<BlockedIn>,
+/// What an inspection of it would find.
+struct Invented {
+    blocked_in: Option<BlockedIn>,
     keeps: bool,
-    starved: u64,
-    place: Option<u64>,
-    /// How often a stack was taken.
-    places: u32,
-    waits: u32,
+    run_delay: u64,
+    location: Option<u64>,
+    /// The number of stacks that were sampled.
+    samples: u32,
+    questions: u32,
 }
 
-impl Inspector for Made {
+impl Inspector for Invented {
     fn blocked_in(&mut self, _: u64) -> Option<BlockedIn> {
-        self.waits += 1;
-        self.wait
+        self.questions += 1;
+        self.blocked_in
     }
 
     fn keeps_its_worker(&mut self, _: u64) -> bool {
@@ -41,12 +41,12 @@ impl Inspector for Made {
     }
 
     fn run_delay(&mut self, _: u64) -> u64 {
-        self.starved
+        self.run_delay
     }
 
     fn location(&mut self, _: u64) -> Option<u64> {
-        self.places += 1;
-        self.place
+        self.samples += 1;
+        self.location
     }
 }
 
@@ -55,27 +55,34 @@ const WAIT: BlockedIn = BlockedIn { digest: 1, in_call: true, is_shallow: false 
 impl World {
     fn new() -> World {
         World {
-            suspects: BlockedWorkerDetector::new(THRESHOLD),
+            detector: BlockedWorkerDetector::new(THRESHOLD),
             pauses: Pauses::default(),
             now: 1_000 * MS,
             mark: (1, 0),
             progress: 0,
             cpu: 0,
-            inspector: Made { wait: None, keeps: true, starved: 0, place: None, places: 0, waits: 0 },
+            inspector: Invented {
+                blocked_in: None,
+                keeps: true,
+                run_delay: 0,
+                location: None,
+                samples: 0,
+                questions: 0,
+            },
         }
     }
 
-    /// It waits in a system call.
-    fn standing() -> World {
+    /// A worker that waits in a system call.
+    fn waiting() -> World {
         let mut world = World::new();
-        world.inspector.wait = Some(WAIT);
+        world.inspector.blocked_in = Some(WAIT);
         world
     }
 
-    /// It computes at one place.
+    /// A worker that computes in one location.
     fn computing() -> World {
         let mut world = World::new();
-        world.inspector.place = Some(7);
+        world.inspector.location = Some(7);
         world
     }
 
@@ -83,34 +90,34 @@ impl World {
         WorkerObservation { thread: 1, mark: self.mark, progress: self.progress, cpu: self.cpu, at: self.now }
     }
 
-    fn look(&mut self) -> Vec<Verdict> {
-        let look = [self.observation()];
-        self.suspects.step(self.now, &look, &self.pauses, &mut self.inspector)
+    fn scan(&mut self) -> Vec<Verdict> {
+        let observations = [self.observation()];
+        self.detector.step(self.now, &observations, &self.pauses, &mut self.inspector)
     }
 
-    /// Looks for some time, after `change` each time; the verdicts but for those that it goes on.
+    /// Scans for some time, each time after `change`. Returns the verdicts, except that nothing has changed.
     fn run(&mut self, time: u64, mut change: impl FnMut(&mut World)) -> Vec<Verdict> {
         let end = self.now + time;
-        let mut told = Vec::new();
+        let mut verdicts = Vec::new();
         while self.now < end {
-            self.now += LOOK;
+            self.now += INTERVAL;
             change(self);
-            told.extend(self.look().into_iter().filter(|verdict| !matches!(verdict, Verdict::Unchanged { .. })));
+            verdicts.extend(self.scan().into_iter().filter(|verdict| !matches!(verdict, Verdict::Unchanged { .. })));
         }
-        told
+        verdicts
     }
 
     fn run_busy(&mut self, time: u64) -> Vec<Verdict> {
-        self.run(time, |world| world.cpu += LOOK)
+        self.run(time, |world| world.cpu += INTERVAL)
     }
 
-    /// It has parked.
+    /// The worker has parked.
     fn park(&mut self) -> Vec<Verdict> {
-        self.suspects.step(self.now, &[], &self.pauses, &mut self.inspector)
+        self.detector.step(self.now, &[], &self.pauses, &mut self.inspector)
     }
 }
 
-fn began(verdicts: &[Verdict]) -> Vec<Certainty> {
+fn started(verdicts: &[Verdict]) -> Vec<Certainty> {
     let certainty = |verdict: &Verdict| match verdict {
         Verdict::Started { certainty, .. } => Some(*certainty),
         _ => None,
@@ -119,15 +126,18 @@ fn began(verdicts: &[Verdict]) -> Vec<Certainty> {
 }
 
 #[test]
-fn one_that_stands_is_certain_after_the_threshold() {
-    let mut world = World::standing();
+fn a_waiting_worker_is_certain_after_the_threshold() {
+    let mut world = World::waiting();
     let begin = world.now;
-    assert!(world.look().is_empty());
-    assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
-    let told = world.run(LOOK, |_| ());
+    assert!(world.scan().is_empty());
+    assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
+    let verdicts = world.run(INTERVAL, |_| ());
     let elapsed = THRESHOLD;
-    assert_eq!(told, [Verdict::Started { thread: 1, certainty: Certainty::Observed, stands: true, begin, elapsed }]);
-    // Told again at 2, 4, 8.
+    assert_eq!(
+        verdicts,
+        [Verdict::Started { thread: 1, certainty: Certainty::Observed, activity: Activity::Waiting, begin, elapsed }]
+    );
+    // Reported again at 2, 4, 8 thresholds.
     let again = world.run(8 * THRESHOLD, |_| ());
     let thresholds = again.iter().map(|verdict| match verdict {
         Verdict::Continued { elapsed, .. } => elapsed / THRESHOLD,
@@ -139,216 +149,218 @@ fn one_that_stands_is_certain_after_the_threshold() {
 }
 
 #[test]
-fn one_that_runs_ends_its_stall() {
-    let mut world = World::standing();
-    world.look();
-    assert_eq!(began(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed]);
+fn a_worker_that_runs_ends_its_stall() {
+    let mut world = World::waiting();
+    world.scan();
+    assert_eq!(started(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed]);
     world.cpu += 1;
-    world.now += LOOK;
-    assert_eq!(world.look(), [Verdict::Ended { thread: 1, elapsed: 2 * THRESHOLD }], "by what was seen last");
-    // The next wait is one of its own.
-    assert_eq!(began(&world.run(THRESHOLD, |_| ())), [Certainty::Observed]);
+    world.now += INTERVAL;
+    assert_eq!(world.scan(), [Verdict::Ended { thread: 1, elapsed: 2 * THRESHOLD }], "as it was confirmed last");
+    // The next wait is a stall of its own.
+    assert_eq!(started(&world.run(THRESHOLD, |_| ())), [Certainty::Observed]);
 }
 
 #[test]
-fn one_that_runs_now_and_then_is_never_certain() {
-    let mut world = World::standing();
-    let mut looks = 0;
-    let told = world.run(100 * THRESHOLD, |world| {
-        looks += 1;
-        if looks % 4 == 0 {
-            // Which is how it also publishes.
+fn a_worker_that_runs_now_and_then_is_never_certain() {
+    let mut world = World::waiting();
+    let mut scans = 0;
+    let verdicts = world.run(100 * THRESHOLD, |world| {
+        scans += 1;
+        if scans % 4 == 0 {
+            // It publishes as it runs.
             (world.cpu, world.progress) = (world.cpu + 1, world.progress + 1);
         }
     });
-    assert_eq!(told, []);
+    assert_eq!(verdicts, []);
 }
 
 #[test]
-fn another_unpark_or_frame_begins_anew() {
+fn another_unpark_or_frame_starts_from_scratch() {
     for change in [|mark: &mut (u64, u64)| mark.0 += 2, |mark: &mut (u64, u64)| mark.1 += 1] {
-        let mut world = World::standing();
-        let mut looks = 0;
-        let told = world.run(50 * THRESHOLD, |world| {
-            looks += 1;
-            if looks % 4 == 0 {
+        let mut world = World::waiting();
+        let mut scans = 0;
+        let verdicts = world.run(50 * THRESHOLD, |world| {
+            scans += 1;
+            if scans % 4 == 0 {
                 change(&mut world.mark);
             }
         });
-        assert_eq!(told, []);
+        assert_eq!(verdicts, []);
     }
 }
 
-/// It was given no CPU when it was ready: what it waited for before that was shorter.
+/// It got no CPU when it was ready: what it waited for before that was shorter.
 #[test]
-fn one_that_is_ready_to_run_does_not_stand() {
-    let mut world = World::standing();
-    world.look();
-    assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
-    world.inspector.wait = None;
+fn a_worker_that_is_ready_to_run_does_not_wait() {
+    let mut world = World::waiting();
+    world.scan();
+    assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
+    world.inspector.blocked_in = None;
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
-    // Another wait than before, though nobody saw it run.
-    world.inspector.wait = Some(WAIT);
-    let told = world.run(100 * THRESHOLD, |world| {
+    // Another wait than before, though no scan saw it run.
+    world.inspector.blocked_in = Some(WAIT);
+    let verdicts = world.run(100 * THRESHOLD, |world| {
         let digest = world.now;
-        world.inspector.wait = Some(BlockedIn { digest, ..WAIT });
+        world.inspector.blocked_in = Some(BlockedIn { digest, ..WAIT });
     });
-    assert_eq!(told, []);
+    assert_eq!(verdicts, []);
 }
 
 #[test]
-fn where_it_may_have_been_handed_on_it_is_suspected_later() {
+fn a_worker_that_may_have_been_handed_on_is_suspected_later() {
     for (keeps, in_call) in [(false, true), (true, false)] {
-        let mut world = World::standing();
-        (world.inspector.keeps, world.inspector.wait) = (keeps, Some(BlockedIn { in_call, ..WAIT }));
-        world.look();
-        assert_eq!(world.run(2 * THRESHOLD - LOOK, |_| ()), []);
-        assert_eq!(began(&world.run(LOOK, |_| ())), [Certainty::Suspected]);
+        let mut world = World::waiting();
+        (world.inspector.keeps, world.inspector.blocked_in) = (keeps, Some(BlockedIn { in_call, ..WAIT }));
+        world.scan();
+        assert_eq!(world.run(2 * THRESHOLD - INTERVAL, |_| ()), []);
+        assert_eq!(started(&world.run(INTERVAL, |_| ())), [Certainty::Suspected]);
     }
 }
 
 #[test]
-fn what_is_published_meanwhile_is_another_threads() {
-    let mut world = World::standing();
+fn figures_published_meanwhile_are_another_threads() {
+    let mut world = World::waiting();
     world.inspector.keeps = false;
-    world.look();
-    assert_eq!(began(&world.run(3 * THRESHOLD, |_| ())), [Certainty::Suspected]);
+    world.scan();
+    assert_eq!(started(&world.run(3 * THRESHOLD, |_| ())), [Certainty::Suspected]);
     world.progress += 1;
-    assert!(matches!(world.run(LOOK, |_| ())[..], [Verdict::Ended { .. }]));
+    assert!(matches!(world.run(INTERVAL, |_| ())[..], [Verdict::Ended { .. }]));
     world.inspector.keeps = true;
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), [], "whatever it does now");
     assert_eq!(world.run_busy(100 * THRESHOLD), []);
     world.mark.0 += 2;
-    assert_eq!(began(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed], "it is a worker again");
+    assert_eq!(started(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed], "it is a worker again");
 }
 
 #[test]
-fn one_that_is_back_in_the_pool_is_no_worker() {
-    let mut world = World::standing();
-    world.inspector.wait = Some(BlockedIn { is_shallow: true, ..WAIT });
+fn a_thread_that_is_back_in_the_pool_is_no_worker() {
+    let mut world = World::waiting();
+    world.inspector.blocked_in = Some(BlockedIn { is_shallow: true, ..WAIT });
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
-    assert_eq!(world.inspector.waits, 1, "asked once");
+    assert_eq!(world.inspector.questions, 1, "asked once");
 }
 
 #[test]
-fn a_standstill_of_the_process_is_left_out() {
-    let mut world = World::standing();
-    world.look();
+fn a_pause_of_the_process_does_not_count() {
+    let mut world = World::waiting();
+    world.scan();
     let begin = world.now;
     world.now += 100 * THRESHOLD;
-    let sleep = Sleep { begin, due: begin + LOOK, end: world.now, own_run_delay: Some(0), busiest: None };
+    let sleep = Sleep { begin, due: begin + INTERVAL, end: world.now, own_run_delay: Some(0), busiest: None };
     world.pauses.note(&sleep, THRESHOLD).expect("a pause");
-    assert_eq!(world.look(), []);
-    assert_eq!(world.run(THRESHOLD - LOOK, |_| ()), []);
-    assert_eq!(began(&world.run(LOOK, |_| ())), [Certainty::Observed]);
+    assert_eq!(world.scan(), []);
+    assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
+    assert_eq!(started(&world.run(INTERVAL, |_| ())), [Certainty::Observed]);
 }
 
 #[test]
-fn one_that_computes_in_one_place_is_suspected() {
+fn a_worker_that_computes_in_one_location_is_suspected() {
     let mut world = World::computing();
-    world.look();
-    let told = world.run_busy(15 * THRESHOLD);
-    assert_eq!(began(&told), [], "so long it may be polling others");
-    let told = world.run_busy(3 * THRESHOLD);
-    let [Verdict::Started { certainty: Certainty::Suspected, stands: false, begin, elapsed, .. }] = told[..] else {
-        panic!("{told:?}")
+    world.scan();
+    let verdicts = world.run_busy(15 * THRESHOLD);
+    assert_eq!(started(&verdicts), [], "until then it may be polling others");
+    let verdicts = world.run_busy(3 * THRESHOLD);
+    let [Verdict::Started { certainty: Certainty::Suspected, activity: Activity::Computing, begin, elapsed, .. }] =
+        verdicts[..]
+    else {
+        panic!("{verdicts:?}")
     };
-    assert!(begin + elapsed <= world.now && elapsed >= 7 * THRESHOLD, "since the first of its samples: {told:?}");
-    assert_eq!(world.inspector.places, SAMPLES);
-    // A stack now and then tells that it goes on.
-    let told = world.run_busy(100 * THRESHOLD);
-    assert!(told.iter().all(|verdict| matches!(verdict, Verdict::Continued { .. })), "{told:?}");
-    assert!((40..=SAMPLES + 50).contains(&world.inspector.places), "{}", world.inspector.places);
+    assert!(begin + elapsed <= world.now && elapsed >= 7 * THRESHOLD, "since its first sample: {verdicts:?}");
+    assert_eq!(world.inspector.samples, SAMPLES);
+    // An occasional sample confirms that the stall is ongoing.
+    let verdicts = world.run_busy(100 * THRESHOLD);
+    assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Continued { .. })), "{verdicts:?}");
+    assert!((40..=SAMPLES + 50).contains(&world.inspector.samples), "{}", world.inspector.samples);
     let before = world.now - begin;
     world.progress += 1;
-    let told = world.run_busy(LOOK);
-    let [Verdict::Ended { elapsed, .. }] = told[..] else { panic!("{told:?}") };
+    let verdicts = world.run_busy(INTERVAL);
+    let [Verdict::Ended { elapsed, .. }] = verdicts[..] else { panic!("{verdicts:?}") };
     assert!((before - 2 * THRESHOLD..=before).contains(&elapsed), "by the last sample: {elapsed} of {before}");
 }
 
 #[test]
-fn one_that_goes_elsewhere_computes_there_no_more() {
+fn a_worker_that_changes_its_location_ends_its_stall() {
     let suspected = || {
         let mut world = World::computing();
-        world.look();
-        assert_eq!(began(&world.run_busy(18 * THRESHOLD)), [Certainty::Suspected]);
+        world.scan();
+        assert_eq!(started(&world.run_busy(18 * THRESHOLD)), [Certainty::Suspected]);
         world
     };
     let mut world = suspected();
-    world.inspector.place = Some(8);
+    world.inspector.location = Some(8);
     assert!(matches!(world.run_busy(3 * THRESHOLD)[..], [Verdict::Ended { .. }]));
-    // It waits in a call, which is a stall of its own.
+    // A wait in a call is a stall of its own.
     let mut world = suspected();
-    world.inspector.wait = Some(WAIT);
-    let told = world.run(2 * THRESHOLD, |_| ());
-    assert!(matches!(told[0], Verdict::Ended { .. }), "{told:?}");
-    assert_eq!(began(&told), [Certainty::Observed]);
+    world.inspector.blocked_in = Some(WAIT);
+    let verdicts = world.run(2 * THRESHOLD, |_| ());
+    assert!(matches!(verdicts[0], Verdict::Ended { .. }), "{verdicts:?}");
+    assert_eq!(started(&verdicts), [Certainty::Observed]);
 }
 
 #[test]
-fn one_that_moves_on_is_not() {
+fn a_worker_that_keeps_changing_its_location_is_not_suspected() {
     let mut world = World::computing();
-    let told = world.run(300 * THRESHOLD, |world| {
-        world.cpu += LOOK;
-        world.inspector.place = Some(world.now);
+    let verdicts = world.run(300 * THRESHOLD, |world| {
+        world.cpu += INTERVAL;
+        world.inspector.location = Some(world.now);
     });
-    assert_eq!(told, []);
+    assert_eq!(verdicts, []);
     assert!(
-        world.inspector.places <= 300 * 4 / TICKS as u32 * 4,
-        "and is not asked all the time: {}",
-        world.inspector.places
+        world.inspector.samples <= 300 * 4 / TICKS as u32 * 4,
+        "it is not sampled all the time: {}",
+        world.inspector.samples
     );
 }
 
-/// Polls of 2 ms, one after the other, or shorter ones: published every 61.
+/// Polls of 2 ms, one after the other, or shorter ones: figures are published every 61.
 #[test]
-fn one_that_publishes_is_not() {
+fn a_worker_that_publishes_is_not_suspected() {
     let mut world = World::computing();
     let mut busy = 0;
-    let told = world.run(300 * THRESHOLD, |world| {
-        (world.cpu, busy) = (world.cpu + LOOK, busy + LOOK);
+    let verdicts = world.run(300 * THRESHOLD, |world| {
+        (world.cpu, busy) = (world.cpu + INTERVAL, busy + INTERVAL);
         world.progress = busy / (TICKS * 2 * MS);
     });
-    assert_eq!(told, []);
+    assert_eq!(verdicts, []);
 }
 
 #[test]
-fn one_that_is_starved_is_not() {
+fn a_starved_worker_is_not_suspected() {
     let mut world = World::computing();
-    let told = world.run(60 * THRESHOLD, |world| {
-        world.cpu += LOOK / 10;
-        world.inspector.starved += LOOK * 9 / 10;
+    let verdicts = world.run(60 * THRESHOLD, |world| {
+        world.cpu += INTERVAL / 10;
+        world.inspector.run_delay += INTERVAL * 9 / 10;
     });
-    assert_eq!(told, []);
-    assert_eq!(world.inspector.places, 0);
+    assert_eq!(verdicts, []);
+    assert_eq!(world.inspector.samples, 0);
 }
 
 #[test]
-fn a_sample_that_fails_tells_nothing() {
+fn a_failed_sample_says_nothing() {
     let mut world = World::computing();
-    let mut looks = 0;
-    let told = world.run(100 * THRESHOLD, |world| {
-        (world.cpu, looks) = (world.cpu + LOOK, looks + 1);
-        world.inspector.place = (looks % 3 == 0).then_some(7);
+    let mut scans = 0;
+    let verdicts = world.run(100 * THRESHOLD, |world| {
+        (world.cpu, scans) = (world.cpu + INTERVAL, scans + 1);
+        world.inspector.location = (scans % 3 == 0).then_some(7);
     });
-    assert_eq!(began(&told), [Certainty::Suspected]);
-    assert!(!told.iter().any(|verdict| matches!(verdict, Verdict::Ended { .. })), "{told:?}");
+    assert_eq!(started(&verdicts), [Certainty::Suspected]);
+    assert!(!verdicts.iter().any(|verdict| matches!(verdict, Verdict::Ended { .. })), "{verdicts:?}");
 }
 
 #[test]
-fn what_cannot_be_told_is_not_suspected() {
+fn a_worker_of_unknown_location_is_not_suspected() {
     let mut world = World::new();
-    world.look();
+    world.scan();
     assert_eq!(world.run_busy(100 * THRESHOLD), []);
 }
 
-/// A worker that comes and goes costs nothing but its look.
+/// A worker that comes and goes costs nothing but its observation.
 #[test]
-fn short_times_are_not_asked_about() {
-    let mut world = World::standing();
-    let told = world.run(100 * THRESHOLD, |world| {
+fn short_times_are_not_inspected() {
+    let mut world = World::waiting();
+    let verdicts = world.run(100 * THRESHOLD, |world| {
         world.mark.0 += 2;
         world.cpu += 1_000;
     });
-    assert_eq!((told.len(), world.inspector.waits, world.inspector.places), (0, 0, 0));
+    assert_eq!((verdicts.len(), world.inspector.questions, world.inspector.samples), (0, 0, 0));
 }
