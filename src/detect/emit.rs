@@ -70,8 +70,8 @@ impl Emitter {
         Emitter { meter, sink, stacks, ongoing: HashMap::new(), has_reported_degradation: false }
     }
 
-    /// Examines the stall of a change where that is due, and emits the event. `at` is the moment of the scan; `context` gives what
-    /// is known of a poll's thread.
+    /// Examines the stall of a change where that is due, and emits the event. `at` is the moment of
+    /// the scan; `context` gives what is known of a poll's thread.
     pub(super) fn emit_change(
         &mut self,
         examiner: &mut Examiner,
@@ -133,7 +133,8 @@ impl Emitter {
         }
     }
 
-    /// Examines a worker that is blocked by a task that nobody wrapped, as observed at the moment `at`, and emits the event.
+    /// Examines a worker that is blocked by a task that nobody wrapped, as observed at the moment
+    /// `at`, and emits the event.
     pub(super) fn emit_unwatched(&mut self, examiner: &mut Examiner, unwatched: UnwatchedStall, at: Nanos) {
         let UnwatchedStall { id, runtime, worker, thread, identity, certainty, begin, elapsed } = unwatched;
         // A waiting thread has used no CPU since the stall began.
@@ -260,7 +261,8 @@ impl Emitter {
             runtime: self.runtime_name(poll.runtime),
             worker: Some(worker as usize),
             thread: thread.name.clone(),
-            // SAFETY: the bits are those that a poll of this process published, made by `to_bits`, or 0.
+            // SAFETY: the bits are those that a poll of this process published, made by `to_bits`,
+            // or 0.
             task: unsafe { task_id::from_bits(poll.task) },
             site: meter.sites.get(poll.site),
             watched: poll.watched.map(|site| meter.sites.get(site)),

@@ -1,5 +1,5 @@
-//! Examination of one blocked thread: the system call it waits in, its CPU time, its stack. It runs on the watchdog thread and
-//! takes some 100 µs.
+//! Examination of one blocked thread: the system call it waits in, its CPU time, its stack. It runs
+//! on the watchdog thread and takes some 100 µs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::util::token_bucket::{RateLimit, TokenBucket};
 
 /// The limit of captures: a flood of stalls must not keep the watchdog from finding further ones.
 const CAPTURES: RateLimit = RateLimit { burst: 64, interval: Duration::from_millis(5) };
-/// The captures of a burst that are reserved for stalls, while the search for blocked workers captures stacks as well.
+/// The captures of a burst that are reserved for stalls, while the search for blocked workers
+/// captures stacks as well.
 const RESERVED_FOR_STALLS: u32 = CAPTURES.burst / 2;
 /// The shortest window over which a share of CPU time is judged.
 const MIN_WINDOW: u64 = 1_000_000;
@@ -80,8 +81,8 @@ impl Examiner {
         Examiner { meter, status, captures, capturer: Default::default(), bucket, has_examined: false }
     }
 
-    /// Examines a thread in a stall. `run_delay_before` is the thread's run delay before the stall began. The diagnosis is empty
-    /// when the stall is over before the examination is.
+    /// Examines a thread in a stall. `run_delay_before` is the thread's run delay before the stall
+    /// began. The diagnosis is empty when the stall is over before the examination is.
     pub(crate) fn examine(
         &mut self,
         thread: &ThreadState,
@@ -97,7 +98,8 @@ impl Examiner {
             // The thread waited for something else, and happens to run again just now.
             cause = Cause::Unknown;
         }
-        // A thread that gets no CPU at all handles its signal late: the watchdog would wait for it, and learn little.
+        // A thread that gets no CPU at all handles its signal late: the watchdog would wait for it,
+        // and learn little.
         let gets_no_cpu = cause == Cause::Starved && share.is_some_and(|share| share < MIN_CAPTURE_SHARE);
         let stack = if gets_no_cpu { None } else { self.capture(thread, identity, position, 0) };
         let syscall = syscall(position);
@@ -138,8 +140,9 @@ impl Examiner {
         }
     }
 
-    /// Returns whether a runnable thread that used little CPU time was kept from a CPU. The kernel's run delay proves it. As long
-    /// as the thread has not run again, the kernel has not counted the delay yet; then it is proven by the thread still waiting.
+    /// Returns whether a runnable thread that used little CPU time was kept from a CPU. The
+    /// kernel's run delay proves it. As long as the thread has not run again, the kernel has not
+    /// counted the delay yet; then it is proven by the thread still waiting.
     fn was_starved(
         &self,
         thread: &ThreadState,
@@ -160,10 +163,11 @@ impl Examiner {
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
     }
 
-    /// Returns whether a poll that computes, or whose cause is unknown, reached the threshold only because it was kept from a CPU.
+    /// Returns whether a poll that computes, or whose cause is unknown, reached the threshold only
+    /// because it was kept from a CPU.
     ///
-    /// `run_delay_before` is what its thread had waited in all before the poll began. The kernel counts a wait that is not over
-    /// when the thread gets a CPU.
+    /// `run_delay_before` is what its thread had waited in all before the poll began. The kernel
+    /// counts a wait that is not over when the thread gets a CPU.
     pub(crate) fn is_excused(
         &self,
         thread: &ThreadState,
@@ -186,12 +190,14 @@ impl Examiner {
         }
     }
 
-    /// Returns whether any thread has been examined since the previous call: the examination may have taken a while.
+    /// Returns whether any thread has been examined since the previous call: the examination may
+    /// have taken a while.
     pub(crate) fn take_has_examined(&mut self) -> bool {
         std::mem::take(&mut self.has_examined)
     }
 
-    /// Returns the addresses in a thread's stack, outermost first, or `None` where they are not all known, or not without waiting.
+    /// Returns the addresses in a thread's stack, outermost first, or `None` where they are not all
+    /// known, or not without waiting.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, identity: &StallIdentity) -> Option<Vec<u64>> {
         if !capture::is_warm() {
             return None;
@@ -235,7 +241,8 @@ fn syscall(position: Option<ThreadPosition>) -> Option<Syscall> {
     Some(Syscall { name, target, purpose })
 }
 
-/// Returns what a file descriptor refers to: for a connected socket its peer, else the link's target in procfs.
+/// Returns what a file descriptor refers to: for a connected socket its peer, else the link's
+/// target in procfs.
 fn target(fd: u64) -> Option<Arc<str>> {
     let target = procfs::descriptor(fd)?;
     if target.starts_with("socket:")

@@ -22,7 +22,8 @@ pub(crate) struct BlockedWorker {
     pub(crate) seat: Arc<Seat>,
     /// The worker's last unpark, and the state of its thread's slot.
     pub(crate) mark: (u64, u64),
-    /// The CPU time of a thread that waits: it has not run since. `None` for a thread that computes.
+    /// The CPU time of a thread that waits: it has not run since. `None` for a thread that
+    /// computes.
     pub(crate) cpu: Option<u64>,
 }
 

@@ -1,11 +1,12 @@
 //! Detection: one thread that finds the polls that last too long.
 //!
-//! The [`watcher`] is that thread. It [scans](scan) all slots, [tracks](track) the polls that have crossed the threshold, and
-//! [examines](examine) what is blocked. Workers that are in no measured poll are observed from [`outside`]. What it finds is
-//! [emitted](emit) as events into a sink that the caller provides.
+//! The [`watcher`] is that thread. It [scans](scan) all slots, [tracks](track) the polls that have
+//! crossed the threshold, and [examines](examine) what is blocked. Workers that are in no measured
+//! poll are observed from [`outside`]. What it finds is [emitted](emit) as events into a sink that
+//! the caller provides.
 //!
-//! All decisions are pure functions of slots, threads and time, tested with an invented clock: [`track`], [`outside`],
-//! [`pause`], [`run_delay`], [`classify`], [`overload`].
+//! All decisions are pure functions of slots, threads and time, tested with an invented clock:
+//! [`track`], [`outside`], [`pause`], [`run_delay`], [`classify`], [`overload`].
 
 #[cfg(all(
     feature = "capture",

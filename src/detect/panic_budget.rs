@@ -1,5 +1,5 @@
-//! The number of scans of the watchdog thread that may panic. A panic there is a defect of pollwatch, and must neither end detection
-//! unnoticed nor repeat for ever. Pure.
+//! The number of scans of the watchdog thread that may panic. A panic there is a defect of
+//! pollwatch, and must neither end detection unnoticed nor repeat for ever. Pure.
 
 /// After so many panics in a row, the next scan will panic as well.
 const MAX_IN_A_ROW: u32 = 10;

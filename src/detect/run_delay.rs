@@ -1,57 +1,67 @@
-//! How long threads had to wait for a CPU before a poll of theirs was seen. The kernel counts it from the thread's begin on, so a count
-//! from before the poll is needed: each thread's is taken again and again while CPUs are short, and now and then otherwise; of a few
-//! threads at a look, whatever their number, since each is a file that is read. Pure.
+//! Run delays: how long threads had to wait for a CPU before a poll began. Pure.
+//!
+//! The kernel counts the delay from the start of a thread, so that a count from before the poll is
+//! needed. The count of each thread is read repeatedly while CPUs are short, and occasionally
+//! otherwise. One scan reads only a few of them, since each is a file.
 
 use std::collections::HashMap;
 
-/// The watchdog itself waited this long for a CPU between two looks: others may have, too.
+/// When the watchdog thread itself waits this long for a CPU between two scans, CPUs are short:
+/// other threads may have waited, too.
 const SHORT: u64 = 100_000;
-/// And may for so long.
-const LASTS: u64 = 1_000_000_000;
-/// Without that, counts are taken this often: by the time that CPUs are found to be short, polls have waited for them already.
-const EVERY: u64 = 100_000_000;
-/// Threads that are asked for their count at one look.
-const MOST: usize = 16;
-/// Of a count that is older than this when a poll begins, the thread is taken to have waited all the time in between but this: that is
-/// not the poll's.
-const STALE: u64 = 4 * EVERY;
+/// The time for which CPUs are taken to be short after that.
+const SHORTAGE: u64 = 1_000_000_000;
+/// The interval at which counts are read while CPUs are not short: by the time that they are found
+/// to be, polls have waited for them already.
+const INTERVAL: u64 = 100_000_000;
+/// The number of counts that are read in one scan.
+const MAX_READS: usize = 16;
+/// The age up to which a count is taken as the count at the start of a poll. An older one is
+/// corrected: the thread is taken to have waited during all of the time beyond this, so that no
+/// wait from before the poll excuses the poll.
+const STALE: u64 = 4 * INTERVAL;
 
+/// The run delay of a thread at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Count {
     at: u64,
     waited: u64,
 }
 
-/// The last two counts of a thread that matter: the latest, and one from before the poll that it was in then.
+/// The two counts of a thread that matter: the latest, and one from before the poll that it was in
+/// at that time.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
     before: Option<Count>,
     latest: Count,
-    /// When it was last asked for, be it in vain.
+    /// The moment at which the count was last requested, successfully or not.
     asked: u64,
 }
 
-/// A measured thread, as a look finds it.
+/// A measured thread in a scan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatchedThread {
     pub(crate) id: u64,
-    /// The begin of its outermost poll, if it is in one.
+    /// The start of the thread's outermost poll, if it is in one.
     pub(crate) poll: Option<u64>,
-    /// What it had waited when it was first measured.
+    /// The thread's run delay when it was first measured.
     pub(crate) first: u64,
 }
 
-/// See the module's text. All times in nanoseconds.
+/// Tracks the run delays of all measured threads. Times are in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct RunDelayTracker {
-    until: u64,
+    /// The moment until which CPUs are taken to be short.
+    short_until: u64,
+    /// The moment at which a count is next due.
     next: u64,
     threads: HashMap<u64, Counts>,
 }
 
 impl RunDelayTracker {
-    /// Notes at a look how long the watchdog waited since the last one, and what some of the threads have waited in all, with the moment
-    /// of that answer. Those in a poll come first, unless others have not been asked for long.
+    /// Records a scan. `own` is how long the watchdog thread waited for a CPU since the previous
+    /// scan; `waited` reads the run delay of a thread and the moment of that reading. Threads in a
+    /// poll come first, unless others have not been read for long.
     pub(crate) fn note(
         &mut self,
         now: u64,
@@ -60,27 +70,27 @@ impl RunDelayTracker {
         waited: impl Fn(u64) -> Option<(u64, u64)>,
     ) {
         if own >= SHORT {
-            self.until = now + LASTS;
+            self.short_until = now + SHORTAGE;
         }
-        let is_short = now < self.until;
+        let is_short = now < self.short_until;
         if !is_short && now < self.next {
             return;
         }
         let mut known = std::mem::take(&mut self.threads);
         let mut due = Vec::new();
-        self.next = now + EVERY;
+        self.next = now + INTERVAL;
         for thread in threads {
             let counts = known.remove(&thread.id).unwrap_or_else(|| Counts::new(&thread, now));
-            if is_short || now.saturating_sub(counts.asked) >= EVERY {
-                due.push((counts.asked + if thread.poll.is_some() { 0 } else { EVERY }, thread));
+            if is_short || now.saturating_sub(counts.asked) >= INTERVAL {
+                due.push((counts.asked + if thread.poll.is_some() { 0 } else { INTERVAL }, thread));
             } else {
-                self.next = self.next.min(counts.asked + EVERY);
+                self.next = self.next.min(counts.asked + INTERVAL);
             }
             self.threads.insert(thread.id, counts);
         }
-        if due.len() > MOST {
-            due.select_nth_unstable_by_key(MOST - 1, |(asked, _)| *asked);
-            due.truncate(MOST);
+        if due.len() > MAX_READS {
+            due.select_nth_unstable_by_key(MAX_READS - 1, |(asked, _)| *asked);
+            due.truncate(MAX_READS);
             self.next = now;
         }
         for (_, thread) in due {
@@ -90,17 +100,18 @@ impl RunDelayTracker {
         }
     }
 
-    /// What a thread had waited in all shortly before a poll of it began; where it has been measured for less than that, what it had
-    /// waited when it first was. `None` where that is not known.
+    /// Returns the run delay of a thread shortly before a poll of it began, or when it was first
+    /// measured if that was later. `None` where it is unknown.
     pub(crate) fn before(&self, thread: u64, begin: u64, first: u64) -> Option<u64> {
-        // One that is not known here has been measured since the last look.
+        // A thread without counts has been measured since the previous scan.
         let Some(counts) = self.threads.get(&thread) else { return Some(first) };
         counts.at(begin).map(|count| count.waited)
     }
 }
 
 impl Counts {
-    /// Of a thread that has been measured since the last look: what it had waited by then is a count, too.
+    /// The counts of a thread that has been measured since the previous scan. Its run delay at that
+    /// moment is a count as well.
     fn new(thread: &WatchedThread, now: u64) -> Counts {
         let latest = Count { at: thread.poll.map_or(now, |begin| begin.min(now)), waited: thread.first };
         Counts { before: None, latest, asked: latest.at }
@@ -131,11 +142,12 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
+    /// A thread in no poll.
     fn idle(id: u64) -> WatchedThread {
         WatchedThread { id, poll: None, first: 3 }
     }
 
-    /// Whom a look asks, in the order of their ids.
+    /// Returns the threads whose counts one scan reads, in the order of their ids.
     fn asked(
         tracker: &mut RunDelayTracker,
         now: u64,
@@ -153,66 +165,74 @@ mod tests {
     }
 
     #[test]
-    fn asks_at_every_look_only_while_cpus_are_short() {
+    fn reads_at_every_scan_only_while_cpus_are_short() {
         let mut tracker = RunDelayTracker::default();
         let mut asks = |now: u64, own: u64| !asked(&mut tracker, now, own, [idle(1)]).is_empty();
         assert!(!asks(MS, 0), "what it had waited when it was first measured is known");
         assert!(!asks(2 * MS, SHORT - 1));
-        assert!(asks(3 * MS, SHORT) && asks(4 * MS, 0) && asks(2 * MS + LASTS, 0));
-        assert!(!asks(3 * MS + LASTS, 0));
-        assert!(asks(3 * MS + LASTS + EVERY, 0));
-        assert_eq!(tracker.before(1, 3 * MS + LASTS + EVERY, 3), Some(7));
-        assert_eq!(tracker.before(2, 3 * MS + LASTS + EVERY, 3), Some(3), "a new one, of a thread that lived before");
+        assert!(asks(3 * MS, SHORT) && asks(4 * MS, 0) && asks(2 * MS + SHORTAGE, 0));
+        assert!(!asks(3 * MS + SHORTAGE, 0));
+        assert!(asks(3 * MS + SHORTAGE + INTERVAL, 0));
+        assert_eq!(tracker.before(1, 3 * MS + SHORTAGE + INTERVAL, 3), Some(7));
+        assert_eq!(
+            tracker.before(2, 3 * MS + SHORTAGE + INTERVAL, 3),
+            Some(3),
+            "a new one, of a thread that lived before"
+        );
     }
 
     #[test]
     fn a_poll_keeps_the_count_from_before_it() {
         let mut tracker = RunDelayTracker::default();
-        let mut look = |now: u64, poll: Option<u64>, waited: u64| {
+        let mut scan = |now: u64, poll: Option<u64>, waited: u64| {
             let thread = WatchedThread { id: 1, poll: poll.map(|begin| begin * MS), first: 0 };
             tracker.note(now * MS, SHORT, [thread].into_iter(), |_| Some((now * MS, waited)));
             tracker.before(1, poll.unwrap_or(now) * MS, 0)
         };
-        assert_eq!(look(10, None, 5), Some(5));
-        assert_eq!(look(20, Some(13), 9), Some(5), "it began after the first look");
-        assert_eq!(look(30, Some(13), 17), Some(5), "and goes on");
-        assert_eq!(look(40, Some(33), 18), Some(17), "the next one");
-        assert_eq!(look(50, Some(33), 19), Some(17));
+        assert_eq!(scan(10, None, 5), Some(5));
+        assert_eq!(scan(20, Some(13), 9), Some(5), "it began after the first scan");
+        assert_eq!(scan(30, Some(13), 17), Some(5), "and lasts");
+        assert_eq!(scan(40, Some(33), 18), Some(17), "the next one");
+        assert_eq!(scan(50, Some(33), 19), Some(17));
         assert_eq!(tracker.before(1, 52 * MS, 0), Some(19), "of one that begins after it, and may end unseen");
         assert_eq!(tracker.before(1, 2 * MS, 0), None, "too long ago");
     }
 
-    /// As long as a poll lasts, what is known from before it stays known.
+    /// As long as a poll lasts, the count from before it stays known.
     #[test]
     fn a_long_poll_does_not_outlive_its_count() {
         let mut tracker = RunDelayTracker::default();
         let thread = |poll| WatchedThread { id: 1, poll, first: 0 };
-        for look in 0..1_000 {
-            let poll = (look > 0).then_some(MS);
-            asked(&mut tracker, look * 5 * MS, SHORT, [thread(poll)]);
+        for scan in 0..1_000 {
+            let poll = (scan > 0).then_some(MS);
+            asked(&mut tracker, scan * 5 * MS, SHORT, [thread(poll)]);
         }
         assert_eq!(tracker.before(1, MS, 0), Some(7));
     }
 
-    /// The watchdog was asleep since, or had others to ask: the thread may have waited for what is no part of the poll.
+    /// While the watchdog was asleep or read other counts, the thread may have waited for what is
+    /// no part of the poll.
     #[test]
     fn the_older_a_count_the_less_it_excuses() {
         let mut tracker = RunDelayTracker::default();
         assert_eq!(asked(&mut tracker, MS, SHORT, [idle(1)]), [1]);
-        assert_eq!(tracker.before(1, MS + EVERY, 3), Some(7));
+        assert_eq!(tracker.before(1, MS + INTERVAL, 3), Some(7));
         assert_eq!(tracker.before(1, MS + STALE, 3), Some(7));
         assert_eq!(tracker.before(1, MS + STALE + 1, 3), Some(8));
         assert_eq!(tracker.before(1, MS + STALE + 600 * MS, 3), Some(7 + 600 * MS));
         // Its first, too; and what is asked for in vain is no answer.
         let mut tracker = RunDelayTracker::default();
-        for now in [0, EVERY, 2 * EVERY, 6 * EVERY] {
+        for now in [0, INTERVAL, 2 * INTERVAL, 6 * INTERVAL] {
             tracker.note(now, SHORT, [idle(1)].into_iter(), |_| None);
         }
-        assert_eq!((tracker.before(1, EVERY, 3), tracker.before(1, 6 * EVERY, 3)), (Some(3), Some(3 + 2 * EVERY)));
+        assert_eq!(
+            (tracker.before(1, INTERVAL, 3), tracker.before(1, 6 * INTERVAL, 3)),
+            (Some(3), Some(3 + 2 * INTERVAL))
+        );
     }
 
     #[test]
-    fn asks_a_few_at_a_look_each_in_its_turn() {
+    fn reads_a_few_in_a_scan_each_in_its_turn() {
         const THREADS: u64 = 500;
         let in_poll = |id: u64| id <= 8;
         let threads = |now: u64| {
@@ -226,9 +246,9 @@ mod tests {
             let mut tracker = RunDelayTracker::default();
             let mut latest: HashMap<u64, u64> = HashMap::new();
             let mut longest = [0; 2];
-            for now in (1..400).map(|look| look * 5 * MS) {
+            for now in (1..400).map(|scan| scan * 5 * MS) {
                 let asked = asked(&mut tracker, now, own, threads(now));
-                assert!(asked.len() <= MOST, "{} at one look", asked.len());
+                assert!(asked.len() <= MAX_READS, "{} at one scan", asked.len());
                 for id in asked {
                     let ago = now - latest.insert(id, now).unwrap_or(5 * MS);
                     let longest = &mut longest[usize::from(in_poll(id))];
@@ -238,12 +258,12 @@ mod tests {
             assert_eq!(latest.len() as u64, THREADS, "each has its turn");
             let [others, in_polls] = longest;
             assert!(others <= STALE, "{} ms", others / MS);
-            assert!(in_polls < others.min(2 * EVERY), "{} ms, {} ms", in_polls / MS, others / MS);
+            assert!(in_polls < others.min(2 * INTERVAL), "{} ms, {} ms", in_polls / MS, others / MS);
         }
         // However many are in a poll, the others have their turn.
         let mut tracker = RunDelayTracker::default();
         let mut idle_asked = false;
-        for now in (1..200).map(|look| look * 5 * MS) {
+        for now in (1..200).map(|scan| scan * 5 * MS) {
             let threads = (1..=THREADS).map(|id| WatchedThread { id, poll: (id > 1).then_some(now), first: 0 });
             idle_asked |= asked(&mut tracker, now, SHORT, threads).contains(&1);
         }
@@ -251,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_forgotten() {
+    fn a_thread_that_is_gone_is_forgotten() {
         let mut tracker = RunDelayTracker::default();
         asked(&mut tracker, MS, SHORT, (1..=100).map(idle));
         asked(&mut tracker, 2 * MS, SHORT, [idle(7)]);

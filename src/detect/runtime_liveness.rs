@@ -1,29 +1,31 @@
-//! Whether a runtime that was seen to poll is still driven by a thread. Pure: what was seen and times in, yes or no out.
+//! Liveness of a runtime: whether a thread still drives a runtime that was observed to poll. Pure.
 //!
-//! Between two polls there is none to be seen, also where they follow each other without a pause: only the slot of the thread
-//! tells that there were some.
+//! A scan may fall between two polls, also where they follow each other without a pause. The state
+//! of the thread's slot then shows that there were some.
 
-/// After this long without a sign of life, nobody drives it.
+/// After this time without a change, no thread drives the runtime.
 const STILL: u64 = 100_000_000;
-/// The thread may have gone on with something else: without a poll of its own in this time, nobody drives it.
+/// A thread may go on with something else: after this time without a poll of the runtime, no thread
+/// drives it.
 const UNSEEN: u64 = 1_000_000_000;
 
-/// What is kept of one runtime from one look to the next.
+/// What is kept of one runtime from one scan to the next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RuntimeLiveness {
-    /// The thread that it was last seen to poll on, with the state of its slot.
+    /// The thread that the runtime was last observed to poll on, with the state of its slot.
     thread: Option<(u64, Option<u64>)>,
     moved: u64,
     seen: u64,
 }
 
 impl RuntimeLiveness {
-    /// From `now` on, with a poll on this thread, if there is one.
+    /// Starts at `now`, with the thread of a poll, if there is one.
     pub(crate) fn new(now: u64, thread: Option<u64>) -> RuntimeLiveness {
         RuntimeLiveness { thread: thread.map(|thread| (thread, None)), moved: now, seen: now }
     }
 
-    /// Takes in a look: the thread of a poll that was seen, and the states of slots. Whether it is still driven.
+    /// Takes in a scan: the thread of a running poll, and the states of slots. Returns whether a
+    /// thread drives the runtime.
     pub(crate) fn observe(&mut self, now: u64, poll: Option<u64>, state: impl Fn(u64) -> Option<u64>) -> bool {
         if let Some(thread) = poll {
             *self = RuntimeLiveness { thread: Some((thread, state(thread))), moved: now, seen: now };
@@ -51,7 +53,7 @@ mod tests {
     fn between_two_polls_it_is_driven() {
         let mut runtime = RuntimeLiveness::new(0, Some(7));
         for i in 1..1_000 {
-            // A poll is seen at each tenth look only; the slot has moved at each second one.
+            // A poll is seen at each tenth scan only; the slot has moved at each second one.
             let poll = (i % 10 == 0).then_some(7);
             assert!(runtime.observe(i * 20 * MS, poll, |thread| (thread == 7).then_some(i / 2)), "{i}");
         }

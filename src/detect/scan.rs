@@ -1,7 +1,7 @@
 //! The scan of all slots: which polls are running at this moment, and which of them block a worker.
 //!
-//! This is the only walk over the slots. The watchdog thread uses it to find stalls, and any other thread to read what is running
-//! now. That answer is right even while the watchdog thread is late.
+//! This is the only walk over the slots. The watchdog thread uses it to find stalls, and any other
+//! thread to read what is running now. That answer is right even while the watchdog thread is late.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use crate::measure::thread::ThreadState;
 use crate::model::id::PollKey;
 use crate::model::time::Nanos;
 
-/// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`: its thread is not blocked.
+/// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`:
+/// its thread is not blocked.
 pub(super) fn read_slots(meter: &Meter) -> impl Iterator<Item = (Arc<ThreadState>, Option<Reading>)> {
     meter.threads().into_iter().map(|thread| {
         let reading = thread.slot.read();
@@ -54,7 +55,8 @@ pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, what: What, (number, 
     }
 }
 
-/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which. Takes tokio's locks.
+/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which.
+/// Takes tokio's locks.
 pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> PollState {
     let worker = runtime.worker_of(thread, frame);
     // Read last: while the poll lasts, what was said about its thread is true of it.
@@ -75,7 +77,8 @@ pub(crate) struct WorkerPoll {
     pub(crate) poll: Poll,
 }
 
-/// Returns the workers of a runtime that have been in a poll for at least `min_elapsed`, each once, with its longest poll.
+/// Returns the workers of a runtime that have been in a poll for at least `min_elapsed`, each once,
+/// with its longest poll.
 pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos) -> Vec<WorkerPoll> {
     let mut found: Vec<WorkerPoll> = Vec::new();
     for (thread, reading) in read_slots(meter) {

@@ -14,9 +14,11 @@ pub enum Cause {
     Syscall,
     /// It waited for a lock, a channel or a thread (a futex).
     Lock,
-    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's fault.
+    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's
+    /// fault.
     Starved,
-    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended): not the task's fault.
+    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended):
+    /// not the task's fault.
     Paused,
     /// Not known: it ended before it was seen, or the platform cannot tell.
     Unknown,
@@ -53,23 +55,27 @@ impl fmt::Display for Cause {
 
 /// How a stall is known.
 ///
-/// Without `tokio_unstable` nobody tells of the polls of tasks that are not wrapped. Of a multi-thread runtime that
-/// [`build_runtime`](crate::Watchdog::build_runtime) built, the workers are then looked at from outside, while they are in no poll
-/// that is measured (Linux). Such a stall has neither task nor site; its time counts from the first look that found the worker so to the
-/// last: one that stands is found a quarter of a threshold after it began (half a millisecond at least, and more where the watchdog is
-/// held up), one that computes some 7 thresholds after.
+/// Without `tokio_unstable` nobody tells of the polls of tasks that are not wrapped. Of a
+/// multi-thread runtime that [`build_runtime`](crate::Watchdog::build_runtime) built, the workers
+/// are then looked at from outside, while they are in no poll that is measured (Linux). Such a
+/// stall has neither task nor site; its time counts from the first look that found the worker so to
+/// the last: one that stands is found a quarter of a threshold after it began (half a millisecond
+/// at least, and more where the watchdog is held up), one that computes some 7 thresholds after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Certainty {
     /// The poll itself was measured.
     Measured,
-    /// The worker stood in one system call for at least the threshold: it had not parked, and its thread was given no CPU in that
-    /// time. It cannot have been handed on by `tokio::task::block_in_place`: no other thread of the runtime was free to take it.
+    /// The worker stood in one system call for at least the threshold: it had not parked, and its
+    /// thread was given no CPU in that time. It cannot have been handed on by
+    /// `tokio::task::block_in_place`: no other thread of the runtime was free to take it.
     Observed,
-    /// It seems so, and need not be. Either the worker stood in one system call for twice the threshold, but another thread may have
-    /// taken it over (or it waited for a page, and in no call); or it had so much to do that it did not look at its timers for 15 thresholds, and was in the same task's code each
-    /// time that it was looked at: that may be one poll that computes, or many short ones of the same code.
+    /// It seems so, and need not be. Either the worker stood in one system call for twice the
+    /// threshold, but another thread may have taken it over (or it waited for a page, and in no
+    /// call); or it had so much to do that it did not look at its timers for 15 thresholds, and was
+    /// in the same task's code each time that it was looked at: that may be one poll that computes,
+    /// or many short ones of the same code.
     Suspected,
 }
 

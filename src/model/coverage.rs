@@ -3,24 +3,28 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// What a watchdog can see, and what it cannot; from [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` tells it in
-/// a few lines.
+/// What a watchdog can see, and what it cannot; from
+/// [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` tells it in a few lines.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Coverage {
     /// tokio's task hooks are compiled in (`tokio_unstable`).
     pub hooks: bool,
-    /// The watchdog's thread looks for stalls. It does not after [`shutdown`](crate::Watchdog::shutdown), nor when it has panicked ten
-    /// times in a row, which is a defect of pollwatch.
+    /// The watchdog's thread looks for stalls. It does not after
+    /// [`shutdown`](crate::Watchdog::shutdown), nor when it has panicked ten times in a row, which
+    /// is a defect of pollwatch.
     pub watching: bool,
-    /// Panics on the watchdog's thread, each a defect of pollwatch: what was to be told at that moment may be wrong or missing.
+    /// Panics on the watchdog's thread, each a defect of pollwatch: what was to be told at that
+    /// moment may be wrong or missing.
     pub watchdog_panics: u64,
-    /// A sleeping watchdog is woken by the first poll (`membarrier`); else it looks by itself ten times a second when idle, and
-    /// the first stall after an idle time may be found up to 100 ms late.
+    /// A sleeping watchdog is woken by the first poll (`membarrier`); else it looks by itself ten
+    /// times a second when idle, and the first stall after an idle time may be found up to 100 ms
+    /// late.
     pub exact_wakeup: bool,
     /// Where times come from: `cpu counter`, or `monotonic` (slower, equally right).
     pub clock: &'static str,
-    /// Only some polls are timed ([`sampled_timing`](crate::WatchdogBuilder::sampled_timing)): times are estimates.
+    /// Only some polls are timed ([`sampled_timing`](crate::WatchdogBuilder::sampled_timing)):
+    /// times are estimates.
     pub sampled_timing: bool,
     /// Whether stalls come with stacks.
     pub stacks: StackCoverage,
@@ -28,11 +32,13 @@ pub struct Coverage {
     pub runtimes: Vec<RuntimeCoverage>,
     /// Runtimes that were built under a 64th name, and are not watched.
     pub unnamed_runtimes: u64,
-    /// Threads that are measured now: those that have polled anything of a runtime or a future that is watched. At most 4,096.
+    /// Threads that are measured now: those that have polled anything of a runtime or a future that
+    /// is watched. At most 4,096.
     pub measured_threads: usize,
     /// Threads that were not measured, because there were more than 4,096 at a time.
     pub unmeasured_threads: u64,
-    /// Slow polls that came faster than the watchdog could take them: counted in the histogram, told nowhere.
+    /// Slow polls that came faster than the watchdog could take them: counted in the histogram,
+    /// told nowhere.
     pub lost_polls: u64,
 }
 
@@ -42,8 +48,8 @@ pub struct Coverage {
 pub enum StackCoverage {
     /// They are taken.
     Taken,
-    /// Those of threads that wait in a system call; of threads that compute, or of some of them, they cannot be taken, for this
-    /// reason. It may be found out only when one is to be taken.
+    /// Those of threads that wait in a system call; of threads that compute, or of some of them,
+    /// they cannot be taken, for this reason. It may be found out only when one is to be taken.
     WaitingThreadsOnly(&'static str),
     /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
     SwitchedOff,
@@ -86,9 +92,11 @@ pub struct RuntimeCoverage {
     pub name: Arc<str>,
     /// It has not been shut down.
     pub alive: bool,
-    /// Every spawned task is seen; else only what `watch` and `spawn` wrap, and requests below a layer.
+    /// Every spawned task is seen; else only what `watch` and `spawn` wrap, and requests below a
+    /// layer.
     pub every_task: bool,
-    /// Workers that are blocked by anything else are found by looking at them from outside; see [`Certainty`](crate::Certainty).
+    /// Workers that are blocked by anything else are found by looking at them from outside; see
+    /// [`Certainty`](crate::Certainty).
     pub workers: bool,
 }
 

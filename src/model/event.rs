@@ -1,7 +1,7 @@
 //! Events: what the watchdog thread finds out, on its way from `detect` to `report`.
 //!
-//! An event is plain data with all names resolved. Only [`Liveness`] reaches back: whoever adds up the time of an ongoing stall
-//! has to know whether it is still ongoing at that very moment.
+//! An event is plain data with all names resolved. Only [`Liveness`] reaches back: whoever adds up
+//! the time of an ongoing stall has to know whether it is still ongoing at that very moment.
 
 use std::fmt;
 use std::sync::Arc;
@@ -72,7 +72,8 @@ pub(crate) struct StallProgress {
     pub(crate) stack: Option<RawStack>,
 }
 
-/// A request that is part of a stall, and long enough by itself. Repeated at each scan while it lasts.
+/// A request that is part of a stall, and long enough by itself. Repeated at each scan while it
+/// lasts.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockedRequest {
     /// The stall's id.
@@ -123,9 +124,10 @@ pub(crate) struct SheddingChange {
     pub(crate) turned_away: u64,
 }
 
-/// Whether an ongoing stall is still ongoing at this moment, whatever the watchdog thread has seen so far.
+/// Whether an ongoing stall is still ongoing at this moment, whatever the watchdog thread has seen
+/// so far.
 pub(crate) trait Liveness: fmt::Debug + Send + Sync {
-    /// Returns the numbers of the frames that the stalled thread is in, or `None` when the stall is over or in a part that is
-    /// meant to block.
+    /// Returns the numbers of the frames that the stalled thread is in, or `None` when the stall is
+    /// over or in a part that is meant to block.
     fn open_frames(&self) -> Option<Vec<u64>>;
 }

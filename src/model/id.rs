@@ -13,7 +13,8 @@ impl SiteId {
     pub(crate) const OWN: SiteId = SiteId(u32::MAX);
 }
 
-/// A route in the table of a watchdog's routes. It fits, with its absence, into the 16 bits that a frame has for it.
+/// A route in the table of a watchdog's routes. It fits, with its absence, into the 16 bits that a
+/// frame has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RouteId(NonZeroU16);
 

@@ -1,4 +1,5 @@
-//! Plain data that every layer speaks: identifiers, units, causes, stalls, events, stacks, snapshots, coverage.
+//! Plain data that every layer speaks: identifiers, units, causes, stalls, events, stacks,
+//! snapshots, coverage.
 //!
 //! Every other layer may import this module; it imports none of them.
 

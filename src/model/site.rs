@@ -7,8 +7,9 @@ use crate::util::portable_path;
 
 /// A place in the code: where a task was spawned, or a future was wrapped.
 ///
-/// Displays as `file:line:column` (the file below its crate or registry, without the folders of the machine that built
-/// it), or as `other` for the places beyond [`max_sites`](crate::WatchdogBuilder::max_sites).
+/// Displays as `file:line:column` (the file below its crate or registry, without the folders of the
+/// machine that built it), or as `other` for the places beyond
+/// [`max_sites`](crate::WatchdogBuilder::max_sites).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site(Option<&'static Location<'static>>);
 

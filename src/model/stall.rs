@@ -30,8 +30,9 @@ impl fmt::Display for Phase {
 
 /// A poll that kept a worker from everything else for at least the threshold.
 ///
-/// Given to [`on_stall`](crate::WatchdogBuilder::on_stall) at each step of its life, and kept, in its last state, in
-/// [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` has everything that the log line has.
+/// Given to [`on_stall`](crate::WatchdogBuilder::on_stall) at each step of its life, and kept, in
+/// its last state, in [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` has everything that
+/// the log line has.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -55,40 +56,47 @@ pub struct Stall {
     pub site: Site,
     /// Where the innermost watched future inside the poll was wrapped, if there was one.
     pub watched: Option<Site>,
-    /// The route of the request that blocked: one that kept the worker for at least the threshold by itself. `None` outside of
-    /// [`WatchLayer`](crate::Watchdog::layer), and where several shorter requests share one poll.
+    /// The route of the request that blocked: one that kept the worker for at least the threshold
+    /// by itself. `None` outside of [`WatchLayer`](crate::Watchdog::layer), and where several
+    /// shorter requests share one poll.
     pub route: Option<Arc<str>>,
-    /// The route of the request whose handler spawned the task, where [`Watchdog::spawn`](crate::Watchdog::spawn) did.
+    /// The route of the request whose handler spawned the task, where
+    /// [`Watchdog::spawn`](crate::Watchdog::spawn) did.
     pub parent_route: Option<Arc<str>>,
-    /// The route of the request that it was in when first seen, if that had begun much later than the poll.
+    /// The route of the request that it was in when first seen, if that had begun much later than
+    /// the poll.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) latest_request: Option<Arc<str>>,
-    /// The tracing spans that the poll was in at the latest look, outermost first: `request{id=7}`. At most 16, then one that tells
-    /// how many more there are (`… 3 more`). Empty without a [span layer](crate::Watchdog#method.span_layer), and for a stall that
-    /// was over before it was seen.
+    /// The tracing spans that the poll was in at the latest look, outermost first: `request{id=7}`.
+    /// At most 16, then one that tells how many more there are (`… 3 more`). Empty without a [span
+    /// layer](crate::Watchdog#method.span_layer), and for a stall that was over before it was seen.
     pub spans: Vec<Arc<str>>,
     /// What the thread was doing, as first classified.
     pub cause: Cause,
     /// When the poll began.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "started_at_unix_seconds"))]
     pub started_at: SystemTime,
-    /// How long the poll has lasted so far, or in all. A time in which the whole process stood still is left out.
+    /// How long the poll has lasted so far, or in all. A time in which the whole process stood
+    /// still is left out.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
     /// Whether it may have lasted longer: by up to a quarter of the threshold with
-    /// [`sampled_timing`](crate::WatchdogBuilder::sampled_timing), where most polls count from when the watchdog first saw them, and by
-    /// half of it or more where it is not [exactly](Certainty::Measured) known.
+    /// [`sampled_timing`](crate::WatchdogBuilder::sampled_timing), where most polls count from when
+    /// the watchdog first saw them, and by half of it or more where it is not
+    /// [exactly](Certainty::Measured) known.
     pub elapsed_is_lower_bound: bool,
-    /// CPU time that the thread used since the watchdog first saw the stall, up to this report; `None` for a stall that ended
-    /// before it was seen, and where the platform cannot tell.
+    /// CPU time that the thread used since the watchdog first saw the stall, up to this report;
+    /// `None` for a stall that ended before it was seen, and where the platform cannot tell.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_optional_seconds", rename = "on_cpu_seconds"))]
     pub on_cpu: Option<Duration>,
     /// The system call that the thread was waiting in, with the causes `syscall` and `lock`.
     pub syscall: Option<Syscall>,
-    /// What the thread was doing: the last stack that was taken. It comes with the first report of a stall, or with the second where
-    /// symbols had to be loaded first, and not with a stall that was over before it was seen.
+    /// What the thread was doing: the last stack that was taken. It comes with the first report of
+    /// a stall, or with the second where symbols had to be loaded first, and not with a stall that
+    /// was over before it was seen.
     pub stack: Option<Stack>,
-    /// Whether a later look found the thread in another function than the one before; `None` until there are two.
+    /// Whether a later look found the thread in another function than the one before; `None` until
+    /// there are two.
     pub location_changed: Option<bool>,
     /// Why it blocks, in a few words: `a sync file read`. Empty where nothing is known.
     pub reason: &'static str,

@@ -3,7 +3,8 @@
 use std::ops::{Add, AddAssign};
 use std::time::Duration;
 
-/// A number of nanoseconds: a length of time, or a moment as the time since the start of the watchdog's clock.
+/// A number of nanoseconds: a length of time, or a moment as the time since the start of the
+/// watchdog's clock.
 ///
 /// Half the size of a [`Duration`], and the unit of all counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,5 @@
-//! Dispatches reports to symbols, log and callback, on a thread of its own: whatever takes long there delays no detection.
+//! Dispatches reports to symbols, log and callback, on a thread of its own: whatever takes long
+//! there delays no detection.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +96,8 @@ pub(crate) struct Dispatcher {
     pauses: Throttle<()>,
     panics: PanicLog,
     shedding: Throttle<(u16, [u64; 3])>,
-    /// Runtimes whose shedding was logged as started: since when, and how many requests had been turned away before.
+    /// Runtimes whose shedding was logged as started: since when, and how many requests had been
+    /// turned away before.
     shedding_since: HashMap<(u16, [u64; 3]), (Instant, u64)>,
     /// Ongoing stalls by id: the oldest first.
     ongoing: BTreeMap<u64, Reported>,
@@ -157,10 +159,12 @@ impl Dispatcher {
         let key = LogKey { origin, certainty: stall.certainty };
         let earlier = self.ongoing.remove(&stall.id);
         let is_first = earlier.is_none();
-        // The end of a stall is logged if its start was. An end that comes first is logged like a start.
+        // The end of a stall is logged if its start was. An end that comes first is logged like a
+        // start.
         let position = Position { is_first, may_start: stall.phase == Phase::Ongoing || is_first };
         let mut reported = earlier.unwrap_or_default();
-        // Symbol tables that have to be loaded first take some 100 ms: a new stall is reported before that, without its stack.
+        // Symbol tables that have to be loaded first take some 100 ms: a new stall is reported
+        // before that, without its stack.
         let is_cold = is_first && position.may_start && raw.as_ref().is_some_and(|raw| !symbols().is_ready(raw));
         if is_cold {
             reason::explain(&mut stall);
@@ -176,7 +180,8 @@ impl Dispatcher {
         lock(&self.store).add_stack(&stall);
         #[cfg(feature = "server")]
         if stall.certainty != Certainty::Suspected {
-            // Each stack sample is weighted by the time since the previous sample of the same stall.
+            // Each stack sample is weighted by the time since the previous sample of the same
+            // stall.
             let time = stall.elapsed.saturating_sub(reported.in_profile);
             reported.in_profile += time;
             lock(&self.profile).add(&stall, time);
@@ -205,8 +210,8 @@ impl Dispatcher {
         self.call(stall);
     }
 
-    /// Returns whether a stall may be logged now, and how many were suppressed before. A stall counts as suppressed once, at its
-    /// first report.
+    /// Returns whether a stall may be logged now, and how many were suppressed before. A stall
+    /// counts as suppressed once, at its first report.
     fn admit(&mut self, key: LogKey, is_first: bool) -> Option<u64> {
         if !self.settings.log {
             return None;

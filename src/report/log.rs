@@ -9,7 +9,8 @@ use crate::model::coverage::RuntimeCoverage;
 use crate::model::event::{SheddingChange, TaskGroup};
 use crate::model::stall::Stall;
 
-/// The end of a message of several lines: a subscriber that prints the fields after it starts them on a line of their own.
+/// The end of a message of several lines: a subscriber that prints the fields after it starts them
+/// on a line of their own.
 const FIELDS: &str = "\n ";
 
 /// Returns the end of a message that says how many lines of its site were suppressed before it.
@@ -20,7 +21,8 @@ fn suppressed_suffix(suppressed: u64) -> String {
     }
 }
 
-/// Logs a stall. `suppressed` is the number of stalls of the same site that were not logged since the previous one.
+/// Logs a stall. `suppressed` is the number of stalls of the same site that were not logged since
+/// the previous one.
 pub(crate) fn stall(stall: &Stall, suppressed: u64) {
     let task = stall.task.map(tracing::field::display);
     let watched = stall.watched.map(tracing::field::display);
@@ -64,8 +66,8 @@ pub(crate) fn pause(time: Duration) {
     );
 }
 
-/// Logs that a task of `Watchdog::spawn` panicked. `suppressed` is the number of panics of the same site that were not logged since
-/// the previous one.
+/// Logs that a task of `Watchdog::spawn` panicked. `suppressed` is the number of panics of the same
+/// site that were not logged since the previous one.
 pub(crate) fn task_panic(group: &TaskGroup, task: Option<tokio::task::Id>, text: &str, suppressed: u64) {
     let TaskGroup { runtime, site, .. } = group;
     let suffix = suppressed_suffix(suppressed);
@@ -98,8 +100,8 @@ pub(crate) fn task_growth(group: &TaskGroup, alive: u64, limit: u64) {
     );
 }
 
-/// Logs that a runtime is late, and requests are turned away. `suppressed` is the number of times that this was not logged since
-/// the previous one.
+/// Logs that a runtime is late, and requests are turned away. `suppressed` is the number of times
+/// that this was not logged since the previous one.
 pub(crate) fn shedding_started(change: &SheddingChange, suppressed: u64) {
     let SheddingChange { runtime, .. } = change;
     let [lag, high] = [change.lag, change.high_watermark].map(|nanos| nanos.0 as f64 / 1e6);

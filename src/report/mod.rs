@@ -1,7 +1,8 @@
 //! Reports: what becomes of the events that detection emits.
 //!
-//! The [`recorder`] runs on the watchdog thread: it counts stalls and keeps the recent ones, so that no figure waits for a log or a
-//! callback. Everything that may take long (symbols, log, callback) happens on the thread of the [`dispatch`]er.
+//! The [`recorder`] runs on the watchdog thread: it counts stalls and keeps the recent ones, so
+//! that no figure waits for a log or a callback. Everything that may take long (symbols, log,
+//! callback) happens on the thread of the [`dispatch`]er.
 
 pub(crate) mod dispatch;
 pub(crate) mod log;

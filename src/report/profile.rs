@@ -1,4 +1,5 @@
-//! The profile of blocked time: by site, cause and stack. Bounded. Written by the dispatcher, read by any thread.
+//! The profile of blocked time: by site, cause and stack. Bounded. Written by the dispatcher, read
+//! by any thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ const MAX_DEPTH: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) runtime: Arc<str>,
-    /// The site as text; `an unwatched task` where nobody knows it, `other` where there are too many.
+    /// The site as text; `an unwatched task` where nobody knows it, `other` where there are too
+    /// many.
     pub(crate) site: Arc<str>,
     pub(crate) route: Option<Arc<str>>,
     /// The route of the request whose handler spawned the task.
@@ -65,7 +67,8 @@ impl Profile {
         self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
     }
 
-    /// What the tasks that a route's handlers spawned add up to, as far as it is their fault and no route's own.
+    /// What the tasks that a route's handlers spawned add up to, as far as it is their fault and no
+    /// route's own.
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
     pub(crate) fn under_routes(&self) -> HashMap<Arc<str>, UnderRoute> {
         let mut sums: HashMap<Arc<str>, UnderRoute> = HashMap::new();

@@ -12,7 +12,8 @@ pub(crate) struct Reason {
     pub(crate) advice: Option<&'static str>,
 }
 
-/// Functions near the leaf that tell more than the system call does. The first that matches counts, so the special come first.
+/// Functions near the leaf that tell more than the system call does. The first that matches counts,
+/// so the special come first.
 const LOCKS: &[(&[&str], Reason)] = &[
     (
         &["futures_executor::", "futures_lite::future::block_on", "pollster::", "async_std::task::block_on"],

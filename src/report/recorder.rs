@@ -66,7 +66,8 @@ impl Recorder {
         }
     }
 
-    /// Hands a report to the dispatcher. When a log or a callback takes too long, reports are lost, and no stall is.
+    /// Hands a report to the dispatcher. When a log or a callback takes too long, reports are lost,
+    /// and no stall is.
     fn send(&mut self, report: Report) {
         if self.queue.try_send(report).is_err() {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The stalls that are known: recent ones, ongoing ones, and their totals. Written on the watchdog thread and by the dispatcher, read
-//! by any thread.
+//! The stalls that are known: recent ones, ongoing ones, and their totals. Written on the watchdog
+//! thread and by the dispatcher, read by any thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,7 +48,8 @@ pub(crate) struct OngoingStall {
     /// The part of its time that is in the totals already: they never take any back.
     counted: Nanos,
     requests: Vec<OngoingRequest>,
-    /// The frames of requests that are over. A scan may find one once more, since its end is published before its frame goes.
+    /// The frames of requests that are over. A scan may find one once more, since its end is
+    /// published before its frame goes.
     ended_requests: VecDeque<u64>,
 }
 
@@ -97,7 +98,8 @@ impl OngoingStall {
     /// Moves the time that has passed until `now` into the totals.
     fn accrue(&mut self, now: Nanos, totals: &mut StallTotals) {
         let mut elapsed = Nanos::from(self.record.stall.elapsed);
-        // The watchdog thread may not have seen the end yet: only a stall that still lasts has lasted until now.
+        // The watchdog thread may not have seen the end yet: only a stall that still lasts has
+        // lasted until now.
         let open_frames = self.liveness.open_frames();
         if open_frames.is_some() {
             elapsed += now.saturating_sub(self.at);
@@ -150,15 +152,17 @@ impl StallStore {
         Some(record)
     }
 
-    /// Sets how long an ongoing stall had lasted at the moment `at`. The recent stalls show it with the next update.
+    /// Sets how long an ongoing stall had lasted at the moment `at`. The recent stalls show it with
+    /// the next update.
     pub(crate) fn set_elapsed(&mut self, id: u64, elapsed: Duration, at: Nanos) {
         if let Some(ongoing) = self.ongoing_mut(id) {
             ongoing.set_elapsed(elapsed, at);
         }
     }
 
-    /// Counts a request that was long enough by itself, in a stall that lasts or was just inserted. It is counted once, however
-    /// often it is recorded. The stall is reported under its route from here on.
+    /// Counts a request that was long enough by itself, in a stall that lasts or was just inserted.
+    /// It is counted once, however often it is recorded. The stall is reported under its route from
+    /// here on.
     pub(crate) fn record_request(&mut self, request: BlockedRequest) {
         let BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over } = request;
         let Some(ongoing) = self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id) else {
@@ -226,8 +230,8 @@ impl StallStore {
         self.totals.clone()
     }
 
-    /// Returns the workers of a runtime that are blocked for certain by tasks that were not wrapped. The workers in measured polls
-    /// are not among them: their slots say so.
+    /// Returns the workers of a runtime that are blocked for certain by tasks that were not
+    /// wrapped. The workers in measured polls are not among them: their slots say so.
     pub(crate) fn observed_workers(&self, runtime: u16) -> Vec<ObservedWorker> {
         let observed = self.ongoing.iter().filter(|ongoing| {
             let key = &ongoing.key;

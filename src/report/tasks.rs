@@ -27,7 +27,8 @@ impl PanicLog {
     }
 }
 
-/// Joins a text of several lines (that of `assert_eq`) into one, without anything that moves a terminal's cursor.
+/// Joins a text of several lines (that of `assert_eq`) into one, without anything that moves a
+/// terminal's cursor.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")

@@ -15,7 +15,8 @@ struct Limited {
     suppressed: u64,
 }
 
-/// A token bucket for each key, and a count of what it suppressed. The caller bounds the number of keys.
+/// A token bucket for each key, and a count of what it suppressed. The caller bounds the number of
+/// keys.
 #[derive(Debug)]
 pub(crate) struct Throttle<K> {
     keys: HashMap<K, Limited>,
@@ -26,8 +27,9 @@ impl<K: Eq + Hash> Throttle<K> {
         Throttle { keys: HashMap::new() }
     }
 
-    /// Admits one line at `now`, and returns the number of lines suppressed since the previous one; or `None` if the limit is
-    /// reached. `count` says whether this line then counts as suppressed (it does not if it was counted before).
+    /// Admits one line at `now`, and returns the number of lines suppressed since the previous one;
+    /// or `None` if the limit is reached. `count` says whether this line then counts as suppressed
+    /// (it does not if it was counted before).
     pub(crate) fn admit(&mut self, key: K, now: Duration, count: bool) -> Option<u64> {
         let new = || Limited { bucket: TokenBucket::new(LOG_LINES, now), suppressed: 0 };
         let limited = self.keys.entry(key).or_insert_with(new);

@@ -1,6 +1,7 @@
 //! Doubling back-off: repeat at 2, 4, 8 ... times the first value.
 
-/// Returns the first of `2 * first`, `4 * first`, `8 * first` ... that is greater than `value`. Saturates.
+/// Returns the first of `2 * first`, `4 * first`, `8 * first` ... that is greater than `value`.
+/// Saturates.
 pub(crate) fn next_doubling(first: u64, value: u64) -> u64 {
     let mut next = first.max(1).saturating_mul(2);
     while next <= value && next < u64::MAX / 2 {

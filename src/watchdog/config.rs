@@ -6,7 +6,8 @@ use super::WatchdogBuilder;
 use crate::error::Error;
 use crate::measure::meter::Settings;
 
-/// All settings of a watchdog, except the callback and the address of the server, which are used once.
+/// All settings of a watchdog, except the callback and the address of the server, which are used
+/// once.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) threshold: Duration,

@@ -27,8 +27,9 @@ pub(crate) use threads::Worker;
 
 /// Watches runtimes for polls that block them.
 ///
-/// A cheap handle: clones share one watchdog. Its threads stop when the last one is dropped, or at [`shutdown`](Self::shutdown).
-/// What was measured stays readable through futures, collectors and hooks that are still around, but those do not keep the threads alive.
+/// A cheap handle: clones share one watchdog. Its threads stop when the last one is dropped, or at
+/// [`shutdown`](Self::shutdown). What was measured stays readable through futures, collectors and
+/// hooks that are still around, but those do not keep the threads alive.
 ///
 /// It may be dropped before or after the runtimes that it watches, in any order.
 #[derive(Clone)]
@@ -49,12 +50,14 @@ impl Watchdog {
         WatchdogBuilder::default()
     }
 
-    /// Watches a future's polls: a `block_on` root, a part of a task that you want named, or, in stable mode, a whole task.
+    /// Watches a future's polls: a `block_on` root, a part of a task that you want named, or, in
+    /// stable mode, a whole task.
     ///
-    /// Within a poll that is seen already (by tokio's hooks, or by a wrapper further out) it only names that part; else its
-    /// polls are counted, and are stalls when they block a worker. The runtime is found at the first poll; one that nobody has
-    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`, `runtime-2` ... that no living one
-    /// has.
+    /// Within a poll that is seen already (by tokio's hooks, or by a wrapper further out) it only
+    /// names that part; else its polls are counted, and are stalls when they block a worker. The
+    /// runtime is found at the first poll; one that nobody has named is taken in as by
+    /// [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`,
+    /// `runtime-2` ... that no living one has.
     ///
     /// The site is the caller's.
     #[track_caller]
@@ -62,10 +65,12 @@ impl Watchdog {
         Watched::new(&self.state.meter, future)
     }
 
-    /// Spawns a task on the current runtime, its polls watched and its outcome (completed, cancelled, panicked) counted.
+    /// Spawns a task on the current runtime, its polls watched and its outcome (completed,
+    /// cancelled, panicked) counted.
     ///
-    /// A panic of it is logged (target `pollwatch::tasks`, level WARN) with this place and its message, whether or not anybody looks
-    /// at the handle: tokio tells nobody whether there still is one. The handle gets the panic as ever.
+    /// A panic of it is logged (target `pollwatch::tasks`, level WARN) with this place and its
+    /// message, whether or not anybody looks at the handle: tokio tells nobody whether there still
+    /// is one. The handle gets the panic as ever.
     ///
     /// # Panics
     ///
@@ -79,9 +84,11 @@ impl Watchdog {
         tokio::spawn(Task::new(Watched::task(&self.state.meter, future)))
     }
 
-    /// A layer for your `tracing` subscriber: the spans that a stall happens in, with their fields, are told with it.
+    /// A layer for your `tracing` subscriber: the spans that a stall happens in, with their fields,
+    /// are told with it.
     ///
-    /// It holds no handle. [`SpanLayer`](crate::SpanLayer) tells how it is installed, what it sees and what it costs.
+    /// It holds no handle. [`SpanLayer`](crate::SpanLayer) tells how it is installed, what it sees
+    /// and what it costs.
     #[cfg(feature = "spans")]
     pub fn span_layer(&self) -> crate::SpanLayer {
         crate::SpanLayer::new(&self.state.meter)
@@ -92,7 +99,8 @@ impl Watchdog {
         lock(&self.state.stalls).recent()
     }
 
-    /// All metrics as plain data, of this moment. Some milliseconds with 1,000 sites; not for the poll path.
+    /// All metrics as plain data, of this moment. Some milliseconds with 1,000 sites; not for the
+    /// poll path.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::take(&self.state)
     }
@@ -102,13 +110,14 @@ impl Watchdog {
         self.state.coverage()
     }
 
-    /// The server's address, where there is a server: with port 0 in [`WatchdogBuilder::listen`], the one that the system chose.
+    /// The server's address, where there is a server: with port 0 in [`WatchdogBuilder::listen`],
+    /// the one that the system chose.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.threads.local_addr()
     }
 
-    /// Stops the watchdog's threads and closes its server. Waits for them, two seconds at most (a callback that hangs is left
-    /// behind), but not on one of those threads and not on a runtime's.
+    /// Stops the watchdog's threads and closes its server. Waits for them, two seconds at most (a
+    /// callback that hangs is left behind), but not on one of those threads and not on a runtime's.
     ///
     /// Runtimes go on; their polls are still counted, but no stall is found any more.
     pub fn shutdown(&self) {
@@ -120,8 +129,9 @@ impl Watchdog {
         self.threads.stop_and_wait();
     }
 
-    /// A tower layer that names what blocks by the route of its request, for axum, tonic, and any service of `http` 1 requests. It
-    /// holds no handle: after the watchdog has stopped, requests are still counted, and no further stall is.
+    /// A tower layer that names what blocks by the route of its request, for axum, tonic, and any
+    /// service of `http` 1 requests. It holds no handle: after the watchdog has stopped, requests
+    /// are still counted, and no further stall is.
     ///
     /// The site of polls that only the layer sees (stable mode) is the caller's.
     #[cfg(feature = "tower")]
@@ -130,18 +140,22 @@ impl Watchdog {
         crate::layer::WatchLayer::new(&self.state.meter)
     }
 
-    /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live page at `/live.html` (`/` is yours)
-    /// with its data at `/live` and `/live/profile`, `/metrics`, `/stalls` (`/flamegraph`, `/folded`, `/speedscope`),
-    /// `/debug/pprof/stalls`, `/healthz`. They refer to each other relatively: any prefix will do.
+    /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live
+    /// page at `/live.html` (`/` is yours) with its data at `/live` and `/live/profile`,
+    /// `/metrics`, `/stalls` (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`,
+    /// `/healthz`. They refer to each other relatively: any prefix will do.
     ///
-    /// **It answers on your runtime, so it does not while every worker is blocked**, which is when it is needed most, and
-    /// `/healthz` can then not say so. Only the server of `listen` has a thread of its own; use both, or this one where a second port
-    /// cannot be had. The pages name places in your code and ask for no password: keep them behind what guards your admin router.
+    /// **It answers on your runtime, so it does not while every worker is blocked**, which is when
+    /// it is needed most, and `/healthz` can then not say so. Only the server of `listen` has a
+    /// thread of its own; use both, or this one where a second port cannot be had. The pages name
+    /// places in your code and ask for no password: keep them behind what guards your admin router.
     ///
-    /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers after the watchdog has
-    /// stopped, too. A router with a state is given its state before this one is nested in it, or nests it as a service.
+    /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers
+    /// after the watchdog has stopped, too. A router with a state is given its state before this
+    /// one is nested in it, or nests it as a service.
     ///
-    /// Nest it. `Router::merge` panics where your router has one of these paths already, as many have `/healthz` or `/metrics`.
+    /// Nest it. `Router::merge` panics where your router has one of these paths already, as many
+    /// have `/healthz` or `/metrics`.
     ///
     /// ```
     /// use axum::{Router, routing::get};
@@ -163,8 +177,8 @@ impl Watchdog {
         crate::export::families::text(&self.state)
     }
 
-    /// A collector for your own [`prometheus::Registry`]. It holds no handle: after the watchdog has stopped, polls
-    /// are still counted, and no further stall is.
+    /// A collector for your own [`prometheus::Registry`]. It holds no handle: after the watchdog
+    /// has stopped, polls are still counted, and no further stall is.
     #[cfg(feature = "prometheus")]
     pub fn collector(&self) -> crate::export::collector::Collector {
         crate::export::collector::Collector::new(self.state.clone())

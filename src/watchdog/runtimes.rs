@@ -16,32 +16,38 @@ use crate::report::log;
 impl Watchdog {
     /// Builds a runtime and watches it under `name`, the `runtime` label of its metrics.
     ///
-    /// With `tokio_unstable` every task spawned on it is seen. tokio keeps one callback for each task hook and overwrites
-    /// silently: hooks that you set on the builder are lost (they cannot be seen there), so give them to
-    /// [`build_runtime_with`](Self::build_runtime_with). Thread callbacks stay as they are.
+    /// With `tokio_unstable` every task spawned on it is seen. tokio keeps one callback for each
+    /// task hook and overwrites silently: hooks that you set on the builder are lost (they cannot
+    /// be seen there), so give them to [`build_runtime_with`](Self::build_runtime_with). Thread
+    /// callbacks stay as they are.
     ///
-    /// In stable mode what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and of a multi-thread runtime the
-    /// workers are looked at from outside: see [`Certainty`](crate::Certainty). That takes the thread callbacks, so yours go
-    /// through [`build_runtime_with`](Self::build_runtime_with) as well.
+    /// In stable mode what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and
+    /// of a multi-thread runtime the workers are looked at from outside: see
+    /// [`Certainty`](crate::Certainty). That takes the thread callbacks, so yours go through
+    /// [`build_runtime_with`](Self::build_runtime_with) as well.
     ///
-    /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be taken out of a builder: in stable
-    /// mode four without effect stay behind. A builder that is moved elsewhere after that is refused, as if they were yours. They are
-    /// told from yours by where the builder is: while that builder, or a runtime that was built from it without pollwatch, is still
-    /// there, callbacks of yours on another builder in its old place are replaced without an error. Give yours to
-    /// [`build_runtime_with`](Self::build_runtime_with), and this cannot happen.)
+    /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be
+    /// taken out of a builder: in stable mode four without effect stay behind. A builder that is
+    /// moved elsewhere after that is refused, as if they were yours. They are told from yours by
+    /// where the builder is: while that builder, or a runtime that was built from it without
+    /// pollwatch, is still there, callbacks of yours on another builder in its old place are
+    /// replaced without an error. Give yours to [`build_runtime_with`](Self::build_runtime_with),
+    /// and this cannot happen.)
     ///
     /// # Errors
     ///
-    /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime that is still watched (that of
-    /// one that was shut down may be used again, and goes on with its counters), and when the builder has thread callbacks that
-    /// would be lost. One watchdog tells 63 names apart: a runtime with
-    /// a further one is built all the same, but without being watched. That is logged once, and [`coverage`](Self::coverage) has
-    /// how many there were. Name runtimes for what they are for, not for when they were built.
+    /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime
+    /// that is still watched (that of one that was shut down may be used again, and goes on with
+    /// its counters), and when the builder has thread callbacks that would be lost. One watchdog
+    /// tells 63 names apart: a runtime with a further one is built all the same, but without being
+    /// watched. That is logged once, and [`coverage`](Self::coverage) has how many there were. Name
+    /// runtimes for what they are for, not for when they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }
 
-    /// As [`build_runtime`](Self::build_runtime), with your own hooks and thread callbacks around ours.
+    /// As [`build_runtime`](Self::build_runtime), with your own hooks and thread callbacks around
+    /// ours.
     ///
     /// # Errors
     ///
@@ -73,7 +79,8 @@ impl Watchdog {
         self.build_local_runtime_with(name, builder, options, Hooks::new())
     }
 
-    /// As [`build_local_runtime`](Self::build_local_runtime), with your own hooks and thread callbacks around ours.
+    /// As [`build_local_runtime`](Self::build_local_runtime), with your own hooks and thread
+    /// callbacks around ours.
     ///
     /// # Errors
     ///
@@ -136,14 +143,15 @@ impl Watchdog {
         }
     }
 
-    /// Watches a runtime that somebody else built (`#[tokio::main]`): its own metrics, and what [`watch`](Self::watch) and
-    /// [`spawn`](Self::spawn) wrap. tokio's hooks and thread callbacks can only be set when a runtime is built, so other tasks are
-    /// not seen, nor workers that they block; [`coverage`](Self::coverage) says so.
+    /// Watches a runtime that somebody else built (`#[tokio::main]`): its own metrics, and what
+    /// [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap. tokio's hooks and thread callbacks
+    /// can only be set when a runtime is built, so other tasks are not seen, nor workers that they
+    /// block; [`coverage`](Self::coverage) says so.
     ///
     /// # Errors
     ///
-    /// An empty name, that of a runtime that is still watched, a runtime that is watched already, one that is shut down, or a 64th
-    /// name.
+    /// An empty name, that of a runtime that is still watched, a runtime that is watched already,
+    /// one that is shut down, or a 64th name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.state.meter.runtimes;
         let one_at_a_time = runtimes.adopting();
@@ -164,7 +172,8 @@ impl Watchdog {
 /// The entry, where there was a name for it, the pool, where it is looked at, and the runtime.
 type Built<R> = (Option<Arc<Entry>>, Option<Arc<Pool>>, R);
 
-/// A builder that has our callbacks in it, until they are taken out again, also when `build` unwinds.
+/// A builder that has our callbacks in it, until they are taken out again, also when `build`
+/// unwinds.
 struct Lent<'a> {
     builder: &'a mut Builder,
     installed: Installed,

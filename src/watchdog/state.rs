@@ -64,8 +64,9 @@ impl WatchdogState {
         stalls.totals(self.now())
     }
 
-    /// Returns the blocked workers of a runtime, each once, with its longest poll: those in measured polls, which is right
-    /// even while the watchdog thread is late, and those that it has found blocked by tasks that nobody wrapped.
+    /// Returns the blocked workers of a runtime, each once, with its longest poll: those in
+    /// measured polls, which is right even while the watchdog thread is late, and those that it has
+    /// found blocked by tasks that nobody wrapped.
     pub(crate) fn blocked_workers(&self, runtime: &Runtime) -> Vec<Blocked> {
         let mut blocked: Vec<Blocked> = Vec::new();
         let mut add = |worker: u16, elapsed: Nanos| match blocked.iter_mut().find(|known| known.worker == worker) {

@@ -47,7 +47,8 @@ impl Worker {
         let _ = self.handle.join();
     }
 
-    /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on it.
+    /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on
+    /// it.
     fn join(self, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now());
         if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(patience) {
@@ -114,7 +115,8 @@ impl Threads {
         *lock(&self.addr)
     }
 
-    /// Stops, and waits wherever it is called, until all is known: a busy machine may take its time. There is no callback.
+    /// Stops, and waits wherever it is called, until all is known: a busy machine may take its
+    /// time. There is no callback.
     #[cfg(feature = "testing")]
     pub(crate) fn stop_and_wait(&self) {
         self.signal_stop().into_iter().for_each(Worker::wait);
@@ -147,7 +149,8 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
-        // In a forked child it is still there. To stop it is to wake a runtime whose locks others may have held.
+        // In a forked child it is still there. To stop it is to wake a runtime whose locks others
+        // may have held.
         #[cfg(feature = "server")]
         std::mem::forget(self.server.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take());
     }

@@ -1,16 +1,18 @@
-//! The detector of workers that are blocked by a task that nobody wrapped (stable mode). Pure: what was observed of the
-//! workers' threads and times in, verdicts out.
+//! The detector of workers that are blocked by a task that nobody wrapped (stable mode). Pure: what
+//! was observed of the workers' threads and times in, verdicts out.
 //!
-//! It judges workers that have not parked and are in no measured frame. There are two kinds of evidence:
+//! It judges workers that have not parked and are in no measured frame. There are two kinds of
+//! evidence:
 //!
-//! - **The worker waits**: it has not run at all for the threshold, and is in one system call. Then it is blocked for
-//!   certain, unless the worker was handed on by `block_in_place`. Where that cannot be excluded, it is suspected, after
-//!   twice the time.
-//! - **The worker computes in one location**: the runtime publishes a worker's figures when it parks and every 61 ticks. If no
-//!   tick took more than a quarter of the threshold, it would publish within [`TICKS`] quarters. A worker that has not, and
-//!   of which all of some stack samples are in the same task's code, is suspected. A tick is one poll, and up to
-//!   three more where tasks wake one another. So its polls take more than a quarter of the threshold on average, or a
-//!   sixteenth.
+//! - **The worker waits**: it has not run at all for the threshold, and is in one system call. Then
+//!   it is blocked for certain, unless the worker was handed on by `block_in_place`. Where that
+//!   cannot be excluded, it is suspected, after twice the time.
+//! - **The worker computes in one location**: the runtime publishes a worker's figures when it
+//!   parks and every 61 ticks. If no tick took more than a quarter of the threshold, it would
+//!   publish within [`TICKS`] quarters. A worker that has not, and of which all of some stack
+//!   samples are in the same task's code, is suspected. A tick is one poll, and up to three more
+//!   where tasks wake one another. So its polls take more than a quarter of the threshold on
+//!   average, or a sixteenth.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -20,12 +22,14 @@ use crate::detect::track::effective;
 use crate::model::cause::Certainty;
 use crate::util::backoff::next_doubling;
 
-/// The default of tokio's `event_interval`: after so many ticks, of one to four polls each, a worker publishes its figures.
+/// The default of tokio's `event_interval`: after so many ticks, of one to four polls each, a
+/// worker publishes its figures.
 const TICKS: u64 = 61;
 /// The number of stack samples that have to agree.
 const SAMPLES: u32 = 3;
 
-/// One worker that has not parked, as observed from outside. Times are in nanoseconds of the watchdog's clock.
+/// One worker that has not parked, as observed from outside. Times are in nanoseconds of the
+/// watchdog's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WorkerObservation {
     pub(crate) thread: u64,
@@ -42,9 +46,11 @@ pub(crate) struct WorkerObservation {
 /// What a thread is blocked in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockedIn {
-    /// A digest of the call and of how often the thread has been given a CPU. Any other digest is of another wait.
+    /// A digest of the call and of how often the thread has been given a CPU. Any other digest is
+    /// of another wait.
     pub(crate) digest: u64,
-    /// Whether it is a system call. Otherwise the kernel makes the thread wait by itself, for a page.
+    /// Whether it is a system call. Otherwise the kernel makes the thread wait by itself, for a
+    /// page.
     pub(crate) in_call: bool,
     /// Whether the thread's stack is too short to run a worker.
     pub(crate) is_shallow: bool,
@@ -142,7 +148,8 @@ struct LocationSamples {
 struct Track {
     last: WorkerObservation,
     state: State,
-    /// The moment since which the worker has not run, and what it was blocked in when that was first asked.
+    /// The moment since which the worker has not run, and what it was blocked in when that was
+    /// first asked.
     idle_since: u64,
     blocked_in: Option<BlockedIn>,
     computing: ComputingEvidence,
@@ -160,8 +167,8 @@ impl BlockedWorkerDetector {
         BlockedWorkerDetector { threshold, tracks: HashMap::new() }
     }
 
-    /// Returns what the scan at `now` changes. `observations` has all workers that have not parked; a worker that is not
-    /// among them has parked, or cannot be observed any more.
+    /// Returns what the scan at `now` changes. `observations` has all workers that have not parked;
+    /// a worker that is not among them has parked, or cannot be observed any more.
     pub(crate) fn step(
         &mut self,
         now: u64,
@@ -283,7 +290,8 @@ impl<I: Inspector> Step<'_, I> {
         });
     }
 
-    /// Continues the stall of a worker that computes, as far as the latest stack sample confirms it and no further.
+    /// Continues the stall of a worker that computes, as far as the latest stack sample confirms it
+    /// and no further.
     fn confirm_computing(&mut self, track: &mut Track, stall: BlockedTime) {
         let mut elapsed = stall.confirmed;
         if self.now >= track.computing.next_sample {
@@ -341,7 +349,8 @@ impl<I: Inspector> Step<'_, I> {
         let evidence = &mut track.computing;
         let unpublished = self.elapsed(evidence.unpublished_since);
         let Some(before) = evidence.run_delay else {
-            // Not read of each worker that is busy for a moment. How long it waited for a CPU before this is unknown.
+            // Not read of each worker that is busy for a moment. How long it waited for a CPU
+            // before this is unknown.
             if unpublished >= self.threshold {
                 let run_delay = self.inspector.run_delay(thread);
                 (evidence.run_delay, evidence.unpublished_since) = (Some(run_delay), self.now);

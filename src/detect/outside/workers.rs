@@ -1,4 +1,5 @@
-//! What the threads of a runtime's workers do, read from outside, and what the [detector](super::detector) asks about them.
+//! What the threads of a runtime's workers do, read from outside, and what the
+//! [detector](super::detector) asks about them.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -17,14 +18,18 @@ use crate::measure::runtime::Runtime;
 use crate::measure::thread::ThreadState;
 use crate::sys;
 
-/// The number of threads of a pool, beside its workers, that are observed. With more of them nothing is certain.
+/// The number of threads of a pool, beside its workers, that are observed. With more of them
+/// nothing is certain.
 const MAX_SPARE: usize = 64;
-/// A stack that is at most this share as deep as a parked worker's runs no worker: a worker's stack holds the worker's loop and,
-/// within that, what it polls. A thread that waits in the pool has next to no stack, a call in `spawn_blocking` a third.
+/// A stack that is at most this share as deep as a parked worker's runs no worker: a worker's stack
+/// holds the worker's loop and, within that, what it polls. A thread that waits in the pool has
+/// next to no stack, a call in `spawn_blocking` a third.
 const SHALLOW: (usize, usize) = (3, 5);
-/// The interval, in nanoseconds, at which the stack of a parked worker is tried to be captured, until it is known.
+/// The interval, in nanoseconds, at which the stack of a parked worker is tried to be captured,
+/// until it is known.
 const LEARN_INTERVAL: u64 = 100_000_000;
-/// The number of functions, from the worker's loop inwards, that make up a location: they include the type of the polled task.
+/// The number of functions, from the worker's loop inwards, that make up a location: they include
+/// the type of the polled task.
 const LOCATION_DEPTH: usize = 3;
 
 /// What is kept of all workers from one scan to the next.
@@ -32,7 +37,8 @@ const LOCATION_DEPTH: usize = 3;
 pub(crate) struct Workers {
     /// Threads that are no workers, by the id of their seat.
     spare: HashMap<u64, IdleSince>,
-    /// By the id of the pool: the addresses in the stack of a parked worker, outermost first; or when to try again.
+    /// By the id of the pool: the addresses in the stack of a parked worker, outermost first; or
+    /// when to try again.
     parked_stacks: HashMap<u64, Result<Arc<[u64]>, u64>>,
 }
 
@@ -70,8 +76,8 @@ struct PoolScan {
     earliest_unpark: u64,
     /// A stack of at most so many bytes runs no worker.
     shallow: usize,
-    /// The threads that are workers of this pool for certain, computed when somebody asks. The answer stays true of every worker
-    /// that has not run since the scan.
+    /// The threads that are workers of this pool for certain, computed when somebody asks. The
+    /// answer stays true of every worker that has not run since the scan.
     certain: OnceCell<HashSet<u64>>,
 }
 
@@ -102,7 +108,8 @@ pub(crate) fn fingerprint(meter: &Meter) -> u64 {
 }
 
 impl Workers {
-    /// Scans all pools. That reads two words of each thread, and the CPU clock of the spare ones and of workers that have not parked.
+    /// Scans all pools. That reads two words of each thread, and the CPU clock of the spare ones
+    /// and of workers that have not parked.
     pub(crate) fn scan(&mut self, meter: &Meter) -> WorkerScan {
         let mut scan = WorkerScan { fingerprint: fingerprint(meter), ..WorkerScan::default() };
         for runtime in meter.runtimes.all() {
@@ -143,7 +150,8 @@ impl Workers {
         self.parked_stacks.retain(|id, _| scan.pools.iter().any(|pool| pool.pool.id == *id));
     }
 
-    /// Captures the stack of a parked worker of each pool, once. Where that fails, it is tried again from time to time.
+    /// Captures the stack of a parked worker of each pool, once. Where that fails, it is tried
+    /// again from time to time.
     pub(crate) fn learn_parked_stacks(&mut self, scan: &WorkerScan, now: u64, examiner: &mut Examiner) {
         for in_pool in &scan.pools {
             match self.parked_stacks.get(&in_pool.pool.id) {
@@ -161,18 +169,19 @@ impl Workers {
 
     /// Returns the threads that are workers for certain.
     ///
-    /// Each worker's core is held by one thread, or waits for one to take it. A worker that is handed on goes to a thread that
-    /// holds none. So if no spare thread holds a worker, the holders are those that say so. A spare thread holds none if its
-    /// stack is too short for that, now and as long as it does not run; or if it has not run since the earliest unpark of a worker
-    /// that has not parked.
+    /// Each worker's core is held by one thread, or waits for one to take it. A worker that is
+    /// handed on goes to a thread that holds none. So if no spare thread holds a worker, the
+    /// holders are those that say so. A spare thread holds none if its stack is too short for that,
+    /// now and as long as it does not run; or if it has not run since the earliest unpark of a
+    /// worker that has not parked.
     fn certain(&self, in_pool: &PoolScan) -> HashSet<u64> {
         let holds_none = |seat: &Arc<Seat>| {
             let idle = self.spare.get(&seat.id);
             idle.is_some_and(|idle| idle.since <= in_pool.earliest_unpark)
                 || seat.tid.is_some_and(|tid| waits_shallow(in_pool, seat, tid))
         };
-        // All of this is true of one moment: none of them has run since the scan. None is about to run either: a thread that was
-        // handed a worker waits for nothing but a CPU.
+        // All of this is true of one moment: none of them has run since the scan. None is about to
+        // run either: a thread that was handed a worker waits for nothing but a CPU.
         let stays_idle = |seat: &Arc<Seat>| {
             seat.tid.zip(self.spare.get(&seat.id)).is_some_and(|(tid, idle)| {
                 sys::thread_cpu_nanos(tid) == Some(idle.cpu)
@@ -183,7 +192,8 @@ impl Workers {
         if is_unknown || !in_pool.spare.iter().all(holds_none) || !in_pool.spare.iter().all(stays_idle) {
             return HashSet::new();
         }
-        // No thread has joined the pool since, or is about to, and none has published another worker.
+        // No thread has joined the pool since, or is about to, and none has published another
+        // worker.
         let seats = in_pool.pool.seats();
         let known: HashSet<u64> = in_pool.seats.iter().map(|seat| seat.id).collect();
         let tids: HashSet<i32> = seats.iter().filter_map(|seat| seat.tid).collect();
@@ -229,7 +239,8 @@ impl WorkerScan {
 /// A worker's thread, and the last event that it published.
 type WorkerThread = (Arc<Seat>, Event);
 
-/// Returns what the runtime publishes of a worker. Parks and busy time only grow, so their sum moves with either.
+/// Returns what the runtime publishes of a worker. Parks and busy time only grow, so their sum
+/// moves with either.
 fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
     let busy = metrics.worker_total_busy_duration(worker).as_nanos() as u64;
     metrics.worker_park_unpark_count(worker).wrapping_add(busy)
@@ -240,9 +251,11 @@ fn is_shallow(in_pool: &PoolScan, seat: &Seat, sp: u64) -> bool {
     seat.depth(sp) <= in_pool.shallow
 }
 
-/// Returns the threads that are workers as far as they have published, with their last events; and all others.
+/// Returns the threads that are workers as far as they have published, with their last events; and
+/// all others.
 ///
-/// The thread that published a worker last is that worker: when another thread does, the worker has been handed on.
+/// The thread that published a worker last is that worker: when another thread does, the worker has
+/// been handed on.
 fn sort(seats: &[Arc<Seat>]) -> (Vec<WorkerThread>, Vec<Arc<Seat>>) {
     let mut workers: HashMap<u16, (usize, Event)> = HashMap::new();
     for (i, seat) in seats.iter().enumerate() {
@@ -296,7 +309,8 @@ impl Inspector for ThreadInspector<'_> {
         let parked = self.workers.parked_stacks.get(&self.scan.pools[busy.pool].pool.id)?.as_ref().ok()?;
         let running = BlockedWorker { cpu: None, ..busy.identity.clone() };
         let addresses = self.examiner.addresses(&busy.state, &StallIdentity::Worker(running))?;
-        // Both stacks have the functions down to the worker's loop. What follows is the task's, where the worker does not park.
+        // Both stacks have the functions down to the worker's loop. What follows is the task's,
+        // where the worker does not park.
         let common = addresses.iter().zip(parked.iter()).take_while(|(here, there)| here == there).count();
         let task = addresses.get(common..).filter(|task| task.len() > LOCATION_DEPTH)?;
         let mut hasher = DefaultHasher::new();

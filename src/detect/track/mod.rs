@@ -1,4 +1,7 @@
-//! Which polls are stalls, when they are told again, and when to look next. Pure: slots and time in, changes out.
+//! Tracks polls from scan to scan: which of them are stalls, when each is reported again, and when
+//! the next scan is due. Pure: scans and times in, changes out.
+
+mod requests;
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,53 +9,51 @@ use super::pause::Pauses;
 use crate::model::id::{PollKey, RouteId, SiteId};
 use crate::util::backoff::next_doubling;
 
-mod requests;
-
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, Request};
 
-/// A poll that was seen; times in nanoseconds of the watchdog's clock.
+/// An observed poll. Times are in nanoseconds of the watchdog's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Poll {
     pub(crate) key: PollKey,
     pub(crate) begin: u64,
     pub(crate) runtime: u16,
     pub(crate) site: SiteId,
-    /// The innermost watched future inside it.
+    /// The innermost watched future inside the poll.
     pub(crate) watched: Option<SiteId>,
-    /// The innermost request inside it.
+    /// The innermost request inside the poll.
     pub(crate) request: Option<Request>,
-    /// The route of the request whose handler spawned it.
+    /// The route of the request whose handler spawned the task.
     pub(crate) parent_route: Option<RouteId>,
     pub(crate) task: u64,
-    /// When it began to stand still, because a part of it is meant to block.
+    /// The moment since which the poll does not count, because a part of it is meant to block.
     pub(crate) paused_since: Option<u64>,
-    /// How long its thread was kept from a CPU since shortly before it began, once it has lasted for the threshold and until it is
-    /// tracked; 0 where that is not known.
+    /// How long the poll's thread was kept from a CPU since shortly before the poll began. It is
+    /// read once the poll has lasted for the threshold and until the poll is tracked; 0 where it is
+    /// unknown.
     pub(crate) waited: u64,
 }
 
-/// A poll that lasted at least the threshold and told so at its end.
+/// A finished poll that lasted at least the threshold, as its thread published it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndedPoll {
     pub(crate) poll: Poll,
     pub(crate) nanos: u64,
-    /// The worker that it blocked to its end.
+    /// The worker that the poll blocked to its end.
     pub(crate) worker: Option<u16>,
 }
 
-/// Where a running poll is right now.
+/// What a poll does to the workers of its runtime at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PollState {
     /// It blocks this worker.
     OnWorker(u16),
-    /// It blocks none: off the runtime's workers, or its worker's index has been handed on.
+    /// It blocks none: its thread is no worker, or the worker has been handed on.
     OffWorker,
-    /// It is over.
     Finished,
 }
 
-/// What happened to a stall. `elapsed` leaves pauses out.
+/// What a scan changes about a stall. `elapsed` excludes pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Started {
@@ -60,14 +61,15 @@ pub(crate) enum Change {
         poll: Poll,
         worker: u16,
         elapsed: u64,
-        /// Of a request in it that lasts at least the threshold by itself.
+        /// The route of a request in it that has lasted at least the threshold by itself.
         route: Option<RouteId>,
     },
+    /// The stall is ongoing, and a further report is due.
     Continued {
         id: u64,
         elapsed: u64,
     },
-    /// It goes on, and is not told again yet.
+    /// The stall is ongoing.
     Unchanged {
         id: u64,
         elapsed: u64,
@@ -76,7 +78,8 @@ pub(crate) enum Change {
         id: u64,
         elapsed: u64,
     },
-    /// A request in it lasts at least the threshold by itself, or did until it was `over`. Told once more at each scan.
+    /// A request in the stall has lasted at least the threshold by itself, or did until it was
+    /// `over`. Repeated at each scan.
     Request {
         id: u64,
         frame: u64,
@@ -84,7 +87,8 @@ pub(crate) enum Change {
         elapsed: u64,
         over: bool,
     },
-    /// It was over before it was seen. With an exoneration it would have been short; then `elapsed` is all of it.
+    /// The stall was over before a scan found it. With an exoneration the poll was short by itself;
+    /// then `elapsed` is all of its time.
     EndedUnseen {
         id: u64,
         poll: Poll,
@@ -95,37 +99,40 @@ pub(crate) enum Change {
     },
 }
 
-/// Why a poll that was short by itself took long.
+/// The reason why a poll that was short by itself took long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exoneration {
     /// The process stood still.
     Paused,
-    /// Nothing of it was given a CPU.
+    /// The thread was given no CPU.
     Starved,
 }
 
+/// What is kept of a poll that has crossed the threshold.
 #[derive(Debug)]
 enum Track {
     Stall {
         id: u64,
+        /// How long the stall had lasted at the latest scan that found it on its worker.
         seen: u64,
+        /// How long it has lasted when the next report is due.
         next: u64,
     },
-    /// Not, or no longer, on a worker: never a stall again.
+    /// The poll is not, or no longer, on a worker: it is never a stall again.
     Ignored,
 }
 
-/// What one look at all slots found.
+/// What one scan of all slots found.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     pub(crate) running: Vec<Poll>,
     pub(crate) ended: Vec<EndedPoll>,
     pub(crate) ended_requests: Vec<EndedRequest>,
-    /// Threads whose slot moved too fast to be read: nothing is concluded about them.
+    /// The threads whose slots changed too fast to be read: nothing is concluded about them.
     pub(crate) unread: Vec<u64>,
 }
 
-/// Remembers the polls that have crossed the threshold.
+/// Tracks the polls that have crossed the threshold.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     threshold: u64,
@@ -134,22 +141,23 @@ pub(crate) struct Tracker {
     last_id: u64,
 }
 
-/// A request may begin later in its poll than its poll by this part of a threshold: then the stall is told when the request has
-/// lasted for the threshold, too, and its first report names the route.
-const LATER: u64 = 8;
+/// A request may begin later than its poll by this part of a threshold. Then the stall is reported
+/// when the request has reached the threshold as well, so that the first report names the route.
+const LATE_REQUEST: u64 = 8;
 
 impl Tracker {
     pub(crate) fn new(threshold: u64) -> Tracker {
         Tracker { threshold, tracked: HashMap::new(), pending: PendingRequests::default(), last_id: 0 }
     }
 
-    /// The changes since the last scan. `place` is asked about polls over the threshold only.
+    /// Returns what a scan changes. `state` is asked about polls over the threshold only, since it
+    /// takes locks.
     pub(crate) fn step(
         &mut self,
         now: u64,
         scan: &Scan,
         pauses: &Pauses,
-        mut place: impl FnMut(&Poll) -> PollState,
+        mut state: impl FnMut(&Poll) -> PollState,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for ended in &scan.ended_requests {
@@ -163,91 +171,125 @@ impl Tracker {
         }
         for poll in &scan.running {
             let elapsed = effective(poll.begin, poll.paused_since.unwrap_or(now).min(now), pauses);
-            match self.tracked.get_mut(&poll.key) {
+            match self.tracked.get(&poll.key) {
                 Some(Track::Ignored) => {}
-                Some(Track::Stall { id, seen, next }) => {
-                    let id = *id;
-                    match place(poll) {
-                        PollState::OnWorker(_) => {
-                            *seen = elapsed.max(*seen);
-                            changes.extend(requests::of_running(poll, id, now, self.threshold, pauses));
-                            if elapsed >= *next {
-                                *next = next_doubling(self.threshold, elapsed);
-                                changes.push(Change::Continued { id, elapsed });
-                            } else {
-                                changes.push(Change::Unchanged { id, elapsed });
-                            }
-                        }
-                        // When it left its worker since it was last seen there, is not known.
-                        PollState::OffWorker => {
-                            changes.push(Change::Ended { id, elapsed: *seen });
-                            self.tracked.insert(poll.key, Track::Ignored);
-                        }
-                        // Its true duration is among the ended ones, of this look or the next.
-                        PollState::Finished => {}
+                Some(Track::Stall { .. }) => {
+                    self.continue_stall(poll, (now, elapsed), pauses, state(poll), &mut changes);
+                }
+                None => {
+                    let due = due_after(self.threshold, poll);
+                    // A poll that may be short by itself is judged again in a moment, or is over by
+                    // then.
+                    if elapsed >= due && !may_be_short(poll, elapsed, due) {
+                        self.start_stall(poll, (now, elapsed), pauses, state(poll), &mut changes);
                     }
                 }
-                // It is told in a moment, or is over by then.
-                None if may_be_short(poll, elapsed, due_after(self.threshold, poll)) => {}
-                None if elapsed >= due_after(self.threshold, poll) => match place(poll) {
-                    PollState::OnWorker(worker) => {
-                        let (id, threshold) = (self.new_id(), self.threshold);
-                        let next = next_doubling(threshold, elapsed);
-                        self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
-                        let inside =
-                            poll.request.filter(|r| r.elapsed(poll, now, pauses) >= threshold).map(|r| r.route);
-                        let route = inside.or_else(|| self.pending.last(poll.key, threshold, pauses));
-                        changes.push(Change::Started { id, poll: *poll, worker, elapsed, route });
-                        self.pending.take(poll.key, id, threshold, pauses, &mut changes);
-                        changes.extend(requests::of_running(poll, id, now, threshold, pauses));
-                    }
-                    PollState::OffWorker => {
-                        self.tracked.insert(poll.key, Track::Ignored);
-                    }
-                    PollState::Finished => {}
-                },
-                None => {}
             }
         }
         for ended in &scan.ended {
-            let (poll, worker) = (ended.poll, ended.worker);
-            let elapsed = effective(poll.begin, poll.begin + ended.nanos, pauses);
-            let known = self.tracked.remove(&poll.key);
-            if scan.running.iter().any(|running| running.key == poll.key) {
-                // Its frame was seen in this very scan, and may be in the next: it leaves its word before it goes.
-                self.tracked.insert(poll.key, Track::Ignored);
-            }
-            match (known, worker) {
-                (Some(Track::Stall { id, seen, .. }), Some(_)) => {
-                    changes.push(Change::Ended { id, elapsed: elapsed.max(seen) });
-                }
-                // It left its worker since it was last seen there; when, is not known.
-                (Some(Track::Stall { id, seen, .. }), None) => changes.push(Change::Ended { id, elapsed: seen }),
-                (None, Some(worker)) if ended.nanos >= self.threshold => {
-                    let starved = pauses.starved(poll.begin, poll.begin + ended.nanos).max(poll.waited);
-                    let exoneration = match () {
-                        () if elapsed < self.threshold => Some(Exoneration::Paused),
-                        () if elapsed.saturating_sub(starved) < self.threshold => Some(Exoneration::Starved),
-                        () => None,
-                    };
-                    let elapsed = if exoneration.is_some() { ended.nanos } else { elapsed };
-                    let (id, route) = (self.new_id(), self.pending.last(poll.key, self.threshold, pauses));
-                    changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration });
-                    let mut told = Vec::new();
-                    self.pending.take(poll.key, id, self.threshold, pauses, &mut told);
-                    // Of what was short by itself, no part is to blame.
-                    changes.extend(told.into_iter().filter(|_| exoneration.is_none()));
-                }
-                _ => {}
-            }
+            let is_running = scan.running.iter().any(|running| running.key == ended.poll.key);
+            self.end_poll(ended, is_running, pauses, &mut changes);
         }
         self.pending.tidy(scan);
-        self.end_the_vanished(scan, &mut changes);
+        self.end_vanished(scan, &mut changes);
         changes
     }
 
-    /// Their last word was lost (a full ring, a thread that exited): they end with what was seen.
-    fn end_the_vanished(&mut self, scan: &Scan, changes: &mut Vec<Change>) {
+    /// Handles a running poll that has reached the threshold.
+    fn start_stall(
+        &mut self,
+        poll: &Poll,
+        (now, elapsed): (u64, u64),
+        pauses: &Pauses,
+        state: PollState,
+        changes: &mut Vec<Change>,
+    ) {
+        let worker = match state {
+            PollState::OnWorker(worker) => worker,
+            PollState::OffWorker => return drop(self.tracked.insert(poll.key, Track::Ignored)),
+            PollState::Finished => return,
+        };
+        let (id, threshold) = (self.new_id(), self.threshold);
+        let next = next_doubling(threshold, elapsed);
+        self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
+        let inside = poll.request.filter(|request| request.elapsed(poll, now, pauses) >= threshold);
+        let route = inside.map(|request| request.route);
+        let route = route.or_else(|| self.pending.last(poll.key, threshold, pauses));
+        changes.push(Change::Started { id, poll: *poll, worker, elapsed, route });
+        self.pending.take(poll.key, id, threshold, pauses, changes);
+        changes.extend(requests::of_running(poll, id, now, threshold, pauses));
+    }
+
+    /// Handles a running poll that is a stall.
+    fn continue_stall(
+        &mut self,
+        poll: &Poll,
+        (now, elapsed): (u64, u64),
+        pauses: &Pauses,
+        state: PollState,
+        changes: &mut Vec<Change>,
+    ) {
+        let Some(Track::Stall { id, seen, next }) = self.tracked.get_mut(&poll.key) else { return };
+        let id = *id;
+        match state {
+            PollState::OnWorker(_) => {
+                *seen = elapsed.max(*seen);
+                changes.extend(requests::of_running(poll, id, now, self.threshold, pauses));
+                if elapsed >= *next {
+                    *next = next_doubling(self.threshold, elapsed);
+                    changes.push(Change::Continued { id, elapsed });
+                } else {
+                    changes.push(Change::Unchanged { id, elapsed });
+                }
+            }
+            // It left its worker at an unknown moment after the scan that last found it there.
+            PollState::OffWorker => {
+                changes.push(Change::Ended { id, elapsed: *seen });
+                self.tracked.insert(poll.key, Track::Ignored);
+            }
+            // Its exact duration is among the ended polls, of this scan or the next.
+            PollState::Finished => {}
+        }
+    }
+
+    /// Handles a finished poll. `is_running` says whether the same scan found its frame as well.
+    fn end_poll(&mut self, ended: &EndedPoll, is_running: bool, pauses: &Pauses, changes: &mut Vec<Change>) {
+        let (poll, worker) = (ended.poll, ended.worker);
+        let elapsed = effective(poll.begin, poll.begin + ended.nanos, pauses);
+        let known = self.tracked.remove(&poll.key);
+        if is_running {
+            // Its end is published before its frame goes, so the next scan may find the frame
+            // again.
+            self.tracked.insert(poll.key, Track::Ignored);
+        }
+        match (known, worker) {
+            (Some(Track::Stall { id, seen, .. }), Some(_)) => {
+                changes.push(Change::Ended { id, elapsed: elapsed.max(seen) });
+            }
+            // It left its worker at an unknown moment after the scan that last found it there.
+            (Some(Track::Stall { id, seen, .. }), None) => changes.push(Change::Ended { id, elapsed: seen }),
+            (None, Some(worker)) if ended.nanos >= self.threshold => {
+                let starved = pauses.starved(poll.begin, poll.begin + ended.nanos).max(poll.waited);
+                let exoneration = match () {
+                    () if elapsed < self.threshold => Some(Exoneration::Paused),
+                    () if elapsed.saturating_sub(starved) < self.threshold => Some(Exoneration::Starved),
+                    () => None,
+                };
+                let elapsed = if exoneration.is_some() { ended.nanos } else { elapsed };
+                let (id, route) = (self.new_id(), self.pending.last(poll.key, self.threshold, pauses));
+                changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration });
+                let mut of_requests = Vec::new();
+                self.pending.take(poll.key, id, self.threshold, pauses, &mut of_requests);
+                // No request is to blame for a poll that was short by itself.
+                changes.extend(of_requests.into_iter().filter(|_| exoneration.is_none()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the stalls whose end was lost (a full ring, a thread that exited) as they were last
+    /// observed.
+    fn end_vanished(&mut self, scan: &Scan, changes: &mut Vec<Change>) {
         if self.tracked.is_empty() {
             return;
         }
@@ -261,8 +303,9 @@ impl Tracker {
         });
     }
 
-    /// When to look again: at the earliest moment at which a poll could be due, but at most four times a threshold. A poll
-    /// that begins after this look cannot be due before `now + threshold`.
+    /// Returns when the next scan is due: at the earliest moment at which a poll could be due, but
+    /// at most four times a threshold. A poll that begins after this scan cannot be due before `now
+    /// + threshold`.
     pub(crate) fn next_scan(&self, now: u64, scan: &Scan, pauses: &Pauses) -> u64 {
         let due = |poll: &Poll| {
             let after = match self.tracked.get(&poll.key) {
@@ -279,41 +322,42 @@ impl Tracker {
         earliest.clamp(now + self.threshold / 4, now + self.threshold)
     }
 
-    /// Whether a stall goes on.
+    /// Returns whether any stall is ongoing.
     pub(crate) fn has_stalls(&self) -> bool {
         self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
     }
 
-    /// Whether it is settled what a poll that goes on is.
+    /// Returns whether it is decided what a running poll is.
     pub(crate) fn is_tracked(&self, poll: &PollKey) -> bool {
         self.tracked.contains_key(poll)
     }
 
-    /// Stalls are counted from 1, whoever finds them.
+    /// Returns the id of a new stall. Stalls are counted from 1, whoever finds them.
     pub(crate) fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
 }
 
-/// How long a poll lasts until it is told.
+/// Returns how long a poll lasts until it is reported.
 fn due_after(threshold: u64, poll: &Poll) -> u64 {
     let later = poll.request.map_or(0, |request| request.begin.saturating_sub(poll.begin));
-    threshold + if later <= threshold / LATER { later } else { 0 }
+    threshold + if later <= threshold / LATE_REQUEST { later } else { 0 }
 }
 
-/// Whether a poll is due only because it was kept from a CPU, though for less than half of its time: such a one may still turn out to be
-/// long by itself, or short. One that was kept off for longer is told at once, as starved.
+/// Returns whether a poll is due only because it was kept from a CPU, for less than half of its
+/// time: it may still turn out to be long by itself, or short. A poll that was kept off for longer
+/// is reported at once, as starved.
 fn may_be_short(poll: &Poll, elapsed: u64, due: u64) -> bool {
     elapsed >= due && elapsed.saturating_sub(poll.waited) < due && !spent_most_waiting(poll.waited, elapsed)
 }
 
-/// Whether a poll has spent most of its time waiting for a CPU.
+/// Returns whether a poll has spent at least half of its time waiting for a CPU.
 pub(crate) fn spent_most_waiting(waited: u64, elapsed: u64) -> bool {
     waited >= elapsed / 2
 }
 
-/// The time from one moment to another without the pauses in it.
+/// Returns the time from one moment to another without the pauses in it.
 pub(super) fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {
     end.saturating_sub(begin).saturating_sub(pauses.overlap(begin, end))
 }

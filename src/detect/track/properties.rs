@@ -1,4 +1,5 @@
-//! The tracker against an invented world of threads that poll, whose ground truth is known, scanned at random moments.
+//! The tracker against an invented world of threads that poll, whose ground truth is known, scanned
+//! at random moments.
 
 use std::collections::HashMap;
 
@@ -34,8 +35,9 @@ fn plan() -> impl Strategy<Value = Plan> {
     })
 }
 
-/// A planned scan: the time since the previous one, from reading the slots to draining the slow polls, and from there to asking for
-/// the worker; and a thread whose slot changes too fast to be read.
+/// A planned scan: the time since the previous one, from reading the slots to draining the slow
+/// polls, and from there to asking for the worker; and a thread whose slot changes too fast to be
+/// read.
 #[derive(Clone, Debug)]
 struct ScanPlan {
     step: u64,
@@ -99,9 +101,9 @@ fn world(threads: &[Vec<Plan>]) -> Vec<Truth> {
     all
 }
 
-/// What was told of one stall.
+/// What was reported of one stall.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     key: PollKey,
     began: Option<u64>,
     last: u64,
@@ -109,19 +111,19 @@ struct Told {
     ended: Option<u64>,
 }
 
-/// The tracker in that world, and what it has told.
+/// The tracker in that world, and what it has reported.
 struct Scene {
     world: Vec<Truth>,
     tracker: Tracker,
-    told: HashMap<u64, Told>,
+    reported: HashMap<u64, Reported>,
     delivered: Vec<PollKey>,
     last_id: u64,
 }
 
 impl Scene {
     fn new(threads: &[Vec<Plan>]) -> Scene {
-        let (told, delivered) = (HashMap::new(), Vec::new());
-        Scene { world: world(threads), tracker: Tracker::new(T), told, delivered, last_id: 0 }
+        let (reported, delivered) = (HashMap::new(), Vec::new());
+        Scene { world: world(threads), tracker: Tracker::new(T), reported, delivered, last_id: 0 }
     }
 
     fn end(&self) -> u64 {
@@ -179,37 +181,41 @@ impl Scene {
                 let truth = self.truth(poll.key).clone();
                 prop_assert!(id > self.last_id, "ids are unique");
                 self.last_id = id;
-                prop_assert!(self.told.values().all(|told| told.key != poll.key), "told before: {:?}", truth);
+                prop_assert!(
+                    self.reported.values().all(|reported| reported.key != poll.key),
+                    "reported before: {:?}",
+                    truth
+                );
                 prop_assert!(elapsed >= T && elapsed <= truth.plan.nanos, "{} of {:?}", elapsed, truth);
                 prop_assert!(truth.plan.off > 0, "it never blocked a worker");
                 prop_assert!(!over || elapsed == truth.plan.nanos && truth.never_off());
                 let ended = over.then_some(elapsed);
                 let doublings = (elapsed / T).ilog2();
-                self.told.insert(
+                self.reported.insert(
                     id,
-                    Told { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
+                    Reported { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
                 );
             }
             Change::Continued { id, elapsed } | Change::Unchanged { id, elapsed } => {
-                let told = self.told.get_mut(&id).expect("it began");
-                prop_assert!(told.ended.is_none() && elapsed >= told.last, "{:?} then {}", told, elapsed);
-                told.last = elapsed;
+                let reported = self.reported.get_mut(&id).expect("it began");
+                prop_assert!(reported.ended.is_none() && elapsed >= reported.last, "{:?} then {}", reported, elapsed);
+                reported.last = elapsed;
                 let doublings = (elapsed / T).ilog2();
-                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > told.doublings);
-                told.doublings = doublings;
+                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > reported.doublings);
+                reported.doublings = doublings;
             }
             Change::Ended { id, elapsed } => {
-                let told = self.told.get_mut(&id).expect("it began");
-                prop_assert!(told.ended.replace(elapsed).is_none(), "it ends once");
-                prop_assert!(elapsed >= told.last);
-                let key = told.key;
+                let reported = self.reported.get_mut(&id).expect("it began");
+                prop_assert!(reported.ended.replace(elapsed).is_none(), "it ends once");
+                prop_assert!(elapsed >= reported.last);
+                let key = reported.key;
                 let truth = self.truth(key);
                 prop_assert!(elapsed <= truth.plan.nanos);
                 let exact = truth.never_off() && self.delivered.contains(&key);
                 prop_assert!(!exact || elapsed == truth.plan.nanos, "{} of {:?}", elapsed, truth);
             }
             Change::Request { id, elapsed, .. } => {
-                let truth = self.truth(self.told.get(&id).expect("it began").key);
+                let truth = self.truth(self.reported.get(&id).expect("it began").key);
                 let request = truth.poll.request.expect("there is one");
                 prop_assert!(elapsed >= T && elapsed <= truth.end - request.begin);
             }
@@ -220,16 +226,16 @@ impl Scene {
     /// After all has ended.
     fn close(&self) -> Result<(), TestCaseError> {
         prop_assert!(!self.tracker.has_stalls() && self.tracker.tracked.is_empty());
-        prop_assert!(self.told.values().all(|told| told.ended.is_some()), "each ends: {:?}", self.told);
+        prop_assert!(self.reported.values().all(|reported| reported.ended.is_some()), "each ends: {:?}", self.reported);
         for truth in self.world.iter().filter(|truth| truth.plan.nanos >= T && truth.never_off() && !truth.plan.lost) {
-            let told = self.told.values().filter(|told| told.key == truth.poll.key).count();
-            prop_assert_eq!(told, 1, "each is told: {:?}", truth);
+            let reported = self.reported.values().filter(|reported| reported.key == truth.poll.key).count();
+            prop_assert_eq!(reported, 1, "each is reported: {:?}", truth);
         }
         Ok(())
     }
 }
 
-/// Looks until nothing is left that could be told.
+/// Scans until nothing is left that could be reported.
 fn quiet(scene: &mut Scene, mut now: u64) -> Result<(), TestCaseError> {
     let end = scene.end();
     let plain = ScanPlan { step: T, drain: 0, ask: 0, unread: None };
@@ -244,7 +250,7 @@ proptest! {
     #![proptest_config(crate::properties::config())]
 
     #[test]
-    fn each_stall_is_told_once_and_nothing_else(
+    fn each_stall_is_reported_once_and_nothing_else(
         threads in vec(vec(plan(), 0..8), 1..4),
         glances in vec(plan_of_scan(), 0..60),
     ) {
@@ -259,9 +265,10 @@ proptest! {
         scene.close()?;
     }
 
-    /// A watchdog that wakes when it meant to finds each stall while it lasts, at most a quarter of a threshold late.
+    /// A watchdog that wakes when it meant to finds each stall while it lasts, at most a quarter of
+    /// a threshold late.
     #[test]
-    fn whoever_looks_when_told_to_is_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
+    fn scans_at_the_due_moments_are_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
         let (mut scene, mut now) = (Scene::new(&threads), 0);
         while now <= scene.end() {
             let scan = scene.scan(now, &ScanPlan { step: 0, drain: 0, ask: 0, unread: None })?;
@@ -271,11 +278,11 @@ proptest! {
         }
         quiet(&mut scene, now)?;
         scene.close()?;
-        for told in scene.told.values() {
-            let truth = scene.truth(told.key);
-            let later = truth.plan.request.filter(|later| *later <= T / LATER).unwrap_or(0);
+        for reported in scene.reported.values() {
+            let truth = scene.truth(reported.key);
+            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST).unwrap_or(0);
             let latest = T + later + T / 4;
-            match told.began {
+            match reported.began {
                 Some(elapsed) => prop_assert!(elapsed <= latest, "{} late: {:?}", elapsed, truth),
                 None => prop_assert!(truth.plan.nanos <= latest, "missed: {:?}", truth),
             }

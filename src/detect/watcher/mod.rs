@@ -1,4 +1,5 @@
-//! The watchdog thread: scans all slots, examines what is blocked, emits events, and sleeps until a poll could be due.
+//! The watchdog thread: scans all slots, examines what is blocked, emits events, and sleeps until a
+//! poll could be due.
 
 mod observe;
 mod probes;
@@ -40,7 +41,8 @@ const PROBE_NANOS: u64 = 100_000_000;
 /// The same, where requests are turned away when the runtime is late.
 const SHED_PROBE_NANOS: u64 = 20_000_000;
 
-/// The interval at which tasks are counted while anything is polled, and the longest delay of the report of a task's panic.
+/// The interval at which tasks are counted while anything is polled, and the longest delay of the
+/// report of a task's panic.
 const TASKS_NANOS: u64 = 1_000_000_000;
 
 /// The time that passes after a scan that panicked.
@@ -72,7 +74,8 @@ pub(crate) struct Watcher {
     /// The reading of `own_run_delay` before the latest sleep.
     delay: Option<u64>,
     run_delays: RunDelayTracker,
-    /// The moment up to which it is known whether this thread ran when it meant to. A pause may also come while it is awake.
+    /// The moment up to which it is known whether this thread ran when it meant to. A pause may
+    /// also come while it is awake.
     last_confirmed: u64,
     /// Runtimes whose probe was woken while they were polling.
     probing: HashMap<u16, RuntimeLiveness>,
@@ -87,7 +90,8 @@ pub(crate) struct Watcher {
     /// Ids of the stalls that the detector has found, by thread.
     unwatched: HashMap<u64, u64>,
     panic_budget: PanicBudget,
-    /// The fingerprint of the latest scan at which anything was active, and the moment of that scan.
+    /// The fingerprint of the latest scan at which anything was active, and the moment of that
+    /// scan.
     fingerprint: u64,
     active: u64,
 }
@@ -141,7 +145,8 @@ impl Watcher {
                 self.panic_budget.reset();
             }
         }
-        // Also where the last scan panicked before it did this: nobody else would ever open the gates.
+        // Also where the last scan panicked before it did this: nobody else would ever open the
+        // gates.
         call_user(|| drop(self.shedding.open_all()));
         self.status.has_ended();
     }
@@ -168,7 +173,8 @@ impl Watcher {
         true
     }
 
-    /// Does one scan with all that follows from it, and sleeps until the next. The last scan does not sleep.
+    /// Does one scan with all that follows from it, and sleeps until the next. The last scan does
+    /// not sleep.
     fn scan_and_sleep(&mut self, stopping: bool) {
         #[cfg(test)]
         if self.status.injected_panics.load(Ordering::Relaxed) > 0 {
@@ -180,7 +186,8 @@ impl Watcher {
         self.emit_changes(&seen);
         self.detect_blocked_workers(&seen);
         if self.examiner.take_has_examined() {
-            // This thread may have waited for a stack: the time that took says nothing about the process.
+            // This thread may have waited for a stack: the time that took says nothing about the
+            // process.
             self.last_confirmed = self.now();
         }
         self.emitter.emit_task_panics();

@@ -1,4 +1,5 @@
-//! One scan of the watchdog thread: the running polls, and those that have ended since the previous scan.
+//! One scan of the watchdog thread: the running polls, and those that have ended since the previous
+//! scan.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +26,8 @@ pub(super) struct Observation {
 }
 
 impl Watcher {
-    /// Reads all slots, and after that the rings of slow polls: a poll that is in neither began later.
+    /// Reads all slots, and after that the rings of slow polls: a poll that is in neither began
+    /// later.
     pub(super) fn observe(&mut self) -> Observation {
         let meter = self.meter.clone();
         let at = meter.clock.now();
@@ -41,8 +43,8 @@ impl Watcher {
                     fingerprint = fingerprint.wrapping_add(reading.state);
                     for (mut poll, _) in scan::polls_in(&meter, &thread, &reading) {
                         let end = poll.paused_since.unwrap_or_else(|| meter.clock.nanos(meter.clock.now()));
-                        // The run delay matters until the poll is tracked. Some never are, and last: the `block_on` roots of a
-                        // multi-thread runtime.
+                        // The run delay matters until the poll is tracked. Some never are, and
+                        // last: the `block_on` roots of a multi-thread runtime.
                         let is_long = end.saturating_sub(poll.begin) >= meter.threshold;
                         if is_long && !self.tracker.is_tracked(&poll.key) {
                             poll.waited = self.waited(&thread, poll.begin);
@@ -63,7 +65,8 @@ impl Watcher {
             threads.insert(thread.id, thread);
         }
         let workers = self.workers.scan(&meter);
-        // The sum from before the scan: a worker that was unparked since then keeps the watchdog from falling asleep.
+        // The sum from before the scan: a worker that was unparked since then keeps the watchdog
+        // from falling asleep.
         fingerprint = fingerprint.wrapping_add(workers.fingerprint);
         Observation { now: meter.clock.nanos(at), scan: found, threads, workers, fingerprint }
     }
@@ -87,7 +90,8 @@ impl Watcher {
         EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
     }
 
-    /// Returns how long a thread has been kept from a CPU since shortly before a poll of it began; 0 where that is not known.
+    /// Returns how long a thread has been kept from a CPU since shortly before a poll of it began;
+    /// 0 where that is not known.
     fn waited(&self, thread: &ThreadState, begin: u64) -> u64 {
         let waited = || {
             let before = self.run_delays.before(thread.id, begin, thread.waited)?;

@@ -21,7 +21,8 @@ impl Watcher {
         let polls: HashMap<u16, u64> = seen.scan.running.iter().map(|poll| (poll.runtime, poll.key.thread)).collect();
         let mut polling: HashSet<u16> = polls.keys().copied().collect();
         let runtime = |id: u16| self.meter.runtimes.get(id);
-        // A current-thread runtime that nobody drives answers no probe: what it waits for is not its schedule.
+        // A current-thread runtime that nobody drives answers no probe: what it waits for is not
+        // its schedule.
         self.probing.retain(|id, liveness| {
             let poll = polls.get(id).copied();
             let state = |thread| seen.threads.get(&thread).map(|thread: &Arc<ThreadState>| thread.slot.state());

@@ -1,4 +1,5 @@
-//! The sleep between two scans, what is recorded before it, and whether it took longer than it should have.
+//! The sleep between two scans, what is recorded before it, and whether it took longer than it
+//! should have.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -39,7 +40,8 @@ impl Watcher {
         self.record_run_delays(seen, waited);
         self.delay = delay;
         self.record_cpu_times(seen);
-        // The reading that was confirmed just now, so that no moment lies between two that are compared.
+        // The reading that was confirmed just now, so that no moment lies between two that are
+        // compared.
         let begin = self.last_confirmed;
         let mut due = self.tracker.next_scan(seen.now, &seen.scan, &self.pauses).min(seen.now + TASKS_NANOS);
         if self.shedding.is_wanted() {
@@ -90,8 +92,9 @@ impl Watcher {
             slept
         });
         if slept {
-            // The next scan notices a pause between the begin of the poll that woke this thread and now. A reading of an earlier
-            // sleep, by a thread that was kept from publishing it, says nothing.
+            // The next scan notices a pause between the begin of the poll that woke this thread and
+            // now. A reading of an earlier sleep, by a thread that was kept from publishing it,
+            // says nothing.
             let woken = woken.filter(|woken| *woken >= begin).map(|woken| meter.clock.nanos(woken));
             self.last_confirmed = woken.unwrap_or_else(|| self.now());
         }
@@ -101,7 +104,8 @@ impl Watcher {
         }
     }
 
-    /// Records the run delays of threads. `own` is how long this thread waited for a CPU since the previous scan.
+    /// Records the run delays of threads. `own` is how long this thread waited for a CPU since the
+    /// previous scan.
     fn record_run_delays(&mut self, seen: &Observation, own: u64) {
         let mut begins: HashMap<u64, u64> = HashMap::new();
         for poll in &seen.scan.running {
@@ -136,7 +140,8 @@ impl Watcher {
         self.cpu_times = now;
     }
 
-    /// Returns the most CPU time that one of the threads in a poll has used since the latest sleep began.
+    /// Returns the most CPU time that one of the threads in a poll has used since the latest sleep
+    /// began.
     fn busiest(&self) -> Option<u64> {
         let used = |cpu: &CpuTime| Some(sys::thread_cpu_nanos(cpu.tid)?.saturating_sub(cpu.latest));
         self.cpu_times.values().filter_map(used).max()

@@ -10,7 +10,8 @@ use crate::detect::track::Change;
 use crate::model::time::Nanos;
 
 impl Watcher {
-    /// Finds the workers that are blocked by tasks that nobody wrapped, and emits what became of them.
+    /// Finds the workers that are blocked by tasks that nobody wrapped, and emits what became of
+    /// them.
     pub(super) fn detect_blocked_workers(&mut self, seen: &Observation) {
         if seen.workers.is_empty() && self.unwatched.is_empty() {
             return;

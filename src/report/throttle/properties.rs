@@ -39,7 +39,8 @@ proptest! {
                 None => account.refused += u64::from(count),
             }
             prop_assert!(account.admitted.len() as u64 <= u64::from(BURST) + (now - first) / INTERVAL);
-            // In any window: one burst is saved up at most, and one more line may have been due at its start.
+            // In any window: one burst is saved up at most, and one more line may have been due at
+            // its start.
             for (i, then) in account.admitted.iter().enumerate() {
                 let since = (account.admitted.len() - i) as u64;
                 prop_assert!(since <= u64::from(BURST) + 1 + (now - then) / INTERVAL);

@@ -95,7 +95,8 @@ impl World {
         self.detector.step(self.now, &observations, &self.pauses, &mut self.inspector)
     }
 
-    /// Scans for some time, each time after `change`. Returns the verdicts, except that nothing has changed.
+    /// Scans for some time, each time after `change`. Returns the verdicts, except that nothing has
+    /// changed.
     fn run(&mut self, time: u64, mut change: impl FnMut(&mut World)) -> Vec<Verdict> {
         let end = self.now + time;
         let mut verdicts = Vec::new();
