@@ -9,23 +9,22 @@ use super::totals::CountAndTime;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::stall::{Phase, Stall};
 
-/// Different stacks kept; what comes later is added up as one without a stack.
+/// The number of distinct stacks that are kept. Further ones are added up without a stack.
 const MAX_ENTRIES: usize = 2_000;
-/// Functions of a stack kept: the innermost.
+/// The number of functions of a stack that are kept: the innermost.
 const MAX_DEPTH: usize = 128;
 
-/// What is told apart.
+/// What the entries of the profile are distinguished by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) runtime: Arc<str>,
-    /// The site as text; `an unwatched task` where nobody knows it, `other` where there are too
-    /// many.
+    /// The site as text; `an unwatched task` where it is unknown, `other` where there are too many.
     pub(crate) site: Arc<str>,
     pub(crate) route: Option<Arc<str>>,
     /// The route of the request whose handler spawned the task.
     pub(crate) parent_route: Option<Arc<str>>,
     pub(crate) cause: Cause,
-    /// The user's part of the stack, outermost first; empty where none was taken.
+    /// The user's part of the stack, outermost first; empty where none was captured.
     pub(crate) stack: Vec<Function>,
 }
 
@@ -37,18 +36,18 @@ pub(crate) struct Function {
     pub(crate) line: Option<u32>,
 }
 
-/// Of the tasks that a route's handlers spawned.
+/// The stalls of the tasks that a route's handlers spawned.
 #[cfg_attr(not(feature = "server"), allow(dead_code))]
 pub(crate) type UnderRoute = CountAndTime;
 
-/// See the module's text.
+/// The profile of one watchdog.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Profile {
     entries: HashMap<Key, CountAndTime>,
 }
 
 impl Profile {
-    /// Adds time of a stall to the stack that it has now, and the stall itself if it is over.
+    /// Adds time of a stall to the stack that it has now, and counts the stall if it is over.
     pub(crate) fn add(&mut self, stall: &Stall, time: Duration) {
         let mut key = Key {
             runtime: stall.runtime.clone(),
@@ -67,8 +66,8 @@ impl Profile {
         self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
     }
 
-    /// What the tasks that a route's handlers spawned add up to, as far as it is their fault and no
-    /// route's own.
+    /// Returns the totals of the tasks that a route's handlers spawned, as far as these tasks are
+    /// to blame and no route is by itself.
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
     pub(crate) fn under_routes(&self) -> HashMap<Arc<str>, UnderRoute> {
         let mut sums: HashMap<Arc<str>, UnderRoute> = HashMap::new();
@@ -80,7 +79,7 @@ impl Profile {
         sums
     }
 
-    /// All of it, most blocked time first.
+    /// Returns all entries, the most blocked time first.
     #[cfg_attr(not(feature = "server"), allow(dead_code))]
     pub(crate) fn entries(&self) -> Vec<(Key, CountAndTime)> {
         let mut entries: Vec<_> = self.entries.iter().map(|(key, amount)| (key.clone(), *amount)).collect();

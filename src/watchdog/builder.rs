@@ -34,19 +34,19 @@ impl std::fmt::Debug for WatchdogBuilder {
 }
 
 impl WatchdogBuilder {
-    /// 10 ms: a render of 20 ms on a worker must not pass unseen.
+    /// 10 ms: a render of 20 ms on a worker must not pass unnoticed.
     pub const DEFAULT_THRESHOLD: Duration = Duration::from_millis(10);
-    /// The thresholds that [`start`](Self::start) takes: 100 µs to 1 hour.
+    /// The thresholds that [`start`](Self::start) accepts: 100 µs to 1 hour.
     pub const THRESHOLDS: std::ops::RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(3600);
-    /// 1,000 places.
+    /// 1,000 sites.
     pub const DEFAULT_MAX_SITES: usize = 1_000;
-    /// The most that [`max_sites`](Self::max_sites) takes.
+    /// The largest value that [`max_sites`](Self::max_sites) accepts.
     pub const MAX_SITES: usize = 100_000;
     /// 500 routes.
     pub const DEFAULT_MAX_ROUTES: usize = 500;
-    /// The most that [`max_routes`](Self::max_routes) takes.
+    /// The largest value that [`max_routes`](Self::max_routes) accepts.
     pub const MAX_ROUTES: usize = Routes::MAX;
-    /// No histogram of each route.
+    /// No histograms of routes.
     pub const DEFAULT_ROUTE_HISTOGRAMS: bool = false;
     /// Stalls are logged.
     pub const DEFAULT_LOG: bool = true;
@@ -57,47 +57,48 @@ impl WatchdogBuilder {
     /// 5 seconds.
     pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
-    /// A poll that lasts this long is a stall. [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD)
-    /// unless told.
+    /// Sets the duration from which on a poll is a stall. Defaults to
+    /// [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD).
     ///
-    /// Costs nothing a poll; the busy watchdog wakes up to four times a threshold.
+    /// It costs nothing in a poll. While anything is polled, the watchdog wakes up at most four
+    /// times a threshold.
     pub fn threshold(mut self, threshold: Duration) -> Self {
         self.config.threshold = threshold;
         self
     }
 
-    /// How many places (spawn locations, `watch` calls) are told apart; the rest is `other`, and
-    /// counted (`pollwatch_sites_overflowed_total`). [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES)
-    /// unless told.
+    /// Sets the number of sites (spawn locations, `watch` calls) that are distinguished. The rest
+    /// is the site `other`, and counted (`pollwatch_sites_overflowed_total`). Defaults to
+    /// [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES).
     ///
-    /// Costs up to 128 bytes a place, runtime and thread, as they are met, and up to five series a
-    /// place and runtime in `/metrics`.
+    /// Each site costs up to 128 bytes for each runtime and thread where it occurs, and up to five
+    /// series for each runtime in `/metrics`.
     pub fn max_sites(mut self, max: usize) -> Self {
         self.config.max_sites = max;
         self
     }
 
-    /// How many routes are told apart; the rest is `other`, and counted
-    /// (`pollwatch_routes_overflowed_total`). [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES)
-    /// unless told.
+    /// Sets the number of routes that are distinguished. The rest is the route `other`, and counted
+    /// (`pollwatch_routes_overflowed_total`). Defaults to
+    /// [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES).
     ///
-    /// Routes that no router has matched (a gRPC path, a name by `route_by`) come from the client.
-    /// As long as the service has not answered one with anything but an error of the client's, it
-    /// is only claimed, and claimed ones get half of the places at most: a flood of made-up paths
-    /// leaves room for yours.
+    /// A route that no router has matched (a gRPC path, a name by `route_by`) comes from the
+    /// client. It is only claimed until the service answers it with anything but a client error.
+    /// Claimed routes get at most half of the table, so that a flood of invented paths leaves room
+    /// for yours.
     ///
-    /// Costs some 700 bytes a route and thread, as they are met, and six series and more a route in
+    /// Each route costs some 700 bytes for each thread where it occurs, and six or more series in
     /// `/metrics`.
     pub fn max_routes(mut self, max: usize) -> Self {
         self.config.max_routes = max;
         self
     }
 
-    /// Whether `pollwatch_route_poll_duration_seconds` is kept, a histogram of 8 buckets a route.
-    /// It is not, unless told.
+    /// Sets whether `pollwatch_route_poll_duration_seconds` is kept, a histogram of 8 buckets for
+    /// each route. Defaults to [`DEFAULT_ROUTE_HISTOGRAMS`](Self::DEFAULT_ROUTE_HISTOGRAMS).
     ///
-    /// These are durations of polls (how long a request kept its worker from all else), not the
-    /// latency of requests, which is a matter for a metrics layer.
+    /// These are durations of polls: how long a request kept its worker from everything else. The
+    /// latency of requests is a matter for a metrics layer.
     pub fn route_histograms(mut self, keep: bool) -> Self {
         self.config.route_histograms = keep;
         self
@@ -129,71 +130,71 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN), and
-    /// with them the panics and the growth of tasks (target `pollwatch::tasks`, level WARN;
-    /// `docs/tasks.md`). They are, unless told.
+    /// Sets whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN),
+    /// and with them the panics and the growth of tasks (target `pollwatch::tasks`, level WARN;
+    /// `docs/tasks.md`). Defaults to [`DEFAULT_LOG`](Self::DEFAULT_LOG).
     ///
-    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how
-    /// many were not. So it is with its panics.
+    /// Of each site, 5 stalls are logged at once, then one each 10 s. The next line has the number
+    /// of those that were not logged. The same limit holds for the panics of a site.
     pub fn log(mut self, log: bool) -> Self {
         self.config.log = log;
         self
     }
 
-    /// A place (spawn location) that has more tasks alive than this is logged, once, and again at
-    /// each doubling; it is logged anew when it has fallen below half of the limit meanwhile.
-    /// [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT) unless told; `u64::MAX`
-    /// switches it off. Nothing is ever refused: this only tells.
+    /// Sets the number of alive tasks above which a site (spawn location) is logged. It is logged
+    /// once, again at each doubling, and anew after it has fallen below half of the limit. Defaults
+    /// to [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT); `u64::MAX` switches it
+    /// off. No task is ever refused.
     ///
-    /// Looked at about once a second while anything is polled. That reads one number a runtime; the
-    /// places are gone through only while a runtime has more tasks than this in all, or one of them
-    /// is over it. The watchdog thread does it, not a worker.
+    /// The watchdog thread checks about once a second while anything is polled, which reads one
+    /// number for each runtime. It counts the tasks of all sites only while a runtime has more
+    /// tasks than this in all, or one of its sites is over the limit.
     pub fn warn_above_alive_tasks(mut self, limit: u64) -> Self {
         self.config.warn_above_alive_tasks = limit;
         self
     }
 
-    /// Whether the stacks of blocked threads are taken, with the feature `capture` on Linux
-    /// (x86_64, aarch64). They are, unless told.
+    /// Sets whether the stacks of blocked threads are captured, with the feature `capture` on Linux
+    /// (x86_64, aarch64). Defaults to [`DEFAULT_CAPTURE_STACKS`](Self::DEFAULT_CAPTURE_STACKS).
     ///
-    /// A thread that waits in a system call is only read (on aarch64 it gets the signal, too); one
-    /// that runs is sent SIGURG, whose handler copies its stack (about a microsecond) and passes on
-    /// what is not for it. A system call that begins just then may return `EINTR`, or fewer bytes.
-    /// The unwind tables of what is loaded are kept in memory, symbols only while stalls are told.
+    /// The stack of a thread that waits in a system call is only read (on aarch64 it gets the
+    /// signal as well). A thread that runs is sent SIGURG; the handler copies the stack, which
+    /// takes about a microsecond, and passes on signals that are not from pollwatch. A system call
+    /// that begins at that moment may return `EINTR`, or fewer bytes. The unwind tables of all
+    /// loaded modules are kept in memory, symbols only while stalls are reported.
     pub fn capture_stacks(mut self, capture: bool) -> Self {
         self.config.capture_stacks = capture;
         self
     }
 
-    /// Called at each step of a stall: when it is found, at 2, 4, 8 ... thresholds, and at its end.
-    /// All stalls, also those that the log leaves out.
+    /// Sets a callback for each step of a stall: when it is found, at 2, 4, 8 ... thresholds, and
+    /// at its end. It gets all stalls, also those that the log suppresses.
     ///
-    /// Runs on a thread of pollwatch's own that nothing else waits for but later reports: when they
-    /// wait for more than 1,024, the further ones are lost (`pollwatch_reports_lost_total`);
-    /// detection and metrics go on. A panic in it is caught and counted
-    /// (`pollwatch_callback_panics_total`). It must not hold the [`Watchdog`] itself, which would
-    /// then never be the last handle.
+    /// It runs on the thread `pollwatch-report`, for which only later reports wait. When more than
+    /// 1,024 of them wait, further ones are lost (`pollwatch_reports_lost_total`); detection and
+    /// metrics continue. A panic in it is caught and counted (`pollwatch_callback_panics_total`).
+    /// It must not hold the [`Watchdog`] itself, which would then never be the last handle.
     pub fn on_stall(mut self, callback: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
         self.on_stall = Some(Box::new(callback));
         self
     }
 
-    /// How long all workers of a runtime may be blocked at once before `/healthz` answers 503.
-    /// [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER) unless told.
+    /// Sets how long all workers of a runtime may be blocked at once before `/healthz` answers 503.
+    /// Defaults to [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER).
     pub fn unhealthy_after(mut self, limit: Duration) -> Self {
         self.config.unhealthy_after = limit;
         self
     }
 
     /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`, from a thread and a runtime
-    /// of pollwatch's own: it answers while every worker of yours is blocked. No server unless
-    /// told.
+    /// of pollwatch's own, which answers while every worker of yours is blocked. By default there
+    /// is no server.
     ///
     /// The live page (also `/live.html`) is one document that needs nothing else, and asks for
-    /// `/live` once a second while somebody looks at it; `docs/live.schema.json` describes that
+    /// `/live` once a second while it is open; `docs/live.schema.json` describes that
     /// answer. However many pages are open, it is made four times a second at most.
     ///
-    /// What stalls add up to since the start, by runtime, route or site, cause and stack (2,000
+    /// The profile of blocked time since the start, by runtime, route or site, cause and stack (2,000
     /// different ones at most, the rest without their stacks), in wall time for which a worker was
     /// blocked. The time of one that still lasts is added at each report of it; it is counted when
     /// it is over:
@@ -203,12 +204,12 @@ impl WatchdogBuilder {
     ///   microseconds, for flame graph tools;
     /// - `/stalls/speedscope`: JSON in nanoseconds, to drop onto <https://www.speedscope.app>;
     /// - `/debug/pprof/stalls`: for `go tool pprof http://ADDRESS/debug/pprof/stalls`; values
-    ///   `blocked` (nanoseconds, shown unless told) and `stalls` (a count), labels `runtime`,
+    ///   `blocked` (nanoseconds, the default) and `stalls` (a count), labels `runtime`,
     ///   `site`, `route` and `cause`.
     ///
-    /// Each look at a stall stands for the time since the look before. A stall that is not its
-    /// task's fault stands below `[starved]` or `[paused]`, not directly below its runtime; in
-    /// pprof its label `cause` says so (`-tagignore=cause=starved`).
+    /// Each stack sample is weighted by the time since the previous sample of the same stall. A stall
+    /// that is not its task's fault is below `[starved]` or `[paused]`, not directly below its runtime;
+    /// in pprof its label `cause` says so (`-tagignore=cause=starved`).
     ///
     /// The pages name places in your code and are not protected: listen on loopback, or on an
     /// address that only your scraper reaches. Port 0 lets the system choose; see
@@ -219,14 +220,14 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Starts the watchdog: two threads, of which one looks and one tells, and one more for the
-    /// server if there is one. The first in a process takes some 10 ms (at most 200) to calibrate
-    /// the clock.
+    /// Starts the watchdog: two threads, one that scans for stalls and one that reports them, and
+    /// one more for the server if there is one. The first start in a process takes some 10 ms (at
+    /// most 200) to calibrate the clock.
     ///
     /// # Errors
     ///
-    /// A setting out of its range ([`Error::is_invalid`]), an address that cannot be bound
-    /// ([`Error::is_listen`]), or a thread that cannot be started.
+    /// Fails when a setting is out of its range ([`Error::is_invalid`]), the address cannot be
+    /// bound ([`Error::is_listen`]), or a thread cannot be started.
     pub fn start(self) -> Result<Watchdog, Error> {
         let WatchdogBuilder { config, on_stall, .. } = self;
         config.validate()?;

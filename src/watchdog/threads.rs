@@ -1,4 +1,4 @@
-//! The threads of a watchdog, and how they end.
+//! The threads of a watchdog, and how they stop.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver};
@@ -16,10 +16,10 @@ use crate::report::dispatch::{self, Dispatcher, OnStall, ReportSettings};
 use crate::report::recorder::Recorder;
 use crate::util::lock;
 
-/// How long `stop` waits for the threads.
+/// The time for which `stop` waits for the threads.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A thread that says when it is through.
+/// A thread that signals its end.
 pub(crate) struct Worker {
     handle: JoinHandle<()>,
     through: Receiver<()>,
@@ -41,14 +41,13 @@ impl Worker {
         self.handle.thread().id()
     }
 
-    /// Waits for its end, however long that takes: for threads on which nothing of the user's runs.
+    /// Waits for its end, however long that takes. Only for threads that run no user code.
     #[cfg(feature = "testing")]
     fn wait(self) {
         let _ = self.handle.join();
     }
 
-    /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on
-    /// it.
+    /// Waits for its end until the deadline: a user's callback or subscriber may hang on it.
     fn join(self, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now());
         if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(patience) {
@@ -57,7 +56,7 @@ impl Worker {
     }
 }
 
-/// Owned by the handles; the last one dropped stops all.
+/// The threads of one watchdog. The handles own them, and the last one dropped stops all.
 pub(crate) struct Threads {
     state: Arc<WatchdogState>,
     running: Mutex<Vec<Worker>>,
@@ -101,7 +100,7 @@ impl Threads {
         })
     }
 
-    /// Binds the address here, so that the caller hears of a failure, and serves it from a thread.
+    /// Binds the address here, so that the caller learns of a failure, and serves it from a thread.
     #[cfg(feature = "server")]
     pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
         let (server, worker) = Server::start(addr, self.state.clone())?;
@@ -115,8 +114,8 @@ impl Threads {
         *lock(&self.addr)
     }
 
-    /// Stops, and waits wherever it is called, until all is known: a busy machine may take its
-    /// time. There is no callback.
+    /// Stops, and waits wherever it is called until all is reported: a busy machine may take its
+    /// time. There must be no callback.
     #[cfg(feature = "testing")]
     pub(crate) fn stop_and_wait(&self) {
         self.signal_stop().into_iter().for_each(Worker::wait);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_ours_does_not_end_detection() {
+    fn a_panic_of_the_watchdog_does_not_end_detection() {
         let watchdog = Watchdog::builder().start().unwrap();
         let panics = |turns| {
             watchdog.state.status.injected_panics.store(turns, Ordering::Relaxed);
@@ -183,7 +182,7 @@ mod tests {
         };
         panics(3);
         let turns = watchdog.state.status.wakeups.load(Ordering::Relaxed);
-        wait_until("it goes on", || {
+        wait_until("it continues", || {
             watchdog.state.meter.wake.kick();
             watchdog.state.status.wakeups.load(Ordering::Relaxed) > turns
         });
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn who_panics_always_stops_and_says_so() {
+    fn a_thread_that_panics_always_stops_and_says_so() {
         let watchdog = Watchdog::builder().start().unwrap();
         watchdog.state.status.injected_panics.store(u64::MAX, Ordering::Relaxed);
         wait_until("it stops", || {
@@ -208,10 +207,10 @@ mod tests {
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
         #[cfg(feature = "server")]
         {
-            let is_told = |why| crate::export::live::json(&watchdog.state).unwrap().contains(why);
-            assert!(is_told("\"watching\":false,\"stopped\":\"gave_up\""));
+            let is_shown = |why| crate::export::live::json(&watchdog.state).unwrap().contains(why);
+            assert!(is_shown("\"watching\":false,\"stopped\":\"gave_up\""));
             watchdog.shutdown();
-            assert!(is_told("\"stopped\":\"shut_down\""));
+            assert!(is_shown("\"stopped\":\"shut_down\""));
         }
     }
 
@@ -223,7 +222,7 @@ mod tests {
         target_env = "gnu",
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))]
-    fn looks_while_the_tables_are_read() {
+    fn scans_while_the_tables_are_read() {
         let reading = crate::detect::capture::pretend_to_read();
         let watchdog = Watchdog::builder().log(false).start().unwrap();
         // With a worker that has parked, whose stack is of interest in stable mode.
@@ -232,11 +231,11 @@ mod tests {
         runtime
             .block_on(runtime.spawn(async { tokio::time::sleep(std::time::Duration::from_millis(5)).await }))
             .unwrap();
-        let looks = || watchdog.state.status.wakeups.load(Ordering::Relaxed);
-        let before = looks();
-        wait_until("it looks", || {
+        let scans = || watchdog.state.status.wakeups.load(Ordering::Relaxed);
+        let before = scans();
+        wait_until("it scans", || {
             watchdog.state.meter.wake.kick();
-            looks() > before + 3
+            scans() > before + 3
         });
         drop(reading);
         watchdog.shutdown();
