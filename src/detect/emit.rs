@@ -19,7 +19,7 @@ use crate::model::coverage::StackCoverage;
 use crate::model::event::{
     BlockedRequest, Event, Notice, SheddingChange, StallOrigin, StallProgress, StallStarted, TaskGroup,
 };
-use crate::model::id::PollKey;
+use crate::model::id::{PollKey, RuntimeId};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -92,8 +92,8 @@ impl Emitter {
                 stall.route = self.route(route);
                 let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
                 stall.latest_request = self.route(latest_request);
-                let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
-                self.start(stall, origin, Some(poll.key), found, Ongoing { thread, identity, baseline: None }, at);
+                let origin = StallOrigin { runtime: RuntimeId(poll.runtime), site: poll.site, route };
+                self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
             }
             Change::Continued { id, elapsed } => {
                 let Some(Ongoing { thread, identity, baseline }) = self.ongoing.get(&id) else { return };
@@ -127,7 +127,7 @@ impl Emitter {
                     Some(Exoneration::Starved) => Cause::Starved,
                 };
                 stall.route = self.route(route);
-                let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
+                let origin = StallOrigin { runtime: RuntimeId(poll.runtime), site: poll.site, route };
                 self.emit(Event::StallEndedUnseen { stall: Box::new(stall), origin });
             }
         }
@@ -160,27 +160,32 @@ impl Emitter {
         stall.certainty = certainty;
         stall.elapsed_is_lower_bound = true;
         stall.elapsed = Duration::from_nanos(elapsed);
-        let origin = StallOrigin { runtime, site: SiteId::OTHER, route: None };
-        self.start(stall, origin, None, found, Ongoing { thread, identity, baseline: None }, at);
+        let origin = StallOrigin { runtime: RuntimeId(runtime), site: SiteId::OTHER, route: None };
+        self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
     }
 
     /// Emits the start of a stall with its diagnosis, and keeps what the next examination needs.
-    fn start(
-        &mut self,
-        mut stall: Stall,
-        origin: StallOrigin,
-        poll: Option<PollKey>,
-        found: Diagnosis,
-        ongoing: Ongoing,
-        at: Nanos,
-    ) {
+    fn start(&mut self, mut stall: Stall, origin: StallOrigin, found: Diagnosis, ongoing: Ongoing, at: Nanos) {
         self.report_degradation();
         (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
         stall.spans = found.spans.unwrap_or_default();
         let tracked = TrackedStall { thread: ongoing.thread.clone(), identity: ongoing.identity.clone() };
+        #[cfg(feature = "server")]
+        let tracked_poll = match tracked.identity {
+            StallIdentity::Poll(number) => Some(PollKey { thread: tracked.thread.id, number }),
+            StallIdentity::Worker(_) => None,
+        };
         self.ongoing.insert(stall.id, Ongoing { baseline: found.baseline, ..ongoing });
         let liveness = Arc::new(tracked);
-        let started = StallStarted { stall, origin, poll, at, liveness, stack: found.stack };
+        let started = StallStarted {
+            stall,
+            origin,
+            #[cfg(feature = "server")]
+            poll: tracked_poll,
+            at,
+            liveness,
+            stack: found.stack,
+        };
         self.emit(Event::StallStarted(Box::new(started)));
     }
 
@@ -226,7 +231,7 @@ impl Emitter {
         let marks = told.marks;
         self.emit(Event::Notice(Notice::Shedding(SheddingChange {
             runtime: self.runtime_name(told.runtime),
-            key: (told.runtime, [marks.high, marks.low, marks.sustain]),
+            key: (RuntimeId(told.runtime), [marks.high, marks.low, marks.sustain]),
             has_started: told.turn == super::overload::Turn::Begins,
             lag: Nanos(told.lag),
             high_watermark: Nanos(marks.high),
@@ -239,7 +244,11 @@ impl Emitter {
     }
 
     fn task_group(&self, key: (u16, SiteId)) -> TaskGroup {
-        TaskGroup { runtime: self.runtime_name(key.0), site: self.meter.sites.get(key.1), key }
+        TaskGroup {
+            runtime: self.runtime_name(key.0),
+            site: self.meter.sites.get(key.1),
+            key: (RuntimeId(key.0), key.1),
+        }
     }
 
     fn runtime_name(&self, id: u16) -> Arc<str> {

@@ -73,7 +73,9 @@ pub(crate) struct WorkerPoll {
     pub(crate) worker: u16,
     /// The time for which the poll has lasted so far.
     pub(crate) elapsed: Nanos,
+    #[cfg(feature = "server")]
     pub(crate) thread: Arc<ThreadState>,
+    #[cfg(feature = "server")]
     pub(crate) poll: Poll,
 }
 
@@ -92,7 +94,14 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
                 continue;
             }
             let PollState::OnWorker(worker) = poll_state(runtime, &thread, &frame) else { continue };
-            let this = WorkerPoll { worker, elapsed, thread: thread.clone(), poll };
+            let this = WorkerPoll {
+                worker,
+                elapsed,
+                #[cfg(feature = "server")]
+                thread: thread.clone(),
+                #[cfg(feature = "server")]
+                poll,
+            };
             match found.iter_mut().find(|known| known.worker == worker) {
                 Some(known) if known.elapsed >= elapsed => {}
                 Some(known) => *known = this,

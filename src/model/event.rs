@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{Cause, Syscall};
-use super::id::{PollKey, RouteId, SiteId};
+#[cfg(feature = "server")]
+use super::id::PollKey;
+use super::id::{RouteId, RuntimeId, SiteId};
 use super::site::Site;
 use super::stall::Stall;
 use super::time::Nanos;
@@ -40,7 +42,7 @@ pub(crate) enum Event {
 /// What a stall is counted under, and its log lines are limited by, beside its cause and certainty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StallOrigin {
-    pub(crate) runtime: u16,
+    pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
     /// The route apart from the site, since all connections of a web server are tasks of one site.
     pub(crate) route: Option<RouteId>,
@@ -51,6 +53,7 @@ pub(crate) struct StallStarted {
     pub(crate) stall: Stall,
     pub(crate) origin: StallOrigin,
     /// The poll, where it is a measured one.
+    #[cfg(feature = "server")]
     pub(crate) poll: Option<PollKey>,
     /// The moment at which `stall.elapsed` was measured.
     pub(crate) at: Nanos,
@@ -108,7 +111,7 @@ pub(crate) enum Notice {
 pub(crate) struct TaskGroup {
     pub(crate) runtime: Arc<str>,
     pub(crate) site: Site,
-    pub(crate) key: (u16, SiteId),
+    pub(crate) key: (RuntimeId, SiteId),
 }
 
 /// Load shedding has started or stopped for a runtime.
@@ -116,7 +119,7 @@ pub(crate) struct TaskGroup {
 pub(crate) struct SheddingChange {
     pub(crate) runtime: Arc<str>,
     /// The runtime and the watermarks, in nanoseconds, of the service that sheds.
-    pub(crate) key: (u16, [u64; 3]),
+    pub(crate) key: (RuntimeId, [u64; 3]),
     pub(crate) has_started: bool,
     pub(crate) lag: Nanos,
     pub(crate) high_watermark: Nanos,

@@ -2,6 +2,10 @@
 
 use std::num::NonZeroU16;
 
+/// A runtime in the table of a watchdog's runtimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RuntimeId(pub(crate) u16);
+
 /// A site in the table of a watchdog's sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SiteId(pub(crate) u32);

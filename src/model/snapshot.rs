@@ -14,6 +14,7 @@ use crate::measure::site::SiteId;
 use crate::measure::tally::{Event, Sum, Totals};
 use crate::model::cause::Cause;
 use crate::model::coverage::Coverage;
+use crate::model::id::RuntimeId;
 use crate::model::site::Site;
 use crate::report::totals::{CountAndTime, StallTotals};
 use crate::watchdog::WatchdogState;
@@ -293,9 +294,9 @@ fn runtime(shared: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &St
         schedule_delay: HistogramSnapshot::new(delay, None),
         stalls: Cause::ALL
             .iter()
-            .map(|&cause| CauseSnapshot { cause, stalls: amount(stalls.causes.get(&(runtime.id, cause))) })
+            .map(|&cause| CauseSnapshot { cause, stalls: amount(stalls.causes.get(&(RuntimeId(runtime.id), cause))) })
             .collect(),
-        suspected: amount(stalls.suspected.get(&runtime.id)),
+        suspected: amount(stalls.suspected.get(&RuntimeId(runtime.id))),
         blocked_workers: blocked.len(),
         oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.elapsed.0).max().unwrap_or(0)),
         stats: runtime.stats(),
@@ -318,7 +319,7 @@ fn sites(
             polls: totals.polls,
             busy: Duration::from_nanos(totals.busy),
             poll_max: Duration::from_nanos(totals.max),
-            stalls: amount(stalls.sites.get(&key)),
+            stalls: amount(stalls.sites.get(&(RuntimeId(key.0), key.1))),
             spawned: totals.event(Event::Spawned),
             terminated: totals.event(Event::Terminated),
             completed: totals.event(Event::Completed),

@@ -20,6 +20,7 @@ impl Nanos {
     }
 
     /// Returns the time as a [`Duration`].
+    #[cfg(feature = "server")]
     pub(crate) fn to_duration(self) -> Duration {
         Duration::from_nanos(self.0)
     }

@@ -17,6 +17,7 @@ use super::throttle::Throttle;
 use crate::detect::capture::{self, RawStack, symbols};
 use crate::model::cause::Certainty;
 use crate::model::event::{Notice, SheddingChange, StallOrigin};
+use crate::model::id::RuntimeId;
 use crate::model::stack::Stack;
 use crate::model::stall::{Phase, Stall};
 use crate::util::{call_user, lock};
@@ -95,10 +96,10 @@ pub(crate) struct Dispatcher {
     stalls: Throttle<LogKey>,
     pauses: Throttle<()>,
     panics: PanicLog,
-    shedding: Throttle<(u16, [u64; 3])>,
+    shedding: Throttle<(RuntimeId, [u64; 3])>,
     /// Runtimes whose shedding was logged as started: since when, and how many requests had been
     /// turned away before.
-    shedding_since: HashMap<(u16, [u64; 3]), (Instant, u64)>,
+    shedding_since: HashMap<(RuntimeId, [u64; 3]), (Instant, u64)>,
     /// Ongoing stalls by id: the oldest first.
     ongoing: BTreeMap<u64, Reported>,
     has_logged_slow_callback: bool,

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::totals::{StallKey, StallTotals};
 use crate::model::cause::{Cause, Certainty, Syscall};
 use crate::model::event::{BlockedRequest, Liveness, StallOrigin, StallStarted};
-use crate::model::id::{PollKey, RouteId};
+#[cfg(feature = "server")]
+use crate::model::id::PollKey;
+use crate::model::id::{RouteId, RuntimeId};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -41,6 +43,7 @@ struct OngoingRequest {
 pub(crate) struct OngoingStall {
     record: StallRecord,
     key: StallKey,
+    #[cfg(feature = "server")]
     poll: Option<PollKey>,
     liveness: Arc<dyn Liveness>,
     /// The moment at which `stall.elapsed` was measured.
@@ -120,14 +123,15 @@ impl OngoingStall {
 impl StallStore {
     /// Inserts a stall that lasts.
     pub(crate) fn insert_ongoing(&mut self, started: StallStarted) {
-        let StallStarted { stall, origin, poll, at, liveness, .. } = started;
+        let StallStarted { stall, origin, at, liveness, .. } = started;
         let key = StallKey::new(origin, &stall);
         self.totals.add(key, 1, 0);
         self.push_recent(stall.clone());
         self.ongoing.push(OngoingStall {
             record: StallRecord { stall, origin },
             key,
-            poll,
+            #[cfg(feature = "server")]
+            poll: started.poll,
             liveness,
             at,
             counted: Nanos::ZERO,
@@ -232,7 +236,7 @@ impl StallStore {
 
     /// Returns the workers of a runtime that are blocked for certain by tasks that were not
     /// wrapped. The workers in measured polls are not among them: their slots say so.
-    pub(crate) fn observed_workers(&self, runtime: u16) -> Vec<ObservedWorker> {
+    pub(crate) fn observed_workers(&self, runtime: RuntimeId) -> Vec<ObservedWorker> {
         let observed = self.ongoing.iter().filter(|ongoing| {
             let key = &ongoing.key;
             key.certainty == Certainty::Observed && key.runtime == runtime && ongoing.liveness.open_frames().is_some()

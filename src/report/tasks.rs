@@ -7,11 +7,11 @@ use tokio::task::Id;
 use super::log;
 use super::throttle::Throttle;
 use crate::model::event::TaskGroup;
-use crate::model::id::SiteId;
+use crate::model::id::{RuntimeId, SiteId};
 
 /// Logs the panics of tasks, limited by site and apart from the stalls of the site.
 pub(super) struct PanicLog {
-    throttle: Throttle<(u16, SiteId)>,
+    throttle: Throttle<(RuntimeId, SiteId)>,
 }
 
 impl PanicLog {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::model::cause::{Cause, Certainty};
 use crate::model::event::StallOrigin;
-use crate::model::id::{RouteId, SiteId};
+use crate::model::id::{RouteId, RuntimeId, SiteId};
 use crate::model::stall::Stall;
 
 /// A number of stalls, and their time in nanoseconds.
@@ -25,19 +25,19 @@ impl CountAndTime {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StallTotals {
     /// By runtime and cause.
-    pub(crate) causes: HashMap<(u16, Cause), CountAndTime>,
+    pub(crate) causes: HashMap<(RuntimeId, Cause), CountAndTime>,
     /// By runtime and site: measured stalls that their task is to blame for.
-    pub(crate) sites: HashMap<(u16, SiteId), CountAndTime>,
+    pub(crate) sites: HashMap<(RuntimeId, SiteId), CountAndTime>,
     /// By route: requests that were long enough by themselves.
     pub(crate) routes: HashMap<RouteId, CountAndTime>,
     /// By runtime: stalls that are only suspected. They are in none of the other totals.
-    pub(crate) suspected: HashMap<u16, CountAndTime>,
+    pub(crate) suspected: HashMap<RuntimeId, CountAndTime>,
 }
 
 /// What a stall is counted under.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallKey {
-    pub(crate) runtime: u16,
+    pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
     pub(crate) cause: Cause,
     pub(crate) certainty: Certainty,
@@ -74,7 +74,9 @@ impl StallTotals {
 mod tests {
     use super::*;
 
-    const KEY: StallKey = StallKey { runtime: 1, site: SiteId(1), cause: Cause::Cpu, certainty: Certainty::Measured };
+    const RUNTIME: RuntimeId = RuntimeId(1);
+    const KEY: StallKey =
+        StallKey { runtime: RUNTIME, site: SiteId(1), cause: Cause::Cpu, certainty: Certainty::Measured };
     const ONE: CountAndTime = CountAndTime { count: 1, nanos: 500 };
 
     fn totals_of(key: StallKey) -> StallTotals {
@@ -86,17 +88,17 @@ mod tests {
     #[test]
     fn a_pause_is_counted_but_not_under_the_site() {
         let totals = totals_of(StallKey { cause: Cause::Paused, ..KEY });
-        assert_eq!(totals.causes[&(1, Cause::Paused)], ONE);
+        assert_eq!(totals.causes[&(RUNTIME, Cause::Paused)], ONE);
         assert!(totals.sites.is_empty());
     }
 
     #[test]
     fn observed_stalls_have_no_site_and_suspected_ones_are_apart() {
         let totals = totals_of(KEY);
-        assert_eq!((totals.causes[&(1, Cause::Cpu)], totals.sites[&(1, SiteId(1))]), (ONE, ONE));
+        assert_eq!((totals.causes[&(RUNTIME, Cause::Cpu)], totals.sites[&(RUNTIME, SiteId(1))]), (ONE, ONE));
         let totals = totals_of(StallKey { certainty: Certainty::Observed, ..KEY });
-        assert_eq!((totals.causes[&(1, Cause::Cpu)], totals.sites.len()), (ONE, 0));
+        assert_eq!((totals.causes[&(RUNTIME, Cause::Cpu)], totals.sites.len()), (ONE, 0));
         let totals = totals_of(StallKey { certainty: Certainty::Suspected, ..KEY });
-        assert_eq!((totals.suspected[&1], totals.causes.len(), totals.sites.len()), (ONE, 0, 0));
+        assert_eq!((totals.suspected[&RUNTIME], totals.causes.len(), totals.sites.len()), (ONE, 0, 0));
     }
 }

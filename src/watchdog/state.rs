@@ -9,6 +9,7 @@ use crate::detect::status::WatchdogStatus;
 use crate::measure::meter::Meter;
 use crate::measure::runtime::Runtime;
 use crate::model::coverage::StackCoverage;
+use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 use crate::report::dispatch::ReportCounters;
 #[cfg(feature = "server")]
@@ -73,7 +74,7 @@ impl WatchdogState {
             Some(known) => known.elapsed = known.elapsed.max(elapsed),
             None => blocked.push(Blocked { worker, elapsed }),
         };
-        let observed = lock(&self.stalls).observed_workers(runtime.id);
+        let observed = lock(&self.stalls).observed_workers(RuntimeId(runtime.id));
         let now = self.now();
         for observed in observed {
             add(observed.worker, observed.elapsed + now.saturating_sub(observed.at));

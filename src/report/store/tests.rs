@@ -6,7 +6,7 @@ use crate::model::site::Site;
 use crate::report::totals::CountAndTime;
 use crate::util::lock;
 
-const ORIGIN: StallOrigin = StallOrigin { runtime: 1, site: SiteId(1), route: None };
+const ORIGIN: StallOrigin = StallOrigin { runtime: RuntimeId(1), site: SiteId(1), route: None };
 
 /// The frames of a thread that a test invents.
 #[derive(Debug)]
@@ -57,8 +57,15 @@ fn stall(id: u64, millis: u64) -> Stall {
 }
 
 fn started(stall: Stall, liveness: Arc<Frames>) -> StallStarted {
-    let poll = Some(PollKey { thread: 7, number: 1 });
-    StallStarted { stall, origin: ORIGIN, poll, at: Nanos::ZERO, liveness, stack: None }
+    StallStarted {
+        stall,
+        origin: ORIGIN,
+        #[cfg(feature = "server")]
+        poll: Some(PollKey { thread: 7, number: 1 }),
+        at: Nanos::ZERO,
+        liveness,
+        stack: None,
+    }
 }
 
 fn request(stall: u64, frame: u64, elapsed: u64, is_over: bool) -> BlockedRequest {
@@ -72,14 +79,14 @@ fn seconds_move_during_a_stall_and_never_go_back() {
     let frames = Frames::open(&[1]);
     let mut store = StallStore::default();
     store.insert_ongoing(started(stall(1, 10), frames.clone()));
-    let key = (1, SiteId(1));
+    let key = (RuntimeId(1), SiteId(1));
     assert_eq!(store.totals(Nanos(0)).sites[&key], CountAndTime { count: 1, nanos: 10_000_000 });
     assert_eq!(store.totals(Nanos(5_000_000)).sites[&key].nanos, 15_000_000);
     frames.set(None);
     assert_eq!(store.totals(Nanos(9_000_000)).sites[&key].nanos, 15_000_000, "it is over, though no event has said so");
     assert_eq!(store.resolve(1, Duration::from_millis(14)).unwrap().stall.phase, Phase::Resolved);
     assert_eq!(store.totals(Nanos(0)).sites[&key].nanos, 15_000_000, "what was shown stays");
-    assert_eq!(store.totals(Nanos(0)).causes[&(1, Cause::Unknown)].count, 1);
+    assert_eq!(store.totals(Nanos(0)).causes[&(RuntimeId(1), Cause::Unknown)].count, 1);
 }
 
 #[test]
