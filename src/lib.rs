@@ -46,7 +46,6 @@ mod model;
 #[cfg(all(test, not(pollwatch_loom)))]
 mod properties;
 mod report;
-mod shared;
 mod sync;
 mod sys;
 #[cfg(feature = "testing")]
@@ -58,13 +57,13 @@ pub use error::Error;
 pub use measure::allow::allow_blocking;
 pub use measure::future::Watched;
 pub use measure::hooks::Hooks;
-pub use measure::site::Site;
 #[cfg(feature = "spans")]
 pub use measure::spans::layer::SpanLayer;
 pub use model::cause::{Cause, Certainty, Syscall};
 pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
 #[cfg(feature = "server")]
 pub use model::profile::{Profile, ProfileEntry, ProfileFunction};
+pub use model::site::Site;
 pub use model::snapshot;
 pub use model::snapshot::Snapshot;
 pub use model::stall::{Phase, Stall};

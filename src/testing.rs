@@ -1,4 +1,5 @@
-//! Fails a test that blocks its event loop, with the stack, the cause and the advice in the failure's text.
+//! Fails a test that blocks its event loop, with the stack, the cause and the advice in the
+//! failure's text.
 //!
 //! ```
 //! #[test]
@@ -10,12 +11,14 @@
 //! # async fn handler() -> u32 { 42 }
 //! ```
 //!
-//! With `tokio_unstable` every task of the test's runtime is seen; without it the test's own future, what [`Guard::spawn`] and
-//! [`Guard::watch`] wrap, and system calls that block a worker of [`Check::worker_threads`]. Code that is meant to block passes in [`allow_blocking`](crate::allow_blocking). A poll that was kept from
-//! running by the machine (causes `starved` and `paused`) fails no test.
+//! With `tokio_unstable` every task of the test's runtime is seen; without it the test's own
+//! future, what [`Guard::spawn`] and [`Guard::watch`] wrap, and system calls that block a worker of
+//! [`Check::worker_threads`]. Code that is meant to block passes in
+//! [`allow_blocking`](crate::allow_blocking). A poll that was kept from running by the machine
+//! (causes `starved` and `paused`) fails no test.
 //!
-//! Before the first test of a process a poll is blocked on purpose, and must be found: a test that passes in silence has had a
-//! detector that works.
+//! Before the first test of a process a poll is blocked on purpose, and must be found: a test that
+//! passes in silence has had a detector that works.
 
 #![allow(clippy::test_attr_in_doctest, reason = "it shows how a test looks, and is one here")]
 
@@ -29,8 +32,8 @@ use crate::model::cause::Certainty;
 use crate::model::stall::Stall;
 use crate::{Watchdog, WatchdogBuilder, Watched};
 
-/// Runs a future on a runtime of its own, a current-thread one as with `#[tokio::test]`, and fails when anything blocks it for
-/// [`Check::DEFAULT_LIMIT`].
+/// Runs a future on a runtime of its own, a current-thread one as with `#[tokio::test]`, and fails
+/// when anything blocks it for [`Check::DEFAULT_LIMIT`].
 ///
 /// # Panics
 ///
@@ -68,7 +71,8 @@ impl Check {
         self
     }
 
-    /// Runs on a multi-thread runtime with so many workers. The test's own future is then on no worker, and may block.
+    /// Runs on a multi-thread runtime with so many workers. The test's own future is then on no
+    /// worker, and may block.
     pub fn worker_threads(mut self, workers: usize) -> Check {
         self.workers = Some(workers);
         self
@@ -78,8 +82,9 @@ impl Check {
     ///
     /// # Panics
     ///
-    /// When the future does; when a poll blocked the runtime for the limit or longer, with all that is known of it; when the limit is
-    /// out of [`WatchdogBuilder::THRESHOLDS`], the runtime cannot be built, or detection does not work on this machine.
+    /// When the future does; when a poll blocked the runtime for the limit or longer, with all that
+    /// is known of it; when the limit is out of [`WatchdogBuilder::THRESHOLDS`], the runtime cannot
+    /// be built, or detection does not work on this machine.
     #[track_caller]
     pub fn run<F: Future>(self, future: F) -> F::Output {
         let watchdog = self.watchdog();
@@ -102,8 +107,8 @@ impl Check {
         output
     }
 
-    /// Checks what is wrapped by the guard on the runtime that calls this, for a `#[tokio::test]`. The check ends, and fails the test,
-    /// when the guard is dropped.
+    /// Checks what is wrapped by the guard on the runtime that calls this, for a `#[tokio::test]`.
+    /// The check ends, and fails the test, when the guard is dropped.
     ///
     /// # Panics
     ///
@@ -190,7 +195,8 @@ impl Drop for Guard {
     /// When a poll blocked the runtime, unless the test is failing already.
     fn drop(&mut self) {
         self.watchdog.stop_and_wait();
-        // On a busy machine a thread that computes may be starved as well; what it computed is its own.
+        // On a busy machine a thread that computes may be starved as well; what it computed is its
+        // own.
         let blamed = |stall: &Stall| stall.cause.is_blamed() || stall.on_cpu.is_some_and(|used| used >= self.limit);
         // A suspicion is no proof, and fails nothing.
         let is_known = |stall: &Stall| stall.certainty != Certainty::Suspected;

@@ -1,6 +1,9 @@
-//! Locks that survive a panic, and calls into user code whose panics do not reach pollwatch's.
+//! Helpers of several layers: locks that outlive a panic, calls into user code that cannot unwind into pollwatch, rate limits,
+//! short paths.
 
+pub(crate) mod backoff;
 pub(crate) mod interner;
+pub(crate) mod token_bucket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};

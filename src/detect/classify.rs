@@ -1,23 +1,24 @@
-//! What a blocked thread is doing: from where the kernel says that it is, and how much CPU time it used. Pure.
+//! Classification of a blocked thread, by the position that the kernel reports and by its share of
+//! CPU time. Pure.
 
 use super::procfs::SyscallState as Syscall;
 use crate::model::cause::{Cause, Purpose};
 
-/// Above this share of a window on a CPU, a thread that runs is computing; below, it was not given one.
+/// A runnable thread with more than this share of a CPU computes; with less, it was given none.
 const COMPUTING: f64 = 0.5;
-/// A thread that used nearly all of a window and happens to wait right now is computing, too.
+/// A thread with more than this share of a CPU computes, even if it happens to wait at this moment.
 const NEARLY_ALL: f64 = 0.9;
 
-/// What was observed.
+/// The observations of a thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Evidence {
-    /// Where the kernel says the thread is.
+    /// The position of the thread, as the kernel reports it.
     pub(crate) at: Option<Syscall>,
-    /// Share of the sampled window that it was on a CPU.
+    /// The share of the sampled window that the thread was on a CPU.
     pub(crate) on_cpu: Option<f64>,
 }
 
-/// The cause that the evidence shows.
+/// Returns the cause that the evidence shows.
 pub(crate) fn classify(evidence: Evidence) -> Cause {
     let share = evidence.on_cpu;
     match evidence.at {
@@ -34,13 +35,15 @@ pub(crate) fn classify(evidence: Evidence) -> Cause {
     }
 }
 
-/// The name and the purpose of a system call of this processor; those that block, as far as programs make them.
+/// The name and the purpose of a system call of this processor; those that block, as far as
+/// programs make them.
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 pub(crate) fn describe(_number: i64) -> (&'static str, Purpose) {
     ("another", Purpose::Other)
 }
 
-/// The name and the purpose of a system call of this processor; those that block, as far as programs make them.
+/// The name and the purpose of a system call of this processor; those that block, as far as
+/// programs make them.
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
     use Purpose::*;
@@ -128,10 +131,10 @@ mod tests {
         assert_eq!(of(Some(Syscall::Running), Some(0.1)), Cause::Starved);
         assert_eq!(of(waiting(Some(libc::SYS_futex)), Some(0.0)), Cause::Lock);
         assert_eq!(of(waiting(Some(libc::SYS_read)), Some(0.6)), Cause::Syscall);
-        assert_eq!(of(waiting(Some(libc::SYS_write)), Some(0.97)), Cause::Cpu, "it printed just then");
+        assert_eq!(of(waiting(Some(libc::SYS_write)), Some(0.97)), Cause::Cpu, "it happened to print at that moment");
         assert_eq!(of(waiting(None), Some(0.0)), Cause::Syscall, "a page that has to be read");
         assert_eq!(of(None, Some(0.9)), Cause::Cpu);
-        assert_eq!(of(None, Some(0.1)), Cause::Unknown, "asleep or starved: cannot be told");
+        assert_eq!(of(None, Some(0.1)), Cause::Unknown, "asleep or starved: unknown");
         assert_eq!(of(Some(Syscall::Running), None), Cause::Unknown);
     }
 

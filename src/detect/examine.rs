@@ -1,232 +1,261 @@
-//! Looks at one blocked thread: what it waits for, how much CPU it used, its stack. On the watchdog thread, some 100 µs.
+//! Examination of one blocked thread: the system call it waits in, its CPU time, its stack. It runs
+//! on the watchdog thread and takes some 100 µs.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pollwatch_stack::{Address, Capturer, RawStack, Target, is_preloaded};
 
 use super::classify::{Evidence, classify, describe};
+use super::identity::StallIdentity;
 use super::outcome::Outcome;
 use super::poll_entry::is_poll_entry;
-use super::procfs::{self, SyscallState as At};
-use super::scan::{Poll, is_kept_off};
-use super::still::Still;
+use super::procfs::{self, SyscallState as ThreadPosition};
+use super::status::WatchdogStatus;
+use super::track::{Poll, spent_most_waiting};
+use crate::measure::meter::Meter;
 use crate::measure::spans;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Purpose, Syscall};
-use crate::shared::Shared;
 use crate::sys;
+use crate::util::token_bucket::{RateLimit, TokenBucket};
 
-/// Stacks taken without waiting, and one more each so many nanoseconds: a flood of stalls must not keep the watchdog from finding them.
-const BURST: u32 = 64;
-const EVERY: u64 = 5_000_000;
-/// Of these, so many are kept for stalls, while suspicion wants stacks as well.
-const FOR_STALLS: u32 = BURST / 2;
-/// A share of CPU time is not judged over less.
-const LEAST_WINDOW: u64 = 1_000_000;
+/// The limit of captures: a flood of stalls must not keep the watchdog from finding further ones.
+const CAPTURES: RateLimit = RateLimit { burst: 64, interval: Duration::from_millis(5) };
+/// The captures of a burst that are reserved for stalls, while the search for blocked workers
+/// captures stacks as well.
+const RESERVED_FOR_STALLS: u32 = CAPTURES.burst / 2;
+/// The shortest window over which a share of CPU time is judged.
+const MIN_WINDOW: u64 = 1_000_000;
+/// A starved thread with a smaller share of a CPU than this is not asked for its stack.
+const MIN_CAPTURE_SHARE: f64 = 0.05;
 
-/// CPU time and clock (nanoseconds) when a poll was first seen.
+/// CPU time and clock, in nanoseconds, at the moment from which an examination counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct First {
+pub(crate) struct Baseline {
     pub(crate) cpu: u64,
     pub(crate) at: u64,
-    /// `procfs::run_delay` by then, if it was asked for.
+    /// The thread's run delay (`procfs::run_delay`) at that moment, if it was read.
     pub(crate) run_delay: Option<u64>,
 }
 
-/// A starved thread with less than this share of a CPU is not asked for its stack.
-const STANDS: f64 = 0.05;
-
-/// What was found.
-pub(crate) struct Finding {
+/// The result of an examination.
+pub(crate) struct Diagnosis {
     pub(crate) cause: Cause,
     pub(crate) syscall: Option<Syscall>,
     pub(crate) on_cpu: Option<Duration>,
-    /// Where the time on a CPU is counted from.
-    pub(crate) first: Option<First>,
+    /// The moment from which `on_cpu` is counted.
+    pub(crate) baseline: Option<Baseline>,
     pub(crate) stack: Option<RawStack>,
-    /// `None` when the poll is over.
+    /// `None` when the stall was over before the examination was.
     pub(crate) spans: Option<Vec<Arc<str>>>,
 }
 
-/// See the module's text.
+impl Diagnosis {
+    /// The diagnosis of a stall that was over before the examination was.
+    fn too_late(baseline: Option<Baseline>) -> Diagnosis {
+        Diagnosis { cause: Cause::Unknown, syscall: None, on_cpu: None, baseline, stack: None, spans: None }
+    }
+}
+
+/// CPU time of a thread over a window.
+struct CpuUsage {
+    used: Option<Duration>,
+    /// Share of the window that the thread was on a CPU.
+    share: Option<f64>,
+    baseline: Option<Baseline>,
+}
+
+/// Examines blocked threads, and limits how often stacks are captured.
 pub(crate) struct Examiner {
-    shared: Arc<Shared>,
+    meter: Arc<Meter>,
+    status: Arc<WatchdogStatus>,
+    /// Whether stacks are captured at all.
+    captures: bool,
     capturer: Capturer,
-    tokens: u32,
-    refilled: u64,
-    /// A thread was looked at, which may have taken a while.
-    examined: bool,
+    bucket: TokenBucket,
+    has_examined: bool,
 }
 
 impl Examiner {
-    pub(crate) fn new(shared: Arc<Shared>) -> Examiner {
+    pub(crate) fn new(meter: Arc<Meter>, status: Arc<WatchdogStatus>, captures: bool) -> Examiner {
+        let bucket = TokenBucket::new(CAPTURES, Duration::ZERO);
         Examiner {
-            shared,
+            meter,
+            status,
+            captures,
             capturer: Capturer::new().with_boundary(is_poll_entry),
-            tokens: BURST,
-            refilled: 0,
-            examined: false,
+            bucket,
+            has_examined: false,
         }
     }
 
-    /// Examines a thread that is in what `still` says, and that had waited for a CPU for `before` in all before that. Nothing is said
-    /// of it if that is over before it is through.
+    /// Examines a thread in a stall. `run_delay_before` is the thread's run delay before the stall
+    /// began. The diagnosis is empty when the stall is over before the examination is.
     pub(crate) fn examine(
         &mut self,
         thread: &ThreadState,
-        still: &Still,
-        first: Option<First>,
-        before: Option<u64>,
-    ) -> Finding {
-        self.examined = true;
-        let at = thread.tid.and_then(procfs::syscall);
-        let (on_cpu, share, first) = self.on_cpu(thread, first, at);
-        let mut cause = classify(Evidence { at, on_cpu: share });
-        if cause == Cause::Starved && !self.was_starved(thread, first, before, on_cpu) {
-            // It waited for something else, and goes on just now.
+        identity: &StallIdentity,
+        baseline: Option<Baseline>,
+        run_delay_before: Option<u64>,
+    ) -> Diagnosis {
+        self.has_examined = true;
+        let position = thread.tid.and_then(procfs::syscall);
+        let CpuUsage { used: on_cpu, share, baseline } = self.cpu_usage(thread, baseline, position);
+        let mut cause = classify(Evidence { at: position, on_cpu: share });
+        if cause == Cause::Starved && !self.was_starved(thread, baseline, run_delay_before, on_cpu) {
+            // The thread waited for something else, and happens to run again just now.
             cause = Cause::Unknown;
         }
-        // A thread that is given no CPU at all takes its signal late: the watchdog would wait for nothing that matters.
-        let stands = cause == Cause::Starved && share.is_some_and(|share| share < STANDS);
-        let stack = if stands { None } else { self.stack(thread, still, at, 0) };
-        let syscall = syscall(at);
-        // Those that a thread is in outside of any poll that is measured may be of any task.
-        let spans = match still {
-            Still::Poll(number) => Some(spans::of_poll(thread, *number)),
-            Still::Worker(_) => Some(Vec::new()),
+        // A thread that gets no CPU at all handles its signal late: the watchdog would wait for it,
+        // and learn little.
+        let gets_no_cpu = cause == Cause::Starved && share.is_some_and(|share| share < MIN_CAPTURE_SHARE);
+        let stack = if gets_no_cpu { None } else { self.capture(thread, identity, position, 0) };
+        let syscall = syscall(position);
+        // Spans that a thread is in outside of any measured poll may belong to any task.
+        let spans = match identity {
+            StallIdentity::Poll(number) => Some(spans::of_poll(thread, *number)),
+            StallIdentity::Worker(_) => Some(Vec::new()),
         };
-        if !still.holds(thread) {
-            return Finding { cause: Cause::Unknown, syscall: None, on_cpu: None, first, stack: None, spans: None };
+        if !identity.is_current(thread) {
+            return Diagnosis::too_late(baseline);
         }
-        Finding { cause, syscall, on_cpu, first, stack, spans }
+        Diagnosis { cause, syscall, on_cpu, baseline, stack, spans }
     }
 
-    /// CPU time since the poll was first seen, and its share of that time.
-    fn on_cpu(
+    /// Measures the CPU time since the baseline, which is now where there is none.
+    fn cpu_usage(
         &self,
         thread: &ThreadState,
-        first: Option<First>,
-        at: Option<At>,
-    ) -> (Option<Duration>, Option<f64>, Option<First>) {
-        let clock = &self.shared.meter.clock;
-        let Some(tid) = thread.tid else { return (None, None, None) };
-        let sample = || Some(First { cpu: sys::thread_cpu_nanos(tid)?, at: clock.nanos(clock.now()), run_delay: None });
-        let Some(mut now) = sample() else { return (None, None, None) };
-        let first = first.unwrap_or(now);
-        if now.at.saturating_sub(first.at) < LEAST_WINDOW && !matches!(at, Some(At::Waiting { .. })) {
-            std::thread::sleep(Duration::from_nanos(LEAST_WINDOW));
-            let Some(later) = sample() else { return (None, None, Some(first)) };
+        baseline: Option<Baseline>,
+        position: Option<ThreadPosition>,
+    ) -> CpuUsage {
+        let none = |baseline| CpuUsage { used: None, share: None, baseline };
+        let Some(tid) = thread.tid else { return none(None) };
+        let sample = || Some(Baseline { cpu: sys::thread_cpu_nanos(tid)?, at: self.now(), run_delay: None });
+        let Some(mut now) = sample() else { return none(None) };
+        let baseline = baseline.unwrap_or(now);
+        let is_waiting = matches!(position, Some(ThreadPosition::Waiting { .. }));
+        if now.at.saturating_sub(baseline.at) < MIN_WINDOW && !is_waiting {
+            std::thread::sleep(Duration::from_nanos(MIN_WINDOW));
+            let Some(later) = sample() else { return none(Some(baseline)) };
             now = later;
         }
-        let (used, window) = (now.cpu.saturating_sub(first.cpu), now.at.saturating_sub(first.at));
-        (Some(Duration::from_nanos(used)), (window > 0).then(|| used as f64 / window as f64), Some(first))
+        let (used, window) = (now.cpu.saturating_sub(baseline.cpu), now.at.saturating_sub(baseline.at));
+        CpuUsage {
+            used: Some(Duration::from_nanos(used)),
+            share: (window > 0).then(|| used as f64 / window as f64),
+            baseline: Some(baseline),
+        }
     }
 
-    /// Whether a thread that runs or is ready to, but has used little CPU time, was kept from it: by what the kernel says that it
-    /// waited for a CPU, or, as long as it has not been given one since, by its waiting still.
+    /// Returns whether a runnable thread that used little CPU time was kept from a CPU. The
+    /// kernel's run delay proves it. As long as the thread has not run again, the kernel has not
+    /// counted the delay yet; then it is proven by the thread still waiting.
     fn was_starved(
         &self,
         thread: &ThreadState,
-        first: Option<First>,
-        before: Option<u64>,
+        baseline: Option<Baseline>,
+        run_delay_before: Option<u64>,
         on_cpu: Option<Duration>,
     ) -> bool {
-        let (Some(tid), Some(first), Some(on_cpu)) = (thread.tid, first, on_cpu) else { return false };
-        let clock = &self.shared.meter.clock;
-        let off_cpu = clock.nanos(clock.now()).saturating_sub(first.at).saturating_sub(on_cpu.as_nanos() as u64);
-        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(before.or(first.run_delay)?));
+        let (Some(tid), Some(baseline), Some(on_cpu)) = (thread.tid, baseline, on_cpu) else { return false };
+        let off_cpu = self.now().saturating_sub(baseline.at).saturating_sub(on_cpu.as_nanos() as u64);
+        let waited = || Some(procfs::run_delay(tid)?.saturating_sub(run_delay_before.or(baseline.run_delay)?));
         let Some(so_far) = waited() else { return true };
         if so_far >= off_cpu / 2 {
             return true;
         }
         let cpu = sys::thread_cpu_nanos(tid);
-        std::thread::sleep(Duration::from_nanos(LEAST_WINDOW));
-        cpu == sys::thread_cpu_nanos(tid) && procfs::syscall(tid) == Some(At::Running)
+        std::thread::sleep(Duration::from_nanos(MIN_WINDOW));
+        cpu == sys::thread_cpu_nanos(tid) && procfs::syscall(tid) == Some(ThreadPosition::Running)
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
     }
 
-    /// Whether a poll that computes, or that was over before it was seen, is due only because it was kept from a CPU. `before` is what
-    /// its thread had waited in all before it began; what it waits for right now is counted when it is given a CPU.
+    /// Returns whether a poll that computes, or whose cause is unknown, reached the threshold only
+    /// because it was kept from a CPU.
+    ///
+    /// `run_delay_before` is what its thread had waited in all before the poll began. The kernel
+    /// counts a wait that is not over when the thread gets a CPU.
     pub(crate) fn is_excused(
         &self,
         thread: &ThreadState,
         poll: &Poll,
         (elapsed, cause): (u64, Cause),
-        before: Option<u64>,
+        run_delay_before: Option<u64>,
     ) -> bool {
-        let (Some(before), Some(tid)) = (before, thread.tid) else { return false };
-        let Some(now) = procfs::run_delay(tid) else { return false };
-        let (waited, threshold) = (now.saturating_sub(before), self.shared.meter.threshold);
-        let clock = &self.shared.meter.clock;
+        let (Some(before), Some(tid)) = (run_delay_before, thread.tid) else { return false };
+        let Some(run_delay) = procfs::run_delay(tid) else { return false };
+        let (waited, threshold) = (run_delay.saturating_sub(before), self.meter.threshold);
         match cause {
-            // Not longer than this, as far as is known.
+            // The poll is over, and was no longer than this, as far as is known.
             Cause::Unknown => elapsed.saturating_sub(waited) < threshold,
             Cause::Cpu => {
-                let elapsed = clock.nanos(clock.now()).saturating_sub(poll.begin);
-                is_kept_off(waited, elapsed) || elapsed.saturating_sub(waited) < threshold && waited >= elapsed / 4
+                let elapsed = self.now().saturating_sub(poll.begin);
+                spent_most_waiting(waited, elapsed)
+                    || elapsed.saturating_sub(waited) < threshold && waited >= elapsed / 4
             }
             _ => false,
         }
     }
 
-    /// Whether any thread has been looked at since this was last asked.
-    pub(crate) fn has_examined(&mut self) -> bool {
-        std::mem::take(&mut self.examined)
+    /// Returns whether any thread has been examined since the previous call: the examination may
+    /// have taken a while.
+    pub(crate) fn take_has_examined(&mut self) -> bool {
+        std::mem::take(&mut self.has_examined)
     }
 
-    /// The addresses in a thread's stack, outermost first; `None` where they are not all known, or not at once.
-    pub(crate) fn addresses(&mut self, thread: &ThreadState, still: &Still) -> Option<Vec<Address>> {
+    /// Returns the addresses in a thread's stack, outermost first, or `None` where they are not all
+    /// known, or not without waiting.
+    pub(crate) fn addresses(&mut self, thread: &ThreadState, identity: &StallIdentity) -> Option<Vec<Address>> {
         if !is_preloaded() {
             return None;
         }
-        self.examined = true;
-        let at = thread.tid.and_then(procfs::syscall);
-        let stack = self.stack(thread, still, at, FOR_STALLS)?;
+        self.has_examined = true;
+        let position = thread.tid.and_then(procfs::syscall);
+        let stack = self.capture(thread, identity, position, RESERVED_FOR_STALLS)?;
         stack.is_complete().then(|| stack.addresses().rev().collect())
     }
 
-    /// Takes a stack, unless only so many more may be taken for now.
-    fn stack(&mut self, thread: &ThreadState, still: &Still, at: Option<At>, spare: u32) -> Option<RawStack> {
-        if !self.shared.capture {
+    /// Captures a stack, unless the limit of captures is reached.
+    fn capture(
+        &mut self,
+        thread: &ThreadState,
+        identity: &StallIdentity,
+        position: Option<ThreadPosition>,
+        reserve: u32,
+    ) -> Option<RawStack> {
+        if !self.captures {
             return None;
         }
         let target = thread.tid.zip(thread.stack).map(|(tid, stack)| Target { tid, stack });
+        let now = Duration::from_nanos(self.now());
         let (outcome, stack) = match target {
-            _ if !self.admit(spare) => (Outcome::Limited, None),
+            _ if !self.bucket.take_above(reserve, now) => (Outcome::Limited, None),
             None => (Outcome::Unavailable, None),
             Some(target) => {
-                let result = self.capturer.capture_if_current(target, at, || still.holds(thread));
+                let result = self.capturer.capture_if_current(target, position, || identity.is_current(thread));
                 (Outcome::of(&result), result.ok())
             }
         };
-        self.shared.captures[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.status.count_capture(outcome);
         stack
     }
 
-    fn admit(&mut self, spare: u32) -> bool {
-        let clock = &self.shared.meter.clock;
-        let now = clock.nanos(clock.now());
-        let earned = now.saturating_sub(self.refilled) / EVERY;
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned.min(u64::from(BURST)) as u32).min(BURST);
-            self.refilled = now;
-        }
-        let admitted = self.tokens > spare;
-        self.tokens -= u32::from(admitted);
-        admitted
+    fn now(&self) -> u64 {
+        self.meter.clock.nanos(self.meter.clock.now())
     }
 }
 
-fn syscall(at: Option<At>) -> Option<Syscall> {
-    let At::Waiting { call: Some(call), .. } = at? else { return None };
+fn syscall(position: Option<ThreadPosition>) -> Option<Syscall> {
+    let ThreadPosition::Waiting { call: Some(call), .. } = position? else { return None };
     let (name, purpose) = describe(call.number);
-    let target =
-        (purpose == Purpose::Io || purpose == Purpose::FileLock).then(|| target(call.first_argument)).flatten();
+    let target = matches!(purpose, Purpose::Io | Purpose::FileLock).then(|| target(call.first_argument)).flatten();
     Some(Syscall { name, target, purpose })
 }
 
+/// Returns what a file descriptor refers to: for a connected socket its peer, else the link's
+/// target in procfs.
 fn target(fd: u64) -> Option<Arc<str>> {
     let target = procfs::descriptor(fd)?;
     if target.starts_with("socket:")

@@ -1,25 +1,30 @@
-//! Second floor: one thread that finds the polls that last too long.
+//! Detection: one thread that finds the polls that last too long.
 //!
-//! [`watcher`] reads the slots and carries out what [`scan`], [`suspect`], [`pause`], [`waits`], [`classify`] and [`overload`] decide; those are
-//! pure functions of slots, threads and time, tested with made-up clocks.
+//! The [`watcher`] is that thread. It [scans](scan) all slots, [tracks](track) the polls that have
+//! crossed the threshold, and [examines](examine) what is blocked. Workers that are in no measured
+//! poll are observed from [`outside`]. What it finds is [emitted](emit) as events into a sink that
+//! the caller provides.
+//!
+//! All decisions are pure functions of slots, threads and time, tested with an invented clock:
+//! [`track`], [`outside`], [`pause`], [`run_delay`], [`classify`], [`overload`].
 
-pub(crate) mod classify;
-mod driven;
-pub(crate) mod examine;
-pub(crate) mod growth;
-pub(crate) mod live;
+mod classify;
+mod emit;
+mod examine;
+mod identity;
 pub(crate) mod outcome;
-pub(crate) mod overload;
-pub(crate) mod pause;
-pub(crate) mod poll_entry;
-#[cfg(feature = "server")]
-pub(crate) mod polling;
+mod outside;
+mod overload;
+mod panic_budget;
+mod pause;
+mod poll_entry;
 pub(crate) mod procfs;
+mod run_delay;
+mod runtime_liveness;
 pub(crate) mod scan;
-pub(crate) mod shedding;
-pub(crate) mod still;
-pub(crate) mod suspect;
-mod turns;
-mod waits;
+mod shedding;
+pub(crate) mod stack_coverage;
+pub(crate) mod status;
+mod task_growth;
+mod track;
 pub(crate) mod watcher;
-pub(crate) mod workers;

@@ -1,54 +1,57 @@
-//! When the watchdog itself was kept from running: did the whole process stand still, or was it only late? Pure.
+//! Pauses: whether the whole process stood still while the watchdog thread was kept from running,
+//! or the thread was only late. Pure.
 
 use std::collections::VecDeque;
 
-/// An oversleep below this many nanoseconds is a scheduler's, not a pause.
-const LEAST_OVERSLEEP: u64 = 5_000_000;
-/// Pauses kept to correct the durations of polls that spanned them.
-const KEPT: usize = 16;
+/// A shorter oversleep, in nanoseconds, is the scheduler's doing and no pause.
+const MIN_OVERSLEEP: u64 = 5_000_000;
+/// The number of pauses that are kept, to correct the durations of polls that spanned them.
+const MAX_PERIODS: usize = 16;
 
-/// One sleep of the watchdog, in nanoseconds of its clock.
+/// One sleep of the watchdog thread, in nanoseconds of its clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sleep {
     pub(crate) begin: u64,
-    /// When it meant to wake.
+    /// The moment at which it should have woken up.
     pub(crate) due: u64,
     pub(crate) end: u64,
-    /// How much longer than before the watchdog has been ready to run without a CPU, if that can be told.
+    /// How long the watchdog thread waited for a CPU during the sleep, if that is known.
     pub(crate) own_run_delay: Option<u64>,
-    /// The CPU time that the busiest of the watched threads used meanwhile, of those that were in a poll when the sleep began.
+    /// The CPU time that the busiest of the watched threads used during the sleep, of those that
+    /// were in a poll when it began.
     pub(crate) busiest: Option<u64>,
 }
 
 impl Sleep {
-    /// Whether the watchdog woke up too late to be trusted.
+    /// Returns whether the thread woke up too late to trust its deadlines.
     pub(crate) fn overslept(&self, threshold: u64) -> bool {
-        self.late() >= threshold.max(LEAST_OVERSLEEP)
+        self.late() >= threshold.max(MIN_OVERSLEEP)
     }
 
     fn late(&self) -> u64 {
         self.end.saturating_sub(self.due)
     }
 
-    /// Whether everything stood still: the watchdog was not waiting for a CPU that others had, and no watched thread ran on. Where
-    /// neither can be told, nobody is cleared of anything by it.
+    /// Returns whether the whole process stood still: the watchdog thread was not waiting for a CPU
+    /// that others had, and no watched thread ran on. Where neither is known, the sleep exonerates
+    /// nobody.
     fn stood_still(&self) -> bool {
         let was_starved = self.own_run_delay.is_some_and(|delay| delay >= self.late() / 2);
         self.is_evident() && !was_starved && !self.others_ran()
     }
 
-    /// Whether anything is known of it but that the watchdog was late.
+    /// Returns whether anything is known beside the oversleep.
     fn is_evident(&self) -> bool {
         self.own_run_delay.is_some() || self.busiest.is_some()
     }
 
-    /// Whether a watched thread ran on meanwhile.
+    /// Returns whether a watched thread ran during the sleep.
     fn others_ran(&self) -> bool {
         self.busiest.is_some_and(|cpu| cpu >= self.late() / 4)
     }
 }
 
-/// The times in which the process stood still, and those in which it was given no CPU.
+/// The periods in which the process stood still, and those in which it was given no CPU.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
     still: VecDeque<(u64, u64)>,
@@ -56,7 +59,7 @@ pub(crate) struct Pauses {
 }
 
 impl Pauses {
-    /// Takes note of a sleep; tells how long the process stood still in it, if it did.
+    /// Records a sleep. Returns how long the process stood still in it, if it did.
     pub(crate) fn note(&mut self, sleep: &Sleep, threshold: u64) -> Option<u64> {
         if !sleep.overslept(threshold) {
             return None;
@@ -67,19 +70,19 @@ impl Pauses {
             false if sleep.others_ran() || !sleep.is_evident() => return None,
             false => &mut self.starved,
         };
-        if list.len() == KEPT {
+        if list.len() == MAX_PERIODS {
             list.pop_front();
         }
         list.push_back((sleep.begin, sleep.end));
         stood_still.then(|| sleep.end - sleep.begin)
     }
 
-    /// How much of `begin..end` was a pause.
+    /// Returns how much of `begin..end` was a pause.
     pub(crate) fn overlap(&self, begin: u64, end: u64) -> u64 {
         overlap(&self.still, begin, end)
     }
 
-    /// How much of `begin..end` nothing was given a CPU.
+    /// Returns during how much of `begin..end` the process was given no CPU.
     pub(crate) fn starved(&self, begin: u64, end: u64) -> u64 {
         overlap(&self.starved, begin, end)
     }
@@ -136,6 +139,6 @@ mod tests {
             let shift = i * 10_000 * MS;
             pauses.note(&Sleep { begin: shift, due: shift + MS, end: shift + 100 * MS, ..SLEEP }, 10 * MS);
         }
-        assert_eq!(pauses.overlap(0, u64::MAX), KEPT as u64 * 100 * MS);
+        assert_eq!(pauses.overlap(0, u64::MAX), MAX_PERIODS as u64 * 100 * MS);
     }
 }

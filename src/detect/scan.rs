@@ -1,341 +1,111 @@
-//! Which polls are stalls, when they are told again, and when to look next. Pure: slots and time in, changes out.
+//! The scan of all slots: which polls are running at this moment, and which of them block a worker.
+//!
+//! This is the only walk over the slots. The watchdog thread uses it to find stalls, and any other
+//! thread to read what is running now. That answer is right even while the watchdog thread is late.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use super::pause::Pauses;
-use crate::measure::route::RouteId;
+use super::track::{Poll, PollState, Request};
+use crate::measure::meter::Meter;
+use crate::measure::runtime::Runtime;
 use crate::measure::site::SiteId;
+use crate::measure::slot::{Frame, Reading, What};
+use crate::measure::thread::ThreadState;
+use crate::model::id::PollKey;
+use crate::model::time::Nanos;
 
-mod requests;
-
-use requests::Waiting;
-pub(crate) use requests::{EndedRequest, Request};
-
-/// One poll, told from all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PollKey {
-    pub(crate) thread: u64,
-    pub(crate) number: u64,
+/// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`:
+/// its thread is not blocked.
+pub(super) fn read_slots(meter: &Meter) -> impl Iterator<Item = (Arc<ThreadState>, Option<Reading>)> {
+    meter.threads().into_iter().map(|thread| {
+        let reading = thread.slot.read();
+        (thread, reading)
+    })
 }
 
-/// A poll that was seen; times in nanoseconds of the watchdog's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Poll {
-    pub(crate) key: PollKey,
-    pub(crate) begin: u64,
-    pub(crate) runtime: u16,
-    pub(crate) site: SiteId,
-    /// The innermost watched future inside it.
-    pub(crate) watched: Option<SiteId>,
-    /// The innermost request inside it.
-    pub(crate) request: Option<Request>,
-    /// The route of the request whose handler spawned it.
-    pub(crate) parent_route: Option<RouteId>,
-    pub(crate) task: u64,
-    /// When it began to stand still, because a part of it is meant to block.
-    pub(crate) stands_since: Option<u64>,
-    /// How long its thread was kept from a CPU since shortly before it began, once it has lasted for the threshold and until it is
-    /// tracked; 0 where that is not known.
-    pub(crate) waited: u64,
-}
-
-/// A poll that lasted at least the threshold and told so at its end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EndedPoll {
-    pub(crate) poll: Poll,
-    pub(crate) nanos: u64,
-    /// The worker that it blocked to its end.
-    pub(crate) worker: Option<u16>,
-}
-
-/// Where a running poll is right now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Placement {
-    /// It blocks this worker.
-    Worker(u16),
-    /// It blocks none: off the runtime's workers, or its worker's index has been handed on.
-    Off,
-    /// It is over.
-    Over,
-}
-
-/// What happened to a stall. `elapsed` leaves pauses out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Began {
-        id: u64,
-        poll: Poll,
-        worker: u16,
-        elapsed: u64,
-        /// Of a request in it that lasts at least the threshold by itself.
-        route: Option<RouteId>,
-    },
-    Continued {
-        id: u64,
-        elapsed: u64,
-    },
-    /// It goes on, and is not told again yet.
-    GoesOn {
-        id: u64,
-        elapsed: u64,
-    },
-    Ended {
-        id: u64,
-        elapsed: u64,
-    },
-    /// A request in it lasts at least the threshold by itself, or did until it was `over`. Told once more at each look.
-    Request {
-        id: u64,
-        frame: u64,
-        route: RouteId,
-        elapsed: u64,
-        over: bool,
-    },
-    /// It was over before it was seen. With an excuse it would have been short; then `elapsed` is all of it.
-    Missed {
-        id: u64,
-        poll: Poll,
-        worker: u16,
-        elapsed: u64,
-        route: Option<RouteId>,
-        excuse: Option<Excuse>,
-    },
-}
-
-/// Why a poll that was short by itself took long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Excuse {
-    /// The process stood still.
-    Paused,
-    /// Nothing of it was given a CPU.
-    Starved,
-}
-
-#[derive(Debug)]
-enum Track {
-    Stall {
-        id: u64,
-        seen: u64,
-        next: u64,
-    },
-    /// Not, or no longer, on a worker: never a stall again.
-    Ignored,
-}
-
-/// What one look at all slots found.
-#[derive(Debug, Default)]
-pub(crate) struct Look {
-    pub(crate) running: Vec<Poll>,
-    pub(crate) ended: Vec<EndedPoll>,
-    pub(crate) ended_requests: Vec<EndedRequest>,
-    /// Threads whose slot moved too fast to be read: nothing is concluded about them.
-    pub(crate) unread: Vec<u64>,
-}
-
-/// Remembers the polls that have crossed the threshold.
-#[derive(Debug)]
-pub(crate) struct Tracker {
-    threshold: u64,
-    tracked: HashMap<PollKey, Track>,
-    waiting: Waiting,
-    last_id: u64,
-}
-
-/// A request may begin later in its poll than its poll by this part of a threshold: then the stall is told when the request has
-/// lasted for the threshold, too, and its first report names the route.
-const LATER: u64 = 8;
-
-impl Tracker {
-    pub(crate) fn new(threshold: u64) -> Tracker {
-        Tracker { threshold, tracked: HashMap::new(), waiting: Waiting::default(), last_id: 0 }
-    }
-
-    /// The changes since the last look. `place` is asked about polls over the threshold only.
-    pub(crate) fn step(
-        &mut self,
-        now: u64,
-        look: &Look,
-        pauses: &Pauses,
-        mut place: impl FnMut(&Poll) -> Placement,
-    ) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for ended in &look.ended_requests {
-            match self.tracked.get(&ended.poll) {
-                Some(Track::Stall { id, .. }) => {
-                    changes.extend(requests::of_ended(ended, *id, self.threshold, pauses));
-                }
-                Some(Track::Ignored) => {}
-                None => self.waiting.add(*ended),
-            }
-        }
-        for poll in &look.running {
-            let elapsed = effective(poll.begin, poll.stands_since.unwrap_or(now).min(now), pauses);
-            match self.tracked.get_mut(&poll.key) {
-                Some(Track::Ignored) => {}
-                Some(Track::Stall { id, seen, next }) => {
-                    let id = *id;
-                    match place(poll) {
-                        Placement::Worker(_) => {
-                            *seen = elapsed.max(*seen);
-                            changes.extend(requests::of_running(poll, id, now, self.threshold, pauses));
-                            if elapsed >= *next {
-                                *next = doubled_past(self.threshold, elapsed);
-                                changes.push(Change::Continued { id, elapsed });
-                            } else {
-                                changes.push(Change::GoesOn { id, elapsed });
-                            }
-                        }
-                        // When it left its worker since it was last seen there, is not known.
-                        Placement::Off => {
-                            changes.push(Change::Ended { id, elapsed: *seen });
-                            self.tracked.insert(poll.key, Track::Ignored);
-                        }
-                        // Its true duration is among the ended ones, of this look or the next.
-                        Placement::Over => {}
-                    }
-                }
-                // It is told in a moment, or is over by then.
-                None if may_be_short(poll, elapsed, due_after(self.threshold, poll)) => {}
-                None if elapsed >= due_after(self.threshold, poll) => match place(poll) {
-                    Placement::Worker(worker) => {
-                        let (id, threshold) = (self.new_id(), self.threshold);
-                        let next = doubled_past(threshold, elapsed);
-                        self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
-                        let inside =
-                            poll.request.filter(|r| r.elapsed(poll, now, pauses) >= threshold).map(|r| r.route);
-                        let route = inside.or_else(|| self.waiting.last(poll.key, threshold, pauses));
-                        changes.push(Change::Began { id, poll: *poll, worker, elapsed, route });
-                        self.waiting.take(poll.key, id, threshold, pauses, &mut changes);
-                        changes.extend(requests::of_running(poll, id, now, threshold, pauses));
-                    }
-                    Placement::Off => {
-                        self.tracked.insert(poll.key, Track::Ignored);
-                    }
-                    Placement::Over => {}
-                },
-                None => {}
-            }
-        }
-        for ended in &look.ended {
-            let (poll, worker) = (ended.poll, ended.worker);
-            let elapsed = effective(poll.begin, poll.begin + ended.nanos, pauses);
-            let known = self.tracked.remove(&poll.key);
-            if look.running.iter().any(|running| running.key == poll.key) {
-                // Its frame was seen in this very look, and may be in the next: it leaves its word before it goes.
-                self.tracked.insert(poll.key, Track::Ignored);
-            }
-            match (known, worker) {
-                (Some(Track::Stall { id, seen, .. }), Some(_)) => {
-                    changes.push(Change::Ended { id, elapsed: elapsed.max(seen) });
-                }
-                // It left its worker since it was last seen there; when, is not known.
-                (Some(Track::Stall { id, seen, .. }), None) => changes.push(Change::Ended { id, elapsed: seen }),
-                (None, Some(worker)) if ended.nanos >= self.threshold => {
-                    let starved = pauses.starved(poll.begin, poll.begin + ended.nanos).max(poll.waited);
-                    let excuse = match () {
-                        () if elapsed < self.threshold => Some(Excuse::Paused),
-                        () if elapsed.saturating_sub(starved) < self.threshold => Some(Excuse::Starved),
-                        () => None,
-                    };
-                    let elapsed = if excuse.is_some() { ended.nanos } else { elapsed };
-                    let (id, route) = (self.new_id(), self.waiting.last(poll.key, self.threshold, pauses));
-                    changes.push(Change::Missed { id, poll, worker, elapsed, route, excuse });
-                    let mut told = Vec::new();
-                    self.waiting.take(poll.key, id, self.threshold, pauses, &mut told);
-                    // Of what was short by itself, no part is to blame.
-                    changes.extend(told.into_iter().filter(|_| excuse.is_none()));
-                }
-                _ => {}
-            }
-        }
-        self.waiting.tidy(look);
-        self.end_the_vanished(look, &mut changes);
-        changes
-    }
-
-    /// Their last word was lost (a full ring, a thread that exited): they end with what was seen.
-    fn end_the_vanished(&mut self, look: &Look, changes: &mut Vec<Change>) {
-        if self.tracked.is_empty() {
-            return;
-        }
-        let there: HashSet<PollKey> = look.running.iter().map(|p| p.key).collect();
-        self.tracked.retain(|key, track| {
-            let stays = there.contains(key) || look.unread.contains(&key.thread);
-            if let (false, Track::Stall { id, seen, .. }) = (stays, track) {
-                changes.push(Change::Ended { id: *id, elapsed: *seen });
-            }
-            stays
+/// Returns the polls in a slot, outermost first, each with its frame.
+pub(super) fn polls_in(meter: &Meter, thread: &ThreadState, reading: &Reading) -> impl Iterator<Item = (Poll, Frame)> {
+    reading.polls().map(move |(frame, what, paused_at)| {
+        let mut poll = poll_of(meter, thread, what, (frame.number, frame.begin, frame.task));
+        poll.watched = reading.scope_of(frame);
+        poll.parent_route = reading.parent_route(frame);
+        poll.request = reading.request_of(frame).map(|(request, route)| Request {
+            frame: request.number,
+            route,
+            begin: meter.clock.nanos(request.begin),
         });
-    }
+        poll.paused_since = paused_at.map(|at| meter.clock.nanos(at));
+        (poll, *frame)
+    })
+}
 
-    /// When to look again: at the earliest moment at which a poll could be due, but at most four times a threshold. A poll
-    /// that begins after this look cannot be due before `now + threshold`.
-    pub(crate) fn next_look(&self, now: u64, look: &Look, pauses: &Pauses) -> u64 {
-        let due = |poll: &Poll| {
-            let after = match self.tracked.get(&poll.key) {
-                None => due_after(self.threshold, poll),
-                Some(Track::Stall { next, .. }) => *next,
-                Some(Track::Ignored) => return None,
-            };
-            if poll.stands_since.is_some() {
-                return None;
+/// Returns what a frame's number, begin, task and tag say by themselves about a poll.
+pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, what: What, (number, begin, task): (u64, u64, u64)) -> Poll {
+    Poll {
+        key: PollKey { thread: thread.id, number },
+        begin: meter.clock.nanos(begin),
+        runtime: what.runtime,
+        site: thread.tally.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
+        watched: None,
+        request: None,
+        parent_route: what.route,
+        task,
+        paused_since: None,
+        waited: 0,
+    }
+}
+
+/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which.
+/// Takes tokio's locks.
+pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> PollState {
+    let worker = runtime.worker_of(thread, frame);
+    // Read last: while the poll lasts, what was said about its thread is true of it.
+    match (thread.slot.holds(frame.number), worker) {
+        (false, _) => PollState::Finished,
+        (true, Some(worker)) => PollState::OnWorker(worker),
+        (true, None) => PollState::OffWorker,
+    }
+}
+
+/// A worker and the poll that it is in.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerPoll {
+    pub(crate) worker: u16,
+    /// The time for which the poll has lasted so far.
+    pub(crate) elapsed: Nanos,
+    #[cfg(feature = "server")]
+    pub(crate) thread: Arc<ThreadState>,
+    #[cfg(feature = "server")]
+    pub(crate) poll: Poll,
+}
+
+/// Returns the workers of a runtime that have been in a poll for at least `min_elapsed`, each once,
+/// with its longest poll.
+pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos) -> Vec<WorkerPoll> {
+    let mut found: Vec<WorkerPoll> = Vec::new();
+    for (thread, reading) in read_slots(meter) {
+        let Some(reading) = reading else { continue };
+        let now = meter.clock.nanos(meter.clock.now());
+        for (poll, frame) in polls_in(meter, &thread, &reading) {
+            let elapsed = Nanos(poll.paused_since.unwrap_or(now).saturating_sub(poll.begin));
+            if poll.runtime != runtime.id || elapsed < min_elapsed {
+                continue;
             }
-            Some(poll.begin.saturating_add(after).saturating_add(pauses.overlap(poll.begin, now)))
-        };
-        let earliest = look.running.iter().filter_map(due).min().unwrap_or(u64::MAX);
-        earliest.clamp(now + self.threshold / 4, now + self.threshold)
+            let PollState::OnWorker(worker) = poll_state(runtime, &thread, &frame) else { continue };
+            let this = WorkerPoll {
+                worker,
+                elapsed,
+                #[cfg(feature = "server")]
+                thread: thread.clone(),
+                #[cfg(feature = "server")]
+                poll,
+            };
+            match found.iter_mut().find(|known| known.worker == worker) {
+                Some(known) if known.elapsed >= elapsed => {}
+                Some(known) => *known = this,
+                None => found.push(this),
+            }
+        }
     }
-
-    /// Whether a stall goes on.
-    pub(crate) fn has_stalls(&self) -> bool {
-        self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
-    }
-
-    /// Whether it is settled what a poll that goes on is.
-    pub(crate) fn is_tracked(&self, poll: &PollKey) -> bool {
-        self.tracked.contains_key(poll)
-    }
-
-    /// Stalls are counted from 1, whoever finds them.
-    pub(crate) fn new_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
-    }
+    found
 }
-
-/// How long a poll lasts until it is told.
-fn due_after(threshold: u64, poll: &Poll) -> u64 {
-    let later = poll.request.map_or(0, |request| request.begin.saturating_sub(poll.begin));
-    threshold + if later <= threshold / LATER { later } else { 0 }
-}
-
-/// Whether a poll is due only because it was kept from a CPU, though for less than half of its time: such a one may still turn out to be
-/// long by itself, or short. One that was kept off for longer is told at once, as starved.
-fn may_be_short(poll: &Poll, elapsed: u64, due: u64) -> bool {
-    elapsed >= due && elapsed.saturating_sub(poll.waited) < due && !is_kept_off(poll.waited, elapsed)
-}
-
-/// Whether a poll has spent most of its time waiting for a CPU.
-pub(crate) fn is_kept_off(waited: u64, elapsed: u64) -> bool {
-    waited >= elapsed / 2
-}
-
-/// The time from one moment to another without the pauses in it.
-pub(super) fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {
-    end.saturating_sub(begin).saturating_sub(pauses.overlap(begin, end))
-}
-
-/// The first of 2x, 4x, 8x ... of `first` that lies past `elapsed`.
-pub(super) fn doubled_past(first: u64, elapsed: u64) -> u64 {
-    let mut next = first.saturating_mul(2);
-    while next <= elapsed && next < u64::MAX / 2 {
-        next *= 2;
-    }
-    next
-}
-
-#[cfg(all(test, not(pollwatch_loom)))]
-mod properties;
-
-#[cfg(all(test, not(pollwatch_loom)))]
-mod tests;

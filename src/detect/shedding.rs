@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::overload::{Lag, Overload, Turn};
-use super::scan::Look;
+use super::track::Scan;
 use crate::measure::gate::{Gate, Marks};
 use crate::measure::meter::Meter;
 use crate::measure::probe::Answer;
@@ -53,7 +53,7 @@ impl Shedding {
     }
 
     /// Hears the probes, and sets the gates.
-    pub(crate) fn step(&mut self, meter: &Meter, now: u64, look: &Look) -> Vec<Told> {
+    pub(crate) fn step(&mut self, meter: &Meter, now: u64, look: &Scan) -> Vec<Told> {
         let mut told = self.follow(meter);
         if !self.is_wanted() {
             self.waiting.clear();
@@ -109,7 +109,7 @@ impl Shedding {
         ends
     }
 
-    fn heard(&mut self, meter: &Meter, look: &Look) -> Vec<(u16, Lag)> {
+    fn heard(&mut self, meter: &Meter, look: &Scan) -> Vec<(u16, Lag)> {
         let mut heard = Vec::new();
         self.waiting.retain(|&id| {
             let Some(runtime) = meter.runtimes.get(id) else { return false };
@@ -184,7 +184,7 @@ mod tests {
             self.runtime.probe.pretend(answer);
             self.shedding.sent(self.runtime.id);
             self.now += 20 * MS;
-            let told = self.shedding.step(&self.meter, self.now, &Look::default());
+            let told = self.shedding.step(&self.meter, self.now, &Scan::default());
             told.iter().map(|told| told.turn).collect()
         }
 
@@ -248,7 +248,7 @@ mod tests {
         scene.steps(50, Answer::After(60 * MS));
         scene.gate.count(scene.runtime.id);
         scene.gate = Arc::new(Gate::new(MARKS));
-        let told = scene.shedding.step(&scene.meter, scene.now, &Look::default());
+        let told = scene.shedding.step(&scene.meter, scene.now, &Scan::default());
         assert_eq!(told.iter().map(|told| (told.turn, told.turned_away)).collect::<Vec<_>>(), [(Turn::Ends, 1)]);
         assert!(!scene.shedding.is_wanted());
     }
@@ -262,7 +262,7 @@ mod tests {
             scene.runtime.probe.pretend(Answer::After(60 * MS));
             scene.shedding.sent(id);
             scene.now += 20 * MS;
-            told.extend(scene.shedding.step(&scene.meter, scene.now, &Look::default()));
+            told.extend(scene.shedding.step(&scene.meter, scene.now, &Scan::default()));
         }
         assert_eq!(told.iter().map(|told| told.marks).collect::<Vec<_>>(), [MARKS, lazy.marks]);
         let ends = scene.shedding.open_all();

@@ -1,9 +1,9 @@
-//! Why a worker was blocked: the words for it, which reports and metrics use.
+//! Causes of stalls: the words that reports and metrics use.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What the thread was doing during a stall. The label `cause` of the metrics.
+/// What a blocked thread was doing: the label `cause` of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -14,11 +14,13 @@ pub enum Cause {
     Syscall,
     /// It waited for a lock, a channel or a thread (a futex).
     Lock,
-    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's fault.
+    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's
+    /// fault.
     Starved,
-    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended): not the task's fault.
+    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended):
+    /// not the task's fault.
     Paused,
-    /// Not known: it ended before it was seen, or the platform cannot tell.
+    /// Unknown: the stall ended before it was found, or the platform does not report it.
     Unknown,
 }
 
@@ -27,7 +29,7 @@ impl Cause {
     pub const ALL: &'static [Cause] =
         &[Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
 
-    /// The label's value.
+    /// Returns the value of the label.
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Cpu => "cpu",
@@ -39,7 +41,7 @@ impl Cause {
         }
     }
 
-    /// Whether the task is to blame.
+    /// Returns whether the task is to blame.
     pub(crate) fn is_blamed(self) -> bool {
         !matches!(self, Cause::Starved | Cause::Paused)
     }
@@ -53,23 +55,28 @@ impl fmt::Display for Cause {
 
 /// How a stall is known.
 ///
-/// Without `tokio_unstable` nobody tells of the polls of tasks that are not wrapped. Of a multi-thread runtime that
-/// [`build_runtime`](crate::Watchdog::build_runtime) built, the workers are then looked at from outside, while they are in no poll
-/// that is measured (Linux). Such a stall has neither task nor site; its time counts from the first look that found the worker so to the
-/// last: one that stands is found a quarter of a threshold after it began (half a millisecond at least, and more where the watchdog is
-/// held up), one that computes some 7 thresholds after.
+/// Without `tokio_unstable`, tokio reports no polls of tasks that are not wrapped. On Linux, the
+/// workers of a multi-thread runtime that [`build_runtime`](crate::Watchdog::build_runtime) built
+/// are then observed from outside, while they are in no measured poll. A stall found that way has
+/// neither task nor site. Its time counts from the first scan that found the worker blocked to the
+/// last. A worker that waits is found a quarter of a threshold after it began (half a millisecond
+/// at least, and more where the watchdog is held up), a worker that computes some 7 thresholds
+/// after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Certainty {
     /// The poll itself was measured.
     Measured,
-    /// The worker stood in one system call for at least the threshold: it had not parked, and its thread was given no CPU in that
-    /// time. It cannot have been handed on by `tokio::task::block_in_place`: no other thread of the runtime was free to take it.
+    /// The worker was in one system call for at least the threshold: it had not parked, and its
+    /// thread did not run in that time. It cannot have been handed on by
+    /// `tokio::task::block_in_place`, since no other thread of the runtime was free to take it.
     Observed,
-    /// It seems so, and need not be. Either the worker stood in one system call for twice the threshold, but another thread may have
-    /// taken it over (or it waited for a page, and in no call); or it had so much to do that it did not look at its timers for 15 thresholds, and was in the same task's code each
-    /// time that it was looked at: that may be one poll that computes, or many short ones of the same code.
+    /// The worker seems to be blocked, and need not be. Either it was in one system call for twice
+    /// the threshold, but another thread may have taken it over (or it waited for a page, and in no
+    /// call). Or it was too busy to check its timers for 15 thresholds, and each stack sample was
+    /// in the same task's code: that may be one poll that computes, or many short ones of the same
+    /// code.
     Suspected,
 }
 

@@ -2,80 +2,66 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use pollwatch_stack::Capability;
 
-use crate::measure::hooks;
-use crate::measure::runtime::Runtime;
-use crate::shared::Shared;
-
-/// What a watchdog can see, and what it cannot; from [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` tells it in
-/// a few lines.
+/// What a watchdog can see, and what it cannot; from
+/// [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` shows it in a few lines.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Coverage {
-    /// tokio's task hooks are compiled in (`tokio_unstable`).
+    /// Whether tokio's task hooks are compiled in (`tokio_unstable`).
     pub hooks: bool,
-    /// The watchdog's thread looks for stalls. It does not after [`shutdown`](crate::Watchdog::shutdown), nor when it has panicked ten
-    /// times in a row, which is a defect of pollwatch.
+    /// Whether the watchdog's thread scans for stalls. It does not after
+    /// [`shutdown`](crate::Watchdog::shutdown), nor after ten panics in a row, which are a defect
+    /// of pollwatch.
     pub watching: bool,
-    /// Panics on the watchdog's thread, each a defect of pollwatch: what was to be told at that moment may be wrong or missing.
+    /// Panics on the watchdog's thread. Each is a defect of pollwatch: a report of that moment may
+    /// be wrong or missing.
     pub watchdog_panics: u64,
-    /// A sleeping watchdog is woken by the first poll (`membarrier`); else it looks by itself ten times a second when idle, and
-    /// the first stall after an idle time may be found up to 100 ms late.
+    /// Whether the first poll wakes a sleeping watchdog (`membarrier`). Otherwise an idle watchdog
+    /// wakes up ten times a second, and the first stall after an idle time may be found up to 100
+    /// ms late.
     pub exact_wakeup: bool,
-    /// Where times come from: `cpu counter`, or `monotonic` (slower, equally right).
+    /// The source of times: `cpu counter`, or `monotonic` (slower, and as exact).
     pub clock: &'static str,
     /// Whether stalls come with stacks.
     pub stacks: StackCoverage,
     /// The runtimes, in the order in which they became known.
     pub runtimes: Vec<RuntimeCoverage>,
-    /// Runtimes that were built under a 64th name, and are not watched.
+    /// The number of runtimes that were built under a 64th name, and are not watched.
     pub unnamed_runtimes: u64,
-    /// Threads that are measured now: those that have polled anything of a runtime or a future that is watched. At most 4,096.
+    /// The number of threads that are measured now: those that have polled anything of a watched
+    /// runtime, or a watched future. At most 4,096.
     pub measured_threads: usize,
-    /// Threads that were not measured, because there were more than 4,096 at a time.
+    /// The number of threads that were not measured, because there were more than 4,096 at a time.
     pub unmeasured_threads: u64,
-    /// Slow polls that came faster than the watchdog could take them: counted in the histogram, told nowhere.
+    /// Slow polls that came faster than the watchdog could take them: they are in the histogram,
+    /// and in no report.
     pub lost_polls: u64,
 }
 
-/// Whether stalls come with the stacks of the blocked threads; all else is told without them, too.
+/// Whether stalls come with the stacks of the blocked threads. All else is reported without them,
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StackCoverage {
-    /// They are taken.
+    /// Stacks are captured.
     Taken,
-    /// Those of threads that wait in a system call; of threads that compute, or of some of them, they cannot be taken, for this
-    /// reason. It may be found out only when one is to be taken.
+    /// Only the stacks of threads that wait in a system call are captured; those of threads that
+    /// compute cannot be, or not all, for this reason. That may be found out only at the first
+    /// capture.
     WaitingThreadsOnly(&'static str),
-    /// By [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
+    /// Switched off by [`capture_stacks(false)`](crate::WatchdogBuilder::capture_stacks).
     SwitchedOff,
     /// The feature `capture` is off.
     NotCompiled,
-    /// What they need was not there when the watchdog started, or not later, for this reason.
+    /// What captures need was missing when the watchdog started, or later, for this reason.
     Unavailable(&'static str),
 }
 
 impl StackCoverage {
-    pub(crate) fn of(wanted: bool) -> StackCoverage {
-        match wanted {
-            _ if !cfg!(feature = "capture") => StackCoverage::NotCompiled,
-            false => StackCoverage::SwitchedOff,
-            true => pollwatch_stack::capability().into(),
-        }
-    }
-
-    /// As it was at the start, and what was found out since.
-    pub(crate) fn now(self) -> StackCoverage {
-        match self {
-            StackCoverage::Taken => pollwatch_stack::degradation().map_or(self, Into::into),
-            _ => self,
-        }
-    }
-
-    /// Which stalls are told without, though nobody wanted that, and why.
+    /// Returns which stalls have no stack although the user wanted one, and why.
     pub(crate) fn lacking(self) -> Option<(&'static str, &'static str)> {
         match self {
             StackCoverage::Unavailable(why) => Some(("stalls", why)),
@@ -115,23 +101,14 @@ impl fmt::Display for StackCoverage {
 pub struct RuntimeCoverage {
     /// Its name.
     pub name: Arc<str>,
-    /// It has not been shut down.
+    /// Whether it has not been shut down.
     pub alive: bool,
-    /// Every spawned task is seen; else only what `watch` and `spawn` wrap, and requests below a layer.
+    /// Whether every spawned task is seen. Otherwise only what `watch` and `spawn` wrap is, and
+    /// requests below a layer.
     pub every_task: bool,
-    /// Workers that are blocked by anything else are found by looking at them from outside; see [`Certainty`](crate::Certainty).
+    /// Whether workers that are blocked by anything else are found by observing them from outside;
+    /// see [`Certainty`](crate::Certainty).
     pub workers: bool,
-}
-
-impl RuntimeCoverage {
-    pub(crate) fn of(runtime: &Runtime) -> RuntimeCoverage {
-        RuntimeCoverage {
-            name: runtime.name.clone(),
-            alive: runtime.is_live(),
-            every_task: runtime.is_hooked(),
-            workers: runtime.pool().is_some(),
-        }
-    }
 }
 
 impl fmt::Display for RuntimeCoverage {
@@ -145,26 +122,6 @@ impl fmt::Display for RuntimeCoverage {
             (true, false, false) => "watched futures only",
         };
         write!(f, "runtime {:?}: {what}", self.name)
-    }
-}
-
-impl Coverage {
-    pub(crate) fn of(shared: &Shared) -> Coverage {
-        let meter = &shared.meter;
-        let runtimes = meter.runtimes.all().into_iter().filter(|r| r.id != crate::measure::runtime::OTHER);
-        Coverage {
-            hooks: hooks::INSTALLED,
-            watching: shared.watching.load(Ordering::Relaxed),
-            watchdog_panics: shared.watchdog_panics.load(Ordering::Relaxed),
-            exact_wakeup: meter.wake.is_exact(),
-            clock: meter.clock.name(),
-            stacks: shared.stacks.now(),
-            runtimes: runtimes.map(|r| RuntimeCoverage::of(&r)).collect(),
-            unnamed_runtimes: meter.runtimes.unnamed(),
-            measured_threads: meter.threads().len(),
-            unmeasured_threads: meter.refused_threads(),
-            lost_polls: meter.lost_polls(),
-        }
     }
 }
 

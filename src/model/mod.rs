@@ -1,4 +1,5 @@
-//! Plain data that every layer speaks: causes, stalls, stacks, snapshots, coverage.
+//! Plain data that every layer speaks: identifiers, units, causes, stalls, events, stacks,
+//! snapshots, coverage.
 //!
 //! Every other layer may import this module; it imports none of them.
 
@@ -6,7 +7,11 @@
 pub(crate) mod activity;
 pub(crate) mod cause;
 pub(crate) mod coverage;
+pub(crate) mod event;
+pub(crate) mod id;
 #[cfg(feature = "server")]
 pub(crate) mod profile;
+pub(crate) mod site;
 pub mod snapshot;
 pub(crate) mod stall;
+pub(crate) mod time;

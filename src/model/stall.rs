@@ -1,4 +1,4 @@
-//! What a stall is told as.
+//! Stalls, as they are reported.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,11 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use pollwatch_stack::Stack;
 
-use crate::Site;
-use crate::model::cause::{Cause, Certainty, Syscall};
-use crate::report::reason;
+use super::cause::{Cause, Certainty, Syscall};
+use super::site::Site;
 
-/// Whether a stall goes on.
+/// The phase of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -32,17 +31,18 @@ impl fmt::Display for Phase {
 
 /// A poll that kept a worker from everything else for at least the threshold.
 ///
-/// Given to [`on_stall`](crate::WatchdogBuilder::on_stall) at each step of its life, and kept, in its last state, in
-/// [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` has everything that the log line has.
+/// Given to [`on_stall`](crate::WatchdogBuilder::on_stall) at each step of its life, and kept, in
+/// its last state, in [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` has everything that
+/// the log line has.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stall {
-    /// Counts the stalls of a watchdog, from 1. Equal in all reports of one stall.
+    /// The number of the stall, from 1 on in each watchdog. All reports of one stall have the same.
     pub id: u64,
-    /// Whether it goes on.
+    /// Whether the stall is ongoing.
     pub phase: Phase,
-    /// How it is known: by its poll, or by looking at the worker from outside.
+    /// How the stall is known: by its poll, or by observing the worker from outside.
     pub certainty: Certainty,
     /// The name of the runtime whose worker is blocked.
     pub runtime: Arc<str>,
@@ -50,60 +50,62 @@ pub struct Stall {
     pub worker: Option<usize>,
     /// The name of the thread.
     pub thread: Arc<str>,
-    /// The task that was polled; `None` for a `block_on` root, and where it is not known.
+    /// The polled task; `None` for a `block_on` root, and where it is unknown.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_text"))]
     pub task: Option<tokio::task::Id>,
-    /// Where the task was spawned, or the future was wrapped; `other` where that is not known.
+    /// The site where the task was spawned, or the future was wrapped; `other` where it is unknown.
     pub site: Site,
-    /// Where the innermost watched future inside the poll was wrapped, if there was one.
+    /// The site where the innermost watched future inside the poll was wrapped, if there is one.
     pub watched: Option<Site>,
-    /// The route of the request that blocked: one that kept the worker for at least the threshold by itself. `None` outside of
-    /// [`WatchLayer`](crate::Watchdog::layer), and where several shorter requests share one poll.
+    /// The route of the request that blocked: one that kept the worker for at least the threshold
+    /// by itself. `None` outside of [`WatchLayer`](crate::Watchdog::layer), and where several
+    /// shorter requests share one poll.
     pub route: Option<Arc<str>>,
-    /// The route of the request whose handler spawned the task, where [`Watchdog::spawn`](crate::Watchdog::spawn) did.
+    /// The route of the request whose handler spawned the task, where
+    /// [`Watchdog::spawn`](crate::Watchdog::spawn) did.
     pub parent_route: Option<Arc<str>>,
-    /// The route of the request that it was in when first seen, if that had begun much later than the poll.
+    /// The route of the request that the poll was in when it was first observed, if that request
+    /// had begun much later than the poll.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) latest_request: Option<Arc<str>>,
-    /// The tracing spans that the poll was in at the latest look, outermost first: `request{id=7}`. At most 16, then one that tells
-    /// how many more there are (`… 3 more`). Empty without a [span layer](crate::Watchdog#method.span_layer), and for a stall that
-    /// was over before it was seen.
+    /// The tracing spans that the poll was in at the latest examination, outermost first:
+    /// `request{id=7}`. At most 16, then one that has the number of the others (`… 3 more`). Empty
+    /// without a [span layer](crate::Watchdog#method.span_layer), and for a stall that ended before
+    /// it was found.
     pub spans: Vec<Arc<str>>,
-    /// What the thread was doing, as first classified.
+    /// What the thread was doing, as classified first.
     pub cause: Cause,
-    /// When the poll began.
+    /// The moment at which the poll began.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "started_at_unix_seconds"))]
     pub started_at: SystemTime,
-    /// How long the poll has lasted so far, or in all. A time in which the whole process stood still is left out.
+    /// How long the poll has lasted so far, or in all. Time in which the whole process stood still
+    /// does not count.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
-    /// Whether the stall may have lasted longer, by half of the threshold or more: the poll itself was not
-    /// [measured](Certainty::Measured).
+    /// Whether the stall may have lasted longer, by half of the threshold or more: the poll itself
+    /// was not [measured](Certainty::Measured).
     pub elapsed_is_lower_bound: bool,
-    /// CPU time that the thread used since the watchdog first saw the stall, up to this report; `None` for a stall that ended
-    /// before it was seen, and where the platform cannot tell.
+    /// The CPU time that the thread used since the watchdog first observed the poll, until this
+    /// report. `None` for a stall that ended before it was found, and where the platform does not
+    /// report it.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_optional_seconds", rename = "on_cpu_seconds"))]
     pub on_cpu: Option<Duration>,
     /// The system call that the thread was waiting in, with the causes `syscall` and `lock`.
     pub syscall: Option<Syscall>,
-    /// What the thread was doing: the last stack that was taken. It comes with the first report of a stall, or with the second where
-    /// symbols had to be loaded first, and not with a stall that was over before it was seen.
+    /// The stack of the thread, as captured last. It comes with the first report of a stall, or
+    /// with the second where symbols had to be loaded first, and not with a stall that ended before
+    /// it was found.
     pub stack: Option<Stack>,
-    /// Whether a later look found the thread in another function than the one before; `None` until there are two.
+    /// Whether the latest stack is in another function than the one before; `None` until there are
+    /// two.
     pub location_changed: Option<bool>,
-    /// Why it blocks, in a few words: `a sync file read`. Empty where nothing is known.
+    /// The reason why it blocks, in a few words: `a sync file read`. Empty where it is unknown.
     pub reason: &'static str,
-    /// What to do about it.
+    /// The advice: what to do instead.
     pub advice: Option<&'static str>,
 }
 
 impl Stall {
-    /// Reason and advice for what is known now.
-    pub(crate) fn explain(&mut self) {
-        let reason = reason::reason(self.cause, self.syscall.as_ref(), self.stack.as_ref());
-        (self.reason, self.advice) = (reason.what, reason.advice);
-    }
-
     fn fmt_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let syscall = match (self.cause, &self.syscall) {
             (Cause::Unknown, _) => return Ok(()),
@@ -170,7 +172,7 @@ impl fmt::Display for Stall {
     }
 }
 
-/// A duration as a person reads it in a log line.
+/// A duration, displayed for a person who reads a log line.
 pub(crate) struct Millis(pub(crate) Duration);
 
 impl fmt::Display for Millis {

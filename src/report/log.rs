@@ -1,25 +1,32 @@
-//! Stalls as `tracing` events: target `pollwatch::stall`, level WARN, outside of any span.
+//! Log lines, as `tracing` events outside of any span.
 
 use std::time::Duration;
 
 use tracing::{Level, event};
 
-use super::tasks::Place;
 use crate::model::cause::Certainty;
 use crate::model::coverage::RuntimeCoverage;
+use crate::model::event::{SheddingChange, TaskGroup};
 use crate::model::stall::Stall;
 
-/// Ends a sentence of several lines: a subscriber that prints the fields behind it begins them on a line of their own.
+/// The end of a message of several lines: a subscriber that prints the fields after it starts them
+/// on a line of their own.
 const FIELDS: &str = "\n ";
 
-/// One event; `untold` stalls of the same place were not told since the last one. Called on the teller's thread only.
-pub(crate) fn stall(stall: &Stall, untold: u64) {
+/// Returns the end of a message that says how many lines of its site were suppressed before it.
+fn suppressed_suffix(suppressed: u64) -> String {
+    match suppressed {
+        0 => String::new(),
+        n => format!("\n  {n} more from this site since it was last logged"),
+    }
+}
+
+/// Logs a stall. `suppressed` is the number of stalls of the same site that were not logged since
+/// the previous one.
+pub(crate) fn stall(stall: &Stall, suppressed: u64) {
     let task = stall.task.map(tracing::field::display);
     let watched = stall.watched.map(tracing::field::display);
-    let suffix = match untold {
-        0 => String::new(),
-        n => format!("\n  {n} more from this place since it was last told"),
-    };
+    let suffix = suppressed_suffix(suppressed);
     event!(
         target: "pollwatch::stall",
         parent: None,
@@ -42,13 +49,14 @@ pub(crate) fn stall(stall: &Stall, untold: u64) {
         at = stall.stack.as_ref().and_then(|s| s.user_frames().first()).map(tracing::field::display),
         advice = stall.advice,
         elapsed_ms = stall.elapsed.as_micros() as f64 / 1e3,
-        untold = (untold > 0).then_some(untold),
+        suppressed = (suppressed > 0).then_some(suppressed),
         "{stall}{suffix}{FIELDS}",
     );
 }
 
-/// The process stood still.
-pub(crate) fn pause(seconds: f64) {
+/// Logs that the process stood still.
+pub(crate) fn pause(time: Duration) {
+    let seconds = time.as_secs_f64();
     event!(
         target: "pollwatch::watchdog",
         parent: None,
@@ -58,13 +66,11 @@ pub(crate) fn pause(seconds: f64) {
     );
 }
 
-/// A task of `Watchdog::spawn` panicked; `untold` others of the same place were not told since the last one.
-pub(crate) fn task_panic(place: &Place, task: Option<tokio::task::Id>, text: &str, untold: u64) {
-    let Place { runtime, site, .. } = place;
-    let suffix = match untold {
-        0 => String::new(),
-        n => format!("\n  {n} more from this place since it was last told"),
-    };
+/// Logs that a task of `Watchdog::spawn` panicked. `suppressed` is the number of panics of the same
+/// site that were not logged since the previous one.
+pub(crate) fn task_panic(group: &TaskGroup, task: Option<tokio::task::Id>, text: &str, suppressed: u64) {
+    let TaskGroup { runtime, site, .. } = group;
+    let suffix = suppressed_suffix(suppressed);
     event!(
         target: "pollwatch::tasks",
         parent: None,
@@ -73,14 +79,14 @@ pub(crate) fn task_panic(place: &Place, task: Option<tokio::task::Id>, text: &st
         site = %site,
         task = task.map(tracing::field::display),
         panic = text,
-        untold = (untold > 0).then_some(untold),
+        suppressed = (suppressed > 0).then_some(suppressed),
         "a task of {runtime:?} spawned at {site} panicked: {text}{suffix}",
     );
 }
 
-/// The tasks of a place have become more than the limit.
-pub(crate) fn task_growth(place: &Place, alive: u64, limit: u64) {
-    let Place { runtime, site, .. } = place;
+/// Logs that the tasks of a site have become more than the limit.
+pub(crate) fn task_growth(group: &TaskGroup, alive: u64, limit: u64) {
+    let TaskGroup { runtime, site, .. } = group;
     event!(
         target: "pollwatch::tasks",
         parent: None,
@@ -94,28 +100,30 @@ pub(crate) fn task_growth(place: &Place, alive: u64, limit: u64) {
     );
 }
 
-/// A runtime is late, and requests are turned away; `untold` times since the last one it was not told.
-pub(crate) fn shedding_begins(runtime: &str, lag: u64, high: u64, untold: u64) {
-    let [lag, high] = [lag, high].map(|nanos| nanos as f64 / 1e6);
-    let suffix = match untold {
+/// Logs that a runtime is late, and requests are turned away. `suppressed` is the number of times
+/// that this was not logged since the previous one.
+pub(crate) fn shedding_started(change: &SheddingChange, suppressed: u64) {
+    let SheddingChange { runtime, .. } = change;
+    let [lag, high] = [change.lag, change.high_watermark].map(|nanos| nanos.0 as f64 / 1e6);
+    let suffix = match suppressed {
         0 => String::new(),
-        n => format!(" ({n} more times since it was last told)"),
+        n => format!(" ({n} more times since it was last logged)"),
     };
     event!(
         target: "pollwatch::shed",
         parent: None,
         Level::WARN,
-        runtime,
+        runtime = &**runtime,
         lag_ms = lag,
         high_ms = high,
-        untold = (untold > 0).then_some(untold),
-        "requests are turned away: tasks of runtime {runtime:?} wait {lag:.0} ms or longer for their poll, the mark is \
-         {high:.0} ms{suffix}",
+        suppressed = (suppressed > 0).then_some(suppressed),
+        "requests are turned away: tasks of runtime {runtime:?} wait {lag:.0} ms or longer for their poll, the high watermark \
+         is {high:.0} ms{suffix}",
     );
 }
 
-/// It is not late any more.
-pub(crate) fn shedding_ends(runtime: &str, time: Duration, requests: u64) {
+/// Logs that a runtime is not late any more.
+pub(crate) fn shedding_stopped(runtime: &str, time: Duration, requests: u64) {
     let seconds = time.as_secs_f64();
     event!(
         target: "pollwatch::shed",
@@ -128,12 +136,12 @@ pub(crate) fn shedding_ends(runtime: &str, time: Duration, requests: u64) {
     );
 }
 
-/// A runtime is watched from here on: what is seen of it, and what is not.
+/// Logs that a runtime is watched from here on: what is seen of it, and what is not.
 pub(crate) fn watching(runtime: &RuntimeCoverage) {
     event!(target: "pollwatch::watchdog", parent: None, Level::INFO, runtime = &*runtime.name, "watching {runtime}");
 }
 
-/// Something that cannot be done; said once.
-pub(crate) fn cannot(what: &str) {
+/// Logs something that pollwatch cannot do. The caller does so once.
+pub(crate) fn degraded(what: &str) {
     event!(target: "pollwatch::watchdog", parent: None, Level::WARN, "{what}");
 }

@@ -1,13 +1,16 @@
-//! Third floor, one half: turns stalls into log events, callbacks and a ring of recent ones. The book is kept on
-//! the watchdog thread; everything that may take long happens on the teller's.
+//! Reports: what becomes of the events that detection emits.
+//!
+//! The [`recorder`] runs on the watchdog thread: it counts stalls and keeps the recent ones, so
+//! that no figure waits for a log or a callback. Everything that may take long (symbols, log,
+//! callback) happens on the thread of the [`dispatch`]er.
 
-pub(crate) mod book;
+pub(crate) mod dispatch;
 pub(crate) mod log;
 #[cfg(feature = "server")]
 pub(crate) mod profile;
 pub(crate) mod reason;
-pub(crate) mod reporter;
-pub(crate) mod sums;
-pub(crate) mod tasks;
-pub(crate) mod teller;
-pub(crate) mod throttle;
+pub(crate) mod recorder;
+pub(crate) mod store;
+mod tasks;
+mod throttle;
+pub(crate) mod totals;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sums::Amount;
+use super::totals::CountAndTime;
 use crate::Frame;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::profile::{Profile, ProfileEntry, ProfileFunction};
@@ -30,7 +30,7 @@ struct ProfileKey {
 /// The accumulated profile.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProfileStore {
-    entries: HashMap<ProfileKey, Amount>,
+    entries: HashMap<ProfileKey, CountAndTime>,
 }
 
 impl ProfileStore {
@@ -56,7 +56,7 @@ impl ProfileStore {
     /// Returns the stalls of the tasks that each route's handlers spawned, as far as the tasks
     /// caused them and no request of another route did.
     pub(crate) fn spawned_stalls(&self) -> HashMap<Arc<str>, StallSnapshot> {
-        let mut sums: HashMap<Arc<str>, Amount> = HashMap::new();
+        let mut sums: HashMap<Arc<str>, CountAndTime> = HashMap::new();
         for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {
             if let Some(route) = &key.parent_route {
                 sums.entry(route.clone()).or_default().add(amount.count, amount.nanos);
@@ -67,7 +67,7 @@ impl ProfileStore {
 
     /// Returns the profile as plain data.
     pub(crate) fn snapshot(&self) -> Profile {
-        let entry = |(key, amount): (&ProfileKey, &Amount)| {
+        let entry = |(key, amount): (&ProfileKey, &CountAndTime)| {
             let ProfileKey { runtime, site, route, parent_route, cause, stack } = key.clone();
             ProfileEntry { runtime, site, route, parent_route, cause, stack, stalls: stalls(*amount) }
         };
@@ -80,7 +80,7 @@ impl ProfileStore {
     }
 }
 
-fn stalls(amount: Amount) -> StallSnapshot {
+fn stalls(amount: CountAndTime) -> StallSnapshot {
     StallSnapshot::new(amount.count, Duration::from_nanos(amount.nanos))
 }
 

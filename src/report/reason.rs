@@ -1,18 +1,20 @@
-//! Why a poll blocks, in words, and what to do about it: one table. Pure.
+//! The table of reasons and advice: why a poll blocks, in words, and what to do about it. Pure.
 
 use pollwatch_stack::{Frame, Stack};
 
 use crate::model::cause::{Cause, Purpose, Syscall};
+use crate::model::stall::Stall;
 
-/// What is said of a stall.
+/// The words for a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// Goes on after "blocked in" or the like.
+    /// The words after "blocked in" or the like.
     pub(crate) what: &'static str,
     pub(crate) advice: Option<&'static str>,
 }
 
-/// Functions near the leaf that tell more than the system call does. The first that matches counts, so the special come first.
+/// Functions near the leaf that say more than the system call does. The first match counts, so the
+/// more specific ones come first.
 const LOCKS: &[(&[&str], Reason)] = &[
     (
         &["futures_executor::", "futures_lite::future::block_on", "pollster::", "async_std::task::block_on"],
@@ -90,10 +92,16 @@ const DNS: Reason =
 const BLOCK_ON: &[&str] =
     &["futures_executor::", "futures_lite::future::block_on", "pollster::", "tokio::runtime::park::", "::block_on"];
 
-/// How many functions near the leaf are looked at.
+/// Sets reason and advice of a stall from all that is known of it now.
+pub(crate) fn explain(stall: &mut Stall) {
+    let reason = reason(stall.cause, stall.syscall.as_ref(), stall.stack.as_ref());
+    (stall.reason, stall.advice) = (reason.what, reason.advice);
+}
+
+/// The number of functions near the leaf that are matched.
 const NEAR: usize = 24;
 
-/// The reason for a cause; `stack` where there is one.
+/// Returns the reason for a cause. `stack` is the stack, where there is one.
 pub(crate) fn reason(cause: Cause, syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
     let said = |what, advice| Reason { what, advice: Some(advice) };
     match cause {
@@ -154,12 +162,12 @@ fn by_symbols(stack: Option<&Stack>, table: &[(&[&str], Reason)]) -> Option<Reas
     table.iter().find(|(patterns, _)| near(stack, patterns)).map(|(_, reason)| *reason)
 }
 
-/// Whether a function near the leaf, of those within the poll, matches.
+/// Returns whether a function near the leaf, of those within the poll, matches.
 fn near(stack: Option<&Stack>, patterns: &[&str]) -> bool {
     let Some(stack) = stack else { return false };
     let name = |frame: &'_ Frame| frame.function.clone();
     let inner = stack.leaf_frames().iter().chain(stack.user_frames().iter().filter(|frame| frame.dependency));
-    // Without debug information a dependency is told by its name alone.
+    // Without debug information a dependency is recognised by its name alone.
     inner.take(NEAR).filter_map(name).any(|f| patterns.iter().any(|p| f.contains(p)))
         || stack.user_frames().iter().take(NEAR).filter_map(name).any(|f| patterns.iter().any(|p| f.starts_with(p)))
 }
@@ -220,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_to_mend_what_is_not_theirs() {
+    fn causes_outside_of_the_task_have_no_advice() {
         for cause in [Cause::Starved, Cause::Paused, Cause::Unknown] {
             assert_eq!(reason(cause, None, None).advice, None);
         }

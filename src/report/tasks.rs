@@ -1,52 +1,34 @@
-//! What is told of tasks: panics, and places where they only get more.
+//! Log lines about tasks: panics, and sites whose tasks become ever more.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::Id;
 
 use super::log;
 use super::throttle::Throttle;
-use crate::measure::site::{Site, SiteId};
+use crate::model::event::TaskGroup;
+use crate::model::id::{RuntimeId, SiteId};
 
-/// A place, by name and by key.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) runtime: Arc<str>,
-    pub(crate) site: Site,
-    pub(crate) key: (u16, SiteId),
+/// Logs the panics of tasks, limited by site and apart from the stalls of the site.
+pub(super) struct PanicLog {
+    throttle: Throttle<(RuntimeId, SiteId)>,
 }
 
-/// Something about the tasks of a place.
-#[derive(Debug)]
-pub(crate) enum TaskNews {
-    Panicked { place: Place, task: Option<Id>, text: String },
-    Grown { place: Place, alive: u64, limit: u64 },
-}
-
-/// Tells them. Panics are limited by place, apart from its stalls; growth is told rarely by itself.
-pub(crate) struct TaskTeller {
-    panics: Throttle<(u16, SiteId)>,
-}
-
-impl TaskTeller {
-    pub(crate) fn new() -> TaskTeller {
-        TaskTeller { panics: Throttle::new() }
+impl PanicLog {
+    pub(super) fn new() -> PanicLog {
+        PanicLog { throttle: Throttle::new() }
     }
 
-    /// Logs it; whether it was told, and not left out because its place is told too often. `now` in nanoseconds.
-    pub(crate) fn tell(&mut self, news: &TaskNews, now: u64) -> bool {
-        match news {
-            TaskNews::Panicked { place, task, text } => {
-                let Some(untold) = self.panics.admit(place.key, now, true) else { return false };
-                log::task_panic(place, *task, &one_line(text), untold);
-            }
-            TaskNews::Grown { place, alive, limit } => log::task_growth(place, *alive, *limit),
-        }
+    /// Logs a panic, and returns whether it did: there may have been too many of its site.
+    pub(super) fn log(&mut self, group: &TaskGroup, task: Option<Id>, message: &str, now: Duration) -> bool {
+        let Some(suppressed) = self.throttle.admit(group.key, now, true) else { return false };
+        log::task_panic(group, task, &one_line(message), suppressed);
         true
     }
 }
 
-/// A text of several lines (that of `assert_eq`) as one, without anything that moves a terminal's cursor.
+/// Joins a text of several lines (that of `assert_eq`) into one, without anything that moves a
+/// terminal's cursor.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")

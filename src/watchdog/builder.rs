@@ -1,64 +1,32 @@
-//! Settings.
+//! The builder of a watchdog.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Watchdog;
+use super::config::Config;
+use super::state::WatchdogState;
 use super::threads::Threads;
 use crate::error::Error;
-use crate::measure::meter::{Meter, Settings};
 use crate::measure::route::Routes;
-use crate::model::coverage::StackCoverage;
 use crate::model::stall::Stall;
-use crate::report::book::Book;
-use crate::shared::{OnStall, Shared};
+use crate::report::dispatch::OnStall;
+use crate::report::log;
 
-/// Sets a [`Watchdog`] up.
+/// Sets up a [`Watchdog`].
 #[must_use = "a builder does nothing until `start`"]
+#[derive(Default)]
 pub struct WatchdogBuilder {
-    threshold: Duration,
-    max_sites: usize,
-    max_routes: usize,
-    route_histograms: bool,
-    log: bool,
-    capture: bool,
-    warn_above_alive_tasks: u64,
-    unhealthy_after: Duration,
+    config: Config,
     on_stall: Option<OnStall>,
     #[cfg(feature = "server")]
     listen: Option<std::net::SocketAddr>,
 }
 
-impl Default for WatchdogBuilder {
-    fn default() -> Self {
-        WatchdogBuilder {
-            threshold: Self::DEFAULT_THRESHOLD,
-            max_sites: Self::DEFAULT_MAX_SITES,
-            max_routes: Self::DEFAULT_MAX_ROUTES,
-            route_histograms: false,
-            log: true,
-            capture: true,
-            warn_above_alive_tasks: Self::DEFAULT_ALIVE_TASKS_LIMIT,
-            unhealthy_after: Self::DEFAULT_UNHEALTHY_AFTER,
-            on_stall: None,
-            #[cfg(feature = "server")]
-            listen: None,
-        }
-    }
-}
-
 impl std::fmt::Debug for WatchdogBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("WatchdogBuilder");
-        debug
-            .field("threshold", &self.threshold)
-            .field("max_sites", &self.max_sites)
-            .field("max_routes", &self.max_routes)
-            .field("log", &self.log)
-            .field("capture", &self.capture)
-            .field("warn_above_alive_tasks", &self.warn_above_alive_tasks);
-        debug.field("unhealthy_after", &self.unhealthy_after).field("on_stall", &self.on_stall.is_some());
+        debug.field("config", &self.config).field("on_stall", &self.on_stall.is_some());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
         debug.finish()
@@ -66,215 +34,194 @@ impl std::fmt::Debug for WatchdogBuilder {
 }
 
 impl WatchdogBuilder {
-    /// 10 ms: a render of 20 ms on a worker must not pass unseen.
+    /// 10 ms: a render of 20 ms on a worker must not pass unnoticed.
     pub const DEFAULT_THRESHOLD: Duration = Duration::from_millis(10);
-    /// The thresholds that [`start`](Self::start) takes: 100 µs to 1 hour.
+    /// The thresholds that [`start`](Self::start) accepts: 100 µs to 1 hour.
     pub const THRESHOLDS: std::ops::RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(3600);
-    /// 1,000 places.
+    /// 1,000 sites.
     pub const DEFAULT_MAX_SITES: usize = 1_000;
-    /// The most that [`max_sites`](Self::max_sites) takes.
+    /// The largest value that [`max_sites`](Self::max_sites) accepts.
     pub const MAX_SITES: usize = 100_000;
     /// 500 routes.
     pub const DEFAULT_MAX_ROUTES: usize = 500;
-    /// The most that [`max_routes`](Self::max_routes) takes.
+    /// The largest value that [`max_routes`](Self::max_routes) accepts.
     pub const MAX_ROUTES: usize = Routes::MAX;
+    /// No histograms of routes.
+    pub const DEFAULT_ROUTE_HISTOGRAMS: bool = false;
+    /// Stalls are logged.
+    pub const DEFAULT_LOG: bool = true;
+    /// Stacks are captured.
+    pub const DEFAULT_CAPTURE_STACKS: bool = true;
     /// 10,000 tasks.
     pub const DEFAULT_ALIVE_TASKS_LIMIT: u64 = 10_000;
     /// 5 seconds.
     pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
-    /// A poll that lasts this long is a stall. [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD) unless told.
+    /// Sets the duration from which on a poll is a stall. Defaults to
+    /// [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD).
     ///
-    /// Costs nothing a poll; the busy watchdog wakes up to four times a threshold.
+    /// It costs nothing in a poll. While anything is polled, the watchdog wakes up at most four
+    /// times a threshold.
     pub fn threshold(mut self, threshold: Duration) -> Self {
-        self.threshold = threshold;
+        self.config.threshold = threshold;
         self
     }
 
-    /// How many places (spawn locations, `watch` calls) are told apart; the rest is `other`, and counted
-    /// (`pollwatch_sites_overflowed_total`). [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES) unless told.
+    /// Sets the number of sites (spawn locations, `watch` calls) that are distinguished. The rest
+    /// is the site `other`, and counted (`pollwatch_sites_overflowed_total`). Defaults to
+    /// [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES).
     ///
-    /// Costs up to 128 bytes a place, runtime and thread, as they are met, and up to five series a place and runtime in `/metrics`.
+    /// Each site costs up to 128 bytes for each runtime and thread where it occurs, and up to five
+    /// series for each runtime in `/metrics`.
     pub fn max_sites(mut self, max: usize) -> Self {
-        self.max_sites = max;
+        self.config.max_sites = max;
         self
     }
 
-    /// How many routes are told apart; the rest is `other`, and counted (`pollwatch_routes_overflowed_total`).
-    /// [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES) unless told.
+    /// Sets the number of routes that are distinguished. The rest is the route `other`, and counted
+    /// (`pollwatch_routes_overflowed_total`). Defaults to
+    /// [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES).
     ///
-    /// Routes that no router has matched (a gRPC path, a name by `route_by`) come from the client. As long as the service has not
-    /// answered one with anything but an error of the client's, it is only claimed, and claimed ones get half of the places at
-    /// most: a flood of made-up paths leaves room for yours.
+    /// A route that no router has matched (a gRPC path, a name by `route_by`) comes from the
+    /// client. It is only claimed until the service answers it with anything but a client error.
+    /// Claimed routes get at most half of the table, so that a flood of invented paths leaves room
+    /// for yours.
     ///
-    /// Costs some 700 bytes a route and thread, as they are met, and six series and more a route in `/metrics`.
+    /// Each route costs some 700 bytes for each thread where it occurs, and six or more series in
+    /// `/metrics`.
     pub fn max_routes(mut self, max: usize) -> Self {
-        self.max_routes = max;
+        self.config.max_routes = max;
         self
     }
 
-    /// Whether `pollwatch_route_poll_duration_seconds` is kept, a histogram of 8 buckets a route. It is not, unless told.
+    /// Sets whether `pollwatch_route_poll_duration_seconds` is kept, a histogram of 8 buckets for
+    /// each route. Defaults to [`DEFAULT_ROUTE_HISTOGRAMS`](Self::DEFAULT_ROUTE_HISTOGRAMS).
     ///
-    /// These are durations of polls (how long a request kept its worker from all else), not the latency of requests, which is a
-    /// matter for a metrics layer.
+    /// These are durations of polls: how long a request kept its worker from everything else. The
+    /// latency of requests is a matter for a metrics layer.
     pub fn route_histograms(mut self, keep: bool) -> Self {
-        self.route_histograms = keep;
+        self.config.route_histograms = keep;
         self
     }
 
-    /// Whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN), and with them the panics and the
-    /// growth of tasks (target `pollwatch::tasks`, level WARN; `docs/tasks.md`). They are, unless told.
+    /// Sets whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN),
+    /// and with them the panics and the growth of tasks (target `pollwatch::tasks`, level WARN;
+    /// `docs/tasks.md`). Defaults to [`DEFAULT_LOG`](Self::DEFAULT_LOG).
     ///
-    /// Of one place, 5 stalls are logged without waiting, then one in 10 s; the next line tells how many were not. So it is with
-    /// its panics.
+    /// Of each site, 5 stalls are logged at once, then one each 10 s. The next line has the number
+    /// of those that were not logged. The same limit holds for the panics of a site.
     pub fn log(mut self, log: bool) -> Self {
-        self.log = log;
+        self.config.log = log;
         self
     }
 
-    /// A place (spawn location) that has more tasks alive than this is logged, once, and again at each doubling; it is logged
-    /// anew when it has fallen below half of the limit meanwhile. [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT)
-    /// unless told; `u64::MAX` switches it off. Nothing is ever refused: this only tells.
+    /// Sets the number of alive tasks above which a site (spawn location) is logged. It is logged
+    /// once, again at each doubling, and anew after it has fallen below half of the limit. Defaults
+    /// to [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT); `u64::MAX` switches it
+    /// off. No task is ever refused.
     ///
-    /// Looked at about once a second while anything is polled. That reads one number a runtime; the places are gone through only
-    /// while a runtime has more tasks than this in all, or one of them is over it. The watchdog thread does it, not a worker.
+    /// The watchdog thread checks about once a second while anything is polled, which reads one
+    /// number for each runtime. It counts the tasks of all sites only while a runtime has more
+    /// tasks than this in all, or one of its sites is over the limit.
     pub fn warn_above_alive_tasks(mut self, limit: u64) -> Self {
-        self.warn_above_alive_tasks = limit;
+        self.config.warn_above_alive_tasks = limit;
         self
     }
 
-    /// Whether the stacks of blocked threads are taken, with the feature `capture` on Linux (x86_64, aarch64). They are, unless told.
+    /// Sets whether the stacks of blocked threads are captured, with the feature `capture` on Linux
+    /// (x86_64, aarch64). Defaults to [`DEFAULT_CAPTURE_STACKS`](Self::DEFAULT_CAPTURE_STACKS).
     ///
-    /// A thread that waits in a system call is only read (on aarch64 it gets the signal, too); one that runs is sent SIGURG, whose handler copies its stack (about a
-    /// microsecond) and passes on what is not for it. A system call that begins just then may return `EINTR`, or fewer bytes. The unwind
-    /// tables of what is loaded are kept in memory, symbols only while stalls are told.
+    /// The stack of a thread that waits in a system call is only read (on aarch64 it gets the
+    /// signal as well). A thread that runs is sent SIGURG; the handler copies the stack, which
+    /// takes about a microsecond, and passes on signals that are not from pollwatch. A system call
+    /// that begins at that moment may return `EINTR`, or fewer bytes. The unwind tables of all
+    /// loaded modules are kept in memory, symbols only while stalls are reported.
     pub fn capture_stacks(mut self, capture: bool) -> Self {
-        self.capture = capture;
+        self.config.capture_stacks = capture;
         self
     }
 
-    /// Called at each step of a stall: when it is found, at 2, 4, 8 ... thresholds, and at its end. All stalls, also those that
-    /// the log leaves out.
+    /// Sets a callback for each step of a stall: when it is found, at 2, 4, 8 ... thresholds, and
+    /// at its end. It gets all stalls, also those that the log suppresses.
     ///
-    /// Runs on a thread of pollwatch's own that nothing else waits for but later reports: when they wait for more than 1,024, the
-    /// further ones are lost (`pollwatch_reports_lost_total`); detection and metrics go on. A panic in it is caught and counted
-    /// (`pollwatch_callback_panics_total`). It must not hold the [`Watchdog`] itself, which would then never be the last handle.
+    /// It runs on the thread `pollwatch-report`, for which only later reports wait. When more than
+    /// 1,024 of them wait, further ones are lost (`pollwatch_reports_lost_total`); detection and
+    /// metrics continue. A panic in it is caught and counted (`pollwatch_callback_panics_total`).
+    /// It must not hold the [`Watchdog`] itself, which would then never be the last handle.
     pub fn on_stall(mut self, callback: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
         self.on_stall = Some(Box::new(callback));
         self
     }
 
-    /// How long all workers of a runtime may be blocked at once before `/healthz` answers 503.
-    /// [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER) unless told.
+    /// Sets how long all workers of a runtime may be blocked at once before `/healthz` answers 503.
+    /// Defaults to [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER).
     pub fn unhealthy_after(mut self, limit: Duration) -> Self {
-        self.unhealthy_after = limit;
+        self.config.unhealthy_after = limit;
         self
     }
 
-    /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`, from a thread and a runtime of pollwatch's own: it answers
-    /// while every worker of yours is blocked. No server unless told.
+    /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`, from a thread and a runtime
+    /// of pollwatch's own, which answers while every worker of yours is blocked. By default there
+    /// is no server.
     ///
-    /// The live page (also `/live.html`) is one document that needs nothing else, and asks for `/live` once a second while somebody looks at
-    /// it; `docs/live.schema.json` describes that answer. However many pages are open, it is made four times a second at most.
+    /// The live page (also `/live.html`) is one document that needs nothing else, and asks for
+    /// `/live` once a second while it is open; `docs/live.schema.json` describes that
+    /// answer. However many pages are open, it is made four times a second at most.
     ///
-    /// What stalls add up to since the start, by runtime, route or site, cause and stack (2,000 different ones at most, the rest without
-    /// their stacks), in wall time for which a worker was blocked. The time of one that still lasts is added at each report of it; it is
-    /// counted when it is over:
+    /// The profile of blocked time since the start, by runtime, route or site, cause and stack (2,000
+    /// different ones at most, the rest without their stacks), in wall time for which a worker was
+    /// blocked. The time of one that still lasts is added at each report of it; it is counted when
+    /// it is over:
     ///
     /// - `/stalls/flamegraph`: an SVG picture for the browser;
-    /// - `/stalls/folded`: a line a stack, `runtime;route or site;function;function 1234`, in microseconds, for flame graph tools;
+    /// - `/stalls/folded`: a line a stack, `runtime;route or site;function;function 1234`, in
+    ///   microseconds, for flame graph tools;
     /// - `/stalls/speedscope`: JSON in nanoseconds, to drop onto <https://www.speedscope.app>;
-    /// - `/debug/pprof/stalls`: for `go tool pprof http://ADDRESS/debug/pprof/stalls`; values `blocked` (nanoseconds, shown unless
-    ///   told) and `stalls` (a count), labels `runtime`, `site`, `route` and `cause`.
+    /// - `/debug/pprof/stalls`: for `go tool pprof http://ADDRESS/debug/pprof/stalls`; values
+    ///   `blocked` (nanoseconds, the default) and `stalls` (a count), labels `runtime`,
+    ///   `site`, `route` and `cause`.
     ///
-    /// Each look at a stall stands for the time since the look before. A stall that is not its task's fault stands below `[starved]` or `[paused]`, not
-    /// directly below its runtime; in pprof its label `cause` says so (`-tagignore=cause=starved`).
+    /// Each stack sample is weighted by the time since the previous sample of the same stall. A stall
+    /// that is not its task's fault is below `[starved]` or `[paused]`, not directly below its runtime;
+    /// in pprof its label `cause` says so (`-tagignore=cause=starved`).
     ///
-    /// The pages name places in your code and are not protected: listen on loopback, or on an address that only your scraper
-    /// reaches. Port 0 lets the system choose; see [`Watchdog::local_addr`].
+    /// The pages name places in your code and are not protected: listen on loopback, or on an
+    /// address that only your scraper reaches. Port 0 lets the system choose; see
+    /// [`Watchdog::local_addr`].
     #[cfg(feature = "server")]
     pub fn listen(mut self, addr: std::net::SocketAddr) -> Self {
         self.listen = Some(addr);
         self
     }
 
-    /// Starts the watchdog: two threads, of which one looks and one tells, and one more for the server if there is one. The first in a process takes some 10 ms (at
+    /// Starts the watchdog: two threads, one that scans for stalls and one that reports them, and
+    /// one more for the server if there is one. The first start in a process takes some 10 ms (at
     /// most 200) to calibrate the clock.
     ///
     /// # Errors
     ///
-    /// A setting out of its range ([`Error::is_invalid`]), an address that cannot be bound ([`Error::is_listen`]), or a thread
-    /// that cannot be started.
+    /// Fails when a setting is out of its range ([`Error::is_invalid`]), the address cannot be
+    /// bound ([`Error::is_listen`]), or a thread cannot be started.
     pub fn start(self) -> Result<Watchdog, Error> {
-        if !Self::THRESHOLDS.contains(&self.threshold) {
-            return Err(Error::invalid(format!(
-                "the threshold must be from 100 µs to 1 hour, not {:?}; 10 ms suits a service",
-                self.threshold
-            )));
-        }
-        if !(1..=Self::MAX_SITES).contains(&self.max_sites) {
-            return Err(Error::invalid(format!(
-                "max_sites must be from 1 to {}, not {}",
-                Self::MAX_SITES,
-                self.max_sites
-            )));
-        }
-        if !(1..=Self::MAX_ROUTES).contains(&self.max_routes) {
-            return Err(Error::invalid(format!(
-                "max_routes must be from 1 to {}, not {}",
-                Self::MAX_ROUTES,
-                self.max_routes
-            )));
-        }
-        if self.warn_above_alive_tasks == 0 {
-            return Err(Error::invalid("warn_above_alive_tasks must be at least 1; u64::MAX switches it off"));
-        }
-        let shared = Arc::new(Shared {
-            meter: Meter::new(Settings {
-                threshold: self.threshold.as_nanos() as u64,
-                max_sites: self.max_sites,
-                max_routes: self.max_routes,
-                route_histograms: self.route_histograms,
-            }),
-            book: Mutex::new(Book::default()),
-            #[cfg(feature = "server")]
-            profile: Mutex::default(),
-            #[cfg(feature = "server")]
-            started: std::time::Instant::now(),
-            on_stall: self.on_stall,
-            log: self.log,
-            warn_above_alive_tasks: self.warn_above_alive_tasks,
-            capture: self.capture,
-            stacks: StackCoverage::of(self.capture),
-            captures: Default::default(),
-            untold: AtomicU64::new(0),
-            stopping: AtomicBool::new(false),
-            watching: AtomicBool::new(true),
-            watchdog_panics: AtomicU64::new(0),
-            #[cfg(test)]
-            broken_turns: AtomicU64::new(0),
-            suppressed: AtomicU64::new(0),
-            callback_panics: AtomicU64::new(0),
-            oversleeps: AtomicU64::new(0),
-            wakeups: AtomicU64::new(0),
-            unhealthy_after: self.unhealthy_after,
-        });
-        let threads = Threads::start(&shared)?;
+        let WatchdogBuilder { config, on_stall, .. } = self;
+        config.validate()?;
+        let state = Arc::new(WatchdogState::new(config));
+        let threads = Threads::start(&state, on_stall)?;
         #[cfg(feature = "server")]
         if let Some(addr) = self.listen {
             threads.serve(addr)?;
         }
-        if self.log
-            && let Some((which, why)) = shared.stacks.lacking()
-        {
-            crate::report::log::cannot(&format!("{which} are told without stacks: {why}"));
+        if state.config.log {
+            if let Some((which, why)) = state.stacks.lacking() {
+                log::degraded(&format!("{which} are reported without stacks: {why}"));
+            }
+            if !state.meter.wake.is_exact() {
+                log::degraded(
+                    "this kernel has no membarrier system call: an idle watchdog wakes up ten times a second, and may find \
+                     the first stall after an idle time up to 100 ms late",
+                );
+            }
         }
-        if self.log && !shared.meter.wake.is_exact() {
-            crate::report::log::cannot(
-                "no membarrier system call here: the watchdog looks ten times a second when all is idle, and may find the \
-                 first stall after an idle time up to 100 ms late",
-            );
-        }
-        Ok(Watchdog { shared, threads: Arc::new(threads) })
+        Ok(Watchdog { state, threads: Arc::new(threads) })
     }
 }

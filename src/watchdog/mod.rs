@@ -1,8 +1,11 @@
-//! The handle that users hold.
+//! The handle that users hold, and all that it wires together.
 
 mod builder;
 mod collect;
+mod config;
+mod coverage;
 mod runtimes;
+mod state;
 mod threads;
 
 use std::net::SocketAddr;
@@ -15,21 +18,22 @@ use crate::measure::task::Task;
 use crate::model::coverage::Coverage;
 use crate::model::snapshot::Snapshot;
 use crate::model::stall::Stall;
-use crate::shared::Shared;
 use crate::util::lock;
 
 pub use builder::WatchdogBuilder;
+pub(crate) use state::WatchdogState;
 use threads::Threads;
 
 /// Watches runtimes for polls that block them.
 ///
-/// A cheap handle: clones share one watchdog. Its threads stop when the last one is dropped, or at [`shutdown`](Self::shutdown).
-/// What was measured stays readable through futures, collectors and hooks that are still around, but those do not keep the threads alive.
+/// A cheap handle: clones share one watchdog. Its threads stop when the last clone is dropped, or
+/// at [`shutdown`](Self::shutdown). What was measured stays readable through futures, collectors
+/// and hooks that still exist, but those do not keep the threads alive.
 ///
 /// It may be dropped before or after the runtimes that it watches, in any order.
 #[derive(Clone)]
 pub struct Watchdog {
-    shared: Arc<Shared>,
+    state: Arc<WatchdogState>,
     threads: Arc<Threads>,
 }
 
@@ -40,28 +44,32 @@ impl std::fmt::Debug for Watchdog {
 }
 
 impl Watchdog {
-    /// Begins to set a watchdog up.
+    /// Returns a builder with the default settings.
     pub fn builder() -> WatchdogBuilder {
         WatchdogBuilder::default()
     }
 
-    /// Watches a future's polls: a `block_on` root, a part of a task that you want named, or, in stable mode, a whole task.
+    /// Watches a future's polls: a `block_on` root, a part of a task that you want named, or, in
+    /// stable mode, a whole task.
     ///
-    /// Within a poll that is seen already (by tokio's hooks, or by a wrapper further out) it only names that part; else its
-    /// polls are counted, and are stalls when they block a worker. The runtime is found at the first poll; one that nobody has
-    /// named is taken in as by [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`, `runtime-2` ... that no living one
-    /// has.
+    /// Within a poll that is measured already (by tokio's hooks, or by an outer wrapper) it only
+    /// names that part. Elsewhere its polls are counted, and are stalls when they block a worker.
+    /// The runtime is found at the first poll. A runtime that nobody has named is attached as by
+    /// [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`,
+    /// `runtime-2` ... that no living runtime has.
     ///
     /// The site is the caller's.
     #[track_caller]
     pub fn watch<F: Future>(&self, future: F) -> Watched<F> {
-        Watched::new(&self.shared.meter, future)
+        Watched::new(&self.state.meter, future)
     }
 
-    /// Spawns a task on the current runtime, its polls watched and its outcome (completed, cancelled, panicked) counted.
+    /// Spawns a task on the current runtime. Its polls are watched and its outcome (completed,
+    /// cancelled, panicked) is counted.
     ///
-    /// A panic of it is logged (target `pollwatch::tasks`, level WARN) with this place and its message, whether or not anybody looks
-    /// at the handle: tokio tells nobody whether there still is one. The handle gets the panic as ever.
+    /// A panic of it is logged (target `pollwatch::tasks`, level WARN) with this site and its
+    /// message, whether or not the handle is awaited: tokio does not report whether there still is
+    /// one. The handle gets the panic as usual.
     ///
     /// # Panics
     ///
@@ -72,25 +80,28 @@ impl Watchdog {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(Task::new(Watched::task(&self.shared.meter, future)))
+        tokio::spawn(Task::new(Watched::task(&self.state.meter, future)))
     }
 
-    /// A layer for your `tracing` subscriber: the spans that a stall happens in, with their fields, are told with it.
+    /// Returns a layer for your `tracing` subscriber: stalls are then reported with the spans that
+    /// they happen in, and the fields of these.
     ///
-    /// It holds no handle. [`SpanLayer`](crate::SpanLayer) tells how it is installed, what it sees and what it costs.
+    /// It holds no handle. [`SpanLayer`](crate::SpanLayer) says how it is installed, what it sees
+    /// and what it costs.
     #[cfg(feature = "spans")]
     pub fn span_layer(&self) -> crate::SpanLayer {
-        crate::SpanLayer::new(&self.shared.meter)
+        crate::SpanLayer::new(&self.state.meter)
     }
 
-    /// The recent stalls, at most 256, most recent last; each once, in its last state.
+    /// Returns the recent stalls, at most 256, most recent last; each once, in its last state.
     pub fn stalls(&self) -> Vec<Stall> {
-        lock(&self.shared.book).recent()
+        lock(&self.state.stalls).recent()
     }
 
-    /// All metrics as plain data, of this moment. Some milliseconds with 1,000 sites; not for the poll path.
+    /// Returns all metrics as plain data, of this moment. It takes some milliseconds with 1,000
+    /// sites, and is not for the poll path.
     pub fn snapshot(&self) -> Snapshot {
-        collect::snapshot(&self.shared)
+        collect::snapshot(&self.state)
     }
 
     /// Returns where blocked time was spent since the start: the data of the flame graph.
@@ -104,23 +115,25 @@ impl Watchdog {
     /// ```
     #[cfg(feature = "server")]
     pub fn profile(&self) -> crate::Profile {
-        lock(&self.shared.profile).snapshot()
+        lock(&self.state.profile).snapshot()
     }
 
-    /// What this watchdog can see.
+    /// Returns what this watchdog can see.
     pub fn coverage(&self) -> Coverage {
-        Coverage::of(&self.shared)
+        self.state.coverage()
     }
 
-    /// The server's address, where there is a server: with port 0 in [`WatchdogBuilder::listen`], the one that the system chose.
+    /// Returns the server's address, where there is a server. With port 0 in
+    /// [`WatchdogBuilder::listen`], it has the port that the system chose.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.threads.local_addr()
     }
 
-    /// Stops the watchdog's threads and closes its server. Waits for them, two seconds at most (a callback that hangs is left
-    /// behind), but not on one of those threads and not on a runtime's.
+    /// Stops the watchdog's threads and closes its server. It waits for them, two seconds at most
+    /// (a callback that hangs is left behind), but not on one of those threads and not on a
+    /// runtime's.
     ///
-    /// Runtimes go on; their polls are still counted, but no stall is found any more.
+    /// Runtimes continue. Their polls are still counted, but no further stall is found.
     pub fn shutdown(&self) {
         self.threads.stop();
     }
@@ -130,28 +143,33 @@ impl Watchdog {
         self.threads.stop_and_wait();
     }
 
-    /// A tower layer that names what blocks by the route of its request, for axum, tonic, and any service of `http` 1 requests. It
-    /// holds no handle: after the watchdog has stopped, requests are still counted, and no further stall is.
+    /// Returns a tower layer that names what blocks by the route of its request, for axum, tonic,
+    /// and any service of `http` 1 requests. It holds no handle: after the watchdog has stopped,
+    /// requests are still counted, and no further stall is.
     ///
     /// The site of polls that only the layer sees (stable mode) is the caller's.
     #[cfg(feature = "tower")]
     #[track_caller]
     pub fn layer(&self) -> crate::layer::WatchLayer {
-        crate::layer::WatchLayer::new(&self.shared.meter)
+        crate::layer::WatchLayer::new(&self.state.meter)
     }
 
-    /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live page at `/live.html` (`/` is yours)
-    /// with its data at `/live` and `/live/profile`, `/metrics`, `/stalls` (`/flamegraph`, `/folded`, `/speedscope`),
-    /// `/debug/pprof/stalls`, `/healthz`. They refer to each other relatively: any prefix will do.
+    /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live
+    /// page at `/live.html` (`/` is yours) with its data at `/live` and `/live/profile`,
+    /// `/metrics`, `/stalls` (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`,
+    /// `/healthz`. They refer to each other relatively: any prefix will do.
     ///
-    /// **It answers on your runtime, so it does not while every worker is blocked**, which is when it is needed most, and
-    /// `/healthz` can then not say so. Only the server of `listen` has a thread of its own; use both, or this one where a second port
-    /// cannot be had. The pages name places in your code and ask for no password: keep them behind what guards your admin router.
+    /// **It answers on your runtime, so it does not while every worker is blocked**, which is when
+    /// it is needed most, and `/healthz` can then not say so. Only the server of `listen` has a
+    /// thread of its own; use both, or this one where a second port cannot be had. The pages name
+    /// places in your code and ask for no password: keep them behind what guards your admin router.
     ///
-    /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers after the watchdog has
-    /// stopped, too. A router with a state is given its state before this one is nested in it, or nests it as a service.
+    /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers
+    /// after the watchdog has stopped, too. A router with a state is given its state before this
+    /// one is nested in it, or nests it as a service.
     ///
-    /// Nest it. `Router::merge` panics where your router has one of these paths already, as many have `/healthz` or `/metrics`.
+    /// Nest it. `Router::merge` panics where your router has one of these paths already, as many
+    /// have `/healthz` or `/metrics`.
     ///
     /// ```
     /// use axum::{Router, routing::get};
@@ -164,19 +182,19 @@ impl Watchdog {
     /// ```
     #[cfg(all(feature = "axum", feature = "server"))]
     pub fn router(&self) -> axum::Router {
-        crate::export::router::router(self.shared.clone())
+        crate::export::router::router(self.state.clone())
     }
 
-    /// All metrics in Prometheus' text format 0.0.4, as `/metrics` gives them.
+    /// Returns all metrics in Prometheus' text format 0.0.4, as `/metrics` does.
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {
         crate::export::families::text(&self.snapshot())
     }
 
-    /// A collector for your own [`prometheus::Registry`]. It holds no handle: after the watchdog has stopped, polls
-    /// are still counted, and no further stall is.
+    /// Returns a collector for your own [`prometheus::Registry`]. It holds no handle: after the
+    /// watchdog has stopped, polls are still counted, and no further stall is.
     #[cfg(feature = "prometheus")]
     pub fn collector(&self) -> crate::export::collector::Collector {
-        crate::export::collector::Collector::new(self.shared.clone())
+        crate::export::collector::Collector::new(self.state.clone())
     }
 }

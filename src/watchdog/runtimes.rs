@@ -5,44 +5,49 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
 
-use super::Watchdog;
+use super::{Watchdog, coverage};
 use crate::error::Error;
 use crate::measure::callbacks::{self, Installed};
 use crate::measure::hooks::{self, Hooks};
 use crate::measure::pool::Pool;
 use crate::measure::runtime::Runtime as Entry;
-use crate::model::coverage::RuntimeCoverage;
 use crate::report::log;
 
 impl Watchdog {
     /// Builds a runtime and watches it under `name`, the `runtime` label of its metrics.
     ///
-    /// With `tokio_unstable` every task spawned on it is seen. tokio keeps one callback for each task hook and overwrites
-    /// silently: hooks that you set on the builder are lost (they cannot be seen there), so give them to
-    /// [`build_runtime_with`](Self::build_runtime_with). Thread callbacks stay as they are.
+    /// With `tokio_unstable` every task spawned on it is seen. tokio keeps one callback for each
+    /// task hook and overwrites silently: hooks that you set on the builder are lost (they cannot
+    /// be seen there), so give them to [`build_runtime_with`](Self::build_runtime_with). Thread
+    /// callbacks stay as they are.
     ///
-    /// In stable mode what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and of a multi-thread runtime the
-    /// workers are looked at from outside: see [`Certainty`](crate::Certainty). That takes the thread callbacks, so yours go
-    /// through [`build_runtime_with`](Self::build_runtime_with) as well.
+    /// In stable mode what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and
+    /// of a multi-thread runtime the workers are looked at from outside: see
+    /// [`Certainty`](crate::Certainty). That takes the thread callbacks, so yours go through
+    /// [`build_runtime_with`](Self::build_runtime_with) as well.
     ///
-    /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be taken out of a builder: in stable
-    /// mode four without effect stay behind. A builder that is moved elsewhere after that is refused, as if they were yours. They are
-    /// told from yours by where the builder is: while that builder, or a runtime that was built from it without pollwatch, is still
-    /// there, callbacks of yours on another builder in its old place are replaced without an error. Give yours to
-    /// [`build_runtime_with`](Self::build_runtime_with), and this cannot happen.)
+    /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be
+    /// taken out of a builder: in stable mode four without effect stay behind. A builder that is
+    /// moved elsewhere after that is refused, as if they were yours. They are told from yours by
+    /// where the builder is: while that builder, or a runtime that was built from it without
+    /// pollwatch, is still there, callbacks of yours on another builder in its old place are
+    /// replaced without an error. Give yours to [`build_runtime_with`](Self::build_runtime_with),
+    /// and this cannot happen.)
     ///
     /// # Errors
     ///
-    /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime that is still watched (that of
-    /// one that was shut down may be used again, and goes on with its counters), and when the builder has thread callbacks that
-    /// would be lost. One watchdog tells 63 names apart: a runtime with
-    /// a further one is built all the same, but without being watched. That is logged once, and [`coverage`](Self::coverage) has
-    /// how many there were. Name runtimes for what they are for, not for when they were built.
+    /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime
+    /// that is still watched (that of one that was shut down may be used again, and goes on with
+    /// its counters), and when the builder has thread callbacks that would be lost. One watchdog
+    /// tells 63 names apart: a runtime with a further one is built all the same, but without being
+    /// watched. That is logged once, and [`coverage`](Self::coverage) has how many there were. Name
+    /// runtimes for what they are for, not for when they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }
 
-    /// As [`build_runtime`](Self::build_runtime), with your own hooks and thread callbacks around ours.
+    /// As [`build_runtime`](Self::build_runtime), with your own hooks and thread callbacks around
+    /// ours.
     ///
     /// # Errors
     ///
@@ -74,7 +79,8 @@ impl Watchdog {
         self.build_local_runtime_with(name, builder, options, Hooks::new())
     }
 
-    /// As [`build_local_runtime`](Self::build_local_runtime), with your own hooks and thread callbacks around ours.
+    /// As [`build_local_runtime`](Self::build_local_runtime), with your own hooks and thread
+    /// callbacks around ours.
     ///
     /// # Errors
     ///
@@ -106,7 +112,7 @@ impl Watchdog {
         workers: bool,
         build: impl FnOnce(&mut Builder) -> io::Result<R>,
     ) -> io::Result<Built<R>> {
-        let meter = &self.shared.meter;
+        let meter = &self.state.meter;
         let entry = meter.runtimes.reserve(name, meter.id)?;
         let mut reserved = Reserved(entry.clone());
         let looked_at = workers && entry.is_some();
@@ -115,8 +121,8 @@ impl Watchdog {
         match &entry {
             Some(entry) => hooks::install(lent.builder, entry, user),
             None => {
-                if meter.runtimes.count_unnamed() && self.shared.log {
-                    log::cannot(&format!(
+                if meter.runtimes.count_unnamed() && self.state.config.log {
+                    log::degraded(&format!(
                         "the runtime {name:?} is not watched: one watchdog tells 63 names apart, and they are taken; name \
                          runtimes for what they are for, or build them with another watchdog"
                     ));
@@ -132,26 +138,27 @@ impl Watchdog {
     }
 
     fn tell_coverage(&self, entry: &Entry) {
-        if self.shared.log {
-            log::watching(&RuntimeCoverage::of(entry));
+        if self.state.config.log {
+            log::watching(&coverage::of_runtime(entry));
         }
     }
 
-    /// Watches a runtime that somebody else built (`#[tokio::main]`): its own metrics, and what [`watch`](Self::watch) and
-    /// [`spawn`](Self::spawn) wrap. tokio's hooks and thread callbacks can only be set when a runtime is built, so other tasks are
-    /// not seen, nor workers that they block; [`coverage`](Self::coverage) says so.
+    /// Watches a runtime that somebody else built (`#[tokio::main]`): its own metrics, and what
+    /// [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap. tokio's hooks and thread callbacks
+    /// can only be set when a runtime is built, so other tasks are not seen, nor workers that they
+    /// block; [`coverage`](Self::coverage) says so.
     ///
     /// # Errors
     ///
-    /// An empty name, that of a runtime that is still watched, a runtime that is watched already, one that is shut down, or a 64th
-    /// name.
+    /// An empty name, that of a runtime that is still watched, a runtime that is watched already,
+    /// one that is shut down, or a 64th name.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
-        let runtimes = &self.shared.meter.runtimes;
+        let runtimes = &self.state.meter.runtimes;
         let one_at_a_time = runtimes.adopting();
         if let Some(known) = runtimes.find(handle.id()) {
             return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
         }
-        let Some(entry) = runtimes.reserve(name, self.shared.meter.id)? else {
+        let Some(entry) = runtimes.reserve(name, self.state.meter.id)? else {
             return Err(Error::invalid("one watchdog tells 63 names of runtimes apart, and they are taken"));
         };
         entry.go_live(handle, false, None);
@@ -165,7 +172,8 @@ impl Watchdog {
 /// The entry, where there was a name for it, the pool, where it is looked at, and the runtime.
 type Built<R> = (Option<Arc<Entry>>, Option<Arc<Pool>>, R);
 
-/// A builder that has our callbacks in it, until they are taken out again, also when `build` unwinds.
+/// A builder that has our callbacks in it, until they are taken out again, also when `build`
+/// unwinds.
 struct Lent<'a> {
     builder: &'a mut Builder,
     installed: Installed,

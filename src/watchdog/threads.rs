@@ -1,24 +1,25 @@
-//! The threads of a watchdog, and how they end.
+//! The threads of a watchdog, and how they stop.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::detect::watcher::Watcher;
+use super::config::Config;
+use super::state::WatchdogState;
+use crate::detect::watcher::{Watcher, WatcherSettings};
 use crate::error::Error;
 #[cfg(feature = "server")]
 use crate::export::server::Server;
-use crate::report::teller::{self, Teller};
-use crate::shared::Shared;
+use crate::report::dispatch::{self, Dispatcher, OnStall, ReportSettings};
+use crate::report::recorder::Recorder;
 use crate::util::lock;
 
-/// How long `stop` waits for the threads.
+/// The time for which `stop` waits for the threads.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A thread that says when it is through.
+/// A thread that signals its end.
 pub(crate) struct Worker {
     handle: JoinHandle<()>,
     through: Receiver<()>,
@@ -40,13 +41,13 @@ impl Worker {
         self.handle.thread().id()
     }
 
-    /// Waits for its end, however long that takes: for threads on which nothing of the user's runs.
+    /// Waits for its end, however long that takes. Only for threads that run no user code.
     #[cfg(feature = "testing")]
     fn wait(self) {
         let _ = self.handle.join();
     }
 
-    /// Waits for its end, but not for ever: a callback or a subscriber of the user's may hang on it.
+    /// Waits for its end until the deadline: a user's callback or subscriber may hang on it.
     fn join(self, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now());
         if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(patience) {
@@ -55,9 +56,9 @@ impl Worker {
     }
 }
 
-/// Owned by the handles; the last one dropped stops all.
+/// The threads of one watchdog. The handles own them, and the last one dropped stops all.
 pub(crate) struct Threads {
-    shared: Arc<Shared>,
+    state: Arc<WatchdogState>,
     running: Mutex<Vec<Worker>>,
     #[cfg(feature = "server")]
     server: Mutex<Option<Server>>,
@@ -65,27 +66,44 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    pub(crate) fn start(shared: &Arc<Shared>) -> Result<Threads, Error> {
-        let (send, queue) = mpsc::sync_channel(teller::QUEUE);
-        let (for_teller, for_watcher) = (shared.clone(), shared.clone());
-        // Ends when the watcher, which holds the other end of the queue, does.
-        let teller = Worker::start("pollwatch-tell", move || Teller::new(for_teller).run(queue))?;
-        let watcher = Worker::start("pollwatch", move || Watcher::new(for_watcher, send).run())?;
-        // Named before any poll could want to wake it.
-        shared.meter.wake.set_thread(watcher.handle.thread().clone());
+    pub(crate) fn start(state: &Arc<WatchdogState>, on_stall: Option<OnStall>) -> Result<Threads, Error> {
+        let Config { log, capture_stacks, warn_above_alive_tasks, .. } = state.config;
+        let (send, queue) = mpsc::sync_channel(dispatch::QUEUE);
+        let (stalls, counters) = (state.stalls.clone(), state.report_counters.clone());
+        let dispatcher = Dispatcher::new(
+            ReportSettings { log, capture_stacks, on_stall },
+            counters.clone(),
+            stalls.clone(),
+            #[cfg(feature = "server")]
+            state.profile.clone(),
+        );
+        let mut recorder = Recorder::new(stalls, send, counters);
+        let settings = WatcherSettings {
+            capture_stacks,
+            stacks: state.stacks,
+            // Growth is only logged.
+            warn_above_alive_tasks: if log { warn_above_alive_tasks } else { u64::MAX },
+        };
+        let sink = Box::new(move |event| recorder.record(event));
+        let (meter, status) = (state.meter.clone(), state.status.clone());
+        // Ends when the watcher does, which has the other end of the queue.
+        let reporting = Worker::start("pollwatch-report", move || dispatcher.run(queue))?;
+        let watching = Worker::start("pollwatch", move || Watcher::new(meter, status, settings, sink).run())?;
+        // Named before any poll could have to wake it.
+        state.meter.wake.set_thread(watching.handle.thread().clone());
         Ok(Threads {
-            shared: shared.clone(),
-            running: Mutex::new(vec![watcher, teller]),
+            state: state.clone(),
+            running: Mutex::new(vec![watching, reporting]),
             #[cfg(feature = "server")]
             server: Mutex::default(),
             addr: Mutex::default(),
         })
     }
 
-    /// Binds the address here, so that the caller hears of a failure, and serves it from a thread.
+    /// Binds the address here, so that the caller learns of a failure, and serves it from a thread.
     #[cfg(feature = "server")]
     pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
-        let (server, run) = Server::bind(addr, self.shared.clone())?;
+        let (server, run) = Server::bind(addr, self.state.clone())?;
         let worker = Worker::start("pollwatch-http", run)?;
         *lock(&self.addr) = Some(server.local_addr());
         *lock(&self.server) = Some(server);
@@ -97,7 +115,8 @@ impl Threads {
         *lock(&self.addr)
     }
 
-    /// Stops, and waits wherever it is called, until all is known: a busy machine may take its time. There is no callback.
+    /// Stops, and waits wherever it is called until all is reported: a busy machine may take its
+    /// time. There must be no callback.
     #[cfg(feature = "testing")]
     pub(crate) fn stop_and_wait(&self) {
         self.signal_stop().into_iter().for_each(Worker::wait);
@@ -105,7 +124,7 @@ impl Threads {
 
     pub(crate) fn stop(&self) {
         // A forked child has none of the threads.
-        if self.shared.meter.is_forked() {
+        if self.state.meter.is_forked() {
             return;
         }
         let running = self.signal_stop();
@@ -118,11 +137,11 @@ impl Threads {
     }
 
     fn signal_stop(&self) -> Vec<Worker> {
-        self.shared.stopping.store(true, Ordering::Release);
-        self.shared.meter.wake.kick();
+        self.state.status.stop();
+        self.state.meter.wake.kick();
         #[cfg(feature = "server")]
         drop(lock(&self.server).take());
-        self.shared.meter.runtimes.release_all();
+        self.state.meter.runtimes.release_all();
         std::mem::take(&mut *lock(&self.running))
     }
 }
@@ -130,7 +149,8 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
-        // In a forked child it is still there. To stop it is to wake a runtime whose locks others may have held.
+        // In a forked child it is still there. To stop it is to wake a runtime whose locks others
+        // may have held.
         #[cfg(feature = "server")]
         std::mem::forget(self.server.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take());
     }
@@ -138,6 +158,8 @@ impl Drop for Threads {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::Watchdog;
 
@@ -150,35 +172,35 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_ours_does_not_end_detection() {
+    fn a_panic_of_the_watchdog_does_not_end_detection() {
         let watchdog = Watchdog::builder().start().unwrap();
         let panics = |turns| {
-            watchdog.shared.broken_turns.store(turns, Ordering::Relaxed);
+            watchdog.state.status.injected_panics.store(turns, Ordering::Relaxed);
             wait_until("it panics", || {
-                watchdog.shared.meter.wake.kick();
-                watchdog.shared.broken_turns.load(Ordering::Relaxed) == 0
+                watchdog.state.meter.wake.kick();
+                watchdog.state.status.injected_panics.load(Ordering::Relaxed) == 0
             });
         };
         panics(3);
-        let turns = watchdog.shared.wakeups.load(Ordering::Relaxed);
-        wait_until("it goes on", || {
-            watchdog.shared.meter.wake.kick();
-            watchdog.shared.wakeups.load(Ordering::Relaxed) > turns
+        let turns = watchdog.state.status.wakeups.load(Ordering::Relaxed);
+        wait_until("it continues", || {
+            watchdog.state.meter.wake.kick();
+            watchdog.state.status.wakeups.load(Ordering::Relaxed) > turns
         });
         let coverage = watchdog.coverage();
         assert_eq!((coverage.watching, coverage.watchdog_panics), (true, 3), "{coverage}");
         // Shutdown waits for a thread whose last turn panics, too.
-        watchdog.shared.broken_turns.store(1, Ordering::Relaxed);
+        watchdog.state.status.injected_panics.store(1, Ordering::Relaxed);
         watchdog.shutdown();
         assert!(!watchdog.coverage().watching);
     }
 
     #[test]
-    fn who_panics_always_stops_and_says_so() {
+    fn a_thread_that_panics_always_stops_and_says_so() {
         let watchdog = Watchdog::builder().start().unwrap();
-        watchdog.shared.broken_turns.store(u64::MAX, Ordering::Relaxed);
+        watchdog.state.status.injected_panics.store(u64::MAX, Ordering::Relaxed);
         wait_until("it stops", || {
-            watchdog.shared.meter.wake.kick();
+            watchdog.state.meter.wake.kick();
             !watchdog.coverage().watching
         });
         let coverage = watchdog.coverage();
@@ -186,10 +208,10 @@ mod tests {
         assert!(coverage.to_string().contains("no stall is found any more"), "{coverage}");
         #[cfg(feature = "server")]
         {
-            let is_told = |why| crate::export::live::json(&*watchdog.shared).unwrap().contains(why);
-            assert!(is_told("\"watching\":false,\"stopped\":\"gave_up\""));
+            let is_shown = |why| crate::export::live::json(&*watchdog.state).unwrap().contains(why);
+            assert!(is_shown("\"watching\":false,\"stopped\":\"gave_up\""));
             watchdog.shutdown();
-            assert!(is_told("\"stopped\":\"shut_down\""));
+            assert!(is_shown("\"stopped\":\"shut_down\""));
         }
     }
 
@@ -201,7 +223,7 @@ mod tests {
         target_env = "gnu",
         any(target_arch = "x86_64", target_arch = "aarch64")
     ))]
-    fn looks_while_the_tables_are_read() {
+    fn scans_while_the_tables_are_read() {
         let reading = pollwatch_stack::hold_unwind_tables();
         let watchdog = Watchdog::builder().log(false).start().unwrap();
         // With a worker that has parked, whose stack is of interest in stable mode.
@@ -210,11 +232,11 @@ mod tests {
         runtime
             .block_on(runtime.spawn(async { tokio::time::sleep(std::time::Duration::from_millis(5)).await }))
             .unwrap();
-        let looks = || watchdog.shared.wakeups.load(Ordering::Relaxed);
-        let before = looks();
-        wait_until("it looks", || {
-            watchdog.shared.meter.wake.kick();
-            looks() > before + 3
+        let scans = || watchdog.state.status.wakeups.load(Ordering::Relaxed);
+        let before = scans();
+        wait_until("it scans", || {
+            watchdog.state.meter.wake.kick();
+            scans() > before + 3
         });
         drop(reading);
         watchdog.shutdown();
@@ -227,10 +249,10 @@ mod tests {
         let watchdog = Watchdog::builder().start().unwrap();
         let ended = crate::util::in_a_fork(|| {
             watchdog.shutdown();
-            !watchdog.shared.is_stopping()
+            !watchdog.state.status.is_stopping()
         });
         assert_eq!(ended, Some(true));
         watchdog.shutdown();
-        assert!(watchdog.shared.is_stopping());
+        assert!(watchdog.state.status.is_stopping());
     }
 }

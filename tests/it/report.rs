@@ -102,7 +102,7 @@ fn has_fields() -> Result<(), String> {
         assert_eq!((&fields["thread"], &fields["task"]), (&stall.thread.to_string(), &id));
         assert_eq!((&fields["site"], &fields["watched"]), (&outside, &inside));
         assert_eq!(fields["cause"], stall.cause.to_string());
-        assert!(!fields.contains_key("untold"));
+        assert!(!fields.contains_key("suppressed"));
         let elapsed: f64 = fields["elapsed_ms"].parse().expect("a number");
         assert!(elapsed >= THRESHOLD.as_secs_f64() * 1e3 * 0.99);
         assert!(fields["message"].contains(&outside), "{}", fields["message"]);

@@ -63,7 +63,7 @@ fn a_panic_of_a_spawned_task_is_logged() {
         assert!(printed.ends_with("x…") && printed.len() < 500, "{printed}");
         let message = &line.fields["message"];
         assert!(message.contains(&location) && message.contains(printed) && !message.contains('\n'), "{message}");
-        assert!(!line.fields.contains_key("untold"));
+        assert!(!line.fields.contains_key("suppressed"));
         let site = site_of(&watchdog, name, &location);
         assert_eq!((site.panicked, site.completed, site.cancelled), (1, 0, 0), "{name}");
     }

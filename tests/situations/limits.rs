@@ -110,7 +110,7 @@ fn waiting_threads_have_stacks_without_signals() {
         return assert!(matches!(stacks, StackCoverage::Unavailable(_)) && cfg!(target_arch = "aarch64"), "{stacks}");
     };
     assert!(why.contains("tgkill") && stacks.to_string().contains(why), "{stacks}");
-    assert_eq!(log.text().matches("of threads that compute are told without stacks").count(), 1, "{}", log.text());
+    assert_eq!(log.text().matches("of threads that compute are reported without stacks").count(), 1, "{}", log.text());
     waits_for_a_lock();
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no signals");

@@ -1,59 +1,63 @@
-//! Workers that are seen from outside: what is made of those that a task blocks which nobody wrapped.
+//! Stalls of workers that are blocked by tasks that nobody wrapped.
 
 use super::Watcher;
-use super::look::Seen;
-use crate::detect::scan::Change;
-use crate::detect::still::Still;
-use crate::detect::suspect::Verdict;
-use crate::detect::workers::Eyes;
-use crate::report::reporter::Unwatched;
+use super::observe::Observation;
+use crate::detect::emit::UnwatchedStall;
+use crate::detect::identity::StallIdentity;
+use crate::detect::outside::detector::{Activity, Verdict};
+use crate::detect::outside::workers::ThreadInspector;
+use crate::detect::track::Change;
+use crate::model::time::Nanos;
 
 impl Watcher {
-    /// Has the workers told that are blocked by tasks that nobody wrapped.
-    pub(super) fn suspect(&mut self, seen: &Seen) {
-        if seen.workers.is_blind() && self.suspected.is_empty() {
+    /// Finds the workers that are blocked by tasks that nobody wrapped, and emits what became of
+    /// them.
+    pub(super) fn detect_blocked_workers(&mut self, seen: &Observation) {
+        if seen.workers.is_empty() && self.unwatched.is_empty() {
             return;
         }
-        self.workers.learn(&seen.workers, seen.now, &mut self.reporter);
-        let mut eyes = Eyes { look: &seen.workers, workers: &self.workers, reporter: &mut self.reporter };
-        let verdicts = self.suspects.step(seen.now, &seen.workers.sightings, &self.pauses, &mut eyes);
+        self.workers.learn_parked_stacks(&seen.workers, seen.now, &mut self.examiner);
+        let mut inspector =
+            ThreadInspector { scan: &seen.workers, workers: &self.workers, examiner: &mut self.examiner };
+        let verdicts = self.detector.step(seen.now, &seen.workers.observations, &self.pauses, &mut inspector);
         for verdict in verdicts {
-            self.tell_verdict(verdict, seen);
+            self.emit_verdict(verdict, seen);
         }
     }
 
-    fn tell_verdict(&mut self, verdict: Verdict, seen: &Seen) {
+    fn emit_verdict(&mut self, verdict: Verdict, seen: &Observation) {
+        let at = Nanos(seen.now);
         let change = match verdict {
-            Verdict::Began { thread, certainty, stands, begin, elapsed } => {
+            Verdict::Started { thread, certainty, activity, begin, elapsed } => {
                 let Some(busy) = seen.workers.busy.get(&thread) else { return };
                 let id = self.tracker.new_id();
-                self.suspected.insert(thread, id);
-                let mut still = busy.still.clone();
-                still.cpu = still.cpu.filter(|_| stands);
-                let unwatched = Unwatched {
+                self.unwatched.insert(thread, id);
+                let mut identity = busy.identity.clone();
+                identity.cpu = identity.cpu.filter(|_| activity == Activity::Waiting);
+                let unwatched = UnwatchedStall {
                     id,
                     runtime: busy.runtime,
                     worker: busy.index,
                     thread: busy.state.clone(),
-                    still: Still::Worker(still),
+                    identity: StallIdentity::Worker(identity),
                     certainty,
                     begin,
                     elapsed,
                 };
-                return self.reporter.tell_unwatched(unwatched, seen.at);
+                return self.emitter.emit_unwatched(&mut self.examiner, unwatched, at);
             }
             Verdict::Continued { thread, elapsed } => {
-                self.suspected.get(&thread).map(|&id| Change::Continued { id, elapsed })
+                self.unwatched.get(&thread).map(|&id| Change::Continued { id, elapsed })
             }
-            Verdict::GoesOn { thread, elapsed } => {
-                self.suspected.get(&thread).map(|&id| Change::GoesOn { id, elapsed })
+            Verdict::Unchanged { thread, elapsed } => {
+                self.unwatched.get(&thread).map(|&id| Change::Unchanged { id, elapsed })
             }
             Verdict::Ended { thread, elapsed } => {
-                self.suspected.remove(&thread).map(|id| Change::Ended { id, elapsed })
+                self.unwatched.remove(&thread).map(|id| Change::Ended { id, elapsed })
             }
         };
         if let Some(change) = change {
-            self.reporter.tell(change, seen.at, |_| None);
+            self.emitter.emit_change(&mut self.examiner, change, at, |_| None);
         }
     }
 }

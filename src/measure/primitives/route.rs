@@ -1,41 +1,14 @@
 //! Routes: the names that a service gives to its requests, bounded in number.
 
-use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+pub(crate) use crate::model::id::RouteId;
 use crate::util::interner::Interner;
 
-/// The id of an interned route. An `Option` of it fits into the 16 bits that a frame has for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct RouteId(NonZeroU16);
-
-impl RouteId {
-    /// All routes that did not fit.
-    pub(crate) const OTHER: RouteId = RouteId(NonZeroU16::new(1).unwrap());
-    /// The route of requests that no route matched.
-    pub(crate) const UNMATCHED: RouteId = RouteId(NonZeroU16::new(2).unwrap());
-
-    /// Returns the bits of a route; those of `None` are 0.
-    #[inline]
-    pub(crate) fn to_bits(route: Option<RouteId>) -> u16 {
-        route.map_or(0, |route| route.0.get())
-    }
-
-    #[inline]
-    pub(crate) fn from_bits(bits: u16) -> Option<RouteId> {
-        NonZeroU16::new(bits).map(RouteId)
-    }
-
-    fn of_number(number: u32) -> RouteId {
-        u16::try_from(number + 1).ok().and_then(RouteId::from_bits).unwrap_or(RouteId::OTHER)
-    }
-
-    /// Returns the index of its counters: 0, 1, 2 ...
-    #[inline]
-    pub(crate) fn index(self) -> usize {
-        self.0.get() as usize - 1
-    }
+/// Returns the id of the interned name with this number; 0 is not a name.
+fn route_of_number(number: u32) -> RouteId {
+    u16::try_from(number + 1).ok().and_then(RouteId::from_bits).unwrap_or(RouteId::OTHER)
 }
 
 /// How far a name can be trusted to be the service's, and not made up by a client.
@@ -98,20 +71,20 @@ impl Routes {
             |table: &Table| !table.names.is_full() && (proof == Proof::Known || table.claimed < self.max.div_ceil(2));
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         match table.names.find(name) {
-            Some(number) => return RouteId::of_number(number),
+            Some(number) => return route_of_number(number),
             None if !has_room(&table) => return RouteId::OTHER,
             None => drop(table),
         }
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(number) = table.names.find(name) {
-            return RouteId::of_number(number);
+            return route_of_number(number);
         }
         if !has_room(&table) {
             return RouteId::OTHER;
         }
         let Some(number) = table.names.intern(name.into()) else { return RouteId::OTHER };
         table.claimed += usize::from(proof == Proof::Claimed);
-        RouteId::of_number(number)
+        route_of_number(number)
     }
 
     /// Returns the name of a route.

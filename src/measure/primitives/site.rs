@@ -1,61 +1,13 @@
 //! Sites: the locations where tasks are spawned and futures are wrapped.
 
-use std::fmt;
 use std::panic::Location;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pollwatch_stack::paths::portable_path;
-
+pub(crate) use crate::model::id::SiteId;
+use crate::model::site::Site;
 use crate::util::interner::Interner;
 use crate::util::lock;
-
-/// A location in the code where a task was spawned, or a future was wrapped. It is displayed as
-/// `file:line:column` (the file below its crate or registry, without the folders of the machine
-/// that built it), or as `other` for locations beyond
-/// [`max_sites`](crate::WatchdogBuilder::max_sites).
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Site(Option<&'static Location<'static>>);
-
-impl Site {
-    /// Returns the location, `None` for `other`.
-    pub fn location(&self) -> Option<&'static Location<'static>> {
-        self.0
-    }
-}
-
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(at) => write!(f, "{}:{}:{}", portable_path(at.file()), at.line(), at.column()),
-            None => f.write_str("other"),
-        }
-    }
-}
-
-impl fmt::Debug for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Site({self})")
-    }
-}
-
-#[cfg(feature = "serde")]
-impl serde::Serialize for Site {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// The id of an interned site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SiteId(pub(crate) u32);
-
-impl SiteId {
-    /// All locations that did not fit.
-    pub(crate) const OTHER: SiteId = SiteId(0);
-    /// The site of pollwatch's own tasks, which are in no count.
-    pub(crate) const OWN: SiteId = SiteId(u32::MAX);
-}
 
 /// The sites of one watchdog, bounded in number.
 pub(crate) struct Sites {
@@ -95,7 +47,7 @@ impl Sites {
     }
 
     pub(crate) fn get(&self, id: SiteId) -> Site {
-        Site(id.0.checked_sub(1).and_then(|number| lock(&self.table).key(number).copied()))
+        Site::new(id.0.checked_sub(1).and_then(|number| lock(&self.table).key(number).copied()))
     }
 
     /// Returns how often a location did not fit: once for each thread and location, not for each

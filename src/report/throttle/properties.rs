@@ -3,17 +3,20 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Of one key: when one was let through, and what was counted.
+const BURST: u32 = LOG_LINES.burst;
+const INTERVAL: u64 = LOG_LINES.interval.as_nanos() as u64;
+
+/// The lines of one key: when one was admitted, and what was counted.
 #[derive(Default)]
 struct Account {
     first: Option<u64>,
-    told: Vec<u64>,
+    admitted: Vec<u64>,
     accounted: u64,
     refused: u64,
 }
 
 fn steps() -> impl Strategy<Value = Vec<(u8, u64, bool)>> {
-    let step = prop_oneof![3 => 0..EVERY / 4, 2 => 0..EVERY * 2, 1 => EVERY * 2..EVERY * 100];
+    let step = prop_oneof![3 => 0..INTERVAL / 4, 2 => 0..INTERVAL * 2, 1 => INTERVAL * 2..INTERVAL * 100];
     vec((0..3u8, step, any::<bool>()), 0..200)
 }
 
@@ -28,40 +31,41 @@ proptest! {
             now += step;
             let account = &mut accounts[usize::from(key)];
             let first = *account.first.get_or_insert(now);
-            match throttle.admit(key, now, count) {
-                Some(untold) => {
-                    account.told.push(now);
-                    account.accounted += untold;
+            match throttle.admit(key, Duration::from_nanos(now), count) {
+                Some(suppressed) => {
+                    account.admitted.push(now);
+                    account.accounted += suppressed;
                 }
                 None => account.refused += u64::from(count),
             }
-            prop_assert!(account.told.len() as u64 <= u64::from(BURST) + (now - first) / EVERY);
-            // In any window: what is saved up is one burst, and one more may have been due at its begin.
-            for (i, then) in account.told.iter().enumerate() {
-                let since = (account.told.len() - i) as u64;
-                prop_assert!(since <= u64::from(BURST) + 1 + (now - then) / EVERY);
+            prop_assert!(account.admitted.len() as u64 <= u64::from(BURST) + (now - first) / INTERVAL);
+            // In any window: one burst is saved up at most, and one more line may have been due at
+            // its start.
+            for (i, then) in account.admitted.iter().enumerate() {
+                let since = (account.admitted.len() - i) as u64;
+                prop_assert!(since <= u64::from(BURST) + 1 + (now - then) / INTERVAL);
             }
         }
         for (key, account) in accounts.iter_mut().enumerate() {
-            // A long time later one is let through, and accounts for the rest.
-            let untold = throttle.admit(key as u8, now + EVERY, true);
-            prop_assert!(untold.is_some());
-            prop_assert_eq!(account.accounted + untold.unwrap_or_default(), account.refused);
+            // A long time later one is admitted, and accounts for the rest.
+            let suppressed = throttle.admit(key as u8, Duration::from_nanos(now + INTERVAL), true);
+            prop_assert!(suppressed.is_some());
+            prop_assert_eq!(account.accounted + suppressed.unwrap_or_default(), account.refused);
         }
     }
 
-    /// Whatever the clock does.
+    /// This holds whatever the clock does.
     #[test]
     fn none_is_lost_from_the_count(steps in vec((0..3u8, any::<u64>(), any::<bool>()), 0..100)) {
         let mut throttle = Throttle::new();
         let (mut accounted, mut refused) = (0, 0);
         for (key, now, count) in steps {
-            match throttle.admit(key, now, count) {
-                Some(untold) => accounted += untold,
+            match throttle.admit(key, Duration::from_nanos(now), count) {
+                Some(suppressed) => accounted += suppressed,
                 None => refused += u64::from(count),
             }
         }
-        let waiting: u64 = throttle.buckets.values().map(|bucket| bucket.suppressed).sum();
+        let waiting: u64 = throttle.keys.values().map(|limited| limited.suppressed).sum();
         prop_assert_eq!(accounted + waiting, refused);
     }
 }

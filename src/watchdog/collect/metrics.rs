@@ -3,9 +3,9 @@
 use super::snapshot;
 use crate::export::source::MetricsSource;
 use crate::model::snapshot::Snapshot;
-use crate::shared::Shared;
+use crate::watchdog::WatchdogState;
 
-impl MetricsSource for Shared {
+impl MetricsSource for WatchdogState {
     fn snapshot(&self) -> Snapshot {
         snapshot(self)
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::workers;
 use crate::export::page_source::PageSource;
@@ -10,12 +9,12 @@ use crate::model::activity::{BlockedWorkers, RuntimeActivity, StopReason, Watchd
 use crate::model::profile::Profile;
 use crate::model::snapshot::StallSnapshot;
 use crate::model::stall::Stall;
-use crate::shared::Shared;
 use crate::util::lock;
+use crate::watchdog::WatchdogState;
 
-impl PageSource for Shared {
+impl PageSource for WatchdogState {
     fn stalls(&self) -> Vec<Stall> {
-        lock(&self.book).recent()
+        lock(&self.stalls).recent()
     }
 
     fn profile(&self) -> Profile {
@@ -38,16 +37,16 @@ impl PageSource for Shared {
         WatchdogStatus {
             uptime: self.started.elapsed(),
             stopped: stop_reason(self),
-            unhealthy_after: self.unhealthy_after,
+            unhealthy_after: self.config.unhealthy_after,
         }
     }
 }
 
-fn stop_reason(shared: &Shared) -> Option<StopReason> {
+fn stop_reason(state: &WatchdogState) -> Option<StopReason> {
     // Read in this order: `stopping` is set before a watchdog that is shut down ends.
-    let watching = shared.watching.load(Ordering::Acquire);
-    if shared.is_stopping() {
+    let is_running = state.status.is_running();
+    if state.status.is_stopping() {
         return Some(StopReason::ShutDown);
     }
-    (!watching).then_some(StopReason::GaveUp)
+    (!is_running).then_some(StopReason::GaveUp)
 }

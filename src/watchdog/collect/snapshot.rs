@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::detect::live;
 use crate::detect::outcome::Outcome;
 use crate::measure::histogram::{BOUNDS, HistogramTotals};
 use crate::measure::route::tally;
@@ -13,79 +12,78 @@ use crate::measure::runtime::{OTHER, Runtime};
 use crate::measure::site::SiteId;
 use crate::measure::tally::{Event, Sum, Totals};
 use crate::model::cause::Cause;
-use crate::model::coverage::Coverage;
+use crate::model::id::RuntimeId;
 use crate::model::snapshot::{
     AllowedSnapshot, BucketSnapshot, CaptureSnapshot, CauseSnapshot, RequestsSnapshot, RouteSnapshot, RuntimeSnapshot,
     SiteSnapshot, Snapshot, StallSnapshot, WatchdogSnapshot,
 };
-use crate::report::sums::{Amount, Sums};
-use crate::shared::Shared;
+use crate::report::totals::{CountAndTime, StallTotals};
+use crate::watchdog::WatchdogState;
 
 /// Returns all metrics at this moment. Takes some milliseconds with 1,000 sites.
-pub(in crate::watchdog) fn snapshot(shared: &Shared) -> Snapshot {
-    let meter = &shared.meter;
+pub(in crate::watchdog) fn snapshot(state: &WatchdogState) -> Snapshot {
+    let meter = &state.meter;
     let mut sum = meter.sum();
-    let stalls = shared.sums();
+    let stalls = state.totals();
     let known = meter.runtimes.all();
     let names: Vec<Arc<str>> = known.iter().map(|r| r.name.clone()).collect();
-    let sites = sites(shared, &sum.cells, &stalls, &names);
+    let sites = sites(state, &sum.cells, &stalls, &names);
     // The runtime `other` appears once a poll outside of all known runtimes was measured.
     let counted: Vec<_> = known.into_iter().filter(|r| r.id != OTHER || sum.polls.contains_key(&OTHER)).collect();
     Snapshot {
         sites,
-        routes: routes(shared, &stalls),
-        runtimes: counted.iter().map(|r| runtime(shared, r, &mut sum, &stalls)).collect(),
-        watchdog: watchdog(shared),
+        routes: routes(state, &stalls),
+        runtimes: counted.iter().map(|r| runtime(state, r, &mut sum, &stalls)).collect(),
+        watchdog: watchdog(state),
     }
 }
 
-fn watchdog(shared: &Shared) -> WatchdogSnapshot {
-    let meter = &shared.meter;
-    let capture = |outcome: Outcome| CaptureSnapshot {
-        result: outcome.as_str(),
-        count: shared.captures[outcome as usize].load(Ordering::Relaxed),
-    };
+fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
+    let meter = &state.meter;
+    let capture =
+        |outcome: Outcome| CaptureSnapshot { result: outcome.as_str(), count: state.status.captures(outcome) };
     let allowed = |(reason, nanos)| AllowedSnapshot { reason, time: Duration::from_nanos(nanos) };
     WatchdogSnapshot {
         threshold: Duration::from_nanos(meter.threshold),
         bucket_bounds: BOUNDS.map(Duration::from_nanos).into(),
-        coverage: Coverage::of(shared),
-        reports_suppressed: shared.suppressed.load(Ordering::Relaxed),
-        reports_lost: shared.untold.load(Ordering::Relaxed) + meter.panics.lost(),
+        coverage: state.coverage(),
+        reports_suppressed: state.report_counters.suppressed.load(Ordering::Relaxed),
+        reports_lost: state.report_counters.lost.load(Ordering::Relaxed) + meter.panics.lost(),
         captures: Outcome::ALL.map(capture).into(),
         allowed_blocking: meter.allowed().into_iter().map(allowed).collect(),
         sites_overflowed: meter.sites.overflowed(),
         routes_overflowed: meter.routes.overflowed(),
-        oversleeps: shared.oversleeps.load(Ordering::Relaxed),
-        wakeups: shared.wakeups.load(Ordering::Relaxed),
-        callback_panics: shared.callback_panics.load(Ordering::Relaxed) + meter.hook_panics.load(Ordering::Relaxed),
+        oversleeps: state.status.oversleeps.load(Ordering::Relaxed),
+        wakeups: state.status.wakeups.load(Ordering::Relaxed),
+        callback_panics: state.report_counters.callback_panics.load(Ordering::Relaxed)
+            + meter.hook_panics.load(Ordering::Relaxed),
     }
 }
 
-fn runtime(shared: &Shared, runtime: &Runtime, sum: &mut Sum, stalls: &Sums) -> RuntimeSnapshot {
+fn runtime(state: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &StallTotals) -> RuntimeSnapshot {
     let cells = || sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
     let (busy, polls_total) = (cells().map(|t| t.busy).sum(), cells().map(|t| t.polls).sum());
-    let blocked = live::blocked(shared, runtime);
+    let blocked = state.blocked_workers(runtime);
     let mut delay = HistogramTotals::default();
     runtime.delay.add_to(&mut delay);
-    let of_cause = |&cause| CauseSnapshot { cause, stalls: total(stalls.causes.get(&(runtime.id, cause))) };
+    let of_cause = |&cause| CauseSnapshot { cause, stalls: total(stalls.causes.get(&(RuntimeId(runtime.id), cause))) };
     RuntimeSnapshot {
         name: runtime.name.clone(),
         polls_total,
         polls: sum.polls.remove(&runtime.id).unwrap_or_default().snapshot(busy),
         schedule_delay: delay.snapshot(delay.sum()),
         stalls: Cause::ALL.iter().map(of_cause).collect(),
-        suspected: total(stalls.suspected.get(&runtime.id)),
+        suspected: total(stalls.suspected.get(&RuntimeId(runtime.id))),
         blocked_workers: blocked.len(),
-        oldest_stall: Duration::from_nanos(blocked.iter().map(|b| b.nanos).max().unwrap_or(0)),
+        oldest_stall: blocked.iter().map(|b| b.elapsed).max().unwrap_or_default().to_duration(),
         tokio: runtime.stats(),
     }
 }
 
 fn sites(
-    shared: &Shared,
+    state: &WatchdogState,
     cells: &HashMap<(u16, SiteId), Totals>,
-    stalls: &Sums,
+    stalls: &StallTotals,
     names: &[Arc<str>],
 ) -> Vec<SiteSnapshot> {
     let mut keys: Vec<_> = cells.keys().copied().collect();
@@ -94,11 +92,11 @@ fn sites(
         let totals = &cells[&key];
         Some(SiteSnapshot {
             runtime: names.get(key.0 as usize)?.clone(),
-            site: shared.meter.sites.get(key.1),
+            site: state.meter.sites.get(key.1),
             polls: totals.polls,
             busy: Duration::from_nanos(totals.busy),
             poll_max: Duration::from_nanos(totals.max),
-            stalls: total(stalls.sites.get(&key)),
+            stalls: total(stalls.sites.get(&(RuntimeId(key.0), key.1))),
             spawned: totals.event(Event::Spawned),
             terminated: totals.event(Event::Terminated),
             completed: totals.event(Event::Completed),
@@ -110,15 +108,15 @@ fn sites(
     keys.into_iter().filter_map(snapshot).collect()
 }
 
-fn routes(shared: &Shared, stalls: &Sums) -> Vec<RouteSnapshot> {
-    let mut totals = shared.meter.sum_of_routes();
+fn routes(state: &WatchdogState, stalls: &StallTotals) -> Vec<RouteSnapshot> {
+    let mut totals = state.meter.sum_of_routes();
     // A route is counted when its first poll ends, which may still be blocking.
     for route in stalls.routes.keys() {
         totals.entry(*route).or_default();
     }
     let mut totals: Vec<_> = totals.into_iter().collect();
     totals.sort_unstable_by_key(|(route, _)| *route);
-    let name = |route| shared.meter.routes.name(route);
+    let name = |route| state.meter.routes.name(route);
     let route_of = |(id, totals)| route(name(id), &totals, total(stalls.routes.get(&id)));
     totals.into_iter().map(route_of).collect()
 }
@@ -139,7 +137,7 @@ fn route(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> Rout
     }
 }
 
-fn total(amount: Option<&Amount>) -> StallSnapshot {
+fn total(amount: Option<&CountAndTime>) -> StallSnapshot {
     let amount = amount.copied().unwrap_or_default();
     StallSnapshot::new(amount.count, Duration::from_nanos(amount.nanos))
 }

@@ -1,44 +1,43 @@
 //! What each worker is doing, read from the slots.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::detect::live;
-use crate::detect::polling::{Polling, polling};
+use crate::detect::scan::{WorkerPoll, worker_polls};
 use crate::measure::runtime::{OTHER, Runtime};
 use crate::model::activity::{BlockedWorkers, RuntimeActivity, WorkerActivity, WorkerState};
-use crate::shared::Shared;
+use crate::model::time::Nanos;
 use crate::util::lock;
+use crate::watchdog::WatchdogState;
 
 /// Returns the living runtimes and what their workers are doing.
-pub(super) fn activity(shared: &Shared) -> Vec<RuntimeActivity> {
+pub(super) fn activity(state: &WatchdogState) -> Vec<RuntimeActivity> {
     let activity = |runtime: Arc<Runtime>| {
-        Some(RuntimeActivity { workers: workers(shared, &runtime)?, runtime: runtime.name.clone() })
+        Some(RuntimeActivity { workers: workers(state, &runtime)?, runtime: runtime.name.clone() })
     };
-    named(shared).filter_map(activity).collect()
+    named(state).filter_map(activity).collect()
 }
 
 /// Returns the living runtimes and their blocked workers: less work than [`activity`].
-pub(super) fn blocked(shared: &Shared) -> Vec<BlockedWorkers> {
+pub(super) fn blocked(state: &WatchdogState) -> Vec<BlockedWorkers> {
     let blocked = |runtime: Arc<Runtime>| {
         let workers = runtime.metrics()?.num_workers();
-        let blocked = live::blocked(shared, &runtime);
-        let blocked_for = blocked.iter().map(|b| Duration::from_nanos(b.nanos)).collect();
+        let blocked = state.blocked_workers(&runtime);
+        let blocked_for = blocked.iter().map(|b| b.elapsed.to_duration()).collect();
         Some(BlockedWorkers { runtime: runtime.name.clone(), workers, blocked_for })
     };
-    named(shared).filter_map(blocked).collect()
+    named(state).filter_map(blocked).collect()
 }
 
-fn named(shared: &Shared) -> impl Iterator<Item = Arc<Runtime>> {
-    shared.meter.runtimes.all().into_iter().filter(|runtime| runtime.id != OTHER)
+fn named(state: &WatchdogState) -> impl Iterator<Item = Arc<Runtime>> {
+    state.meter.runtimes.all().into_iter().filter(|runtime| runtime.id != OTHER)
 }
 
 /// Returns the workers of a runtime, `None` if it has been shut down.
-fn workers(shared: &Shared, runtime: &Runtime) -> Option<Vec<WorkerActivity>> {
+fn workers(state: &WatchdogState, runtime: &Runtime) -> Option<Vec<WorkerActivity>> {
     let metrics = runtime.metrics()?;
-    let polling = polling(&shared.meter, runtime);
-    let blocked = live::blocked(shared, runtime);
-    let threads = shared.meter.threads();
+    let polls = worker_polls(&state.meter, runtime, Nanos::ZERO);
+    let blocked = state.blocked_workers(runtime);
+    let threads = state.meter.threads();
     let idle = |index| {
         #[cfg(tokio_unstable)]
         let thread = metrics.worker_thread_id(index);
@@ -48,36 +47,35 @@ fn workers(shared: &Shared, runtime: &Runtime) -> Option<Vec<WorkerActivity>> {
         WorkerActivity::idle(index, thread.map(|known| known.name.clone()))
     };
     let worker = |index| {
-        let worker = match polling.iter().find(|polling| usize::from(polling.worker) == index) {
-            Some(polling) => in_poll(shared, polling, idle(index)),
+        let worker = match polls.iter().find(|poll| usize::from(poll.worker) == index) {
+            Some(poll) => in_poll(state, poll, idle(index)),
             None => idle(index),
         };
         // The block may have started since the slots were read, and the worker need not be in a
         // poll that is measured.
         match blocked.iter().find(|blocked| usize::from(blocked.worker) == index) {
-            Some(blocked) if worker.state != WorkerState::Stalled => WorkerActivity {
-                state: WorkerState::Stalled,
-                elapsed: Some(Duration::from_nanos(blocked.nanos)),
-                ..worker
-            },
+            Some(blocked) if worker.state != WorkerState::Stalled => {
+                WorkerActivity { state: WorkerState::Stalled, elapsed: Some(blocked.elapsed.to_duration()), ..worker }
+            }
             _ => worker,
         }
     };
     Some((0..metrics.num_workers()).map(worker).collect())
 }
 
-fn in_poll(shared: &Shared, polling: &Polling, idle: WorkerActivity) -> WorkerActivity {
-    let stalled = polling.nanos >= shared.meter.threshold;
-    let (sites, routes) = (&shared.meter.sites, &shared.meter.routes);
+fn in_poll(state: &WatchdogState, running: &WorkerPoll, idle: WorkerActivity) -> WorkerActivity {
+    let stalled = running.elapsed >= Nanos(state.meter.threshold);
+    let (sites, routes) = (&state.meter.sites, &state.meter.routes);
+    let poll = &running.poll;
     WorkerActivity {
-        thread: Some(polling.thread.name.clone()),
+        thread: Some(running.thread.name.clone()),
         state: if stalled { WorkerState::Stalled } else { WorkerState::Busy },
-        stall: if stalled { lock(&shared.book).id_of(polling.thread.id, polling.number) } else { None },
-        elapsed: Some(Duration::from_nanos(polling.nanos)),
-        site: Some(sites.get(polling.site)),
-        watched: polling.watched.map(|site| sites.get(site)),
-        route: polling.route.map(|route| routes.name(route)),
-        parent_route: polling.parent_route.map(|route| routes.name(route)),
+        stall: if stalled { lock(&state.stalls).id_of(poll.key) } else { None },
+        elapsed: Some(running.elapsed.to_duration()),
+        site: Some(sites.get(poll.site)),
+        watched: poll.watched.map(|site| sites.get(site)),
+        route: poll.request.map(|request| routes.name(request.route)),
+        parent_route: poll.parent_route.map(|route| routes.name(route)),
         ..idle
     }
 }

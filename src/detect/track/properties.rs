@@ -1,4 +1,5 @@
-//! The tracker against a made-up world of threads that poll, whose truth is known; the looks fall where they fall.
+//! The tracker against an invented world of threads that poll, whose ground truth is known, scanned
+//! at random moments.
 
 use std::collections::HashMap;
 
@@ -7,9 +8,8 @@ use proptest::prelude::*;
 
 use super::tests::{MS, T};
 use super::*;
-use crate::measure::route::RouteId;
 
-/// One poll that is going to be.
+/// One planned poll.
 #[derive(Clone, Debug)]
 struct Plan {
     gap: u64,
@@ -35,19 +35,20 @@ fn plan() -> impl Strategy<Value = Plan> {
     })
 }
 
-/// A look that is going to be: the time since the last one, from reading the slots to taking the last words, from there to asking for
-/// the worker; and whether a thread's slot moves too fast.
+/// A planned scan: the time since the previous one, from reading the slots to draining the slow
+/// polls, and from there to asking for the worker; and a thread whose slot changes too fast to be
+/// read.
 #[derive(Clone, Debug)]
-struct Glance {
+struct ScanPlan {
     step: u64,
     drain: u64,
     ask: u64,
     unread: Option<u64>,
 }
 
-fn glance() -> impl Strategy<Value = Glance> {
+fn plan_of_scan() -> impl Strategy<Value = ScanPlan> {
     let lag = || prop_oneof![4 => Just(0), 1 => 0..T / 2];
-    (1..T * 2, lag(), lag(), prop::option::weighted(0.1, 0..3u64)).prop_map(|(step, drain, ask, unread)| Glance {
+    (1..T * 2, lag(), lag(), prop::option::weighted(0.1, 0..3u64)).prop_map(|(step, drain, ask, unread)| ScanPlan {
         step,
         drain,
         ask,
@@ -100,9 +101,9 @@ fn world(threads: &[Vec<Plan>]) -> Vec<Truth> {
     all
 }
 
-/// What was told of one stall.
+/// What was reported of one stall.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     key: PollKey,
     began: Option<u64>,
     last: u64,
@@ -110,19 +111,19 @@ struct Told {
     ended: Option<u64>,
 }
 
-/// The tracker in that world, and what it has told.
+/// The tracker in that world, and what it has reported.
 struct Scene {
     world: Vec<Truth>,
     tracker: Tracker,
-    told: HashMap<u64, Told>,
+    reported: HashMap<u64, Reported>,
     delivered: Vec<PollKey>,
     last_id: u64,
 }
 
 impl Scene {
     fn new(threads: &[Vec<Plan>]) -> Scene {
-        let (told, delivered) = (HashMap::new(), Vec::new());
-        Scene { world: world(threads), tracker: Tracker::new(T), told, delivered, last_id: 0 }
+        let (reported, delivered) = (HashMap::new(), Vec::new());
+        Scene { world: world(threads), tracker: Tracker::new(T), reported, delivered, last_id: 0 }
     }
 
     fn end(&self) -> u64 {
@@ -133,84 +134,88 @@ impl Scene {
         self.world.iter().find(|truth| truth.poll.key == key).expect("it was polled")
     }
 
-    /// One look at `now`; what it saw.
-    fn look(&mut self, now: u64, glance: &Glance) -> Result<Look, TestCaseError> {
-        let drained = now + glance.drain;
-        let mut look = Look::default();
+    /// Scans at `now`, and returns what the scan saw.
+    fn scan(&mut self, now: u64, plan_of_scan: &ScanPlan) -> Result<Scan, TestCaseError> {
+        let drained = now + plan_of_scan.drain;
+        let mut scan = Scan::default();
         for truth in &self.world {
             let key = truth.poll.key;
-            if glance.unread == Some(key.thread) {
-                look.unread = vec![key.thread];
+            if plan_of_scan.unread == Some(key.thread) {
+                scan.unread = vec![key.thread];
             } else if truth.runs(now) {
                 let begun = |request: &Request| request.begin <= now;
-                look.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
+                scan.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
             }
             let nanos = truth.plan.nanos;
             if truth.end <= drained && nanos >= T && !truth.plan.lost && !self.delivered.contains(&key) {
                 self.delivered.push(key);
                 if let Some(request) = truth.poll.request.filter(|request| truth.end - request.begin >= T) {
                     let nanos = truth.end - request.begin;
-                    look.ended_requests.push(EndedRequest { poll: key, request, nanos });
+                    scan.ended_requests.push(EndedRequest { poll: key, request, nanos });
                 }
                 let worker = truth.never_off().then_some(0);
-                look.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, nanos, worker });
+                scan.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, nanos, worker });
             }
         }
         let world = &self.world;
         let place = |poll: &Poll| {
             let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("it was seen");
-            match drained + glance.ask {
-                at if !truth.runs(at) => Placement::Over,
-                at if truth.is_off(at) => Placement::Off,
-                _ => Placement::Worker(0),
+            match drained + plan_of_scan.ask {
+                at if !truth.runs(at) => PollState::Finished,
+                at if truth.is_off(at) => PollState::OffWorker,
+                _ => PollState::OnWorker(0),
             }
         };
-        let changes = self.tracker.step(now, &look, &Pauses::default(), place);
+        let changes = self.tracker.step(now, &scan, &Pauses::default(), place);
         for change in changes {
             self.take(change)?;
         }
-        Ok(look)
+        Ok(scan)
     }
 
     /// Each stall begins once, under an id of its own, goes on only until it ends, and ends once.
     fn take(&mut self, change: Change) -> Result<(), TestCaseError> {
         match change {
-            Change::Began { id, poll, elapsed, .. } | Change::Missed { id, poll, elapsed, .. } => {
-                let over = matches!(change, Change::Missed { .. });
+            Change::Started { id, poll, elapsed, .. } | Change::EndedUnseen { id, poll, elapsed, .. } => {
+                let over = matches!(change, Change::EndedUnseen { .. });
                 let truth = self.truth(poll.key).clone();
                 prop_assert!(id > self.last_id, "ids are unique");
                 self.last_id = id;
-                prop_assert!(self.told.values().all(|told| told.key != poll.key), "told before: {:?}", truth);
+                prop_assert!(
+                    self.reported.values().all(|reported| reported.key != poll.key),
+                    "reported before: {:?}",
+                    truth
+                );
                 prop_assert!(elapsed >= T && elapsed <= truth.plan.nanos, "{} of {:?}", elapsed, truth);
                 prop_assert!(truth.plan.off > 0, "it never blocked a worker");
                 prop_assert!(!over || elapsed == truth.plan.nanos && truth.never_off());
                 let ended = over.then_some(elapsed);
                 let doublings = (elapsed / T).ilog2();
-                self.told.insert(
+                self.reported.insert(
                     id,
-                    Told { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
+                    Reported { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
                 );
             }
-            Change::Continued { id, elapsed } | Change::GoesOn { id, elapsed } => {
-                let told = self.told.get_mut(&id).expect("it began");
-                prop_assert!(told.ended.is_none() && elapsed >= told.last, "{:?} then {}", told, elapsed);
-                told.last = elapsed;
+            Change::Continued { id, elapsed } | Change::Unchanged { id, elapsed } => {
+                let reported = self.reported.get_mut(&id).expect("it began");
+                prop_assert!(reported.ended.is_none() && elapsed >= reported.last, "{:?} then {}", reported, elapsed);
+                reported.last = elapsed;
                 let doublings = (elapsed / T).ilog2();
-                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > told.doublings);
-                told.doublings = doublings;
+                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > reported.doublings);
+                reported.doublings = doublings;
             }
             Change::Ended { id, elapsed } => {
-                let told = self.told.get_mut(&id).expect("it began");
-                prop_assert!(told.ended.replace(elapsed).is_none(), "it ends once");
-                prop_assert!(elapsed >= told.last);
-                let key = told.key;
+                let reported = self.reported.get_mut(&id).expect("it began");
+                prop_assert!(reported.ended.replace(elapsed).is_none(), "it ends once");
+                prop_assert!(elapsed >= reported.last);
+                let key = reported.key;
                 let truth = self.truth(key);
                 prop_assert!(elapsed <= truth.plan.nanos);
                 let exact = truth.never_off() && self.delivered.contains(&key);
                 prop_assert!(!exact || elapsed == truth.plan.nanos, "{} of {:?}", elapsed, truth);
             }
             Change::Request { id, elapsed, .. } => {
-                let truth = self.truth(self.told.get(&id).expect("it began").key);
+                let truth = self.truth(self.reported.get(&id).expect("it began").key);
                 let request = truth.poll.request.expect("there is one");
                 prop_assert!(elapsed >= T && elapsed <= truth.end - request.begin);
             }
@@ -221,22 +226,22 @@ impl Scene {
     /// After all has ended.
     fn close(&self) -> Result<(), TestCaseError> {
         prop_assert!(!self.tracker.has_stalls() && self.tracker.tracked.is_empty());
-        prop_assert!(self.told.values().all(|told| told.ended.is_some()), "each ends: {:?}", self.told);
+        prop_assert!(self.reported.values().all(|reported| reported.ended.is_some()), "each ends: {:?}", self.reported);
         for truth in self.world.iter().filter(|truth| truth.plan.nanos >= T && truth.never_off() && !truth.plan.lost) {
-            let told = self.told.values().filter(|told| told.key == truth.poll.key).count();
-            prop_assert_eq!(told, 1, "each is told: {:?}", truth);
+            let reported = self.reported.values().filter(|reported| reported.key == truth.poll.key).count();
+            prop_assert_eq!(reported, 1, "each is reported: {:?}", truth);
         }
         Ok(())
     }
 }
 
-/// Looks until nothing is left that could be told.
+/// Scans until nothing is left that could be reported.
 fn quiet(scene: &mut Scene, mut now: u64) -> Result<(), TestCaseError> {
     let end = scene.end();
-    let plain = Glance { step: T, drain: 0, ask: 0, unread: None };
+    let plain = ScanPlan { step: T, drain: 0, ask: 0, unread: None };
     for _ in 0..3 {
         now = now.max(end) + T;
-        scene.look(now, &plain)?;
+        scene.scan(now, &plain)?;
     }
     Ok(())
 }
@@ -245,38 +250,39 @@ proptest! {
     #![proptest_config(crate::properties::config())]
 
     #[test]
-    fn each_stall_is_told_once_and_nothing_else(
+    fn each_stall_is_reported_once_and_nothing_else(
         threads in vec(vec(plan(), 0..8), 1..4),
-        glances in vec(glance(), 0..60),
+        glances in vec(plan_of_scan(), 0..60),
     ) {
         let (mut scene, mut now) = (Scene::new(&threads), 0);
-        for glance in &glances {
-            now += glance.step;
-            scene.look(now, glance)?;
-            // The next look comes after this one is through.
-            now += glance.drain + glance.ask;
+        for plan_of_scan in &glances {
+            now += plan_of_scan.step;
+            scene.scan(now, plan_of_scan)?;
+            // The next scan comes after this one has ended.
+            now += plan_of_scan.drain + plan_of_scan.ask;
         }
         quiet(&mut scene, now)?;
         scene.close()?;
     }
 
-    /// A watchdog that wakes when it meant to finds each stall while it lasts, at most a quarter of a threshold late.
+    /// A watchdog that wakes when it meant to finds each stall while it lasts, at most a quarter of
+    /// a threshold late.
     #[test]
-    fn whoever_looks_when_told_to_is_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
+    fn scans_at_the_due_moments_are_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
         let (mut scene, mut now) = (Scene::new(&threads), 0);
         while now <= scene.end() {
-            let look = scene.look(now, &Glance { step: 0, drain: 0, ask: 0, unread: None })?;
-            let next = scene.tracker.next_look(now, &look, &Pauses::default());
+            let scan = scene.scan(now, &ScanPlan { step: 0, drain: 0, ask: 0, unread: None })?;
+            let next = scene.tracker.next_scan(now, &scan, &Pauses::default());
             prop_assert!((now + T / 4..=now + T).contains(&next));
             now = next;
         }
         quiet(&mut scene, now)?;
         scene.close()?;
-        for told in scene.told.values() {
-            let truth = scene.truth(told.key);
-            let later = truth.plan.request.filter(|later| *later <= T / LATER).unwrap_or(0);
+        for reported in scene.reported.values() {
+            let truth = scene.truth(reported.key);
+            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST).unwrap_or(0);
             let latest = T + later + T / 4;
-            match told.began {
+            match reported.began {
                 Some(elapsed) => prop_assert!(elapsed <= latest, "{} late: {:?}", elapsed, truth),
                 None => prop_assert!(truth.plan.nanos <= latest, "missed: {:?}", truth),
             }

@@ -1,0 +1,294 @@
+//! Turns what the watchdog thread has found out into [`Event`]s, with all names resolved.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::examine::{Baseline, Diagnosis, Examiner};
+use super::identity::{StallIdentity, TrackedStall};
+use super::shedding;
+use super::stack_coverage;
+use super::track::{Change, Exoneration, Poll};
+use crate::measure::meter::Meter;
+use crate::measure::route::RouteId;
+use crate::measure::site::SiteId;
+use crate::measure::task_id;
+use crate::measure::thread::ThreadState;
+use crate::model::cause::{Cause, Certainty};
+use crate::model::coverage::StackCoverage;
+use crate::model::event::{
+    BlockedRequest, Event, Notice, SheddingChange, StallOrigin, StallProgress, StallStarted, TaskGroup,
+};
+use crate::model::id::{PollKey, RuntimeId};
+use crate::model::stall::{Phase, Stall};
+use crate::model::time::Nanos;
+
+/// Where events go. Called on the watchdog thread: it must neither block nor take long.
+pub(crate) type EventSink = Box<dyn FnMut(Event) + Send>;
+
+/// An ongoing stall.
+struct Ongoing {
+    thread: Arc<ThreadState>,
+    identity: StallIdentity,
+    baseline: Option<Baseline>,
+}
+
+/// What the watchdog thread knows of a poll's thread, beside the poll.
+pub(super) struct PollContext {
+    pub(super) thread: Arc<ThreadState>,
+    /// The thread's CPU time when the poll was first observed.
+    pub(super) baseline: Option<Baseline>,
+    /// The thread's run delay before the poll began.
+    pub(super) run_delay_before: Option<u64>,
+}
+
+/// A worker that is blocked by a task that nobody wrapped.
+pub(super) struct UnwatchedStall {
+    pub(super) id: u64,
+    pub(super) runtime: u16,
+    pub(super) worker: u16,
+    pub(super) thread: Arc<ThreadState>,
+    pub(super) identity: StallIdentity,
+    pub(super) certainty: Certainty,
+    /// In nanoseconds of the watchdog's clock.
+    pub(super) begin: u64,
+    pub(super) elapsed: u64,
+}
+
+/// Turns findings of the watchdog thread into events.
+pub(super) struct Emitter {
+    meter: Arc<Meter>,
+    sink: EventSink,
+    stacks: StackCoverage,
+    ongoing: HashMap<u64, Ongoing>,
+    has_reported_degradation: bool,
+}
+
+impl Emitter {
+    /// `stacks` is the coverage at the start.
+    pub(super) fn new(meter: Arc<Meter>, stacks: StackCoverage, sink: EventSink) -> Emitter {
+        Emitter { meter, sink, stacks, ongoing: HashMap::new(), has_reported_degradation: false }
+    }
+
+    /// Examines the stall of a change where that is due, and emits the event. `at` is the moment of
+    /// the scan; `context` gives what is known of a poll's thread.
+    pub(super) fn emit_change(
+        &mut self,
+        examiner: &mut Examiner,
+        change: Change,
+        at: Nanos,
+        context: impl FnOnce(&Poll) -> Option<PollContext>,
+    ) {
+        match change {
+            Change::Started { id, poll, worker, elapsed, route } => {
+                let Some(PollContext { thread, baseline, run_delay_before }) = context(&poll) else { return };
+                let identity = StallIdentity::Poll(poll.key.number);
+                let mut found = examiner.examine(&thread, &identity, baseline, run_delay_before);
+                if examiner.is_excused(&thread, &poll, (elapsed, found.cause), run_delay_before) {
+                    found.cause = Cause::Starved;
+                }
+                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
+                stall.elapsed = Duration::from_nanos(elapsed);
+                stall.route = self.route(route);
+                let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
+                stall.latest_request = self.route(latest_request);
+                let origin = StallOrigin { runtime: RuntimeId(poll.runtime), site: poll.site, route };
+                self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
+            }
+            Change::Continued { id, elapsed } => {
+                let Some(Ongoing { thread, identity, baseline }) = self.ongoing.get(&id) else { return };
+                let found = examiner.examine(thread, identity, *baseline, None);
+                self.report_degradation();
+                let Diagnosis { cause, syscall, on_cpu, stack, spans, .. } = found;
+                let elapsed = Duration::from_nanos(elapsed);
+                let progress = StallProgress { id, elapsed, at, cause, syscall, on_cpu, spans, stack };
+                self.emit(Event::StallProgress(Box::new(progress)));
+            }
+            Change::Unchanged { id, elapsed } => {
+                self.emit(Event::StallUnchanged { id, elapsed: Duration::from_nanos(elapsed), at });
+            }
+            Change::Ended { id, elapsed } => {
+                self.ongoing.remove(&id);
+                self.emit(Event::StallEnded { id, elapsed: Duration::from_nanos(elapsed) });
+            }
+            Change::Request { id, frame, route, elapsed, over } => {
+                let route_name = self.meter.routes.name(route);
+                let elapsed = Nanos(elapsed);
+                let request = BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over: over };
+                self.emit(Event::RequestBlocked(request));
+            }
+            Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration } => {
+                let Some(PollContext { thread, .. }) = context(&poll) else { return };
+                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
+                stall.elapsed = Duration::from_nanos(elapsed);
+                stall.cause = match exoneration {
+                    None => Cause::Unknown,
+                    Some(Exoneration::Paused) => Cause::Paused,
+                    Some(Exoneration::Starved) => Cause::Starved,
+                };
+                stall.route = self.route(route);
+                let origin = StallOrigin { runtime: RuntimeId(poll.runtime), site: poll.site, route };
+                self.emit(Event::StallEndedUnseen { stall: Box::new(stall), origin });
+            }
+        }
+    }
+
+    /// Examines a worker that is blocked by a task that nobody wrapped, as observed at the moment
+    /// `at`, and emits the event.
+    pub(super) fn emit_unwatched(&mut self, examiner: &mut Examiner, unwatched: UnwatchedStall, at: Nanos) {
+        let UnwatchedStall { id, runtime, worker, thread, identity, certainty, begin, elapsed } = unwatched;
+        // A waiting thread has used no CPU since the stall began.
+        let waiting = match &identity {
+            StallIdentity::Worker(worker) => worker.cpu,
+            StallIdentity::Poll(_) => None,
+        };
+        let baseline = waiting.map(|cpu| Baseline { cpu, at: begin, run_delay: None });
+        let found = examiner.examine(&thread, &identity, baseline, None);
+        let poll = Poll {
+            key: PollKey { thread: thread.id, number: 0 },
+            begin,
+            runtime,
+            site: SiteId::OTHER,
+            watched: None,
+            request: None,
+            parent_route: None,
+            task: 0,
+            paused_since: None,
+            waited: 0,
+        };
+        let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
+        stall.certainty = certainty;
+        stall.elapsed_is_lower_bound = true;
+        stall.elapsed = Duration::from_nanos(elapsed);
+        let origin = StallOrigin { runtime: RuntimeId(runtime), site: SiteId::OTHER, route: None };
+        self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
+    }
+
+    /// Emits the start of a stall with its diagnosis, and keeps what the next examination needs.
+    fn start(&mut self, mut stall: Stall, origin: StallOrigin, found: Diagnosis, ongoing: Ongoing, at: Nanos) {
+        self.report_degradation();
+        (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
+        stall.spans = found.spans.unwrap_or_default();
+        let tracked = TrackedStall { thread: ongoing.thread.clone(), identity: ongoing.identity.clone() };
+        #[cfg(feature = "server")]
+        let tracked_poll = match tracked.identity {
+            StallIdentity::Poll(number) => Some(PollKey { thread: tracked.thread.id, number }),
+            StallIdentity::Worker(_) => None,
+        };
+        self.ongoing.insert(stall.id, Ongoing { baseline: found.baseline, ..ongoing });
+        let liveness = Arc::new(tracked);
+        let started = StallStarted {
+            stall,
+            origin,
+            #[cfg(feature = "server")]
+            poll: tracked_poll,
+            at,
+            liveness,
+            stack: found.stack,
+        };
+        self.emit(Event::StallStarted(Box::new(started)));
+    }
+
+    /// Emits, once, what keeps stacks from being captured and was not known at the start.
+    fn report_degradation(&mut self) {
+        let now = stack_coverage::now(self.stacks);
+        if !self.has_reported_degradation
+            && now != self.stacks
+            && let Some((which, why)) = now.lacking()
+        {
+            self.has_reported_degradation = true;
+            self.emit_degraded(format!("{which} are reported without stacks: {why}"));
+        }
+    }
+
+    /// Emits something that pollwatch cannot do.
+    pub(super) fn emit_degraded(&mut self, what: impl Into<String>) {
+        self.emit(Event::Notice(Notice::Degraded(what.into())));
+    }
+
+    /// Emits that the process stood still for a time in nanoseconds.
+    pub(super) fn emit_pause(&mut self, nanos: u64) {
+        self.emit(Event::Notice(Notice::ProcessPaused(Duration::from_nanos(nanos))));
+    }
+
+    /// Emits the panics of tasks since the previous call.
+    pub(super) fn emit_task_panics(&mut self) {
+        for panic in self.meter.panics.take() {
+            let group = self.task_group((panic.runtime, panic.site));
+            // SAFETY: the bits are those that `to_bits` made in the panic's task.
+            let task = unsafe { task_id::from_bits(panic.task) };
+            self.emit(Event::Notice(Notice::TaskPanicked { group, task, message: panic.text }));
+        }
+    }
+
+    /// Emits that a site has more tasks than `limit`.
+    pub(super) fn emit_task_growth(&mut self, key: (u16, SiteId), alive: u64, limit: u64) {
+        self.emit(Event::Notice(Notice::TasksGrew { group: self.task_group(key), alive, limit }));
+    }
+
+    /// Emits that requests are turned away from here on, or admitted again.
+    pub(super) fn emit_shedding(&mut self, told: shedding::Told) {
+        let marks = told.marks;
+        self.emit(Event::Notice(Notice::Shedding(SheddingChange {
+            runtime: self.runtime_name(told.runtime),
+            key: (RuntimeId(told.runtime), [marks.high, marks.low, marks.sustain]),
+            has_started: told.turn == super::overload::Turn::Begins,
+            lag: Nanos(told.lag),
+            high_watermark: Nanos(marks.high),
+            turned_away: told.turned_away,
+        })));
+    }
+
+    fn emit(&mut self, event: Event) {
+        (self.sink)(event);
+    }
+
+    fn task_group(&self, key: (u16, SiteId)) -> TaskGroup {
+        TaskGroup {
+            runtime: self.runtime_name(key.0),
+            site: self.meter.sites.get(key.1),
+            key: (RuntimeId(key.0), key.1),
+        }
+    }
+
+    fn runtime_name(&self, id: u16) -> Arc<str> {
+        self.meter.runtimes.get(id).map_or_else(|| "other".into(), |runtime| runtime.name.clone())
+    }
+
+    fn route(&self, route: Option<RouteId>) -> Option<Arc<str>> {
+        route.map(|route| self.meter.routes.name(route))
+    }
+
+    /// Returns a stall with all that a poll says about it.
+    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState) -> Stall {
+        let meter = &self.meter;
+        let ago = Duration::from_nanos(meter.clock.nanos(meter.clock.now()).saturating_sub(poll.begin));
+        Stall {
+            id,
+            phase,
+            certainty: Certainty::Measured,
+            runtime: self.runtime_name(poll.runtime),
+            worker: Some(worker as usize),
+            thread: thread.name.clone(),
+            // SAFETY: the bits are those that a poll of this process published, made by `to_bits`,
+            // or 0.
+            task: unsafe { task_id::from_bits(poll.task) },
+            site: meter.sites.get(poll.site),
+            watched: poll.watched.map(|site| meter.sites.get(site)),
+            route: None,
+            parent_route: self.route(poll.parent_route),
+            latest_request: None,
+            spans: Vec::new(),
+            cause: Cause::Unknown,
+            started_at: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
+            elapsed: Duration::ZERO,
+            elapsed_is_lower_bound: false,
+            on_cpu: None,
+            syscall: None,
+            stack: None,
+            location_changed: None,
+            reason: "",
+            advice: None,
+        }
+    }
+}

@@ -1,0 +1,321 @@
+use super::*;
+use crate::detect::pause::Sleep;
+
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const T: u64 = 10 * MS;
+
+pub(super) fn poll(number: u64, begin: u64) -> Poll {
+    Poll {
+        key: PollKey { thread: 1, number },
+        begin,
+        runtime: 1,
+        site: SiteId(1),
+        watched: None,
+        request: None,
+        parent_route: None,
+        task: 9,
+        paused_since: None,
+        waited: 0,
+    }
+}
+
+pub(super) fn running(polls: &[Poll]) -> Scan {
+    Scan { running: polls.to_vec(), ..Scan::default() }
+}
+
+fn ended(poll: Poll, nanos: u64) -> Scan {
+    Scan { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Scan::default() }
+}
+
+pub(super) fn on_worker(_: &Poll) -> PollState {
+    PollState::OnWorker(0)
+}
+
+#[test]
+fn reported_at_the_threshold_then_at_each_doubling_then_with_the_exact_duration() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    assert_eq!(tracker.step(T - 1, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(
+        tracker.step(T, &running(&[p]), &pauses, on_worker),
+        [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]
+    );
+    let mut reported = Vec::new();
+    for now in (T..200 * MS).step_by(MS as usize) {
+        reported.extend(tracker.step(now, &running(&[p]), &pauses, on_worker));
+    }
+    let at = |n: u64| Change::Continued { id: 1, elapsed: n * T };
+    let (again, quiet): (Vec<_>, Vec<_>) = reported.into_iter().partition(|c| matches!(c, Change::Continued { .. }));
+    assert_eq!(again, [at(2), at(4), at(8), at(16)]);
+    assert!(quiet.iter().all(|c| matches!(c, Change::Unchanged { id: 1, .. })));
+    assert!(tracker.has_stalls());
+    assert_eq!(
+        tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
+        [Change::Ended { id: 1, elapsed: 214 * MS }]
+    );
+    assert_eq!(tracker.step(217 * MS, &Scan::default(), &pauses, on_worker), []);
+    assert!(!tracker.has_stalls());
+}
+
+#[test]
+fn a_cooperative_load_is_silent() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    for i in 0..1_000 {
+        let p = poll(i, i * T);
+        assert_eq!(tracker.step(i * T + T - 1, &running(&[p]), &pauses, on_worker), []);
+    }
+}
+
+#[test]
+fn a_stall_that_ended_unseen_is_reported_once() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(7, 0);
+    let reported = tracker.step(30 * MS, &ended(p, 12 * MS), &pauses, on_worker);
+    assert_eq!(
+        reported,
+        [Change::EndedUnseen { id: 1, poll: p, worker: 0, elapsed: 12 * MS, route: None, exoneration: None }]
+    );
+    assert_eq!(tracker.step(31 * MS, &Scan::default(), &pauses, on_worker), []);
+}
+
+#[test]
+fn a_stall_found_and_ended_in_one_scan_starts_and_ends() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(7, 0);
+    let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
+    let reported = tracker.step(15 * MS, &scan, &pauses, on_worker);
+    assert_eq!(
+        reported,
+        [
+            Change::Started { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None },
+            Change::Ended { id: 1, elapsed: 15 * MS }
+        ]
+    );
+}
+
+#[test]
+fn a_poll_that_is_over_when_asked_is_left_to_its_published_end() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(7, 0);
+    let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
+    let reported = tracker.step(16 * MS, &scan, &pauses, |_| PollState::Finished);
+    assert_eq!(
+        reported,
+        [Change::EndedUnseen { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None, exoneration: None }]
+    );
+}
+
+#[test]
+fn a_poll_off_its_worker_is_never_a_stall() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    let mut asked = 0;
+    for now in [T, 2 * T, 5 * T] {
+        let reported = tracker.step(now, &running(&[p]), &pauses, |_| {
+            asked += 1;
+            PollState::OffWorker
+        });
+        assert_eq!(reported, []);
+    }
+    assert_eq!(asked, 1, "the question takes a lock: asked once a poll");
+    assert_eq!(tracker.step(6 * T, &ended(p, 6 * T), &pauses, on_worker), []);
+}
+
+#[test]
+fn a_hand_off_ends_the_stall_for_good() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    tracker.step(T, &running(&[p]), &pauses, on_worker);
+    let reported = tracker.step(15 * MS, &running(&[p]), &pauses, |_| PollState::OffWorker);
+    assert_eq!(reported, [Change::Ended { id: 1, elapsed: T }], "where it was seen last");
+    assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
+}
+
+#[test]
+fn a_hand_off_that_only_the_end_shows_ends_where_it_was_last_observed() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
+    let scan = Scan { ended: vec![EndedPoll { poll: p, nanos: 80 * MS, worker: None }], ..Scan::default() };
+    assert_eq!(tracker.step(81 * MS, &scan, &pauses, on_worker), [Change::Ended { id: 1, elapsed: 12 * MS }]);
+}
+
+#[test]
+fn a_lost_end_ends_a_stall_as_last_observed_and_an_unread_slot_does_not() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 0);
+    tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
+    let unread = Scan { unread: vec![1], ..Scan::default() };
+    assert_eq!(tracker.step(14 * MS, &unread, &pauses, on_worker), []);
+    assert_eq!(
+        tracker.step(16 * MS, &Scan::default(), &pauses, on_worker),
+        [Change::Ended { id: 1, elapsed: 12 * MS }]
+    );
+}
+
+#[test]
+fn a_part_that_may_block_does_not_count() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let standing = Poll { paused_since: Some(4 * MS), ..poll(1, 0) };
+    assert_eq!(tracker.step(80 * MS, &running(&[standing]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_scan(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
+    // The part is over: the poll seems to have begun 80 ms later.
+    let unchanged = poll(1, 80 * MS);
+    assert_eq!(tracker.step(89 * MS, &running(&[unchanged]), &pauses, on_worker), []);
+    let reported = tracker.step(90 * MS, &running(&[unchanged]), &pauses, on_worker);
+    assert_eq!(reported, [Change::Started { id: 1, poll: unchanged, worker: 0, elapsed: T, route: None }]);
+}
+
+#[test]
+fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
+    let (mut tracker, mut pauses) = (Tracker::new(T), Pauses::default());
+    let sleep = Sleep { begin: 0, due: MS, end: 40 * MS, own_run_delay: Some(38 * MS), busiest: Some(0) };
+    assert_eq!(pauses.note(&sleep, T), None, "no pause: others had the CPU");
+    let p = poll(1, MS);
+    let reported = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
+    assert_eq!(
+        reported,
+        [Change::EndedUnseen {
+            id: 1,
+            poll: p,
+            worker: 0,
+            elapsed: 38 * MS,
+            route: None,
+            exoneration: Some(Exoneration::Starved)
+        }]
+    );
+}
+
+fn a_pause(begin: u64, end: u64) -> Pauses {
+    let mut pauses = Pauses::default();
+    let sleep = Sleep { begin, due: begin + MS, end, own_run_delay: Some(0), busiest: Some(0) };
+    pauses.note(&sleep, T).expect("a pause");
+    pauses
+}
+
+#[test]
+fn a_pause_is_not_the_tasks_fault() {
+    let mut tracker = Tracker::new(T);
+    let pauses = a_pause(2 * MS, 1_000 * MS);
+    let p = poll(1, 0);
+    assert_eq!(tracker.step(1_001 * MS, &running(&[p]), &pauses, on_worker), []);
+    let reported = tracker.step(1_003 * MS, &ended(p, 1_002 * MS), &pauses, on_worker);
+    assert_eq!(
+        reported,
+        [Change::EndedUnseen {
+            id: 1,
+            poll: p,
+            worker: 0,
+            elapsed: 1_002 * MS,
+            route: None,
+            exoneration: Some(Exoneration::Paused)
+        }]
+    );
+}
+
+#[test]
+fn a_block_that_continues_after_a_pause_is_a_stall() {
+    let mut tracker = Tracker::new(T);
+    let pauses = a_pause(2 * MS, 1_000 * MS);
+    let p = poll(1, 0);
+    assert_eq!(tracker.next_scan(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
+    let reported = tracker.step(1_008 * MS, &running(&[p]), &pauses, on_worker);
+    assert_eq!(reported, [Change::Started { id: 1, poll: p, worker: 0, elapsed: 10 * MS, route: None }]);
+    let reported = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
+    assert_eq!(reported, [Change::Ended { id: 1, elapsed: 27 * MS }]);
+}
+
+/// It waited for a CPU for 3 ms: too long to be called slow, too short to be called starved. What
+/// it does by itself decides.
+#[test]
+fn a_poll_that_is_due_only_because_it_waited_for_a_cpu_is_judged_again() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = Poll { waited: 3 * MS, ..poll(1, 0) };
+    assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_scan(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
+    let began = Change::Started { id: 1, poll: p, worker: 0, elapsed: 13 * MS, route: None };
+    assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [began]);
+    // Another one is over before that.
+    let q = Poll { waited: 3 * MS, ..poll(2, 20 * MS) };
+    assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
+    let (elapsed, exoneration) = (12 * MS, Some(Exoneration::Starved));
+    assert_eq!(
+        tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
+        [Change::EndedUnseen { id: 2, poll: q, worker: 0, elapsed, route: None, exoneration }]
+    );
+    // And one that would have been long in any case is not excused.
+    let r = Poll { waited: 3 * MS, ..poll(3, 40 * MS) };
+    let reported = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
+    assert!(matches!(reported[..], [Change::EndedUnseen { id: 3, exoneration: None, .. }]), "{reported:?}");
+}
+
+#[test]
+fn a_poll_that_mostly_waited_for_a_cpu_is_reported_at_once() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = Poll { waited: 6 * MS, ..poll(1, 0) };
+    let reported = tracker.step(T, &running(&[p]), &pauses, on_worker);
+    assert_eq!(reported, [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]);
+}
+
+/// A laptop's lid is closed for eight hours, with a counter that goes on meanwhile: one poll was
+/// short, one had blocked before.
+#[test]
+fn a_machine_that_was_suspended_has_no_stall_for_it() {
+    const HOURS: u64 = 8 * 3_600_000 * MS;
+    let (mut tracker, none) = (Tracker::new(T), Pauses::default());
+    let (blocks, short) = (poll(1, 0), poll(2, 49 * MS));
+    let reported = tracker.step(T, &running(&[blocks]), &none, on_worker);
+    assert!(matches!(reported[..], [Change::Started { id: 1, .. }]), "{reported:?}");
+    let pauses = a_pause(50 * MS, 50 * MS + HOURS);
+    let now = 50 * MS + HOURS;
+    assert_eq!(pauses.overlap(0, now), HOURS);
+    let reported = tracker.step(now, &running(&[blocks, short]), &pauses, on_worker);
+    assert_eq!(reported, [Change::Continued { id: 1, elapsed: 50 * MS }], "as if it had not been");
+    let next = tracker.next_scan(now, &running(&[blocks, short]), &pauses);
+    assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
+    let scan = Scan {
+        ended: vec![
+            EndedPoll { poll: short, nanos: HOURS + 2 * MS, worker: Some(1) },
+            EndedPoll { poll: blocks, nanos: HOURS + 60 * MS, worker: Some(0) },
+        ],
+        ..Scan::default()
+    };
+    let reported = tracker.step(now + 10 * MS, &scan, &pauses, on_worker);
+    let (elapsed, exoneration) = (HOURS + 2 * MS, Some(Exoneration::Paused));
+    assert_eq!(
+        reported,
+        [
+            Change::EndedUnseen { id: 2, poll: short, worker: 1, elapsed, route: None, exoneration },
+            Change::Ended { id: 1, elapsed: 60 * MS }
+        ]
+    );
+}
+
+/// And with one that began anew when it woke.
+#[test]
+fn a_clock_that_restarts_is_no_stall() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let p = poll(1, 5_000 * MS);
+    assert_eq!(tracker.step(5_001 * MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.step(MS, &running(&[p]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_scan(MS, &running(&[p]), &pauses), MS + T);
+    assert_eq!(tracker.step(2 * MS, &ended(p, 0), &pauses, on_worker), []);
+    let q = poll(2, 3 * MS);
+    let reported = tracker.step(3 * MS + T, &running(&[q]), &pauses, on_worker);
+    assert!(matches!(reported[..], [Change::Started { elapsed: T, .. }]), "what comes after is found: {reported:?}");
+}
+
+#[test]
+fn scans_when_the_earliest_poll_is_due_but_not_too_often() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let now = 100 * MS;
+    assert_eq!(tracker.next_scan(now, &Scan::default(), &pauses), now + T);
+    assert_eq!(tracker.next_scan(now, &running(&[poll(1, 95 * MS), poll(2, 97 * MS)]), &pauses), 105 * MS);
+    assert_eq!(tracker.next_scan(now, &running(&[poll(1, 91 * MS)]), &pauses), now + T / 4, "four a threshold");
+    let old = poll(3, 60 * MS);
+    tracker.step(now, &running(&[old]), &pauses, on_worker);
+    assert_eq!(tracker.next_scan(now, &running(&[old]), &pauses), now + T, "the next doubling is far");
+    let now = 137 * MS;
+    assert_eq!(tracker.next_scan(now, &running(&[old]), &pauses), 140 * MS, "at 8x");
+}

@@ -1,0 +1,275 @@
+//! The watchdog thread: scans all slots, examines what is blocked, emits events, and sleeps until a
+//! poll could be due.
+
+mod observe;
+mod probes;
+mod sleep;
+mod unwatched;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use observe::Observation;
+use sleep::CpuTime;
+
+use super::emit::{Emitter, EventSink, PollContext};
+use super::examine::Examiner;
+use super::outside::detector::BlockedWorkerDetector;
+use super::outside::workers::Workers;
+use super::panic_budget::{PanicBudget, PanicResponse};
+use super::pause::Pauses;
+use super::run_delay::RunDelayTracker;
+use super::runtime_liveness::RuntimeLiveness;
+use super::scan;
+use super::shedding::Shedding;
+use super::status::WatchdogStatus;
+use super::task_growth::TaskGrowthAlarm;
+use super::track::{Poll, PollState, Tracker};
+use crate::measure::meter::Meter;
+use crate::measure::site::SiteId;
+use crate::model::coverage::StackCoverage;
+use crate::model::time::Nanos;
+use crate::sys::OwnRunDelay;
+use crate::util::call_user;
+
+/// After this long without a poll the watchdog sleeps until there is one.
+const IDLE_NANOS: u64 = 1_000_000_000;
+/// The interval at which the probe of a runtime is woken while it polls.
+const PROBE_NANOS: u64 = 100_000_000;
+/// The same, where requests are turned away when the runtime is late.
+const SHED_PROBE_NANOS: u64 = 20_000_000;
+
+/// The interval at which tasks are counted while anything is polled, and the longest delay of the
+/// report of a task's panic.
+const TASKS_NANOS: u64 = 1_000_000_000;
+
+/// The time that passes after a scan that panicked.
+const PANIC_DELAY: Duration = Duration::from_millis(10);
+
+/// What the watchdog thread is told to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WatcherSettings {
+    /// Whether stacks are captured.
+    pub(crate) capture_stacks: bool,
+    /// What can be captured, as far as that is known at the start.
+    pub(crate) stacks: StackCoverage,
+    /// A site with more tasks than this is reported; `u64::MAX` switches that off.
+    pub(crate) warn_above_alive_tasks: u64,
+}
+
+/// The watchdog thread, and what it keeps from one scan to the next.
+pub(crate) struct Watcher {
+    meter: Arc<Meter>,
+    status: Arc<WatchdogStatus>,
+    settings: WatcherSettings,
+    examiner: Examiner,
+    emitter: Emitter,
+    tracker: Tracker,
+    pauses: Pauses,
+    /// The threads that were in a poll when the latest sleep began.
+    cpu_times: HashMap<u64, CpuTime>,
+    own_run_delay: OwnRunDelay,
+    /// The reading of `own_run_delay` before the latest sleep.
+    delay: Option<u64>,
+    run_delays: RunDelayTracker,
+    /// The moment up to which it is known whether this thread ran when it meant to. A pause may
+    /// also come while it is awake.
+    last_confirmed: u64,
+    /// Runtimes whose probe was woken while they were polling.
+    probing: HashMap<u16, RuntimeLiveness>,
+    probed: u64,
+    growth: TaskGrowthAlarm<(u16, SiteId)>,
+    /// When tasks were last counted.
+    counted: u64,
+    shedding: Shedding,
+    /// The workers as they are observed from outside, and the detector of the blocked ones.
+    workers: Workers,
+    detector: BlockedWorkerDetector,
+    /// Ids of the stalls that the detector has found, by thread.
+    unwatched: HashMap<u64, u64>,
+    panic_budget: PanicBudget,
+    /// The fingerprint of the latest scan at which anything was active, and the moment of that
+    /// scan.
+    fingerprint: u64,
+    active: u64,
+}
+
+impl Watcher {
+    pub(crate) fn new(
+        meter: Arc<Meter>,
+        status: Arc<WatchdogStatus>,
+        settings: WatcherSettings,
+        sink: EventSink,
+    ) -> Watcher {
+        let threshold = meter.threshold;
+        Watcher {
+            examiner: Examiner::new(meter.clone(), status.clone(), settings.capture_stacks),
+            emitter: Emitter::new(meter.clone(), settings.stacks, sink),
+            tracker: Tracker::new(threshold),
+            workers: Workers::default(),
+            detector: BlockedWorkerDetector::new(threshold),
+            unwatched: HashMap::new(),
+            growth: TaskGrowthAlarm::new(settings.warn_above_alive_tasks),
+            counted: 0,
+            meter,
+            status,
+            settings,
+            pauses: Pauses::default(),
+            cpu_times: HashMap::new(),
+            own_run_delay: OwnRunDelay::open(),
+            delay: None,
+            run_delays: RunDelayTracker::default(),
+            last_confirmed: 0,
+            probing: HashMap::new(),
+            probed: 0,
+            shedding: Shedding::default(),
+            panic_budget: PanicBudget::default(),
+            fingerprint: 0,
+            active: 0,
+        }
+    }
+
+    /// Runs until the watchdog stops.
+    pub(crate) fn run(mut self) {
+        self.meter.wake.set_thread(std::thread::current());
+        self.last_confirmed = self.now();
+        loop {
+            let stopping = self.status.is_stopping();
+            let panicked = call_user(|| self.scan_and_sleep(stopping));
+            if stopping || panicked && !self.recover() {
+                break;
+            }
+            if !panicked {
+                self.panic_budget.reset();
+            }
+        }
+        // Also where the last scan panicked before it did this: nobody else would ever open the
+        // gates.
+        call_user(|| drop(self.shedding.open_all()));
+        self.status.has_ended();
+    }
+
+    /// Handles a scan that panicked, which is a defect of pollwatch. Returns whether to go on.
+    fn recover(&mut self) -> bool {
+        self.status.panics.fetch_add(1, Ordering::Relaxed);
+        match self.panic_budget.spend() {
+            PanicResponse::Report => self.emitter.emit_degraded(
+                "the watchdog thread panicked, which is a defect of pollwatch: stalls of that moment may be reported wrongly or \
+                 not at all; the watchdog continues",
+            ),
+            PanicResponse::Continue => {}
+            PanicResponse::GiveUp => {
+                self.emitter.emit_degraded(
+                    "the watchdog thread panicked again and again, which is a defect of pollwatch: it has stopped, and no stall \
+                     is found any more; the program itself is not affected",
+                );
+                return false;
+            }
+        }
+        std::thread::sleep(PANIC_DELAY);
+        self.last_confirmed = self.now();
+        true
+    }
+
+    /// Does one scan with all that follows from it, and sleeps until the next. The last scan does
+    /// not sleep.
+    fn scan_and_sleep(&mut self, stopping: bool) {
+        #[cfg(test)]
+        if self.status.injected_panics.load(Ordering::Relaxed) > 0 {
+            self.status.injected_panics.fetch_sub(1, Ordering::Relaxed);
+            panic!("injected by a test");
+        }
+        let seen = self.observe();
+        self.check_oversleep(self.last_confirmed);
+        self.emit_changes(&seen);
+        self.detect_blocked_workers(&seen);
+        if self.examiner.take_has_examined() {
+            // This thread may have waited for a stack: the time that took says nothing about the
+            // process.
+            self.last_confirmed = self.now();
+        }
+        self.emitter.emit_task_panics();
+        if stopping {
+            self.count_tasks();
+            for told in self.shedding.open_all() {
+                self.emitter.emit_shedding(told);
+            }
+            return;
+        }
+        self.shed(&seen);
+        self.probe(&seen);
+        if self.is_active(&seen) {
+            self.fingerprint = seen.fingerprint;
+            self.active = seen.now;
+        }
+        // Due between the last poll and the sleep that follows it.
+        if self.active >= self.counted && seen.now.saturating_sub(self.counted) >= TASKS_NANOS {
+            self.counted = seen.now;
+            if self.growth.may_change(self.most_tasks()) {
+                self.count_tasks();
+            }
+        }
+        if seen.now.saturating_sub(self.active) >= IDLE_NANOS {
+            self.sleep_until_a_poll();
+        } else {
+            self.sleep(&seen);
+        }
+        self.status.wakeups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns whether anything was polled since the previous scan, or has to be watched on.
+    fn is_active(&self, seen: &Observation) -> bool {
+        seen.fingerprint != self.fingerprint
+            || !seen.scan.running.is_empty()
+            || self.tracker.has_stalls()
+            || seen.workers.is_busy
+            || self.shedding.late().next().is_some()
+    }
+
+    fn now(&self) -> u64 {
+        self.meter.clock.nanos(self.meter.clock.now())
+    }
+
+    /// Emits what a scan changes about the tracked polls.
+    fn emit_changes(&mut self, seen: &Observation) {
+        let state = |poll: &Poll| poll_state(&self.meter, seen, poll);
+        let changes = self.tracker.step(seen.now, &seen.scan, &self.pauses, state);
+        for change in changes {
+            let (cpu_times, run_delays) = (&self.cpu_times, &self.run_delays);
+            self.emitter.emit_change(&mut self.examiner, change, Nanos(seen.now), |poll| {
+                let id = poll.key.thread;
+                let thread = seen.threads.get(&id)?.clone();
+                let cpu = cpu_times.get(&id).filter(|cpu| cpu.poll == poll.key);
+                let run_delay_before = run_delays.before(id, poll.begin, thread.waited);
+                Some(PollContext { thread, baseline: cpu.map(|cpu| cpu.baseline), run_delay_before })
+            });
+        }
+    }
+
+    /// Returns the number of tasks of the largest runtime: no site has more.
+    fn most_tasks(&self) -> u64 {
+        let runtimes = self.meter.runtimes.all();
+        let alive = runtimes.iter().filter_map(|runtime| Some(runtime.metrics()?.num_alive_tasks()));
+        alive.max().unwrap_or(0) as u64
+    }
+
+    /// Emits the sites that have too many tasks.
+    fn count_tasks(&mut self) {
+        for (site, alive) in self.growth.check(&self.meter.alive()) {
+            self.emitter.emit_task_growth(site, alive, self.settings.warn_above_alive_tasks);
+        }
+    }
+}
+
+/// Returns whether a poll of a scan blocks a worker now.
+fn poll_state(meter: &Meter, seen: &Observation, poll: &Poll) -> PollState {
+    let Some(thread) = seen.threads.get(&poll.key.thread) else { return PollState::Finished };
+    let reading = thread.slot.read();
+    let frame = reading.as_ref().and_then(|r| r.frames().iter().find(|f| f.number == poll.key.number));
+    match (frame, meter.runtimes.get(poll.runtime)) {
+        (Some(frame), Some(runtime)) => scan::poll_state(&runtime, thread, frame),
+        _ => PollState::Finished,
+    }
+}

@@ -1,0 +1,57 @@
+//! Identifiers that all layers use.
+
+use std::num::NonZeroU16;
+
+/// A runtime in the table of a watchdog's runtimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RuntimeId(pub(crate) u16);
+
+/// A site in the table of a watchdog's sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SiteId(pub(crate) u32);
+
+impl SiteId {
+    /// The sites that did not fit into the table.
+    pub(crate) const OTHER: SiteId = SiteId(0);
+    /// The site of pollwatch's own tasks, which no counter includes.
+    pub(crate) const OWN: SiteId = SiteId(u32::MAX);
+}
+
+/// A route in the table of a watchdog's routes. It fits, with its absence, into the 16 bits that a
+/// frame has for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct RouteId(NonZeroU16);
+
+impl RouteId {
+    /// The routes that did not fit into the table.
+    pub(crate) const OTHER: RouteId = RouteId(NonZeroU16::new(1).unwrap());
+    /// The requests that no route matched.
+    pub(crate) const UNMATCHED: RouteId = RouteId(NonZeroU16::new(2).unwrap());
+
+    /// Returns the bits of a route; those of `None` are 0.
+    #[inline]
+    pub(crate) fn to_bits(route: Option<RouteId>) -> u16 {
+        route.map_or(0, |route| route.0.get())
+    }
+
+    /// Returns the route with these bits.
+    #[inline]
+    pub(crate) fn from_bits(bits: u16) -> Option<RouteId> {
+        NonZeroU16::new(bits).map(RouteId)
+    }
+
+    /// Returns the index in lists: 0, 1, 2 ...
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// One poll, unlike all others of the same watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PollKey {
+    /// The measured thread, by its number in the watchdog.
+    pub(crate) thread: u64,
+    /// The number of the poll's frame on that thread.
+    pub(crate) number: u64,
+}

@@ -1,0 +1,284 @@
+//! The stalls that are known: recent ones, ongoing ones, and their totals. Written on the watchdog
+//! thread and by the dispatcher, read by any thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::totals::{StallKey, StallTotals};
+use crate::model::cause::{Cause, Certainty, Syscall};
+use crate::model::event::{BlockedRequest, Liveness, StallOrigin, StallStarted};
+#[cfg(feature = "server")]
+use crate::model::id::PollKey;
+use crate::model::id::{RouteId, RuntimeId};
+use crate::model::stall::{Phase, Stall};
+use crate::model::time::Nanos;
+
+/// Stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) returns at most.
+pub(crate) const MAX_RECENT: usize = 256;
+/// Requests of one ongoing stall that are remembered after their end, at most.
+const MAX_ENDED_REQUESTS: usize = 64;
+
+/// A stall, and what it is counted under.
+#[derive(Clone, Debug)]
+pub(crate) struct StallRecord {
+    pub(crate) stall: Stall,
+    pub(crate) origin: StallOrigin,
+}
+
+/// An ongoing request of an ongoing stall.
+#[derive(Debug)]
+struct OngoingRequest {
+    frame: u64,
+    route: RouteId,
+    elapsed: Nanos,
+    /// The moment at which `elapsed` was measured.
+    at: Nanos,
+    /// The part of its time that is in the totals already.
+    counted: Nanos,
+}
+
+/// An ongoing stall.
+#[derive(Debug)]
+pub(crate) struct OngoingStall {
+    record: StallRecord,
+    key: StallKey,
+    #[cfg(feature = "server")]
+    poll: Option<PollKey>,
+    liveness: Arc<dyn Liveness>,
+    /// The moment at which `stall.elapsed` was measured.
+    at: Nanos,
+    /// The part of its time that is in the totals already: they never take any back.
+    counted: Nanos,
+    requests: Vec<OngoingRequest>,
+    /// The frames of requests that are over. A scan may find one once more, since its end is
+    /// published before its frame goes.
+    ended_requests: VecDeque<u64>,
+}
+
+/// A worker that is blocked by a task that was not wrapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ObservedWorker {
+    pub(crate) worker: u16,
+    /// How long it had been blocked at the moment `at`.
+    pub(crate) elapsed: Nanos,
+    pub(crate) at: Nanos,
+}
+
+/// The stalls of one watchdog.
+#[derive(Debug, Default)]
+pub(crate) struct StallStore {
+    recent: VecDeque<Stall>,
+    ongoing: Vec<OngoingStall>,
+    totals: StallTotals,
+}
+
+impl OngoingStall {
+    /// Sets how long the stall had lasted at the moment `at`.
+    pub(crate) fn set_elapsed(&mut self, elapsed: Duration, at: Nanos) {
+        (self.record.stall.elapsed, self.at) = (elapsed, at);
+    }
+
+    /// Adds what a later examination has found.
+    pub(crate) fn refine(
+        &mut self,
+        cause: Cause,
+        syscall: Option<Syscall>,
+        on_cpu: Option<Duration>,
+        spans: Option<Vec<Arc<str>>>,
+    ) {
+        let stall = &mut self.record.stall;
+        // The cause stays the first one; a call of another cause would contradict it.
+        if cause == stall.cause {
+            stall.syscall = syscall.or(stall.syscall.take());
+        }
+        stall.on_cpu = on_cpu.or(stall.on_cpu);
+        if let Some(spans) = spans {
+            stall.spans = spans;
+        }
+    }
+
+    /// Moves the time that has passed until `now` into the totals.
+    fn accrue(&mut self, now: Nanos, totals: &mut StallTotals) {
+        let mut elapsed = Nanos::from(self.record.stall.elapsed);
+        // The watchdog thread may not have seen the end yet: only a stall that still lasts has
+        // lasted until now.
+        let open_frames = self.liveness.open_frames();
+        if open_frames.is_some() {
+            elapsed += now.saturating_sub(self.at);
+        }
+        let growth = elapsed.saturating_sub(self.counted);
+        self.counted += growth;
+        totals.add(self.key, 0, growth.0);
+        for request in &mut self.requests {
+            let is_open = open_frames.as_ref().is_some_and(|frames| frames.contains(&request.frame));
+            let since = if is_open { now.saturating_sub(request.at) } else { Nanos::ZERO };
+            let growth = (request.elapsed + since).saturating_sub(request.counted);
+            request.counted += growth;
+            totals.add_request(request.route, 0, growth.0);
+        }
+    }
+}
+
+impl StallStore {
+    /// Inserts a stall that lasts.
+    pub(crate) fn insert_ongoing(&mut self, started: StallStarted) {
+        let StallStarted { stall, origin, at, liveness, .. } = started;
+        let key = StallKey::new(origin, &stall);
+        self.totals.add(key, 1, 0);
+        self.push_recent(stall.clone());
+        self.ongoing.push(OngoingStall {
+            record: StallRecord { stall, origin },
+            key,
+            #[cfg(feature = "server")]
+            poll: started.poll,
+            liveness,
+            at,
+            counted: Nanos::ZERO,
+            requests: Vec::new(),
+            ended_requests: VecDeque::new(),
+        });
+    }
+
+    /// Inserts a stall that is over.
+    pub(crate) fn insert_resolved(&mut self, record: StallRecord) {
+        let StallRecord { stall, origin } = record;
+        self.totals.add(StallKey::new(origin, &stall), 1, Nanos::from(stall.elapsed).0);
+        self.push_recent(stall);
+    }
+
+    /// Updates an ongoing stall, and returns its state after that.
+    pub(crate) fn update(&mut self, id: u64, update: impl FnOnce(&mut OngoingStall)) -> Option<StallRecord> {
+        let ongoing = self.ongoing_mut(id)?;
+        update(ongoing);
+        let record = ongoing.record.clone();
+        self.replace_recent(&record.stall);
+        Some(record)
+    }
+
+    /// Sets how long an ongoing stall had lasted at the moment `at`. The recent stalls show it with
+    /// the next update.
+    pub(crate) fn set_elapsed(&mut self, id: u64, elapsed: Duration, at: Nanos) {
+        if let Some(ongoing) = self.ongoing_mut(id) {
+            ongoing.set_elapsed(elapsed, at);
+        }
+    }
+
+    /// Counts a request that was long enough by itself, in a stall that lasts or was just inserted.
+    /// It is counted once, however often it is recorded. The stall is reported under its route from
+    /// here on.
+    pub(crate) fn record_request(&mut self, request: BlockedRequest) {
+        let BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over } = request;
+        let Some(ongoing) = self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id) else {
+            return self.totals.add_request(route, 1, elapsed.0);
+        };
+        ongoing.record.origin.route = Some(route);
+        let stall = &mut ongoing.record.stall;
+        if stall.route.as_ref() != Some(&route_name) {
+            stall.route = Some(route_name.clone());
+            let recent = self.recent.iter_mut().rev().find(|stall| stall.id == id);
+            recent.into_iter().for_each(|stall| stall.route = Some(route_name.clone()));
+        }
+        if !ongoing.key.cause.is_blamed() || ongoing.ended_requests.contains(&frame) {
+            return;
+        }
+        let known = ongoing.requests.iter().position(|request| request.frame == frame);
+        let index = known.unwrap_or_else(|| {
+            self.totals.add_request(route, 1, 0);
+            ongoing.requests.push(OngoingRequest { frame, route, elapsed, at, counted: Nanos::ZERO });
+            ongoing.requests.len() - 1
+        });
+        let request = &mut ongoing.requests[index];
+        (request.elapsed, request.at) = (elapsed, at);
+        if is_over {
+            self.totals.add_request(route, 0, elapsed.saturating_sub(request.counted).0);
+            ongoing.requests.swap_remove(index);
+            ongoing.ended_requests.push_back(frame);
+            if ongoing.ended_requests.len() > MAX_ENDED_REQUESTS {
+                ongoing.ended_requests.pop_front();
+            }
+        }
+    }
+
+    /// Ends a stall, and returns its last state.
+    pub(crate) fn resolve(&mut self, id: u64, elapsed: Duration) -> Option<StallRecord> {
+        let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id)?;
+        let OngoingStall { mut record, key, counted, requests, .. } = self.ongoing.swap_remove(index);
+        // A request that has not ended was part of the stall to its end, as far as is known.
+        for request in requests {
+            self.totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted).0);
+        }
+        record.stall.phase = Phase::Resolved;
+        record.stall.elapsed = elapsed;
+        self.totals.add(key, 0, Nanos::from(elapsed).saturating_sub(counted).0);
+        self.replace_recent(&record.stall);
+        Some(record)
+    }
+
+    /// Adds the stack that the dispatcher has symbolized, and what follows from it.
+    pub(crate) fn add_stack(&mut self, reported: &Stall) {
+        let ongoing = self.ongoing.iter_mut().map(|ongoing| &mut ongoing.record.stall);
+        let ongoing = ongoing.filter(|stall| stall.id == reported.id);
+        for stall in ongoing.chain(self.recent.iter_mut().rev().find(|stall| stall.id == reported.id)) {
+            stall.stack.clone_from(&reported.stack);
+            stall.location_changed = reported.location_changed;
+            (stall.reason, stall.advice) = (reported.reason, reported.advice);
+        }
+    }
+
+    /// Returns the totals at the moment `now`, with the time of ongoing stalls until then.
+    pub(crate) fn totals(&mut self, now: Nanos) -> StallTotals {
+        for ongoing in &mut self.ongoing {
+            ongoing.accrue(now, &mut self.totals);
+        }
+        self.totals.clone()
+    }
+
+    /// Returns the workers of a runtime that are blocked for certain by tasks that were not
+    /// wrapped. The workers in measured polls are not among them: their slots say so.
+    pub(crate) fn observed_workers(&self, runtime: RuntimeId) -> Vec<ObservedWorker> {
+        let observed = self.ongoing.iter().filter(|ongoing| {
+            let key = &ongoing.key;
+            key.certainty == Certainty::Observed && key.runtime == runtime && ongoing.liveness.open_frames().is_some()
+        });
+        let workers = observed.filter_map(|ongoing| {
+            let worker = u16::try_from(ongoing.record.stall.worker?).ok()?;
+            let elapsed = Nanos::from(ongoing.record.stall.elapsed);
+            Some(ObservedWorker { worker, elapsed, at: ongoing.at })
+        });
+        workers.collect()
+    }
+
+    /// Returns the recent stalls, most recent last.
+    pub(crate) fn recent(&self) -> Vec<Stall> {
+        self.recent.iter().cloned().collect()
+    }
+
+    /// Returns the id of the ongoing stall that a poll is.
+    #[cfg(feature = "server")]
+    pub(crate) fn id_of(&self, poll: PollKey) -> Option<u64> {
+        let ongoing = self.ongoing.iter().find(|ongoing| ongoing.poll == Some(poll));
+        ongoing.map(|ongoing| ongoing.record.stall.id)
+    }
+
+    fn ongoing_mut(&mut self, id: u64) -> Option<&mut OngoingStall> {
+        self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id)
+    }
+
+    fn push_recent(&mut self, stall: Stall) {
+        if self.recent.len() == MAX_RECENT {
+            let resolved = self.recent.iter().position(|stall| stall.phase == Phase::Resolved).unwrap_or(0);
+            self.recent.remove(resolved);
+        }
+        self.recent.push_back(stall);
+    }
+
+    fn replace_recent(&mut self, stall: &Stall) {
+        if let Some(entry) = self.recent.iter_mut().rev().find(|entry| entry.id == stall.id) {
+            entry.clone_from(stall);
+        }
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;
