@@ -54,11 +54,11 @@ mod util;
 mod watchdog;
 
 pub use error::Error;
-pub use measure::allow::allow_blocking;
-pub use measure::future::Watched;
-pub use measure::hooks::Hooks;
+pub use measure::entry::allow::allow_blocking;
+pub use measure::entry::future::Watched;
+pub use measure::entry::hooks::Hooks;
 #[cfg(feature = "spans")]
-pub use measure::spans::layer::SpanLayer;
+pub use measure::entry::spans::layer::SpanLayer;
 pub use model::cause::{Cause, Certainty, Syscall};
 pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
 #[cfg(feature = "server")]

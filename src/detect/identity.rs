@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::measure::pool::Seat;
+use crate::measure::runtime::worker_threads::ThreadEntry;
 use crate::measure::thread::ThreadState;
 use crate::model::event::Liveness;
 use crate::sys;
@@ -19,7 +19,7 @@ pub(crate) enum StallIdentity {
 /// A worker that has neither parked nor been in a measured frame since it was observed.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockedWorker {
-    pub(crate) seat: Arc<Seat>,
+    pub(crate) seat: Arc<ThreadEntry>,
     /// The worker's last unpark, and the state of its thread's slot.
     pub(crate) mark: (u64, u64),
     /// The CPU time of a thread that waits: it has not run since. `None` for a thread that
@@ -30,7 +30,7 @@ pub(crate) struct BlockedWorker {
 impl BlockedWorker {
     pub(super) fn is_current(&self, thread: &ThreadState) -> bool {
         let has_not_run = |cpu| self.seat.tid.and_then(sys::thread_cpu_nanos) == Some(cpu);
-        (self.seat.event().map_or(0, |event| event.word), thread.slot.state()) == self.mark
+        (self.seat.event().map_or(0, |event| event.word), thread.slot.version()) == self.mark
             && self.cpu.is_none_or(has_not_run)
     }
 }
@@ -39,7 +39,7 @@ impl StallIdentity {
     /// Returns whether the stall lasts. Any thread may ask.
     pub(crate) fn is_current(&self, thread: &ThreadState) -> bool {
         match self {
-            StallIdentity::Poll(number) => thread.slot.holds(*number),
+            StallIdentity::Poll(number) => thread.slot.has_frame(*number),
             StallIdentity::Worker(worker) => worker.is_current(thread),
         }
     }
@@ -70,7 +70,7 @@ impl Liveness for TrackedStall {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::meter::Meter;
+    use crate::measure::runtime::meter::Meter;
 
     #[test]
     fn a_poll_is_live_until_its_frame_is_popped() {

@@ -36,7 +36,7 @@ pub(crate) fn is_poll_entry(frame: &Frame) -> bool {
 
 /// Returns the files of pollwatch whose functions poll the user's futures.
 fn own_files() -> impl Iterator<Item = &'static str> {
-    let files = [crate::measure::future::FILE, crate::measure::task::FILE].into_iter();
+    let files = [crate::measure::entry::future::FILE, crate::measure::entry::task::FILE].into_iter();
     #[cfg(feature = "tower")]
     let files = files.chain(crate::measure::layer::FILES);
     files

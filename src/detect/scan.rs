@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::track::{Poll, PollState, Request};
-use crate::measure::meter::Meter;
+use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::Runtime;
-use crate::measure::site::SiteId;
-use crate::measure::slot::{Frame, Reading, What};
+use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
+use crate::measure::thread::slot::{Frame, FrameTag, Reading};
 use crate::model::id::PollKey;
 use crate::model::time::Nanos;
 
@@ -40,12 +40,17 @@ pub(super) fn polls_in(meter: &Meter, thread: &ThreadState, reading: &Reading) -
 }
 
 /// Returns what a frame's number, begin, task and tag say by themselves about a poll.
-pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, what: What, (number, begin, task): (u64, u64, u64)) -> Poll {
+pub(super) fn poll_of(
+    meter: &Meter,
+    thread: &ThreadState,
+    what: FrameTag,
+    (number, begin, task): (u64, u64, u64),
+) -> Poll {
     Poll {
         key: PollKey { thread: thread.id, number },
         begin: meter.clock.nanos(begin),
         runtime: what.runtime,
-        site: thread.tally.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
+        site: thread.counters.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
         watched: None,
         request: None,
         parent_route: what.route,
@@ -60,7 +65,7 @@ pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, what: What, (number, 
 pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> PollState {
     let worker = runtime.worker_of(thread, frame);
     // Read last: while the poll lasts, what was said about its thread is true of it.
-    match (thread.slot.holds(frame.number), worker) {
+    match (thread.slot.has_frame(frame.number), worker) {
         (false, _) => PollState::Finished,
         (true, Some(worker)) => PollState::OnWorker(worker),
         (true, None) => PollState::OffWorker,

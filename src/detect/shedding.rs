@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::overload::{Lag, Overload, Turn};
 use super::track::Scan;
 use crate::measure::gate::{Gate, Marks};
-use crate::measure::meter::Meter;
-use crate::measure::probe::Answer;
+use crate::measure::runtime::meter::Meter;
+use crate::measure::runtime::probe::Answer;
 
 /// How long requests may believe what a gate says.
 const HOLDS: u64 = 1_000_000_000;

@@ -15,7 +15,7 @@
 //! and `runtime`). A thread that is registered hands over the spans it has entered before
 //! (`thread` and `entry::spans`).
 //!
-//! The layers above `measure` read a [`meter::Meter`] and never call into a thread.
+//! The layers above `measure` read a [`Meter`](runtime::meter::Meter) and never call into a thread.
 
 pub(crate) mod counters;
 pub(crate) mod entry;
@@ -25,17 +25,3 @@ pub(crate) mod layer;
 pub(crate) mod primitives;
 pub(crate) mod runtime;
 pub(crate) mod thread;
-
-// The names under which the layers above import these modules.
-pub(crate) use counters::sites as tally;
-pub(crate) use entry::{allow, future, hooks, spans, task};
-pub(crate) use primitives::{histogram, site, task_id};
-pub(crate) use runtime::{callbacks, meter, probe, worker_threads as pool};
-
-pub(crate) use thread::{slot, slow_polls as ended};
-
-/// Routes: their names and what is counted of each.
-pub(crate) mod route {
-    pub(crate) use super::counters::routes as tally;
-    pub(crate) use super::primitives::route::*;
-}

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::totals::CountAndTime;
-use crate::Frame;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::profile::{Profile, ProfileEntry, ProfileFunction};
 use crate::model::snapshot::StallSnapshot;
 use crate::model::stall::{Phase, Stall};
+use pollwatch_stack::Frame;
 
 /// The number of different keys; what exceeds it is added to keys without a stack.
 const MAX_ENTRIES: usize = 2_000;

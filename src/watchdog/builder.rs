@@ -8,7 +8,7 @@ use super::config::Config;
 use super::state::WatchdogState;
 use super::threads::Threads;
 use crate::error::Error;
-use crate::measure::route::Routes;
+use crate::measure::primitives::route::Routes;
 use crate::model::stall::Stall;
 use crate::report::dispatch::OnStall;
 use crate::report::log;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::WatchdogBuilder;
 use crate::error::Error;
-use crate::measure::meter::Settings;
+use crate::measure::runtime::meter::Settings;
 
 /// All settings of a watchdog, except the callback and the address of the server, which are used
 /// once.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::state::WatchdogState;
 use crate::detect::stack_coverage;
-use crate::measure::hooks;
+use crate::measure::entry::hooks;
 use crate::measure::runtime::{OTHER, Runtime};
 use crate::model::coverage::{Coverage, RuntimeCoverage};
 

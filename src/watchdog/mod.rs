@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use crate::measure::future::Watched;
-use crate::measure::task::Task;
+use crate::measure::entry::future::Watched;
+use crate::measure::entry::task::Task;
 use crate::model::coverage::Coverage;
 use crate::model::snapshot::Snapshot;
 use crate::model::stall::Stall;

@@ -7,10 +7,10 @@ use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
 
 use super::{Watchdog, coverage};
 use crate::error::Error;
-use crate::measure::callbacks::{self, Installed};
-use crate::measure::hooks::{self, Hooks};
-use crate::measure::pool::Pool;
+use crate::measure::entry::hooks::{self, Hooks};
 use crate::measure::runtime::Runtime as Entry;
+use crate::measure::runtime::callbacks::{self, Installed};
+use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::report::log;
 
 impl Watchdog {
@@ -170,7 +170,7 @@ impl Watchdog {
 }
 
 /// The entry, where there was a name for it, the pool, where it is looked at, and the runtime.
-type Built<R> = (Option<Arc<Entry>>, Option<Arc<Pool>>, R);
+type Built<R> = (Option<Arc<Entry>>, Option<Arc<WorkerThreads>>, R);
 
 /// A builder that has our callbacks in it, until they are taken out again, also when `build`
 /// unwinds.

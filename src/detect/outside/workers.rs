@@ -13,9 +13,9 @@ use super::detector::{BlockedIn, Inspector, WorkerObservation};
 use crate::detect::examine::Examiner;
 use crate::detect::identity::{BlockedWorker, StallIdentity};
 use crate::detect::procfs::{self, SyscallState as Syscall};
-use crate::measure::meter::Meter;
-use crate::measure::pool::{Event, Pool, Seat};
 use crate::measure::runtime::Runtime;
+use crate::measure::runtime::meter::Meter;
+use crate::measure::runtime::worker_threads::{Event, ThreadEntry, WorkerThreads};
 use crate::measure::thread::ThreadState;
 use crate::sys;
 
@@ -66,13 +66,13 @@ pub(crate) struct BusyWorker {
 /// One pool in a scan.
 #[derive(Debug)]
 struct PoolScan {
-    pool: Arc<Pool>,
+    pool: Arc<WorkerThreads>,
     /// All threads of the pool.
-    seats: Vec<Arc<Seat>>,
+    seats: Vec<Arc<ThreadEntry>>,
     /// Those that are no workers.
-    spare: Vec<Arc<Seat>>,
+    spare: Vec<Arc<ThreadEntry>>,
     /// A worker that is parked.
-    parked: Option<(Arc<Seat>, Event)>,
+    parked: Option<(Arc<ThreadEntry>, Event)>,
     /// The earliest clock reading at which one of the workers that have not parked was unparked.
     earliest_unpark: u64,
     /// A stack of at most so many bytes runs no worker.
@@ -140,7 +140,7 @@ impl Workers {
     /// Finds out which of the spare threads have run since the previous scan.
     fn update_spare(&mut self, meter: &Meter, scan: &WorkerScan) {
         let small = scan.pools.iter().filter(|pool| pool.spare.len() <= MAX_SPARE);
-        let spare: Vec<&Arc<Seat>> = small.flat_map(|pool| &pool.spare).collect();
+        let spare: Vec<&Arc<ThreadEntry>> = small.flat_map(|pool| &pool.spare).collect();
         let mut now = HashMap::with_capacity(spare.len());
         for seat in spare {
             let Some(cpu) = seat.tid.and_then(sys::thread_cpu_nanos) else { continue };
@@ -162,7 +162,7 @@ impl Workers {
             }
             let Some((seat, event)) = &in_pool.parked else { continue };
             let Some(state) = seat.state() else { continue };
-            let worker = BlockedWorker { seat: seat.clone(), mark: (event.word, state.slot.state()), cpu: None };
+            let worker = BlockedWorker { seat: seat.clone(), mark: (event.word, state.slot.version()), cpu: None };
             let addresses = examiner.addresses(state, &StallIdentity::Worker(worker));
             self.parked_stacks.insert(in_pool.pool.id, addresses.map(Arc::from).ok_or(now + LEARN_INTERVAL));
         }
@@ -176,14 +176,14 @@ impl Workers {
     /// now and as long as it does not run; or if it has not run since the earliest unpark of a
     /// worker that has not parked.
     fn certain(&self, in_pool: &PoolScan) -> HashSet<u64> {
-        let holds_none = |seat: &Arc<Seat>| {
+        let holds_none = |seat: &Arc<ThreadEntry>| {
             let idle = self.spare.get(&seat.id);
             idle.is_some_and(|idle| idle.since <= in_pool.earliest_unpark)
                 || seat.tid.is_some_and(|tid| waits_shallow(in_pool, seat, tid))
         };
         // All of this is true of one moment: none of them has run since the scan. None is about to
         // run either: a thread that was handed a worker waits for nothing but a CPU.
-        let stays_idle = |seat: &Arc<Seat>| {
+        let stays_idle = |seat: &Arc<ThreadEntry>| {
             seat.tid.zip(self.spare.get(&seat.id)).is_some_and(|(tid, idle)| {
                 sys::thread_cpu_nanos(tid) == Some(idle.cpu)
                     && matches!(procfs::syscall(tid), Some(Syscall::Waiting { .. }))
@@ -212,7 +212,7 @@ impl WorkerScan {
         meter: &Meter,
         runtime: &Runtime,
         metrics: &RuntimeMetrics,
-        seat: Arc<Seat>,
+        seat: Arc<ThreadEntry>,
         event: Event,
     ) {
         let index = usize::from(event.worker);
@@ -238,7 +238,7 @@ impl WorkerScan {
 }
 
 /// A worker's thread, and the last event that it published.
-type WorkerThread = (Arc<Seat>, Event);
+type WorkerThread = (Arc<ThreadEntry>, Event);
 
 /// Returns what the runtime publishes of a worker. Parks and busy time only grow, so their sum
 /// moves with either.
@@ -248,7 +248,7 @@ fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
 }
 
 /// Returns whether the stack below a stack pointer is too short for a worker.
-fn is_shallow(in_pool: &PoolScan, seat: &Seat, sp: u64) -> bool {
+fn is_shallow(in_pool: &PoolScan, seat: &ThreadEntry, sp: u64) -> bool {
     seat.depth(sp) <= in_pool.shallow
 }
 
@@ -257,7 +257,7 @@ fn is_shallow(in_pool: &PoolScan, seat: &Seat, sp: u64) -> bool {
 ///
 /// The thread that published a worker last is that worker: when another thread does, the worker has
 /// been handed on.
-fn sort(seats: &[Arc<Seat>]) -> (Vec<WorkerThread>, Vec<Arc<Seat>>) {
+fn sort(seats: &[Arc<ThreadEntry>]) -> (Vec<WorkerThread>, Vec<Arc<ThreadEntry>>) {
     let mut workers: HashMap<u16, (usize, Event)> = HashMap::new();
     for (i, seat) in seats.iter().enumerate() {
         let Some(event) = seat.event() else { continue };
@@ -271,7 +271,7 @@ fn sort(seats: &[Arc<Seat>]) -> (Vec<WorkerThread>, Vec<Arc<Seat>>) {
     (workers.values().map(|(i, event)| (seats[*i].clone(), *event)).collect(), spare)
 }
 
-fn waits_shallow(in_pool: &PoolScan, seat: &Seat, tid: Tid) -> bool {
+fn waits_shallow(in_pool: &PoolScan, seat: &ThreadEntry, tid: Tid) -> bool {
     matches!(procfs::syscall(tid), Some(Syscall::Waiting { sp, .. }) if is_shallow(in_pool, seat, sp.get()))
 }
 

@@ -9,9 +9,9 @@ use crate::detect::outside::workers;
 use crate::detect::procfs;
 use crate::detect::scan;
 use crate::detect::track::{EndedPoll, EndedRequest, Request, Scan};
-use crate::measure::ended::Ended;
-use crate::measure::slot::{Kind, What};
 use crate::measure::thread::ThreadState;
+use crate::measure::thread::slot::{FrameKind, FrameTag};
+use crate::measure::thread::slow_polls::SlowPoll;
 use crate::model::id::PollKey;
 
 /// What a scan found, with the threads that it concerns.
@@ -69,8 +69,8 @@ impl Watcher {
     }
 
     fn take_slow_polls(&self, thread: &ThreadState, found: &mut Scan) {
-        thread.ended.drain(|ended| match What::unpack(ended.what) {
-            What { kind: Kind::Route, route, .. } => found.ended_requests.extend(route.map(|route| {
+        thread.slow_polls.drain(|ended| match FrameTag::unpack(ended.what) {
+            FrameTag { kind: FrameKind::Route, route, .. } => found.ended_requests.extend(route.map(|route| {
                 let begin = self.meter.clock.nanos(ended.begin);
                 let poll = PollKey { thread: thread.id, number: ended.task };
                 EndedRequest { poll, request: Request { frame: ended.number, route, begin }, nanos: ended.nanos }
@@ -79,7 +79,7 @@ impl Watcher {
         });
     }
 
-    fn ended_poll(&self, thread: &ThreadState, ended: &Ended, what: What) -> EndedPoll {
+    fn ended_poll(&self, thread: &ThreadState, ended: &SlowPoll, what: FrameTag) -> EndedPoll {
         let mut poll = scan::poll_of(&self.meter, thread, what, (ended.number, ended.begin, ended.task));
         if ended.worker.is_some() && !self.tracker.is_tracked(&poll.key) {
             poll.waited = self.waited(thread, poll.begin);

@@ -25,7 +25,7 @@ impl Watcher {
         // its schedule.
         self.probing.retain(|id, liveness| {
             let poll = polls.get(id).copied();
-            let state = |thread| seen.threads.get(&thread).map(|thread: &Arc<ThreadState>| thread.slot.state());
+            let state = |thread| seen.threads.get(&thread).map(|thread: &Arc<ThreadState>| thread.slot.version());
             let is_idle = !liveness.observe(seen.now, poll, state);
             if let Some(runtime) = runtime(*id).filter(|runtime| is_idle && !runtime.is_multi_thread()) {
                 runtime.probe.withdraw();

@@ -82,7 +82,7 @@ impl Watcher {
         let begin = meter.clock.now();
         let woken = meter.wake.fall_asleep(|| {
             let threads = meter.threads();
-            let states = threads.iter().map(|thread| thread.slot.state());
+            let states = threads.iter().map(|thread| thread.slot.version());
             let now = states.fold(workers::fingerprint(meter), u64::wrapping_add);
             slept = !self.status.is_stopping() && !meter.panics.any() && now == fingerprint;
             slept

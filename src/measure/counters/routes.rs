@@ -168,11 +168,11 @@ impl Totals {
 
 /// The counters of one thread, made as routes are met.
 #[derive(Debug)]
-pub(crate) struct RouteTally(Box<[OnceLock<Box<[Cell; CHUNK]>>]>);
+pub(crate) struct RouteCounters(Box<[OnceLock<Box<[Cell; CHUNK]>>]>);
 
-impl RouteTally {
-    pub(crate) fn new(capacity: usize) -> RouteTally {
-        RouteTally((0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
+impl RouteCounters {
+    pub(crate) fn new(capacity: usize) -> RouteCounters {
+        RouteCounters((0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
     }
 
     /// The route's cell; made by the owning thread, which is the only one to call this.
@@ -206,7 +206,7 @@ mod tests {
         let mut sums = HashMap::new();
         let route = RouteId::from_bits(40).unwrap();
         for nanos in [400_000, 3_000_000] {
-            let tally = RouteTally::new(100);
+            let tally = RouteCounters::new(100);
             let cell = tally.cell(route).unwrap();
             cell.poll(nanos, true);
             cell.request(2, Status::of_code(204));
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn turned_away_requests_are_in_no_other_count() {
-        let (tally, mut sums, route) = (RouteTally::new(10), HashMap::new(), RouteId::from_bits(1).unwrap());
+        let (tally, mut sums, route) = (RouteCounters::new(10), HashMap::new(), RouteId::from_bits(1).unwrap());
         tally.cell(route).unwrap().shed();
         tally.add_to(&mut sums);
         assert_eq!((sums[&route].shed, sums[&route].requests().count()), (1, 0));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::measure::primitives::frame::{Kind, MAX_RUNTIMES, What};
+use crate::measure::primitives::frame::{FrameKind, FrameTag, MAX_RUNTIMES};
 use crate::measure::primitives::histogram::{Histogram, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
 use crate::sync::add_single_writer as add;
@@ -34,7 +34,7 @@ pub(crate) struct SiteCounters {
     polls: AtomicU64,
     busy: AtomicU64,
     max: AtomicU64,
-    /// The runtime, and the index of these counters, packed as in [`What`].
+    /// The runtime, and the index of these counters, packed as in [`FrameTag`].
     what: AtomicU64,
     /// The histogram of the runtime on this thread.
     histogram: OnceLock<Arc<Histogram>>,
@@ -104,7 +104,7 @@ impl SiteCounters {
     }
 
     fn key(&self) -> (u16, SiteId) {
-        (What::unpack(self.what()).runtime, self.site())
+        (FrameTag::unpack(self.what()).runtime, self.site())
     }
 
     pub(crate) fn site(&self) -> SiteId {
@@ -182,7 +182,7 @@ impl ThreadCounters {
         let chunk =
             self.chunks[index as usize / CHUNK].get_or_init(|| Box::new([const { SiteCounters::new() }; CHUNK]));
         let cell = &chunk[index as usize % CHUNK];
-        let what = What { kind: Kind::Task, runtime, route: None, index };
+        let what = FrameTag { kind: FrameKind::Task, runtime, route: None, index };
         cell.what.store(what.pack(), Ordering::Relaxed);
         cell.site.store(site.0, Ordering::Relaxed);
         let histogram = self.histograms[runtime as usize % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));

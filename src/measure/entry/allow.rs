@@ -1,7 +1,7 @@
 //! Scopes of allowed blocking.
 
 use crate::measure::thread;
-use crate::measure::thread::slot::{Kind, What};
+use crate::measure::thread::slot::{FrameKind, FrameTag};
 
 /// Runs `f`, which is allowed to block: its time is counted under `reason`
 /// (`pollwatch_allowed_blocking_seconds_total`) and left out of the enclosing poll. The rest of the
@@ -30,7 +30,7 @@ struct Scope {
 
 impl Scope {
     fn enter(reason: &'static str) -> Scope {
-        let what = What { kind: Kind::Allowed, runtime: 0, route: None, index: 0 }.pack();
+        let what = FrameTag { kind: FrameKind::Allowed, runtime: 0, route: None, index: 0 }.pack();
         thread::for_each(|thread| {
             // A worker may be observed from outside though its poll is not measured.
             if thread.state.slot.depth() > 0 || crate::measure::runtime::worker_threads::is_worker() {
@@ -46,7 +46,7 @@ impl Drop for Scope {
         thread::for_each(|thread| {
             let slot = &thread.state.slot;
             let top = match slot.top() {
-                Some(top) if What::unpack(top.what()).kind == Kind::Allowed => top,
+                Some(top) if FrameTag::unpack(top.what()).kind == FrameKind::Allowed => top,
                 // Too deep to be published.
                 None if slot.depth() > 0 => return slot.pop(),
                 _ => return,
@@ -54,7 +54,7 @@ impl Drop for Scope {
             let now = thread.state.now();
             let began = top.begin();
             slot.pop_allowed(now.saturating_sub(began));
-            thread.add_allowed(self.reason, began, now);
+            thread.count_allowed(self.reason, began, now);
         });
     }
 }

@@ -13,8 +13,8 @@ use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
 #[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
-use crate::measure::thread::slot::{FrameCell, Kind, What};
-use crate::measure::thread::slow_polls::Ended;
+use crate::measure::thread::slot::{FrameCell, FrameKind, FrameTag};
+use crate::measure::thread::slow_polls::SlowPoll;
 use crate::measure::thread::{LocalHandle, SpawnSite};
 
 #[cfg(tokio_unstable)]
@@ -32,7 +32,13 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
 pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     let begun = crate::measure::thread::with_first(runtime, |thread| {
         let (cell, what) = thread.cached(SpawnSite::Location(place), runtime.runtime_tag)?;
-        thread.state.push_poll(thread.state.fast_now()?, What::pack_poll(Kind::Task, None, what), task, None, cell);
+        thread.state.push_poll(
+            thread.state.fast_now()?,
+            FrameTag::pack_poll(FrameKind::Task, None, what),
+            task,
+            None,
+            cell,
+        );
         Some(())
     });
     if begun.flatten().is_none() {
@@ -46,7 +52,7 @@ pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, t
 fn begin_task_cold(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
     with(runtime, |thread| {
         if let Some(cell) = thread.cell(SpawnSite::Location(place), runtime.id) {
-            thread.push_poll(What::pack_poll(Kind::Task, None, cell.what()), task, None, cell);
+            thread.push_poll(FrameTag::pack_poll(FrameKind::Task, None, cell.what()), task, None, cell);
         }
     });
 }
@@ -149,9 +155,16 @@ pub(crate) fn leave_call(thread: &LocalHandle, entered: Entered) {
 /// always finds one or the other.
 fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
-    let runtime = What::unpack(frame.what).runtime;
+    let runtime = FrameTag::unpack(frame.what).runtime;
     let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, &frame));
-    thread.state.ended.push(Ended { number: frame.number, begin, nanos, what: frame.what, task: frame.task, worker });
+    thread.state.slow_polls.push(SlowPoll {
+        number: frame.number,
+        begin,
+        nanos,
+        what: frame.what,
+        task: frame.task,
+        worker,
+    });
 }
 
 /// The frame that a wrapper pushed, for the wrapper to pop.
@@ -183,11 +196,11 @@ pub(crate) fn enter(
         // A scope carries no task, because the hooks pop only frames of polls, and no start of its
         // own, because its time is not counted.
         let begin = slot.top().map_or(0, FrameCell::begin);
-        thread.state.push(begin, What { kind: Kind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
+        thread.state.push(begin, FrameTag { kind: FrameKind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
     } else {
         let cell = thread.cell(SpawnSite::Interned(site), runtime)?;
         let place = crate::measure::runtime::ownership::observe(thread, runtime, slot.depth() > 0);
-        thread.push_poll(What::pack_poll(Kind::Watched, route, cell.what()), task(), place, cell)
+        thread.push_poll(FrameTag::pack_poll(FrameKind::Watched, route, cell.what()), task(), place, cell)
     };
     Some(Entered { number, poll: !within })
 }
@@ -268,8 +281,12 @@ pub(crate) enum RequestPhase<'a> {
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
-    let what =
-        What { kind: Kind::Route, runtime: crate::measure::primitives::frame::OTHER, route: Some(route), index: 0 };
+    let what = FrameTag {
+        kind: FrameKind::Route,
+        runtime: crate::measure::primitives::frame::OTHER,
+        route: Some(route),
+        index: 0,
+    };
     Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
 }
 
@@ -329,7 +346,7 @@ pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId
 fn publish_slow_request(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
     let frame = top.load();
     let Some((poll, _)) = thread.state.slot.innermost_poll() else { return };
-    thread.state.ended.push(Ended {
+    thread.state.slow_polls.push(SlowPoll {
         number: frame.number,
         begin,
         nanos,

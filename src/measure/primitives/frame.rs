@@ -11,7 +11,7 @@ pub(crate) const OTHER: u16 = 0;
 
 /// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FrameKind {
     /// A poll that tokio's hooks report.
     Task,
     /// A poll that a wrapper measures, because no hook does: a `block_on` root, or a watched task
@@ -26,11 +26,11 @@ pub(crate) enum Kind {
     Allowed,
 }
 
-impl Kind {
+impl FrameKind {
     /// Returns whether the frame is a poll, and not a part of one.
     #[inline]
     pub(crate) fn is_poll(self) -> bool {
-        matches!(self, Kind::Task | Kind::Watched)
+        matches!(self, FrameKind::Task | FrameKind::Watched)
     }
 }
 
@@ -38,8 +38,8 @@ impl Kind {
 /// on the thread (of a poll) or the site (of a scope). The route is that of the request, or the one
 /// under which a watched future was spawned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct What {
-    pub(crate) kind: Kind,
+pub(crate) struct FrameTag {
+    pub(crate) kind: FrameKind,
     /// The runtime's id, below [`MAX_RUNTIMES`]: 8 bits.
     pub(crate) runtime: u16,
     pub(crate) route: Option<RouteId>,
@@ -48,7 +48,7 @@ pub(crate) struct What {
 
 const _: () = assert!(MAX_RUNTIMES <= 1 << 8);
 
-impl What {
+impl FrameTag {
     #[inline]
     pub(crate) fn pack(self) -> u64 {
         (self.kind as u64) << 56
@@ -59,19 +59,19 @@ impl What {
 
     /// Packs the identity of a poll. `counted` is what its counters hold of it.
     #[inline(always)]
-    pub(crate) fn pack_poll(kind: Kind, route: Option<RouteId>, counted: u64) -> u64 {
+    pub(crate) fn pack_poll(kind: FrameKind, route: Option<RouteId>, counted: u64) -> u64 {
         (kind as u64) << 56 | u64::from(RouteId::to_bits(route)) << 40 | counted
     }
 
     #[inline]
-    pub(crate) fn unpack(word: u64) -> What {
-        What {
+    pub(crate) fn unpack(word: u64) -> FrameTag {
+        FrameTag {
             kind: match word >> 56 {
-                0 => Kind::Task,
-                1 => Kind::Watched,
-                2 => Kind::Scope,
-                3 => Kind::Route,
-                _ => Kind::Allowed,
+                0 => FrameKind::Task,
+                1 => FrameKind::Watched,
+                2 => FrameKind::Scope,
+                3 => FrameKind::Route,
+                _ => FrameKind::Allowed,
             },
             runtime: (word >> 32) as u16 & 0xff,
             route: RouteId::from_bits((word >> 40) as u16),
@@ -86,10 +86,10 @@ mod tests {
 
     #[test]
     fn what_survives_packing() {
-        for kind in [Kind::Task, Kind::Watched, Kind::Scope, Kind::Route, Kind::Allowed] {
+        for kind in [FrameKind::Task, FrameKind::Watched, FrameKind::Scope, FrameKind::Route, FrameKind::Allowed] {
             for route in [None, RouteId::from_bits(1), RouteId::from_bits(u16::MAX)] {
-                let what = What { kind, runtime: 63, route, index: u32::MAX };
-                assert_eq!(What::unpack(what.pack()), what);
+                let what = FrameTag { kind, runtime: 63, route, index: u32::MAX };
+                assert_eq!(FrameTag::unpack(what.pack()), what);
             }
         }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 
 use crate::measure::runtime::meter::Meter;
-use crate::measure::runtime::worker_threads::Pool;
+use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::util::{call_user, lock};
 
 /// Whether pollwatch installs callbacks. Task hooks see more, and only Linux offers what is needed
@@ -132,7 +132,7 @@ pub(crate) fn install(
     meter: &Arc<Meter>,
     user: ThreadCallbacks,
     wanted: bool,
-) -> io::Result<(Installed, Option<Arc<Pool>>)> {
+) -> io::Result<(Installed, Option<Arc<WorkerThreads>>)> {
     let ours = INSTALLED && wanted;
     let kinds: Vec<CallbackKind> = CallbackKind::ALL.into_iter().filter(|kind| ours || user.has(*kind)).collect();
     let text = format!("{builder:?}");
@@ -148,7 +148,7 @@ pub(crate) fn install(
             ),
         ));
     }
-    let pool = ours.then(|| Pool::new(meter));
+    let pool = ours.then(|| WorkerThreads::new(meter));
     let ThreadCallbacks { start, stop, park, unpark } = user;
     for (kind, user) in [
         (CallbackKind::Start, start),
@@ -164,7 +164,13 @@ pub(crate) fn install(
 }
 
 /// The user's own run outside of the time in which the worker is ours to judge.
-fn put(builder: &mut Builder, kind: CallbackKind, pool: Option<Arc<Pool>>, meter: Weak<Meter>, user: Option<Callback>) {
+fn put(
+    builder: &mut Builder,
+    kind: CallbackKind,
+    pool: Option<Arc<WorkerThreads>>,
+    meter: Weak<Meter>,
+    user: Option<Callback>,
+) {
     kind.set(builder, move || {
         if let Some(pool) = &pool {
             match kind {

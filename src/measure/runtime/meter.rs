@@ -127,12 +127,12 @@ impl Meter {
             return;
         }
         let mut retired = lock(&self.retired);
-        state.tally.add_to(&mut retired.0);
+        state.counters.add_to(&mut retired.0);
         state.routes.add_to(&mut retired.1);
-        self.lost.fetch_add(state.ended.lost(), Ordering::Relaxed);
+        self.lost.fetch_add(state.slow_polls.lost(), Ordering::Relaxed);
         // Before it is removed from the list: a scan in between finds the thread twice rather than
         // not at all, and drains its ring once.
-        if !state.ended.is_empty() {
+        if !state.slow_polls.is_empty() {
             let mut departed = lock(&self.departed);
             if departed.len() < MAX_DEPARTED {
                 departed.push(state.clone());
@@ -144,7 +144,7 @@ impl Meter {
     }
 
     /// Counts the time of a scope of allowed blocking.
-    pub(crate) fn add_allowed(&self, reason: &'static str, nanos: u64) {
+    pub(crate) fn count_allowed(&self, reason: &'static str, nanos: u64) {
         let mut allowed = lock(&self.allowed);
         let known = allowed.contains_key(reason) || allowed.len() < MAX_REASONS;
         *allowed.entry(if known { reason } else { "other" }).or_default() += nanos;
@@ -171,7 +171,7 @@ impl Meter {
         let retired = lock(&self.retired);
         let mut sum = retired.0.clone();
         for thread in self.threads() {
-            thread.tally.add_to(&mut sum);
+            thread.counters.add_to(&mut sum);
         }
         sum
     }
@@ -195,7 +195,7 @@ impl Meter {
         let retired_of = |event| retired.0.cells.iter().map(move |(key, totals)| (*key, totals.event(event)));
         let mut alive: HashMap<_, u64> = retired_of(Event::Spawned).filter(|(_, n)| *n > 0).collect();
         for thread in self.threads() {
-            thread.tally.each(Event::Spawned, |key, n| *alive.entry(key).or_default() += n);
+            thread.counters.each(Event::Spawned, |key, n| *alive.entry(key).or_default() += n);
         }
         fence(Ordering::Acquire);
         let mut end = |key, n| {
@@ -205,7 +205,7 @@ impl Meter {
         };
         retired_of(Event::Terminated).for_each(|(key, n)| end(key, n));
         for thread in self.threads() {
-            thread.tally.each(Event::Terminated, &mut end);
+            thread.counters.each(Event::Terminated, &mut end);
         }
         alive.retain(|(_, site), _| *site != SiteId::OTHER);
         alive
@@ -219,7 +219,7 @@ impl Meter {
     /// Returns how many slow polls were dropped because a ring was full.
     pub(crate) fn lost_polls(&self) -> u64 {
         let _nobody_leaves = lock(&self.retired);
-        self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.ended.lost()).sum::<u64>()
+        self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.slow_polls.lost()).sum::<u64>()
     }
 }
 
@@ -247,9 +247,9 @@ mod tests {
         let meter = Meter::of(1, 10);
         let count = |site, events: &[(Event, u64)], exits: bool| {
             let thread = meter.register_thread().unwrap();
-            let cell = thread.tally.add_cell(1, site).unwrap();
+            let cell = thread.counters.add_cell(1, site).unwrap();
             for (event, n) in events {
-                (0..*n).for_each(|_| thread.tally.cell(cell).unwrap().event(*event));
+                (0..*n).for_each(|_| thread.counters.cell(cell).unwrap().event(*event));
             }
             if exits {
                 meter.retire_thread(&thread);

@@ -20,7 +20,7 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::WorkerOwners;
 use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::RuntimeStats;
-use crate::measure::runtime::worker_threads::Pool;
+use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{ThreadState, runtime_tag};
 use crate::model::snapshot::TokioSnapshot;
@@ -65,7 +65,7 @@ struct Live {
     owners: WorkerOwners,
     stats: RuntimeStats,
     /// Its threads, where they publish their parks.
-    pool: Option<Arc<Pool>>,
+    pool: Option<Arc<WorkerThreads>>,
 }
 
 impl Runtime {
@@ -86,7 +86,7 @@ impl Runtime {
     }
 
     /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped.
-    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<Pool>>) {
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<WorkerThreads>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
@@ -167,7 +167,7 @@ impl Runtime {
     }
 
     /// Returns its threads, while the runtime lives and where they publish their parks.
-    pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
+    pub(crate) fn pool(&self) -> Option<Arc<WorkerThreads>> {
         lock(&self.state).live.as_ref()?.pool.clone()
     }
 

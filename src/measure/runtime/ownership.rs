@@ -30,7 +30,7 @@ pub(crate) fn worker_of(
 mod imp {
     use super::*;
     use crate::measure::primitives::frame::MAX_RUNTIMES;
-    use crate::measure::thread::slot::{Kind, What};
+    use crate::measure::thread::slot::{FrameKind, FrameTag};
     use std::cell::Cell;
 
     /// The runtimes for which wrappers have polled on this thread, a bit each, and those of them
@@ -91,7 +91,7 @@ mod imp {
         frame: &Frame,
     ) -> Option<u16> {
         // The frame of a task still has the field of the last wrapper's frame at this depth.
-        if frame.place == NOT_DRIVING && What::unpack(frame.what).kind == Kind::Watched {
+        if frame.place == NOT_DRIVING && FrameTag::unpack(frame.what).kind == FrameKind::Watched {
             return None;
         }
         (0..metrics.num_workers())

@@ -22,19 +22,19 @@ const MAX_SEATS: usize = 4096;
 
 /// The threads of one runtime. The callbacks that pollwatch installs hold it.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct WorkerThreads {
     /// Unique in the process.
     pub(crate) id: u64,
     meter: Weak<Meter>,
     clock: Clock,
     wake: Arc<Wake>,
-    seats: Mutex<Vec<Arc<Seat>>>,
+    seats: Mutex<Vec<Arc<ThreadEntry>>>,
     unlisted: AtomicU64,
 }
 
 /// One thread of the pool.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ThreadEntry {
     /// Unique in the process.
     pub(crate) id: u64,
     /// The kernel's thread id, where there is one.
@@ -74,7 +74,7 @@ impl Event {
 
 thread_local! {
     /// The pool's id and the thread's entry. A thread stays in one pool until it ends.
-    static SEAT: RefCell<Option<(u64, Arc<Seat>)>> = const { RefCell::new(None) };
+    static SEAT: RefCell<Option<(u64, Arc<ThreadEntry>)>> = const { RefCell::new(None) };
 }
 
 fn next_id() -> u64 {
@@ -97,10 +97,10 @@ pub(crate) fn is_worker() -> bool {
     .unwrap_or(false)
 }
 
-impl Pool {
+impl WorkerThreads {
     #[cfg_attr(not(all(not(tokio_unstable), target_os = "linux")), allow(dead_code))]
-    pub(crate) fn new(meter: &Arc<Meter>) -> Arc<Pool> {
-        Arc::new(Pool {
+    pub(crate) fn new(meter: &Arc<Meter>) -> Arc<WorkerThreads> {
+        Arc::new(WorkerThreads {
             id: next_id(),
             meter: Arc::downgrade(meter),
             clock: meter.clock.clone(),
@@ -112,7 +112,7 @@ impl Pool {
 
     /// Adds the calling thread to the pool.
     pub(crate) fn enter(&self) {
-        let seat = Arc::new(Seat {
+        let seat = Arc::new(ThreadEntry {
             id: next_id(),
             tid: Tid::current(),
             event: AtomicU64::new(0),
@@ -181,7 +181,7 @@ impl Pool {
     /// Publishes another worker than before, or the first.
     #[cold]
     #[inline(never)]
-    fn claim_worker(&self, seat: &Seat, worker: u64) {
+    fn claim_worker(&self, seat: &ThreadEntry, worker: u64) {
         if let Some(meter) = self.meter.upgrade()
             && let Some(attached) = thread::attached(&meter)
         {
@@ -195,7 +195,7 @@ impl Pool {
     }
 
     /// Returns the threads that are in the pool now.
-    pub(crate) fn seats(&self) -> Vec<Arc<Seat>> {
+    pub(crate) fn seats(&self) -> Vec<Arc<ThreadEntry>> {
         lock(&self.seats).clone()
     }
 
@@ -210,7 +210,7 @@ impl Pool {
     }
 }
 
-impl Seat {
+impl ThreadEntry {
     /// Returns the last event; `None` for a thread that never was a worker.
     pub(crate) fn event(&self) -> Option<Event> {
         let word = self.event.load(Ordering::Acquire);
@@ -253,8 +253,8 @@ mod tests {
     #[test]
     fn a_worker_is_known_from_its_first_park_on() {
         let meter = Meter::of(1_000_000, 10);
-        let pool = Pool::new(&meter);
-        let other = Pool::new(&meter);
+        let pool = WorkerThreads::new(&meter);
+        let other = WorkerThreads::new(&meter);
         on_a_worker({
             let pool = pool.clone();
             move || {
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn no_worker_publishes_nothing() {
         let meter = Meter::of(1_000_000, 10);
-        let pool = Pool::new(&meter);
+        let pool = WorkerThreads::new(&meter);
         pool.enter();
         pool.park();
         assert!(pool.seats()[0].event().is_none(), "a thread of the pool that runs no worker");
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn too_many_threads_are_known_to_be_missing() {
-        let pool = Pool::new(&Meter::of(1_000_000, 10));
+        let pool = WorkerThreads::new(&Meter::of(1_000_000, 10));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 (0..MAX_SEATS).for_each(|_| pool.enter());

@@ -11,7 +11,7 @@ use std::thread::ThreadId;
 
 use pollwatch_stack::{StackBounds, Tid};
 
-use crate::measure::counters::routes::RouteTally;
+use crate::measure::counters::routes::RouteCounters;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
 use crate::measure::entry::spans;
 use crate::measure::primitives::clock::Clock;
@@ -38,9 +38,9 @@ pub(crate) use local::*;
 #[derive(Debug)]
 pub(crate) struct ThreadState {
     pub(crate) slot: Slot,
-    pub(crate) tally: ThreadCounters,
-    pub(crate) routes: RouteTally,
-    pub(crate) ended: SlowPollRing,
+    pub(crate) counters: ThreadCounters,
+    pub(crate) routes: RouteCounters,
+    pub(crate) slow_polls: SlowPollRing,
     /// The thread's span slot, from its first span on.
     #[cfg(feature = "spans")]
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
@@ -71,9 +71,9 @@ impl ThreadState {
         let thread = std::thread::current();
         ThreadState {
             slot: Slot::new(),
-            tally: ThreadCounters::new(meter.max_sites),
-            routes: RouteTally::new(meter.routes.capacity()),
-            ended: SlowPollRing::new(),
+            counters: ThreadCounters::new(meter.max_sites),
+            routes: RouteCounters::new(meter.routes.capacity()),
+            slow_polls: SlowPollRing::new(),
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
@@ -240,9 +240,9 @@ impl LocalHandle {
     }
 
     /// Counts the time of a scope of allowed blocking.
-    pub(crate) fn add_allowed(&self, reason: &'static str, began: u64, ended: u64) {
+    pub(crate) fn count_allowed(&self, reason: &'static str, began: u64, ended: u64) {
         if let Some(meter) = self.meter.upgrade() {
-            meter.add_allowed(reason, meter.clock.delta(began, ended));
+            meter.count_allowed(reason, meter.clock.delta(began, ended));
         }
     }
 
@@ -311,7 +311,7 @@ impl LocalHandle {
     /// Returns the counters of a spawn site where a task was spawned before.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) fn known_cell(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
-        self.state.tally.cell(self.find(site, runtime, false))
+        self.state.counters.cell(self.find(site, runtime, false))
     }
 
     /// Publishes the frame of a poll that starts now. `cell` are counters of this thread. Returns
@@ -337,7 +337,7 @@ impl LocalHandle {
     }
 
     fn find_and_cache(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
-        let cell = self.state.tally.cell(self.find(site, runtime, true))?;
+        let cell = self.state.counters.cell(self.find(site, runtime, true))?;
         // SAFETY: as in `cell_of`; cached counters are lent only for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
         let entry = self.entry(site);
@@ -375,7 +375,7 @@ impl LocalHandle {
         if let Some(cell) = known {
             return cell;
         }
-        let cell = match self.state.tally.add_cell(runtime, site) {
+        let cell = match self.state.counters.add_cell(runtime, site) {
             Some(cell) => cell,
             None if site == SiteId::OTHER => OWN_CELL,
             None => self.cell_of_site(SiteId::OTHER, runtime),

@@ -8,14 +8,14 @@ use crate::sync::ring::Ring;
 
 /// A poll that lasted at least the threshold and is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct SlowPoll {
     /// Its frame's push number.
     pub(crate) number: u64,
     /// Clock reading at its begin.
     pub(crate) begin: u64,
     /// How long it took.
     pub(crate) nanos: u64,
-    /// `What`, packed.
+    /// `FrameTag`, packed.
     pub(crate) what: u64,
     /// The task id's bits, 0 where there is none; of a request, the push number of the poll that it
     /// is a part of.
@@ -34,13 +34,13 @@ impl<const LEN: usize> SlowPollRing<LEN> {
     }
 
     /// Adds a poll; the owning thread only.
-    pub(crate) fn push(&self, poll: Ended) {
+    pub(crate) fn push(&self, poll: SlowPoll) {
         self.0.push(poll.to_words());
     }
 
     /// Takes all polls, the oldest first; one reader at a time (the watchdog).
-    pub(crate) fn drain(&self, mut take: impl FnMut(Ended)) {
-        self.0.drain(|words| take(Ended::from_words(words)));
+    pub(crate) fn drain(&self, mut take: impl FnMut(SlowPoll)) {
+        self.0.drain(|words| take(SlowPoll::from_words(words)));
     }
 
     /// Returns whether the watchdog has taken every poll.
@@ -54,15 +54,15 @@ impl<const LEN: usize> SlowPollRing<LEN> {
     }
 }
 
-impl Ended {
+impl SlowPoll {
     fn to_words(self) -> [u64; 6] {
         let worker = self.worker.map_or(0, |worker| u64::from(worker) + 1);
         [self.number, self.begin, self.nanos, self.what, self.task, worker]
     }
 
-    fn from_words([number, begin, nanos, what, task, worker]: [u64; 6]) -> Ended {
+    fn from_words([number, begin, nanos, what, task, worker]: [u64; 6]) -> SlowPoll {
         let worker = worker.checked_sub(1).map(|worker| worker as u16);
-        Ended { number, begin, nanos, what, task, worker }
+        SlowPoll { number, begin, nanos, what, task, worker }
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_poll_survives_the_ring() {
         for worker in [None, Some(0), Some(u16::MAX)] {
-            let poll = Ended { number: 1, begin: 2, nanos: 3, what: 4, task: 5, worker };
+            let poll = SlowPoll { number: 1, begin: 2, nanos: 3, what: 4, task: 5, worker };
             let (ring, mut taken) = (SlowPollRing::<64>::new(), Vec::new());
             ring.push(poll);
             ring.drain(|poll| taken.push(poll));
@@ -96,7 +96,7 @@ mod models {
         let new = || (Slot::new(), SlowPollRing::new());
         let write = |(slot, ring): &Model| {
             let number = slot.push(1, 1, 1, None);
-            ring.push(Ended { number, begin: 1, nanos: 1, what: 1, task: 1, worker: Some(1) });
+            ring.push(SlowPoll { number, begin: 1, nanos: 1, what: 1, task: 1, worker: Some(1) });
             slot.pop();
         };
         let read = |(slot, ring): &Model| {

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::detect::outcome::Outcome;
-use crate::measure::histogram::{BOUNDS, HistogramTotals};
-use crate::measure::route::tally;
+use crate::measure::counters::routes;
+use crate::measure::counters::sites::{Event, Sum, Totals};
+use crate::measure::primitives::histogram::{BOUNDS, HistogramTotals};
+use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::{OTHER, Runtime};
-use crate::measure::site::SiteId;
-use crate::measure::tally::{Event, Sum, Totals};
 use crate::model::cause::Cause;
 use crate::model::id::RuntimeId;
 use crate::model::snapshot::{
@@ -121,7 +121,7 @@ fn routes(state: &WatchdogState, stalls: &StallTotals) -> Vec<RouteSnapshot> {
     totals.into_iter().map(route_of).collect()
 }
 
-fn route(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> RouteSnapshot {
+fn route(route: Arc<str>, totals: &routes::Totals, stalls: StallSnapshot) -> RouteSnapshot {
     let (buckets, polls_in_buckets) = totals.durations().unwrap_or_default();
     let requests = totals.requests().map(|(method, status, count)| RequestsSnapshot { method, status, count });
     RouteSnapshot {
@@ -130,7 +130,7 @@ fn route(route: Arc<str>, totals: &tally::Totals, stalls: StallSnapshot) -> Rout
         polls: totals.polls,
         busy: Duration::from_nanos(totals.busy),
         poll_max: Duration::from_nanos(totals.max),
-        poll_buckets: BucketSnapshot::list(&tally::BOUNDS, buckets),
+        poll_buckets: BucketSnapshot::list(&routes::BOUNDS, buckets),
         polls_in_buckets,
         stalls,
         shed: totals.shed,
@@ -145,15 +145,16 @@ fn total(amount: Option<&CountAndTime>) -> StallSnapshot {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::route::{RouteId, tally::RouteTally};
+    use crate::measure::counters::routes::RouteCounters;
+    use crate::measure::primitives::route::RouteId;
 
     /// Threads go on counting while their counters are summed.
     #[test]
     fn no_bucket_of_a_route_is_above_its_count() {
-        let (tally, id, mut sums) = (RouteTally::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
-        (0..16).for_each(|_| tally.cell(id).unwrap().poll(600_000, true));
-        tally.cell(id).unwrap().poll(2_000_000_000, true);
-        tally.add_to(&mut sums);
+        let (counters, id, mut sums) = (RouteCounters::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
+        (0..16).for_each(|_| counters.cell(id).unwrap().poll(600_000, true));
+        counters.cell(id).unwrap().poll(2_000_000_000, true);
+        counters.add_to(&mut sums);
         let snapshot = route("/".into(), &sums[&id], StallSnapshot::default());
         let buckets: Vec<_> = snapshot.poll_buckets.iter().map(|bucket| bucket.count).collect();
         assert_eq!((buckets, snapshot.polls_in_buckets), (vec![0, 16, 16, 16, 16, 16, 16, 16], 17));

@@ -120,7 +120,7 @@ impl Here {
     fn drop_those_left_behind(&mut self) {
         let slot = self.thread.as_ref().map(|thread| &thread.slot);
         let before = self.slot.len();
-        self.slot.retain(|_, place| place.poll == 0 || slot.is_some_and(|slot: &Slot| slot.holds(place.poll)));
+        self.slot.retain(|_, place| place.poll == 0 || slot.is_some_and(|slot: &Slot| slot.has_frame(place.poll)));
         if self.slot.len() < before {
             self.deep.clear();
             self.deepest = 0;

@@ -32,8 +32,8 @@ fn no_poll_is_slept_through() {
         let watchdog = thread::current();
         let worker = thread::spawn(move || poll(&theirs.0, &theirs.1, &watchdog));
         let (slot, flag) = &*shared;
-        flag.sleep(|| fence(Ordering::SeqCst), || slot.state() == 0, |()| thread::park());
-        assert_ne!(slot.state(), 0, "it wakes because there is something to see");
+        flag.sleep(|| fence(Ordering::SeqCst), || slot.version() == 0, |()| thread::park());
+        assert_ne!(slot.version(), 0, "it wakes because there is something to see");
         assert!(!flag.is_up());
         let woken = worker.join().unwrap();
         met[usize::from(woken)].fetch_add(1, Relaxed);
@@ -53,8 +53,8 @@ fn one_of_two_polls_wakes_it() {
             thread::spawn(move || poll(&theirs.0[i], &theirs.1, &watchdog))
         });
         let (slots, flag) = &*shared;
-        flag.sleep(|| fence(Ordering::SeqCst), || slots.iter().all(|slot| slot.state() == 0), |()| thread::park());
-        assert!(slots.iter().any(|slot| slot.state() != 0));
+        flag.sleep(|| fence(Ordering::SeqCst), || slots.iter().all(|slot| slot.version() == 0), |()| thread::park());
+        assert!(slots.iter().any(|slot| slot.version() != 0));
         let woken = workers.map(|worker| worker.join().unwrap());
         assert!(woken.iter().filter(|woken| **woken).count() <= 1, "whoever lowers the flag wakes it");
     });

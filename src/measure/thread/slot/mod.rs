@@ -15,7 +15,7 @@ use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters};
 use crate::sync::seqlock::{Field, Version};
 use crate::sync::{AtomicPtr, Ordering};
 
-pub(crate) use crate::measure::primitives::frame::{Kind, What};
+pub(crate) use crate::measure::primitives::frame::{FrameKind, FrameTag};
 pub(crate) use reading::Reading;
 
 /// The number of frames that are published. Deeper ones are only counted in the depth.
@@ -31,7 +31,7 @@ pub(crate) struct Frame {
     pub(crate) number: u64,
     /// The clock reading at the push, plus all time within the frame that is not its own.
     pub(crate) begin: u64,
-    /// [`What`], packed.
+    /// [`FrameTag`], packed.
     pub(crate) what: u64,
     /// The bits of the task's id, 0 where there is none.
     pub(crate) task: u64,
@@ -134,12 +134,12 @@ impl Slot {
     }
 
     /// Returns the version: it is the same twice only if nothing was pushed or popped between.
-    pub(crate) fn state(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.version.observe()
     }
 
     /// Returns whether the frame with this push number is still there.
-    pub(crate) fn holds(&self, number: u64) -> bool {
+    pub(crate) fn has_frame(&self, number: u64) -> bool {
         self.read().is_some_and(|reading| reading.frames().iter().any(|f| f.number == number))
     }
 
@@ -220,12 +220,12 @@ mod tests {
         assert_eq!(slot.top().unwrap().load().place, 5);
         let outer = reading.frames()[0].number;
         slot.pop();
-        assert!(slot.holds(outer));
+        assert!(slot.has_frame(outer));
         slot.push(30, 9, 3, None);
-        assert_ne!(slot.state(), reading.state, "another frame at the same depth is another state");
+        assert_ne!(slot.version(), reading.state, "another frame at the same depth is another state");
         slot.pop();
         slot.pop();
-        assert!(!slot.holds(outer));
+        assert!(!slot.has_frame(outer));
     }
 
     #[test]

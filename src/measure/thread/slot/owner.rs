@@ -1,34 +1,34 @@
 //! What the owning thread reads and changes below its innermost frame, without copies or retries.
 
-use super::{FrameCell, MAX_FRAMES, Slot, What};
+use super::{FrameCell, FrameTag, MAX_FRAMES, Slot};
 use crate::measure::primitives::route::RouteId;
 
 /// For the owning thread only.
 impl Slot {
     /// Returns the published frames, the innermost first.
     #[inline]
-    fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, What)> {
+    fn own_frames(&self) -> impl Iterator<Item = (&FrameCell, FrameTag)> {
         let depth = self.depth().min(MAX_FRAMES);
-        self.frames[..depth].iter().rev().map(|cell| (cell, What::unpack(cell.what())))
+        self.frames[..depth].iter().rev().map(|cell| (cell, FrameTag::unpack(cell.what())))
     }
 
     /// Returns the innermost frame that is a poll.
     #[inline]
-    pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, What)> {
+    pub(crate) fn innermost_poll(&self) -> Option<(&FrameCell, FrameTag)> {
         self.own_frames().find(|(_, what)| what.kind.is_poll())
     }
 
     /// Returns whether this thread is polling this task.
     #[cfg(tokio_unstable)]
     pub(crate) fn is_polling(&self, task: u64) -> bool {
-        self.own_frames().any(|(cell, what)| what.kind == super::Kind::Task && cell.task() == task)
+        self.own_frames().any(|(cell, what)| what.kind == super::FrameKind::Task && cell.task() == task)
     }
 
     /// Returns the route of the innermost request of the innermost poll.
     #[cfg(feature = "tower")]
     pub(crate) fn innermost_request(&self) -> Option<RouteId> {
         let parts = self.own_frames().take_while(|(_, what)| !what.kind.is_poll());
-        parts.filter(|(_, what)| what.kind == super::Kind::Route).find_map(|(_, what)| what.route)
+        parts.filter(|(_, what)| what.kind == super::FrameKind::Route).find_map(|(_, what)| what.route)
     }
 
     /// Leaves the time of the innermost frame, a request, out of the requests that enclose it. They
@@ -41,9 +41,11 @@ impl Slot {
         }
         let Some(top) = self.top() else { return };
         let ticks = now().saturating_sub(top.begin());
-        let parts =
-            self.own_frames().skip(1).take_while(|(_, what)| !what.kind.is_poll() && what.kind != super::Kind::Allowed);
-        for (around, _) in parts.filter(|(_, what)| what.kind == super::Kind::Route) {
+        let parts = self
+            .own_frames()
+            .skip(1)
+            .take_while(|(_, what)| !what.kind.is_poll() && what.kind != super::FrameKind::Allowed);
+        for (around, _) in parts.filter(|(_, what)| what.kind == super::FrameKind::Route) {
             around.delay(ticks);
         }
     }
@@ -71,11 +73,11 @@ impl Slot {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
-    use super::super::Kind;
+    use super::super::FrameKind;
     use super::*;
 
-    fn tag(kind: Kind) -> u64 {
-        What { kind, runtime: 0, route: None, index: 0 }.pack()
+    fn tag(kind: FrameKind) -> u64 {
+        FrameTag { kind, runtime: 0, route: None, index: 0 }.pack()
     }
 
     fn starts(slot: &Slot) -> Vec<u64> {
@@ -87,8 +89,8 @@ mod tests {
         let slot = Slot::new();
         slot.push(10, 1, 1, None);
         slot.push(20, 1, 2, None);
-        slot.push(100, tag(Kind::Allowed), 0, None);
-        slot.push(150, tag(Kind::Allowed), 0, None);
+        slot.push(100, tag(FrameKind::Allowed), 0, None);
+        slot.push(150, tag(FrameKind::Allowed), 0, None);
         slot.pop_allowed(50);
         assert_eq!(starts(&slot), [60, 70, 150]);
         slot.pop_allowed(300 - 150);
@@ -100,8 +102,8 @@ mod tests {
     fn a_nested_request_is_left_out_of_the_outer_request_and_not_of_the_poll() {
         let slot = Slot::new();
         slot.push(10, 1, 1, None);
-        slot.push(20, tag(Kind::Route), 0, None);
-        slot.push(40, tag(Kind::Route), 0, None);
+        slot.push(20, tag(FrameKind::Route), 0, None);
+        slot.push(40, tag(FrameKind::Route), 0, None);
         slot.delay_requests_around(|| 140);
         slot.pop();
         assert_eq!(starts(&slot), [10, 120]);
@@ -113,9 +115,9 @@ mod tests {
     fn a_request_in_a_scope_in_a_request_is_left_out_once() {
         let slot = Slot::new();
         slot.push(10, 1, 1, None);
-        slot.push(20, tag(Kind::Route), 0, None);
-        slot.push(30, tag(Kind::Allowed), 0, None);
-        slot.push(40, tag(Kind::Route), 0, None);
+        slot.push(20, tag(FrameKind::Route), 0, None);
+        slot.push(30, tag(FrameKind::Allowed), 0, None);
+        slot.push(40, tag(FrameKind::Route), 0, None);
         slot.delay_requests_around(|| 140);
         slot.pop();
         assert_eq!(starts(&slot)[..2], [10, 20]);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::measure::entry::spans::layer::SpanLayer;
 use crate::measure::entry::spans::of_poll;
-use crate::measure::thread::slot::{Kind, What};
+use crate::measure::thread::slot::{FrameKind, FrameTag};
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -17,7 +17,8 @@ fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
 
 fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, u64) {
     let tied = thread::attached(meter).expect("a thread");
-    let number = tied.state.push(1, What { kind: Kind::Task, runtime: 0, route: None, index: 0 }.pack(), 7, None);
+    let number =
+        tied.state.push(1, FrameTag { kind: FrameKind::Task, runtime: 0, route: None, index: 0 }.pack(), 7, None);
     (tied.state.clone(), number)
 }
 
