@@ -206,7 +206,10 @@ impl Tracker {
     ) {
         let worker = match state {
             PollState::OnWorker(worker) => worker,
-            PollState::OffWorker => return drop(self.tracked.insert(poll.key, Track::Ignored)),
+            PollState::OffWorker => {
+                self.tracked.insert(poll.key, Track::Ignored);
+                return;
+            }
             PollState::Finished => return,
         };
         let (id, threshold) = (self.new_id(), self.threshold);

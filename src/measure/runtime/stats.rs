@@ -118,15 +118,18 @@ fn add_unstable(interval: &Interval, totals: &mut TokioSnapshot) {
 }
 
 fn read_worker(metrics: &RuntimeMetrics, index: usize) -> TokioWorkerSnapshot {
-    let mut worker = TokioWorkerSnapshot::default();
-    worker.busy = metrics.worker_total_busy_duration(index);
-    worker.parks = metrics.worker_park_count(index);
+    let worker = TokioWorkerSnapshot {
+        busy: metrics.worker_total_busy_duration(index),
+        parks: metrics.worker_park_count(index),
+        ..Default::default()
+    };
     #[cfg(tokio_unstable)]
-    {
-        worker.polls = Some(metrics.worker_poll_count(index));
-        worker.steals = Some(metrics.worker_steal_count(index));
-        worker.local_queue_depth = Some(metrics.worker_local_queue_depth(index));
-    }
+    let worker = TokioWorkerSnapshot {
+        polls: Some(metrics.worker_poll_count(index)),
+        steals: Some(metrics.worker_steal_count(index)),
+        local_queue_depth: Some(metrics.worker_local_queue_depth(index)),
+        ..worker
+    };
     worker
 }
 
