@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::suite::judge::Tally;
+use crate::suite::evaluation::Tally;
 use crate::suite::modes::{self, Flavour, Mode};
 use crate::suite::unwatched::Unwatched;
 use crate::suite::{overload, table};

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use pollwatch::Cause;
 
-use super::journal;
-use super::sentinel;
-use super::truth::{Block, Span, at};
+use super::cpu_monitor;
+use super::ground_truth::{Block, Span, at};
+use super::poll_recorder;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
@@ -79,7 +79,7 @@ pub(crate) struct Job {
 impl Job {
     pub(crate) fn run(self) {
         let _ = self.go.send(());
-        let before = sentinel::own_run_delay();
+        let before = cpu_monitor::own_run_delay();
         let (begin, end) = match (self.kind, self.wait) {
             (Kind::Computes, Wait::Itself(time)) => computes(time),
             (_, Wait::Itself(time)) => sleeps(time),
@@ -87,9 +87,9 @@ impl Job {
             (_, Wait::Pipe(pipe)) => reads_pipe(pipe),
             (_, Wait::Socket(socket)) => reads_socket(socket),
         };
-        let waited = sentinel::own_run_delay().saturating_sub(before);
+        let waited = cpu_monitor::own_run_delay().saturating_sub(before);
         let inner = Span { begin: at(begin), end: at(end) };
-        journal::note(Block { kind: self.kind, inner, waited, request: None });
+        poll_recorder::note(Block { kind: self.kind, inner, waited, request: None });
     }
 }
 

@@ -2,8 +2,8 @@
 
 use pollwatch::Certainty;
 
-use super::promise::Promise;
-use super::truth::{MS, Poll, SHORT, Told};
+use super::ground_truth::{MS, Poll, SHORT, Told};
+use super::guarantee::Promise;
 
 /// Moments of the wall clock and of the monotonic one that stand for the same may differ by this much.
 const SKEW: u64 = MS / 2;
@@ -55,8 +55,8 @@ fn poll_of(polls: &[Poll], told: &Told) -> Option<usize> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::ground_truth::{Block, Report, Span};
     use super::super::kinds::Kind;
-    use super::super::truth::{Block, Report, Span};
     use super::*;
     use pollwatch::Cause;
 

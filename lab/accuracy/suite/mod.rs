@@ -1,4 +1,4 @@
-//! The error rates of pollwatch, measured against the ground truth. `run.rs` runs all modes and prints
+//! The error rates of pollwatch, measured against the ground ground_truth. `run.rs` runs all modes and prints
 //! the tables; `tests` runs a short form.
 //!
 //! Each injected block records its own start and end: the inner time. Hooks or a wrapper around
@@ -7,18 +7,18 @@
 //! the inner time is long enough. What the machine does to the thread between the two readings is
 //! therefore no error of either side, and needs no tolerance.
 
-pub(crate) mod draw;
-pub(crate) mod inject;
-pub(crate) mod journal;
-pub(crate) mod judge;
+pub(crate) mod background;
+pub(crate) mod cpu_monitor;
+pub(crate) mod evaluation;
+pub(crate) mod fixture;
+pub(crate) mod ground_truth;
+pub(crate) mod guarantee;
+pub(crate) mod injector;
 pub(crate) mod kinds;
 pub(crate) mod matching;
 pub(crate) mod modes;
-pub(crate) mod noise;
 pub(crate) mod overload;
-pub(crate) mod promise;
-pub(crate) mod scene;
-pub(crate) mod sentinel;
+pub(crate) mod poll_recorder;
+pub(crate) mod rng;
 pub(crate) mod table;
-pub(crate) mod truth;
 pub(crate) mod unwatched;

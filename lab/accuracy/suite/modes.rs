@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inject::inject;
-use super::judge::Tally;
-use super::noise::Noise;
-use super::promise::Promise;
-use super::scene::{self, Outcome, Scene};
-use super::sentinel::{Sentinel, Watch};
+use super::background::Noise;
+use super::cpu_monitor::{Sentinel, Watch};
+use super::evaluation::Tally;
+use super::fixture::{self, Outcome, Scene};
+use super::guarantee::Promise;
+use super::injector::inject;
 use super::unwatched::Unwatched;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub(crate) fn while_it_is_watched(
     let sentinel = Sentinel::start();
     happens(&scene);
     let promise = mode.promise(scene.threshold);
-    let (outcome, mut watch) = (scene::end(scene), sentinel.stop());
+    let (outcome, mut watch) = (fixture::end(scene), sentinel.stop());
     watch.remember(promise.threshold, &outcome.journal);
     (promise, outcome, watch)
 }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use pollwatch::Cause;
 use tokio::task::yield_now;
 
-use super::draw::Draw;
+use super::cpu_monitor;
+use super::fixture::{Outcome, Scene};
+use super::ground_truth::{Poll, Told};
+use super::guarantee::Promise;
 use super::kinds::{Job, Kind, Wait};
 use super::matching::match_up;
 use super::modes::{Mode, while_it_is_watched};
-use super::promise::Promise;
-use super::scene::{Outcome, Scene};
-use super::sentinel;
-use super::truth::{Poll, Told};
+use super::rng::Draw;
 use super::unwatched::Unwatched;
 
 #[derive(Debug, Default)]
@@ -93,8 +93,8 @@ impl Overload {
 /// Computes for so much CPU time, however long that takes.
 #[inline(never)]
 fn works(time: u64) {
-    let begin = sentinel::own_cpu();
-    while sentinel::own_cpu() - begin < time {
+    let begin = cpu_monitor::own_cpu();
+    while cpu_monitor::own_cpu() - begin < time {
         for _ in 0..500 {
             std::hint::spin_loop();
         }

@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use super::judge::{Score, Tally, quantile};
+use super::evaluation::{Score, Tally, quantile};
+use super::ground_truth::MS;
 use super::modes::UNSTABLE;
 use super::overload::Overload;
-use super::truth::MS;
 use super::unwatched::{COMPUTES, Unwatched};
 
 /// What it was run on.

@@ -2,11 +2,11 @@
 
 use pollwatch::Certainty;
 
+use super::cpu_monitor::Watch;
+use super::fixture::Outcome;
+use super::ground_truth::{Poll, SHORT, Told};
+use super::guarantee::Promise;
 use super::matching::match_up;
-use super::promise::Promise;
-use super::scene::Outcome;
-use super::sentinel::Watch;
-use super::truth::{Poll, SHORT, Told};
 
 /// What computes for so many thresholds is to be suspected.
 pub(crate) const COMPUTES: u64 = 30;
@@ -172,9 +172,9 @@ impl Unwatched {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ground_truth::{MS, Span};
     use super::super::kinds::Kind;
     use super::super::matching::tests::{T, poll, told};
-    use super::super::truth::{MS, Span};
     use super::*;
 
     fn tally(polls: Vec<Poll>, told: Vec<Told>) -> Unwatched {

@@ -1,14 +1,14 @@
 //! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin accuracy`, with the same
-//! bars. The ground truth contains what the machine does to a thread, so no bar has to be lower here.
+//! bars. The ground ground_truth contains what the machine does to a thread, so no bar has to be lower here.
 
-mod alarms;
+mod false_alarms;
 
 use std::sync::{Mutex, MutexGuard, Once};
 use std::time::Duration;
 
 use crate::suite::modes::{self, Flavour, Mode};
 use crate::suite::unwatched::Unwatched;
-use crate::suite::{journal, overload};
+use crate::suite::{overload, poll_recorder};
 
 const THRESHOLD: Duration = Duration::from_millis(10);
 const TIME: Duration = Duration::from_millis(2_500);
@@ -16,7 +16,7 @@ const TIME: Duration = Duration::from_millis(2_500);
 /// Lets tests run one at a time: each needs all CPUs.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    journal::lock(&ONE)
+    poll_recorder::lock(&ONE)
 }
 
 /// Has the symbols of all kinds of blocks looked up once: in a debug build that takes a tenth of a second and more for the first of

@@ -14,10 +14,10 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::journal::{Journal, Outer, Spawned, lock};
+use super::ground_truth::{Poll, Report, Told, at_wall, now};
 use super::kinds::Job;
 use super::modes::{Flavour, Mode, Way};
-use super::truth::{Poll, Report, Told, at_wall, now};
+use super::poll_recorder::{Journal, Outer, Spawned, lock};
 
 const NAME: &str = "main";
 const FENCE: &str = "fence";

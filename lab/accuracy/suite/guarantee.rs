@@ -1,7 +1,7 @@
 //! What pollwatch promises of a poll, by the way in which it sees it. Pure.
 
-use super::sentinel::Watch;
-use super::truth::{MS, Poll, Span};
+use super::cpu_monitor::Watch;
+use super::ground_truth::{MS, Poll, Span};
 
 /// A poll must be told only if its block lasted this much longer than the threshold.
 const MARGIN: u64 = 2 * MS;

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::journal::note_in_place;
+use super::fixture::Scene;
 use super::kinds::computes;
-use super::scene::Scene;
+use super::poll_recorder::note_in_place;
 
 /// Goes on until it is stopped.
 pub(crate) struct Noise(Arc<AtomicBool>);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::truth::{MS, Poll, Span, now};
+use super::ground_truth::{MS, Poll, Span, now};
 
 /// A line of `schedstat`: nanoseconds ready to run without a CPU, and how often it was given one.
 #[derive(Clone, Copy, Debug, Default)]

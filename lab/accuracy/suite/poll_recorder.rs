@@ -10,8 +10,8 @@ use std::task::{Context, Poll as Answer};
 
 use pin_project_lite::pin_project;
 
-use super::sentinel;
-use super::truth::{Block, Poll, Span, now};
+use super::cpu_monitor;
+use super::ground_truth::{Block, Poll, Span, now};
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,7 +71,7 @@ impl Journal {
             blocks: Vec::new(),
             site: None,
         };
-        OPEN.with_borrow_mut(|open| open.push(Open { poll, waited: sentinel::own_run_delay(), in_place: false }));
+        OPEN.with_borrow_mut(|open| open.push(Open { poll, waited: cpu_monitor::own_run_delay(), in_place: false }));
     }
 
     /// It ends.
@@ -79,7 +79,7 @@ impl Journal {
         let Some(Open { mut poll, waited, in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
         poll.outer.end = now();
         if poll.outer.nanos() >= self.keep || !poll.blocks.is_empty() {
-            poll.waited = sentinel::own_run_delay().saturating_sub(waited);
+            poll.waited = cpu_monitor::own_run_delay().saturating_sub(waited);
             lock(&self.polls).push((poll, in_place));
         }
     }

@@ -1,4 +1,4 @@
-//! The false alarms that others raise. What is told here has to be of a poll that was in truth as long as the threshold, since the
+//! The false alarms that others raise. What is told here has to be of a poll that was in ground_truth as long as the threshold, since the
 //! machine kept it from a CPU; where none was, nothing is told.
 
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
 use super::{ATTEMPTS, THRESHOLD, alone, measured};
-use crate::suite::journal::{note, note_in_place};
+use crate::suite::fixture::{Outcome, Scene};
+use crate::suite::ground_truth::{Block, Span, now};
 use crate::suite::kinds::{Kind, computes};
 use crate::suite::matching::match_up;
 use crate::suite::modes::{Mode, while_it_is_watched};
 use crate::suite::overload::Overload;
-use crate::suite::scene::{Outcome, Scene};
-use crate::suite::truth::{Block, Span, now};
+use crate::suite::poll_recorder::{note, note_in_place};
 
 /// Runs something that blocks nobody, in all modes but those of four workers.
 fn silent(load: impl Fn(&Arc<Scene>)) {

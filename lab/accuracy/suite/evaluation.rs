@@ -2,10 +2,10 @@
 
 use pollwatch::Cause;
 
+use super::cpu_monitor::Watch;
+use super::ground_truth::{MS, Poll, Report, Span, Told};
+use super::guarantee::{FREE, Promise};
 use super::matching::match_up;
-use super::promise::{FREE, Promise};
-use super::sentinel::Watch;
-use super::truth::{MS, Poll, Report, Span, Told};
 
 /// Wrong, of so many.
 #[derive(Clone, Copy, Debug, Default)]
@@ -202,8 +202,10 @@ impl Tally {
 
 /// `None` where either answer is right: a request that lasted for about the threshold.
 fn route_is_right(promise: &Promise, poll: &Poll, report: &Report) -> Option<bool> {
-    let surely = |block: &super::truth::Block| block.request.is_some() && block.inner.nanos() >= promise.long_request;
-    let maybe = |block: &super::truth::Block| block.request.is_some_and(|r| r.nanos() + MS / 10 >= promise.threshold);
+    let surely =
+        |block: &super::ground_truth::Block| block.request.is_some() && block.inner.nanos() >= promise.long_request;
+    let maybe =
+        |block: &super::ground_truth::Block| block.request.is_some_and(|r| r.nanos() + MS / 10 >= promise.threshold);
     let told = report.route.as_deref();
     match told {
         Some(route) => Some(poll.blocks.iter().any(|block| maybe(block) && block.kind.route() == route)),
@@ -221,9 +223,9 @@ pub(crate) fn quantile(sorted: &[u64], q: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ground_truth::Block;
     use super::super::kinds::Kind;
     use super::super::matching::tests::{T, poll, told};
-    use super::super::truth::Block;
     use super::*;
 
     /// A poll with its site and request, and all that is to be told of it.

@@ -13,10 +13,10 @@ use http::{Request, Response};
 use tokio::task::{AbortHandle, yield_now};
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::draw::Draw;
-use super::journal::{Requested, lock};
+use super::fixture::Scene;
 use super::kinds::{Job, Kind, Wait};
-use super::scene::Scene;
+use super::poll_recorder::{Requested, lock};
+use super::rng::Draw;
 use super::unwatched::COMPUTES;
 
 /// How the block comes into its poll.
