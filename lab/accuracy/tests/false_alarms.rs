@@ -1,5 +1,5 @@
-//! The false alarms that others raise. What is told here has to be of a poll that was in ground_truth as long as the threshold, since the
-//! machine kept it from a CPU; where none was, nothing is told.
+//! The false alarms that other detectors raise. A report is right here only for a poll that did
+//! last for the threshold, since the machine gave it no CPU.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use tokio::task::yield_now;
 
 use super::{ATTEMPTS, THRESHOLD, alone, measured};
-use crate::suite::fixture::{Outcome, Scene};
+use crate::suite::fixture::{Fixture, Outcome};
 use crate::suite::ground_truth::{Block, Span, now};
-use crate::suite::kinds::{Kind, computes};
+use crate::suite::kinds::{Kind, compute};
 use crate::suite::matching::match_up;
-use crate::suite::modes::{Mode, while_it_is_watched};
+use crate::suite::modes::{Mode, run_watched};
 use crate::suite::overload::Overload;
-use crate::suite::poll_recorder::{note, note_in_place};
+use crate::suite::poll_recorder::{record_block, record_block_in_place};
 
-/// Runs something that blocks nobody, in all modes but those of four workers.
-fn silent(load: impl Fn(&Arc<Scene>)) {
+/// Runs a load that does not block, in all modes but those of four workers.
+fn silent(load: impl Fn(&Arc<Fixture>)) {
     let _alone = alone();
     for mode in measured().filter(|mode| mode.workers() <= 2) {
         let blames = |_: usize| attempt(mode, &load);
@@ -25,24 +25,24 @@ fn silent(load: impl Fn(&Arc<Scene>)) {
     }
 }
 
-/// Whether somebody is blamed who was only given no CPU.
-fn attempt(mode: Mode, load: &impl Fn(&Arc<Scene>)) -> bool {
-    let (promise, Outcome { polls, counted, journal, told, .. }, _) = while_it_is_watched(mode, THRESHOLD, load);
+/// Returns true if a task is blamed that was only given no CPU.
+fn attempt(mode: Mode, load: &impl Fn(&Arc<Fixture>)) -> bool {
+    let (guarantee, Outcome { polls, counted, journal, reported, .. }, _) = run_watched(mode, THRESHOLD, load);
     assert!(polls > 0, "{}: it was watched", mode.name());
-    let overload = Overload::new(&promise, &journal, &told);
+    let overload = Overload::new(&guarantee, &journal, &reported);
     overload.faults.iter().for_each(|fault| eprintln!("{fault}"));
     assert_eq!(overload.wrong, 0, "{}: {:#?}\n{journal:#?}", mode.name(), overload.faults);
-    assert_eq!(counted, told.len() as u64, "{}", mode.name());
-    // What would have been short, had it been given a CPU, is held against nobody.
+    assert_eq!(counted, reported.len() as u64, "{}", mode.name());
+    // No task may be blamed for a poll that would have been short without its run delay.
     overload.blamed > 0
 }
 
 /// Spawns tasks, and returns when they are gone.
-fn all<F: Future<Output = ()> + Send + 'static>(scene: &Scene, tasks: impl Iterator<Item = F>) {
+fn all<F: Future<Output = ()> + Send + 'static>(fixture: &Fixture, tasks: impl Iterator<Item = F>) {
     let (done, are_done) = mpsc::channel::<()>();
     for task in tasks {
         let done = done.clone();
-        scene.spawn(false, async move {
+        fixture.spawn(false, async move {
             let _done = done;
             task.await;
         });
@@ -53,11 +53,11 @@ fn all<F: Future<Output = ()> + Send + 'static>(scene: &Scene, tasks: impl Itera
 
 #[test]
 fn two_thousand_tasks_of_half_a_millisecond() {
-    silent(|scene| {
+    silent(|fixture| {
         all(
-            scene,
+            fixture,
             (0..2_000).map(|_| async {
-                computes(Duration::from_micros(500));
+                compute(Duration::from_micros(500));
             }),
         )
     });
@@ -66,85 +66,91 @@ fn two_thousand_tasks_of_half_a_millisecond() {
 #[test]
 fn a_second_of_short_spins_that_yield() {
     let spins = || async {
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(1) {
-            computes(Duration::from_micros(200));
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(1) {
+            compute(Duration::from_micros(200));
             yield_now().await;
         }
     };
-    silent(|scene| all(scene, std::iter::once(spins())));
+    silent(|fixture| all(fixture, std::iter::once(spins())));
 }
 
 #[test]
 fn many_polls_of_two_milliseconds() {
     let naps = || async {
         for _ in 0..100 {
-            // Written down: should the machine make it long, it is a poll that slept.
-            let begin = now();
+            // Recorded, since the machine may make the sleep longer than the threshold.
+            let start = now();
             std::thread::sleep(Duration::from_millis(2));
-            note(Block { kind: Kind::Sleeps, inner: Span { begin, end: now() }, waited: 0, request: None });
+            record_block(Block { kind: Kind::Sleeps, inner: Span { start, end: now() }, waited: 0, request: None });
             yield_now().await;
         }
     };
-    silent(|scene| all(scene, (0..4).map(|_| naps())));
+    silent(|fixture| all(fixture, (0..4).map(|_| naps())));
 }
 
-/// Bursts of blocking work, and of workers that are handed on; in between all threads that are not needed end.
+/// Runs bursts of blocking work and of `block_in_place`. Between them the idle threads end.
 #[test]
 fn a_thread_pool_that_shrinks() {
-    silent(|scene| {
+    silent(|fixture| {
         let threads = || std::fs::read_dir("/proc/self/task").expect("proc is mounted").count();
-        let in_place = scene.mode.hands_workers_on();
+        let in_place = fixture.mode.uses_block_in_place();
         for _ in 0..3 {
             let before = threads();
             all(
-                scene,
+                fixture,
                 (0..20).map(|_| async move {
                     let nap = || std::thread::sleep(THRESHOLD / 2);
                     let _ = tokio::task::spawn_blocking(nap).await;
                     if in_place {
-                        note_in_place();
+                        record_block_in_place();
                         tokio::task::block_in_place(|| std::thread::sleep(THRESHOLD * 2));
                     }
                 }),
             );
-            let begin = Instant::now();
-            while threads() > before && begin.elapsed() < Duration::from_secs(20) {
-                all(scene, std::iter::once(yield_now()));
+            let start = Instant::now();
+            while threads() > before && start.elapsed() < Duration::from_secs(20) {
+                all(fixture, std::iter::once(yield_now()));
             }
             assert!(threads() <= before, "the pool shrinks");
         }
     });
 }
 
-/// The runtime is shut down while blocks of it go on: those that are short stay so, and the others are told once, to their ends.
+/// Shuts the runtime down during blocks. Short blocks are not reported, and long ones are reported
+/// once, to their end.
 #[test]
 fn a_runtime_that_shuts_down_in_mid_block() {
     let _alone = alone();
     for mode in measured().filter(|mode| mode.workers() <= 2) {
         for share in [0.5, 3.0] {
-            let blocks = |scene: &Arc<Scene>| {
+            let blocks = |fixture: &Arc<Fixture>| {
                 let (begun, has_begun) = mpsc::channel();
                 for _ in 0..mode.workers() {
                     let begun = begun.clone();
-                    scene.spawn(false, async move {
-                        let begin = now();
+                    fixture.spawn(false, async move {
+                        let start = now();
                         let _ = begun.send(());
                         std::thread::sleep(THRESHOLD.mul_f64(share));
-                        note(Block { kind: Kind::Sleeps, inner: Span { begin, end: now() }, waited: 0, request: None });
+                        record_block(Block {
+                            kind: Kind::Sleeps,
+                            inner: Span { start, end: now() },
+                            waited: 0,
+                            request: None,
+                        });
                     });
                 }
                 for _ in 0..mode.workers() {
                     has_begun.recv().expect("it begins");
                 }
             };
-            let (promise, Outcome { journal, told, .. }, watch) = while_it_is_watched(mode, THRESHOLD, blocks);
-            let mut matching = match_up(&promise, &journal, &told);
-            matching.missed.retain(|i| !promise.excuses(&journal[*i], &watch));
-            let context = format!("{}, {share}: {told:#?} {journal:#?}", mode.name());
+            let (guarantee, Outcome { journal, reported, .. }, cpu) = run_watched(mode, THRESHOLD, blocks);
+            let mut matching = match_up(&guarantee, &journal, &reported);
+            matching.missed.retain(|i| !guarantee.excuses(&journal[*i], &cpu));
+            let context = format!("{}, {share}: {reported:#?} {journal:#?}", mode.name());
             assert!(matching.wrong.is_empty() && matching.duplicates.is_empty(), "{context}");
             assert!(matching.missed.is_empty(), "{context}");
-            assert!(told.iter().all(|told| !told.last().ongoing), "{context}");
+            assert!(reported.iter().all(|reported| !reported.last().ongoing), "{context}");
             let asleep: Vec<_> = journal.iter().filter(|poll| !poll.blocks.is_empty()).collect();
             assert_eq!(asleep.len(), mode.workers(), "each was let end: {context}");
         }
