@@ -124,8 +124,8 @@ fn refuses_flags_that_make_no_sense() {
     assert!(help.status.success() && text(&help.stdout).contains("--no-load"));
 }
 
-/// Returns the end of a row of the table of `shed`: the p99 of the good route in ms, and reports and
-/// refusals a second.
+/// Returns the end of a row of the table of `shed`: the p99 of the good route in ms, and reports
+/// and refusals a second.
 fn shed_row(output: &str, title: &str) -> [f64; 3] {
     let line = output.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title}: {output}"));
     let words: Vec<&str> = line.split_whitespace().rev().collect();
