@@ -18,25 +18,25 @@ pub(crate) struct Guarantee {
     pub(crate) long_request: u64,
     /// The time by which a reported duration may be too short where polls are found by scans alone:
     /// the start of a poll is observed by the next scan.
-    look: Option<u64>,
+    scan_delay: Option<u64>,
 }
 
 impl Guarantee {
     /// Returns the guarantee where pollwatch times every poll.
     pub(crate) fn exact(threshold: u64) -> Guarantee {
-        Guarantee { threshold, long: threshold + MARGIN, long_request: threshold + MS / 2, look: None }
+        Guarantee { threshold, long: threshold + MARGIN, long_request: threshold + MS / 2, scan_delay: None }
     }
 
     /// Returns the guarantee where workers are observed from outside, by four scans a threshold:
     /// one scan follows the start, and another one comes a threshold later.
     pub(crate) fn unwatched(threshold: u64) -> Guarantee {
         let long = threshold * 3 / 2 + MARGIN;
-        Guarantee { threshold, long, long_request: long, look: Some(threshold / 2) }
+        Guarantee { threshold, long, long_request: long, scan_delay: Some(threshold / 2) }
     }
 
     /// Returns the time by which the reported duration of this poll may be too short.
     pub(crate) fn short_by(&self, poll: &Poll, cpu: &CpuAvailability) -> u64 {
-        self.look.map_or(0, |look| look + MEASURING + self.hold_up_within(poll, cpu))
+        self.scan_delay.map_or(0, |delay| delay + MEASURING + self.hold_up_within(poll, cpu))
     }
 
     /// Returns the time for which pollwatch could not inspect this poll. The cause of the delay may
@@ -49,7 +49,7 @@ impl Guarantee {
     /// Where a poll lasts longer than the guarantee needs, a later scan is in time.
     pub(crate) fn excuses(&self, poll: &Poll, cpu: &CpuAvailability) -> bool {
         let more = poll.min_nanos().saturating_sub(self.long);
-        self.look.is_some() && self.hold_up_within(poll, cpu) >= more.max(self.threshold / FREE)
+        self.scan_delay.is_some() && self.hold_up_within(poll, cpu) >= more.max(self.threshold / FREE)
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct PollRecorder {
     keep: u64,
     polls: Mutex<Vec<(Poll, bool)>>,
     owners: [AtomicU64; WORKERS],
-    claims: Mutex<Vec<Takeover>>,
+    takeovers: Mutex<Vec<Takeover>>,
 }
 
 impl PollRecorder {
@@ -54,7 +54,7 @@ impl PollRecorder {
             keep,
             polls: Mutex::default(),
             owners: std::array::from_fn(|_| AtomicU64::new(0)),
-            claims: Mutex::default(),
+            takeovers: Mutex::default(),
         })
     }
 
@@ -100,16 +100,16 @@ impl PollRecorder {
         let owner = &self.owners[worker % WORKERS];
         if owner.load(Ordering::Relaxed) != number {
             owner.store(number, Ordering::Relaxed);
-            lock(&self.claims).push(Takeover { worker, at });
+            lock(&self.takeovers).push(Takeover { worker, at });
         }
         Some(worker)
     }
 
     /// Returns all polls so far, in the order of their start.
     pub(crate) fn polls(&self) -> Vec<Poll> {
-        let claims = lock(&self.claims);
+        let takeovers = lock(&self.takeovers);
         let held = |poll: &Poll| {
-            let later = claims.iter().filter(|c| Some(c.worker) == poll.worker && c.at > poll.outer.start);
+            let later = takeovers.iter().filter(|c| Some(c.worker) == poll.worker && c.at > poll.outer.start);
             later.map(|c| c.at).min().unwrap_or(u64::MAX)
         };
         let polls = lock(&self.polls);
