@@ -1,6 +1,8 @@
-//! What a park and an unpark of a worker cost, bare, with callbacks that do nothing, and with pollwatch's (stable mode).
+//! The cost of a park and an unpark of a worker: bare, with callbacks that do nothing, and with
+//! those of pollwatch (stable mode).
 //!
-//! `RUSTFLAGS="" cargo bench --bench park_overhead`; `-- --quick` only shows that it runs.
+//! `RUSTFLAGS="" cargo bench --bench park_overhead`; `-- --quick` only checks that the
+//! bench runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,13 +34,13 @@ impl Variant {
         Variant { name, send, answered, nanos: Vec::new(), runtime }
     }
 
-    /// One message at a time: each unparks the worker, which parks again before the next.
+    /// Sends one message at a time. Each unparks the worker, which parks again before the next.
     fn round(&mut self, messages: u64) {
         let metrics = self.runtime.metrics();
         let begin = Instant::now();
         for _ in 0..messages {
             let (before, parks) = (self.answered.load(Ordering::Acquire), metrics.worker_park_count(0));
-            self.send.send(()).expect("the task is there");
+            self.send.send(()).expect("the task receives");
             while self.answered.load(Ordering::Acquire) == before || metrics.worker_park_count(0) == parks {
                 std::hint::spin_loop();
             }
@@ -62,11 +64,11 @@ fn main() {
     let quick = std::env::args().any(|word| word == "--quick" || word == "--test");
     let (rounds, messages) = if quick { (3, 200) } else { (101, 4_000) };
     let watchdog = Watchdog::builder().log(false).start().expect("it starts");
-    let mut floor = builder();
-    floor.on_thread_start(|| {}).on_thread_stop(|| {}).on_thread_park(|| {}).on_thread_unpark(|| {});
+    let mut empty = builder();
+    empty.on_thread_start(|| {}).on_thread_stop(|| {}).on_thread_park(|| {}).on_thread_unpark(|| {});
     let mut variants = [
         Variant::new("bare", builder().build().expect("it is built")),
-        Variant::new("callbacks that do nothing", floor.build().expect("it is built")),
+        Variant::new("callbacks that do nothing", empty.build().expect("it is built")),
         Variant::new("pollwatch", watchdog.build_runtime("main", &mut builder()).expect("it is built")),
     ];
     for _ in 0..rounds {
@@ -80,7 +82,7 @@ fn main() {
     println!("|---|---|---|");
     let bare = variants[0].nanos.clone();
     for variant in &variants {
-        // Compared within a round.
+        // Variants are compared within a round.
         let added = variant.nanos.iter().zip(&bare).map(|(here, bare)| here - bare).collect();
         println!("| {} | {:.0} | {:.0} |", variant.name, median(variant.nanos.clone()), median(added));
     }

@@ -1,10 +1,12 @@
-//! What measuring adds to one poll: pollwatch beside a bare runtime, hand-written floors, tokio's poll-time histogram and
-//! tokio-metrics' `TaskMonitor`. The results are kept in `docs/overhead.md`.
+//! The cost that measuring adds to one poll: pollwatch beside a bare runtime, hand-written floors,
+//! tokio's poll-time histogram, and the `TaskMonitor` of tokio-metrics. The results are in
+//! `docs/overhead.md`.
 //!
-//! `cargo bench --bench poll_overhead [-- --quick] [-- NAME]`. Every round runs all variants, one after the other, each round
-//! beginning with another one, so that a change of the machine's speed meets all of them. `--quick` only checks that it runs;
-//! a name leaves out the variants whose name does not contain it (for a profiler). `--once NAME POLLS` runs one variant, once
-//! (`benches/overhead.sh` counts its instructions).
+//! `cargo bench --bench poll_overhead [-- --quick] [-- NAME]`. Every round runs all variants, and
+//! each round starts with another one, so that a change of the machine's speed affects all of them.
+//! `--quick` only checks that the bench runs. A name selects the variants whose names contain it
+//! (for a profiler). `--once NAME POLLS` runs one variant, once (`lab/overhead` counts its
+//! instructions).
 
 use std::pin::Pin;
 use std::process::Command;
@@ -16,7 +18,7 @@ use pollwatch::Watchdog;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// A hand-written measurement with nothing to spare: no sites, no slot, no detection.
+/// The floor: the least code that measures a poll, without sites, slots or detection.
 mod floor {
     use std::cell::Cell;
     use std::sync::LazyLock;
@@ -30,7 +32,7 @@ mod floor {
         static HISTOGRAM: [AtomicU64; BINS] = const { [const { AtomicU64::new(0) }; BINS] };
     }
 
-    /// The clock, which callers keep: no look-up in a poll.
+    /// Returns the clock. Callers keep it, so that no poll looks it up.
     pub(crate) fn clock() -> quanta::Clock {
         static CLOCK: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
         CLOCK.clone()
@@ -81,11 +83,11 @@ impl<F: Future> Future for FloorWrapper<F> {
     }
 }
 
-/// Tasks that take turns. A single one would have the worker look for other work and for events between any two polls, and
-/// that would hide what measuring adds.
+/// The number of tasks that take turns. With a single one the worker would search for work and
+/// events between any two polls, which would hide the cost of measuring.
 const TASKS: u32 = 16;
 
-/// The task of every variant: polls that do nothing but come back.
+/// The task of every variant. Its polls only yield.
 async fn task(polls: u32) {
     for _ in 0..polls {
         tokio::task::yield_now().await;
@@ -107,7 +109,7 @@ const TOKIO_HISTOGRAM: &str = "tokio: poll-time histogram";
 type Build = fn() -> Builder;
 type Spawn = Box<dyn Fn(&Runtime, u32) -> JoinHandle<()>>;
 
-/// One way to measure, and its nanoseconds a poll, round by round.
+/// One measurement, with its nanoseconds a poll in each round.
 struct Variant {
     name: &'static str,
     runtime: Runtime,
@@ -120,7 +122,7 @@ impl Variant {
         Variant { name, runtime, spawn, samples: Vec::new() }
     }
 
-    /// A function of its own, for `--once`: only what it does is counted.
+    /// Runs one sample. `lab/overhead` counts the instructions of this function only.
     #[inline(never)]
     fn sample(&mut self, polls: u32) {
         let start = Instant::now();
@@ -185,7 +187,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { values[middle - 1].midpoint(values[middle]) }
 }
 
-/// The figures of one flavour; every comparison is made within a round, and the median taken of all rounds.
+/// The figures of one flavour. Variants are compared within a round, and each figure is the median
+/// of all rounds.
 struct Results<'a>(&'a [Variant]);
 
 impl Results<'_> {
@@ -193,7 +196,8 @@ impl Results<'_> {
         self.0.iter().find(|v| v.name == name).map(|v| v.samples.as_slice())
     }
 
-    /// Median over rounds of `f(a, b, bare)`, or nothing where one of them did not run.
+    /// Returns the median over the rounds of `f(a, b, bare)`, or `None` if one of the three did not
+    /// run.
     fn compare(&self, a: &str, b: &str, f: impl Fn(f64, f64, f64) -> f64) -> Option<f64> {
         let (a, b, bare) = (self.find(a)?, self.find(b)?, self.find(BARE)?);
         Some(median((0..a.len()).map(|i| f(a[i], b[i], bare[i])).collect()))
@@ -203,14 +207,14 @@ impl Results<'_> {
         let show = |value: Option<f64>, digits| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
         let nanos = self.find(name).map(|samples| median(samples.to_vec()));
         let added = self.compare(name, BARE, |a, _, bare| a - bare).filter(|_| name != BARE);
-        let (floor, ours) = match name {
+        let (floor, is_pollwatch) = match name {
             POLLWATCH_WRAPPER => (Some(FLOOR_WRAPPER), true),
             #[cfg(tokio_unstable)]
             POLLWATCH_HOOKS => (Some(FLOOR_HOOKS), true),
             _ => (None, false),
         };
         let of_floor = floor.and_then(|floor| self.compare(name, floor, |a, b, _| a / b));
-        let of_added = |other| self.compare(name, other, |a, b, bare| (a - bare) / (b - bare)).filter(|_| ours);
+        let of_added = |other| self.compare(name, other, |a, b, bare| (a - bare) / (b - bare)).filter(|_| is_pollwatch);
         format!(
             "| {name} | {} | {} | {} | {} | {} |",
             show(nanos, 1),
@@ -254,7 +258,7 @@ fn describe(rounds: usize, polls: u32) {
     println!("- {rounds} rounds of {polls} polls a variant; medians");
 }
 
-/// Runs one variant on a current-thread runtime, for whoever counts its instructions.
+/// Runs one variant on a current-thread runtime, once, so that its instructions can be counted.
 fn once(name: &str, polls: u32) {
     let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
     let mut all = variants(&watchdog, "current-thread", Builder::new_current_thread);
@@ -265,7 +269,7 @@ fn once(name: &str, polls: u32) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
-    // Without cargo bench's own flag this runs as a test.
+    // Without the flag that `cargo bench` adds, the bench is run as a test.
     let quick = has("--quick") || !has("--bench");
     let (rounds, polls) = if quick { (2, 2_000) } else { (151, 40_000) };
     let only = args.iter().find(|arg| !arg.starts_with('-'));

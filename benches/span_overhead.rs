@@ -1,8 +1,8 @@
-//! What the span layer adds to entering and leaving a `tracing` span, and to making one, beside what the registry and `fmt` need
-//! themselves.
+//! The cost that the span layer adds to entering and leaving a `tracing` span, and to creating one,
+//! beside the cost of the registry and of `fmt`.
 //!
-//! `cargo bench --bench span_overhead [-- --quick]`. Every round runs all variants, one after the other; the ratios are made within
-//! a round, and the medians of all rounds are printed.
+//! `cargo bench --bench span_overhead [-- --quick]`. Every round runs all variants. Ratios are of
+//! variants in the same round, and the medians of all rounds are printed.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -22,9 +22,9 @@ fn main() {
         ("registry, fmt", registry().with(tracing_subscriber::fmt::layer().with_writer(std::io::sink)).into()),
     ];
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
-    // Within a poll that is measured, as a task's spans are.
+    // The spans are entered within a measured poll, like those of a task.
     let measured = watchdog.watch(async {
-        for (name, work) in [("enter and exit", enter as fn(u64)), ("make, enter, exit, close", make)] {
+        for (name, work) in [("enter and exit", enter as fn(u64)), ("create, enter, exit, close", create)] {
             let mut nanos = vec![Vec::new(); variants.len()];
             for round in 0..rounds {
                 for turn in 0..variants.len() {
@@ -51,7 +51,7 @@ fn enter(times: u64) {
     }
 }
 
-fn make(times: u64) {
+fn create(times: u64) {
     for id in 0..times {
         drop(black_box(info_span!("request", id, path = "/report/7").entered()));
     }

@@ -1,12 +1,15 @@
-//! The symptom: a trivial route sometimes takes 200 ms, the CPU is idle, and its trace shows no wait.
+//! The symptom: a trivial route sometimes takes 200 ms, the CPU is idle, and its trace shows no
+//! wait.
 //!
-//! Another route blocks the event loop. With the layer on the router, pollwatch names that route while
-//! it blocks:
+//! Another route blocks the event loop. With the layer on the router, pollwatch names that route
+//! while it blocks:
 //!
 //! ```sh
-//! cargo run --example axum             # then: curl localhost:8080/report/7, and: curl localhost:9464/metrics
+//! cargo run --example axum             # serves until Ctrl-C
 //! cargo run --example axum -- --once   # sends requests itself, and exits
 //! ```
+//!
+//! Then: `curl localhost:8080/report/7` and `curl localhost:9464/metrics`.
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,13 +1,15 @@
-//! The symptom: throughput stays at a few requests a second with any number of connections, and no CPU
-//! is busy.
+//! The symptom: throughput stays at a few requests a second with any number of connections, and no
+//! CPU is busy.
 //!
-//! A service on plain hyper has no router that knows the routes. A function names them, from a list of
-//! its own.
+//! A service on plain hyper has no router that knows the routes. A function names them, from a list
+//! of its own.
 //!
 //! ```sh
-//! cargo run --example hyper            # then: curl localhost:8080/thumbnail/7, curl localhost:9464/metrics
+//! cargo run --example hyper            # serves until Ctrl-C
 //! cargo run --example hyper -- --once  # sends requests itself, and exits
 //! ```
+//!
+//! Then: `curl localhost:8080/thumbnail/7` and `curl localhost:9464/metrics`.
 
 use std::convert::Infallible;
 use std::error::Error;

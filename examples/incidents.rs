@@ -1,8 +1,8 @@
-//! The symptom: an order is half written, a job has not run since Tuesday, or memory grows until the
-//! process is killed. No request failed, and no log says why. A task ended early, or never.
+//! The symptom: an order is half written, a job has not run since Tuesday, or memory grows until
+//! the process is killed. No request failed, and no log says why. A task ended early, or never.
 //!
-//! `cargo run --example incidents` causes the three classic incidents of async services one after the
-//! other, and shows the log line and the metrics of each:
+//! `cargo run --example incidents` causes the three classic incidents of async services one after
+//! the other, and shows the log line and the metrics of each:
 //!
 //! 1. a future that is dropped while it is pending: here a timeout cancels a write half-way;
 //! 2. a panic that is never noticed: the task's `JoinHandle` had been dropped;
@@ -15,7 +15,8 @@ use pollwatch::Watchdog;
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
-/// The default is 10,000. A good limit is a few times the number of tasks that you expect of one site.
+/// The default is 10,000. A good limit is a few times the number of tasks that you expect of one
+/// site.
 const LIMIT: u64 = 500;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,8 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Can be dropped between its two steps by the caller. Spawn what must not be left half done, and await
-/// the handle.
+/// Can be dropped between its two steps by the caller. Spawn what must not be left half done, and
+/// await the handle.
 async fn write_order(order: &str, items: &str) {
     write(order).await;
     sleep(Duration::from_secs(5)).await;

@@ -1,13 +1,16 @@
-//! The symptom: the service has a registry and an admin port already, and must not open another port.
+//! The symptom: the service has a registry and an admin port already, and must not open another
+//! port.
 //!
-//! `Watchdog::collector` is registered in the registry, `Watchdog::router` is nested in the admin router.
-//! Both answer on the watched runtime, and so not while all its workers are blocked. Only the server of
-//! `listen` has a thread of its own.
+//! `Watchdog::collector` is registered in the registry, `Watchdog::router` is nested in the admin
+//! router. Both answer on the watched runtime, and so not while all its workers are blocked. Only
+//! the server of `listen` has a thread of its own.
 //!
 //! ```sh
-//! cargo run --example own_registry            # then: curl localhost:8081/metrics, /watch/stalls, /watch/healthz
+//! cargo run --example own_registry            # serves until Ctrl-C
 //! cargo run --example own_registry -- --once  # sends requests itself, and exits
 //! ```
+//!
+//! Then: `curl localhost:8081/metrics`, `/watch/stalls` or `/watch/healthz`.
 
 use std::error::Error;
 use std::time::Duration;
@@ -51,14 +54,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(runtime.block_on(server)??);
     }
 
-    let ask = |path: &str| ureq::get(format!("http://{addr}{path}")).call()?.body_mut().read_to_string();
-    ask("/order")?;
-    let metrics = ask("/metrics")?;
-    let ours = ["orders_total", "pollwatch_route_requests_total", "pollwatch_route_stalls_total"];
-    for line in metrics.lines().filter(|line| ours.iter().any(|name| line.starts_with(name))) {
+    let fetch = |path: &str| ureq::get(format!("http://{addr}{path}")).call()?.body_mut().read_to_string();
+    fetch("/order")?;
+    let metrics = fetch("/metrics")?;
+    let names = ["orders_total", "pollwatch_route_requests_total", "pollwatch_route_stalls_total"];
+    for line in metrics.lines().filter(|line| names.iter().any(|name| line.starts_with(name))) {
         println!("{line}");
     }
-    println!("/watch/healthz: {}", ask("/watch/healthz")?.trim());
+    println!("/watch/healthz: {}", fetch("/watch/healthz")?.trim());
     Ok(())
 }
 

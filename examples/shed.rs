@@ -1,9 +1,11 @@
-//! One route blocks the workers, more of it is asked for than they can do, and now every route takes a second, the health check as well.
+//! The symptom: one route gets more requests than it can serve, and every route takes a second, the
+//! health check as well.
 //!
-//! An axum service on two workers: `/report` blocks its worker for 20 ms, `/price` waits 10 ms for somebody else without blocking.
-//! It is asked for prices alone, then for reports by 64 impatient clients as well, without load shedding and with it.
+//! An axum service has two workers. `/report` blocks its worker for 20 ms, `/price` waits for 10 ms
+//! without blocking. Clients request prices alone, and then 64 impatient clients request reports as
+//! well, without load shedding and with it.
 //!
-//! `cargo run --release --example shed`: it ends by itself.
+//! `cargo run --release --example shed` prints the latencies of the three cases, and exits.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -16,9 +18,9 @@ use reqwest::{Client, StatusCode};
 use tokio::task::JoinSet;
 
 const BLOCKING_CLIENTS: usize = 64;
-/// A client that was turned away comes again after this.
+/// The pause of a client before it repeats a request that was refused.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// Before anything is measured: overload has to stay for a while to be one.
+/// The time before the measurement. Load is shed only when overload has lasted for a while.
 const SETTLE: Duration = Duration::from_secs(1);
 const MEASURE: Duration = Duration::from_secs(2);
 
@@ -30,12 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     row("overloaded, with shedding", true, BLOCKING_CLIENTS)
 }
 
-/// One service, one load, one line of the table.
+/// Starts a service, puts it under load, and prints one line of the table.
 fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let watchdog = Watchdog::builder().start()?;
     let app = Router::new().route("/report", get(report)).route("/price", get(price));
     let app = match shed {
-        // Prices are let in always: they do not block, and have to be there.
+        // Prices are always admitted: they do not block, and must be available.
         true => app.layer(watchdog.layer().shed(Shed::new().allow("/price"))),
         false => app.layer(watchdog.layer()),
     };
@@ -47,24 +49,18 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
 
     let load = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (prices, reports) =
-        load.block_on(async { tokio::join!(ask(addr, "/price", 4), ask(addr, "/report", clients)) });
-    let mut times: Vec<Duration> = prices.iter().map(|(_, took)| *took).collect();
-    times.sort_unstable();
-    let quantile =
-        |q: f64| times.get((q * times.len() as f64) as usize).copied().unwrap_or_default().as_secs_f64() * 1e3;
+        load.block_on(async { tokio::join!(request(addr, "/price", 4), request(addr, "/report", clients)) });
+    let mut times: Vec<f64> = prices.iter().map(|(_, time)| time.as_secs_f64() * 1e3).collect();
+    times.sort_by(f64::total_cmp);
+    let quantile = |q: f64| times.get((q * times.len() as f64) as usize).copied().unwrap_or_default();
     let rate = |status| reports.iter().filter(|r| r.0 == status).count() as f64 / MEASURE.as_secs_f64();
-    println!(
-        "{title:<34}{:>7.1} ms{:>7.1} ms{:>12.0}{:>12.0}",
-        quantile(0.5),
-        quantile(0.99),
-        rate(StatusCode::OK),
-        rate(StatusCode::SERVICE_UNAVAILABLE),
-    );
+    let (served, refused) = (rate(StatusCode::OK), rate(StatusCode::SERVICE_UNAVAILABLE));
+    println!("{title:<34}{:>7.1} ms{:>7.1} ms{served:>12.0}{refused:>12.0}", quantile(0.5), quantile(0.99));
     runtime.shutdown_background();
     Ok(())
 }
 
-/// The code that has to go to `spawn_blocking`, some day.
+/// Blocks its worker. Such code belongs in `spawn_blocking`.
 async fn report() -> &'static str {
     std::thread::sleep(Duration::from_millis(20));
     "a report"
@@ -75,8 +71,9 @@ async fn price() -> &'static str {
     "a price"
 }
 
-/// Asks for a route over and over, on as many connections; the status and the time of each answer.
-async fn ask(addr: SocketAddr, route: &str, connections: usize) -> Vec<(StatusCode, Duration)> {
+/// Requests a route repeatedly on several connections, and returns the status and the time of each
+/// answer.
+async fn request(addr: SocketAddr, route: &str, connections: usize) -> Vec<(StatusCode, Duration)> {
     let begin = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
@@ -84,12 +81,12 @@ async fn ask(addr: SocketAddr, route: &str, connections: usize) -> Vec<(StatusCo
         tasks.spawn(async move {
             let mut answers = Vec::new();
             while begin.elapsed() < SETTLE + MEASURE {
-                let asked = Instant::now();
+                let sent = Instant::now();
                 let Ok(response) = client.get(&url).send().await else { continue };
                 let status = response.status();
                 let _ = response.bytes().await;
                 if begin.elapsed() > SETTLE {
-                    answers.push((status, asked.elapsed()));
+                    answers.push((status, sent.elapsed()));
                 }
                 if status == StatusCode::SERVICE_UNAVAILABLE {
                     tokio::time::sleep(BACK_OFF).await;

@@ -1,9 +1,9 @@
 //! The symptom: a timer of 10 ms fires after 200, and `main` is under `#[tokio::main]`.
 //!
-//! The macro builds the runtime before pollwatch can set tokio's hooks, so `attach` measures less: the
-//! futures given to `watch` and `spawn`, requests below a layer, and the metrics of the runtime. A
-//! blocking task that a library spawned is not measured. `build_runtime` in place of the macro (see the
-//! example `axum`), with `--cfg tokio_unstable`, measures every task.
+//! The macro builds the runtime before pollwatch can set tokio's hooks, so `attach` measures less:
+//! the futures given to `watch` and `spawn`, requests below a layer, and the metrics of the
+//! runtime. A blocking task that a library spawned is not measured. `build_runtime` in place of the
+//! macro (see the example `axum`), with `--cfg tokio_unstable`, measures every task.
 //!
 //! ```sh
 //! cargo run --example tokio_main
@@ -25,8 +25,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     watchdog.spawn(async { blocks() }).await?;
     // Not measured: pollwatch does not know of this task.
     tokio::spawn(async { blocks() }).await?;
-    // The root future is polled on the main thread, which is no worker of the runtime. It is measured, and
-    // blocks no worker.
+    // The root future is polled on the main thread, which is no worker of the runtime. It is
+    // measured, and blocks no worker.
     watchdog.watch(async { blocks() }).await;
 
     while watchdog.stalls().iter().all(|stall| stall.phase != Phase::Resolved) {

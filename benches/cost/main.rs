@@ -1,16 +1,17 @@
-//! What measuring costs besides a poll: spawning, channels, many tasks, memory, scrapes, the watchdog's own work, start-up. The
-//! results are kept in `docs/overhead.md`.
+//! The costs of pollwatch besides those of a poll: spawning, channels, many tasks, memory, scrapes,
+//! the watchdog thread, and start-up. The results are in `docs/overhead.md`.
 //!
-//! `cargo bench --bench cost [-- --quick] [-- NAME]`. Comparisons are made within a round, and medians are printed; `--quick` only
-//! checks that it runs, a name runs the parts whose name contains it.
+//! `cargo bench --bench cost [-- --quick] [-- NAME]`. Variants are compared within a round, and
+//! medians are printed. `--quick` only checks that the bench runs. A name selects the parts whose
+//! names contain it.
 
 mod memory;
 mod scrape;
-mod thousand;
+mod thousand_sites;
 mod watchdog;
 mod work;
 
-/// Whether this only checks that it runs.
+/// The size of the measurements: tiny for `--quick`.
 #[derive(Clone, Copy)]
 struct Size {
     quick: bool,
@@ -34,7 +35,7 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
-    // Without cargo bench's own flag this runs as a test.
+    // Without the flag that `cargo bench` adds, the bench is run as a test.
     let size = Size { quick: has("--quick") || !has("--bench") };
     let only = args.iter().find(|arg| !arg.starts_with('-'));
     type Part = (&'static str, fn(Size));

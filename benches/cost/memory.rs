@@ -1,4 +1,4 @@
-//! Memory for tasks that wait: what the allocator was asked for.
+//! The memory of waiting tasks, as requested from the allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,34 +8,35 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::Size;
 
-/// The system's allocator; the sum of what is allocated.
+/// The system's allocator, with a count of the bytes in use.
 pub(crate) struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: all is passed on.
+// SAFETY: every method calls the system's allocator with the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         ALLOCATED.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller's promise.
         unsafe { System.dealloc(at, layout) }
     }
 }
 
-/// Holds some words over an await.
+/// Holds `WORDS` words across an await point.
 async fn parks<const WORDS: usize>() {
     let held = std::hint::black_box([0_u64; WORDS]);
     std::future::pending::<()>().await;
     std::hint::black_box(held);
 }
 
-/// tokio rounds a task up to a multiple of 128 bytes: tasks of sixteen sizes, not of one that happens to fit.
+/// Spawns a task of one of sixteen sizes. tokio rounds a task up to a multiple of 128 bytes, and a
+/// single size could happen to fit.
 macro_rules! spawn_one_of_sixteen {
     ($nth:expr, $spawn:path $(, $wrap:expr)?) => {
         spawn_one_of_sixteen!(@ $nth, $spawn, ($($wrap)?), 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
@@ -54,13 +55,13 @@ pub(crate) fn run(size: Size) {
     let tasks = size.of(1_600, 1_000_000);
     let watchdog = Watchdog::builder().log(false).warn_above_alive_tasks(u64::MAX).start().expect("a watchdog");
     let plain = |nth: usize| spawn_one_of_sixteen!(nth, tokio::spawn);
-    let bare = a_task(tasks, one_worker().build().expect("a runtime"), plain);
+    let bare = bytes_per_task(tasks, one_worker().build().expect("a runtime"), plain);
     let hooked = watchdog.build_runtime("hooks", &mut one_worker()).expect("a runtime");
-    let hooks = a_task(tasks, hooked, plain);
+    let hooks = bytes_per_task(tasks, hooked, plain);
     let attached = one_worker().build().expect("a runtime");
     watchdog.attach("wrapper", attached.handle()).expect("attached");
     let handle = watchdog.clone();
-    let wrapper = a_task(tasks, attached, move |nth| spawn_one_of_sixteen!(nth, tokio::spawn, handle));
+    let wrapper = bytes_per_task(tasks, attached, move |nth| spawn_one_of_sixteen!(nth, tokio::spawn, handle));
     println!("\n| memory a parked task, of {tasks} | bytes | added |\n|---|---|---|");
     println!("| bare | {bare:.1} | - |");
     println!("| pollwatch: build_runtime | {hooks:.1} | {:.1} (bar 0) |", hooks - bare);
@@ -71,9 +72,9 @@ fn one_worker() -> Builder {
     Builder::new_current_thread()
 }
 
-fn a_task(tasks: usize, runtime: Runtime, spawn: impl Fn(usize)) -> f64 {
+fn bytes_per_task(tasks: usize, runtime: Runtime, spawn: impl Fn(usize)) -> f64 {
     runtime.block_on(async {
-        // The first one has whatever is made once.
+        // The first tasks allocate what is allocated only once.
         (0..16).for_each(&spawn);
         tokio::task::yield_now().await;
         let before = ALLOCATED.load(Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Scrapes while the runtime is under load: their time and size with many sites and routes, and what they do to a poll.
+//! Scrapes of a runtime under load, with many sites and routes: their time, their size, and their
+//! effect on the cost of a poll.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -30,14 +31,14 @@ pub(crate) fn run(size: Size) {
         }));
     }
     let window = size.of(Duration::from_millis(20), Duration::from_millis(200));
-    let a_poll = || {
+    let nanos_per_poll = || {
         let (begin, before) = (Instant::now(), polls.load(Ordering::Relaxed));
         std::thread::sleep(window);
         begin.elapsed().as_nanos() as f64 / (polls.load(Ordering::Relaxed) - before) as f64
     };
     let (mut millis, mut bytes, mut ratios) = (Vec::new(), 0, Vec::new());
     for _ in 0..size.of(2, 15) {
-        let alone = a_poll();
+        let alone = nanos_per_poll();
         let (done, meet) = (AtomicBool::new(false), Barrier::new(2));
         let meanwhile = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -50,7 +51,7 @@ pub(crate) fn run(size: Size) {
                 }
             });
             meet.wait();
-            let meanwhile = a_poll();
+            let meanwhile = nanos_per_poll();
             done.store(true, Ordering::Relaxed);
             meanwhile
         });
@@ -72,7 +73,7 @@ pub(crate) fn run(size: Size) {
 fn many_sites(watchdog: &Watchdog) {
     let runtime = Builder::new_current_thread().build().expect("a runtime");
     watchdog.attach("sites", runtime.handle()).expect("attached");
-    for future in crate::thousand::places(watchdog) {
+    for future in crate::thousand_sites::futures(watchdog) {
         runtime.block_on(future);
     }
 }

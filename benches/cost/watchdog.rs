@@ -1,4 +1,4 @@
-//! What pollwatch's own thread costs, idle and busy, and how long it takes to start.
+//! The cost of pollwatch's own threads, idle and busy, and the time that a watchdog takes to start.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 
 use crate::{Size, median};
 
-/// The first start in a process calibrates the clock.
+/// Measures the start of a watchdog. The first start in a process calibrates the clock.
 pub(crate) fn start_up(size: Size) {
     let start = || {
         let begin = Instant::now();
@@ -46,20 +46,21 @@ fn row(name: &str, busy: bool, time: Duration) {
             }
         }));
     }
-    // It falls asleep after a second without a poll.
+    // The watchdog sleeps after a second without a poll.
     std::thread::sleep(if busy { Duration::from_millis(100) } else { Duration::from_millis(2_500) });
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
-    let (begin, before, cpu) = (Instant::now(), wakeups(), cpu_of("pollwatch"));
+    let (begin, before, cpu) = (Instant::now(), wakeups(), cpu_seconds("pollwatch"));
     std::thread::sleep(time);
     let (took, woken) = (begin.elapsed().as_secs_f64(), (wakeups() - before) as f64);
-    let share = (cpu_of("pollwatch") - cpu).max(0.0) / took;
+    let share = (cpu_seconds("pollwatch") - cpu).max(0.0) / took;
     let a_threshold = woken / took * threshold.as_secs_f64();
     println!("| {name} | {:.1} | {a_threshold:.2} | {:.2} % |", woken / took, share * 100.0);
     runtime.shutdown_background();
 }
 
-/// CPU seconds of the threads whose names begin so; 0 where the system does not tell.
-fn cpu_of(name: &str) -> f64 {
+/// Returns the CPU seconds of the threads whose names start with `name`, or 0 where the system does
+/// not report them.
+fn cpu_seconds(name: &str) -> f64 {
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
     let nanos = threads.flatten().filter_map(|thread| {
         let of = |file: &str| std::fs::read_to_string(thread.path().join(file)).ok();

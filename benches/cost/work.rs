@@ -1,4 +1,4 @@
-//! Ways to use a runtime that are not only polls: time, of a bare runtime's.
+//! Operations of a runtime that are more than a poll, compared with those of a bare runtime.
 
 use std::time::Instant;
 
@@ -74,8 +74,8 @@ fn ping_pong(runtime: &Runtime, times: u32) {
         });
         let sends = tokio::spawn(async move {
             for message in 0..times {
-                there.send(message).await.expect("the other is there");
-                returns.recv().await.expect("it comes back");
+                there.send(message).await.expect("the echo task receives");
+                returns.recv().await.expect("the message returns");
             }
         });
         sends.await.expect("it ends");

@@ -21,8 +21,8 @@ pub(crate) fn file(time: Duration) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Sends the name look-ups of this thread to a server that answers after some time that there is no such
-/// name. With another C library than glibc, look-ups go to the usual server.
+/// Sends the name look-ups of this thread to a server that answers after some time that there is no
+/// such name. With another C library than glibc, look-ups go to the usual server.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn resolver(time: Duration) -> std::io::Result<()> {
     use std::ffi::{c_int, c_ulong};
@@ -44,8 +44,8 @@ pub(crate) fn resolver(time: Duration) -> std::io::Result<()> {
 
     let server = std::net::UdpSocket::bind(("127.0.0.1", 0))?;
     let port = server.local_addr()?.port();
-    // SAFETY: the settings belong to this thread and are initialized by the first call. No look-up runs
-    // on this thread.
+    // SAFETY: the settings belong to this thread and are initialized by the first call. No look-up
+    // runs on this thread.
     unsafe {
         if __res_init() != 0 {
             return Err(std::io::Error::last_os_error());

@@ -1,9 +1,9 @@
-//! The symptom: some requests take long, the CPU is idle, and a profiler shows nothing. A task waits
-//! inside a poll.
+//! The symptom: some requests take long, the CPU is idle, and a profiler shows nothing. A task
+//! waits inside a poll.
 //!
-//! `cargo run --release --example blocked` blocks a worker in the four usual ways, one after the other.
-//! `-- sleep`, `file`, `lock` or `dns` does only one of them. The log names the function and the line while
-//! the worker is still blocked, says what it waits for, and what to do instead.
+//! `cargo run --release --example blocked` blocks a worker in the four usual ways, one after the
+//! other. `-- sleep`, `file`, `lock` or `dns` does only one of them. The log names the function and
+//! the line while the worker is still blocked, says what it waits for, and what to do instead.
 
 mod late;
 

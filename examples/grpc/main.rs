@@ -1,12 +1,15 @@
-//! The symptom: health checks time out under load, and the orchestrator restarts a service that has nothing to do.
+//! The symptom: health checks time out under load, and the orchestrator restarts a service that has
+//! nothing to do.
 //!
-//! A check queries a database with a driver that is not async, and blocks its worker. The layer names the
-//! gRPC method:
+//! A check queries a database with a driver that is not async, and blocks its worker. The layer
+//! names the gRPC method:
 //!
 //! ```sh
-//! cargo run -p pollwatch-example-grpc --example grpc            # then: grpc_health_probe -addr localhost:50051, curl localhost:9464/metrics
-//! cargo run -p pollwatch-example-grpc --example grpc -- --once  # sends a request itself, and exits
+//! cargo run -p pollwatch-example-grpc --example grpc            # until Ctrl-C
+//! cargo run -p pollwatch-example-grpc --example grpc -- --once  # a request, and exit
 //! ```
+//!
+//! Then: `grpc_health_probe -addr localhost:50051` and `curl localhost:9464/metrics`.
 
 use std::error::Error;
 use std::time::Duration;

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// The number of connections to the route under load. Each sends its next request when it has its answer.
+/// The number of connections to the route under load. Each sends its next request when it has its
+/// answer.
 pub(crate) const CONNECTIONS: usize = 32;
-/// The number of connections that request `/ping` at the same time: a route that needs almost nothing.
+/// The number of connections that request `/ping` at the same time: a route that needs almost
+/// nothing.
 const PINGS: usize = 4;
 const PING_PAUSE: Duration = Duration::from_millis(10);
 const SCRAPE_PAUSE: Duration = Duration::from_millis(200);

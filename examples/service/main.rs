@@ -1,8 +1,9 @@
-//! The symptom: the latency of every route rises, and the CPUs are idle. Something blocks the event loop.
+//! The symptom: the latency of every route rises, and the CPUs are idle. Something blocks the event
+//! loop.
 //!
-//! An axum service with two routes that block their worker (a render of 20 ms, an upstream called with a
-//! blocking client) and a fixed version of each. It puts each route under load, and prints what clients
-//! saw next to what pollwatch found.
+//! An axum service with two routes that block their worker (a render of 20 ms, an upstream called
+//! with a blocking client) and a fixed version of each. It puts each route under load, and prints
+//! what clients saw next to what pollwatch found.
 //!
 //! `cargo run --release --example service`, or with `-- --help`.
 
@@ -105,7 +106,8 @@ fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<()
         println!("[{}/{}] {route} ...", i + 1, routes::ROUTES.len());
         let before = watchdog.snapshot();
         let outcome = load.drive(route, duration)?;
-        // The client has its answer before the poll that sent it has ended and the watchdog has counted it.
+        // The client has its answer before the poll that sent it has ended and the watchdog has
+        // counted it.
         thread::sleep(Duration::from_millis(100));
         phases.push(Phase { route, outcome, stalls: report::stalls_between(&before, &watchdog.snapshot()) });
     }
@@ -113,8 +115,8 @@ fn drive_load(watchdog: &Watchdog, load: &Load, duration: Duration) -> Result<()
     Ok(())
 }
 
-/// Logs to stderr, and leaves out the fields of each event, which a service would keep. `RUST_LOG` sets
-/// the filter.
+/// Logs to stderr, and leaves out the fields of each event, which a service would keep. `RUST_LOG`
+/// sets the filter.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let sentence = debug_fn(|writer, field, value| match field.name() {

@@ -6,8 +6,8 @@ const WIDTH: u32 = 256;
 const ITERATIONS: u32 = 1_000;
 const WORK: Duration = Duration::from_millis(20);
 
-/// A picture that takes [`WORK`] to draw on an idle CPU. The amount of work is fixed: with a time limit
-/// instead, waiting for a CPU would count as drawing.
+/// A picture that takes [`WORK`] to draw on an idle CPU. The amount of work is fixed: with a time
+/// limit instead, waiting for a CPU would count as drawing.
 #[derive(Clone, Copy)]
 pub(crate) struct Picture {
     rows: u32,

@@ -1,9 +1,9 @@
 //! The service: two routes that block the event loop, and a fixed version of each.
 //!
-//! Each handler spawns its work as a task, so that a client that hangs up does not cancel it half-way.
-//! `Watchdog::spawn` is `tokio::spawn` with measurement in stable mode, too. With `tokio_unstable` plain
-//! `tokio::spawn` is measured as well. With the layer on the router, a stall of such a task names the
-//! route it was spawned under.
+//! Each handler spawns its work as a task, so that a client that hangs up does not cancel it
+//! half-way. `Watchdog::spawn` is `tokio::spawn` with measurement in stable mode, too. With
+//! `tokio_unstable` plain `tokio::spawn` is measured as well. With the layer on the router, a stall
+//! of such a task names the route it was spawned under.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ async fn render_blocking(State(app): State<App>) -> Result<Vec<u8>, Failed> {
 /// Draws on a thread of the blocking pool. The worker serves other tasks meanwhile.
 async fn render_fixed(State(app): State<App>) -> Result<Vec<u8>, Failed> {
     let task = app.watchdog.spawn(async move {
-        // At most one picture for each CPU: the 512 threads of the blocking pool would compete with the
-        // workers.
+        // At most one picture for each CPU: the 512 threads of the blocking pool would compete with
+        // the workers.
         let _cpu = app.cpus.acquire().await;
         spawn_blocking(move || app.picture.draw()).await
     });

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use common::example;
 
 const SOURCE: &str = include_str!("../blocked/main.rs");
-/// The time limit for all attempts. On a busy machine a thread may be starved before it blocks, or the
-/// watchdog may get no CPU while it blocks.
+/// The time limit for all attempts. On a busy machine a thread may be starved before it blocks, or
+/// the watchdog may get no CPU while it blocks.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Each way to block, its reason with the system call, its function with the text of the line, and the
-/// advice.
+/// Each way to block, its reason with the system call, its function with the text of the line, and
+/// the advice.
 const WAYS: [(&str, &str, &str, &str, &str); 4] = [
     ("sleep", "a sleep (off-CPU, syscall clock_nanosleep)", "sleeps", "thread::sleep(TIME);", "use tokio::time::sleep"),
     (
@@ -54,27 +54,27 @@ fn line_of(text: &str) -> usize {
 fn the_four_usual_ways_to_block_are_reported() {
     for (way, reason, function, call, advice) in WAYS {
         let line = line_of(call);
-        let told = [
+        let expected = [
             format!(": blocked in {reason}"),
             format!("at blocked::{function} (examples/blocked/main.rs:{line})\n"),
             format!("  advice: {advice}\n"),
         ];
-        let mut heard = Vec::new();
+        let mut outputs = Vec::new();
         let begin = Instant::now();
-        let is_told = std::iter::repeat(()).take_while(|()| begin.elapsed() < PATIENCE).any(|()| {
+        let is_reported = std::iter::repeat(()).take_while(|()| begin.elapsed() < PATIENCE).any(|()| {
             let output = Command::new(example("blocked")).arg(way).env("NO_COLOR", "1").output().unwrap();
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+            let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
             assert!(
-                said.contains("stacks: taken\n"),
-                "not as this test was compiled (`cargo test` builds both): {said}"
+                stdout.contains("stacks: taken\n"),
+                "the example was built with other features than this test (`cargo test` builds both): {stdout}"
             );
             // Only reports made while the worker is blocked count.
-            let mut events = said.split(" WARN pollwatch::stall: ").filter(|event| event.contains(" ongoing "));
-            let is_told = events.any(|event| told.iter().all(|part| event.contains(part)));
-            heard.push(said);
-            is_told
+            let mut events = stdout.split(" WARN pollwatch::stall: ").filter(|event| event.contains(" ongoing "));
+            let is_reported = events.any(|event| expected.iter().all(|part| event.contains(part)));
+            outputs.push(stdout);
+            is_reported
         });
-        assert!(is_told, "{way}: no {told:#?} in\n{}", heard.concat());
+        assert!(is_reported, "{way}: no {expected:#?} in\n{}", outputs.concat());
     }
 }

@@ -13,7 +13,7 @@ fn example() -> Command {
 
 /// The source line that a line of output names as `examples/incidents.rs:LINE:COLUMN`.
 fn call(line: &str) -> &str {
-    let (_, at) = line.split_once("examples/incidents.rs:").unwrap_or_else(|| panic!("no place in {line:?}"));
+    let (_, at) = line.split_once("examples/incidents.rs:").unwrap_or_else(|| panic!("no location in {line:?}"));
     let number: usize = at.split(':').next().and_then(|n| n.parse().ok()).expect("a line number");
     include_str!("../incidents.rs").lines().nth(number - 1).expect("a line of the source")
 }
@@ -32,12 +32,12 @@ fn shows_each_incident_in_the_log_and_in_the_metrics() {
     assert!(call(cancelled).contains("write_order("), "{cancelled}");
 
     let panicked = line(&["pollwatch_tasks_panicked_total{runtime=\"main\",", "} 1"]);
-    let told = line(&["WARN pollwatch::tasks: a task of \"main\"", " panicked: index out of bounds"]);
-    let [counted, told] = [panicked, told].map(call);
-    assert!(counted == told && told.contains("nightly_job("), "{counted} {told}");
+    let logged = line(&["WARN pollwatch::tasks: a task of \"main\"", " panicked: index out of bounds"]);
+    let [counted, logged] = [panicked, logged].map(call);
+    assert!(counted == logged && logged.contains("nightly_job("), "{counted} {logged}");
 
     let alive = line(&["pollwatch_tasks_alive{runtime=\"main\",", "} 1500"]);
-    let told = line(&["WARN pollwatch::tasks: ", " are alive, more than 500"]);
-    let [counted, told] = [alive, told].map(call);
-    assert!(counted == told && told.contains("watchdog.spawn("), "{counted} {told}");
+    let logged = line(&["WARN pollwatch::tasks: ", " are alive, more than 500"]);
+    let [counted, logged] = [alive, logged].map(call);
+    assert!(counted == logged && logged.contains("watchdog.spawn("), "{counted} {logged}");
 }

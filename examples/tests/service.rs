@@ -19,8 +19,8 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Returns the words of a route's row in the table below the line that starts with `title`: of its first
-/// row, where there are several.
+/// Returns the words of a route's row in the table below the line that starts with `title`: of its
+/// first row, where there are several.
 fn row<'a>(output: &'a str, title: &str, route: &str) -> Vec<&'a str> {
     let table = output.lines().skip_while(|line| !line.starts_with(title)).skip(1).take_while(|line| !line.is_empty());
     let mut rows = table.map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -46,15 +46,16 @@ fn stalls_are_found_on_the_blocking_routes_and_not_on_the_fixed_ones() {
     assert!(disturbed.len() < ATTEMPTS, "{}", disturbed.join("\n\n"));
 }
 
-/// Returns the comparison that does not hold. If pollwatch reports starvation in the last attempt, too,
-/// renders are not compared by their stalls but by the latency of pings.
+/// Returns the comparison that does not hold. If pollwatch reports starvation in the last attempt,
+/// too, renders are not compared by their stalls but by the latency of pings.
 fn attempt(is_last: bool) -> Result<(), String> {
     let out = run(&["--once", "--seconds", "1", "--listen", "127.0.0.1:0", "--serve", "127.0.0.1:0"]);
     let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
     assert!(out.status.success(), "{}\n{stdout}\n{stderr}", out.status);
     assert!(!stdout.contains(['\r', '\x1b']), "control characters in a pipe:\n{stdout:?}");
 
-    // Time is compared and not the number of stalls: a worker without a CPU stalls as well, but briefly.
+    // Time is compared and not the number of stalls: a worker without a CPU stalls as well, but
+    // briefly.
     let blocked = |route: &str| match row(stdout, "what pollwatch found", route)[1..] {
         [_, value, unit, ..] => seconds(value, unit),
         _ => 0.0,
@@ -69,15 +70,15 @@ fn attempt(is_last: bool) -> Result<(), String> {
             found > 0.0 && (left * 4.0 < found || excused),
             &format!("{kind}: blocked for {found} s, then {left} s"),
         )?;
-        let place = *row(stdout, "what pollwatch found", &blocking).last().expect("a place");
-        let is_ours = place.replace('\\', "/").starts_with("examples/service/routes.rs:");
-        compared(is_ours || excused, &format!("{blocking} at {place}"))?;
-        compared(stderr.contains(place) || excused, &format!("no log line names {place}:\n{stderr}"))?;
+        let site = *row(stdout, "what pollwatch found", &blocking).last().expect("a site");
+        let is_in_example = site.replace('\\', "/").starts_with("examples/service/routes.rs:");
+        compared(is_in_example || excused, &format!("{blocking} at {site}"))?;
+        compared(stderr.contains(site) || excused, &format!("no log line names {site}:\n{stderr}"))?;
         let route = format!("spawned under route {blocking} · ");
         compared(stderr.contains(&route) || excused, &format!("no log line names {blocking}:\n{stderr}"))?;
     }
-    let places = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
-    assert_ne!(places[0], places[1], "two routes, one place:\n{stdout}");
+    let sites = ["/render/blocking", "/upstream/blocking"].map(|r| row(stdout, "what pollwatch found", r)[4]);
+    assert_ne!(sites[0], sites[1], "two routes, one site:\n{stdout}");
     // A render is the same work in both versions. Only the latency of other requests improves.
     let ping = |route: &str| {
         let row = row(stdout, "what clients saw", route);
@@ -123,7 +124,8 @@ fn refuses_flags_that_make_no_sense() {
     assert!(help.status.success() && text(&help.stdout).contains("--no-load"));
 }
 
-/// The last words of a row of the table of `shed`: the p99 of the good route in ms, and reports and refusals a second.
+/// Returns the end of a row of the table of `shed`: the p99 of the good route in ms, and reports
+/// and refusals a second.
 fn shed_row(output: &str, title: &str) -> [f64; 3] {
     let line = output.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title}: {output}"));
     let words: Vec<&str> = line.split_whitespace().rev().collect();

@@ -1,9 +1,9 @@
-//! How often is pollwatch wrong? Blocks of known length, cause, site and route are injected into busy
-//! runtimes, and each report is matched with the block that it is about, one to one.
+//! How often is pollwatch wrong? Blocks of known length, cause, site and route are injected into
+//! busy runtimes, and each report is matched with the block that it is about, one to one.
 //!
-//! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes in about six
-//! minutes and prints the tables of `docs/accuracy.md`. It fails when a bar is missed. `-- --help` says how
-//! to run less.
+//! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes in about six minutes and
+//! prints the tables of `docs/accuracy.md`. It fails when a bar is missed. `-- --help` lists the
+//! options for a shorter run.
 
 #[cfg(target_os = "linux")]
 mod run;

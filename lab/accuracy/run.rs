@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::suite::judge::Tally;
+use crate::suite::evaluation::Evaluation;
 use crate::suite::modes::{self, Flavour, Mode};
 use crate::suite::unwatched::Unwatched;
 use crate::suite::{overload, table};
@@ -99,11 +99,11 @@ fn run(args: &Args) -> Vec<String> {
         let two = modes.filter(|mode| mode.flavour == Flavour::MultiThread(2));
         two.map(|mode| (format!("overload, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
     };
-    let mut rows: Vec<(String, Tally)> = Vec::new();
+    let mut rows: Vec<(String, Evaluation)> = Vec::new();
     for (name, mode) in named(&mut Mode::exact()) {
-        let tally = modes::run(mode, threshold, time, seed);
-        miss(&name, tally.missed_bars(), &tally.faults);
-        rows.push((name, tally));
+        let evaluation = modes::run(mode, threshold, time, seed);
+        miss(&name, evaluation.missed_bars(), &evaluation.faults);
+        rows.push((name, evaluation));
     }
     if !rows.is_empty() {
         println!("measured tasks:\n");

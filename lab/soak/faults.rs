@@ -1,5 +1,5 @@
-//! The faults that happen to the service, some hundred times a minute. Each is repeated on a thread of
-//! its own, and has released everything when it returns.
+//! The faults that happen to the service, some hundred times a minute. Each is repeated on a thread
+//! of its own, and has released everything when it returns.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -189,8 +189,8 @@ fn get(addr: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// One client reads a byte at a time, one never reads, one never finishes its request. A correct client
-/// must be answered meanwhile.
+/// One client reads a byte at a time, one never reads, one never finishes its request. A correct
+/// client must be answered meanwhile.
 fn scrapers(service: &Service, n: usize) -> Result<(), String> {
     let connect = || TcpStream::connect(service.pages).map_err(text);
     let mut slow = connect()?;

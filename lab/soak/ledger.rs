@@ -1,4 +1,5 @@
-//! The expected counts: the load counts what it does, and compares that with what pollwatch counted.
+//! The expected counts: the load counts what it does, and compares that with what pollwatch
+//! counted.
 
 use std::collections::BTreeMap;
 use std::panic::Location;

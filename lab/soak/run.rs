@@ -131,8 +131,8 @@ fn columns() -> String {
         .concat()
 }
 
-/// Waits until everything stopped has disappeared, or [`PATIENCE`] is over, and returns the resources
-/// in use then.
+/// Waits until everything stopped has disappeared, or [`PATIENCE`] is over, and returns the
+/// resources in use then.
 fn wait_until_idle(service: &Service, warm: Option<Resources>, least: Duration) -> Resources {
     let start = Instant::now();
     let mut last = Resources::of_now(&service.watchdog);
@@ -163,8 +163,8 @@ fn has_not_grown(warm: Resources, end: Resources) -> bool {
     fine
 }
 
-/// Compares the counts, repeatedly for a while: the hook at the end of a task may run after the code that
-/// waited for the task has continued.
+/// Compares the counts, repeatedly for a while: the hook at the end of a task may run after the
+/// code that waited for the task has continued.
 fn counts_agree(service: &Service) -> bool {
     let start = Instant::now();
     let lines = loop {

@@ -39,8 +39,8 @@ impl Column {
     }
 }
 
-/// Returns the line of titles and one line for each row, none wider than the limit. A row has a cell
-/// for each column.
+/// Returns the line of titles and one line for each row, none wider than the limit. A row has a
+/// cell for each column.
 pub(crate) fn render(columns: &[Column], rows: &[Vec<String>], limit: usize) -> Vec<String> {
     let natural = |i: usize| rows.iter().map(|row| width(&row[i])).chain([width(columns[i].title)]).max().unwrap_or(0);
     let mut widths: Vec<usize> = (0..columns.len()).map(natural).collect();

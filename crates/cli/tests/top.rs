@@ -14,8 +14,8 @@ use tower::{Layer, ServiceExt, service_fn};
 /// The time limit for what must happen, on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A route name that would set the title of the terminal, turn it red, move the cursor up, and reverse
-/// the direction of the text.
+/// A route name that would set the title of the terminal, turn it red, move the cursor up, and
+/// reverse the direction of the text.
 const HOSTILE: &str = "/\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}1A\r\n\u{202e}{id}";
 
 /// A runtime with two workers, one of which is blocked in a request until it is released.

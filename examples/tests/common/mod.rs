@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 /// Returns the program of an example.
 ///
-/// cargo gives tests the paths of binaries, not those of examples, but builds both next to each other:
-/// `target/PROFILE/deps/THIS_TEST` and `target/PROFILE/examples/NAME`.
+/// cargo gives tests the paths of binaries, not those of examples, but builds both next to each
+/// other: `target/PROFILE/deps/THIS_TEST` and `target/PROFILE/examples/NAME`.
 pub(crate) fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("the path of this test");
     let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);

@@ -1,4 +1,4 @@
-//! The ways to block, each in a function of its own: the leaf of its stack.
+//! The kinds of blocks, each in a function of its own, which is the leaf of its stack.
 
 use std::io::PipeReader;
 use std::io::Read;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use pollwatch::Cause;
 
-use super::journal;
-use super::sentinel;
-use super::truth::{Block, Span, at};
+use super::cpu_monitor;
+use super::ground_truth::{Block, Span, at};
+use super::poll_recorder;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
@@ -25,11 +25,11 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Kind; 5] = [Kind::Computes, Kind::Sleeps, Kind::Locks, Kind::ReadsPipe, Kind::ReadsSocket];
 
-    /// The function that blocks.
+    /// Returns the name of the function that blocks.
     pub(crate) fn leaf(self) -> &'static str {
         match self {
-            Kind::Computes => "kinds::computes",
-            Kind::Sleeps => "kinds::sleeps",
+            Kind::Computes => "kinds::compute",
+            Kind::Sleeps => "kinds::sleep_for",
             Kind::Locks => "kinds::locks",
             Kind::ReadsPipe => "kinds::reads_pipe",
             Kind::ReadsSocket => "kinds::reads_socket",
@@ -46,8 +46,8 @@ impl Kind {
         }
     }
 
-    /// It waits in one system call.
-    pub(crate) fn stands(self) -> bool {
+    /// Returns true if the block waits in a single system call.
+    pub(crate) fn waits_in_syscall(self) -> bool {
         self != Kind::Computes
     }
 
@@ -60,7 +60,8 @@ impl Kind {
     }
 }
 
-/// What a block waits for; somebody else lets it go on.
+/// The event that a block waits for. An injector releases it, except where the block ends by
+/// itself.
 pub(crate) enum Wait {
     Itself(Duration),
     Lock(Arc<Mutex<()>>),
@@ -68,70 +69,70 @@ pub(crate) enum Wait {
     Socket(UnixStream),
 }
 
-/// A block to be: run within a poll, it keeps the thread and writes down for how long.
+/// A block that is still to run. Run within a poll, it blocks the thread and records for how long.
 pub(crate) struct Job {
     pub(crate) kind: Kind,
     pub(crate) wait: Wait,
-    /// Told that it begins.
-    pub(crate) go: Sender<()>,
+    /// Receives a message when the block starts.
+    pub(crate) started: Sender<()>,
 }
 
 impl Job {
     pub(crate) fn run(self) {
-        let _ = self.go.send(());
-        let before = sentinel::own_run_delay();
-        let (begin, end) = match (self.kind, self.wait) {
-            (Kind::Computes, Wait::Itself(time)) => computes(time),
-            (_, Wait::Itself(time)) => sleeps(time),
+        let _ = self.started.send(());
+        let before = cpu_monitor::own_run_delay();
+        let (start, end) = match (self.kind, self.wait) {
+            (Kind::Computes, Wait::Itself(time)) => compute(time),
+            (_, Wait::Itself(time)) => sleep_for(time),
             (_, Wait::Lock(gate)) => locks(&gate),
             (_, Wait::Pipe(pipe)) => reads_pipe(pipe),
             (_, Wait::Socket(socket)) => reads_socket(socket),
         };
-        let waited = sentinel::own_run_delay().saturating_sub(before);
-        let inner = Span { begin: at(begin), end: at(end) };
-        journal::note(Block { kind: self.kind, inner, waited, request: None });
+        let waited = cpu_monitor::own_run_delay().saturating_sub(before);
+        let inner = Span { start: at(start), end: at(end) };
+        poll_recorder::record_block(Block { kind: self.kind, inner, waited, request: None });
     }
 }
 
 #[inline(never)]
-pub(crate) fn computes(time: Duration) -> (Instant, Instant) {
-    let begin = Instant::now();
+pub(crate) fn compute(time: Duration) -> (Instant, Instant) {
+    let start = Instant::now();
     let mut word = 1u64;
     loop {
         for _ in 0..200 {
             word = std::hint::black_box(word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 1);
         }
         let end = Instant::now();
-        if end - begin >= time {
-            return (begin, end);
+        if end - start >= time {
+            return (start, end);
         }
     }
 }
 
 #[inline(never)]
-fn sleeps(time: Duration) -> (Instant, Instant) {
-    let begin = Instant::now();
+fn sleep_for(time: Duration) -> (Instant, Instant) {
+    let start = Instant::now();
     std::thread::sleep(time);
-    (begin, Instant::now())
+    (start, Instant::now())
 }
 
 #[inline(never)]
 fn locks(gate: &Mutex<()>) -> (Instant, Instant) {
-    let begin = Instant::now();
+    let start = Instant::now();
     drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
-    (begin, Instant::now())
+    (start, Instant::now())
 }
 
 #[inline(never)]
 fn reads_pipe(mut pipe: PipeReader) -> (Instant, Instant) {
-    let begin = Instant::now();
+    let start = Instant::now();
     let _ = pipe.read(&mut [0]);
-    (begin, Instant::now())
+    (start, Instant::now())
 }
 
 #[inline(never)]
 fn reads_socket(mut socket: UnixStream) -> (Instant, Instant) {
-    let begin = Instant::now();
+    let start = Instant::now();
     let _ = socket.read(&mut [0]);
-    (begin, Instant::now())
+    (start, Instant::now())
 }

@@ -1,24 +1,24 @@
-//! The error rates of pollwatch, measured against the ground truth. `run.rs` runs all modes and prints
-//! the tables; `tests` runs a short form.
+//! The error rates of pollwatch, measured against the ground truth. `run.rs` runs all modes and
+//! prints the tables; `tests` runs a short form.
 //!
 //! Each injected block records its own start and end: the inner time. Hooks or a wrapper around
-//! pollwatch's own record the start and end of its poll: the outer time. What pollwatch measures lies
-//! between the two. A report is false only if the outer time is too short, and a block is missed only if
-//! the inner time is long enough. What the machine does to the thread between the two readings is
-//! therefore no error of either side, and needs no tolerance.
+//! pollwatch's own record the start and end of its poll: the outer time. What pollwatch measures
+//! lies between the two. A report is false only if the outer time is too short, and a block is
+//! missed only if the inner time is long enough. What the machine does to the thread between the
+//! two readings is therefore no error of either side, and needs no tolerance.
 
-pub(crate) mod draw;
-pub(crate) mod inject;
-pub(crate) mod journal;
-pub(crate) mod judge;
+pub(crate) mod background;
+pub(crate) mod cpu_monitor;
+pub(crate) mod evaluation;
+pub(crate) mod fixture;
+pub(crate) mod ground_truth;
+pub(crate) mod guarantee;
+pub(crate) mod injector;
 pub(crate) mod kinds;
 pub(crate) mod matching;
 pub(crate) mod modes;
-pub(crate) mod noise;
 pub(crate) mod overload;
-pub(crate) mod promise;
-pub(crate) mod scene;
-pub(crate) mod sentinel;
+pub(crate) mod poll_recorder;
+pub(crate) mod rng;
 pub(crate) mod table;
-pub(crate) mod truth;
 pub(crate) mod unwatched;

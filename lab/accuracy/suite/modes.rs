@@ -1,14 +1,14 @@
-//! What is run: each mode is one value in a list.
+//! The modes of the suite, and the run of one mode.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inject::inject;
-use super::judge::Tally;
-use super::noise::Noise;
-use super::promise::Promise;
-use super::scene::{self, Outcome, Scene};
-use super::sentinel::{Sentinel, Watch};
+use super::background::Background;
+use super::cpu_monitor::{CpuAvailability, CpuMonitor};
+use super::evaluation::Evaluation;
+use super::fixture::{self, Fixture, Outcome};
+use super::guarantee::Guarantee;
+use super::injector::inject;
 use super::unwatched::Unwatched;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,25 +17,27 @@ pub(crate) enum Flavour {
     MultiThread(usize),
 }
 
-/// How pollwatch sees the tasks.
+/// How pollwatch measures the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// tokio's task hooks: every task.
+pub(crate) enum Instrumentation {
+    /// tokio's task hooks measure every task.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     Hooks,
-    /// `Watchdog::watch` around each, with `tokio_unstable` on a runtime that pollwatch did not build.
+    /// `Watchdog::watch` wraps each task, with `tokio_unstable` on a runtime that pollwatch did not
+    /// build.
     Wrapper,
-    /// Not at all: their workers are looked at from outside, which is done without `tokio_unstable` only.
+    /// No task is measured. The workers are observed from outside, which is done without
+    /// `tokio_unstable` only.
     #[cfg_attr(tokio_unstable, allow(dead_code))]
     Unwatched {
-        /// Threads of the pool take workers over, and come and go.
+        /// True if threads of the blocking pool take over workers, and start and end.
         pool: bool,
     },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mode {
-    pub(crate) way: Way,
+    pub(crate) instrumentation: Instrumentation,
     pub(crate) flavour: Flavour,
 }
 
@@ -43,51 +45,53 @@ const FLAVOURS: [Flavour; 4] =
     [Flavour::CurrentThread, Flavour::MultiThread(1), Flavour::MultiThread(2), Flavour::MultiThread(4)];
 
 #[cfg(tokio_unstable)]
-const WAYS: &[Way] = &[Way::Hooks, Way::Wrapper];
+const INSTRUMENTATIONS: &[Instrumentation] = &[Instrumentation::Hooks, Instrumentation::Wrapper];
 #[cfg(not(tokio_unstable))]
-const WAYS: &[Way] = &[Way::Wrapper];
+const INSTRUMENTATIONS: &[Instrumentation] = &[Instrumentation::Wrapper];
 
-/// Whether tokio's task hooks are compiled in.
+/// True if tokio's task hooks are compiled in.
 pub(crate) const UNSTABLE: bool = cfg!(tokio_unstable);
 
 impl Mode {
-    /// Those that measure every task.
+    /// Returns the modes that measure every task.
     pub(crate) fn exact() -> impl Iterator<Item = Mode> {
-        WAYS.iter().flat_map(|&way| FLAVOURS.map(|flavour| Mode { way, flavour }))
+        INSTRUMENTATIONS.iter().flat_map(|&instrumentation| FLAVOURS.map(|flavour| Mode { instrumentation, flavour }))
     }
 
-    /// Those that measure none; there are none with `tokio_unstable`.
+    /// Returns the modes that measure no task. There are none with `tokio_unstable`.
     pub(crate) fn unwatched() -> impl Iterator<Item = Mode> {
         let flavours = || FLAVOURS.into_iter().filter(|flavour| !UNSTABLE && *flavour != Flavour::CurrentThread);
-        let ways = [false, true].map(|pool| Way::Unwatched { pool });
-        ways.into_iter().flat_map(move |way| flavours().map(move |flavour| Mode { way, flavour }))
+        let instrumentations = [false, true].map(|pool| Instrumentation::Unwatched { pool });
+        instrumentations
+            .into_iter()
+            .flat_map(move |instrumentation| flavours().map(move |flavour| Mode { instrumentation, flavour }))
     }
 
     pub(crate) fn name(self) -> String {
-        let way = match self.way {
-            Way::Hooks => "hooks",
-            Way::Wrapper => "wrapper",
-            Way::Unwatched { pool: false } => "unwatched, pool idle",
-            Way::Unwatched { pool: true } => "unwatched, pool busy",
+        let instrumentation = match self.instrumentation {
+            Instrumentation::Hooks => "hooks",
+            Instrumentation::Wrapper => "wrapper",
+            Instrumentation::Unwatched { pool: false } => "unwatched, pool idle",
+            Instrumentation::Unwatched { pool: true } => "unwatched, pool busy",
         };
         match self.flavour {
-            Flavour::CurrentThread => format!("{way}, current-thread"),
-            Flavour::MultiThread(1) => format!("{way}, 1 worker"),
-            Flavour::MultiThread(n) => format!("{way}, {n} workers"),
+            Flavour::CurrentThread => format!("{instrumentation}, current-thread"),
+            Flavour::MultiThread(1) => format!("{instrumentation}, 1 worker"),
+            Flavour::MultiThread(n) => format!("{instrumentation}, {n} workers"),
         }
     }
 
     pub(crate) fn is_unwatched(self) -> bool {
-        matches!(self.way, Way::Unwatched { .. })
+        matches!(self.instrumentation, Instrumentation::Unwatched { .. })
     }
 
-    /// Whether threads of the pool are part of the load.
+    /// Returns true if the load uses the blocking pool.
     pub(crate) fn uses_pool(self) -> bool {
-        self.way != Way::Unwatched { pool: false }
+        self.instrumentation != Instrumentation::Unwatched { pool: false }
     }
 
-    /// Whether `block_in_place` is: only a multi-thread runtime hands its workers on.
-    pub(crate) fn hands_workers_on(self) -> bool {
+    /// Returns true if the load calls `block_in_place`, which needs a multi-thread runtime.
+    pub(crate) fn uses_block_in_place(self) -> bool {
         self.uses_pool() && self.flavour != Flavour::CurrentThread
     }
 
@@ -98,47 +102,48 @@ impl Mode {
         }
     }
 
-    pub(crate) fn promise(self, threshold: u64) -> Promise {
-        match self.way {
-            Way::Unwatched { .. } => Promise::unwatched(threshold),
-            _ => Promise::exact(threshold),
+    pub(crate) fn guarantee(self, threshold: u64) -> Guarantee {
+        match self.instrumentation {
+            Instrumentation::Unwatched { .. } => Guarantee::unwatched(threshold),
+            _ => Guarantee::exact(threshold),
         }
     }
 }
 
 /// Runs a mode for some time.
-pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Tally {
-    let (promise, outcome, watch) = happens(mode, threshold, time, seed);
-    let Outcome { polls, counted, journal, told, .. } = outcome;
-    Tally { polls, counted, ..Tally::new(&promise, &journal, &told, &watch) }
+pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Evaluation {
+    let (guarantee, outcome, cpu) = run_load(mode, threshold, time, seed);
+    let Outcome { polls, counted, journal, reported, .. } = outcome;
+    Evaluation { polls, counted, ..Evaluation::new(&guarantee, &journal, &reported, &cpu) }
 }
 
-/// Runs one that measures no task.
+/// Runs a mode that measures no task.
 pub(crate) fn run_unwatched(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Unwatched {
-    let (promise, outcome, watch) = happens(mode, threshold, time, seed);
-    Unwatched::new(&promise, &outcome, &watch, !mode.uses_pool())
+    let (guarantee, outcome, cpu) = run_load(mode, threshold, time, seed);
+    Unwatched::new(&guarantee, &outcome, &cpu, !mode.uses_pool())
 }
 
-fn happens(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> (Promise, Outcome, Watch) {
-    while_it_is_watched(mode, threshold, |scene| {
-        let noise = Noise::start(scene);
-        inject(scene, time, seed);
+fn run_load(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> (Guarantee, Outcome, CpuAvailability) {
+    run_watched(mode, threshold, |fixture| {
+        let noise = Background::start(fixture);
+        inject(fixture, time, seed);
         noise.stop();
     })
 }
 
-/// Has something happen in a mode's scene; what became of it, and whether there was a CPU for pollwatch.
-pub(crate) fn while_it_is_watched(
+/// Runs a load in the fixture of a mode. Returns the guarantee of the mode, the outcome, and when
+/// CPUs were available.
+pub(crate) fn run_watched(
     mode: Mode,
     threshold: Duration,
-    happens: impl FnOnce(&Arc<Scene>),
-) -> (Promise, Outcome, Watch) {
-    let scene = Scene::new(mode, threshold);
-    // Sees the threads of the scene's watchdog.
-    let sentinel = Sentinel::start();
-    happens(&scene);
-    let promise = mode.promise(scene.threshold);
-    let (outcome, mut watch) = (scene::end(scene), sentinel.stop());
-    watch.remember(promise.threshold, &outcome.journal);
-    (promise, outcome, watch)
+    run_load: impl FnOnce(&Arc<Fixture>),
+) -> (Guarantee, Outcome, CpuAvailability) {
+    let fixture = Fixture::new(mode, threshold);
+    // The monitor is started after the threads of the watchdog, which it observes.
+    let cpu_monitor = CpuMonitor::start();
+    run_load(&fixture);
+    let guarantee = mode.guarantee(fixture.threshold);
+    let (outcome, mut cpu) = (fixture::end(fixture), cpu_monitor.stop());
+    cpu.remember(guarantee.threshold, &outcome.journal);
+    (guarantee, outcome, cpu)
 }

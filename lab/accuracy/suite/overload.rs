@@ -1,4 +1,5 @@
-//! Four busy threads a core beside the runtime: polls take long because they are given no CPU, and no task may be blamed for that.
+//! A run beside four busy threads a core. Polls take long because they are given no CPU, and no
+//! task may be blamed for that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,50 +10,50 @@ use std::time::{Duration, Instant};
 use pollwatch::Cause;
 use tokio::task::yield_now;
 
-use super::draw::Draw;
+use super::cpu_monitor;
+use super::fixture::{Fixture, Outcome};
+use super::ground_truth::{Poll, ReportedStall};
+use super::guarantee::Guarantee;
 use super::kinds::{Job, Kind, Wait};
 use super::matching::match_up;
-use super::modes::{Mode, while_it_is_watched};
-use super::promise::Promise;
-use super::scene::{Outcome, Scene};
-use super::sentinel;
-use super::truth::{Poll, Told};
+use super::modes::{Mode, run_watched};
+use super::rng::Rng;
 use super::unwatched::Unwatched;
 
 #[derive(Debug, Default)]
 pub(crate) struct Overload {
     pub(crate) polls: u64,
     pub(crate) reports: usize,
-    /// Reports of polls that were short, or of none.
+    /// Reports that match no poll, or a short one.
     pub(crate) wrong: usize,
-    /// Reports of polls that would have been short, had they been given a CPU.
+    /// Reports of polls that would have been short without their run delay.
     pub(crate) innocent: usize,
-    /// Of these, those that are held against the task.
+    /// The innocent polls whose report blames the task.
     pub(crate) blamed: usize,
-    /// Reports of polls that blocked by themselves.
+    /// Reports of polls that were long without their run delay.
     pub(crate) guilty: usize,
     pub(crate) missed: usize,
-    /// What the innocent, and the guilty, were told as.
+    /// The reported causes of innocent and of guilty polls, with their numbers.
     pub(crate) causes: BTreeMap<(&'static str, &'static str), usize>,
     pub(crate) faults: Vec<String>,
 }
 
 impl Overload {
-    /// Of reports and the polls that they are of, whatever was done beside them.
-    pub(crate) fn new(promise: &Promise, polls: &[Poll], told: &[Told]) -> Overload {
-        let matching = match_up(promise, polls, told);
+    /// Evaluates reports and the recorded polls.
+    pub(crate) fn new(guarantee: &Guarantee, polls: &[Poll], reported: &[ReportedStall]) -> Overload {
+        let matching = match_up(guarantee, polls, reported);
         let mut overload = Overload {
-            reports: told.len(),
+            reports: reported.len(),
             wrong: matching.wrong.len() + matching.duplicates.len(),
             missed: matching.missed.len(),
             ..Overload::default()
         };
         for i in matching.wrong.iter().chain(&matching.duplicates) {
-            overload.faults.push(format!("false: began {} {}", told[*i].began, told[*i].last().text));
+            overload.faults.push(format!("false: started_at {} {}", reported[*i].started_at, reported[*i].last().text));
         }
         for (report, poll) in matching.pairs {
-            let (poll, last) = (&polls[poll], told[report].last());
-            let innocent = poll.is_innocent(promise.threshold);
+            let (poll, last) = (&polls[poll], reported[report].last());
+            let innocent = poll.is_innocent(guarantee.threshold);
             let who = if innocent { "innocent" } else { "guilty" };
             *overload.causes.entry((who, last.cause.as_str())).or_default() += 1;
             if !innocent {
@@ -63,7 +64,7 @@ impl Overload {
             if !matches!(last.cause, Cause::Starved | Cause::Paused) {
                 overload.blamed += 1;
                 let (waited, all) = (poll.waited, poll.outer.nanos());
-                let reports: Vec<_> = told[report].reports.iter().map(|r| (r.ongoing, r.elapsed)).collect();
+                let reports: Vec<_> = reported[report].reports.iter().map(|r| (r.ongoing, r.elapsed)).collect();
                 overload
                     .faults
                     .push(format!("blamed though it waited for {waited} of {all}: {reports:?} {}", last.text));
@@ -72,7 +73,7 @@ impl Overload {
         overload
     }
 
-    /// The bars that are missed, in words.
+    /// Returns a description of each missed bar.
     pub(crate) fn missed_bars(&self) -> Vec<String> {
         let mut missed = Vec::new();
         let mut bar = |wrong: usize, text: &str| {
@@ -81,20 +82,20 @@ impl Overload {
             }
         };
         bar(self.wrong, "reports are false");
-        bar(self.missed, "long blocks were not told");
-        // What the kernel says that a thread has waited is of the time up to its last turn: at the moment of a look it may be waiting
-        // again. Of 8,000 such polls one was blamed; see docs/accuracy.md.
+        bar(self.missed, "long blocks were not reported");
+        // The kernel's run delay ends with the last time slice of a thread, which may be waiting
+        // again when it is inspected. Of 8,000 such polls one was blamed (docs/accuracy.md).
         let blamed = if self.blamed > 1 + self.innocent / 1_000 { self.blamed } else { 0 };
         bar(blamed, "were blamed for being given no CPU");
         missed
     }
 }
 
-/// Computes for so much CPU time, however long that takes.
+/// Computes until `time` nanoseconds of CPU time are used.
 #[inline(never)]
-fn works(time: u64) {
-    let begin = sentinel::own_cpu();
-    while sentinel::own_cpu() - begin < time {
+fn compute_cpu_time(time: u64) {
+    let start = cpu_monitor::own_cpu();
+    while cpu_monitor::own_cpu() - start < time {
         for _ in 0..500 {
             std::hint::spin_loop();
         }
@@ -102,18 +103,18 @@ fn works(time: u64) {
 }
 
 pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Overload {
-    let (promise, Outcome { polls, journal, told, .. }, _) =
-        while_it_is_watched(mode, threshold, |scene| happens(scene, time, seed));
-    Overload { polls, ..Overload::new(&promise, &journal, &told) }
+    let (guarantee, Outcome { polls, journal, reported, .. }, _) =
+        run_watched(mode, threshold, |fixture| run_load(fixture, time, seed));
+    Overload { polls, ..Overload::new(&guarantee, &journal, &reported) }
 }
 
-/// For a mode that measures no task.
+/// Runs a mode that measures no task.
 pub(crate) fn run_unwatched(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Unwatched {
-    let (promise, outcome, watch) = while_it_is_watched(mode, threshold, |scene| happens(scene, time, seed));
-    Unwatched::new(&promise, &outcome, &watch, !mode.uses_pool())
+    let (guarantee, outcome, cpu) = run_watched(mode, threshold, |fixture| run_load(fixture, time, seed));
+    Unwatched::new(&guarantee, &outcome, &cpu, !mode.uses_pool())
 }
 
-fn happens(scene: &Arc<Scene>, time: Duration, seed: u64) {
+fn run_load(fixture: &Arc<Fixture>, time: Duration, seed: u64) {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let stop = Arc::new(AtomicBool::new(false));
     let busy: Vec<_> = (0..4 * cpus)
@@ -122,28 +123,28 @@ fn happens(scene: &Arc<Scene>, time: Duration, seed: u64) {
             std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
         })
         .collect();
-    let nanos = scene.threshold;
+    let nanos = fixture.threshold;
     let end = Instant::now() + time;
     let (done, is_done) = mpsc::channel::<()>();
     for i in 0..3 {
-        let (mut draw, done) = (Draw::new(seed + i), done.clone());
-        scene.spawn(false, async move {
+        let (mut rng, done) = (Rng::new(seed + i), done.clone());
+        fixture.spawn(false, async move {
             let _done = done;
             while Instant::now() < end {
-                works((nanos as f64 * draw.between(0.05, 0.6)) as u64);
+                compute_cpu_time((nanos as f64 * rng.between(0.05, 0.6)) as u64);
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
     }
-    let mut draw = Draw::new(seed + 9);
-    scene.spawn(false, async move {
+    let mut rng = Rng::new(seed + 9);
+    fixture.spawn(false, async move {
         let _done = done;
         while Instant::now() < end {
-            if draw.below(2) == 0 {
-                works((nanos as f64 * draw.between(1.5, 3.0)) as u64);
+            if rng.below(2) == 0 {
+                compute_cpu_time((nanos as f64 * rng.between(1.5, 3.0)) as u64);
             } else {
-                let time = Duration::from_nanos((nanos as f64 * draw.between(1.5, 3.0)) as u64);
-                Job { kind: Kind::Sleeps, wait: Wait::Itself(time), go: mpsc::channel().0 }.run();
+                let time = Duration::from_nanos((nanos as f64 * rng.between(1.5, 3.0)) as u64);
+                Job { kind: Kind::Sleeps, wait: Wait::Itself(time), started: mpsc::channel().0 }.run();
             }
             for _ in 0..3 {
                 yield_now().await;

@@ -1,14 +1,14 @@
-//! The numbers, as markdown.
+//! The tables, as Markdown.
 
 use std::process::Command;
 
-use super::judge::{Score, Tally, quantile};
+use super::evaluation::{Evaluation, Score, quantile};
+use super::ground_truth::MS;
 use super::modes::UNSTABLE;
 use super::overload::Overload;
-use super::truth::MS;
-use super::unwatched::{COMPUTES, Unwatched};
+use super::unwatched::{LONG_COMPUTATION, Unwatched};
 
-/// What it was run on.
+/// Describes the machine.
 pub(crate) fn machine() -> [String; 4] {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let cpu = read("/proc/cpuinfo").and_then(|info| {
@@ -65,8 +65,8 @@ fn at(list: &[u64], q: f64, show: fn(u64) -> String) -> String {
     }
 }
 
-pub(crate) fn print(tallies: &[(String, Tally)]) {
-    let found = tallies.iter().map(|(name, t)| {
+pub(crate) fn print(evaluations: &[(String, Evaluation)]) {
+    let found = evaluations.iter().map(|(name, t)| {
         vec![
             name.clone(),
             t.polls.to_string(),
@@ -81,9 +81,9 @@ pub(crate) fn print(tallies: &[(String, Tally)]) {
         ]
     });
     let head =
-        ["mode", "polls", "blocks", "long", "recall", "told", "precision", "twice as long", "in flight", "excused"];
+        ["mode", "polls", "blocks", "long", "recall", "reported", "precision", "twice as long", "in flight", "excused"];
     print_table(&head, found);
-    let right = tallies.iter().map(|(name, t)| {
+    let right = evaluations.iter().map(|(name, t)| {
         vec![
             name.clone(),
             at(&t.delays, 0.5, millis),
@@ -129,7 +129,7 @@ pub(crate) fn print_overload(rows: &[(String, Overload)]) {
             causes.join(", "),
         ]
     });
-    let head = ["mode", "polls", "told", "precision", "innocent", "blamed", "guilty", "missed", "causes"];
+    let head = ["mode", "polls", "reported", "precision", "innocent", "blamed", "guilty", "missed", "causes"];
     print_table(&head, rows);
 }
 
@@ -138,26 +138,29 @@ pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
         vec![
             name.clone(),
             u.blocks.to_string(),
-            u.stood.of.to_string(),
-            share(u.stood.of - u.stood.certain, u.stood.of),
-            share(u.stood.of - u.stood.certain - u.stood.suspected, u.stood.of),
-            u.computed.of.to_string(),
-            share(u.computed.of - u.computed.certain - u.computed.suspected, u.computed.of),
+            u.waiting.of.to_string(),
+            share(u.waiting.of - u.waiting.certain, u.waiting.of),
+            share(u.waiting.of - u.waiting.certain - u.waiting.suspected, u.waiting.of),
+            u.computing_blocks.of.to_string(),
+            share(
+                u.computing_blocks.of - u.computing_blocks.certain - u.computing_blocks.suspected,
+                u.computing_blocks.of,
+            ),
             u.excused.to_string(),
         ]
     });
-    let computing = format!("computing ≥ {COMPUTES} T");
-    let head = ["mode", "blocks", "standing long", "certain", "or suspected", &computing, "suspected", "excused"];
+    let computing = format!("computing ≥ {LONG_COMPUTATION} T");
+    let head = ["mode", "blocks", "waiting long", "certain", "or suspected", &computing, "suspected", "excused"];
     print_table(&head, found);
-    let told = rows.iter().map(|(name, u)| {
+    let reported = rows.iter().map(|(name, u)| {
         vec![
             name.clone(),
-            u.certain.told.to_string(),
-            share(u.certain.wrong, u.certain.told),
-            u.certain.again.to_string(),
-            u.suspected.told.to_string(),
-            share(u.suspected.wrong, u.suspected.told),
-            u.suspected.again.to_string(),
+            u.certain.reported.to_string(),
+            share(u.certain.wrong, u.certain.reported),
+            u.certain.repeated.to_string(),
+            u.suspected.reported.to_string(),
+            share(u.suspected.wrong, u.suspected.reported),
+            u.suspected.repeated.to_string(),
             at(&u.delays, 0.5, millis),
             at(&u.delays, 0.99, millis),
             at(&u.short, 0.5, millis),
@@ -167,17 +170,17 @@ pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
     });
     let head = [
         "mode",
-        "certain told",
+        "certain reported",
         "precision",
-        "again",
-        "suspected told",
+        "repeated",
+        "suspected reported",
         "precision",
-        "again",
+        "repeated",
         "delay p50",
         "p99",
         "too short p50",
         "p99",
         "max",
     ];
-    print_table(&head, told);
+    print_table(&head, reported);
 }

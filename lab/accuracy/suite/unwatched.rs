@@ -1,17 +1,18 @@
-//! What reports of tasks that nobody measures are worth: what is certain and what is suspected are counted apart. Pure.
+//! The evaluation of reports about unmeasured tasks. Observed and suspected stalls are counted
+//! separately. Pure.
 
 use pollwatch::Certainty;
 
+use super::cpu_monitor::CpuAvailability;
+use super::fixture::Outcome;
+use super::ground_truth::{Poll, ReportedStall, SHORT};
+use super::guarantee::Guarantee;
 use super::matching::match_up;
-use super::promise::Promise;
-use super::scene::Outcome;
-use super::sentinel::Watch;
-use super::truth::{Poll, SHORT, Told};
 
-/// What computes for so many thresholds is to be suspected.
-pub(crate) const COMPUTES: u64 = 30;
+/// The number of thresholds after which a computing block must be suspected.
+pub(crate) const LONG_COMPUTATION: u64 = 30;
 
-/// Blocks of one sort that must be told, and those that were.
+/// Blocks that must be reported, and those that were.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) of: usize,
@@ -19,137 +20,137 @@ pub(crate) struct Found {
     pub(crate) suspected: usize,
 }
 
-/// Stalls of one sort that were told.
+/// The reports of one certainty.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Claims {
-    pub(crate) told: usize,
-    /// Of no poll, or of one that was short.
+pub(crate) struct ReportCounts {
+    pub(crate) reported: usize,
+    /// Reports that match no poll, or a short one.
     pub(crate) wrong: usize,
-    /// Of a poll that was told already: what went on in between seemed to be something else.
-    pub(crate) again: usize,
-    /// That the metrics count.
+    /// Reports of a poll that has been reported already, since its stall seemed to have ended.
+    pub(crate) repeated: usize,
+    /// Stalls that the metrics count.
     pub(crate) counted: u64,
 }
 
-/// See the columns of its table.
+/// The figures of one mode, which are the columns of its table.
 #[derive(Debug, Default)]
 pub(crate) struct Unwatched {
     pub(crate) blocks: usize,
-    /// That waited in a system call on a worker that was theirs to the end.
-    pub(crate) stood: Found,
-    pub(crate) computed: Found,
-    /// Further ones that were not told, while no CPU was free for the watchdog.
+    /// Blocks that waited in a system call on a worker that they held to the end.
+    pub(crate) waiting: Found,
+    pub(crate) computing_blocks: Found,
+    /// Blocks that were not reported while the watchdog had no CPU.
     pub(crate) excused: usize,
-    pub(crate) certain: Claims,
-    pub(crate) suspected: Claims,
-    /// From crossing the threshold to the callback; of those that stood and were told in flight.
+    pub(crate) certain: ReportCounts,
+    pub(crate) suspected: ReportCounts,
+    /// The times from crossing the threshold to the callback, of waiting blocks reported in flight.
     pub(crate) delays: Vec<u64>,
-    /// By how much the last duration of what is certain is too short.
+    /// The times by which the last duration of observed stalls is too short.
     pub(crate) short: Vec<u64>,
-    /// Durations that are longer than their poll.
+    /// The durations that are longer than their poll.
     pub(crate) too_long: usize,
-    /// Nobody but workers ran in the pool: then whatever stands must be certain.
+    /// True if only workers used the pool. Every waiting block must be observed then.
     pub(crate) alone: bool,
-    /// Reports that do not say that theirs is the least duration.
-    pub(crate) mute: usize,
+    /// The reports that do not call their duration a lower bound.
+    pub(crate) lower_bounds: usize,
     pub(crate) faults: Vec<String>,
 }
 
-fn is_certain(told: &Told) -> bool {
-    told.last().certainty != Certainty::Suspected
+fn is_certain(reported: &ReportedStall) -> bool {
+    reported.last().certainty != Certainty::Suspected
 }
 
 impl Unwatched {
-    pub(crate) fn new(promise: &Promise, outcome: &Outcome, watch: &Watch, alone: bool) -> Unwatched {
-        let (polls, told) = (&outcome.journal, &outcome.told);
+    pub(crate) fn new(guarantee: &Guarantee, outcome: &Outcome, cpu: &CpuAvailability, alone: bool) -> Unwatched {
+        let (polls, reported) = (&outcome.journal, &outcome.reported);
         let mut all = Unwatched { alone, ..Unwatched::default() };
-        let matching = match_up(promise, polls, told);
+        let matching = match_up(guarantee, polls, reported);
         all.blocks = polls.iter().map(|poll| poll.blocks.len()).sum();
         (all.certain.counted, all.suspected.counted) = (outcome.counted, outcome.suspected);
-        for report in told {
-            all.claims(report).told += 1;
-            all.mute += usize::from(!report.reports.iter().all(|r| r.at_least));
+        for report in reported {
+            all.claims(report).reported += 1;
+            all.lower_bounds += usize::from(!report.reports.iter().all(|r| r.is_lower_bound));
         }
         for &i in &matching.wrong {
-            all.claims(&told[i]).wrong += 1;
-            all.faults.push(format!("false: began {} {}", told[i].began, told[i].last().text));
+            all.claims(&reported[i]).wrong += 1;
+            all.faults.push(format!("false: started_at {} {}", reported[i].started_at, reported[i].last().text));
         }
         for &i in &matching.duplicates {
-            all.claims(&told[i]).again += 1;
+            all.claims(&reported[i]).repeated += 1;
         }
-        // The surest report of each poll.
-        let mut of_poll: Vec<Option<&Told>> = vec![None; polls.len()];
+        // The most certain report of each poll.
+        let mut of_poll: Vec<Option<&ReportedStall>> = vec![None; polls.len()];
         for &(report, poll) in &matching.pairs {
-            of_poll[poll] = Some(&told[report]);
-            all.judge(promise, &polls[poll], &told[report], watch);
+            of_poll[poll] = Some(&reported[report]);
+            all.judge(guarantee, &polls[poll], &reported[report], cpu);
         }
-        for told in matching.duplicates.iter().map(|&i| &told[i]).filter(|told| is_certain(told)) {
-            let is_it = |poll: &Poll| poll.thread == told.thread && poll.outer.begin <= told.began;
+        for reported in matching.duplicates.iter().map(|&i| &reported[i]).filter(|reported| is_certain(reported)) {
+            let is_it = |poll: &Poll| poll.thread == reported.thread && poll.outer.start <= reported.started_at;
             if let Some(poll) = polls.iter().rposition(is_it) {
-                of_poll[poll] = Some(told);
+                of_poll[poll] = Some(reported);
             }
         }
-        for (poll, told) in polls.iter().zip(of_poll) {
-            all.find(promise, poll, told, watch);
+        for (poll, reported) in polls.iter().zip(of_poll) {
+            all.find(guarantee, poll, reported, cpu);
         }
         all.delays.sort_unstable();
         all.short.sort_unstable();
         all
     }
 
-    fn claims(&mut self, told: &Told) -> &mut Claims {
-        if is_certain(told) { &mut self.certain } else { &mut self.suspected }
+    fn claims(&mut self, reported: &ReportedStall) -> &mut ReportCounts {
+        if is_certain(reported) { &mut self.certain } else { &mut self.suspected }
     }
 
-    fn judge(&mut self, promise: &Promise, poll: &Poll, told: &Told, watch: &Watch) {
-        let last = told.last();
-        // That its worker was handed on is seen by the next look.
-        let late = if poll.held_until.is_some() { promise.short_by(poll, watch) } else { 0 };
-        let too_long = last.elapsed > poll.at_most() + late + SHORT;
+    fn judge(&mut self, guarantee: &Guarantee, poll: &Poll, reported: &ReportedStall, cpu: &CpuAvailability) {
+        let last = reported.last();
+        // The next scan observes that the worker was handed over.
+        let late = if poll.held_until.is_some() { guarantee.short_by(poll, cpu) } else { 0 };
+        let too_long = last.elapsed > poll.max_nanos() + late + SHORT;
         let block = match &poll.blocks[..] {
             [block] => Some(block),
             _ => None,
         };
-        let ended = block.filter(|_| is_certain(told) && !last.ongoing);
+        let ended = block.filter(|_| is_certain(reported) && !last.ongoing);
         let short = ended.map_or(0, |block| block.inner.nanos().saturating_sub(last.elapsed));
         self.short.extend(ended.map(|_| short));
         if too_long {
             self.too_long += 1;
             self.faults.push(format!("too long: {}\n  {poll:?}", last.text));
         }
-        if short > promise.short_by(poll, watch) {
+        if short > guarantee.short_by(poll, cpu) {
             self.faults.push(format!("too short by {short}: {}\n  {poll:?}", last.text));
         }
         let Some(block) = block else { return };
-        let first = &told.reports[0];
-        if block.kind.stands() && first.received < block.inner.end {
-            self.delays.push(first.received.saturating_sub(poll.outer.begin + promise.threshold));
+        let first = &reported.reports[0];
+        if block.kind.waits_in_syscall() && first.received < block.inner.end {
+            self.delays.push(first.received.saturating_sub(poll.outer.start + guarantee.threshold));
         }
     }
 
-    /// Whether the block of a poll was found, if it had to be.
-    fn find(&mut self, promise: &Promise, poll: &Poll, told: Option<&Told>, watch: &Watch) {
+    /// Records whether the block of a poll was found, if it must be.
+    fn find(&mut self, guarantee: &Guarantee, poll: &Poll, reported: Option<&ReportedStall>, cpu: &CpuAvailability) {
         let [block] = &poll.blocks[..] else { return };
-        let stands = block.kind.stands();
-        // What waits for a CPU at its end does not stand any more.
-        let long = if stands { promise.long + block.waited } else { promise.threshold * COMPUTES };
-        if poll.at_least() < long {
+        let waits = block.kind.waits_in_syscall();
+        // A thread that waits for a CPU at the end of its block is no longer in the system call.
+        let long = if waits { guarantee.long + block.waited } else { guarantee.threshold * LONG_COMPUTATION };
+        if poll.min_nanos() < long {
             return;
         }
-        if told.is_none() && promise.excuses(poll, watch) {
+        if reported.is_none() && guarantee.excuses(poll, cpu) {
             self.excused += 1;
             return;
         }
-        let found = if stands { &mut self.stood } else { &mut self.computed };
+        let found = if waits { &mut self.waiting } else { &mut self.computing_blocks };
         found.of += 1;
-        match told {
-            Some(told) if is_certain(told) => found.certain += 1,
+        match reported {
+            Some(reported) if is_certain(reported) => found.certain += 1,
             Some(_) => found.suspected += 1,
-            None => self.faults.push(format!("not told: {poll:?}")),
+            None => self.faults.push(format!("not reported: {poll:?}")),
         }
     }
 
-    /// The bars that are missed, in words. What is certain is so, whatever is found.
+    /// Returns a description of each missed bar. Observed stalls must always be right.
     pub(crate) fn missed_bars(&self) -> Vec<String> {
         let mut missed = Vec::new();
         let mut bar = |holds: bool, text: String| {
@@ -157,84 +158,90 @@ impl Unwatched {
                 missed.push(text)
             }
         };
-        let Found { of, certain, .. } = self.stood;
+        let Found { of, certain, .. } = self.waiting;
         bar(!self.alone || certain == of, format!("recall: {} of {of} were not certain", of - certain));
-        let Claims { told, wrong, counted, .. } = self.certain;
-        bar(wrong == 0, format!("precision: {wrong} of {told} that are certain are false"));
+        let ReportCounts { reported, wrong, counted, .. } = self.certain;
+        bar(wrong == 0, format!("precision: {wrong} of {reported} that are certain are false"));
         bar(self.too_long == 0, format!("duration: {} are longer than their polls", self.too_long));
-        bar(self.mute == 0, format!("duration: {} do not say that they are the least", self.mute));
-        bar(counted == told as u64, format!("the metrics count {counted} stalls, {told} were certain"));
-        let Claims { told, counted, .. } = self.suspected;
-        bar(counted == told as u64, format!("the metrics count {counted} suspected stalls, {told} were told"));
+        bar(self.lower_bounds == 0, format!("duration: {} do not say that they are the least", self.lower_bounds));
+        bar(counted == reported as u64, format!("the metrics count {counted} stalls, {reported} were certain"));
+        let ReportCounts { reported, counted, .. } = self.suspected;
+        bar(
+            counted == reported as u64,
+            format!("the metrics count {counted} suspected stalls, {reported} were reported"),
+        );
         missed
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ground_truth::{MS, Span};
     use super::super::kinds::Kind;
-    use super::super::matching::tests::{T, poll, told};
-    use super::super::truth::{MS, Span};
+    use super::super::matching::tests::{T, poll, reported};
     use super::*;
 
-    fn tally(polls: Vec<Poll>, told: Vec<Told>) -> Unwatched {
-        let count = |certain: bool| told.iter().filter(|told| is_certain(told) == certain).count() as u64;
-        let outcome = Outcome { polls: 0, counted: count(true), suspected: count(false), journal: polls, told };
-        Unwatched::new(&Promise::unwatched(T), &outcome, &Watch::default(), false)
+    fn evaluation(polls: Vec<Poll>, reported: Vec<ReportedStall>) -> Unwatched {
+        let count = |certain: bool| reported.iter().filter(|reported| is_certain(reported) == certain).count() as u64;
+        let outcome = Outcome { polls: 0, counted: count(true), suspected: count(false), journal: polls, reported };
+        Unwatched::new(&Guarantee::unwatched(T), &outcome, &CpuAvailability::default(), false)
     }
 
-    /// A report that begins then, of so long.
-    fn seen(began: u64, elapsed: u64, certainty: Certainty) -> Told {
-        let mut told = told(began);
-        let report = &mut told.reports[0];
-        (report.certainty, report.elapsed, report.at_least, report.ongoing) = (certainty, elapsed, true, false);
-        told
+    /// Returns a stall that started at `started_at` and lasted for `elapsed`.
+    fn observed(started_at: u64, elapsed: u64, certainty: Certainty) -> ReportedStall {
+        let mut reported = reported(started_at);
+        let report = &mut reported.reports[0];
+        (report.certainty, report.elapsed, report.is_lower_bound, report.ongoing) = (certainty, elapsed, true, false);
+        reported
     }
 
     #[test]
     fn what_is_certain_and_what_is_suspected_count_apart() {
         let polls = vec![poll(0, 30 * MS), poll(50 * MS, 30 * MS), poll(90 * MS, 30 * MS), poll(130 * MS, 11 * MS)];
-        let told = vec![seen(2 * MS, 26 * MS, Certainty::Observed), seen(52 * MS, 20 * MS, Certainty::Suspected)];
-        let all = tally(polls, told);
-        assert_eq!((all.stood.of, all.stood.certain, all.stood.suspected), (3, 1, 1), "{all:?}");
+        let reported =
+            vec![observed(2 * MS, 26 * MS, Certainty::Observed), observed(52 * MS, 20 * MS, Certainty::Suspected)];
+        let all = evaluation(polls, reported);
+        assert_eq!((all.waiting.of, all.waiting.certain, all.waiting.suspected), (3, 1, 1), "{all:?}");
         assert_eq!(all.short, [4 * MS]);
-        assert!(all.missed_bars().is_empty() && all.faults[0].starts_with("not told"), "{all:?}");
+        assert!(all.missed_bars().is_empty() && all.faults[0].starts_with("not reported"), "{all:?}");
     }
 
     #[test]
     fn what_computes_is_found_late_if_at_all() {
         let mut computes = poll(0, 310 * MS);
         computes.blocks[0].kind = Kind::Computes;
-        let shorter = Poll { outer: Span { begin: 400 * MS, end: 500 * MS }, ..computes.clone() };
-        let all = tally(vec![computes, shorter], vec![seen(30 * MS, 200 * MS, Certainty::Suspected)]);
-        assert_eq!((all.computed.of, all.computed.suspected, all.stood.of), (2, 1, 0));
+        let shorter = Poll { outer: Span { start: 400 * MS, end: 500 * MS }, ..computes.clone() };
+        let all = evaluation(vec![computes, shorter], vec![observed(30 * MS, 200 * MS, Certainty::Suspected)]);
+        assert_eq!((all.computing_blocks.of, all.computing_blocks.suspected, all.waiting.of), (2, 1, 0));
     }
 
     #[test]
     fn every_bar_can_be_missed() {
-        let all = |told| tally(vec![poll(0, 30 * MS)], told);
+        let all = |reported| evaluation(vec![poll(0, 30 * MS)], reported);
         let fails = |what: &str, all: &Unwatched| {
             assert!(all.missed_bars().iter().any(|bar| bar.starts_with(what)), "{what}: {all:?}");
         };
-        fails("precision", &all(vec![seen(60 * MS, 12 * MS, Certainty::Observed)]));
-        fails("precision", &all(vec![seen(10 * MS, 30 * MS, Certainty::Observed)]));
-        assert!(all(vec![seen(60 * MS, 12 * MS, Certainty::Suspected)]).missed_bars().is_empty());
-        // It had its worker for a little longer than the threshold.
+        fails("precision", &all(vec![observed(60 * MS, 12 * MS, Certainty::Observed)]));
+        fails("precision", &all(vec![observed(10 * MS, 30 * MS, Certainty::Observed)]));
+        assert!(all(vec![observed(60 * MS, 12 * MS, Certainty::Suspected)]).missed_bars().is_empty());
+        // The poll held its worker for a little longer than the threshold.
         let in_place = Poll { held_until: Some(11 * MS), ..poll(0, 30 * MS) };
-        let mute = Told { reports: told(0).reports, ..seen(0, 12 * MS, Certainty::Observed) };
-        fails("duration", &all(vec![mute]));
-        fails("duration", &tally(vec![in_place], vec![seen(2 * MS, 26 * MS, Certainty::Observed)]));
+        let lower_bounds = ReportedStall { reports: reported(0).reports, ..observed(0, 12 * MS, Certainty::Observed) };
+        fails("duration", &all(vec![lower_bounds]));
+        fails("duration", &evaluation(vec![in_place], vec![observed(2 * MS, 26 * MS, Certainty::Observed)]));
         fails("recall", &Unwatched { alone: true, ..all(vec![]) });
-        fails("recall", &Unwatched { alone: true, ..all(vec![seen(2 * MS, 26 * MS, Certainty::Suspected)]) });
+        fails("recall", &Unwatched { alone: true, ..all(vec![observed(2 * MS, 26 * MS, Certainty::Suspected)]) });
         assert!(all(vec![]).missed_bars().is_empty(), "in a pool with others in it, it may be missed");
-        let uncounted = Unwatched { certain: Claims { told: 1, ..Claims::default() }, ..Unwatched::default() };
+        let uncounted =
+            Unwatched { certain: ReportCounts { reported: 1, ..ReportCounts::default() }, ..Unwatched::default() };
         fails("the metrics", &uncounted);
     }
 
     #[test]
     fn a_second_report_of_a_poll_may_be_the_surer_one() {
-        let told = vec![seen(2 * MS, 12 * MS, Certainty::Suspected), seen(15 * MS, 12 * MS, Certainty::Observed)];
-        let all = tally(vec![poll(0, 30 * MS)], told);
-        assert_eq!((all.stood.certain, all.certain.again, all.certain.wrong), (1, 1, 0), "{all:?}");
+        let reported =
+            vec![observed(2 * MS, 12 * MS, Certainty::Suspected), observed(15 * MS, 12 * MS, Certainty::Observed)];
+        let all = evaluation(vec![poll(0, 30 * MS)], reported);
+        assert_eq!((all.waiting.certain, all.certain.repeated, all.certain.wrong), (1, 1, 0), "{all:?}");
     }
 }

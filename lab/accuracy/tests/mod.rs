@@ -1,14 +1,15 @@
-//! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin accuracy`, with the same
-//! bars. The ground truth contains what the machine does to a thread, so no bar has to be lower here.
+//! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin
+//! accuracy`, with the same bars. The ground truth contains what the machine does to a thread, so
+//! no bar has to be lower here.
 
-mod alarms;
+mod false_alarms;
 
 use std::sync::{Mutex, MutexGuard, Once};
 use std::time::Duration;
 
 use crate::suite::modes::{self, Flavour, Mode};
 use crate::suite::unwatched::Unwatched;
-use crate::suite::{journal, overload};
+use crate::suite::{overload, poll_recorder};
 
 const THRESHOLD: Duration = Duration::from_millis(10);
 const TIME: Duration = Duration::from_millis(2_500);
@@ -16,12 +17,12 @@ const TIME: Duration = Duration::from_millis(2_500);
 /// Lets tests run one at a time: each needs all CPUs.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    journal::lock(&ONE)
+    poll_recorder::lock(&ONE)
 }
 
-/// Has the symbols of all kinds of blocks looked up once: in a debug build that takes a tenth of a second and more for the first of
-/// each, on the thread that tells, and what is told then comes late.
-fn look_symbols_up() {
+/// Resolves the symbols of all kinds of blocks once. In a debug build the first resolution takes a
+/// tenth of a second or more on the reporting thread, and reports are late meanwhile.
+fn preload_symbols() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let mode = Mode::exact().next().expect("there is one");
@@ -36,13 +37,16 @@ fn measured() -> impl Iterator<Item = Mode> {
 
 fn holds(flavour: Flavour) {
     let _alone = alone();
-    look_symbols_up();
+    preload_symbols();
     for mode in measured().filter(|mode| mode.flavour == flavour) {
-        let tally = modes::run(mode, THRESHOLD, TIME, 1);
-        let missed = tally.missed_bars();
-        assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), tally.faults.join("\n"));
+        let evaluation = modes::run(mode, THRESHOLD, TIME, 1);
+        let missed = evaluation.missed_bars();
+        assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), evaluation.faults.join("\n"));
         // The load did produce stalls of every kind.
-        assert!(tally.long > 0 && tally.reports > 0 && tally.site.of > 0 && tally.route.of > 0, "{tally:?}");
+        assert!(
+            evaluation.long > 0 && evaluation.reports > 0 && evaluation.site.of > 0 && evaluation.route.of > 0,
+            "{evaluation:?}"
+        );
     }
 }
 
@@ -66,7 +70,7 @@ fn four_workers() {
     holds(Flavour::MultiThread(4));
 }
 
-/// Tasks that nobody measures: what is certain is so, beside whatever else the machine has to do.
+/// Checks that observed stalls of unmeasured tasks are right, on an idle machine and a busy one.
 #[test]
 fn certain_is_certain() {
     let _alone = alone();
@@ -77,15 +81,16 @@ fn certain_is_certain() {
         };
         let unwatched = modes::run_unwatched(mode, THRESHOLD, TIME, 1);
         holds(&unwatched);
-        assert!(unwatched.stood.of > 0 && unwatched.certain.told > 0, "{}: {unwatched:?}", mode.name());
+        assert!(unwatched.waiting.of > 0 && unwatched.certain.reported > 0, "{}: {unwatched:?}", mode.name());
         if mode.flavour == Flavour::MultiThread(2) {
             holds(&overload::run_unwatched(mode, THRESHOLD, TIME, 1));
         }
     }
 }
 
-/// For blame, which a machine with far too much to do can still bring about, if seldom: what the kernel counts of a thread's waiting is
-/// there only once that thread runs again. It has to be right in one of these attempts; a broken excuse is wrong in each.
+/// The number of attempts of a test for blame. An overloaded machine seldom causes blame, since the
+/// kernel counts a run delay only when the thread runs again. One attempt must be right. A broken
+/// exoneration is wrong in each.
 const ATTEMPTS: usize = 3;
 
 /// Runs beside four busy threads for each CPU.

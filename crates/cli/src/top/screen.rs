@@ -33,8 +33,8 @@ pub(crate) fn size() -> io::Result<(usize, usize)> {
     crossterm::terminal::size().map(|(width, height)| (width.into(), height.into()))
 }
 
-/// The alternate screen of the terminal. Dropping it restores the terminal, as do a panic and a signal
-/// that ends the process.
+/// The alternate screen of the terminal. Dropping it restores the terminal, as do a panic and a
+/// signal that ends the process.
 pub(crate) struct Screen(());
 
 impl Screen {
@@ -105,8 +105,8 @@ impl Drop for Screen {
     }
 }
 
-/// Restores the terminal, once: leaving the alternate screen a second time would move the cursor over
-/// the message of a panic.
+/// Restores the terminal, once: leaving the alternate screen a second time would move the cursor
+/// over the message of a panic.
 fn restore() {
     if !IS_ENTERED.swap(false, Ordering::Relaxed) {
         return;

@@ -50,8 +50,8 @@ pub(crate) fn notice(text: &str, width: usize) -> Line {
     line(clean(text), Style::Notice, width)
 }
 
-/// Returns at most `height` lines of `width` columns. Without a history, no column is about the last
-/// minute.
+/// Returns at most `height` lines of `width` columns. Without a history, no column is about the
+/// last minute.
 pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, height: usize) -> Vec<Line> {
     let mut lines = vec![line(headline(live), Style::Title, width)];
     lines.extend(list(live, "runtimes").iter().map(|runtime| line(runtime_line(runtime), Style::Plain, width)));
@@ -93,8 +93,8 @@ pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, heigh
     lines
 }
 
-/// Divides the remaining lines among the tables: first evenly, then what one table does not need goes
-/// to the others. Returns the number of rows of each.
+/// Divides the remaining lines among the tables: first evenly, then what one table does not need
+/// goes to the others. Returns the number of rows of each.
 fn shares(wanted: &[usize], lines: usize) -> Vec<usize> {
     let mut left = lines.saturating_sub(HEAD * wanted.len());
     let even = left.checked_div(wanted.len()).unwrap_or(0);

@@ -1,5 +1,6 @@
-//! What others that watch a runtime add to a poll, beside pollwatch. Each runs in a process of its own: subscribers are the
-//! process's. tokio's `tracing` feature, which two of them need, is on for all.
+//! The cost that other crates which observe a runtime add to a poll, beside that of pollwatch. Each
+//! runs in a process of its own, since a subscriber is global. The feature `tracing` of tokio,
+//! which two of them need, is on for all.
 //!
 //! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-polls -- [rounds]`
 
@@ -15,35 +16,36 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 const TASKS: u32 = 16;
 const POLLS: u32 = 400_000;
-const WAYS: [&str; 5] = ["bare", "pollwatch, hooks", "dial9", "tokio-blocked", "console-subscriber"];
+const VARIANTS: [&str; 5] = ["bare", "pollwatch, hooks", "dial9", "tokio-blocked", "console-subscriber"];
 
 fn main() {
     let arg = std::env::args().nth(1);
-    if let Some(way) = arg.as_deref().filter(|arg| WAYS.contains(arg)) {
-        return println!("{}", measure(way));
+    if let Some(variant) = arg.as_deref().filter(|arg| VARIANTS.contains(arg)) {
+        return println!("{}", measure(variant));
     }
     let rounds: usize = arg.map_or(7, |rounds| rounds.parse().expect("a number of rounds"));
     let this = std::env::current_exe().expect("its own path");
-    let mut nanos = vec![Vec::new(); WAYS.len()];
+    let mut nanos = vec![Vec::new(); VARIANTS.len()];
     for round in 0..rounds {
-        for turn in 0..WAYS.len() {
-            let at = (round + turn) % WAYS.len();
-            let output = Command::new(&this).arg(WAYS[at]).output().expect("it runs");
+        for turn in 0..VARIANTS.len() {
+            let at = (round + turn) % VARIANTS.len();
+            let output = Command::new(&this).arg(VARIANTS[at]).output().expect("it runs");
             let text = String::from_utf8_lossy(&output.stdout);
             let value = text.trim().parse::<f64>();
-            nanos[at].push(
-                value.unwrap_or_else(|_| panic!("{}: {text} {}", WAYS[at], String::from_utf8_lossy(&output.stderr))),
-            );
+            nanos[at]
+                .push(value.unwrap_or_else(|_| {
+                    panic!("{}: {text} {}", VARIANTS[at], String::from_utf8_lossy(&output.stderr))
+                }));
         }
     }
     let added = |at: usize| median(nanos[at].iter().zip(&nanos[0]).map(|(this, bare)| this - bare).collect());
-    println!("| way | ns a poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
-    for (at, way) in WAYS.iter().enumerate() {
+    println!("| variant | ns a poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
+    for (at, variant) in VARIANTS.iter().enumerate() {
         let ns = median(nanos[at].clone());
         match at {
-            0 => println!("| {way} | {ns:.0} | - | - |"),
-            1 => println!("| {way} | {ns:.0} | {:.0} | - |", added(at)),
-            _ => println!("| {way} | {ns:.0} | {:.0} | 1/{:.1} |", added(at), added(at) / added(1)),
+            0 => println!("| {variant} | {ns:.0} | - | - |"),
+            1 => println!("| {variant} | {ns:.0} | {:.0} | - |", added(at)),
+            _ => println!("| {variant} | {ns:.0} | {:.0} | 1/{:.1} |", added(at), added(at) / added(1)),
         }
     }
 }
@@ -53,11 +55,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Nanoseconds a poll of tasks that do nothing but come back.
-fn measure(way: &str) -> f64 {
+/// Returns the nanoseconds a poll of tasks that only yield.
+fn measure(variant: &str) -> f64 {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all();
-    match way {
+    match variant {
         "pollwatch, hooks" => {
             let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
             polls(&watchdog.build_runtime("main", &mut builder).expect("a runtime"))

@@ -1,7 +1,9 @@
-//! What the layer costs an axum service that does nothing else: requests per second of a hello world, each way against a bare one in
-//! the same round, on a runtime with one worker.
+//! The cost of the layer for an axum service that does nothing else: requests per second of a hello
+//! world on a runtime with one worker. Each variant is compared with a bare service in the same
+//! round.
 //!
-//! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-requests -- [seconds a run] [rounds]`, with `wrk` on the path.
+//! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-requests -- [seconds a
+//! run] [rounds]`, with `wrk` on the path.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -18,8 +20,8 @@ use tower_http::trace::TraceLayer;
 use tower_layer::layer_fn;
 use tower_service::Service;
 
-/// One way to serve: kept alive, and loaded when it is its turn.
-struct Way {
+/// One service, which is kept running, and put under load when its turn comes.
+struct Variant {
     name: &'static str,
     addr: SocketAddr,
     _runtime: Runtime,
@@ -28,14 +30,14 @@ struct Way {
 fn main() {
     let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
     let (seconds, rounds) = (args.next().unwrap_or(3), args.next().unwrap_or(9));
-    // Spans of TraceLayer are made at DEBUG: they are filtered out, as in production.
+    // TraceLayer creates spans at DEBUG. They are filtered out, as in production.
     tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
     let watchdog = Watchdog::builder().listen((Ipv4Addr::LOCALHOST, 0).into()).start().expect("a watchdog");
     scrape_each_second(watchdog.clone());
     let watched = |name| watchdog.build_runtime(name, &mut one_worker()).expect("a runtime");
     let bare = || one_worker().build().expect("a runtime");
     let hello = || Router::new().route("/hello/{name}", get(|| async { "Hello, World!" }));
-    let ways = [
+    let variants = [
         serve("bare", bare(), hello()),
         serve("pollwatch, hooks", watched("hooks"), hello()),
         serve("pollwatch, hooks and layer", watched("layer"), hello().layer(watchdog.layer())),
@@ -43,22 +45,22 @@ fn main() {
         serve("tower-http's TraceLayer, filtered out", bare(), hello().layer(TraceLayer::new_for_http())),
         serve("axum-prometheus' layer", bare(), hello().layer(PrometheusMetricLayer::new())),
     ];
-    let mut rates = vec![Vec::new(); ways.len()];
-    for way in &ways {
-        load(way, 1);
+    let mut rates = vec![Vec::new(); variants.len()];
+    for variant in &variants {
+        load(variant, 1);
     }
     for round in 0..rounds as usize {
         eprintln!("round {} of {rounds}", round + 1);
-        // Each in each place of the round in turn.
-        for i in 0..ways.len() {
-            let at = (i + round) % ways.len();
-            rates[at].push(load(&ways[at], seconds));
+        // Each round starts with another variant.
+        for i in 0..variants.len() {
+            let at = (i + round) % variants.len();
+            rates[at].push(load(&variants[at], seconds));
         }
     }
     println!("{:<40} {:>12} {:>8}", "", "requests/s", "of bare");
-    for (way, of_way) in ways.iter().zip(&rates) {
-        let ratios = of_way.iter().zip(&rates[0]).map(|(rate, bare)| rate / bare).collect();
-        println!("{:<40} {:>12.0} {:>8.3}", way.name, median(of_way.clone()), median(ratios));
+    for (variant, of_variant) in variants.iter().zip(&rates) {
+        let ratios = of_variant.iter().zip(&rates[0]).map(|(rate, bare)| rate / bare).collect();
+        println!("{:<40} {:>12.0} {:>8.3}", variant.name, median(of_variant.clone()), median(ratios));
     }
 }
 
@@ -68,14 +70,14 @@ fn one_worker() -> Builder {
     builder
 }
 
-fn serve(name: &'static str, runtime: Runtime, app: Router) -> Way {
+fn serve(name: &'static str, runtime: Runtime, app: Router) -> Variant {
     let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a port");
     let addr = listener.local_addr().expect("its address");
     runtime.spawn(async { axum::serve(listener, app).await });
-    Way { name, addr, _runtime: runtime }
+    Variant { name, addr, _runtime: runtime }
 }
 
-/// As a Prometheus would, only more often.
+/// Scrapes like Prometheus, only more often.
 fn scrape_each_second(watchdog: Watchdog) {
     std::thread::spawn(move || {
         loop {
@@ -85,8 +87,8 @@ fn scrape_each_second(watchdog: Watchdog) {
     });
 }
 
-fn load(way: &Way, seconds: u64) -> f64 {
-    let url = format!("http://{}/hello/world", way.addr);
+fn load(variant: &Variant, seconds: u64) -> f64 {
+    let url = format!("http://{}/hello/world", variant.addr);
     let output = Command::new("wrk").args(["-t1", "-c64", &format!("-d{seconds}s"), &url]).output();
     let output = output.expect("wrk is needed (Debian's package of that name)");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -99,7 +101,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The least that a layer which measures can do: two readings of the clock a request.
+/// The least work of a layer that measures: two readings of the clock a request.
 #[derive(Clone)]
 struct Timed<S>(S);
 

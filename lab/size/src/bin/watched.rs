@@ -1,4 +1,4 @@
-//! The same with pollwatch: its server, its layer, its stacks.
+//! The program `bare` with pollwatch: its server, its layer, and stacks.
 
 use axum::{Router, routing::get};
 

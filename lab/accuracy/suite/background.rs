@@ -1,5 +1,6 @@
-//! Everything else that a healthy service does: short polls, timers, I/O, tasks that wake each other, work that is moved off the
-//! workers, aborts and panics. None of it may be told; what is kept from a CPU for the threshold may.
+//! The background load, which is what a healthy service does: short polls, timers, I/O, tasks that
+//! wake each other, work on the blocking pool, aborts and panics. None of it may be reported,
+//! unless it is given no CPU for the threshold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,27 +14,27 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::journal::note_in_place;
-use super::kinds::computes;
-use super::scene::Scene;
+use super::fixture::Fixture;
+use super::kinds::compute;
+use super::poll_recorder::record_block_in_place;
 
-/// Goes on until it is stopped.
-pub(crate) struct Noise(Arc<AtomicBool>);
+/// The background load. It runs until it is stopped.
+pub(crate) struct Background(Arc<AtomicBool>);
 
 fn short(micros: u64) {
-    computes(Duration::from_micros(micros));
+    compute(Duration::from_micros(micros));
 }
 
-impl Noise {
-    pub(crate) fn start(scene: &Arc<Scene>) -> Noise {
+impl Background {
+    pub(crate) fn start(fixture: &Arc<Fixture>) -> Background {
         let stop = Arc::new(AtomicBool::new(false));
-        let goes_on = {
+        let is_running = {
             let stop = stop.clone();
             move || !stop.load(Ordering::Acquire)
         };
-        let threshold = Duration::from_nanos(scene.threshold);
-        let on = goes_on.clone();
-        scene.spawn(false, async move {
+        let threshold = Duration::from_nanos(fixture.threshold);
+        let on = is_running.clone();
+        fixture.spawn(false, async move {
             while on() {
                 for _ in 0..20 {
                     short(20);
@@ -43,18 +44,18 @@ impl Noise {
             }
         });
         for i in 1..20 {
-            let on = goes_on.clone();
-            scene.spawn(i % 2 == 0, async move {
+            let on = is_running.clone();
+            fixture.spawn(i % 2 == 0, async move {
                 while on() {
                     sleep(Duration::from_micros(700 * i)).await;
                 }
             });
         }
-        let on = goes_on.clone();
-        scene.spawn(false, echo(on));
-        ping_pong(scene, goes_on.clone());
-        let on = goes_on.clone();
-        scene.spawn(false, async move {
+        let on = is_running.clone();
+        fixture.spawn(false, echo(on));
+        ping_pong(fixture, is_running.clone());
+        let on = is_running.clone();
+        fixture.spawn(false, async move {
             while on() {
                 let mut parts: FuturesUnordered<_> = (0..8).map(|i| sleep(Duration::from_micros(100 * i))).collect();
                 while parts.next().await.is_some() {
@@ -62,8 +63,8 @@ impl Noise {
                 }
             }
         });
-        let on = goes_on.clone();
-        scene.spawn(false, async move {
+        let on = is_running.clone();
+        fixture.spawn(false, async move {
             while on() {
                 tokio::select! {
                     () = sleep(Duration::from_millis(2)) => {}
@@ -71,38 +72,39 @@ impl Noise {
                 }
             }
         });
-        if scene.mode.uses_pool() {
-            let on = goes_on.clone();
-            scene.spawn(false, async move {
+        if fixture.mode.uses_pool() {
+            let on = is_running.clone();
+            fixture.spawn(false, async move {
                 while on() {
                     let _ = tokio::task::spawn_blocking(move || std::thread::sleep(threshold * 2)).await;
                 }
             });
         }
-        if scene.mode.hands_workers_on() {
-            let on = goes_on.clone();
-            scene.spawn(false, async move {
+        if fixture.mode.uses_block_in_place() {
+            let on = is_running.clone();
+            fixture.spawn(false, async move {
                 while on() {
-                    note_in_place();
+                    record_block_in_place();
                     tokio::task::block_in_place(|| std::thread::sleep(threshold * 2));
                     sleep(threshold).await;
                 }
             });
         }
-        let (weak, on) = (Arc::downgrade(scene), goes_on);
-        scene.spawn(false, async move {
+        let (weak, on) = (Arc::downgrade(fixture), is_running);
+        fixture.spawn(false, async move {
             while on() {
-                if let Some(scene) = weak.upgrade() {
-                    scene.spawn(false, std::future::pending()).abort();
-                    scene.spawn(true, async { std::panic::resume_unwind(Box::new("on purpose")) });
+                if let Some(fixture) = weak.upgrade() {
+                    fixture.spawn(false, std::future::pending()).abort();
+                    fixture.spawn(true, async { std::panic::resume_unwind(Box::new("on purpose")) });
                 }
                 sleep(Duration::from_millis(5)).await;
             }
         });
-        Noise(stop)
+        Background(stop)
     }
 
-    /// Returns when its tasks are gone: a runtime that is shut down has them panic.
+    /// Stops the load, and returns when its tasks are gone. They would panic in a runtime that is
+    /// shut down.
     pub(crate) fn stop(self) {
         self.0.store(true, Ordering::Release);
         while Arc::strong_count(&self.0) > 1 {
@@ -111,12 +113,12 @@ impl Noise {
     }
 }
 
-/// Two tasks of which each wakes the other: they take turns in the worker's LIFO slot.
-fn ping_pong(scene: &Scene, goes_on: impl Fn() -> bool + Send + 'static) {
+/// Spawns two tasks that wake each other and take turns in the worker's LIFO slot.
+fn ping_pong(fixture: &Fixture, is_running: impl Fn() -> bool + Send + 'static) {
     let (ping, mut pinged) = mpsc::channel::<()>(1);
     let (pong, mut ponged) = mpsc::channel::<()>(1);
-    scene.spawn(false, async move {
-        while goes_on() {
+    fixture.spawn(false, async move {
+        while is_running() {
             for _ in 0..10 {
                 if ping.send(()).await.is_err() || ponged.recv().await.is_none() {
                     return;
@@ -125,7 +127,7 @@ fn ping_pong(scene: &Scene, goes_on: impl Fn() -> bool + Send + 'static) {
             sleep(Duration::from_millis(1)).await;
         }
     });
-    scene.spawn(false, async move {
+    fixture.spawn(false, async move {
         while pinged.recv().await.is_some() {
             if pong.send(()).await.is_err() {
                 return;
@@ -134,13 +136,13 @@ fn ping_pong(scene: &Scene, goes_on: impl Fn() -> bool + Send + 'static) {
     });
 }
 
-/// A connection to itself.
-async fn echo(goes_on: impl Fn() -> bool) {
+/// Sends data over a connection of the process to itself.
+async fn echo(is_running: impl Fn() -> bool) {
     let Ok(listener) = TcpListener::bind("127.0.0.1:0").await else { return };
     let Ok(addr) = listener.local_addr() else { return };
     let (Ok(mut one), Ok((mut other, _))) = tokio::join!(TcpStream::connect(addr), listener.accept()) else { return };
     let mut buffer = [0; 64];
-    while goes_on() {
+    while is_running() {
         if one.write_all(&buffer).await.is_err() || other.read_exact(&mut buffer).await.is_err() {
             return;
         }

@@ -1,4 +1,5 @@
-//! Threads that inject blocks, one after the other: of every kind, in every shape, for durations around the threshold.
+//! Threads that inject blocks, one after the other: of every kind, in every shape, for durations
+//! around the threshold.
 
 use std::convert::Infallible;
 use std::os::unix::net::UnixStream;
@@ -13,34 +14,34 @@ use http::{Request, Response};
 use tokio::task::{AbortHandle, yield_now};
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::draw::Draw;
-use super::journal::{Requested, lock};
+use super::fixture::Fixture;
 use super::kinds::{Job, Kind, Wait};
-use super::scene::Scene;
-use super::unwatched::COMPUTES;
+use super::poll_recorder::{RecordedRequest, lock};
+use super::rng::Rng;
+use super::unwatched::LONG_COMPUTATION;
 
-/// How the block comes into its poll.
+/// The code that a block is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
-    /// In a task.
+    /// A task.
     Plain,
-    /// In a task of `Watchdog::spawn`, after some short polls.
+    /// A task of `Watchdog::spawn`, after some short polls.
     Later,
-    /// In a watched future within a task.
+    /// A watched future within a task.
     Part,
-    /// In a request below the layer.
+    /// A request below the layer.
     Request,
-    /// Two requests in one poll, each too short by itself or not.
+    /// Two requests in one poll, of which each may be too short by itself.
     Requests,
-    /// Among others in a `FuturesUnordered`.
+    /// One of several futures in a `FuturesUnordered`.
     Unordered,
-    /// In a branch of `select!`.
+    /// A branch of `select!`.
     Select,
-    /// In a task that is aborted meanwhile.
+    /// A task that is aborted during the block.
     Aborted,
-    /// In a task that panics then.
+    /// A task that panics after the block.
     Panics,
-    /// In the root of the runtime: of a current-thread one it blocks the loop, else it is on no worker.
+    /// The root future. In a current-thread runtime it blocks the event loop, otherwise no worker.
     Root,
 }
 
@@ -59,7 +60,7 @@ const SHAPES: [Shape; 12] = [
     Shape::Root,
 ];
 
-/// Those of tasks of which pollwatch measures no part.
+/// The shapes in which pollwatch measures nothing.
 const UNWATCHED: [Shape; 8] = [
     Shape::Plain,
     Shape::Plain,
@@ -71,7 +72,7 @@ const UNWATCHED: [Shape; 8] = [
     Shape::Root,
 ];
 
-/// Blocks that compute, at most at a time: one CPU is left to everybody else.
+/// A limit on the number of blocks that compute at one time, which leaves a CPU to everything else.
 struct Computing {
     now: AtomicUsize,
     most: usize,
@@ -84,14 +85,14 @@ impl Computing {
     }
 }
 
-/// Injects for some time, on several threads; returns when all blocks are over.
-pub(crate) fn inject(scene: &Arc<Scene>, time: Duration, seed: u64) {
+/// Injects blocks for some time, on several threads, and returns when all blocks have ended.
+pub(crate) fn inject(fixture: &Arc<Fixture>, time: Duration, seed: u64) {
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get());
     let computing = Computing { now: AtomicUsize::new(0), most: (cpus - 1).max(1) };
     let end = Instant::now() + time;
     std::thread::scope(|scope| {
-        for i in 0..scene.mode.workers() + 1 {
-            let mut injector = Injector { scene, computing: &computing, draw: Draw::new(seed + i as u64) };
+        for i in 0..fixture.mode.workers() + 1 {
+            let mut injector = Injector { fixture, computing: &computing, rng: Rng::new(seed + i as u64) };
             scope.spawn(move || {
                 while Instant::now() < end {
                     injector.one();
@@ -102,31 +103,31 @@ pub(crate) fn inject(scene: &Arc<Scene>, time: Duration, seed: u64) {
 }
 
 struct Injector<'a> {
-    scene: &'a Arc<Scene>,
+    fixture: &'a Arc<Fixture>,
     computing: &'a Computing,
-    draw: Draw,
+    rng: Rng,
 }
 
 impl Injector<'_> {
     fn one(&mut self) {
-        let unwatched = self.scene.mode.is_unwatched();
-        let shape = self.draw.one_of(if unwatched { &UNWATCHED[..] } else { &SHAPES });
-        let mut kind = self.draw.one_of(&Kind::ALL);
+        let unwatched = self.fixture.mode.is_unwatched();
+        let shape = self.rng.one_of(if unwatched { &UNWATCHED[..] } else { &SHAPES });
+        let mut kind = self.rng.one_of(&Kind::ALL);
         let computes = kind == Kind::Computes && self.computing.enter();
         if kind == Kind::Computes && !computes {
             kind = Kind::Sleeps;
         }
         match shape {
-            // Each of two about as long as the threshold, or clearly shorter.
+            // Each of the two requests is about as long as the threshold, or clearly shorter.
             Shape::Requests => {
-                let share = self.draw.between(0.5, 1.3);
+                let share = self.rng.between(0.5, 1.3);
                 self.block(shape, kind, share, 2);
             }
             _ => {
-                let share = match computes && unwatched && self.draw.below(12) == 0 {
-                    // Less is not told.
-                    true => self.draw.between(COMPUTES as f64, 1.5 * COMPUTES as f64),
-                    false => self.draw.thresholds(),
+                let share = match computes && unwatched && self.rng.below(12) == 0 {
+                    // A shorter computation need not be reported.
+                    true => self.rng.between(LONG_COMPUTATION as f64, 1.5 * LONG_COMPUTATION as f64),
+                    false => self.rng.thresholds(),
                 };
                 self.block(shape, kind, share, 1);
             }
@@ -134,14 +135,14 @@ impl Injector<'_> {
         if computes {
             self.computing.now.fetch_sub(1, Ordering::Relaxed);
         }
-        let gap = self.scene.threshold as f64 * self.draw.between(0.0, 0.4);
+        let gap = self.fixture.threshold as f64 * self.rng.between(0.0, 0.4);
         std::thread::sleep(Duration::from_nanos(gap as u64));
     }
 
-    /// One task with its blocks; this thread lets each of them go on when its time has come.
+    /// Starts one task with its blocks. This thread releases each of them after its time.
     fn block(&mut self, shape: Shape, kind: Kind, thresholds: f64, count: usize) {
-        let time = Duration::from_nanos((self.scene.threshold as f64 * thresholds) as u64);
-        let (go, began) = mpsc::channel();
+        let time = Duration::from_nanos((self.fixture.threshold as f64 * thresholds) as u64);
+        let (started, started_at) = mpsc::channel();
         let gate = Arc::new(Mutex::new(()));
         let mut held = Some(lock(&gate));
         let (mut jobs, mut ends) = (Vec::new(), Vec::new());
@@ -160,13 +161,13 @@ impl Injector<'_> {
                     Wait::Socket(read)
                 }
             };
-            jobs.push(Job { kind, wait, go: go.clone() });
+            jobs.push(Job { kind, wait, started: started.clone() });
         }
-        drop(go);
+        drop(started);
         let (done, is_done) = mpsc::channel();
         let task = self.start(shape, kind, jobs, done);
         ends.reverse();
-        while began.recv().is_ok() {
+        while started_at.recv().is_ok() {
             if let Some(task) = task.as_ref().filter(|_| shape == Shape::Aborted) {
                 task.abort();
             }
@@ -176,23 +177,23 @@ impl Injector<'_> {
                 drop(held.take());
             }
         }
-        // An end: the task, and with it the sender, is gone.
+        // The task, and with it the sender, has been dropped.
         let _ = is_done.recv();
     }
 
     fn start(&mut self, shape: Shape, kind: Kind, mut jobs: Vec<Job>, done: Sender<()>) -> Option<AbortHandle> {
-        let scene = self.scene.clone();
+        let fixture = self.fixture.clone();
         let job = jobs.pop().expect("one at least");
-        let yields = self.draw.below(4);
+        let yields = self.rng.below(4);
         Some(match shape {
             Shape::Root => {
-                scene.run_in_root(job);
+                fixture.run_in_root(job);
                 return None;
             }
             Shape::Plain | Shape::Aborted => self.spawn(kind, false, async move {
                 let _done = done;
                 job.run();
-                // An abort comes true at the latest here.
+                // An abort takes effect here at the latest.
                 yield_now().await;
             }),
             Shape::Later => self.spawn(kind, true, async move {
@@ -208,17 +209,17 @@ impl Injector<'_> {
             Shape::Part => self.spawn(kind, true, async move {
                 let _done = done;
                 yield_now().await;
-                scene.watchdog.watch(async { job.run() }).await;
+                fixture.watchdog.watch(async { job.run() }).await;
             }),
             Shape::Request => self.spawn(kind, yields == 0, async move {
                 let _done = done;
-                request(&scene, job).await;
+                request(&fixture, job).await;
                 yield_now().await;
             }),
             Shape::Requests => self.spawn(kind, false, async move {
                 let _done = done;
                 let other = jobs.pop().expect("two");
-                tokio::join!(request(&scene, job), request(&scene, other));
+                tokio::join!(request(&fixture, job), request(&fixture, other));
             }),
             Shape::Unordered => self.spawn(kind, false, async move {
                 let _done = done;
@@ -249,25 +250,25 @@ impl Injector<'_> {
             Shape::Panics => self.spawn(kind, yields == 0, async move {
                 let _done = done;
                 job.run();
-                // As a panic does, but without its message.
+                // Panics without the message of a panic.
                 std::panic::resume_unwind(Box::new("on purpose"));
             }),
         })
     }
 
-    /// A place for each kind.
+    /// Spawns at a site of its own for each kind.
     fn spawn(&self, kind: Kind, through: bool, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         match kind {
-            Kind::Computes => self.scene.spawn(through, future),
-            Kind::Sleeps => self.scene.spawn(through, future),
-            Kind::Locks => self.scene.spawn(through, future),
-            Kind::ReadsPipe => self.scene.spawn(through, future),
-            Kind::ReadsSocket => self.scene.spawn(through, future),
+            Kind::Computes => self.fixture.spawn(through, future),
+            Kind::Sleeps => self.fixture.spawn(through, future),
+            Kind::Locks => self.fixture.spawn(through, future),
+            Kind::ReadsPipe => self.fixture.spawn(through, future),
+            Kind::ReadsSocket => self.fixture.spawn(through, future),
         }
     }
 }
 
-/// Dropped, it ends a read at the other end.
+/// The end of a pipe or socket. Dropping it ends a read at the other end.
 #[allow(dead_code, reason = "for its drop")]
 enum End {
     Pipe(std::io::PipeWriter),
@@ -275,7 +276,7 @@ enum End {
 }
 
 /// A request whose handler blocks.
-async fn request(scene: &Scene, job: Job) {
+async fn request(fixture: &Fixture, job: Job) {
     let uri = format!("{}/{}", job.kind.route(), 7);
     let named =
         |parts: &http::request::Parts| parts.uri.path().rsplit_once('/').map(|(route, _)| route.to_owned().into());
@@ -284,7 +285,7 @@ async fn request(scene: &Scene, job: Job) {
         request.into_body().run();
         Ok::<_, Infallible>(Response::new(()))
     };
-    let service = ServiceBuilder::new().layer(scene.watchdog.layer().route_by(named)).service_fn(handler);
+    let service = ServiceBuilder::new().layer(fixture.watchdog.layer().route_by(named)).service_fn(handler);
     let request = Request::get(uri).body(job).expect("a request");
-    let _ = Requested { inner: service.oneshot(request) }.await;
+    let _ = RecordedRequest { inner: service.oneshot(request) }.await;
 }

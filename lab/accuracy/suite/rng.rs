@@ -1,10 +1,10 @@
-//! Chance that is the same in every run: SplitMix64.
+//! A deterministic random number generator: SplitMix64.
 
-pub(crate) struct Draw(u64);
+pub(crate) struct Rng(u64);
 
-impl Draw {
-    pub(crate) fn new(seed: u64) -> Draw {
-        Draw(seed)
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Rng {
+        Rng(seed)
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -15,7 +15,7 @@ impl Draw {
         z ^ (z >> 31)
     }
 
-    /// Below `n`.
+    /// Returns a number below `n`.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
@@ -28,7 +28,8 @@ impl Draw {
         all[self.below(all.len())]
     }
 
-    /// How long a block is meant to be, in thresholds: below it 35 of 100, at it 25, above 30, far above 10.
+    /// Returns the intended length of a block, in thresholds: 35% are below one, 25% about one, 30%
+    /// above, and 10% far above.
     pub(crate) fn thresholds(&mut self) -> f64 {
         match self.below(100) {
             0..35 => self.between(0.2, 0.9),

@@ -1,5 +1,5 @@
-//! Whether there was a CPU to be had: a thread that wakes each millisecond, and what the kernel says of pollwatch's own threads.
-//! None of it is asked of pollwatch.
+//! Measures whether a CPU was available: by a thread that wakes each millisecond, and by the run
+//! delay of pollwatch's threads. The kernel is the source of both, not pollwatch.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::truth::{MS, Poll, Span, now};
+use super::ground_truth::{MS, Poll, Span, now};
 
-/// A line of `schedstat`: nanoseconds ready to run without a CPU, and how often it was given one.
+/// A line of `schedstat`: the run delay in nanoseconds, and the number of time slices.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waits {
     delay: u64,
@@ -29,20 +29,20 @@ thread_local! {
     static OWN: RefCell<Option<File>> = RefCell::new(File::open("/proc/thread-self/schedstat").ok());
 }
 
-/// How long this thread was ready to run in all, but had no CPU. 0 where nobody counts.
+/// Returns the run delay of this thread so far, or 0 where the kernel does not count it.
 pub(crate) fn own_run_delay() -> u64 {
     OWN.with_borrow(|file| file.as_ref().and_then(read)).map_or(0, |waits| waits.delay)
 }
 
-/// The CPU time of this thread.
+/// Returns the CPU time of this thread in nanoseconds.
 pub(crate) fn own_cpu() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a valid place to write to.
+    // SAFETY: `time` is valid for writes.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// The threads whose being served matters: pollwatch's.
+/// Opens the `schedstat` files of pollwatch's threads.
 fn watched() -> Vec<File> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let is_ours = |task: &std::fs::DirEntry| {
@@ -56,56 +56,60 @@ struct Sample {
     waits: Vec<Waits>,
 }
 
-/// What it saw.
+/// The times in which no CPU was available.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct CpuAvailability {
     samples: Vec<Sample>,
-    /// Times in which it did not run though it meant to, and no other thread had its CPU: everything stood still.
-    still: Vec<Span>,
-    /// And those in which it had to wait for a CPU.
+    /// Times in which the monitor overslept without run delay: the machine or the process was
+    /// paused.
+    pauses: Vec<Span>,
+    /// Times in which the monitor waited for a CPU.
     late: Vec<Span>,
-    /// Long polls whose threads did, and for how long.
+    /// Long polls whose threads waited for a CPU, with their run delay.
     starved: Vec<(Span, u64)>,
 }
 
-impl Watch {
-    /// Everything stood still then.
+impl CpuAvailability {
+    /// Returns the record of a machine that was paused during `span`.
     #[cfg(test)]
-    pub(crate) fn standing(span: Span) -> Watch {
-        Watch { still: vec![span], ..Watch::default() }
+    pub(crate) fn paused_during(span: Span) -> CpuAvailability {
+        CpuAvailability { pauses: vec![span], ..CpuAvailability::default() }
     }
 
-    /// For how long the whole machine, or this process, stood still within a span.
-    pub(crate) fn standstill(&self, span: Span) -> u64 {
-        self.still.iter().map(|still| still.overlap(span)).sum()
+    /// Returns the time within a span for which the machine, or this process, was paused.
+    pub(crate) fn pause_within(&self, span: Span) -> u64 {
+        self.pauses.iter().map(|pause| pause.overlap(span)).sum()
     }
 
-    /// For how long pollwatch, or the sentinel itself, was kept from a CPU within a span.
-    pub(crate) fn kept_off(&self, span: Span) -> u64 {
+    /// Returns the time within a span for which pollwatch, or the monitor itself, had no CPU.
+    pub(crate) fn delay_within(&self, span: Span) -> u64 {
         let late: u64 = self.late.iter().map(|late| late.overlap(span)).sum();
-        late.max(self.standstill(span)).max(self.waited(span))
+        late.max(self.pause_within(span)).max(self.waited(span))
     }
 
-    /// Has it know of the long polls, too, that were given no CPU: who asks such a thread for its stack waits for the answer.
+    /// Adds the long polls that were given no CPU. Pollwatch waits when it requests the stack of
+    /// such a thread.
     pub(crate) fn remember(&mut self, threshold: u64, polls: &[Poll]) {
         let starved = polls.iter().filter(|poll| poll.outer.nanos() >= threshold && poll.waited >= MS / 2);
         self.starved.extend(starved.map(|poll| (poll.outer, poll.waited.min(ANSWER))));
     }
 
-    /// For how long pollwatch, or who it waited for, was kept from a CPU within a span.
-    pub(crate) fn held_up(&self, span: Span) -> u64 {
+    /// Returns the time within a span for which pollwatch, or a thread that it waited for, had no
+    /// CPU.
+    pub(crate) fn hold_up_within(&self, span: Span) -> u64 {
         let starved: u64 = self.starved.iter().map(|(poll, waited)| poll.overlap(span).min(*waited)).sum();
-        self.kept_off(span) + starved
+        self.delay_within(span) + starved
     }
 
-    /// What pollwatch's threads waited for a CPU, as the kernel counts it once they run again.
+    /// Returns the run delay of pollwatch's threads within a span. The kernel adds a delay when the
+    /// thread runs again.
     fn waited(&self, span: Span) -> u64 {
-        let Some(from) = self.samples.iter().rposition(|s| s.at <= span.begin) else { return 0 };
+        let Some(from) = self.samples.iter().rposition(|s| s.at <= span.start) else { return 0 };
         let end = self.samples.iter().position(|s| s.at >= span.end).unwrap_or(self.samples.len() - 1);
         let thread = |i: usize| {
             let then = self.samples[from].waits[i];
             let at_end = self.samples[end].waits[i];
-            // It waits at the end of the span: how long is told when it runs again.
+            // A thread that waits at the end of the span has its delay counted when it runs again.
             let later = self.samples[end..].iter().map(|s| s.waits[i]).find(|w| w.turns > at_end.turns);
             later.unwrap_or(at_end).delay.saturating_sub(then.delay)
         };
@@ -113,45 +117,48 @@ impl Watch {
     }
 }
 
-pub(crate) struct Sentinel {
+pub(crate) struct CpuMonitor {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Watch>,
+    thread: JoinHandle<CpuAvailability>,
 }
 
-/// Nobody waits for longer for a stack.
+/// The longest wait for a stack.
 const ANSWER: u64 = 5 * MS;
 
 const NAP: u64 = MS;
-/// Later than this it was kept off.
+/// The monitor has been delayed if it oversleeps by this much.
 const LATE: u64 = MS;
 
-impl Sentinel {
-    pub(crate) fn start() -> Sentinel {
+impl CpuMonitor {
+    pub(crate) fn start() -> CpuMonitor {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let run = move || {
             let watched = watched();
-            let mut watch = Watch::default();
+            let mut availability = CpuAvailability::default();
             while !stopped.load(Ordering::Acquire) {
-                let (begin, delay) = (now(), own_run_delay());
+                let (start, delay) = (now(), own_run_delay());
                 std::thread::sleep(Duration::from_nanos(NAP));
                 let end = now();
-                let overslept = (end - begin).saturating_sub(NAP);
+                let overslept = (end - start).saturating_sub(NAP);
                 if overslept >= LATE {
                     let waited = own_run_delay().saturating_sub(delay);
-                    let list = if waited >= overslept / 2 { &mut watch.late } else { &mut watch.still };
-                    list.push(Span { begin, end });
+                    let list = if waited >= overslept / 2 { &mut availability.late } else { &mut availability.pauses };
+                    list.push(Span { start, end });
                 }
                 let waits = watched.iter().map(|file| read(file).unwrap_or_default()).collect();
-                watch.samples.push(Sample { at: now(), waits });
+                availability.samples.push(Sample { at: now(), waits });
             }
-            watch
+            availability
         };
-        Sentinel { stop, thread: std::thread::Builder::new().name("sentinel".into()).spawn(run).expect("a thread") }
+        CpuMonitor {
+            stop,
+            thread: std::thread::Builder::new().name("cpu_monitor".into()).spawn(run).expect("a thread"),
+        }
     }
 
-    pub(crate) fn stop(self) -> Watch {
+    pub(crate) fn stop(self) -> CpuAvailability {
         self.stop.store(true, Ordering::Release);
-        self.thread.join().expect("the sentinel does not panic")
+        self.thread.join().expect("the cpu_monitor does not panic")
     }
 }

@@ -1,4 +1,5 @@
-//! Writes down every poll that matters, from around pollwatch: by the user's own hooks, or by a wrapper around its wrapper.
+//! Records every poll that is long or contains a block, outside of pollwatch: by the user's hooks,
+//! or by a wrapper around pollwatch's wrapper.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -10,18 +11,18 @@ use std::task::{Context, Poll as Answer};
 
 use pin_project_lite::pin_project;
 
-use super::sentinel;
-use super::truth::{Block, Poll, Span, now};
+use super::cpu_monitor;
+use super::ground_truth::{Block, Poll, Span, now};
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A poll that goes on.
+/// A poll in progress.
 struct Open {
     poll: Poll,
     waited: u64,
-    in_place: bool,
+    used_block_in_place: bool,
 }
 
 thread_local! {
@@ -30,62 +31,64 @@ thread_local! {
     static NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Who was seen to have a worker's index, in place of somebody else.
+/// A thread was observed with a worker index that another thread had before.
 #[derive(Clone, Copy)]
-struct Claim {
+struct Takeover {
     worker: usize,
     at: u64,
 }
 
 const WORKERS: usize = 64;
 
-pub(crate) struct Journal {
-    /// A poll that lasts this long is kept, block or not.
+pub(crate) struct PollRecorder {
+    /// The shortest poll that is recorded even if it contains no block.
     keep: u64,
     polls: Mutex<Vec<(Poll, bool)>>,
     owners: [AtomicU64; WORKERS],
-    claims: Mutex<Vec<Claim>>,
+    takeovers: Mutex<Vec<Takeover>>,
 }
 
-impl Journal {
-    pub(crate) fn new(keep: u64) -> Arc<Journal> {
-        Arc::new(Journal {
+impl PollRecorder {
+    pub(crate) fn new(keep: u64) -> Arc<PollRecorder> {
+        Arc::new(PollRecorder {
             keep,
             polls: Mutex::default(),
             owners: std::array::from_fn(|_| AtomicU64::new(0)),
-            claims: Mutex::default(),
+            takeovers: Mutex::default(),
         })
     }
 
-    /// A poll begins on this thread.
-    pub(crate) fn begin(&self, task: Option<tokio::task::Id>) {
-        let begin = now();
-        let worker = self.seen(begin);
+    /// Records the start of a poll on this thread.
+    pub(crate) fn start(&self, task: Option<tokio::task::Id>) {
+        let start = now();
+        let worker = self.current_worker(start);
         let poll = Poll {
-            thread: name(),
+            thread: thread_name(),
             task,
             worker,
-            outer: Span { begin, end: begin },
+            outer: Span { start, end: start },
             waited: 0,
             held_until: None,
             blocks: Vec::new(),
             site: None,
         };
-        OPEN.with_borrow_mut(|open| open.push(Open { poll, waited: sentinel::own_run_delay(), in_place: false }));
+        OPEN.with_borrow_mut(|open| {
+            open.push(Open { poll, waited: cpu_monitor::own_run_delay(), used_block_in_place: false })
+        });
     }
 
-    /// It ends.
+    /// Records the end of the poll on this thread.
     pub(crate) fn end(&self) {
-        let Some(Open { mut poll, waited, in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
+        let Some(Open { mut poll, waited, used_block_in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
         poll.outer.end = now();
         if poll.outer.nanos() >= self.keep || !poll.blocks.is_empty() {
-            poll.waited = sentinel::own_run_delay().saturating_sub(waited);
-            lock(&self.polls).push((poll, in_place));
+            poll.waited = cpu_monitor::own_run_delay().saturating_sub(waited);
+            lock(&self.polls).push((poll, used_block_in_place));
         }
     }
 
-    /// This thread does something with a worker's index: which.
-    pub(crate) fn seen(&self, at: u64) -> Option<usize> {
+    /// Returns the worker index of this thread, and records a takeover of the worker.
+    pub(crate) fn current_worker(&self, at: u64) -> Option<usize> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let worker = tokio::runtime::worker_index()?;
         let number = NUMBER.with(|number| {
@@ -97,29 +100,32 @@ impl Journal {
         let owner = &self.owners[worker % WORKERS];
         if owner.load(Ordering::Relaxed) != number {
             owner.store(number, Ordering::Relaxed);
-            lock(&self.claims).push(Claim { worker, at });
+            lock(&self.takeovers).push(Takeover { worker, at });
         }
         Some(worker)
     }
 
-    /// All polls so far, in the order of their begin.
+    /// Returns all polls so far, in the order of their start.
     pub(crate) fn polls(&self) -> Vec<Poll> {
-        let claims = lock(&self.claims);
+        let takeovers = lock(&self.takeovers);
         let held = |poll: &Poll| {
-            let later = claims.iter().filter(|c| Some(c.worker) == poll.worker && c.at > poll.outer.begin);
+            let later = takeovers.iter().filter(|c| Some(c.worker) == poll.worker && c.at > poll.outer.start);
             later.map(|c| c.at).min().unwrap_or(u64::MAX)
         };
         let polls = lock(&self.polls);
         let mut polls: Vec<Poll> = polls
             .iter()
-            .map(|(poll, in_place)| Poll { held_until: in_place.then(|| held(poll)), ..poll.clone() })
+            .map(|(poll, used_block_in_place)| Poll {
+                held_until: used_block_in_place.then(|| held(poll)),
+                ..poll.clone()
+            })
             .collect();
-        polls.sort_by_key(|poll| poll.outer.begin);
+        polls.sort_by_key(|poll| poll.outer.start);
         polls
     }
 }
 
-fn name() -> Arc<str> {
+fn thread_name() -> Arc<str> {
     NAME.with_borrow_mut(|name| {
         name.get_or_insert_with(|| std::thread::current().name().unwrap_or("unnamed").into()).clone()
     })
@@ -129,19 +135,19 @@ fn top(f: impl FnOnce(&mut Open)) {
     OPEN.with_borrow_mut(|open| open.last_mut().map(f));
 }
 
-/// A block has ended in the poll of this thread.
-pub(crate) fn note(block: Block) {
+/// Records a block that has ended in the poll of this thread.
+pub(crate) fn record_block(block: Block) {
     top(|open| open.poll.blocks.push(block));
 }
 
-/// The poll of this thread is of a task spawned here.
-pub(crate) fn note_site(site: &'static Location<'static>) {
+/// Records the spawn site of the task that this thread polls.
+pub(crate) fn record_site(site: &'static Location<'static>) {
     top(|open| open.poll.site = Some(site));
 }
 
-/// The poll of this thread is about to hand its worker on.
-pub(crate) fn note_in_place() {
-    top(|open| open.in_place = true);
+/// Records that the poll of this thread is about to call `block_in_place`.
+pub(crate) fn record_block_in_place() {
+    top(|open| open.used_block_in_place = true);
 }
 
 fn blocks() -> usize {
@@ -149,21 +155,21 @@ fn blocks() -> usize {
 }
 
 pin_project! {
-    /// Notes each poll of a future.
-    pub(crate) struct Outer<F> {
+    /// A future whose polls are recorded.
+    pub(crate) struct RecordedTask<F> {
         #[pin]
         inner: F,
-        journal: Arc<Journal>,
+        journal: Arc<PollRecorder>,
     }
 }
 
-impl<F> Outer<F> {
-    pub(crate) fn new(journal: &Arc<Journal>, inner: F) -> Outer<F> {
-        Outer { inner, journal: journal.clone() }
+impl<F> RecordedTask<F> {
+    pub(crate) fn new(journal: &Arc<PollRecorder>, inner: F) -> RecordedTask<F> {
+        RecordedTask { inner, journal: journal.clone() }
     }
 }
 
-struct End<'a>(&'a Journal);
+struct End<'a>(&'a PollRecorder);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -171,52 +177,52 @@ impl Drop for End<'_> {
     }
 }
 
-impl<F: Future> Future for Outer<F> {
+impl<F: Future> Future for RecordedTask<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Answer<F::Output> {
         let this = self.project();
-        this.journal.begin(tokio::task::try_id());
+        this.journal.start(tokio::task::try_id());
         let _end = End(this.journal);
         this.inner.poll(cx)
     }
 }
 
 pin_project! {
-    /// A response future, from outside of the layer: the blocks in its poll are those of its request.
-    pub(crate) struct Requested<F> {
+    /// A response future outside of the layer. The blocks in its poll belong to its request.
+    pub(crate) struct RecordedRequest<F> {
         #[pin]
         pub(crate) inner: F,
     }
 }
 
-impl<F: Future> Future for Requested<F> {
+impl<F: Future> Future for RecordedRequest<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Answer<F::Output> {
-        let (begin, before) = (now(), blocks());
+        let (start, before) = (now(), blocks());
         let answer = self.project().inner.poll(cx);
-        let request = Span { begin, end: now() };
+        let request = Span { start, end: now() };
         top(|open| open.poll.blocks[before..].iter_mut().for_each(|block| block.request = Some(request)));
         answer
     }
 }
 
 pin_project! {
-    /// The future of a task: tells the journal where it was spawned.
-    pub(crate) struct Spawned<F> {
+    /// The future of a task, which records where the task was spawned.
+    pub(crate) struct RecordedSite<F> {
         #[pin]
         pub(crate) inner: F,
         pub(crate) site: &'static Location<'static>,
     }
 }
 
-impl<F: Future> Future for Spawned<F> {
+impl<F: Future> Future for RecordedSite<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Answer<F::Output> {
         let this = self.project();
-        note_site(this.site);
+        record_site(this.site);
         this.inner.poll(cx)
     }
 }

@@ -1,4 +1,4 @@
-//! A thousand places to watch a future at.
+//! A thousand sites at which a future is watched.
 
 use std::future::{Ready, ready};
 
@@ -10,7 +10,7 @@ fn s(w: &Watchdog) -> Watched<Ready<()>> {
 }
 
 #[rustfmt::skip]
-pub(crate) fn places(w: &Watchdog) -> [Watched<Ready<()>>; 1_000] {
+pub(crate) fn futures(w: &Watchdog) -> [Watched<Ready<()>>; 1_000] {
     [
         s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w),
         s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w), s(w),

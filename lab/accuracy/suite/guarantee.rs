@@ -1,0 +1,84 @@
+//! The guarantees of pollwatch for one poll, by how the poll is detected. Pure.
+
+use super::cpu_monitor::CpuAvailability;
+use super::ground_truth::{MS, Poll, Span};
+
+/// A poll must be reported only if its block lasted this much longer than the threshold.
+const MARGIN: u64 = 2 * MS;
+
+/// The time for which the watchdog measures the CPU time of one thread, and inspects no other.
+const MEASURING: u64 = 2 * MS;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guarantee {
+    pub(crate) threshold: u64,
+    /// The shortest poll that must be reported.
+    pub(crate) long: u64,
+    /// The shortest request whose route must be reported.
+    pub(crate) long_request: u64,
+    /// The time by which a reported duration may be too short where polls are found by scans alone:
+    /// the start of a poll is observed by the next scan.
+    scan_delay: Option<u64>,
+}
+
+impl Guarantee {
+    /// Returns the guarantee where pollwatch times every poll.
+    pub(crate) fn exact(threshold: u64) -> Guarantee {
+        Guarantee { threshold, long: threshold + MARGIN, long_request: threshold + MS / 2, scan_delay: None }
+    }
+
+    /// Returns the guarantee where workers are observed from outside, by four scans a threshold:
+    /// one scan follows the start, and another one comes a threshold later.
+    pub(crate) fn unwatched(threshold: u64) -> Guarantee {
+        let long = threshold * 3 / 2 + MARGIN;
+        Guarantee { threshold, long, long_request: long, scan_delay: Some(threshold / 2) }
+    }
+
+    /// Returns the time by which the reported duration of this poll may be too short.
+    pub(crate) fn short_by(&self, poll: &Poll, cpu: &CpuAvailability) -> u64 {
+        self.scan_delay.map_or(0, |delay| delay + MEASURING + self.hold_up_within(poll, cpu))
+    }
+
+    /// Returns the time for which pollwatch could not inspect this poll. The cause of the delay may
+    /// have started before the poll.
+    fn hold_up_within(&self, poll: &Poll, cpu: &CpuAvailability) -> u64 {
+        cpu.hold_up_within(Span { start: poll.outer.start.saturating_sub(self.threshold), end: poll.outer.end })
+    }
+
+    /// Returns true if a long poll may remain unreported because the watchdog was given no CPU.
+    /// Where a poll lasts longer than the guarantee needs, a later scan is in time.
+    pub(crate) fn excuses(&self, poll: &Poll, cpu: &CpuAvailability) -> bool {
+        let more = poll.min_nanos().saturating_sub(self.long);
+        self.scan_delay.is_some() && self.hold_up_within(poll, cpu) >= more.max(self.threshold / FREE)
+    }
+}
+
+/// The watchdog is taken to have had a CPU if its run delay was less than this part of the
+/// threshold.
+pub(crate) const FREE: u64 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::super::matching::tests::{T, poll};
+    use super::*;
+
+    #[test]
+    fn only_a_watchdog_without_a_cpu_is_excused_and_only_where_it_scans() {
+        let delay = |from: u64, nanos: u64| CpuAvailability::paused_during(Span { start: from, end: from + nanos });
+        let (quiet, busy) = (CpuAvailability::default(), delay(2 * MS, 2 * MS));
+        let seventeen = poll(0, 17 * MS);
+        assert!(
+            Guarantee::unwatched(T).excuses(&seventeen, &busy) && !Guarantee::unwatched(T).excuses(&seventeen, &quiet)
+        );
+        assert!(!Guarantee::exact(T).excuses(&seventeen, &busy), "a timed poll needs no scan");
+        assert!(!Guarantee::unwatched(T).excuses(&poll(0, 30 * MS), &busy), "there was time enough");
+        assert!(!Guarantee::unwatched(T).excuses(&poll(40 * MS, 17 * MS), &busy), "that was before");
+        assert_eq!(Guarantee::unwatched(T).short_by(&seventeen, &busy), T / 2 + MEASURING + 2 * MS);
+        assert_eq!(Guarantee::exact(T).short_by(&seventeen, &busy), 0);
+        // The watchdog is excused as well while it waits for the stack of a thread that has no CPU.
+        let mut waits = CpuAvailability::default();
+        waits.remember(T, &[Poll { waited: 4 * MS, ..poll(0, 30 * MS) }, poll(60 * MS, 30 * MS)]);
+        assert!(Guarantee::unwatched(T).excuses(&poll(35 * MS, 17 * MS), &waits));
+        assert!(!Guarantee::unwatched(T).excuses(&poll(70 * MS, 17 * MS), &waits), "that one was given a CPU");
+    }
+}
