@@ -26,9 +26,9 @@ impl Watchdog {
     /// [`Certainty`](crate::Certainty). Observing them takes the thread callbacks, so pass yours to
     /// [`build_runtime_with`](Self::build_runtime_with) as well.
     ///
-    /// The builder can build further runtimes, which pollwatch does not observe. tokio cannot remove
-    /// a callback from a builder, so in stable mode four callbacks without effect stay in it. A
-    /// builder that is moved to another address after that is refused, as if those callbacks were
+    /// The builder can build further runtimes, which pollwatch does not observe. tokio cannot
+    /// remove a callback from a builder, so in stable mode four callbacks without effect stay in
+    /// it. A builder that is moved to another address after that is refused, as if those callbacks were
     /// yours. pollwatch recognizes them by the builder's address. While that builder, or a runtime
     /// that was built from it without pollwatch, exists, your callbacks on another builder at the
     /// same address are replaced without an error. Pass your callbacks to
@@ -40,8 +40,8 @@ impl Watchdog {
     /// that is still watched (that of one that was shut down may be used again, and keeps its
     /// counters), and when the builder has thread callbacks that would be lost. One watchdog
     /// distinguishes 63 names. A runtime with a further name is built, but not watched. This is
-    /// logged once, and [`coverage`](Self::coverage) counts such runtimes. Name runtimes after their
-    /// purpose, not after the time they were built.
+    /// logged once, and [`coverage`](Self::coverage) counts such runtimes. Name runtimes after
+    /// their purpose, not after the time they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }

@@ -173,7 +173,8 @@ impl Scene {
         Ok(scan)
     }
 
-    /// Each stall begins once, under an id of its own, is ongoing only until it ends, and ends once.
+    /// Each stall begins once, under an id of its own, is ongoing only until it ends, and ends
+    /// once.
     fn take(&mut self, change: Change) -> Result<(), TestCaseError> {
         match change {
             Change::Started { id, poll, elapsed, .. } | Change::EndedUnseen { id, poll, elapsed, .. } => {
