@@ -28,8 +28,8 @@ impl Watchdog {
     ///
     /// The builder can build further runtimes, which pollwatch does not observe. tokio cannot
     /// remove a callback from a builder, so in stable mode four callbacks without effect stay in
-    /// it. A builder that is moved to another address after that is refused, as if those callbacks were
-    /// yours. pollwatch recognizes them by the builder's address. While that builder, or a runtime
+    /// it. A builder that is moved to another address after that is refused, as if those callbacks
+    /// were yours. pollwatch recognizes them by the builder's address. While that builder, or a runtime
     /// that was built from it without pollwatch, exists, your callbacks on another builder at the
     /// same address are replaced without an error. Pass your callbacks to
     /// [`build_runtime_with`](Self::build_runtime_with) to rule this out.
