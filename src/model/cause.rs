@@ -83,8 +83,8 @@ pub enum Certainty {
 impl Certainty {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Certainty::Measured => "exact",
-            Certainty::Observed => "certain",
+            Certainty::Measured => "measured",
+            Certainty::Observed => "observed",
             Certainty::Suspected => "suspected",
         }
     }

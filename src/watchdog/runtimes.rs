@@ -22,26 +22,26 @@ impl Watchdog {
     /// callbacks stay as they are.
     ///
     /// In stable mode what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and
-    /// of a multi-thread runtime the workers are looked at from outside: see
-    /// [`Certainty`](crate::Certainty). That takes the thread callbacks, so yours go through
+    /// the workers of a multi-thread runtime are observed from outside: see
+    /// [`Certainty`](crate::Certainty). Observing them takes the thread callbacks, so pass yours to
     /// [`build_runtime_with`](Self::build_runtime_with) as well.
     ///
-    /// The builder can build further runtimes; ours is not in them. (tokio lets no callback be
-    /// taken out of a builder: in stable mode four without effect stay behind. A builder that is
-    /// moved elsewhere after that is refused, as if they were yours. They are told from yours by
-    /// where the builder is: while that builder, or a runtime that was built from it without
-    /// pollwatch, is still there, callbacks of yours on another builder in its old place are
-    /// replaced without an error. Give yours to [`build_runtime_with`](Self::build_runtime_with),
-    /// and this cannot happen.)
+    /// The builder can build further runtimes, which pollwatch does not observe. tokio cannot
+    /// remove a callback from a builder, so in stable mode four callbacks without effect stay in
+    /// it. A builder that is moved to another address after that is refused, as if those callbacks
+    /// were yours. pollwatch recognizes them by the builder's address. While that builder, or a runtime
+    /// that was built from it without pollwatch, exists, your callbacks on another builder at the
+    /// same address are replaced without an error. Pass your callbacks to
+    /// [`build_runtime_with`](Self::build_runtime_with) to rule this out.
     ///
     /// # Errors
     ///
     /// What tokio's `build` returns; `InvalidInput` when the name is empty or that of a runtime
-    /// that is still watched (that of one that was shut down may be used again, and goes on with
-    /// its counters), and when the builder has thread callbacks that would be lost. One watchdog
-    /// tells 63 names apart: a runtime with a further one is built all the same, but without being
-    /// watched. That is logged once, and [`coverage`](Self::coverage) has how many there were. Name
-    /// runtimes for what they are for, not for when they were built.
+    /// that is still watched (that of one that was shut down may be used again, and keeps its
+    /// counters), and when the builder has thread callbacks that would be lost. One watchdog
+    /// distinguishes 63 names. A runtime with a further name is built, but not watched. This is
+    /// logged once, and [`coverage`](Self::coverage) counts such runtimes. Name runtimes after
+    /// their purpose, not after the time they were built.
     pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
         self.build_runtime_with(name, builder, Hooks::new())
     }
@@ -169,10 +169,10 @@ impl Watchdog {
     }
 }
 
-/// The entry, where there was a name for it, the pool, where it is looked at, and the runtime.
+/// The runtime, its entry if a name was left for it, and its pool if that is observed.
 type Built<R> = (Option<Arc<Entry>>, Option<Arc<WorkerThreads>>, R);
 
-/// A builder that has our callbacks in it, until they are taken out again, also when `build`
+/// A builder that holds pollwatch's callbacks until this guard is dropped, also when `build`
 /// unwinds.
 struct Lent<'a> {
     builder: &'a mut Builder,

@@ -91,8 +91,7 @@ fn a_builder_whose_callbacks_would_be_lost_is_refused() {
     }
 }
 
-/// A user's callback that was set after pollwatch used the builder is told apart from pollwatch's
-/// own.
+/// pollwatch distinguishes its own callbacks from a user's callback that was set later.
 #[test]
 fn a_builder_can_be_used_again() {
     let counters = HookCounters::default();

@@ -204,7 +204,7 @@ fn stalls_are_reported_without_procfs() {
     let stall = runtime.block_on(task).unwrap().expect("the stall is reported while it lasts");
     assert_eq!(stall.site.to_string(), location);
     assert!(stall.stack.is_none() && stall.syscall.is_none(), "{stall}");
-    // Without procfs sleeping and starved threads cannot be told apart.
+    // Without procfs sleeping and starved threads cannot be distinguished.
     assert_eq!((stall.cause, stall.reason), (Cause::Unknown, ""));
     let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no procfs");
     assert!(computing.stack.is_none(), "{computing}");

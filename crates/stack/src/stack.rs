@@ -74,7 +74,7 @@ impl Stack {
     }
 
     /// Returns the functions between the libraries' innermost ones and the boundary, innermost
-    /// first: the code to look at.
+    /// first. They are the code to inspect.
     pub fn user_frames(&self) -> &[Frame] {
         &self.frames[self.user.0..self.user.1]
     }

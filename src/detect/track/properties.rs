@@ -18,7 +18,7 @@ struct Plan {
     off: u64,
     /// When the request in it begins, if there is one; it lasts as long as the poll.
     request: Option<u64>,
-    /// The last word is lost.
+    /// The slow-poll record of its end is lost.
     lost: bool,
 }
 
@@ -173,7 +173,8 @@ impl Scene {
         Ok(scan)
     }
 
-    /// Each stall begins once, under an id of its own, goes on only until it ends, and ends once.
+    /// Each stall begins once, under an id of its own, is ongoing only until it ends, and ends
+    /// once.
     fn take(&mut self, change: Change) -> Result<(), TestCaseError> {
         match change {
             Change::Started { id, poll, elapsed, .. } | Change::EndedUnseen { id, poll, elapsed, .. } => {

@@ -258,8 +258,8 @@ fn a_poll_that_mostly_waited_for_a_cpu_is_reported_at_once() {
     assert_eq!(reported, [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]);
 }
 
-/// A laptop's lid is closed for eight hours, with a counter that goes on meanwhile: one poll was
-/// short, one had blocked before.
+/// A laptop is suspended for eight hours while the clock's counter runs. One poll was short; one
+/// had blocked before.
 #[test]
 fn a_machine_that_was_suspended_has_no_stall_for_it() {
     const HOURS: u64 = 8 * 3_600_000 * MS;

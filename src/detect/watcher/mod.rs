@@ -48,7 +48,7 @@ const TASKS_NANOS: u64 = 1_000_000_000;
 /// The time that passes after a scan that panicked.
 const PANIC_DELAY: Duration = Duration::from_millis(10);
 
-/// What the watchdog thread is told to do.
+/// The settings of the watchdog thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatcherSettings {
     /// Whether stacks are captured.

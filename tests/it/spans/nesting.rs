@@ -108,7 +108,7 @@ fn spans_deeper_than_the_limit_are_counted() {
             entered.pop();
         }
         block_until_reported(&collected, &first(3).skip(1).collect::<Vec<_>>());
-        // More spans than can be told apart.
+        // These are more spans than can be distinguished.
         for n in 0..1_000 {
             entered.push(info_span!("level", n).entered());
         }
