@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
-use pollwatch::{Shed, Watchdog};
+use pollwatch::Watchdog;
+use pollwatch_shed::Shed;
 use reqwest::{Client, StatusCode};
 use tokio::task::JoinSet;
 
@@ -36,7 +37,7 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let app = Router::new().route("/report", get(report)).route("/price", get(price));
     let app = match shed {
         // Prices are let in always: they do not block, and have to be there.
-        true => app.layer(watchdog.layer().shed(Shed::new().allow("/price"))),
+        true => app.layer(Shed::new().allow("/price").layer(&watchdog)),
         false => app.layer(watchdog.layer()),
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
