@@ -12,6 +12,8 @@ use http::{HeaderMap, Request, header::CONTENT_TYPE};
 pub(crate) const MAX_ROUTES: usize = 500;
 /// The number of names that clients may have made up. They leave room for those of a router.
 const MAX_CLAIMED: usize = MAX_ROUTES / 2;
+/// The longest name in bytes. A longer one is the route `other`.
+const MAX_NAME: usize = 256;
 
 /// The weight of the latest first poll in the moving average is one in this many.
 const SMOOTHING: u64 = 16;
@@ -54,6 +56,7 @@ impl Route {
         self.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
+    #[cfg(feature = "prometheus")]
     pub(crate) fn rejected(&self) -> u64 {
         self.rejected.load(Ordering::Relaxed)
     }
@@ -100,6 +103,9 @@ impl Routes {
     }
 
     fn intern(&self, name: &str, origin: Origin) -> Arc<Route> {
+        if name.len() > MAX_NAME {
+            return self.other.clone();
+        }
         let known = self.named.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned();
         if let Some(route) = known {
             return route;
@@ -209,5 +215,7 @@ mod tests {
             (0..MAX_ROUTES).map(|i| routes.intern(&format!("/matched/{i}"), Origin::Matched)).collect();
         assert_eq!(matched.iter().filter(|route| !routes.is_other(route)).count(), MAX_ROUTES - MAX_CLAIMED);
         assert_eq!(routes.all().len(), MAX_ROUTES + 2);
+        let empty = Routes::new();
+        assert!(empty.is_other(&empty.intern(&"x".repeat(MAX_NAME + 1), Origin::Matched)));
     }
 }

@@ -47,7 +47,8 @@ impl Watcher {
         });
         let is_due = |last: u64, interval| seen.now.saturating_sub(last) >= interval;
         let is_due_for_all = is_due(self.probed, PROBE_NANOS);
-        if !is_due_for_all && !(self.meter.has_lag_holders() && is_due(self.lag_probed, LAG_PROBE_NANOS)) {
+        let is_due_for_lag = self.meter.has_lag_holders() && is_due(self.lag_probed, LAG_PROBE_NANOS);
+        if !is_due_for_all && !is_due_for_lag {
             return;
         }
         self.lag_probed = seen.now;
