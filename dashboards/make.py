@@ -169,7 +169,7 @@ ROUTES = row(
           over_time(f"sum by (status) ({rate('route_requests_total', TARGET)})", "{{status}}"), stacked=True),
     lines("Requests that failed", "Of the routes that fail most in the time shown: 5xx, error, panicked.", "reqps",
           over_time(worst(rate("route_requests_total", FAILED), ROUTE, increase("route_requests_total", FAILED)), "{{route}}")),
-    lines("Requests turned away", "By load shedding (WatchLayer::shed), of the routes that it hits most; nothing where it is off.", "reqps",
+    lines("Requests turned away", "By load shedding (pollwatch-shed), of the routes that it hits most; nothing where it is off.", "reqps",
           over_time(worst(rate("route_shed_total", TARGET), ROUTE, increase("route_shed_total", TARGET)), "{{route}}")),
 )
 

@@ -59,8 +59,10 @@ pub use measure::entry::future::Watched;
 pub use measure::entry::hooks::Hooks;
 #[cfg(feature = "spans")]
 pub use measure::entry::spans::layer::SpanLayer;
+pub use measure::runtime::lag::{Lag, LagSource};
 pub use model::cause::{Cause, Certainty, Syscall};
 pub use model::coverage::{Coverage, RuntimeCoverage, StackCoverage};
+pub use model::lag::{LagReading, ScheduleDelay};
 #[cfg(feature = "server")]
 pub use model::profile::{Profile, ProfileEntry, ProfileFunction};
 pub use model::site::Site;
@@ -71,12 +73,12 @@ pub use pollwatch_stack::{Frame, Stack};
 pub use watchdog::{Watchdog, WatchdogBuilder};
 
 #[cfg(feature = "tower")]
-pub use measure::layer::{Shed, WatchLayer};
+pub use measure::layer::WatchLayer;
 
 /// What [`WatchLayer`] is made of: the types that a signature may have to name.
 #[cfg(feature = "tower")]
 pub mod layer {
-    pub use crate::measure::layer::{ResponseFuture, Shed, ShedLayer, WatchBody, WatchLayer, WatchService};
+    pub use crate::measure::layer::{ResponseFuture, WatchBody, WatchLayer, WatchService};
 }
 
 #[cfg(feature = "prometheus")]

@@ -7,10 +7,10 @@ pub(crate) mod ring;
 pub(crate) mod seqlock;
 
 #[cfg(not(all(test, pollwatch_loom)))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 #[cfg(all(test, pollwatch_loom))]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
 
 /// An atomic word, `std`'s or loom's.
 pub(crate) trait Word {

@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// The order of modules within a layer: a module imports only those before it. Modules that are not listed may import any, but
 /// no two may import each other.
 const INNER_ORDER: &[(&str, &[&str])] = &[
-    ("measure", &["primitives", "counters", "gate", "thread", "runtime", "entry", "layer"]),
+    ("measure", &["primitives", "counters", "thread", "runtime", "entry", "layer"]),
     (
         "detect",
         &[
@@ -43,8 +43,7 @@ const INNER_ORDER: &[(&str, &[&str])] = &[
             "runtime_liveness",
             "task_growth",
             "track",
-            "overload",
-            "shedding",
+            "lag",
             "identity",
             "examine",
             "scan",

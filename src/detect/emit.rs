@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use super::examine::{Baseline, Diagnosis, Examiner};
 use super::identity::{StallIdentity, TrackedStall};
-use super::shedding;
 use super::stack_coverage;
 use super::track::{Change, Exoneration, Poll};
 use crate::measure::primitives::route::RouteId;
@@ -16,9 +15,7 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::coverage::StackCoverage;
-use crate::model::event::{
-    BlockedRequest, Event, Notice, SheddingChange, StallOrigin, StallProgress, StallStarted, TaskGroup,
-};
+use crate::model::event::{BlockedRequest, Event, Notice, StallOrigin, StallProgress, StallStarted, TaskGroup};
 use crate::model::id::{PollKey, RuntimeId};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
@@ -224,19 +221,6 @@ impl Emitter {
     /// Emits that a site has more tasks than `limit`.
     pub(super) fn emit_task_growth(&mut self, key: (u16, SiteId), alive: u64, limit: u64) {
         self.emit(Event::Notice(Notice::TasksGrew { group: self.task_group(key), alive, limit }));
-    }
-
-    /// Emits that requests are turned away from here on, or admitted again.
-    pub(super) fn emit_shedding(&mut self, told: shedding::Told) {
-        let marks = told.marks;
-        self.emit(Event::Notice(Notice::Shedding(SheddingChange {
-            runtime: self.runtime_name(told.runtime),
-            key: (RuntimeId(told.runtime), [marks.high, marks.low, marks.sustain]),
-            has_started: told.turn == super::overload::Turn::Begins,
-            lag: Nanos(told.lag),
-            high_watermark: Nanos(marks.high),
-            turned_away: told.turned_away,
-        })));
     }
 
     fn emit(&mut self, event: Event) {

@@ -6,15 +6,15 @@
 //! the caller provides.
 //!
 //! All decisions are pure functions of slots, threads and time, tested with an invented clock:
-//! [`track`], [`outside`], [`pause`], [`run_delay`], [`classify`], [`overload`].
+//! [`track`], [`outside`], [`pause`], [`run_delay`], [`classify`], [`lag`].
 
 mod classify;
 mod emit;
 mod examine;
 mod identity;
+mod lag;
 pub(crate) mod outcome;
 mod outside;
-mod overload;
 mod panic_budget;
 mod pause;
 mod poll_entry;
@@ -22,7 +22,6 @@ pub(crate) mod procfs;
 mod run_delay;
 mod runtime_liveness;
 pub(crate) mod scan;
-mod shedding;
 pub(crate) mod stack_coverage;
 pub(crate) mod status;
 mod task_growth;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::source::MetricsSource;
 use super::table::{self, Def, PREFIX, Type};
 use crate::snapshot::{
     BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, TokioSnapshot, TokioWorkerSnapshot,
@@ -13,9 +14,12 @@ use crate::snapshot::{
 use crate::{Coverage, Snapshot, StackCoverage};
 
 /// Returns the metrics in Prometheus' text format, as `/metrics` serves them.
-pub(crate) fn text(snapshot: &Snapshot) -> String {
+pub(crate) fn text(source: &dyn MetricsSource) -> String {
+    // First, so that the snapshot counts those of its collectors that fail.
+    let of_user = source.collectors().text();
     // Encoding fails only on a family without metrics, and `families` returns none.
-    TextEncoder::new().encode_to_string(&families(snapshot)).unwrap_or_default()
+    let own = TextEncoder::new().encode_to_string(&families(&source.snapshot()));
+    own.unwrap_or_default() + &of_user
 }
 
 /// A family under construction; dropped if it stays empty.
@@ -198,11 +202,6 @@ fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
                 f.buckets(&[&r.route], &r.poll_buckets, r.polls_in_buckets, r.busy);
             }
         }),
-        family(table::ROUTE_SHED, routes, |f, r| {
-            if r.shed > 0 {
-                f.value(&[&r.route], r.shed as f64);
-            }
-        }),
     ]);
 }
 
@@ -270,6 +269,7 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);
     one(table::CALLBACK_PANICS, w.callback_panics as f64);
+    one(table::COLLECTOR_FAILURES, w.collector_failures as f64);
     all.push(family(table::CAPTURES, &w.captures, |f, c| f.value(&[c.result], c.count as f64)));
     all.push(family(table::ALLOWED, &w.allowed_blocking, |f, a| f.value(&[a.reason], a.time.as_secs_f64())));
     let sources = [
@@ -302,7 +302,6 @@ mod tests {
             poll_buckets: BucketSnapshot::list(&bound.map(|b| b.as_nanos() as u64), [0, 16]),
             polls_in_buckets: 17,
             stalls: Default::default(),
-            shed: 0,
         };
         let mut all = Vec::new();
         routes(&[route], &mut all);

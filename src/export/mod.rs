@@ -30,3 +30,5 @@ pub(crate) mod server;
 pub(crate) mod source;
 #[cfg(feature = "prometheus")]
 mod table;
+#[cfg(feature = "prometheus")]
+pub(crate) mod user_collectors;

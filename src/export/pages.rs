@@ -58,7 +58,7 @@ impl Pages {
             "/" | "/live.html" => with_policy(page(StatusCode::OK, HTML, LIVE_PAGE), POLICY),
             "/live" => fallible(JSON, self.live.get(|| live::json(source))),
             "/live/profile" => fallible(JSON, self.profile.get(|| entries::json(&source.profile()))),
-            "/metrics" => page(StatusCode::OK, METRICS, families::text(&source.snapshot())),
+            "/metrics" => page(StatusCode::OK, METRICS, families::text(source)),
             "/stalls" => fallible(JSON, serde_json::to_string(&source.stalls())),
             "/stalls/flamegraph" => {
                 with_policy(page(StatusCode::OK, SVG, flamegraph::svg(&source.profile())), PICTURE_POLICY)

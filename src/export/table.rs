@@ -103,7 +103,6 @@ table! { MEASURED_METRICS, Both:
         "Total duration of the stalls in route_stalls_total; grows while one lasts.";
     ROUTE_DURATION: Histogram "route_poll_duration_seconds" ROUTE,
         "Durations of the route's polls, if WatchdogBuilder::route_histograms is on. Not the latency of requests.";
-    ROUTE_SHED: Counter "route_shed_total" ROUTE, "Requests rejected because the runtime was overloaded.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker for at least this long is a stall.";
     COVERAGE: Gauge "coverage" &["source"],
         "1 if the source of information is active: hooks (every task of at least one runtime), watch (watched \
@@ -130,6 +129,9 @@ table! { MEASURED_METRICS, Both:
         "Wake-ups of the watchdog that were late by the threshold or more, and by at least 5 ms.";
     WAKEUPS: Counter "watchdog_wakeups_total" &[], "Wake-ups of the watchdog.";
     CALLBACK_PANICS: Counter "callback_panics_total" &[], "Panics in callbacks and hooks of the application.";
+    COLLECTOR_FAILURES: Counter "collector_failures_total" &[],
+        "Times that a collector of the application was left out of /metrics, because it panicked or returned what \
+         would break the page.";
 }
 
 // Tokio's own metrics.

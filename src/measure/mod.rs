@@ -19,7 +19,6 @@
 
 pub(crate) mod counters;
 pub(crate) mod entry;
-pub(crate) mod gate;
 #[cfg(feature = "tower")]
 pub(crate) mod layer;
 pub(crate) mod primitives;

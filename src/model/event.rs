@@ -101,8 +101,6 @@ pub(crate) enum Notice {
     TaskPanicked { group: TaskGroup, task: Option<tokio::task::Id>, message: String },
     /// The tasks of a site have become more than the limit.
     TasksGrew { group: TaskGroup, alive: u64, limit: u64 },
-    /// Requests are turned away from here on, or admitted again.
-    Shedding(SheddingChange),
     /// Something that pollwatch cannot do.
     Degraded(String),
 }
@@ -113,19 +111,6 @@ pub(crate) struct TaskGroup {
     pub(crate) runtime: Arc<str>,
     pub(crate) site: Site,
     pub(crate) key: (RuntimeId, SiteId),
-}
-
-/// Load shedding has started or stopped for a runtime.
-#[derive(Clone, Debug)]
-pub(crate) struct SheddingChange {
-    pub(crate) runtime: Arc<str>,
-    /// The runtime and the watermarks, in nanoseconds, of the service that sheds.
-    pub(crate) key: (RuntimeId, [u64; 3]),
-    pub(crate) has_started: bool,
-    pub(crate) lag: Nanos,
-    pub(crate) high_watermark: Nanos,
-    /// The number of requests that were turned away until now.
-    pub(crate) turned_away: u64,
 }
 
 /// Whether an ongoing stall is still ongoing at this moment, whatever the watchdog thread has seen

@@ -9,6 +9,7 @@ pub(crate) mod cause;
 pub(crate) mod coverage;
 pub(crate) mod event;
 pub(crate) mod id;
+pub(crate) mod lag;
 #[cfg(feature = "server")]
 pub(crate) mod profile;
 pub(crate) mod site;

@@ -52,8 +52,6 @@ pub struct RouteSnapshot {
     pub polls_in_buckets: u64,
     /// Requests of the route that blocked a worker for the threshold or longer.
     pub stalls: StallSnapshot,
-    /// Requests that were rejected because the runtime was overloaded.
-    pub shed: u64,
 }
 
 /// The requests of one route that had the same method and status.
@@ -186,6 +184,8 @@ pub struct WatchdogSnapshot {
     pub wakeups: u64,
     /// Panics in callbacks and hooks of the application.
     pub callback_panics: u64,
+    /// Times that a collector of the application was left out of `/metrics`.
+    pub collector_failures: u64,
 }
 
 /// The stack captures that had the same result.

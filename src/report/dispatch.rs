@@ -1,7 +1,7 @@
 //! Dispatches reports to symbols, log and callback, on a thread of its own: whatever takes long
 //! there delays no detection.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -17,8 +17,7 @@ use super::store::{StallRecord, StallStore};
 use super::tasks::PanicLog;
 use super::throttle::Throttle;
 use crate::model::cause::Certainty;
-use crate::model::event::{Notice, SheddingChange, StallOrigin};
-use crate::model::id::RuntimeId;
+use crate::model::event::{Notice, StallOrigin};
 use crate::model::stall::{Phase, Stall};
 use crate::util::{call_user, lock};
 
@@ -96,10 +95,6 @@ pub(crate) struct Dispatcher {
     stalls: Throttle<LogKey>,
     pauses: Throttle<()>,
     panics: PanicLog,
-    shedding: Throttle<(RuntimeId, [u64; 3])>,
-    /// Runtimes whose shedding was logged as started: since when, and how many requests had been
-    /// turned away before.
-    shedding_since: HashMap<(RuntimeId, [u64; 3]), (Instant, u64)>,
     /// Ongoing stalls by id: the oldest first.
     ongoing: BTreeMap<u64, Reported>,
     has_logged_slow_callback: bool,
@@ -122,8 +117,6 @@ impl Dispatcher {
             stalls: Throttle::new(),
             pauses: Throttle::new(),
             panics: PanicLog::new(),
-            shedding: Throttle::new(),
-            shedding_since: HashMap::new(),
             ongoing: BTreeMap::new(),
             has_logged_slow_callback: false,
         }
@@ -241,21 +234,7 @@ impl Dispatcher {
                 }
             }
             Notice::TasksGrew { group, alive, limit } => log::task_growth(group, *alive, *limit),
-            Notice::Shedding(change) => self.log_shedding(change),
             Notice::Degraded(what) => log::degraded(what),
-        }
-    }
-
-    /// Logs the start of shedding, and its end if its start was logged.
-    fn log_shedding(&mut self, change: &SheddingChange) {
-        if change.has_started {
-            if let Some(suppressed) = self.shedding.admit(change.key, self.now(), true) {
-                self.shedding_since.insert(change.key, (Instant::now(), change.turned_away));
-                log::shedding_started(change, suppressed);
-            }
-        } else if let Some((since, before)) = self.shedding_since.remove(&change.key) {
-            let turned_away = change.turned_away.saturating_sub(before);
-            log::shedding_stopped(&change.runtime, since.elapsed(), turned_away);
         }
     }
 

@@ -6,7 +6,7 @@ use tracing::{Level, event};
 
 use crate::model::cause::Certainty;
 use crate::model::coverage::RuntimeCoverage;
-use crate::model::event::{SheddingChange, TaskGroup};
+use crate::model::event::TaskGroup;
 use crate::model::stall::Stall;
 
 /// The end of a message of several lines: a subscriber that prints the fields after it starts them
@@ -97,42 +97,6 @@ pub(crate) fn task_growth(group: &TaskGroup, alive: u64, limit: u64) {
         limit,
         "{alive} tasks of {runtime:?} spawned at {site} are alive, more than {limit}: more are spawned than end\n  \
          advice: find out what they wait for, and bound how many there may be (a Semaphore, a queue with a limit){FIELDS}",
-    );
-}
-
-/// Logs that a runtime is late, and requests are turned away. `suppressed` is the number of times
-/// that this was not logged since the previous one.
-pub(crate) fn shedding_started(change: &SheddingChange, suppressed: u64) {
-    let SheddingChange { runtime, .. } = change;
-    let [lag, high] = [change.lag, change.high_watermark].map(|nanos| nanos.0 as f64 / 1e6);
-    let suffix = match suppressed {
-        0 => String::new(),
-        n => format!(" ({n} more times since it was last logged)"),
-    };
-    event!(
-        target: "pollwatch::shed",
-        parent: None,
-        Level::WARN,
-        runtime = &**runtime,
-        lag_ms = lag,
-        high_ms = high,
-        suppressed = (suppressed > 0).then_some(suppressed),
-        "requests are turned away: tasks of runtime {runtime:?} wait {lag:.0} ms or longer for their poll, the high watermark \
-         is {high:.0} ms{suffix}",
-    );
-}
-
-/// Logs that a runtime is not late any more.
-pub(crate) fn shedding_stopped(runtime: &str, time: Duration, requests: u64) {
-    let seconds = time.as_secs_f64();
-    event!(
-        target: "pollwatch::shed",
-        parent: None,
-        Level::INFO,
-        runtime,
-        seconds,
-        requests,
-        "all requests to runtime {runtime:?} are let in again, after {seconds:.1} s in which {requests} were turned away",
     );
 }
 

@@ -8,6 +8,8 @@ use super::config::Config;
 use super::state::WatchdogState;
 use super::threads::Threads;
 use crate::error::Error;
+#[cfg(feature = "prometheus")]
+use crate::export::user_collectors::UserCollectors;
 use crate::measure::primitives::route::Routes;
 use crate::model::stall::Stall;
 use crate::report::dispatch::OnStall;
@@ -19,6 +21,8 @@ use crate::report::log;
 pub struct WatchdogBuilder {
     config: Config,
     on_stall: Option<OnStall>,
+    #[cfg(feature = "prometheus")]
+    collectors: UserCollectors,
     #[cfg(feature = "server")]
     listen: Option<std::net::SocketAddr>,
 }
@@ -194,6 +198,29 @@ impl WatchdogBuilder {
         self
     }
 
+    /// Adds the metrics of a collector of your own to `/metrics` and to
+    /// [`Watchdog::metrics_text`](Watchdog#method.metrics_text), 16 collectors at most. They are not in
+    /// [`Watchdog::collector`](Watchdog#method.collector): where you have a registry of your own,
+    /// register both there.
+    ///
+    /// It runs on the thread that makes the page, which waits for it: keep it short. One that panics,
+    /// returns more than 10,000 metrics, a name of pollwatch's or of a collector that was added before,
+    /// or what has no valid text, is left out of that page and counted
+    /// (`pollwatch_collector_failures_total`).
+    ///
+    /// ```
+    /// let orders = prometheus::IntCounter::new("orders_total", "Orders.").unwrap();
+    /// let watchdog = pollwatch::Watchdog::builder().collector(orders.clone()).start()?;
+    /// orders.inc();
+    /// assert!(watchdog.metrics_text().contains("orders_total 1"));
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    #[cfg(feature = "prometheus")]
+    pub fn collector(mut self, collector: impl prometheus::core::Collector + 'static) -> Self {
+        self.collectors.add(Box::new(collector));
+        self
+    }
+
     /// Starts the watchdog: two threads, one that scans for stalls and one that reports them, and
     /// one more for the server if there is one. The first start in a process takes some 10 ms (at
     /// most 200) to calibrate the clock.
@@ -205,7 +232,20 @@ impl WatchdogBuilder {
     pub fn start(self) -> Result<Watchdog, Error> {
         let WatchdogBuilder { config, on_stall, .. } = self;
         config.validate()?;
-        let state = Arc::new(WatchdogState::new(config));
+        #[cfg(feature = "prometheus")]
+        if self.collectors.len() > UserCollectors::MAX {
+            return Err(Error::invalid(format!(
+                "at most {} collectors can be added, not {}; register more in a registry of your own, with \
+                 Watchdog::collector",
+                UserCollectors::MAX,
+                self.collectors.len()
+            )));
+        }
+        let state = Arc::new(WatchdogState::new(
+            config,
+            #[cfg(feature = "prometheus")]
+            self.collectors,
+        ));
         let threads = Threads::start(&state, on_stall)?;
         #[cfg(feature = "server")]
         if let Some(addr) = self.listen {

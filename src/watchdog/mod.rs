@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::measure::entry::future::Watched;
 use crate::measure::entry::task::Task;
+use crate::measure::runtime::lag::{Lag, LagSource};
 use crate::model::coverage::Coverage;
 use crate::model::snapshot::Snapshot;
 use crate::model::stall::Stall;
@@ -118,6 +119,36 @@ impl Watchdog {
         lock(&self.state.profile).snapshot()
     }
 
+    /// Returns the lag of a runtime: how late its tasks are polled now, for what should adapt to
+    /// that. `None` when no runtime has had this name. While the [`Lag`] is held, the watchdog
+    /// measures more often.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
+    /// let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// let lag = watchdog.lag("main").expect("a runtime of this name");
+    /// runtime.spawn(async move {
+    ///     let is_blocked = lag.read().is_some_and(|reading| reading.blocked_workers > 0);
+    /// });
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    pub fn lag(&self, runtime: &str) -> Option<Lag> {
+        self.lag_source().get(runtime)
+    }
+
+    /// Returns the source of the lags of all runtimes, for middleware: it holds no handle.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let source = watchdog.lag_source();
+    /// let names: Vec<String> = source.all().iter().map(|lag| lag.runtime().to_owned()).collect();
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    pub fn lag_source(&self) -> LagSource {
+        LagSource::new(&self.state.meter)
+    }
+
     /// Returns what this watchdog can see.
     pub fn coverage(&self) -> Coverage {
         self.state.coverage()
@@ -188,7 +219,7 @@ impl Watchdog {
     /// Returns all metrics in Prometheus' text format 0.0.4, as `/metrics` does.
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {
-        crate::export::families::text(&self.snapshot())
+        crate::export::families::text(&*self.state)
     }
 
     /// Returns a collector for your own [`prometheus::Registry`]. It holds no handle: after the

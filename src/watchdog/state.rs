@@ -6,6 +6,8 @@ use super::config::Config;
 use crate::detect::scan;
 use crate::detect::stack_coverage;
 use crate::detect::status::WatchdogStatus;
+#[cfg(feature = "prometheus")]
+use crate::export::user_collectors::UserCollectors;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::model::coverage::StackCoverage;
@@ -30,6 +32,8 @@ pub(crate) struct WatchdogState {
     /// The start of the watchdog, from which all counters count.
     #[cfg(feature = "server")]
     pub(crate) started: std::time::Instant,
+    #[cfg(feature = "prometheus")]
+    pub(crate) collectors: UserCollectors,
     /// What could be captured at the start.
     pub(crate) stacks: StackCoverage,
 }
@@ -43,7 +47,7 @@ pub(crate) struct Blocked {
 
 impl WatchdogState {
     /// The config has to be valid.
-    pub(super) fn new(config: Config) -> WatchdogState {
+    pub(super) fn new(config: Config, #[cfg(feature = "prometheus")] collectors: UserCollectors) -> WatchdogState {
         WatchdogState {
             meter: Meter::new(config.measuring()),
             status: Arc::new(WatchdogStatus::new()),
@@ -53,6 +57,8 @@ impl WatchdogState {
             profile: Arc::default(),
             #[cfg(feature = "server")]
             started: std::time::Instant::now(),
+            #[cfg(feature = "prometheus")]
+            collectors,
             stacks: stack_coverage::at_start(config.capture_stacks),
             config,
         }

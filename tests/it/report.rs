@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once};
-use std::time::Duration;
 
 use pollwatch::{Phase, Watchdog};
 use tracing::field::{Field, Visit};
@@ -236,31 +235,4 @@ fn recent_stalls_are_bounded() {
     assert!(stalls.windows(2).all(|pair| pair[0].id < pair[1].id), "most recent last");
     assert!(stalls.last().is_some_and(|s| s.id >= STALLS));
     assert!(stalls.iter().all(|s| s.phase == Phase::Resolved));
-}
-
-#[cfg(feature = "tower")]
-#[test]
-fn shed_requests_are_logged() {
-    let (watchdog, _) = logging();
-    let runtime = watchdog.build_runtime("shed log", &mut multi_thread(1)).unwrap();
-    let mark = Duration::from_millis(5);
-    let layer = watchdog.layer().shed(pollwatch::Shed::new().high(mark).low(mark).sustain(Duration::ZERO));
-    let line = |level| lines("shed log").into_iter().find(|l| l.target == "pollwatch::shed" && l.level == level);
-    let seen = |level| wait_for("a line", || line(level));
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
-        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            block(Duration::from_millis(15));
-            yield_once().await;
-        }
-    });
-    let begins = seen(Level::WARN);
-    assert!(line(Level::INFO).is_none(), "it continues");
-    drop(stop);
-    runtime.block_on(task).unwrap();
-    let ends = seen(Level::INFO);
-    assert_eq!((begins.in_span, ends.in_span), (false, false));
-    assert_eq!((begins.fields["high_ms"].as_str(), ends.fields["requests"].as_str()), ("5.0", "0"));
-    assert!(begins.fields["message"].contains("\"shed log\"") && ends.fields["message"].contains("let in again"));
-    drop(layer);
 }

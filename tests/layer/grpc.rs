@@ -2,10 +2,9 @@
 //! connection.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use pollwatch::{Shed, Watchdog};
+use pollwatch::Watchdog;
 use tokio::task::JoinSet;
 use tonic::codegen::BoxStream;
 use tonic::transport::server::TcpIncoming;
@@ -210,36 +209,4 @@ fn a_flood_of_invented_methods_does_not_displace_real_ones() {
     assert!(snapshot.watchdog.routes_overflowed >= (FLOOD - ROOM) as u64);
     let all = snapshot.routes.iter().flat_map(|route| &route.requests).map(|requests| requests.count).sum::<u64>();
     assert_eq!(all, (FLOOD + 30) as u64, "none is lost: {:#?}", snapshot.routes);
-}
-
-/// All calls are shed except those to the health service.
-#[test]
-fn shed_calls_are_unavailable() {
-    let fixture = Fixture::new();
-    let listener = fixture.listen();
-    let addr = listener.local_addr().unwrap();
-    let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO).retry_after(Duration::from_millis(1_500));
-    let server = Server::builder()
-        .layer(fixture.watchdog.layer().shed(all))
-        .add_service(HealthServer::new(Answers::default()))
-        .add_service(ServerReflectionServer::new(Answers::default()));
-    fixture.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    let client = current_thread().build().unwrap();
-    let channel = client.block_on(channel(addr));
-    let refusal = wait_for("a call is turned away", || {
-        client.block_on(async {
-            // A runtime that polls, so that its probe is woken.
-            let work = fixture.runtime.spawn(fixture.watchdog.watch(async { block(Duration::from_millis(15)) }));
-            let answer = talk(channel.clone(), futures_util::stream::empty()).await;
-            work.await.unwrap();
-            answer.err()
-        })
-    });
-    assert_eq!((refusal.code(), refusal.message()), (tonic::Code::Unavailable, "overloaded"));
-    assert_eq!(refusal.metadata().get("grpc-retry-pushback-ms").unwrap(), "1500");
-    for _ in 0..20 {
-        client.block_on(ask(channel.clone(), CHECK, false));
-    }
-    let shed = |name| fixture.route(name).map_or(0, |route| route.shed);
-    assert_eq!((shed(TALK), shed(CHECK)), (1, 0));
 }

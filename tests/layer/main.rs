@@ -11,4 +11,3 @@ mod load;
 mod names;
 mod pages;
 mod patterns;
-mod shed;

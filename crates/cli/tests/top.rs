@@ -94,7 +94,7 @@ fn once_prints_which_workers_are_blocked() {
     line(&["ma\u{fffd}[2Jin/", "idle"]);
     line(&["#1", "so far", "{id}"]);
     for titles in
-        [["worker ", "state "], ["stall ", "cause "], ["worst routes ", "shed"], ["worst spawn sites", "polls "]]
+        [["worker ", "state "], ["stall ", "cause "], ["worst routes ", "requests"], ["worst spawn sites", "polls "]]
     {
         line(&titles);
     }

@@ -38,8 +38,9 @@ pub fn portable_path(path: &str) -> &str {
 pub fn short_path(path: &str) -> &str {
     static WORKSPACE: LazyLock<Option<String>> = LazyLock::new(|| {
         let program = std::env::current_exe().ok()?;
-        let (root, _) = program.to_str()?.split_once("/target/")?;
-        Path::new(root).join("Cargo.toml").is_file().then(|| root.to_owned())
+        // The folder that cargo builds into need not be called `target`.
+        let root = program.ancestors().skip(1).find(|folder| folder.join("Cargo.toml").is_file())?;
+        root.to_str().map(str::to_owned)
     });
     below(WORKSPACE.as_deref(), path)
 }

@@ -16,6 +16,7 @@ use sleep::CpuTime;
 
 use super::emit::{Emitter, EventSink, PollContext};
 use super::examine::Examiner;
+use super::lag::LagPublisher;
 use super::outside::detector::BlockedWorkerDetector;
 use super::outside::workers::Workers;
 use super::panic_budget::{PanicBudget, PanicResponse};
@@ -23,7 +24,6 @@ use super::pause::Pauses;
 use super::run_delay::RunDelayTracker;
 use super::runtime_liveness::RuntimeLiveness;
 use super::scan;
-use super::shedding::Shedding;
 use super::status::WatchdogStatus;
 use super::task_growth::TaskGrowthAlarm;
 use super::track::{Poll, PollState, Tracker};
@@ -38,8 +38,8 @@ use crate::util::call_user;
 const IDLE_NANOS: u64 = 1_000_000_000;
 /// The interval at which the probe of a runtime is woken while it polls.
 const PROBE_NANOS: u64 = 100_000_000;
-/// The same, where requests are turned away when the runtime is late.
-const SHED_PROBE_NANOS: u64 = 20_000_000;
+/// The same, where anyone reads the runtime's lag.
+const LAG_PROBE_NANOS: u64 = 20_000_000;
 
 /// The interval at which tasks are counted while anything is polled, and the longest delay of the
 /// report of a task's panic.
@@ -80,10 +80,12 @@ pub(crate) struct Watcher {
     /// Runtimes whose probe was woken while they were polling.
     probing: HashMap<u16, RuntimeLiveness>,
     probed: u64,
+    /// When those were last woken whose lag anyone reads.
+    lag_probed: u64,
     growth: TaskGrowthAlarm<(u16, SiteId)>,
     /// When tasks were last counted.
     counted: u64,
-    shedding: Shedding,
+    lag: LagPublisher,
     /// The workers as they are observed from outside, and the detector of the blocked ones.
     workers: Workers,
     detector: BlockedWorkerDetector,
@@ -124,7 +126,8 @@ impl Watcher {
             last_confirmed: 0,
             probing: HashMap::new(),
             probed: 0,
-            shedding: Shedding::default(),
+            lag_probed: 0,
+            lag: LagPublisher::default(),
             panic_budget: PanicBudget::default(),
             fingerprint: 0,
             active: 0,
@@ -147,7 +150,7 @@ impl Watcher {
         }
         // Also where the last scan panicked before it did this: nobody else would ever open the
         // gates.
-        call_user(|| drop(self.shedding.open_all()));
+        call_user(|| LagPublisher::clear(&self.meter));
         self.status.has_ended();
     }
 
@@ -193,12 +196,9 @@ impl Watcher {
         self.emitter.emit_task_panics();
         if stopping {
             self.count_tasks();
-            for told in self.shedding.open_all() {
-                self.emitter.emit_shedding(told);
-            }
             return;
         }
-        self.shed(&seen);
+        self.publish_lag(&seen);
         self.probe(&seen);
         if self.is_active(&seen) {
             self.fingerprint = seen.fingerprint;
@@ -225,7 +225,7 @@ impl Watcher {
             || !seen.scan.running.is_empty()
             || self.tracker.has_stalls()
             || seen.workers.is_busy
-            || self.shedding.late().next().is_some()
+            || self.lag.late().next().is_some()
     }
 
     fn now(&self) -> u64 {

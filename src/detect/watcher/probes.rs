@@ -4,16 +4,29 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::observe::Observation;
-use super::{PROBE_NANOS, SHED_PROBE_NANOS, Watcher};
+use super::{LAG_PROBE_NANOS, PROBE_NANOS, Watcher};
 use crate::detect::runtime_liveness::RuntimeLiveness;
+use crate::detect::scan;
+use crate::detect::track::Poll;
 use crate::measure::thread::ThreadState;
+use crate::model::time::Nanos;
 
 impl Watcher {
-    /// Has requests turned away, or admitted again, by what the probes answered.
-    pub(super) fn shed(&mut self, seen: &Observation) {
-        for told in self.shedding.step(&self.meter, seen.now, &seen.scan) {
-            self.emitter.emit_shedding(told);
-        }
+    /// Publishes the lag of the runtimes, by what the probes answered.
+    pub(super) fn publish_lag(&mut self, seen: &Observation) {
+        let meter = &self.meter;
+        let outside = self.unwatched.keys().filter_map(|thread| seen.workers.busy.get(thread));
+        let outside: Vec<(u16, u16)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
+        self.lag.publish(meter, seen.now, &seen.scan, |runtime| {
+            let mut blocked: HashSet<u16> =
+                outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker).collect();
+            let is_long = |poll: &Poll| seen.now.saturating_sub(poll.begin) >= meter.threshold;
+            if seen.scan.running.iter().any(|poll| poll.runtime == runtime.id && is_long(poll)) {
+                let polls = scan::worker_polls(meter, runtime, Nanos(meter.threshold));
+                blocked.extend(polls.iter().map(|poll| poll.worker));
+            }
+            blocked.len()
+        });
     }
 
     /// Wakes the probes of the runtimes that have been polling.
@@ -32,17 +45,22 @@ impl Watcher {
             }
             !is_idle
         });
-        let interval = if self.shedding.is_wanted() { SHED_PROBE_NANOS } else { PROBE_NANOS };
-        if seen.now.saturating_sub(self.probed) < interval {
+        let is_due = |last: u64, interval| seen.now.saturating_sub(last) >= interval;
+        let is_due_for_all = is_due(self.probed, PROBE_NANOS);
+        let is_due_for_lag = self.meter.has_lag_holders() && is_due(self.lag_probed, LAG_PROBE_NANOS);
+        if !is_due_for_all && !is_due_for_lag {
             return;
         }
-        self.probed = seen.now;
+        self.lag_probed = seen.now;
+        if is_due_for_all {
+            self.probed = seen.now;
+        }
         // A late runtime is probed on, or nobody would learn that it is not late any more.
-        polling.extend(self.shedding.late());
+        polling.extend(self.lag.late());
         for id in polling {
-            if let Some(runtime) = runtime(id) {
+            if let Some(runtime) = runtime(id).filter(|runtime| is_due_for_all || runtime.lag.is_held()) {
                 if runtime.probe.send(self.meter.clock.now()) {
-                    self.shedding.sent(id);
+                    self.lag.sent(&runtime);
                 }
                 let new = || RuntimeLiveness::new(seen.now, polls.get(&id).copied());
                 self.probing.entry(id).or_insert_with(new);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::observe::Observation;
-use super::{SHED_PROBE_NANOS, TASKS_NANOS, Watcher};
+use super::{LAG_PROBE_NANOS, TASKS_NANOS, Watcher};
 use crate::detect::examine::Baseline;
 use crate::detect::outside::workers;
 use crate::detect::pause::Sleep;
@@ -44,8 +44,8 @@ impl Watcher {
         // compared.
         let begin = self.last_confirmed;
         let mut due = self.tracker.next_scan(seen.now, &seen.scan, &self.pauses).min(seen.now + TASKS_NANOS);
-        if self.shedding.is_wanted() {
-            due = due.min(self.probed + SHED_PROBE_NANOS);
+        if self.meter.has_lag_holders() {
+            due = due.min(self.lag_probed + LAG_PROBE_NANOS);
         }
         if !seen.workers.is_empty() {
             due = due.min(seen.now + (self.meter.threshold / 4).max(MIN_OUTSIDE_INTERVAL));

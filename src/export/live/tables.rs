@@ -37,7 +37,6 @@ pub(super) struct LiveRoute {
     /// Stalls of the tasks that the route's handlers spawned.
     spawned_stalls: u64,
     spawned_stalled_seconds: f64,
-    shed: u64,
 }
 
 /// Returns the sites with the most blocked time, and how many others there are.
@@ -74,7 +73,6 @@ pub(super) fn routes(all: &[RouteSnapshot], spawned: &HashMap<Arc<str>, StallSna
         stalled_seconds: seconds(route.stalls.time),
         spawned_stalls: spawned.count,
         spawned_stalled_seconds: seconds(spawned.time),
-        shed: route.shed,
     };
     (routes.into_iter().take(MAX_ROWS).map(route).collect(), all.len().saturating_sub(MAX_ROWS))
 }

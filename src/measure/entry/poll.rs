@@ -267,14 +267,12 @@ pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, t
 
 /// The phase of a request in which this thread works for it.
 #[cfg(feature = "tower")]
-#[derive(Debug)]
-pub(crate) enum RequestPhase<'a> {
-    /// The call of the service, which is no poll but may take long. Receives its nanoseconds.
-    Call(&'a mut u32),
-    /// The first poll of the response, after a call that took this many nanoseconds.
-    First(u32),
-    /// A later poll of the response, or a poll of a frame of its body.
-    Later,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestPhase {
+    /// The call of the service, which is no poll but may take long.
+    Call,
+    /// A poll of the response, or of a frame of its body.
+    Poll,
 }
 
 /// Starts a phase of a request.
@@ -293,32 +291,17 @@ pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
 /// Ends a phase of a request, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId, part: &mut RequestPhase<'_>) {
+pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId, phase: RequestPhase) {
     let slot = &thread.state.slot;
-    let within = thread.within_request.get().filter(|(of, _)| *of == route).map_or(0, |(_, nanos)| nanos);
-    if within > 0 {
-        thread.within_request.set(None);
-    }
-    let mut at_once = within;
     let Some(top) = slot.top().filter(|top| top.number() == entered.number) else {
         return leave(thread, entered);
     };
     let begin = top.begin();
     let nanos = thread.state.since(begin);
-    let cell = thread.state.routes.cell(route);
-    if let Some(cell) = cell {
-        match part {
-            RequestPhase::Call(called) => {
-                cell.part(nanos);
-                **called = u32::try_from(nanos.saturating_add(within)).unwrap_or(u32::MAX);
-                at_once = 0;
-            }
-            part => {
-                cell.poll(nanos, thread.state.route_histograms);
-                if let RequestPhase::First(called) = part {
-                    at_once = nanos.saturating_add((*called).into()).saturating_add(within);
-                }
-            }
+    if let Some(cell) = thread.state.routes.cell(route) {
+        match phase {
+            RequestPhase::Call => cell.part(nanos),
+            RequestPhase::Poll => cell.poll(nanos, thread.state.route_histograms),
         }
     }
     if nanos >= thread.state.threshold {
@@ -327,15 +310,6 @@ pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId
     // A request within another one (a service that calls a service) has its own time.
     slot.delay_requests_around(|| thread.state.now());
     leave(thread, entered);
-    if at_once > 0 {
-        // Below two layers it is one request: the outer layer counts its time.
-        let is_within = slot.depth() > 1 && slot.innermost_request() == Some(route);
-        match cell {
-            _ if is_within => thread.within_request.set(Some((route, at_once))),
-            Some(cell) => cell.first_poll(at_once),
-            None => {}
-        }
-    }
 }
 
 /// Pushes a request to the slow-poll ring, like [`publish_slow_poll`]; in place of a task it has

@@ -1,4 +1,4 @@
-//! The body of a response: streams block, too.
+//! The body of a response. A stream may block as well.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,67 +10,52 @@ use pin_project_lite::pin_project;
 use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::Request;
 
-/// Where a body's poll is, as stacks tell it.
+/// The file in which stacks show the poll of a body.
+#[cfg_attr(not(feature = "capture"), allow(dead_code))]
 pub(crate) const FILE: &str = file!();
 
 pin_project! {
-    /// The body of a watched response: the inner one as it is, each poll of it a part of the request.
+    /// The body of a watched response: the unchanged inner body, each poll of which counts for the
+    /// request's route.
     pub struct WatchBody<B> {
         #[pin]
-        inner: Inner<B>,
+        inner: Option<B>,
         request: Option<Request>,
     }
 }
 
-pin_project! {
-    #[project = InnerProj]
-    enum Inner<B> {
-        Body { #[pin] body: B },
-        /// Of an answer that is not the service's.
-        Empty,
-    }
-}
-
-/// An empty body of no request: what a middleware answers by itself (tower-http's time limit) has to be of some type.
+/// An empty body of no request, for a middleware that answers by itself, as tower-http's time limit
+/// does.
 impl<B> Default for WatchBody<B> {
     fn default() -> Self {
-        WatchBody { inner: Inner::Empty, request: None }
+        WatchBody { inner: None, request: None }
     }
 }
 
 impl<B> WatchBody<B> {
     pub(super) fn new(body: B, request: Option<Request>) -> WatchBody<B> {
-        WatchBody { inner: Inner::Body { body }, request }
+        WatchBody { inner: Some(body), request }
     }
 
-    /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).
+    /// Returns the inner body, or `None` for an empty body that [`default`](Self::default) made.
     pub fn get_ref(&self) -> Option<&B> {
-        match &self.inner {
-            Inner::Body { body } => Some(body),
-            Inner::Empty => None,
-        }
+        self.inner.as_ref()
     }
 
-    /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).
+    /// Returns the inner body, or `None` for an empty body that [`default`](Self::default) made.
     pub fn get_mut(&mut self) -> Option<&mut B> {
-        match &mut self.inner {
-            Inner::Body { body } => Some(body),
-            Inner::Empty => None,
-        }
+        self.inner.as_mut()
     }
 
-    /// The inner body; `None` where the answer is not its service's: the request was [turned away](super::WatchLayer::shed).
+    /// Returns the inner body, or `None` for an empty body that [`default`](Self::default) made.
     pub fn into_inner(self) -> Option<B> {
-        match self.inner {
-            Inner::Body { body } => Some(body),
-            Inner::Empty => None,
-        }
+        self.inner
     }
 }
 
 impl<B: fmt::Debug> fmt::Debug for WatchBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchBody").field("inner", &self.get_ref()).finish_non_exhaustive()
+        f.debug_struct("WatchBody").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
@@ -80,20 +65,16 @@ impl<B: Body> Body for WatchBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
-        match this.inner.project() {
-            InnerProj::Body { body } => {
-                let _within = this.request.as_mut().map(|request| request.enter(RequestPhase::Later));
-                body.poll_frame(cx)
-            }
-            InnerProj::Empty => Poll::Ready(None),
-        }
+        let Some(body) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
+        let _guard = this.request.as_mut().map(|request| request.enter(RequestPhase::Poll));
+        body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.get_ref().is_none_or(B::is_end_stream)
+        self.inner.as_ref().is_none_or(B::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.get_ref().map_or_else(|| SizeHint::with_exact(0), B::size_hint)
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), B::size_hint)
     }
 }

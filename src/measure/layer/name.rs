@@ -14,23 +14,24 @@ use crate::measure::entry::request::route;
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::util::call_user;
 
-/// A user's way to name routes.
+/// The application's function that names routes.
 pub(super) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send + Sync>;
 
-/// What is known of a request from its head.
+/// A request with the route that its head names.
 pub(super) struct Named<B> {
     pub(super) request: Request<B>,
     pub(super) route: RouteId,
     pub(super) claim: Option<Claim>,
 }
 
-/// A name that did not fit, and may once the service has answered.
+/// A name that did not fit, and may fit once the service has answered.
 pub(super) struct Claim {
     pub(super) name: Box<str>,
-    /// It is the path of what looks like a gRPC request.
+    /// Whether it is the path of what seems to be a gRPC request.
     pub(super) is_path: bool,
 }
 
+/// Names a request.
 pub(super) fn name<B>(context: &Context, request: Request<B>) -> Named<B> {
     let (request, given) = match &context.route_by {
         None => (request, None),
@@ -59,7 +60,7 @@ fn claimed(context: &Context, name: &str, is_path: bool) -> (RouteId, Option<Cla
     (route, (route == RouteId::OTHER).then(|| Claim { name: name.into(), is_path }))
 }
 
-/// The path that a router matched.
+/// Returns the path that axum matched.
 #[cfg(feature = "axum")]
 fn matched<B>(request: &Request<B>) -> Option<&str> {
     request.extensions().get::<axum::extract::MatchedPath>().map(axum::extract::MatchedPath::as_str)
@@ -70,18 +71,19 @@ fn matched<B>(_: &Request<B>) -> Option<&str> {
     None
 }
 
+/// Returns whether the headers are those of a gRPC message.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// `/package.Service/Method`.
+/// Returns whether a path has the form `/package.Service/Method`.
 fn is_method(path: &str) -> bool {
     let mut parts = path.split('/');
     let mut next = || parts.next().map(str::is_empty);
     (next(), next(), next(), next()) == (Some(true), Some(false), Some(false), None)
 }
 
-/// The index of a method in the list of those told apart.
+/// Returns the index of a method in [`METHODS`].
 pub(super) fn method(method: &Method) -> u8 {
     let known = METHODS[..METHODS.len() - 1].iter().position(|known| *known == method.as_str());
     known.unwrap_or(METHODS.len() - 1) as u8

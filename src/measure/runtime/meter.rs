@@ -1,12 +1,11 @@
 //! The meter of one watchdog: what all measured threads share.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 use crate::measure::counters::panics::Panics;
 use crate::measure::counters::sites::{Event, Sum};
-use crate::measure::gate::Gates;
 use crate::measure::primitives::clock::Clock;
 use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::{SiteId, Sites};
@@ -47,7 +46,8 @@ pub(crate) struct Meter {
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
     pub(crate) runtimes: Runtimes,
-    pub(crate) gates: Gates,
+    /// How many [`Lag`](crate::Lag)s there are, of whatever runtime; clones count as one.
+    pub(crate) lag_holders: AtomicU32,
     pub(crate) wake: Arc<Wake>,
     /// Panics in hooks that the user gave.
     pub(crate) hook_panics: AtomicU64,
@@ -85,7 +85,7 @@ impl Meter {
             sites: Sites::new(settings.max_sites, super::probe::FILE),
             routes: Routes::new(settings.max_routes),
             runtimes: Runtimes::new(me.clone()),
-            gates: Gates::default(),
+            lag_holders: AtomicU32::new(0),
             hook_panics: AtomicU64::new(0),
             panics: Panics::default(),
             threads: Mutex::default(),
@@ -153,6 +153,11 @@ impl Meter {
     /// Returns the nanoseconds of allowed blocking by reason.
     pub(crate) fn allowed(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.allowed).clone()
+    }
+
+    /// Returns whether anyone reads the lag of some runtime.
+    pub(crate) fn has_lag_holders(&self) -> bool {
+        self.lag_holders.load(Ordering::Relaxed) > 0
     }
 
     /// Returns the threads that are registered now.

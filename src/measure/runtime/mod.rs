@@ -1,6 +1,7 @@
 //! The runtimes of a watchdog, and the meter that lists its threads.
 
 pub(crate) mod callbacks;
+pub(crate) mod lag;
 pub(crate) mod meter;
 pub(crate) mod ownership;
 pub(crate) mod probe;
@@ -16,6 +17,7 @@ use crate::error::Error;
 use crate::measure::primitives::frame::MAX_RUNTIMES;
 pub(crate) use crate::measure::primitives::frame::OTHER;
 use crate::measure::primitives::histogram::Histogram;
+use crate::measure::runtime::lag::LagCell;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::WorkerOwners;
 use crate::measure::runtime::probe::Probe;
@@ -38,6 +40,7 @@ pub(crate) struct Runtime {
     pub(crate) runtime_tag: u64,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
+    pub(crate) lag: LagCell,
     /// The delays from waking the probe to its poll.
     pub(crate) delay: Histogram,
     /// Whether tokio's hooks see every task of this runtime.
@@ -77,6 +80,7 @@ impl Runtime {
             runtime_tag: runtime_tag(id),
             meter: meter.clone(),
             probe: Probe::new(),
+            lag: LagCell::new(),
             delay: Histogram::new(),
             hooked: AtomicBool::new(false),
             multi_thread: AtomicBool::new(false),
@@ -164,6 +168,11 @@ impl Runtime {
     /// Returns tokio's metrics, while the runtime lives.
     pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
         lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
+    }
+
+    /// Returns tokio's id of the runtime, while it lives.
+    pub(crate) fn tokio_id(&self) -> Option<Id> {
+        lock(&self.state).live.as_ref().map(|live| live.id)
     }
 
     /// Returns its threads, while the runtime lives and where they publish their parks.

@@ -3,8 +3,8 @@
 //!
 //! A wake from outside goes through the queue that all workers share, and that each checks every
 //! few polls. Under load it overtakes what waits in the workers' own queues, where requests wait.
-//! Where requests may be turned away for the delay, the probe therefore goes once more through the
-//! queue of the worker that polled it: one poll of some 100 ns.
+//! Where anyone reads the runtime's lag, the probe therefore goes once more through the queue of the
+//! worker that polled it: one poll of some 100 ns.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,8 +23,8 @@ pub(crate) const FILE: &str = file!();
 #[derive(Debug)]
 pub(crate) struct Probe {
     waker: Mutex<Option<Waker>>,
-    /// The clock reading of the wake that has not been answered, or 0. Gates read it, too.
-    pub(crate) sent: Arc<AtomicU64>,
+    /// The clock reading of the wake that has not been answered, or 0.
+    sent: AtomicU64,
     /// The nanoseconds from the last answered wake to its answer, or [`WITHDRAWN`].
     answer: AtomicU64,
     stop: AtomicBool,
@@ -47,7 +47,7 @@ impl Probe {
     pub(super) fn new() -> Probe {
         Probe {
             waker: Mutex::default(),
-            sent: Arc::default(),
+            sent: AtomicU64::new(0),
             answer: AtomicU64::new(WITHDRAWN),
             stop: AtomicBool::new(false),
         }
@@ -62,6 +62,11 @@ impl Probe {
             },
             sent => Answer::Waiting(sent),
         }
+    }
+
+    /// Returns the clock reading of the wake that has not been answered.
+    pub(crate) fn unanswered(&self) -> Option<u64> {
+        Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != 0)
     }
 
     /// Wakes the probe if it waits, and returns whether it did; the watchdog only.
@@ -126,7 +131,7 @@ impl Future for Task {
         if sent != 0 && sent != this.halfway {
             // This task is the only writer; one thread at a time polls it.
             this.runtime.delay.record_and_sum(lag);
-            if meter.gates.are_there() {
+            if this.runtime.lag.is_held() {
                 this.halfway = sent;
                 // A wake within its own poll puts the task at the back of the worker's queue.
                 cx.waker().wake_by_ref();

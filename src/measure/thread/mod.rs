@@ -200,10 +200,6 @@ pub(crate) struct LocalHandle {
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
-    /// The time that an inner `WatchLayer` has attributed to the same request. The outer layer adds
-    /// it instead of counting the request twice.
-    #[cfg(feature = "tower")]
-    pub(crate) within_request: Cell<Option<(RouteId, u64)>>,
     pub(crate) place: OwnershipCache,
     /// The runtime of the last future that was resolved here: tokio's id (which is never reused),
     /// pollwatch's id, and whether it has task hooks.
@@ -231,8 +227,6 @@ impl LocalHandle {
             sites: RefCell::default(),
             #[cfg(feature = "tower")]
             routes: RefCell::default(),
-            #[cfg(feature = "tower")]
-            within_request: Cell::default(),
             place: Default::default(),
             last_runtime: Cell::default(),
             unplaced: Cell::default(),

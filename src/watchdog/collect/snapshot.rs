@@ -57,6 +57,10 @@ fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
         wakeups: state.status.wakeups.load(Ordering::Relaxed),
         callback_panics: state.report_counters.callback_panics.load(Ordering::Relaxed)
             + meter.hook_panics.load(Ordering::Relaxed),
+        #[cfg(feature = "prometheus")]
+        collector_failures: state.collectors.failures(),
+        #[cfg(not(feature = "prometheus"))]
+        collector_failures: 0,
     }
 }
 
@@ -133,7 +137,6 @@ fn route(route: Arc<str>, totals: &routes::Totals, stalls: StallSnapshot) -> Rou
         poll_buckets: BucketSnapshot::list(&routes::BOUNDS, buckets),
         polls_in_buckets,
         stalls,
-        shed: totals.shed,
     }
 }
 

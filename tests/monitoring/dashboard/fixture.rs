@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use pollwatch::{Shed, Watchdog, allow_blocking};
+use pollwatch::{Watchdog, allow_blocking};
+use pollwatch_shed::Shed;
 use tokio::runtime::Runtime;
 
-use test_support::watched::{served, two_workers};
+use test_support::watched::two_workers;
 
 const BLOCK: Duration = Duration::from_millis(15);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -28,17 +29,18 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new() -> Fixture {
-        let watchdog = served(Duration::from_millis(10));
+        // A watermark that any delay exceeds.
+        let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO);
+        let builder = Watchdog::builder().log(false).collector(all.collector());
+        let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
         let runtime = two_workers(&watchdog, "main");
         let app = Router::new()
             .route("/sleep", get(async || thread::sleep(BLOCK)))
             .route("/compute", get(async || compute()))
             .route("/fail", get(async || StatusCode::INTERNAL_SERVER_ERROR));
-        // A mark that any delay exceeds.
-        let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO);
         let refusing = Router::new().route("/refused", get(async || thread::sleep(BLOCK)));
         let served = serve(&runtime, app.layer(watchdog.layer()));
-        let refused = serve(&runtime, refusing.layer(watchdog.layer().shed(all)));
+        let refused = serve(&runtime, refusing.layer(all.layer(&watchdog)).layer(watchdog.layer()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut load = Vec::new();
         for (addr, path) in [(served, "/sleep"), (served, "/compute"), (served, "/fail"), (refused, "/refused")] {

@@ -135,11 +135,9 @@ fn sorted(mut columns: Vec<Column>, mut rows: Vec<(f64, Vec<String>)>, has_histo
     Table { columns, rows }
 }
 
-/// The routes with the most blocked time. Requests that were shed are shown where the server counts
-/// them.
+/// The routes with the most blocked time.
 pub(crate) fn routes(live: &Value, history: Option<&History>) -> Table {
-    let has_shed = list(live, "routes").iter().any(|route| route["shed"].is_number());
-    let mut columns = vec![
+    let columns = vec![
         Column::location("worst routes"),
         Column::number("blocked", 0),
         Column::number("last minute", 1),
@@ -148,10 +146,9 @@ pub(crate) fn routes(live: &Value, history: Option<&History>) -> Table {
         Column::number("busy", 4),
         Column::number("requests", 3),
     ];
-    columns.extend(has_shed.then(|| Column::number("shed", 6)));
     let row = |r: &Value| {
         let blocked = route_blocked_seconds(r);
-        let mut cells = vec![
+        let cells = vec![
             text(&r["route"]),
             seconds(blocked),
             history.map(|history| seconds(history.last_minute(r, blocked))).unwrap_or_default(),
@@ -160,7 +157,6 @@ pub(crate) fn routes(live: &Value, history: Option<&History>) -> Table {
             seconds(number(&r["busy_seconds"])),
             count(number(&r["requests"])),
         ];
-        cells.extend(has_shed.then(|| count(number(&r["shed"]))));
         (blocked, cells)
     };
     sorted(columns, list(live, "routes").iter().map(row).collect(), history.is_some())

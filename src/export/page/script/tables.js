@@ -132,7 +132,6 @@ class Tables {
           ...seconds((row) => row.busy_seconds),
         },
         { key: 'requests', title: 'Requests', ...number((row) => row.requests) },
-        { key: 'shed', title: 'Shed', hint: 'Rejected because the runtime was overloaded', ...number((row) => row.shed) },
       ],
       (row) => row.route,
     );

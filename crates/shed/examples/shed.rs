@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
-use pollwatch::{Shed, Watchdog};
+use pollwatch::Watchdog;
+use pollwatch_shed::Shed;
 use reqwest::{Client, StatusCode};
 use tokio::task::JoinSet;
 
@@ -38,7 +39,7 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let app = Router::new().route("/report", get(report)).route("/price", get(price));
     let app = match shed {
         // Prices are always admitted: they do not block, and must be available.
-        true => app.layer(watchdog.layer().shed(Shed::new().allow("/price"))),
+        true => app.layer(Shed::new().allow("/price").layer(&watchdog)),
         false => app.layer(watchdog.layer()),
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();

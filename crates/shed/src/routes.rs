@@ -1,0 +1,221 @@
+//! The routes of requests: their names, how long they block, and how many requests were rejected.
+//! Requests get here only while a runtime is late.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, header::CONTENT_TYPE};
+
+/// The number of routes that are distinguished. The rest is the route `other`.
+pub(crate) const MAX_ROUTES: usize = 500;
+/// The number of names that clients may have made up. They leave room for those of a router.
+const MAX_CLAIMED: usize = MAX_ROUTES / 2;
+/// The longest name in bytes. A longer one is the route `other`.
+const MAX_NAME: usize = 256;
+
+/// The weight of the latest first poll in the moving average is one in this many.
+const SMOOTHING: u64 = 16;
+
+/// One route.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) name: Box<str>,
+    /// [`SMOOTHING`] times the exponentially weighted moving average of the latest first polls, in
+    /// nanoseconds; 0 when there was none.
+    first_polls: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl Route {
+    fn new(name: &str) -> Arc<Route> {
+        Arc::new(Route { name: name.into(), first_polls: AtomicU64::new(0), rejected: AtomicU64::new(0) })
+    }
+
+    /// Takes in how long the service's call and the first poll of its future took: all that a
+    /// request does unless it waits for something. Of two threads that do so at once, one may lose.
+    pub(crate) fn record_first_poll(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let average = match self.first_polls.load(Ordering::Relaxed) {
+            0 => nanos.saturating_mul(SMOOTHING),
+            average => (average - average / SMOOTHING).saturating_add(nanos),
+        };
+        self.first_polls.store(average, Ordering::Relaxed);
+    }
+
+    /// Returns the average duration of the latest first polls. A route that starts to block is
+    /// known within a few requests, and so is one that ceases to. The polls of bodies, of which a
+    /// request may have thousands, do not hide what it does.
+    pub(crate) fn mean_first_poll(&self) -> Duration {
+        Duration::from_nanos(self.first_polls.load(Ordering::Relaxed) / SMOOTHING)
+    }
+
+    /// Counts a rejected request.
+    pub(crate) fn count_rejected(&self) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+}
+
+/// All routes of a [`Shed`](crate::Shed), interned by name.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    named: RwLock<Named>,
+    unmatched: Arc<Route>,
+    other: Arc<Route>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    by_name: HashMap<Box<str>, Arc<Route>>,
+    claimed: usize,
+}
+
+/// Who vouches for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A router has matched it.
+    Matched,
+    /// A client may have made it up.
+    Claimed,
+}
+
+impl Routes {
+    pub(crate) fn new() -> Routes {
+        Routes { named: RwLock::default(), unmatched: Route::new("unmatched"), other: Route::new("other") }
+    }
+
+    /// Returns the route of a request. `given` is the name that the application gave it.
+    pub(crate) fn of_request<B>(&self, request: &Request<B>, given: Option<&str>) -> Arc<Route> {
+        match (given, matched_path(request)) {
+            (Some(name), _) => self.intern(name, Origin::Claimed),
+            (None, Some(name)) => self.intern(name, Origin::Matched),
+            (None, None) if is_grpc(request.headers()) && is_grpc_method(request.uri().path()) => {
+                self.intern(request.uri().path(), Origin::Claimed)
+            }
+            (None, None) => self.unmatched.clone(),
+        }
+    }
+
+    fn intern(&self, name: &str, origin: Origin) -> Arc<Route> {
+        if name.len() > MAX_NAME {
+            return self.other.clone();
+        }
+        let known = self.named.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned();
+        if let Some(route) = known {
+            return route;
+        }
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = named.by_name.get(name) {
+            return route.clone();
+        }
+        let is_full = named.by_name.len() >= MAX_ROUTES;
+        if is_full || origin == Origin::Claimed && named.claimed >= MAX_CLAIMED {
+            return self.other.clone();
+        }
+        named.claimed += usize::from(origin == Origin::Claimed);
+        let route = Route::new(name);
+        named.by_name.insert(name.into(), route.clone());
+        route
+    }
+
+    /// Returns whether the route stands for all names beyond the limit.
+    pub(crate) fn is_other(&self, route: &Arc<Route>) -> bool {
+        Arc::ptr_eq(route, &self.other)
+    }
+
+    /// Returns all routes.
+    #[cfg(any(feature = "prometheus", test))]
+    pub(crate) fn all(&self) -> Vec<Arc<Route>> {
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+        named.by_name.values().chain([&self.unmatched, &self.other]).cloned().collect()
+    }
+}
+
+/// Returns the path that axum matched.
+#[cfg(feature = "axum")]
+fn matched_path<B>(request: &Request<B>) -> Option<&str> {
+    request.extensions().get::<axum::extract::MatchedPath>().map(axum::extract::MatchedPath::as_str)
+}
+
+#[cfg(not(feature = "axum"))]
+fn matched_path<B>(_: &Request<B>) -> Option<&str> {
+    None
+}
+
+/// Returns whether the headers are those of a gRPC message.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Returns whether a path has the form `/package.Service/Method`.
+fn is_grpc_method(path: &str) -> bool {
+    let mut parts = path.split('/');
+    let mut next = || parts.next().map(str::is_empty);
+    (next(), next(), next(), next()) == (Some(true), Some(false), Some(false), None)
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_average_is_of_the_latest_requests() {
+        let route = Route::new("/");
+        let ms = Duration::from_millis;
+        let short = Duration::from_micros(10);
+        assert_eq!(route.mean_first_poll(), Duration::ZERO);
+        route.record_first_poll(ms(40));
+        assert_eq!(route.mean_first_poll(), ms(40), "one request is its own average");
+        let polls_until = |time, is_so: &dyn Fn(Duration) -> bool| {
+            let polls = (1..).find(|_| {
+                route.record_first_poll(time);
+                is_so(route.mean_first_poll())
+            });
+            polls.unwrap()
+        };
+        assert!((16..100).contains(&polls_until(short, &|mean| mean < ms(5))));
+        (0..1_000_000).for_each(|_| route.record_first_poll(short));
+        let mean = route.mean_first_poll();
+        assert!((Duration::from_micros(9)..=short).contains(&mean), "{mean:?}");
+        assert!((2..16).contains(&polls_until(ms(20), &|mean| mean >= ms(5))), "a million quick ones before");
+        route.record_first_poll(Duration::MAX);
+        route.record_first_poll(Duration::MAX);
+        assert!(route.mean_first_poll() > Duration::ZERO);
+    }
+
+    #[test]
+    fn requests_are_named_by_what_is_known_of_them() {
+        let routes = Routes::new();
+        let name = |path: &str, kind: Option<&str>, given: Option<&str>| {
+            let mut request = Request::builder().uri(path);
+            if let Some(kind) = kind {
+                request = request.header(CONTENT_TYPE, kind);
+            }
+            routes.of_request(&request.body(()).unwrap(), given).name.to_string()
+        };
+        assert_eq!(name("/orders/7", None, None), "unmatched", "never the raw path");
+        assert_eq!(name("/a.Service/Method", Some("application/grpc+proto"), None), "/a.Service/Method");
+        assert_eq!(name("/a/b/c", Some("application/grpc"), None), "unmatched");
+        assert_eq!(name("/orders/7", None, Some("/orders")), "/orders");
+    }
+
+    #[test]
+    fn made_up_names_leave_room() {
+        let routes = Routes::new();
+        let made_up = (0..MAX_ROUTES).map(|i| routes.intern(&format!("/flood/{i}"), Origin::Claimed));
+        let others = made_up.filter(|route| routes.is_other(route)).count();
+        assert_eq!(others, MAX_ROUTES - MAX_CLAIMED);
+        let matched: Vec<_> =
+            (0..MAX_ROUTES).map(|i| routes.intern(&format!("/matched/{i}"), Origin::Matched)).collect();
+        assert_eq!(matched.iter().filter(|route| !routes.is_other(route)).count(), MAX_ROUTES - MAX_CLAIMED);
+        assert_eq!(routes.all().len(), MAX_ROUTES + 2);
+        let empty = Routes::new();
+        assert!(empty.is_other(&empty.intern(&"x".repeat(MAX_NAME + 1), Origin::Matched)));
+    }
+}

@@ -1,0 +1,104 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::detect::track::Poll;
+use crate::measure::runtime::lag::{Lag, LagSource};
+use crate::model::id::PollKey;
+use crate::model::lag::ScheduleDelay;
+
+const MS: u64 = 1_000_000;
+
+/// A runtime whose probe answers as it is told.
+struct Fixture {
+    meter: Arc<Meter>,
+    runtime: Arc<Runtime>,
+    lag: Lag,
+    publisher: LagPublisher,
+    now: u64,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let meter = Meter::of(10 * MS, 10);
+        let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
+        let lag = LagSource::new(&meter).get("main").unwrap();
+        Fixture { meter, runtime, lag, publisher: LagPublisher::default(), now: 10_000 * MS }
+    }
+
+    fn step(&mut self, answer: Answer, scan: &Scan) -> Option<ScheduleDelay> {
+        self.runtime.probe.pretend(answer);
+        self.publisher.sent(&self.runtime);
+        self.now += 20 * MS;
+        self.publisher.publish(&self.meter, self.now, scan, |_| 1);
+        self.lag.read()?.schedule_delay
+    }
+
+    fn is_late(&self) -> bool {
+        self.publisher.late().next().is_some()
+    }
+}
+
+#[test]
+fn answers_are_published() {
+    let mut fixture = Fixture::new();
+    let delay = fixture.step(Answer::After(60 * MS), &Scan::default()).unwrap();
+    assert!(delay.delay.as_millis().abs_diff(60) <= 1 && !delay.is_lower_bound, "{delay:?}");
+    assert_eq!(fixture.lag.read().unwrap().blocked_workers, 1);
+    // A withdrawn probe says nothing: the latest answer stays until it expires.
+    assert_eq!(fixture.step(Answer::Withdrawn, &Scan::default()), Some(delay));
+}
+
+#[test]
+fn a_wait_counts_by_the_polls_that_began_meanwhile() {
+    let mut fixture = Fixture::new();
+    let sent = fixture.meter.clock.now();
+    let mut scan = Scan::default();
+    let poll = |number, after: u64| Poll {
+        key: PollKey { thread: 1, number },
+        begin: fixture.meter.clock.nanos(sent) + after,
+        runtime: fixture.runtime.id,
+        site: crate::model::id::SiteId::OTHER,
+        watched: None,
+        request: None,
+        parent_route: None,
+        task: 0,
+        paused_since: None,
+        waited: 0,
+    };
+    let polls = [poll(1, 0), poll(2, 10 * MS), poll(3, 30 * MS)];
+    scan.running.push(polls[0]);
+    assert_eq!(fixture.step(Answer::Waiting(sent), &scan), None, "it may be the next");
+    scan.running.push(polls[1]);
+    assert_eq!(fixture.step(Answer::Waiting(sent), &scan), None, "a short wait is not published");
+    scan.running.push(polls[2]);
+    let delay = fixture.step(Answer::Waiting(sent), &scan).unwrap();
+    assert!(delay.is_lower_bound && delay.delay.as_millis().abs_diff(30) <= 1, "{delay:?}");
+}
+
+#[test]
+fn a_late_runtime_is_probed_for_a_while() {
+    let mut fixture = Fixture::new();
+    fixture.step(Answer::After(MS / 2), &Scan::default());
+    assert!(!fixture.is_late());
+    fixture.step(Answer::After(60 * MS), &Scan::default());
+    for _ in 0..190 {
+        fixture.step(Answer::After(0), &Scan::default());
+        assert!(fixture.is_late());
+    }
+    for _ in 0..20 {
+        fixture.step(Answer::After(0), &Scan::default());
+    }
+    assert!(!fixture.is_late());
+}
+
+#[test]
+fn nothing_is_published_that_nobody_reads() {
+    let mut fixture = Fixture::new();
+    fixture.step(Answer::After(60 * MS), &Scan::default());
+    LagPublisher::clear(&fixture.meter);
+    assert_eq!(fixture.lag.read(), None);
+    fixture.lag = LagSource::new(&fixture.meter).get("other").unwrap();
+    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.lag = LagSource::new(&fixture.meter).get("main").unwrap();
+    assert_eq!(fixture.lag.read(), None);
+}
