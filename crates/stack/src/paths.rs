@@ -1,6 +1,5 @@
 //! Paths of source files for reading, without what is only of the machine that built the program.
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 /// Returns a path without the part that differs between machines, and still distinct: below the
