@@ -5,7 +5,7 @@
 //! without blocking. Clients request prices alone, and then 64 impatient clients request reports as
 //! well, without load shedding and with it.
 //!
-//! `cargo run --release --example shed` prints the latencies of the three cases, and exits.
+//! `cargo run --release -p pollwatch-shed --features prometheus --example shed` prints the latencies of the three cases, and exits.
 
 use std::error::Error;
 use std::net::SocketAddr;
