@@ -37,11 +37,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let watchdog = Watchdog::builder().start()?;
     let app = Router::new().route("/report", get(report)).route("/price", get(price));
-    let app = match shed {
-        // Prices are always admitted: they do not block, and must be available.
-        true => app.layer(Shed::new().allow("/price").layer(&watchdog)),
-        false => app.layer(watchdog.layer()),
-    };
+    // Prices are always admitted: they do not block, and must be available.
+    let app = if shed { app.layer(Shed::new().allow("/price").layer(&watchdog)) } else { app };
+    // Outside: in stable mode, the watchdog sees the polls of the requests below this layer.
+    let app = app.layer(watchdog.layer());
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = watchdog.build_runtime("main", builder.worker_threads(2).enable_all())?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;

@@ -37,6 +37,10 @@
 //! The layer sees the runtimes that the watchdog watches, of which it attaches that of the first
 //! request itself. A runtime that is built later is known within half a second.
 //!
+//! The watchdog measures the delay of runtimes that it sees polling. In stable mode these are the
+//! multi-thread runtimes that it has built, and any runtime whose requests pass
+//! `Watchdog::layer()`: put that layer outside of this one, as above.
+//!
 //! [tokio]: https://tokio.rs
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -89,8 +89,8 @@ pub(crate) struct WorkerScan {
     /// The observed workers, by thread.
     pub(crate) busy: HashMap<u64, BusyWorker>,
     pools: Vec<PoolScan>,
-    /// Whether some worker has not parked.
-    pub(crate) is_busy: bool,
+    /// The runtimes of which some worker has not parked.
+    pub(crate) busy_runtimes: Vec<u16>,
     /// The [`fingerprint`] before anything else was read.
     pub(crate) fingerprint: u64,
 }
@@ -122,12 +122,14 @@ impl Workers {
             let certain = OnceCell::new();
             let mut in_pool =
                 PoolScan { pool, seats, spare, parked: None, earliest_unpark: u64::MAX, shallow, certain };
+            if workers.iter().any(|(_, event)| !event.is_parked()) {
+                scan.busy_runtimes.push(runtime.id);
+            }
             for (seat, event) in workers {
                 if event.is_parked() {
                     in_pool.parked = Some((seat, event));
                     continue;
                 }
-                scan.is_busy = true;
                 in_pool.earliest_unpark = in_pool.earliest_unpark.min(event.at());
                 scan.observe_worker(meter, &runtime, &metrics, seat, event);
             }

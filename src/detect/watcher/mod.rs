@@ -224,7 +224,7 @@ impl Watcher {
         seen.fingerprint != self.fingerprint
             || !seen.scan.running.is_empty()
             || self.tracker.has_stalls()
-            || seen.workers.is_busy
+            || !seen.workers.busy_runtimes.is_empty()
             || self.lag.late().next().is_some()
     }
 

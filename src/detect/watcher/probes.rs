@@ -55,6 +55,8 @@ impl Watcher {
         if is_due_for_all {
             self.probed = seen.now;
         }
+        // In stable mode, no poll is measured of a runtime without a watched request or future.
+        polling.extend(&seen.workers.busy_runtimes);
         // A late runtime is probed on, or nobody would learn that it is not late any more.
         polling.extend(self.lag.late());
         for id in polling {
