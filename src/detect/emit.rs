@@ -246,7 +246,7 @@ impl Emitter {
     /// Returns a stall with all that a poll says about it.
     fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState) -> Stall {
         let meter = &self.meter;
-        let ago = Duration::from_nanos(meter.clock.nanos(meter.clock.now()).saturating_sub(poll.begin));
+        let ago = Duration::from_nanos(meter.clock.nanos(meter.clock.now()).0.saturating_sub(poll.begin));
         Stall {
             id,
             phase,

@@ -243,7 +243,7 @@ impl Examiner {
     }
 
     fn now(&self) -> u64 {
-        self.meter.clock.nanos(self.meter.clock.now())
+        self.meter.clock.nanos(self.meter.clock.now()).0
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::detect::track::Scan;
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::probe::Answer;
@@ -79,7 +80,7 @@ impl LagPublisher {
                 // others that began later make it late.
                 let polls = scan.running.iter().filter(|poll| poll.runtime == runtime.id);
                 let latest = polls.map(|poll| poll.begin).max()?;
-                Some((latest.saturating_sub(meter.clock.nanos(sent)), true))
+                Some((latest.saturating_sub(meter.clock.nanos(Ticks(sent)).0), true))
             }
         }
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::track::{Poll, PollState, Request};
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
@@ -32,9 +33,9 @@ pub(super) fn polls_in(meter: &Meter, thread: &ThreadState, reading: &Reading) -
         poll.request = reading.request_of(frame).map(|(request, route)| Request {
             frame: request.number,
             route,
-            begin: meter.clock.nanos(request.begin),
+            begin: meter.clock.nanos(Ticks(request.begin)).0,
         });
-        poll.paused_since = paused_at.map(|at| meter.clock.nanos(at));
+        poll.paused_since = paused_at.map(|at| meter.clock.nanos(Ticks(at)).0);
         (poll, *frame)
     })
 }
@@ -48,7 +49,7 @@ pub(super) fn poll_of(
 ) -> Poll {
     Poll {
         key: PollKey { thread: thread.id, number },
-        begin: meter.clock.nanos(begin),
+        begin: meter.clock.nanos(Ticks(begin)).0,
         runtime: what.runtime,
         site: thread.counters.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
         watched: None,
@@ -90,7 +91,7 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
     let mut found: Vec<WorkerPoll> = Vec::new();
     for (thread, reading) in read_slots(meter) {
         let Some(reading) = reading else { continue };
-        let now = meter.clock.nanos(meter.clock.now());
+        let now = meter.clock.nanos(meter.clock.now()).0;
         for (poll, frame) in polls_in(meter, &thread, &reading) {
             let elapsed = Nanos(poll.paused_since.unwrap_or(now).saturating_sub(poll.begin));
             if poll.runtime != runtime.id || elapsed < min_elapsed {

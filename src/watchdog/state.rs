@@ -92,6 +92,6 @@ impl WatchdogState {
     }
 
     fn now(&self) -> Nanos {
-        Nanos(self.meter.clock.nanos(self.meter.clock.now()))
+        self.meter.clock.nanos(self.meter.clock.now())
     }
 }

@@ -51,11 +51,11 @@ fn answers_are_published() {
 #[test]
 fn a_wait_counts_by_the_polls_that_began_meanwhile() {
     let mut fixture = Fixture::new();
-    let sent = fixture.meter.clock.now();
+    let sent = fixture.meter.clock.now().0;
     let mut scan = Scan::default();
     let poll = |number, after: u64| Poll {
         key: PollKey { thread: 1, number },
-        begin: fixture.meter.clock.nanos(sent) + after,
+        begin: fixture.meter.clock.nanos(Ticks(sent)).0 + after,
         runtime: fixture.runtime.id,
         site: crate::model::id::SiteId::OTHER,
         watched: None,

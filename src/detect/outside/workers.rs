@@ -147,7 +147,7 @@ impl Workers {
         for seat in spare {
             let Some(cpu) = seat.tid.and_then(sys::thread_cpu_nanos) else { continue };
             let known = self.spare.get(&seat.id).filter(|idle| idle.cpu == cpu);
-            now.insert(seat.id, *known.unwrap_or(&IdleSince { cpu, since: meter.clock.now() }));
+            now.insert(seat.id, *known.unwrap_or(&IdleSince { cpu, since: meter.clock.now().0 }));
         }
         self.spare = now;
         self.parked_stacks.retain(|id, _| scan.pools.iter().any(|pool| pool.pool.id == *id));
@@ -229,7 +229,7 @@ impl WorkerScan {
         if progress != self::progress(metrics, index) {
             return;
         }
-        let at = meter.clock.nanos(meter.clock.now());
+        let at = meter.clock.nanos(meter.clock.now()).0;
         let mark = (event.word, reading.state);
         self.observations.push(WorkerObservation { thread: seat.id, mark, progress, cpu, at });
         let identity = BlockedWorker { seat: seat.clone(), mark, cpu: Some(cpu) };

@@ -229,7 +229,7 @@ impl Watcher {
     }
 
     fn now(&self) -> u64 {
-        self.meter.clock.nanos(self.meter.clock.now())
+        self.meter.clock.nanos(self.meter.clock.now()).0
     }
 
     /// Emits what a scan changes about the tracked polls.

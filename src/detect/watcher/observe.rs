@@ -9,6 +9,7 @@ use crate::detect::outside::workers;
 use crate::detect::procfs;
 use crate::detect::scan;
 use crate::detect::track::{EndedPoll, EndedRequest, Request, Scan};
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::{FrameKind, FrameTag};
 use crate::measure::thread::slow_polls::SlowPoll;
@@ -39,7 +40,7 @@ impl Watcher {
                 Some(reading) => {
                     fingerprint = fingerprint.wrapping_add(reading.state);
                     for (mut poll, _) in scan::polls_in(&meter, &thread, &reading) {
-                        let end = poll.paused_since.unwrap_or_else(|| meter.clock.nanos(meter.clock.now()));
+                        let end = poll.paused_since.unwrap_or_else(|| meter.clock.nanos(meter.clock.now()).0);
                         // The run delay matters until the poll is tracked. Some never are, and
                         // last: the `block_on` roots of a multi-thread runtime.
                         let is_long = end.saturating_sub(poll.begin) >= meter.threshold;
@@ -65,13 +66,13 @@ impl Watcher {
         // The sum from before the scan: a worker that was unparked since then keeps the watchdog
         // from falling asleep.
         fingerprint = fingerprint.wrapping_add(workers.fingerprint);
-        Observation { now: meter.clock.nanos(at), scan: found, threads, workers, fingerprint }
+        Observation { now: meter.clock.nanos(at).0, scan: found, threads, workers, fingerprint }
     }
 
     fn take_slow_polls(&self, thread: &ThreadState, found: &mut Scan) {
         thread.slow_polls.drain(|ended| match FrameTag::unpack(ended.what) {
             FrameTag { kind: FrameKind::Route, route, .. } => found.ended_requests.extend(route.map(|route| {
-                let begin = self.meter.clock.nanos(ended.begin);
+                let begin = self.meter.clock.nanos(Ticks(ended.begin)).0;
                 let poll = PollKey { thread: thread.id, number: ended.task };
                 EndedRequest { poll, request: Request { frame: ended.number, route, begin }, nanos: ended.nanos }
             })),

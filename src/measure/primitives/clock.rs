@@ -8,6 +8,13 @@
 
 use std::time::Instant;
 
+use crate::model::time::Nanos;
+
+/// A reading of a [`Clock`], in ticks of its source. Only that clock and its clones know how long a
+/// tick is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(pub(crate) u64);
+
 /// Where readings come from.
 #[derive(Clone, Debug)]
 enum Source {
@@ -21,10 +28,10 @@ enum Source {
 pub(crate) struct Clock {
     source: Source,
     /// The reading at which `nanos` is zero.
-    anchor: u64,
+    anchor: Ticks,
 }
 
-/// The scale of a source that counts nanoseconds.
+/// The nanoseconds that 2^32 ticks of a source of nanoseconds take.
 const NANOS: u64 = 1 << 32;
 
 impl Clock {
@@ -40,14 +47,14 @@ impl Clock {
                 nanos => Source::Counter(clock, Scale::of(nanos)),
             }
         };
-        let mut clock = Clock { source, anchor: 0 };
+        let mut clock = Clock { source, anchor: Ticks(0) };
         clock.anchor = clock.now();
         clock
     }
 
     /// Returns a raw reading, which is never 0.
     #[inline]
-    pub(crate) fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> Ticks {
         match &self.source {
             Source::Counter(clock, _) => count(clock),
             Source::Monotonic(anchor) => nanos_since(anchor),
@@ -57,43 +64,43 @@ impl Clock {
     /// Returns a raw reading where that takes no call; `None` elsewhere.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     #[inline(always)]
-    pub(crate) fn fast_now(&self) -> Option<u64> {
+    pub(crate) fn fast_now(&self) -> Option<Ticks> {
         match &self.source {
             Source::Counter(clock, _) => Some(count(clock)),
             Source::Monotonic(_) => None,
         }
     }
 
-    /// Returns the nanoseconds from a reading to now where that takes no call; `None` elsewhere.
+    /// Returns the time from a reading to now where that takes no call; `None` elsewhere.
     #[inline(always)]
-    pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
+    pub(crate) fn fast_since(&self, start: Ticks) -> Option<Nanos> {
         match &self.source {
-            Source::Counter(clock, scale) => Some(scale.nanos(count(clock).saturating_sub(begin))),
+            Source::Counter(clock, scale) => Some(scale.nanos(count(clock), start)),
             Source::Monotonic(_) => None,
         }
     }
 
-    /// Returns the nanoseconds between two readings, to within a billionth; 0 when they are in the
+    /// Returns the time between two readings, to within a billionth; zero when they are in the
     /// wrong order.
     #[inline]
-    pub(crate) fn delta(&self, begin: u64, end: u64) -> u64 {
+    pub(crate) fn delta(&self, start: Ticks, end: Ticks) -> Nanos {
         match &self.source {
-            Source::Counter(_, scale) => scale.nanos(end.saturating_sub(begin)),
-            Source::Monotonic(_) => end.saturating_sub(begin),
+            Source::Counter(_, scale) => scale.nanos(end, start),
+            Source::Monotonic(_) => Nanos(end.0.saturating_sub(start.0)),
         }
     }
 
-    /// Returns the nanoseconds from a reading to now, with one branch on the source.
+    /// Returns the time from a reading to now, with one branch on the source.
     #[inline]
-    pub(crate) fn since(&self, begin: u64) -> u64 {
+    pub(crate) fn since(&self, start: Ticks) -> Nanos {
         match &self.source {
-            Source::Counter(clock, scale) => scale.nanos(count(clock).saturating_sub(begin)),
-            Source::Monotonic(anchor) => nanos_since(anchor).saturating_sub(begin),
+            Source::Counter(clock, scale) => scale.nanos(count(clock), start),
+            Source::Monotonic(anchor) => Nanos(nanos_since(anchor).0.saturating_sub(start.0)),
         }
     }
 
-    /// Returns a reading as nanoseconds since this clock was made.
-    pub(crate) fn nanos(&self, reading: u64) -> u64 {
+    /// Returns a reading as the time since this clock was made.
+    pub(crate) fn nanos(&self, reading: Ticks) -> Nanos {
         self.delta(self.anchor, reading)
     }
 
@@ -110,23 +117,23 @@ impl Clock {
 /// counter does not.
 #[cold]
 #[inline(never)]
-fn nanos_since(anchor: &Instant) -> u64 {
-    anchor.elapsed().as_nanos() as u64 + 1
+fn nanos_since(anchor: &Instant) -> Ticks {
+    Ticks(anchor.elapsed().as_nanos() as u64 + 1)
 }
 
 /// Returns what quanta's `raw` returns where it reads the counter. Its call is not inlined.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn count(_: &quanta::Clock) -> u64 {
+fn count(_: &quanta::Clock) -> Ticks {
     // SAFETY: every x86_64 processor has the instruction. Where a system forbids it, quanta has
     // tried it before this source was chosen.
-    unsafe { std::arch::x86_64::_rdtsc() }
+    Ticks(unsafe { std::arch::x86_64::_rdtsc() })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn count(clock: &quanta::Clock) -> u64 {
-    clock.raw()
+fn count(clock: &quanta::Clock) -> Ticks {
+    Ticks(clock.raw())
 }
 
 /// The nanoseconds of a tick, as `factor / 2^(64 - shift)`: one multiplication a poll, of which
@@ -139,15 +146,16 @@ struct Scale {
 }
 
 impl Scale {
-    /// From the nanoseconds that 2^32 ticks take.
+    /// Returns the scale of a source, by the nanoseconds that 2^32 of its ticks take.
     fn of(nanos: u64) -> Scale {
         let shift = 32u32.saturating_sub(nanos.leading_zeros());
         Scale { factor: nanos << (32 - shift), shift }
     }
 
     #[inline(always)]
-    fn nanos(self, ticks: u64) -> u64 {
-        ((u128::from(ticks << self.shift) * u128::from(self.factor)) >> 64) as u64
+    fn nanos(self, end: Ticks, start: Ticks) -> Nanos {
+        let ticks = end.0.saturating_sub(start.0);
+        Nanos(((u128::from(ticks << self.shift) * u128::from(self.factor)) >> 64) as u64)
     }
 }
 
@@ -164,17 +172,17 @@ mod tests {
 
     #[test]
     fn agrees_with_the_monotonic_clock() {
-        for clock in [Clock::new(), Clock { source: Source::Monotonic(Instant::now()), anchor: 0 }] {
+        for clock in [Clock::new(), Clock { source: Source::Monotonic(Instant::now()), anchor: Ticks(0) }] {
             let (outer, begin) = (Instant::now(), clock.now());
             let inner = Instant::now();
             std::thread::sleep(Duration::from_millis(20));
             let inner = inner.elapsed().as_nanos() as f64;
-            let nanos = clock.delta(begin, clock.now()) as f64;
+            let nanos = clock.delta(begin, clock.now()).0 as f64;
             let outer = outer.elapsed().as_nanos() as f64;
             assert!(nanos >= inner * 0.99 && nanos <= outer * 1.01, "{}: {inner} <= {nanos} <= {outer}", clock.name());
-            assert_eq!(clock.delta(clock.now(), begin), 0);
-            assert!(clock.since(begin) as f64 >= nanos);
-            assert_eq!(clock.since(u64::MAX), 0);
+            assert_eq!(clock.delta(clock.now(), begin), Nanos::ZERO);
+            assert!(clock.since(begin).0 as f64 >= nanos);
+            assert_eq!(clock.since(Ticks(u64::MAX)), Nanos::ZERO);
         }
     }
 
@@ -187,7 +195,10 @@ mod tests {
             for seconds in [0, 1, 60, 86_400, 3_000 * 86_400] {
                 let ticks = seconds * hertz;
                 let exact = seconds * 1_000_000_000;
-                assert!(scale.nanos(ticks).abs_diff(exact) <= 1 + exact / 500_000_000, "{seconds} s at {hertz} Hz");
+                assert!(
+                    scale.nanos(Ticks(ticks), Ticks(0)).0.abs_diff(exact) <= 1 + exact / 500_000_000,
+                    "{seconds} s at {hertz} Hz"
+                );
             }
         }
     }

@@ -95,7 +95,7 @@ impl Wake {
             && let Some(thread) = self.thread.get()
         {
             // The process may be stopped before the watchdog runs.
-            self.woken.store(self.clock.now(), Ordering::Relaxed);
+            self.woken.store(self.clock.now().0, Ordering::Relaxed);
             thread.unpark();
         }
     }

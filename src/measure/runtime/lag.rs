@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
 
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::model::lag::{LagReading, ScheduleDelay};
@@ -167,7 +168,7 @@ impl Lag {
         let sent = runtime.probe.unanswered();
         reading.unanswered = sent.map_or(Duration::ZERO, |sent| {
             let now = meter.clock.now();
-            Duration::from_nanos(meter.clock.delta(sent, now))
+            meter.clock.delta(Ticks(sent), now).to_duration()
         });
         Some(reading)
     }

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::util::lock;
 
@@ -127,7 +128,7 @@ impl Future for Task {
         let probe = &this.runtime.probe;
         let Some(meter) = this.runtime.meter.upgrade() else { return Poll::Ready(()) };
         let sent = probe.sent.load(Ordering::Acquire);
-        let lag = meter.clock.delta(sent, meter.clock.now());
+        let lag = meter.clock.delta(Ticks(sent), meter.clock.now()).0;
         if sent != 0 && sent != this.halfway {
             // This task is the only writer; one thread at a time polls it.
             this.runtime.delay.record_and_sum(lag);

@@ -173,7 +173,7 @@ impl WorkerThreads {
                 if seat.worker.load(Ordering::Relaxed) != worker {
                     self.claim_worker(seat, worker);
                 }
-                seat.event.store(self.clock.now() << 1 | parked, Ordering::Release);
+                seat.event.store(self.clock.now().0 << 1 | parked, Ordering::Release);
             }
         });
     }

@@ -14,7 +14,7 @@ use pollwatch_stack::{StackBounds, Tid};
 use crate::measure::counters::routes::RouteCounters;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
 use crate::measure::entry::spans;
-use crate::measure::primitives::clock::Clock;
+use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::measure::primitives::histogram::SLOW_NANOS;
 #[cfg(feature = "tower")]
 use crate::measure::primitives::route::{Proof, RouteId};
@@ -112,26 +112,26 @@ impl ThreadState {
     /// Reads the clock.
     #[inline(always)]
     pub(crate) fn now(&self) -> u64 {
-        self.clock.now()
+        self.clock.now().0
     }
 
     /// Reads the clock where that takes no call; `None` elsewhere.
     #[cfg(tokio_unstable)]
     #[inline(always)]
     pub(crate) fn fast_now(&self) -> Option<u64> {
-        self.clock.fast_now()
+        self.clock.fast_now().map(|now| now.0)
     }
 
     /// Returns the nanoseconds since a reading where that takes no call; `None` elsewhere.
     #[inline(always)]
     pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
-        self.clock.fast_since(begin)
+        self.clock.fast_since(Ticks(begin)).map(|nanos| nanos.0)
     }
 
     /// Returns the nanoseconds since a reading.
     #[inline(always)]
     pub(crate) fn since(&self, begin: u64) -> u64 {
-        self.clock.since(begin)
+        self.clock.since(Ticks(begin)).0
     }
 }
 
@@ -236,7 +236,7 @@ impl LocalHandle {
     /// Counts the time of a scope of allowed blocking.
     pub(crate) fn count_allowed(&self, reason: &'static str, began: u64, ended: u64) {
         if let Some(meter) = self.meter.upgrade() {
-            meter.count_allowed(reason, meter.clock.delta(began, ended));
+            meter.count_allowed(reason, meter.clock.delta(Ticks(began), Ticks(ended)).0);
         }
     }
 
