@@ -42,7 +42,7 @@ pub(super) struct PollContext {
 /// A worker that is blocked by a task that nobody wrapped.
 pub(super) struct UnwatchedStall {
     pub(super) id: u64,
-    pub(super) runtime: u16,
+    pub(super) runtime: RuntimeId,
     pub(super) worker: u16,
     pub(super) thread: Arc<ThreadState>,
     pub(super) identity: StallIdentity,
@@ -89,7 +89,7 @@ impl Emitter {
                 stall.route = self.route(route);
                 let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
                 stall.latest_request = self.route(latest_request);
-                let origin = StallOrigin { runtime: RuntimeId(poll.runtime), site: poll.site, route };
+                let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
                 self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
             }
             Change::Continued { id, elapsed } => {
@@ -124,7 +124,7 @@ impl Emitter {
                     Some(Exoneration::Starved) => Cause::Starved,
                 };
                 stall.route = self.route(route);
-                let origin = StallOrigin { runtime: RuntimeId(poll.runtime), site: poll.site, route };
+                let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
                 self.emit(Event::StallEndedUnseen { stall: Box::new(stall), origin });
             }
         }
@@ -157,7 +157,7 @@ impl Emitter {
         stall.certainty = certainty;
         stall.elapsed_is_lower_bound = true;
         stall.elapsed = Duration::from_nanos(elapsed);
-        let origin = StallOrigin { runtime: RuntimeId(runtime), site: SiteId::OTHER, route: None };
+        let origin = StallOrigin { runtime: runtime, site: SiteId::OTHER, route: None };
         self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
     }
 
@@ -219,7 +219,7 @@ impl Emitter {
     }
 
     /// Emits that a site has more tasks than `limit`.
-    pub(super) fn emit_task_growth(&mut self, key: (u16, SiteId), alive: u64, limit: u64) {
+    pub(super) fn emit_task_growth(&mut self, key: (RuntimeId, SiteId), alive: u64, limit: u64) {
         self.emit(Event::Notice(Notice::TasksGrew { group: self.task_group(key), alive, limit }));
     }
 
@@ -227,15 +227,11 @@ impl Emitter {
         (self.sink)(event);
     }
 
-    fn task_group(&self, key: (u16, SiteId)) -> TaskGroup {
-        TaskGroup {
-            runtime: self.runtime_name(key.0),
-            site: self.meter.sites.get(key.1),
-            key: (RuntimeId(key.0), key.1),
-        }
+    fn task_group(&self, key: (RuntimeId, SiteId)) -> TaskGroup {
+        TaskGroup { runtime: self.runtime_name(key.0), site: self.meter.sites.get(key.1), key: (key.0, key.1) }
     }
 
-    fn runtime_name(&self, id: u16) -> Arc<str> {
+    fn runtime_name(&self, id: RuntimeId) -> Arc<str> {
         self.meter.runtimes.get(id).map_or_else(|| "other".into(), |runtime| runtime.name.clone())
     }
 

@@ -7,6 +7,7 @@ use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::probe::Answer;
+use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 
 /// A wait is published as a lower bound from this age on. Before that the latest answer stays
@@ -22,14 +23,14 @@ const PROBING: u64 = 4_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct LagPublisher {
     /// Runtimes whose probe was woken, and has not answered.
-    waiting: Vec<u16>,
+    waiting: Vec<RuntimeId>,
     /// Runtimes that were late, and the moments until which they are probed.
-    late_until: HashMap<u16, u64>,
+    late_until: HashMap<RuntimeId, u64>,
 }
 
 impl LagPublisher {
     /// Returns the runtimes that are probed although nothing may be polling.
-    pub(super) fn late(&self) -> impl Iterator<Item = u16> {
+    pub(super) fn late(&self) -> impl Iterator<Item = RuntimeId> {
         self.late_until.keys().copied()
     }
 

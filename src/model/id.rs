@@ -4,7 +4,19 @@ use std::num::NonZeroU16;
 
 /// A runtime in the table of a watchdog's runtimes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct RuntimeId(pub(crate) u16);
+pub(crate) struct RuntimeId(pub(crate) u8);
+
+impl RuntimeId {
+    /// The runtime that stands for all that is not known: polls outside of any runtime, or of one
+    /// that did not fit into the table.
+    pub(crate) const OTHER: RuntimeId = RuntimeId(0);
+
+    /// Returns the index in lists: 0, 1, 2 ...
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
 
 /// A site in the table of a watchdog's sites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

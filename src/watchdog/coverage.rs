@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use super::state::WatchdogState;
 use crate::detect::stack_coverage;
 use crate::measure::entry::hooks;
-use crate::measure::runtime::{OTHER, Runtime};
+use crate::measure::runtime::Runtime;
 use crate::model::coverage::{Coverage, RuntimeCoverage};
+use crate::model::id::RuntimeId;
 
 /// Returns what is seen of a runtime.
 pub(super) fn of_runtime(runtime: &Runtime) -> RuntimeCoverage {
@@ -22,7 +23,7 @@ impl WatchdogState {
     /// Returns what this watchdog can see.
     pub(crate) fn coverage(&self) -> Coverage {
         let meter = &self.meter;
-        let runtimes = meter.runtimes.all().into_iter().filter(|runtime| runtime.id != OTHER);
+        let runtimes = meter.runtimes.all().into_iter().filter(|runtime| runtime.id != RuntimeId::OTHER);
         Coverage {
             hooks: hooks::INSTALLED,
             watching: self.status.is_running(),

@@ -11,7 +11,6 @@ use crate::export::user_collectors::UserCollectors;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::model::coverage::StackCoverage;
-use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 use crate::report::dispatch::ReportCounters;
 #[cfg(feature = "server")]
@@ -80,7 +79,7 @@ impl WatchdogState {
             Some(known) => known.elapsed = known.elapsed.max(elapsed),
             None => blocked.push(Blocked { worker, elapsed }),
         };
-        let observed = lock(&self.stalls).observed_workers(RuntimeId(runtime.id));
+        let observed = lock(&self.stalls).observed_workers(runtime.id);
         let now = self.now();
         for observed in observed {
             add(observed.worker, observed.elapsed + now.saturating_sub(observed.at));

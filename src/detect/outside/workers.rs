@@ -17,6 +17,7 @@ use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::{Event, ThreadEntry, WorkerThreads};
 use crate::measure::thread::ThreadState;
+use crate::model::id::RuntimeId;
 use crate::sys;
 
 /// The number of threads of a pool, beside its workers, that are observed. With more of them
@@ -54,7 +55,7 @@ struct IdleSince {
 /// A worker that has not parked.
 #[derive(Clone, Debug)]
 pub(crate) struct BusyWorker {
-    pub(crate) runtime: u16,
+    pub(crate) runtime: RuntimeId,
     pub(crate) index: u16,
     pub(crate) state: Arc<ThreadState>,
     pub(crate) identity: BlockedWorker,
@@ -90,7 +91,7 @@ pub(crate) struct WorkerScan {
     pub(crate) busy: HashMap<u64, BusyWorker>,
     pools: Vec<PoolScan>,
     /// The runtimes of which some worker has not parked.
-    pub(crate) busy_runtimes: Vec<u16>,
+    pub(crate) busy_runtimes: Vec<RuntimeId>,
     /// The [`fingerprint`] before anything else was read.
     pub(crate) fingerprint: u64,
 }

@@ -6,7 +6,7 @@ mod requests;
 use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
-use crate::model::id::{PollKey, RouteId, SiteId};
+use crate::model::id::{PollKey, RouteId, RuntimeId, SiteId};
 use crate::util::backoff::next_doubling;
 
 use requests::PendingRequests;
@@ -17,7 +17,7 @@ pub(crate) use requests::{EndedRequest, Request};
 pub(crate) struct Poll {
     pub(crate) key: PollKey,
     pub(crate) begin: u64,
-    pub(crate) runtime: u16,
+    pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
     /// The innermost watched future inside the poll.
     pub(crate) watched: Option<SiteId>,

@@ -8,7 +8,7 @@ pub(super) fn poll(number: u64, begin: u64) -> Poll {
     Poll {
         key: PollKey { thread: 1, number },
         begin,
-        runtime: 1,
+        runtime: crate::model::id::RuntimeId(1),
         site: SiteId(1),
         watched: None,
         request: None,

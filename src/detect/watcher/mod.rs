@@ -30,6 +30,7 @@ use super::track::{Poll, PollState, Tracker};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::meter::Meter;
 use crate::model::coverage::StackCoverage;
+use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 use crate::sys::OwnRunDelay;
 use crate::util::call_user;
@@ -78,11 +79,11 @@ pub(crate) struct Watcher {
     /// also come while it is awake.
     last_confirmed: u64,
     /// Runtimes whose probe was woken while they were polling.
-    probing: HashMap<u16, RuntimeLiveness>,
+    probing: HashMap<RuntimeId, RuntimeLiveness>,
     probed: u64,
     /// When those were last woken whose lag anyone reads.
     lag_probed: u64,
-    growth: TaskGrowthAlarm<(u16, SiteId)>,
+    growth: TaskGrowthAlarm<(RuntimeId, SiteId)>,
     /// When tasks were last counted.
     counted: u64,
     lag: LagPublisher,

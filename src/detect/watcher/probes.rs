@@ -9,6 +9,7 @@ use crate::detect::runtime_liveness::RuntimeLiveness;
 use crate::detect::scan;
 use crate::detect::track::Poll;
 use crate::measure::thread::ThreadState;
+use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 
 impl Watcher {
@@ -16,7 +17,7 @@ impl Watcher {
     pub(super) fn publish_lag(&mut self, seen: &Observation) {
         let meter = &self.meter;
         let outside = self.unwatched.keys().filter_map(|thread| seen.workers.busy.get(thread));
-        let outside: Vec<(u16, u16)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
+        let outside: Vec<(RuntimeId, u16)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
         self.lag.publish(meter, seen.now, &seen.scan, |runtime| {
             let mut blocked: HashSet<u16> =
                 outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker).collect();
@@ -31,9 +32,10 @@ impl Watcher {
 
     /// Wakes the probes of the runtimes that have been polling.
     pub(super) fn probe(&mut self, seen: &Observation) {
-        let polls: HashMap<u16, u64> = seen.scan.running.iter().map(|poll| (poll.runtime, poll.key.thread)).collect();
-        let mut polling: HashSet<u16> = polls.keys().copied().collect();
-        let runtime = |id: u16| self.meter.runtimes.get(id);
+        let polls: HashMap<RuntimeId, u64> =
+            seen.scan.running.iter().map(|poll| (poll.runtime, poll.key.thread)).collect();
+        let mut polling: HashSet<RuntimeId> = polls.keys().copied().collect();
+        let runtime = |id: RuntimeId| self.meter.runtimes.get(id);
         // A current-thread runtime that nobody drives answers no probe: what it waits for is not
         // its schedule.
         self.probing.retain(|id, liveness| {

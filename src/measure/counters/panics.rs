@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::measure::primitives::site::SiteId;
+use crate::model::id::RuntimeId;
 use crate::util::lock;
 
 /// Panics that may wait to be taken; further ones are counted, no more.
@@ -15,7 +16,7 @@ const TEXT: usize = 300;
 /// One panic of a task.
 #[derive(Debug)]
 pub(crate) struct TaskPanic {
-    pub(crate) runtime: u16,
+    pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
     /// Bits of the task's id.
     pub(crate) task: u64,
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     fn panic(task: u64) -> TaskPanic {
-        TaskPanic { runtime: 1, site: SiteId(1), task, text: String::new() }
+        TaskPanic { runtime: RuntimeId(1), site: SiteId(1), task, text: String::new() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::measure::primitives::frame::{FrameKind, FrameTag, MAX_RUNTIMES};
 use crate::measure::primitives::histogram::{Histogram, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
+use crate::model::id::RuntimeId;
 use crate::sync::add_single_writer as add;
 
 const CHUNK: usize = 64;
@@ -103,7 +104,7 @@ impl SiteCounters {
         self.what.load(Ordering::Relaxed)
     }
 
-    fn key(&self) -> (u16, SiteId) {
+    fn key(&self) -> (RuntimeId, SiteId) {
         (FrameTag::unpack(self.what()).runtime, self.site())
     }
 
@@ -148,8 +149,8 @@ impl Totals {
 /// The sums of all threads.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sum {
-    pub(crate) cells: HashMap<(u16, SiteId), Totals>,
-    pub(crate) polls: HashMap<u16, HistogramTotals>,
+    pub(crate) cells: HashMap<(RuntimeId, SiteId), Totals>,
+    pub(crate) polls: HashMap<RuntimeId, HistogramTotals>,
 }
 
 /// The counters of one thread.
@@ -173,7 +174,7 @@ impl ThreadCounters {
 
     /// Makes counters and returns their index; the owning thread only. Returns `None` when only
     /// those for `other` are left.
-    pub(crate) fn add_cell(&self, runtime: u16, site: SiteId) -> Option<u32> {
+    pub(crate) fn add_cell(&self, runtime: RuntimeId, site: SiteId) -> Option<u32> {
         let index = self.used.load(Ordering::Relaxed);
         let spare = if site == SiteId::OTHER { 0 } else { MAX_RUNTIMES };
         if index as usize + spare >= self.chunks.len() * CHUNK {
@@ -185,7 +186,7 @@ impl ThreadCounters {
         let what = FrameTag { kind: FrameKind::Task, runtime, route: None, index };
         cell.what.store(what.pack(), Ordering::Relaxed);
         cell.site.store(site.0, Ordering::Relaxed);
-        let histogram = self.histograms[runtime as usize % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
+        let histogram = self.histograms[runtime.index() % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
         let _ = cell.histogram.set(histogram.clone());
         self.used.store(index + 1, Ordering::Release);
         Some(index)
@@ -197,7 +198,7 @@ impl ThreadCounters {
     }
 
     /// Calls `f` with the number of an event by runtime and site, where it is not 0; any thread.
-    pub(crate) fn each(&self, event: Event, mut f: impl FnMut((u16, SiteId), u64)) {
+    pub(crate) fn each(&self, event: Event, mut f: impl FnMut((RuntimeId, SiteId), u64)) {
         for index in 0..self.used.load(Ordering::Acquire) {
             if let Some(cell) = self.cell(index)
                 && let n @ 1.. = cell.events[event as usize].load(Ordering::Relaxed)
@@ -216,7 +217,7 @@ impl ThreadCounters {
         }
         for (runtime, histogram) in self.histograms.iter().enumerate() {
             if let Some(histogram) = histogram.get() {
-                histogram.add_to(sum.polls.entry(runtime as u16).or_default());
+                histogram.add_to(sum.polls.entry(RuntimeId(runtime as u8)).or_default());
             }
         }
     }
@@ -230,17 +231,17 @@ mod tests {
     fn a_full_tally_keeps_room_for_other() {
         let tally = ThreadCounters::new(10);
         let mut made = 0;
-        while tally.add_cell(1, SiteId(made + 1)).is_some() {
+        while tally.add_cell(RuntimeId(1), SiteId(made + 1)).is_some() {
             made += 1;
         }
         assert!(made >= 10);
-        for runtime in 0..MAX_RUNTIMES as u16 {
+        for runtime in (0..MAX_RUNTIMES as u8).map(RuntimeId) {
             let index = tally.add_cell(runtime, SiteId::OTHER).expect("other always fits");
             tally.cell(index).unwrap().poll(5);
         }
         let mut sum = Sum::default();
         tally.add_to(&mut sum);
-        assert_eq!(sum.cells[&(3, SiteId::OTHER)].polls, 1);
+        assert_eq!(sum.cells[&(RuntimeId(3), SiteId::OTHER)].polls, 1);
         assert_eq!(tally.cell(u32::MAX).map(SiteCounters::site), None);
     }
 
@@ -249,14 +250,14 @@ mod tests {
         let mut sum = Sum::default();
         for nanos in [100, 300] {
             let tally = ThreadCounters::new(10);
-            let index = tally.add_cell(2, SiteId(7)).unwrap();
+            let index = tally.add_cell(RuntimeId(2), SiteId(7)).unwrap();
             let cell = tally.cell(index).unwrap();
             cell.poll(nanos);
             cell.event(Event::Spawned);
             tally.add_to(&mut sum);
         }
-        let totals = sum.cells[&(2, SiteId(7))];
+        let totals = sum.cells[&(RuntimeId(2), SiteId(7))];
         assert_eq!((totals.polls, totals.busy, totals.max, totals.event(Event::Spawned)), (2, 400, 300, 2));
-        assert_eq!(sum.polls[&2].count(), 2);
+        assert_eq!(sum.polls[&RuntimeId(2)].count(), 2);
     }
 }

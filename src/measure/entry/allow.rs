@@ -2,6 +2,7 @@
 
 use crate::measure::thread;
 use crate::measure::thread::slot::{FrameKind, FrameTag};
+use crate::model::id::RuntimeId;
 
 /// Runs `f`, which is allowed to block: its time is counted under `reason`
 /// (`pollwatch_allowed_blocking_seconds_total`) and left out of the enclosing poll. The rest of the
@@ -30,7 +31,7 @@ struct Scope {
 
 impl Scope {
     fn enter(reason: &'static str) -> Scope {
-        let what = FrameTag { kind: FrameKind::Allowed, runtime: 0, route: None, index: 0 }.pack();
+        let what = FrameTag { kind: FrameKind::Allowed, runtime: RuntimeId::OTHER, route: None, index: 0 }.pack();
         thread::for_each(|thread| {
             // A worker may be observed from outside though its poll is not measured.
             if thread.state.slot.depth() > 0 || crate::measure::runtime::worker_threads::is_worker() {

@@ -17,12 +17,13 @@ use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::to_bits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, SpawnSite, attached};
+use crate::model::id::RuntimeId;
 
 /// The file of a wrapper's poll, as it appears in stacks.
 pub(crate) const FILE: &str = file!();
 
 /// The runtime of a future that was not polled yet.
-pub(super) const UNRESOLVED: u8 = u8::MAX;
+pub(super) const UNRESOLVED: RuntimeId = RuntimeId(u8::MAX);
 
 pin_project! {
     /// A future whose polls are watched; made by [`Watchdog::watch`](crate::Watchdog::watch).
@@ -48,7 +49,7 @@ struct Tag {
     meter: Arc<Meter>,
     site: SiteId,
     spawned: Spawned,
-    runtime: u8,
+    runtime: RuntimeId,
     /// How the future ended; counted when it is dropped.
     outcome: Outcome,
 }
@@ -110,14 +111,14 @@ impl<F> Watched<F> {
     pub(super) fn leave_panic(&self, payload: &(dyn Any + Send)) {
         let Tag { meter, site, runtime, .. } = &self.tag;
         let task = to_bits(tokio::task::try_id());
-        meter.panics.leave(TaskPanic { runtime: (*runtime).into(), site: *site, task, text: panics::text(payload) });
+        meter.panics.leave(TaskPanic { runtime: *runtime, site: *site, task, text: panics::text(payload) });
         meter.wake.wake();
     }
 }
 
 /// Returns the runtime that polls on this thread, and whether hooks see its tasks.
 #[cold]
-pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
+pub(super) fn resolve(meter: &Arc<Meter>) -> (RuntimeId, bool) {
     let handle = Handle::try_current().ok();
     let id = handle.as_ref().map(Handle::id);
     let thread = attached(meter);
@@ -130,31 +131,31 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (u8, bool) {
     let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, meter.id));
     let runtime = known.unwrap_or_else(|| runtimes.other(meter.id));
     // There are at most MAX_RUNTIMES of them.
-    let (id_of_ours, hooked) = (runtime.id as u8, runtime.is_hooked());
+    let (runtime_id, hooked) = (runtime.id, runtime.is_hooked());
     if let (Some(thread), Some(id)) = (thread, id) {
-        thread.last_runtime.set(Some((id, id_of_ours, hooked)));
+        thread.last_runtime.set(Some((id, runtime_id, hooked)));
         // The cache may be of a runtime that had this id before.
         thread.place.forget(runtime.id);
     }
-    (id_of_ours, hooked)
+    (runtime_id, hooked)
 }
 
 /// The runtime that polls a future now. It may have been polled by another before it was spawned
 /// here.
 #[cold]
 #[inline(never)]
-fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> u16 {
+fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> RuntimeId {
     let (now, _) = resolve(meter);
     if now != *runtime {
         *runtime = now;
         count(meter, site, now, Event::Watched);
     }
-    now.into()
+    now
 }
 
-fn count(meter: &Arc<Meter>, site: SiteId, runtime: u8, event: Event) {
+fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: Event) {
     let Some(thread) = attached(meter) else { return };
-    if let Some(cell) = thread.cell(SpawnSite::Interned(site), runtime.into()) {
+    if let Some(cell) = thread.cell(SpawnSite::Interned(site), runtime) {
         cell.event(event);
     }
 }
@@ -224,7 +225,7 @@ impl<F: Future> Future for Watched<F> {
         let Tag { meter, site, spawned, runtime, outcome } = tag;
         let entered = attached(meter).and_then(|thread| {
             let made = (*site, spawned.under());
-            let known = (*runtime).into();
+            let known = *runtime;
             let resolve = || resolve_cold(meter, *site, runtime);
             let entered = poll::enter(thread, known, made, || to_bits(tokio::task::try_id()), resolve)?;
             Some((thread, entered))

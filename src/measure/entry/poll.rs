@@ -16,6 +16,7 @@ use crate::measure::runtime::Runtime;
 use crate::measure::thread::slot::{FrameCell, FrameKind, FrameTag};
 use crate::measure::thread::slow_polls::SlowPoll;
 use crate::measure::thread::{LocalHandle, SpawnSite};
+use crate::model::id::RuntimeId;
 
 #[cfg(tokio_unstable)]
 #[inline(always)]
@@ -180,10 +181,10 @@ pub(crate) struct Entered {
 #[inline(always)]
 pub(crate) fn enter(
     thread: &LocalHandle,
-    runtime: u16,
+    runtime: RuntimeId,
     (site, route): (SiteId, Option<RouteId>),
     task: impl FnOnce() -> u64,
-    resolve: impl FnOnce() -> u16,
+    resolve: impl FnOnce() -> RuntimeId,
 ) -> Option<Entered> {
     let slot = &thread.state.slot;
     let around = if slot.depth() > 0 { slot.innermost_poll().map(|(_, what)| what.runtime) } else { None };
@@ -279,12 +280,7 @@ pub(crate) enum RequestPhase {
 #[cfg(feature = "tower")]
 #[inline]
 pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
-    let what = FrameTag {
-        kind: FrameKind::Route,
-        runtime: crate::measure::primitives::frame::OTHER,
-        route: Some(route),
-        index: 0,
-    };
+    let what = FrameTag { kind: FrameKind::Route, runtime: RuntimeId::OTHER, route: Some(route), index: 0 };
     Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
 }
 

@@ -10,6 +10,7 @@ use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::to_bits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, attached};
+use crate::model::id::RuntimeId;
 
 /// The part of a request that its future and its body carry.
 pub(crate) struct Request {
@@ -18,7 +19,7 @@ pub(crate) struct Request {
     /// stable mode.
     site: SiteId,
     route: RouteId,
-    runtime: u8,
+    runtime: RuntimeId,
 }
 
 impl Request {
@@ -71,11 +72,11 @@ pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
 }
 
 #[inline(never)]
-fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut u8) -> Option<Entered> {
+fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Option<Entered> {
     if *runtime == UNRESOLVED {
         (*runtime, _) = resolve(meter);
     }
-    poll::enter(thread, (*runtime).into(), (site, None), || to_bits(tokio::task::try_id()), || (*runtime).into())
+    poll::enter(thread, *runtime, (site, None), || to_bits(tokio::task::try_id()), || *runtime)
 }
 
 struct Within<'a> {

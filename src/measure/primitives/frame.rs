@@ -1,13 +1,11 @@
 //! The identity of what a frame polls, packed into one word.
 
 use super::route::RouteId;
+use crate::model::id::RuntimeId;
 
-/// The number of runtimes that one watchdog tells apart. Further ones share [`OTHER`].
+/// The number of runtimes that one watchdog distinguishes. Further ones share
+/// [`RuntimeId::OTHER`].
 pub(crate) const MAX_RUNTIMES: usize = 64;
-
-/// The id of the runtime that stands for all that is not known: polls outside of any runtime, or
-/// of one beyond [`MAX_RUNTIMES`].
-pub(crate) const OTHER: u16 = 0;
 
 /// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ impl FrameKind {
 pub(crate) struct FrameTag {
     pub(crate) kind: FrameKind,
     /// The runtime's id, below [`MAX_RUNTIMES`]: 8 bits.
-    pub(crate) runtime: u16,
+    pub(crate) runtime: RuntimeId,
     pub(crate) route: Option<RouteId>,
     pub(crate) index: u32,
 }
@@ -53,7 +51,7 @@ impl FrameTag {
     pub(crate) fn pack(self) -> u64 {
         (self.kind as u64) << 56
             | u64::from(RouteId::to_bits(self.route)) << 40
-            | u64::from(self.runtime) << 32
+            | u64::from(self.runtime.0) << 32
             | u64::from(self.index)
     }
 
@@ -73,7 +71,7 @@ impl FrameTag {
                 3 => FrameKind::Route,
                 _ => FrameKind::Allowed,
             },
-            runtime: (word >> 32) as u16 & 0xff,
+            runtime: RuntimeId((word >> 32) as u8),
             route: RouteId::from_bits((word >> 40) as u16),
             index: word as u32,
         }
@@ -88,7 +86,7 @@ mod tests {
     fn what_survives_packing() {
         for kind in [FrameKind::Task, FrameKind::Watched, FrameKind::Scope, FrameKind::Route, FrameKind::Allowed] {
             for route in [None, RouteId::from_bits(1), RouteId::from_bits(u16::MAX)] {
-                let what = FrameTag { kind, runtime: 63, route, index: u32::MAX };
+                let what = FrameTag { kind, runtime: RuntimeId(63), route, index: u32::MAX };
                 assert_eq!(FrameTag::unpack(what.pack()), what);
             }
         }

@@ -12,6 +12,7 @@ use crate::measure::primitives::site::{SiteId, Sites};
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::Runtimes;
 use crate::measure::thread::ThreadState;
+use crate::model::id::RuntimeId;
 use crate::util::lock;
 
 /// Threads measured at a time; further ones are counted and left alone.
@@ -194,7 +195,7 @@ impl Meter {
     /// Returns how many tasks are alive, by runtime and site. There is no entry where none was
     /// spawned, and none for `other`, where not every end is known. The number is never too high:
     /// spawns are read before ends.
-    pub(crate) fn alive(&self) -> HashMap<(u16, SiteId), u64> {
+    pub(crate) fn alive(&self) -> HashMap<(RuntimeId, SiteId), u64> {
         // An exiting thread waits for this lock, so that none is missed or counted twice.
         let retired = lock(&self.retired);
         let retired_of = |event| retired.0.cells.iter().map(move |(key, totals)| (*key, totals.event(event)));
@@ -252,7 +253,7 @@ mod tests {
         let meter = Meter::of(1, 10);
         let count = |site, events: &[(Event, u64)], exits: bool| {
             let thread = meter.register_thread().unwrap();
-            let cell = thread.counters.add_cell(1, site).unwrap();
+            let cell = thread.counters.add_cell(RuntimeId(1), site).unwrap();
             for (event, n) in events {
                 (0..*n).for_each(|_| thread.counters.cell(cell).unwrap().event(*event));
             }
@@ -265,8 +266,8 @@ mod tests {
         count(SiteId(1), &[(Event::Terminated, 1)], false);
         count(SiteId(2), &[(Event::Terminated, 4), (Event::Panicked, 1)], false);
         count(SiteId::OTHER, &[(Event::Spawned, 9)], false);
-        assert_eq!(meter.alive(), HashMap::from([((1, SiteId(1)), 3)]));
+        assert_eq!(meter.alive(), HashMap::from([((RuntimeId(1), SiteId(1)), 3)]));
         count(SiteId(1), &[(Event::Terminated, 9)], true);
-        assert_eq!(meter.alive()[&(1, SiteId(1))], 0, "never less than none");
+        assert_eq!(meter.alive()[&(RuntimeId(1), SiteId(1))], 0, "never less than none");
     }
 }

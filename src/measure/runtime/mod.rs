@@ -15,7 +15,6 @@ use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 
 use crate::error::Error;
 use crate::measure::primitives::frame::MAX_RUNTIMES;
-pub(crate) use crate::measure::primitives::frame::OTHER;
 use crate::measure::primitives::histogram::Histogram;
 use crate::measure::runtime::lag::LagCell;
 use crate::measure::runtime::meter::Meter;
@@ -25,13 +24,14 @@ use crate::measure::runtime::stats::RuntimeStats;
 use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{ThreadState, runtime_tag};
+use crate::model::id::RuntimeId;
 use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
 
 /// One named runtime. The entry outlives the runtime: another one of the same name continues its
 /// counters.
 pub(crate) struct Runtime {
-    pub(crate) id: u16,
+    pub(crate) id: RuntimeId,
     pub(crate) name: Arc<str>,
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) meter_id: u64,
@@ -72,7 +72,7 @@ struct Live {
 }
 
 impl Runtime {
-    fn new(id: u16, name: &str, meter: &Weak<Meter>, meter_id: u64) -> Arc<Runtime> {
+    fn new(id: RuntimeId, name: &str, meter: &Weak<Meter>, meter_id: u64) -> Arc<Runtime> {
         Arc::new(Runtime {
             id,
             name: name.into(),
@@ -217,13 +217,13 @@ impl Runtimes {
             Some(runtime) => runtime,
             None if list.len() >= MAX_RUNTIMES => return Ok(None),
             None => {
-                let runtime = Runtime::new(list.len() as u16, name, &self.meter, meter_id);
+                let runtime = Runtime::new(RuntimeId(list.len() as u8), name, &self.meter, meter_id);
                 list.push(runtime.clone());
                 runtime
             }
         };
         let mut state = lock(&runtime.state);
-        if runtime.id == OTHER || state.reserved {
+        if runtime.id == RuntimeId::OTHER || state.reserved {
             return Err(Error::invalid(format!(
                 "a runtime named {name:?} is watched already: two would share one `runtime` label, so give this one another \
                  name, or shut the first one down before"
@@ -247,18 +247,18 @@ impl Runtimes {
     fn with_other(&self, meter_id: u64) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
         let mut list = lock(&self.list);
         if list.is_empty() {
-            list.push(Runtime::new(OTHER, "other", &self.meter, meter_id));
+            list.push(Runtime::new(RuntimeId::OTHER, "other", &self.meter, meter_id));
         }
         list
     }
 
     /// The runtime that stands for all unknown ones.
     pub(crate) fn other(&self, meter_id: u64) -> Arc<Runtime> {
-        self.with_other(meter_id)[OTHER as usize].clone()
+        self.with_other(meter_id)[RuntimeId::OTHER.index()].clone()
     }
 
-    pub(crate) fn get(&self, id: u16) -> Option<Arc<Runtime>> {
-        lock(&self.list).get(id as usize).cloned()
+    pub(crate) fn get(&self, id: RuntimeId) -> Option<Arc<Runtime>> {
+        lock(&self.list).get(id.index()).cloned()
     }
 
     /// While this is held, nobody else comes to watch a runtime that is there already.

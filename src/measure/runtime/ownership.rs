@@ -8,6 +8,7 @@ use tokio::runtime::RuntimeMetrics;
 
 use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{LocalHandle, ThreadState};
+use crate::model::id::RuntimeId;
 
 pub(crate) use imp::{OwnershipCache, WorkerOwners, observe};
 
@@ -43,8 +44,8 @@ mod imp {
 
     impl OwnershipCache {
         /// Drops what is cached of an id, because another runtime may have it now.
-        pub(crate) fn forget(&self, runtime: u16) {
-            self.known.set(self.known.get() & !(1 << runtime));
+        pub(crate) fn forget(&self, runtime: RuntimeId) {
+            self.known.set(self.known.get() & !(1 << runtime.0));
         }
     }
 
@@ -56,8 +57,8 @@ mod imp {
     /// Returns what the frame of a wrapper's poll records. Polls that the hooks see need no record:
     /// they run on a thread that drives the runtime.
     #[inline]
-    pub(crate) fn observe(thread: &LocalHandle, runtime: u16, _nested: bool) -> Option<u64> {
-        let bit = 1 << runtime;
+    pub(crate) fn observe(thread: &LocalHandle, runtime: RuntimeId, _nested: bool) -> Option<u64> {
+        let bit = 1 << runtime.0;
         if thread.place.known.get() & bit == 0 {
             learn(thread, runtime);
         }
@@ -67,11 +68,11 @@ mod imp {
 
     #[cold]
     #[inline(never)]
-    fn learn(thread: &LocalHandle, runtime: u16) {
+    fn learn(thread: &LocalHandle, runtime: RuntimeId) {
         let OwnershipCache { known, single } = &thread.place;
-        known.set(known.get() | 1 << runtime);
+        known.set(known.get() | 1 << runtime.0);
         let is_single = thread.runtime(runtime).is_some_and(|entry| !entry.is_multi_thread());
-        single.set(single.get() & !(1 << runtime) | u64::from(is_single) << runtime);
+        single.set(single.get() & !(1 << runtime.0) | u64::from(is_single) << runtime.0);
     }
 
     /// Empty, because tokio reports the owner of a worker.
@@ -119,7 +120,7 @@ mod imp {
 
     impl OwnershipCache {
         /// Drops what is cached of an id, because another runtime may have it now.
-        pub(crate) fn forget(&self, runtime: u16) {
+        pub(crate) fn forget(&self, runtime: RuntimeId) {
             if let Ok(mut cached) = self.0.try_borrow_mut() {
                 cached.take_if(|cached| cached.runtime == runtime);
             }
@@ -128,7 +129,7 @@ mod imp {
 
     #[derive(Debug)]
     struct Cached {
-        runtime: u16,
+        runtime: RuntimeId,
         /// The number of its workers.
         workers: usize,
         /// The metrics of a multi-thread runtime.
@@ -183,7 +184,7 @@ mod imp {
     /// that is `nested` in one of another runtime, the index belongs to that runtime. If the outer
     /// task is not watched, the two cannot be told apart.
     #[inline]
-    pub(crate) fn observe(thread: &LocalHandle, runtime: u16, nested: bool) -> Option<u64> {
+    pub(crate) fn observe(thread: &LocalHandle, runtime: RuntimeId, nested: bool) -> Option<u64> {
         if nested && thread.runtime(runtime).is_none_or(|entry| entry.is_multi_thread()) {
             return Some(0);
         }
@@ -191,7 +192,7 @@ mod imp {
     }
 
     #[inline]
-    fn place(thread: &LocalHandle, runtime: u16, worker: usize) -> Option<u64> {
+    fn place(thread: &LocalHandle, runtime: RuntimeId, worker: usize) -> Option<u64> {
         let cached = thread.place.0.try_borrow().ok()?;
         match &*cached {
             Some(cached) if cached.runtime == runtime => cached.place(worker, thread),
@@ -204,7 +205,7 @@ mod imp {
 
     #[cold]
     #[inline(never)]
-    fn place_cold(thread: &LocalHandle, runtime: u16, worker: usize) -> Option<u64> {
+    fn place_cold(thread: &LocalHandle, runtime: RuntimeId, worker: usize) -> Option<u64> {
         let entry = thread.runtime(runtime)?;
         let metrics = if entry.is_multi_thread() { Some(entry.metrics()?) } else { None };
         let workers = metrics.as_ref().map_or(1, RuntimeMetrics::num_workers);
@@ -250,6 +251,7 @@ mod imp {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
+    use crate::model::id::RuntimeId;
     use std::pin::pin;
     use std::task::{Context, Waker};
 
@@ -259,7 +261,7 @@ mod tests {
     use crate::measure::runtime::meter::Meter;
 
     /// Our id, and what a poll on a thread that does not drive the runtime publishes of its place.
-    fn polled_by_a_guest(meter: &std::sync::Arc<Meter>, builder: &mut Builder) -> (u16, u64) {
+    fn polled_by_a_guest(meter: &std::sync::Arc<Meter>, builder: &mut Builder) -> (RuntimeId, u64) {
         let runtime = builder.build().unwrap();
         let _entered = runtime.enter();
         let inside = meter.clone();

@@ -27,6 +27,7 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::OwnershipCache;
 use crate::measure::thread::slot::{FrameCell, Slot};
 use crate::measure::thread::slow_polls::SlowPollRing;
+use crate::model::id::RuntimeId;
 
 mod local;
 pub(crate) mod slot;
@@ -171,8 +172,8 @@ const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>()
 /// Returns the bits that distinguish the keys of a runtime from those of others. They are the
 /// highest, which no address uses.
 #[inline(always)]
-pub(crate) const fn runtime_tag(runtime: u16) -> u64 {
-    (runtime as u64) << 57
+pub(crate) const fn runtime_tag(runtime: RuntimeId) -> u64 {
+    (runtime.0 as u64) << 57
 }
 
 /// An entry of the table from spawn sites to counters.
@@ -196,14 +197,14 @@ pub(crate) struct LocalHandle {
     /// Inline, not behind a pointer, which saves the poll a dependent load.
     cache: [Cached; CACHE],
     cells: RefCell<HashMap<u64, u32>>,
-    by_site: RefCell<HashMap<(SiteId, u16), u32>>,
+    by_site: RefCell<HashMap<(SiteId, RuntimeId), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
     pub(crate) place: OwnershipCache,
     /// The runtime of the last future that was resolved here: tokio's id (which is never reused),
     /// pollwatch's id, and whether it has task hooks.
-    pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, u8, bool)>>,
+    pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, RuntimeId, bool)>>,
     /// The last task that ended here at a location where none was spawned so far.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) unplaced: Cell<u64>,
@@ -240,7 +241,7 @@ impl LocalHandle {
         }
     }
 
-    pub(crate) fn runtime(&self, id: u16) -> Option<Arc<Runtime>> {
+    pub(crate) fn runtime(&self, id: RuntimeId) -> Option<Arc<Runtime>> {
         self.meter.upgrade()?.runtimes.get(id)
     }
 
@@ -272,7 +273,7 @@ impl LocalHandle {
     /// Returns the counters of a spawn site, and makes them if it is new; `None` for pollwatch's
     /// own tasks.
     #[inline(always)]
-    pub(crate) fn cell(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+    pub(crate) fn cell(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
         match self.cached(site, runtime_tag(runtime)) {
             Some((cell, _)) => Some(cell),
             // One call for each kind, so that the fast path does not build a `SpawnSite` in memory.
@@ -292,19 +293,19 @@ impl LocalHandle {
 
     #[cold]
     #[inline(never)]
-    fn cell_of_place(&self, place: &'static Location<'static>, runtime: u16) -> Option<&SiteCounters> {
+    fn cell_of_place(&self, place: &'static Location<'static>, runtime: RuntimeId) -> Option<&SiteCounters> {
         self.find_and_cache(SpawnSite::Location(place), runtime)
     }
 
     #[cold]
     #[inline(never)]
-    fn cell_of_wrapped(&self, site: SiteId, runtime: u16) -> Option<&SiteCounters> {
+    fn cell_of_wrapped(&self, site: SiteId, runtime: RuntimeId) -> Option<&SiteCounters> {
         self.find_and_cache(SpawnSite::Interned(site), runtime)
     }
 
     /// Returns the counters of a spawn site where a task was spawned before.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) fn known_cell(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+    pub(crate) fn known_cell(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
         self.state.counters.cell(self.find(site, runtime, false))
     }
 
@@ -330,7 +331,7 @@ impl LocalHandle {
         &self.cache[(site.key(0) >> 3) as usize % CACHE]
     }
 
-    fn find_and_cache(&self, site: SpawnSite, runtime: u16) -> Option<&SiteCounters> {
+    fn find_and_cache(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
         let cell = self.state.counters.cell(self.find(site, runtime, true))?;
         // SAFETY: as in `cell_of`; cached counters are lent only for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
@@ -341,7 +342,7 @@ impl LocalHandle {
         Some(cell)
     }
 
-    fn find(&self, site: SpawnSite, runtime: u16, make: bool) -> u32 {
+    fn find(&self, site: SpawnSite, runtime: RuntimeId, make: bool) -> u32 {
         let key = site.key(runtime_tag(runtime));
         let known = self.cells.borrow().get(&key).copied();
         match known {
@@ -364,7 +365,7 @@ impl LocalHandle {
         cell
     }
 
-    fn cell_of_site(&self, site: SiteId, runtime: u16) -> u32 {
+    fn cell_of_site(&self, site: SiteId, runtime: RuntimeId) -> u32 {
         let known = self.by_site.borrow().get(&(site, runtime)).copied();
         if let Some(cell) = known {
             return cell;

@@ -10,7 +10,7 @@ use crate::measure::counters::routes;
 use crate::measure::counters::sites::{Event, Sum, Totals};
 use crate::measure::primitives::histogram::{BOUNDS, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::runtime::{OTHER, Runtime};
+use crate::measure::runtime::Runtime;
 use crate::model::cause::Cause;
 use crate::model::id::RuntimeId;
 use crate::model::snapshot::{
@@ -29,7 +29,8 @@ pub(in crate::watchdog) fn snapshot(state: &WatchdogState) -> Snapshot {
     let names: Vec<Arc<str>> = known.iter().map(|r| r.name.clone()).collect();
     let sites = sites(state, &sum.cells, &stalls, &names);
     // The runtime `other` appears once a poll outside of all known runtimes was measured.
-    let counted: Vec<_> = known.into_iter().filter(|r| r.id != OTHER || sum.polls.contains_key(&OTHER)).collect();
+    let counted: Vec<_> =
+        known.into_iter().filter(|r| r.id != RuntimeId::OTHER || sum.polls.contains_key(&RuntimeId::OTHER)).collect();
     Snapshot {
         sites,
         routes: routes(state, &stalls),
@@ -70,14 +71,14 @@ fn runtime(state: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &Sta
     let blocked = state.blocked_workers(runtime);
     let mut delay = HistogramTotals::default();
     runtime.delay.add_to(&mut delay);
-    let of_cause = |&cause| CauseSnapshot { cause, stalls: total(stalls.causes.get(&(RuntimeId(runtime.id), cause))) };
+    let of_cause = |&cause| CauseSnapshot { cause, stalls: total(stalls.causes.get(&(runtime.id, cause))) };
     RuntimeSnapshot {
         name: runtime.name.clone(),
         polls_total,
         polls: sum.polls.remove(&runtime.id).unwrap_or_default().snapshot(busy),
         schedule_delay: delay.snapshot(delay.sum()),
         stalls: Cause::ALL.iter().map(of_cause).collect(),
-        suspected: total(stalls.suspected.get(&RuntimeId(runtime.id))),
+        suspected: total(stalls.suspected.get(&runtime.id)),
         blocked_workers: blocked.len(),
         oldest_stall: blocked.iter().map(|b| b.elapsed).max().unwrap_or_default().to_duration(),
         tokio: runtime.stats(),
@@ -86,21 +87,21 @@ fn runtime(state: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &Sta
 
 fn sites(
     state: &WatchdogState,
-    cells: &HashMap<(u16, SiteId), Totals>,
+    cells: &HashMap<(RuntimeId, SiteId), Totals>,
     stalls: &StallTotals,
     names: &[Arc<str>],
 ) -> Vec<SiteSnapshot> {
     let mut keys: Vec<_> = cells.keys().copied().collect();
     keys.sort_unstable();
-    let snapshot = |key: (u16, SiteId)| {
+    let snapshot = |key: (RuntimeId, SiteId)| {
         let totals = &cells[&key];
         Some(SiteSnapshot {
-            runtime: names.get(key.0 as usize)?.clone(),
+            runtime: names.get(key.0.index())?.clone(),
             site: state.meter.sites.get(key.1),
             polls: totals.polls,
             busy: Duration::from_nanos(totals.busy),
             poll_max: Duration::from_nanos(totals.max),
-            stalls: total(stalls.sites.get(&(RuntimeId(key.0), key.1))),
+            stalls: total(stalls.sites.get(&(key.0, key.1))),
             spawned: totals.event(Event::Spawned),
             terminated: totals.event(Event::Terminated),
             completed: totals.event(Event::Completed),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::detect::scan::{WorkerPoll, worker_polls};
-use crate::measure::runtime::{OTHER, Runtime};
+use crate::measure::runtime::Runtime;
 use crate::model::activity::{BlockedWorkers, RuntimeActivity, WorkerActivity, WorkerState};
+use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 use crate::util::lock;
 use crate::watchdog::WatchdogState;
@@ -29,7 +30,7 @@ pub(super) fn blocked(state: &WatchdogState) -> Vec<BlockedWorkers> {
 }
 
 fn named(state: &WatchdogState) -> impl Iterator<Item = Arc<Runtime>> {
-    state.meter.runtimes.all().into_iter().filter(|runtime| runtime.id != OTHER)
+    state.meter.runtimes.all().into_iter().filter(|runtime| runtime.id != RuntimeId::OTHER)
 }
 
 /// Returns the workers of a runtime, `None` if it has been shut down.

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn tag(kind: FrameKind) -> u64 {
-        FrameTag { kind, runtime: 0, route: None, index: 0 }.pack()
+        FrameTag { kind, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 }.pack()
     }
 
     fn starts(slot: &Slot) -> Vec<u64> {

@@ -17,8 +17,12 @@ fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
 
 fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, u64) {
     let tied = thread::attached(meter).expect("a thread");
-    let number =
-        tied.state.push(1, FrameTag { kind: FrameKind::Task, runtime: 0, route: None, index: 0 }.pack(), 7, None);
+    let number = tied.state.push(
+        1,
+        FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 }.pack(),
+        7,
+        None,
+    );
     (tied.state.clone(), number)
 }
 
