@@ -34,9 +34,17 @@ impl Fixture {
         Fixture { watchdog, runtime, layer }
     }
 
-    /// Serves the application below the layer, and below that of the watchdog.
+    /// Serves the application below the layer, and that below the watchdog's layer.
     pub(crate) fn serve(&self, app: Router) -> SocketAddr {
-        let app = app.layer(self.layer.clone()).layer(self.watchdog.layer());
+        self.spawn_server(app.layer(self.layer.clone()).layer(self.watchdog.layer()))
+    }
+
+    /// Serves the application below the layer alone.
+    pub(crate) fn serve_unwatched(&self, app: Router) -> SocketAddr {
+        self.spawn_server(app.layer(self.layer.clone()))
+    }
+
+    fn spawn_server(&self, app: Router) -> SocketAddr {
         let listener = self.listen();
         let addr = listener.local_addr().unwrap();
         self.runtime.spawn(async move { axum::serve(listener, app).await });

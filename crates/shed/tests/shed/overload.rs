@@ -1,5 +1,6 @@
 //! When shedding starts and stops.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,8 +56,35 @@ fn overload_rejects_requests_and_stops() {
     wait_until("all are admitted again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
 }
 
-/// A current-thread runtime has one thread, which is in no poll between two polls. Its probe must not
-/// be taken for one that nobody polls.
+/// Sends requests of a blocking route on many connections until some are rejected.
+#[track_caller]
+fn drive_until_rejected(addr: SocketAddr, route: &'static str) {
+    let rejected = Arc::new(AtomicU64::new(0));
+    wait_until("requests are rejected", || {
+        let count = rejected.clone();
+        let check = move |_, _, answer: hyper::Result<Response<Bytes>>| {
+            if answer.expect("an answer").status() == 503 {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        drive(addr, (24, 10), move |_, _| get(route), check);
+        rejected.load(Ordering::Relaxed) > 0
+    });
+}
+
+/// Without the watchdog's layer, no poll of these requests is measured in stable mode.
+#[test]
+fn overload_is_found_without_the_watchdogs_layer() {
+    let fixture = Fixture::new(&Shed::new());
+    let app = Router::new().route("/slow", on_get(async || format!("{:?}", block(Duration::from_millis(20)))));
+    let addr = fixture.serve_unwatched(app);
+    drive_until_rejected(addr, "/slow");
+    assert!(fixture.rejected("/slow") > 0);
+    wait_until("all are admitted again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
+}
+
+/// A current-thread runtime has one thread, which is in no poll between two polls. The watchdog must
+/// not take its probe for one that nobody polls.
 #[test]
 fn a_current_thread_runtime_is_relieved_as_well() {
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).start().unwrap();
@@ -74,17 +102,7 @@ fn a_current_thread_runtime_is_relieved_as_well() {
             }
         });
     });
-    let rejected = Arc::new(AtomicU64::new(0));
-    wait_until("requests are rejected", || {
-        let count = rejected.clone();
-        let check = move |_, _, answer: hyper::Result<Response<Bytes>>| {
-            if answer.expect("an answer").status() == 503 {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        };
-        drive(addr, (24, 10), |_, _| get("/slow"), check);
-        rejected.load(Ordering::Relaxed) > 0
-    });
+    drive_until_rejected(addr, "/slow");
     wait_until("all are admitted again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
     drop(stop);
     server.join().unwrap();
