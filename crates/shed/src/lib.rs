@@ -49,6 +49,7 @@ mod admission;
 #[cfg(feature = "prometheus")]
 mod collector;
 mod config;
+mod first_poll;
 mod log;
 mod monitor;
 mod overload;
@@ -58,6 +59,8 @@ mod response;
 mod routes;
 mod service;
 mod sync;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod testing;
 mod watermarks;
 
 #[cfg(feature = "prometheus")]

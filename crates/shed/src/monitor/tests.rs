@@ -1,6 +1,7 @@
+use super::runtime::RuntimeMonitor;
 use super::*;
-use crate::admission::Admission;
-use crate::watermarks::Watermarks;
+use crate::admission::{Admission, RuntimeLag};
+use crate::overload::{DelaySample, Transition};
 use pollwatch::Watchdog;
 
 const WATERMARKS: Watermarks =
@@ -8,7 +9,7 @@ const WATERMARKS: Watermarks =
 
 /// A runtime whose delays are invented, in a time that passes by 20 ms a step.
 struct Fixture {
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
     _tokio: tokio::runtime::Runtime,
     monitor: RuntimeMonitor,
     now: Duration,
@@ -19,16 +20,16 @@ impl Fixture {
         let watchdog = Watchdog::builder().log(false).start().unwrap();
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let tokio = watchdog.build_runtime("main", builder.enable_all()).unwrap();
-        let control = AdmissionControl::new(watermarks, watchdog.lag_source());
+        let control = AdmissionControl::new(watermarks, watchdog.lag_source(), false);
         let lag = watchdog.lag("main").unwrap();
         let runtime = RuntimeLag::new(tokio.handle().id(), lag, 2);
         let monitor = RuntimeMonitor::new(&control, runtime);
-        Fixture { _watchdog: watchdog, _tokio: tokio, monitor, now: Duration::from_secs(10) }
+        Fixture { watchdog: watchdog, _tokio: tokio, monitor, now: Duration::from_secs(10) }
     }
 
     fn step(&mut self, sample: Option<DelaySample>) -> Option<Transition> {
         self.now += Duration::from_millis(20);
-        self.monitor.observe(self.now, sample, false)
+        self.monitor.observe(self.now, sample)
     }
 
     /// Makes equal steps, and returns the transitions with the numbers of their steps.
@@ -71,7 +72,7 @@ fn a_quick_service_without_delay_is_never_shed() {
     let late = [measured(5_000), measured(0), None];
     for sample in samples.into_iter().chain(late).cycle().take(10_000) {
         assert_eq!(fixture.step(sample), None);
-        let control = AdmissionControl::new(WATERMARKS, fixture._watchdog.lag_source());
+        let control = AdmissionControl::new(WATERMARKS, fixture.watchdog.lag_source(), false);
         let admission = control.admit(&fixture.monitor.runtime, Duration::from_secs(1));
         assert!(matches!(admission, Admission::NotOverloaded));
     }

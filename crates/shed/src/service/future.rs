@@ -8,7 +8,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::ShedBody;
-use crate::policy::FirstPoll;
+use crate::first_poll::FirstPoll;
 
 pin_project! {
     /// The future of a response; made by [`ShedService`](super::ShedService).

@@ -108,3 +108,6 @@ where
         }
     }
 }
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;
