@@ -101,14 +101,18 @@ mod tests {
     #[test]
     fn a_request_below_two_layers_counts_once() {
         let route = route();
+        let mut shortest = Duration::MAX;
         for _ in 0..8 {
-            let [outer, inner] = nested(&route, || sleep(LONG / 4));
+            let [outer, inner] = nested(&route, || {});
             outer.poll(|| {
-                sleep(LONG / 4);
-                inner.poll(|| sleep(LONG / 2));
+                let start = Instant::now();
+                sleep(LONG);
+                inner.poll(|| sleep(LONG / 8));
+                shortest = shortest.min(start.elapsed());
             });
         }
-        assert!(route.mean_first_poll() >= LONG, "{:?}", route.mean_first_poll());
+        // The mean of the outer layer alone: the inner one measures a small part of that.
+        assert!(route.mean_first_poll() >= shortest, "{:?} of {shortest:?}", route.mean_first_poll());
     }
 
     /// A middleware between the layers waits before it calls the service.
