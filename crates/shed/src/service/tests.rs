@@ -11,6 +11,7 @@ use tower::service_fn;
 const LONG: Duration = Duration::from_millis(4);
 
 /// A body of some frames.
+#[derive(Default)]
 struct Frames(usize);
 
 impl Body for Frames {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use pollwatch::Watchdog;
-use pollwatch_shed::{Shed, ShedBody, ShedLayer};
+use pollwatch_shed::{Shed, ShedLayer};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -36,8 +36,8 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Returns the lines of the log. All tests of this program share one subscriber, because the monitor
-/// thread logs.
+/// Returns the lines of the log. All tests of this program share one subscriber, because the
+/// monitor thread logs.
 fn log_lines() -> &'static Lines {
     static LINES: OnceLock<Lines> = OnceLock::new();
     LINES.get_or_init(|| {
@@ -80,9 +80,7 @@ impl Overload {
     }
 }
 
-fn service(
-    layer: &ShedLayer,
-) -> impl Service<Request<()>, Response = Response<ShedBody<()>>, Error = io::Error> + Clone + use<> {
+fn service(layer: &ShedLayer) -> impl Service<Request<()>, Response = Response<()>, Error = io::Error> + Clone + use<> {
     layer.layer(service_fn(async |_: Request<()>| Ok::<_, io::Error>(Response::new(()))))
 }
 
