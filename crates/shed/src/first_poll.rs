@@ -35,8 +35,8 @@ impl FirstPoll {
         result
     }
 
-    /// Polls the response for the first time, and gives the permit back: the request has blocked its
-    /// worker, or it does not.
+    /// Polls the response for the first time, and gives the permit back: the request has blocked
+    /// its worker, or it does not.
     pub(crate) fn poll<R>(self, poll: impl FnOnce() -> R) -> R {
         let (result, time) = self.time(poll);
         if let Some(time) = time {

@@ -1,12 +1,12 @@
-//! The log lines, and how often they may be repeated.
+//! The log lines, and the limit of their rate.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tracing::{Level, event};
 
-/// Logs an event. A panic of the application's subscriber is caught: without the monitor thread,
-/// nobody would decide any more.
+/// Logs an event. A panic in the application's subscriber is caught, because it would end the
+/// monitor thread.
 fn log(event: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(event));
 }
@@ -34,8 +34,8 @@ pub(crate) fn shedding_started(runtime: &str, delay: Duration, high: Duration, s
     });
 }
 
-/// Logs that all requests to a runtime are admitted again. `requests` is the number of requests that
-/// were rejected in the `time` since the logged start.
+/// Logs that all requests to a runtime are admitted again. `requests` is the number of requests
+/// that were rejected in the `time` since the logged start.
 pub(crate) fn shedding_stopped(runtime: &str, time: Duration, requests: u64) {
     let seconds = time.as_secs_f64();
     log(|| {
@@ -67,12 +67,14 @@ pub(crate) fn no_monitor(error: &std::io::Error) {
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     tokens: u32,
+    /// The time at which the latest token was added.
     refilled: Duration,
+    /// The number of lines for which there was no token since the latest one was taken.
     suppressed: u64,
 }
 
 impl TokenBucket {
-    /// The number of lines that are logged without a pause.
+    /// The number of lines that may be logged at once.
     const BURST: u32 = 5;
     /// The time after which one more line is logged.
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -81,8 +83,8 @@ impl TokenBucket {
         TokenBucket { tokens: TokenBucket::BURST, refilled: now, suppressed: 0 }
     }
 
-    /// Takes a token at the time `now`. Returns how often there was none since the previous one, or
-    /// `None` when there is none now.
+    /// Takes a token at the time `now`, or returns `None` when there is none. Returns the number of
+    /// lines that were suppressed since the previous token.
     pub(crate) fn take(&mut self, now: Duration) -> Option<u64> {
         while self.tokens < TokenBucket::BURST && now.saturating_sub(self.refilled) >= TokenBucket::INTERVAL {
             self.tokens += 1;

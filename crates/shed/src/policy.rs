@@ -44,7 +44,7 @@ impl Policy {
         Policy::with_control(shed, control)
     }
 
-    /// Makes a policy that releases a control when it is dropped.
+    /// Makes a policy that counts as one layer of the control until it is dropped.
     pub(crate) fn with_control(shed: &Shed, control: Arc<AdmissionControl>) -> Policy {
         Policy { control, shed: shed.clone(), rejection: shed.rejection() }
     }
@@ -115,7 +115,7 @@ impl Policy {
 
 impl Drop for Policy {
     fn drop(&mut self) {
-        self.control.release();
+        self.control.remove_layer();
     }
 }
 

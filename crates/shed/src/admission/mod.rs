@@ -28,12 +28,13 @@ pub(crate) struct AdmissionControl {
     pub(crate) log: bool,
     mode: AtomicU8,
     runtimes: RwLock<Vec<Arc<RuntimeLag>>>,
-    /// The number of layers.
-    users: AtomicUsize,
+    /// The number of layers that use the control.
+    layers: AtomicUsize,
     monitor: OnceLock<Thread>,
 }
 
-/// The action that a request has to take. While nothing is overloaded, a request reads nothing else.
+/// The action that a request has to take. While nothing is overloaded, a request reads nothing
+/// else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Mode {
@@ -87,7 +88,7 @@ impl AdmissionControl {
             log,
             mode: AtomicU8::new(Mode::Asleep as u8),
             runtimes: RwLock::default(),
-            users: AtomicUsize::new(1),
+            layers: AtomicUsize::new(1),
             monitor: OnceLock::new(),
         }
     }
@@ -98,24 +99,24 @@ impl AdmissionControl {
     }
 
     /// Counts one more layer.
-    pub(crate) fn acquire(&self) {
-        self.users.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn add_layer(&self) {
+        self.layers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one layer less. The monitor thread stops the control when none is left.
-    pub(crate) fn release(&self) {
-        if self.users.fetch_sub(1, Ordering::Release) == 1 {
+    pub(crate) fn remove_layer(&self) {
+        if self.layers.fetch_sub(1, Ordering::Release) == 1 {
             self.unpark_monitor();
         }
     }
 
     /// Returns whether a layer is left.
-    pub(crate) fn is_in_use(&self) -> bool {
-        self.users.load(Ordering::Acquire) > 0
+    pub(crate) fn has_layers(&self) -> bool {
+        self.layers.load(Ordering::Acquire) > 0
     }
 
-    /// Returns whether a request has to be measured or may be rejected. Costs one relaxed load while
-    /// no runtime is late. At most once a second it wakes the monitor thread.
+    /// Returns whether a request has to be measured or may be rejected. Costs one relaxed load
+    /// while no runtime is late. At most once a second it wakes the monitor thread.
     #[inline]
     pub(crate) fn is_engaged(&self) -> bool {
         match self.mode() {
@@ -145,6 +146,7 @@ impl AdmissionControl {
         }
     }
 
+    /// Returns the action that a request has to take.
     pub(crate) fn mode(&self) -> Mode {
         match self.mode.load(Ordering::Relaxed) {
             mode if mode == Mode::Calm as u8 => Mode::Calm,
@@ -153,14 +155,14 @@ impl AdmissionControl {
         }
     }
 
-    /// Returns the runtime that polls the calling request, if the monitor knows it.
+    /// Returns the runtime of the calling thread, if the monitor has found it.
     pub(crate) fn current_runtime(&self) -> Option<Arc<RuntimeLag>> {
         let id = Handle::try_current().ok()?.id();
         let runtimes = self.runtimes.read().unwrap_or_else(PoisonError::into_inner);
         runtimes.iter().find(|runtime| runtime.id == id).cloned()
     }
 
-    /// Decides about a request whose route has this average first poll.
+    /// Decides about a request to the runtime. `mean_first_poll` is the average of its route.
     pub(crate) fn admit(&self, runtime: &RuntimeLag, mean_first_poll: Duration) -> Admission {
         let level = runtime.level();
         // A watchdog that has stopped or hangs has no reading, and rejects nothing.

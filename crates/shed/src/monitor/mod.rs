@@ -23,9 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The monitor thread of this process, while there is one.
 static MONITOR: Mutex<Option<MonitorThread>> = Mutex::new(None);
-/// Whether a control was added that the monitor thread has not taken in. The thread locks
-/// [`MONITOR`] only when its controls change: a process that forks meanwhile would leave the lock
-/// taken in its child for ever.
+/// The flag that a control was added which the monitor thread has not taken in. The thread locks
+/// [`MONITOR`] only when its controls change: if the process forks while it does, the child can
+/// make no layers.
 static HAS_NEW_CONTROLS: AtomicBool = AtomicBool::new(false);
 
 struct MonitorThread {
@@ -35,8 +35,8 @@ struct MonitorThread {
     controls: Vec<Arc<AdmissionControl>>,
 }
 
-/// Returns the control of all layers with this watchdog and these settings. It is monitored until
-/// each of them has released it.
+/// Returns the control of all layers with this watchdog and these settings, after it has counted
+/// one more layer. The control is monitored until the last layer is removed.
 pub(crate) fn acquire_control(watermarks: Watermarks, source: LagSource, log: bool) -> Arc<AdmissionControl> {
     let mut monitor = lock_monitor();
     if monitor.as_ref().is_some_and(|monitor| monitor.process != process::id()) {
@@ -44,7 +44,7 @@ pub(crate) fn acquire_control(watermarks: Watermarks, source: LagSource, log: bo
     }
     let mut controls = monitor.iter().flat_map(|monitor| &monitor.controls);
     if let Some(known) = controls.find(|known| known.is_of(watermarks, &source, log)) {
-        known.acquire();
+        known.add_layer();
         return known.clone();
     }
     let control = Arc::new(AdmissionControl::new(watermarks, source, log));
@@ -83,7 +83,7 @@ fn run() {
         let now = Instant::now();
         controls.iter_mut().for_each(|control| control.step(now));
         if controls.iter().all(ControlMonitor::is_asleep) {
-            // The next request, a new layer or the last service of a layer wakes the thread.
+            // A request of an idle layer wakes the thread, and so does a layer that is dropped.
             thread::park();
         } else {
             thread::park_timeout(INTERVAL);
@@ -91,20 +91,17 @@ fn run() {
     }
 }
 
-/// Takes in new controls, and stops those that are not in use. Returns `false` when the thread has to
-/// end, because there are none.
+/// Takes in new controls, and stops those without layers. Returns `false` when no control is left,
+/// so that the thread has to end.
 fn update(controls: &mut Vec<ControlMonitor>) -> bool {
     let has_new = HAS_NEW_CONTROLS.swap(false, Ordering::Acquire);
-    if !has_new && controls.iter().all(|known| known.control.is_in_use()) && !controls.is_empty() {
+    if !has_new && controls.iter().all(|known| known.control.has_layers()) && !controls.is_empty() {
         return true;
     }
     let mut monitor = lock_monitor();
     let Some(running) = monitor.as_mut() else { return false };
-    running.controls.retain(|control| control.is_in_use());
-    let (kept, gone) =
-        controls.drain(..).partition(|known| running.controls.iter().any(|control| known.is_of(control)));
-    *controls = kept;
-    let gone: Vec<ControlMonitor> = gone;
+    running.controls.retain(|control| control.has_layers());
+    let removed: Vec<_> = controls.extract_if(.., |known| !known.control.has_layers()).collect();
     for control in &running.controls {
         if !controls.iter().any(|known| known.is_of(control)) {
             controls.push(ControlMonitor::new(control.clone()));
@@ -115,8 +112,8 @@ fn update(controls: &mut Vec<ControlMonitor>) -> bool {
         *monitor = None;
     }
     drop(monitor);
-    // The log may call the application, which may make a layer.
-    gone.into_iter().for_each(ControlMonitor::stop);
+    // This logs, and the application's log may make a layer, which locks `MONITOR`.
+    removed.into_iter().for_each(ControlMonitor::stop);
     is_needed
 }
 

@@ -1,4 +1,5 @@
-//! The monitor of one runtime: from readings of its lag to the level by which requests are rejected.
+//! The monitor of one runtime: from readings of its lag to the level by which requests are
+//! rejected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use pollwatch::Watchdog;
 const WATERMARKS: Watermarks =
     Watermarks { high: Duration::from_millis(20), low: Duration::from_millis(10), sustain: Duration::from_millis(100) };
 
-/// A runtime whose delays are invented, in a time that passes by 20 ms a step.
+/// The monitor of a runtime, with simulated delays and a simulated clock of 20 ms a step.
 struct Fixture {
     watchdog: Watchdog,
     _tokio: tokio::runtime::Runtime,
@@ -24,7 +24,7 @@ impl Fixture {
         let lag = watchdog.lag("main").unwrap();
         let runtime = RuntimeLag::new(tokio.handle().id(), lag, 2);
         let monitor = RuntimeMonitor::new(&control, runtime);
-        Fixture { watchdog: watchdog, _tokio: tokio, monitor, now: Duration::from_secs(10) }
+        Fixture { watchdog, _tokio: tokio, monitor, now: Duration::from_secs(10) }
     }
 
     fn step(&mut self, sample: Option<DelaySample>) -> Option<Transition> {
@@ -65,10 +65,10 @@ fn refusals_do_not_keep_shedding_going() {
 }
 
 #[test]
-fn a_quick_service_without_delay_is_never_shed() {
+fn a_service_without_delay_is_never_shed() {
     let mut fixture = Fixture::new(WATERMARKS);
     let samples = [0, 1, 19, 20].map(measured);
-    // A late one now and then is one long poll.
+    // Single long delays are those of long polls.
     let late = [measured(5_000), measured(0), None];
     for sample in samples.into_iter().chain(late).cycle().take(10_000) {
         assert_eq!(fixture.step(sample), None);
@@ -79,13 +79,12 @@ fn a_quick_service_without_delay_is_never_shed() {
 }
 
 #[test]
-fn silence_says_nothing_for_a_second() {
+fn silence_stops_shedding_after_a_second() {
     let mut fixture = Fixture::new(WATERMARKS);
-    // It is no measurement in time,
+    // Before, it neither starts nor ends the time above the watermark.
     assert_eq!(fixture.steps(3, measured(60)), []);
     assert_eq!(fixture.steps(3, None), []);
     assert_eq!(fixture.steps(1, measured(60)), [(0, Transition::Started)]);
-    // and nothing is known after a second.
     assert_eq!(fixture.steps(100, None), [(49, Transition::Stopped)]);
     assert_eq!(fixture.steps(100, None), []);
 }
@@ -95,4 +94,24 @@ fn two_settings_are_independent() {
     let lazy = Watermarks { sustain: Duration::from_millis(500), ..WATERMARKS };
     let starts = [WATERMARKS, lazy].map(|watermarks| Fixture::new(watermarks).steps(50, measured(60)));
     assert_eq!(starts, [vec![(5, Transition::Started)], vec![(25, Transition::Started)]]);
+}
+
+#[test]
+fn layers_with_the_same_settings_share_a_control() {
+    let watchdogs = [(); 2].map(|()| Watchdog::builder().log(false).start().unwrap());
+    let [source, other_source] = watchdogs.each_ref().map(Watchdog::lag_source);
+    let other_watermarks = Watermarks { high: Duration::from_millis(30), ..WATERMARKS };
+    let first = acquire_control(WATERMARKS, source.clone(), false);
+    let others = [
+        acquire_control(WATERMARKS, other_source, false),
+        acquire_control(other_watermarks, source.clone(), false),
+        acquire_control(WATERMARKS, source.clone(), true),
+    ];
+    assert!(others.iter().all(|other| !Arc::ptr_eq(&first, other)));
+    let second = acquire_control(WATERMARKS, source, false);
+    assert!(Arc::ptr_eq(&first, &second));
+    second.remove_layer();
+    assert!(first.has_layers());
+    [&first].into_iter().chain(&others).for_each(|control| control.remove_layer());
+    assert!(!first.has_layers());
 }

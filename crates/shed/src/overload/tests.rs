@@ -40,7 +40,7 @@ fn starts_when_the_delay_stays_above_the_high_watermark() {
 }
 
 #[test]
-fn one_long_poll_is_one_late_answer() {
+fn one_long_poll_is_one_long_delay() {
     let mut detector = detector();
     let delays = [0, 5_000, 1, 3_000, 19, 400, 400, 400, 2].map(measured);
     assert_eq!(observe(&mut detector, 1_000, delays), []);
@@ -91,8 +91,8 @@ fn a_level_decays_gradually() {
     assert!(shares.iter().any(|share| *share > ALL / 3 && *share < ALL / 3 * 2), "gradually: {shares:?}");
 }
 
-/// Observes good samples each 20 ms while permits are refused, until shedding stops. Returns how
-/// long that took in ms.
+/// Observes short delays each 20 ms while permits are refused, until shedding stops. Returns the
+/// time in ms that this took.
 fn stops_although_refused(detector: &mut OverloadDetector, at: u64, sample: impl Fn(u64) -> DelaySample) -> u64 {
     let stops = (0..).map(|i| i * 20).find(|time| {
         let before = detector.level();
@@ -105,7 +105,7 @@ fn stops_although_refused(detector: &mut OverloadDetector, at: u64, sample: impl
 }
 
 #[test]
-fn refusals_do_not_hold_the_level_for_ever() {
+fn refusals_do_not_keep_the_level_for_ever() {
     for late in [21, 30, 60_000] {
         let mut detector = detector();
         observe(&mut detector, 1_000, [measured(late); 10]);

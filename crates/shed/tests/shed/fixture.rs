@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 
 use test_support::*;
 
-/// Settings by which all requests are rejected from the first answer of the probe on: any delay is
-/// twice above these watermarks, and none is below.
+/// Returns settings by which all requests are rejected from the first measured delay on: every
+/// delay is above twice these watermarks, and none is below.
 pub(crate) fn all() -> Shed {
     Shed::new().high(Duration::ZERO).sustain(Duration::ZERO).log(false)
 }
@@ -55,7 +55,7 @@ impl Fixture {
         self.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap()
     }
 
-    /// Returns the number of rejected requests of a route, as `/metrics` has it.
+    /// Returns the number of rejected requests of a route, from `/metrics`.
     pub(crate) fn rejected(&self, route: &str) -> u64 {
         let metrics = Metrics::scrape(self.watchdog.local_addr().unwrap());
         metrics.find("pollwatch_route_shed_total", &[("route", route)]).unwrap_or(0.0) as u64
