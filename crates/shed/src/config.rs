@@ -35,6 +35,9 @@ pub(crate) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send
 /// (see below) keep the delay from decaying below the high watermark, for the first two seconds of
 /// shedding.
 ///
+/// A runtime is *late* from the first delay above the high watermark on, until a shorter one is
+/// measured and shedding has stopped.
+///
 /// # Which requests are rejected
 ///
 /// While a runtime is overloaded, the layer rejects

@@ -28,7 +28,8 @@
 //!
 //! # Cost
 //!
-//! The layer costs one relaxed atomic load for each request while no runtime is late. While
+//! The layer costs one relaxed atomic load for each request while no runtime is late
+//! (has a delay above the high watermark, or has not yet stopped shedding). While
 //! requests arrive, one thread for all layers of the process wakes up each 10 ms. The watchdog
 //! wakes its probe task each 20 ms instead of each 100 ms: these are at most 100 polls a second of
 //! some 100 ns each, in addition to what it costs to wake an idle worker. An idle service has no

@@ -33,7 +33,7 @@ const HALF_LIFE: Duration = Duration::from_millis(500);
 /// stopping.
 const MAX_HOLD: Duration = Duration::from_secs(2);
 
-/// The detector of one runtime.
+/// The detector of overload of one runtime.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverloadDetector {
     watermarks: Watermarks,
@@ -44,16 +44,12 @@ pub(crate) struct OverloadDetector {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
+    /// The latest measured delay was at most the high watermark, or there is none.
     Calm,
     /// All samples since that time were above the high watermark.
-    Late {
-        since: Duration,
-    },
+    Late { since: Duration },
     /// Requests are rejected by the level, a delay that decays.
-    Shedding {
-        since: Duration,
-        level: Duration,
-    },
+    Shedding { since: Duration, level: Duration },
 }
 
 impl OverloadDetector {
@@ -117,7 +113,8 @@ impl OverloadDetector {
         matches!(self.state, State::Shedding { .. })
     }
 
-    /// Returns whether the latest samples were below the high watermark.
+    /// Returns whether the runtime is not late: the latest measured delay was at most the high
+    /// watermark, and no requests are rejected.
     pub(crate) fn is_calm(&self) -> bool {
         self.state == State::Calm
     }

@@ -38,11 +38,12 @@ pub(crate) struct AdmissionControl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Mode {
-    /// The control is not monitored: the request has to wake the monitor thread.
+    /// The control is not monitored. The request has to wake the monitor thread.
     Asleep = 0,
-    /// No runtime is late: the request is admitted.
+    /// No runtime is late, which means that none has a delay above the high watermark and none
+    /// sheds load. The request is admitted.
     Calm = 1,
-    /// Some runtime is late: the request is measured, and may be rejected.
+    /// Some runtime is late. The request is measured, and may be rejected.
     Engaged = 2,
 }
 

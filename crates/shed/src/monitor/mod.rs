@@ -28,6 +28,7 @@ static MONITOR: Mutex<Option<MonitorThread>> = Mutex::new(None);
 /// make no layers.
 static HAS_NEW_CONTROLS: AtomicBool = AtomicBool::new(false);
 
+/// The monitor thread, and the controls that it serves.
 struct MonitorThread {
     thread: Thread,
     /// The process that has the thread. A forked child has none of its parent's threads.
@@ -48,23 +49,23 @@ pub(crate) fn acquire_control(watermarks: Watermarks, source: LagSource, log: bo
         return known.clone();
     }
     let control = Arc::new(AdmissionControl::new(watermarks, source, log));
-    match running(&mut monitor) {
-        Ok(monitor) => {
-            control.set_monitor(monitor.thread.clone());
-            monitor.controls.push(control.clone());
-            HAS_NEW_CONTROLS.store(true, Ordering::Release);
-        }
-        Err(error) => {
-            control.disable();
-            if log {
-                log::no_monitor(&error);
-            }
+    let result = running(&mut monitor).map(|running| {
+        control.set_monitor(running.thread.clone());
+        running.controls.push(control.clone());
+        HAS_NEW_CONTROLS.store(true, Ordering::Release);
+    });
+    // The application's log may make a layer, which locks `MONITOR`.
+    drop(monitor);
+    if let Err(error) = result {
+        control.disable();
+        if log {
+            log::no_monitor(&error);
         }
     }
     control
 }
 
-/// Returns the monitor thread, which is started if there is none.
+/// Returns the monitor thread. Starts it if there is none.
 fn running(monitor: &mut Option<MonitorThread>) -> io::Result<&mut MonitorThread> {
     let running = match monitor.take() {
         Some(running) => running,
@@ -112,7 +113,7 @@ fn update(controls: &mut Vec<ControlMonitor>) -> bool {
         *monitor = None;
     }
     drop(monitor);
-    // This logs, and the application's log may make a layer, which locks `MONITOR`.
+    // This logs, so it must not hold the lock either.
     removed.into_iter().for_each(ControlMonitor::stop);
     is_needed
 }

@@ -27,7 +27,8 @@ use crate::policy::{Policy, Verdict};
 /// `Buffer`. The layer therefore replaces the service by a clone, which has to be ready again. The
 /// service has to implement `Clone`; `tower::buffer::Buffer` makes such a service of any other.
 ///
-/// The cost is one relaxed atomic load for each request while no runtime is late. While one is, the
+/// The cost is one relaxed atomic load for each request while no runtime is
+/// [late](crate::Shed#when-requests-are-rejected). While one is, the
 /// layer looks up the route's name, reads the clock several times, and writes to shared counters.
 ///
 /// ```
