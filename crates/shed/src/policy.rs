@@ -170,13 +170,11 @@ mod tests {
         });
         let request = |path: &str| Request::builder().uri(path).body(()).unwrap();
         let judge = |request| {
-            late.wait_reading();
+            late.set_level(LateRuntime::LOWEST);
             policy.judge(request)
         };
-        late.runtime.set_level(Duration::ZERO);
-        let (first, verdict) = judge(request(blocking));
+        let (first, verdict) = policy.judge(request(blocking));
         assert!(matches!(verdict, Verdict::Admitted(Some(_))), "the runtime is not overloaded");
-        late.overload();
         let (first, Verdict::Admitted(outer)) = judge(first) else { panic!("the permit is free") };
         let (_, Verdict::Admitted(inner)) = judge(first) else { panic!("the request has its permit") };
         assert!(matches!(judge(request(blocking)).1, Verdict::Rejected(_)));

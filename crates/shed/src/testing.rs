@@ -18,6 +18,9 @@ pub(crate) struct LateRuntime {
 }
 
 impl LateRuntime {
+    /// The lowest delay at which requests may be rejected.
+    pub(crate) const LOWEST: Duration = Duration::from_nanos(1);
+
     pub(crate) fn new(workers: usize) -> LateRuntime {
         let watchdog = Watchdog::builder().log(false).start().unwrap();
         LateRuntime::with_watchdog(watchdog, "main", workers)
@@ -49,9 +52,11 @@ impl LateRuntime {
         Policy::with_control(shed, Arc::new(control))
     }
 
-    /// Sets the lowest level at which requests may be rejected.
-    pub(crate) fn overload(&self) {
-        self.runtime.set_level(Duration::from_nanos(1));
+    /// Sets the delay by which requests are rejected, when the watchdog has published a reading. Both
+    /// expire after a second.
+    pub(crate) fn set_level(&self, delay: Duration) {
+        self.wait_reading();
+        self.runtime.set_level(delay);
     }
 
     /// Waits until the watchdog has published a reading, and returns it.

@@ -10,9 +10,9 @@ fn control_of(high: Duration, late: &LateRuntime) -> AdmissionControl {
     AdmissionControl::new(watermarks, late.watchdog.lag_source(), false)
 }
 
-/// Decides about a request of a route that blocks for an hour.
-fn admit(control: &AdmissionControl, late: &LateRuntime) -> Admission {
-    late.wait_reading();
+/// Decides at a level about a request of a route that blocks for an hour.
+fn admit(control: &AdmissionControl, late: &LateRuntime, level: Duration) -> Admission {
+    late.set_level(level);
     control.admit(&late.runtime, HOUR)
 }
 
@@ -39,28 +39,24 @@ fn a_level_and_a_limit_belong_to_one_runtime() {
         let _entered = late.tokio.enter();
         assert_eq!(current(), Some(late.runtime.id));
     }
-    one.runtime.set_level(HOUR * 2);
-    assert!(matches!(admit(&control, &one), Admission::Rejected));
-    assert!(matches!(admit(&control, &other), Admission::NotOverloaded));
-    // By these levels no request is rejected at random.
-    [&one, &other].into_iter().for_each(LateRuntime::overload);
+    assert!(matches!(admit(&control, &one, HOUR * 2), Admission::Rejected));
+    other.wait_reading();
+    assert!(matches!(control.admit(&other.runtime, HOUR), Admission::NotOverloaded));
     let [Admission::Admitted(Some(_first)), Admission::Admitted(Some(_second))] =
-        [&one, &other].map(|late| admit(&control, late))
+        [&one, &other].map(|late| admit(&control, late, LateRuntime::LOWEST))
     else {
         panic!("each runtime has a permit")
     };
-    assert!(matches!(admit(&control, &one), Admission::Rejected));
-    one.runtime.set_level(Duration::ZERO);
-    assert!(matches!(admit(&control, &one), Admission::NotOverloaded));
-    assert!(matches!(admit(&control, &other), Admission::Rejected));
+    assert!(matches!(admit(&control, &one, LateRuntime::LOWEST), Admission::Rejected));
+    assert!(matches!(admit(&control, &one, Duration::ZERO), Admission::NotOverloaded));
+    assert!(matches!(admit(&control, &other, LateRuntime::LOWEST), Admission::Rejected));
 }
 
 #[test]
 fn a_level_expires() {
     let late = LateRuntime::new(2);
     let control = control_of(Duration::from_nanos(1), &late);
-    late.runtime.set_level(HOUR);
-    assert!(matches!(admit(&control, &late), Admission::Rejected));
+    assert!(matches!(admit(&control, &late, HOUR), Admission::Rejected));
     // The monitor thread has been blocked for a second.
     let aged = RuntimeLag::new(late.runtime.id, late.runtime.lag.clone(), 2);
     let mut aged = Arc::into_inner(aged).unwrap();
@@ -69,6 +65,7 @@ fn a_level_expires() {
     late.wait_reading();
     assert!(matches!(control.admit(&aged, HOUR), Admission::NotOverloaded));
     late.watchdog.shutdown();
+    late.runtime.set_level(HOUR);
     assert!(matches!(control.admit(&late.runtime, HOUR), Admission::NotOverloaded), "the watchdog has stopped");
 }
 
@@ -84,11 +81,11 @@ fn the_age_of_an_unanswered_probe_raises_the_share() {
         late.runtime.lag.read().is_some_and(|reading| reading.unanswered >= Duration::from_millis(2))
     });
     for _ in 0..100 {
-        late.overload();
+        late.set_level(LateRuntime::LOWEST);
         let mean_first_poll = Duration::ZERO;
         assert!(matches!(lazy.admit(&late.runtime, mean_first_poll), Admission::Admitted(None)));
         assert!(matches!(strict.admit(&late.runtime, mean_first_poll), Admission::Rejected));
-        late.runtime.set_level(Duration::ZERO);
+        late.set_level(Duration::ZERO);
         let admission = strict.admit(&late.runtime, mean_first_poll);
         assert!(matches!(admission, Admission::NotOverloaded), "one long poll does not start it");
     }
