@@ -52,8 +52,8 @@ impl LateRuntime {
         Policy::with_control(shed, Arc::new(control))
     }
 
-    /// Sets the delay by which requests are rejected, when the watchdog has published a reading. Both
-    /// expire after a second.
+    /// Sets the delay by which requests are rejected, when the watchdog has published a reading.
+    /// Both expire after a second.
     pub(crate) fn set_level(&self, delay: Duration) {
         self.wait_reading();
         self.runtime.set_level(delay);
