@@ -2,10 +2,11 @@
 //! health check as well.
 //!
 //! An axum service has two workers. `/report` blocks its worker for 20 ms, `/price` waits for 10 ms
-//! without blocking. Clients request prices alone, and then 64 impatient clients request reports as
-//! well, without load shedding and with it.
+//! without blocking. Clients request prices alone, and then 64 more clients request reports,
+//! without load shedding and with it.
 //!
-//! `cargo run --release -p pollwatch-shed --features prometheus --example shed` prints the latencies of the three cases, and exits.
+//! `cargo run --release -p pollwatch-shed --features prometheus --example shed` prints the
+//! latencies of the three cases, and exits.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -19,9 +20,9 @@ use reqwest::{Client, StatusCode};
 use tokio::task::JoinSet;
 
 const BLOCKING_CLIENTS: usize = 64;
-/// The pause of a client before it repeats a request that was refused.
+/// The pause of a client before it repeats a request that was rejected.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// The time before the measurement. Load is shed only when overload has lasted for a while.
+/// The time before the measurement. Load is shed only when the overload has lasted for a while.
 const SETTLE: Duration = Duration::from_secs(1);
 const MEASURE: Duration = Duration::from_secs(2);
 
@@ -39,7 +40,7 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let app = Router::new().route("/report", get(report)).route("/price", get(price));
     // Prices are always admitted: they do not block, and must be available.
     let app = if shed { app.layer(Shed::new().allow("/price").layer(&watchdog)) } else { app };
-    // Outside: in stable mode, the watchdog sees the polls of the requests below this layer.
+    // The watchdog's layer is outside, where it counts rejected requests with their status.
     let app = app.layer(watchdog.layer());
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = watchdog.build_runtime("main", builder.worker_threads(2).enable_all())?;
@@ -54,8 +55,8 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     times.sort_by(f64::total_cmp);
     let quantile = |q: f64| times.get((q * times.len() as f64) as usize).copied().unwrap_or_default();
     let rate = |status| reports.iter().filter(|r| r.0 == status).count() as f64 / MEASURE.as_secs_f64();
-    let (served, refused) = (rate(StatusCode::OK), rate(StatusCode::SERVICE_UNAVAILABLE));
-    println!("{title:<34}{:>7.1} ms{:>7.1} ms{served:>12.0}{refused:>12.0}", quantile(0.5), quantile(0.99));
+    let (served, rejected) = (rate(StatusCode::OK), rate(StatusCode::SERVICE_UNAVAILABLE));
+    println!("{title:<34}{:>7.1} ms{:>7.1} ms{served:>12.0}{rejected:>12.0}", quantile(0.5), quantile(0.99));
     runtime.shutdown_background();
     Ok(())
 }
@@ -74,18 +75,18 @@ async fn price() -> &'static str {
 /// Requests a route repeatedly on several connections, and returns the status and the time of each
 /// answer.
 async fn request(addr: SocketAddr, route: &str, connections: usize) -> Vec<(StatusCode, Duration)> {
-    let begin = Instant::now();
+    let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..connections {
         let (client, url) = (Client::builder().no_proxy().build().expect("a client"), format!("http://{addr}{route}"));
         tasks.spawn(async move {
             let mut answers = Vec::new();
-            while begin.elapsed() < SETTLE + MEASURE {
+            while start.elapsed() < SETTLE + MEASURE {
                 let sent = Instant::now();
                 let Ok(response) = client.get(&url).send().await else { continue };
                 let status = response.status();
                 let _ = response.bytes().await;
-                if begin.elapsed() > SETTLE {
+                if start.elapsed() > SETTLE {
                     answers.push((status, sent.elapsed()));
                 }
                 if status == StatusCode::SERVICE_UNAVAILABLE {

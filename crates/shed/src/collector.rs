@@ -11,8 +11,8 @@ const NAME: &str = "pollwatch_route_shed_total";
 const HELP: &str = "Requests rejected because the runtime was overloaded.";
 const LABEL: &str = "route";
 
-/// The number of rejected requests by route, `pollwatch_route_shed_total`; returned by
-/// [`Shed::collector`](crate::Shed::collector).
+/// A Prometheus collector of `pollwatch_route_shed_total`, the number of rejected requests by
+/// route. Returned by [`Shed::collector`](crate::Shed::collector).
 #[derive(Clone, Debug)]
 pub struct Collector {
     routes: Arc<Routes>,

@@ -19,39 +19,49 @@ pub(crate) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send
 
 /// The settings of load shedding: when requests are rejected, and which.
 ///
-/// # When
+/// # When requests are rejected
 ///
-/// A runtime is overloaded when a task that is ready to run waits long for its poll. The watchdog
-/// measures that with a task of its own, which it wakes each 20 ms while the runtime polls: it waits
-/// in the queue that all workers share, then in the queue of one worker, behind all that is there.
-/// The delay is that of the whole runtime: a blocked worker beside an idle one causes none.
+/// A runtime is overloaded when its schedule delay is long: the time that a task which is ready to
+/// run waits for its poll. The watchdog measures the delay with a probe, a task of its own that it
+/// wakes each 20 ms while the runtime polls. The probe waits in the queue that all workers share,
+/// then in the queue of one worker, behind all other tasks there. The delay is one of the whole
+/// runtime: a blocked worker beside an idle one causes none.
 ///
-/// Shedding starts when each measurement of [some time](Self::sustain) was above the [high
-/// watermark](Self::high): one long poll does not start it. It stops when the delay is below the
-/// [low watermark](Self::low). Meanwhile a measured delay decays with a half-life of 500 ms, because
-/// rejecting requests makes it vanish, and admitting all at once would bring it back. Requests that
-/// are rejected to keep a worker free (below) keep shedding from stopping for two seconds in all.
+/// Shedding starts when all delays that are measured in [some time](Self::sustain) are above the
+/// [high watermark](Self::high), so that one long poll does not start it. It stops when the delay
+/// is below the [low watermark](Self::low). Rejecting requests makes the delay vanish at once, and
+/// admitting all of them again would bring it back. While requests are rejected, a measured delay
+/// therefore decays with a half-life of 500 ms. Requests that are rejected to keep a worker free
+/// (see below) keep the delay from decaying below the high watermark, for the first two seconds of
+/// shedding.
 ///
-/// # Which requests
+/// A runtime is *late* from the first delay above the high watermark on, until a shorter one is
+/// measured and shedding has stopped.
 ///
-/// While a runtime is overloaded, its requests are rejected
+/// # Which requests are rejected
 ///
-/// - at random, with the probability (delay - high) / high: none at the high watermark, all at twice
-///   the high watermark;
-/// - if they are of a blocking route while such requests are in their first poll on all workers but
-///   one: one worker is kept free for the others. A route is blocking if the latest first polls of
-///   its requests took an eighth of the high watermark or longer on average. That is measured only
-///   while a runtime is late. What blocks after its first `.await` is not held back by this, and a
-///   current-thread runtime has only its delay.
+/// While a runtime is overloaded, the layer rejects
 ///
-/// They are answered `503 Service Unavailable` with `Retry-After`, gRPC requests `UNAVAILABLE` with
-/// `grpc-retry-pushback-ms`. Their bodies are not read. Requests for the service's
-/// [health](Self::allow_health) and of [allowed](Self::allow) routes are always admitted.
+/// - requests at random, with the probability (delay - high) / high: none at the high watermark,
+///   all at twice the high watermark;
+/// - requests of blocking routes while such requests are in their first poll on all workers but
+///   one. This keeps one worker free for all other requests.
 ///
-/// # Clones
+/// A route is a blocking one if the first polls of its latest requests took an eighth of the high
+/// watermark or longer on average. The layer measures this only while a runtime is late. It does
+/// not notice a request that blocks after its first `.await`. On a current-thread runtime no worker
+/// can be kept free, and one request of a blocking route is admitted at a time.
+///
+/// Rejected requests are answered `503 Service Unavailable` with `Retry-After`, and gRPC requests
+/// `UNAVAILABLE` with `grpc-retry-pushback-ms`. Their bodies are not read. Requests for the
+/// service's [health](Self::allow_health) and of [allowed](Self::allow) routes are always admitted.
+///
+/// # Clones and layers
 ///
 /// All clones of a `Shed`, and all layers made of it, share the names of routes, their averages and
-/// their counters.
+/// their counters. Layers of the same watchdog with the same watermarks and the same setting of
+/// [`log`](Self::log), also those of another `Shed`, share the detection of overload and the limit
+/// of blocking requests. A request that passes two layers is measured and counted once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -78,14 +88,20 @@ pub struct Shed {
 }
 
 impl Shed {
-    /// 40 ms.
+    /// The default high watermark, 40 ms.
     pub const DEFAULT_HIGH: Duration = Duration::from_millis(40);
-    /// 100 ms.
+    /// The default of [`sustain`](Self::sustain), 100 ms.
     pub const DEFAULT_SUSTAIN: Duration = Duration::from_millis(100);
-    /// One second.
+    /// The default of [`retry_after`](Self::retry_after), one second.
     pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
     /// Returns the default settings.
+    ///
+    /// ```
+    /// # use pollwatch_shed::Shed;
+    /// let shed = Shed::new();
+    /// # drop(shed);
+    /// ```
     pub fn new() -> Shed {
         Shed {
             high: Shed::DEFAULT_HIGH,
@@ -100,8 +116,8 @@ impl Shed {
         }
     }
 
-    /// Sets the high watermark. A longer delay rejects requests, all of them at twice the watermark;
-    /// under overload the delay then stays between the two. Defaults to
+    /// Sets the high watermark. Longer delays reject requests, all of them at twice the watermark.
+    /// Under overload the delay stays between the two. Defaults to
     /// [`DEFAULT_HIGH`](Self::DEFAULT_HIGH).
     ///
     /// ```
@@ -114,8 +130,8 @@ impl Shed {
         self
     }
 
-    /// Sets the low watermark. A shorter delay admits all requests again. Defaults to half the high
-    /// watermark, and is never above it.
+    /// Sets the low watermark. Shorter delays admit all requests again. Defaults to half the high
+    /// watermark. A value above the high watermark counts as the high watermark.
     ///
     /// ```
     /// # use {pollwatch_shed::Shed, std::time::Duration};
@@ -127,8 +143,8 @@ impl Shed {
         self
     }
 
-    /// Sets the time for which every measured delay has to be above the high watermark until the
-    /// first request is rejected. With zero, one long poll is enough. Defaults to
+    /// Sets the time for which all measured delays have to be above the high watermark until the
+    /// first request is rejected. If it is zero, one long poll starts shedding. Defaults to
     /// [`DEFAULT_SUSTAIN`](Self::DEFAULT_SUSTAIN).
     ///
     /// ```
@@ -154,8 +170,8 @@ impl Shed {
         self
     }
 
-    /// Always admits the requests of a route. `route` is its name as in
-    /// `pollwatch_route_shed_total`, or exactly the path of its requests.
+    /// Always admits the requests of a route. `route` is the route's name, as in the label of
+    /// `pollwatch_route_shed_total`, or the exact path of its requests.
     ///
     /// ```
     /// # use pollwatch_shed::Shed;
@@ -167,9 +183,9 @@ impl Shed {
         self
     }
 
-    /// Sets whether requests that ask for the service's health are always admitted: the paths
-    /// `/health`, `/healthz`, `/livez`, `/readyz` and `/metrics`, and gRPC's `grpc.health.v1.Health`.
-    /// They are by default.
+    /// Sets whether requests for the service's health are always admitted: those for the paths
+    /// `/health`, `/healthz`, `/livez`, `/readyz` and `/metrics`, and for gRPC's service
+    /// `grpc.health.v1.Health`. Defaults to `true`.
     ///
     /// ```
     /// # use pollwatch_shed::Shed;
@@ -181,14 +197,16 @@ impl Shed {
         self
     }
 
-    /// Names routes by a function of the request's head. Without it, and where it returns `None`, a
-    /// route is named by the path that axum matched (feature `axum`), or by the path of a gRPC
-    /// request, and is `unmatched` otherwise. 500 routes are distinguished; the rest is `other`.
-    /// Names from this function and from gRPC paths get half of them at most, because clients may
-    /// choose them.
+    /// Names routes by a function of the request's head.
     ///
-    /// The function runs on the worker, once for each request while a runtime is late. A panic in it
-    /// is caught, and stands for `None`.
+    /// Without the function, and where it returns `None`, a route has the path that axum matched
+    /// (feature `axum`) as its name, or the path of a gRPC request. All other requests are of the
+    /// route `unmatched`. At most 500 names are distinguished, and all others are the route
+    /// `other`. At most 250 of them come from this function and from gRPC paths, because clients
+    /// may choose those.
+    ///
+    /// Each layer calls the function on the worker, once for each request while a runtime is late.
+    /// A panic in the function is caught, and counts as `None`.
     ///
     /// ```
     /// # use pollwatch_shed::Shed;
@@ -204,8 +222,8 @@ impl Shed {
     }
 
     /// Sets whether the start and the stop of shedding are logged as `tracing` events (target
-    /// `pollwatch::shed`). They are by default. For each runtime and layer, 5 starts are logged at
-    /// once, then one each 10 s.
+    /// `pollwatch::shed`). Defaults to `true`. The log is rate-limited: for each runtime, at most 5
+    /// starts in a row and then one each 10 s.
     ///
     /// ```
     /// # use pollwatch_shed::Shed;
@@ -217,10 +235,11 @@ impl Shed {
         self
     }
 
-    /// Returns the layer, which rejects requests by what this watchdog measures. Each call starts a
-    /// thread, which ends with the last service that has the layer: clone the layer for a second
-    /// router. The layer does not keep the watchdog running. When the watchdog has stopped, nothing
-    /// is rejected.
+    /// Returns a layer that rejects requests by the delays that this watchdog measures.
+    ///
+    /// The first layer of the process starts a thread, which serves all layers. It ends when the
+    /// last layer and the last of their services are dropped. The layer does not keep the watchdog
+    /// running, and rejects nothing when the watchdog has stopped.
     ///
     /// ```
     /// use axum::{Router, routing::get};
@@ -228,8 +247,8 @@ impl Shed {
     ///
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// let app = Router::new().route("/report/{id}", get(|| async { "a report" }));
-    /// // The layer that is added last is the outermost: rejected requests are counted by
-    /// // `watchdog.layer()`, with their status.
+    /// // The layer that is added last is the outermost. There, the watchdog counts rejected
+    /// // requests with their status.
     /// let app = app.layer(Shed::new().layer(&watchdog)).layer(watchdog.layer());
     /// # drop::<Router>(app);
     /// # Ok::<(), pollwatch::Error>(())
@@ -238,15 +257,15 @@ impl Shed {
         ShedLayer::new(Policy::new(self, watchdog))
     }
 
-    /// Returns a collector of `pollwatch_route_shed_total`, the number of rejected requests by
-    /// route, for all layers made of this `Shed` and its clones.
+    /// Returns a collector of `pollwatch_route_shed_total`: the number of requests that all layers
+    /// of this `Shed` and its clones have rejected, by route.
     ///
     /// ```
     /// use pollwatch::Watchdog;
     /// use pollwatch_shed::Shed;
     ///
     /// let shed = Shed::new();
-    /// // With `listen`, it is part of the watchdog's `/metrics`.
+    /// // With `WatchdogBuilder::listen`, the metric is part of the watchdog's `/metrics`.
     /// let watchdog = Watchdog::builder().collector(shed.collector()).start()?;
     /// let layer = shed.layer(&watchdog);
     /// # drop(layer);

@@ -1,10 +1,11 @@
 //! Load shedding for services on [tokio]: while a runtime is overloaded, some requests are answered
 //! `503` at once, so that the others are answered in time.
 //!
-//! When more is asked of a runtime than its workers can do, tasks queue, and *every* route gets
-//! slow, the health check included. [`pollwatch`] measures how long a task that is ready to run
-//! waits for its poll. This crate is a tower layer that rejects requests by that delay: it needs no
-//! limit of concurrency or rate that somebody would have to find out.
+//! When requests need more time than a runtime's workers have, tasks queue, and *every* route gets
+//! slow, the health check included. [`pollwatch`] measures the schedule delay, the time that a task
+//! which is ready to run waits for its poll. This crate is a [tower] layer that rejects requests by
+//! that delay. Nobody has to find out how many requests the service can serve at once or in a
+//! second.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -18,30 +19,35 @@
 //! # Ok::<(), pollwatch::Error>(())
 //! ```
 //!
-//! [`Shed`] has the settings and says when requests are rejected, and which. The start and the stop
-//! of shedding are logged (target `pollwatch::shed`). Rejected requests are counted by route in
-//! `pollwatch_route_shed_total` (feature `prometheus`, `Shed::collector`).
+//! [`Shed`] has the settings, and describes when requests are rejected, and which. The start and
+//! the stop of shedding are logged (target `pollwatch::shed`). `pollwatch_route_shed_total` counts
+//! the rejected requests by route (feature `prometheus`, `Shed::collector`).
 //!
-//! The example `shed` shows what it does for the routes that do not block:
-//! `cargo run --release -p pollwatch-shed --features prometheus --example shed`.
+//! The example `shed` compares the latency of a route that does not block with and without the
+//! layer: `cargo run --release -p pollwatch-shed --features prometheus --example shed`.
 //!
 //! # Cost
 //!
-//! One relaxed atomic load for each request while no runtime is late. While requests come in, a
-//! thread of its own wakes up each 10 ms, and the watchdog wakes its probe task each 20 ms instead of
-//! each 100 ms: at most 100 polls a second of some 100 ns, with what waking an idle worker takes. An
-//! idle service has no wake-ups.
+//! The layer costs one relaxed atomic load for each request while no runtime is late
+//! (has a delay above the high watermark, or has not yet stopped shedding). While
+//! requests arrive, one thread for all layers of the process wakes up each 10 ms. The watchdog
+//! wakes its probe task each 20 ms instead of each 100 ms: these are at most 100 polls a second of
+//! some 100 ns each, in addition to what it costs to wake an idle worker. An idle service has no
+//! wake-ups.
 //!
 //! # Limits
 //!
-//! The layer sees the runtimes that the watchdog watches, of which it attaches that of the first
-//! request itself. A runtime that is built later is known within half a second.
+//! The layer knows the runtimes that the watchdog watches. A runtime that the watchdog does not
+//! watch yet is attached by its first request. The layer needs up to half a second to find a new
+//! runtime.
 //!
-//! The watchdog measures the delay of runtimes that it sees polling. In stable mode these are the
-//! multi-thread runtimes that it has built, and any runtime whose requests pass
-//! `Watchdog::layer()`: put that layer outside of this one, as above.
+//! The watchdog measures the delay of a runtime while it knows that the runtime polls. In stable
+//! mode (tokio without `tokio_unstable`) it knows this of the multi-thread runtimes that it has
+//! built, and of all runtimes whose requests pass `Watchdog::layer()`. For other runtimes, put that
+//! layer outside of this one, as above.
 //!
 //! [tokio]: https://tokio.rs
+//! [tower]: https://docs.rs/tower
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -49,6 +55,7 @@ mod admission;
 #[cfg(feature = "prometheus")]
 mod collector;
 mod config;
+mod first_poll;
 mod log;
 mod monitor;
 mod overload;
@@ -58,12 +65,14 @@ mod response;
 mod routes;
 mod service;
 mod sync;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod testing;
 mod watermarks;
 
 #[cfg(feature = "prometheus")]
 pub use collector::Collector;
 pub use config::Shed;
-pub use service::{ResponseFuture, ShedBody, ShedLayer, ShedService};
+pub use service::{ResponseFuture, ShedLayer, ShedService};
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "axum"))]

@@ -1,64 +1,80 @@
-//! The log lines, and how often they may be repeated.
+//! The log lines, and the limit of their rate.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tracing::{Level, event};
 
+/// Logs an event. A panic in the application's subscriber is caught, because it would end the
+/// monitor thread.
+fn log(event: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(event));
+}
+
 /// Logs that requests to a runtime are rejected from now on. `suppressed` is the number of such
-/// lines that were left out since the last one.
+/// lines that were left out since the previous one.
 pub(crate) fn shedding_started(runtime: &str, delay: Duration, high: Duration, suppressed: u64) {
     let [delay, high] = [delay, high].map(|time| time.as_secs_f64() * 1e3);
     let suffix = match suppressed {
         0 => String::new(),
         n => format!(" ({n} more times since the last report)"),
     };
-    event!(
-        target: "pollwatch::shed",
-        parent: None,
-        Level::WARN,
-        runtime,
-        lag_ms = delay,
-        high_ms = high,
-        suppressed = (suppressed > 0).then_some(suppressed),
-        "requests are rejected: tasks of runtime {runtime:?} wait {delay:.0} ms or longer for their poll, the limit is \
-         {high:.0} ms{suffix}",
-    );
+    log(|| {
+        event!(
+            target: "pollwatch::shed",
+            parent: None,
+            Level::WARN,
+            runtime,
+            lag_ms = delay,
+            high_ms = high,
+            suppressed = (suppressed > 0).then_some(suppressed),
+            "requests are rejected: tasks of runtime {runtime:?} wait {delay:.0} ms or longer for their poll, the limit is \
+             {high:.0} ms{suffix}",
+        )
+    });
 }
 
-/// Logs that all requests to a runtime are admitted again, after some time with so many rejections.
+/// Logs that all requests to a runtime are admitted again. `requests` is the number of requests
+/// that were rejected in the `time` since the logged start.
 pub(crate) fn shedding_stopped(runtime: &str, time: Duration, requests: u64) {
     let seconds = time.as_secs_f64();
-    event!(
-        target: "pollwatch::shed",
-        parent: None,
-        Level::INFO,
-        runtime,
-        seconds,
-        requests,
-        "all requests to runtime {runtime:?} are admitted again, after {seconds:.1} s in which {requests} were rejected",
-    );
+    log(|| {
+        event!(
+            target: "pollwatch::shed",
+            parent: None,
+            Level::INFO,
+            runtime,
+            seconds,
+            requests,
+            "all requests to runtime {runtime:?} are admitted again, after {seconds:.1} s in which {requests} were rejected",
+        )
+    });
 }
 
-/// Logs that nothing is ever rejected, because the thread that would decide it did not start.
+/// Logs that the layer admits all requests, because its monitor thread could not be started.
 pub(crate) fn no_monitor(error: &std::io::Error) {
-    event!(
-        target: "pollwatch::shed",
-        parent: None,
-        Level::WARN,
-        "load shedding is off, because its thread could not be started: {error}",
-    );
+    log(|| {
+        event!(
+            target: "pollwatch::shed",
+            parent: None,
+            Level::WARN,
+            "load shedding is off and all requests are admitted, because its thread could not be started: {error}",
+        )
+    });
 }
 
 /// A [token bucket](https://en.wikipedia.org/wiki/Token_bucket) for the lines of one runtime.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
     tokens: u32,
+    /// The time at which the latest token was added.
     refilled: Duration,
+    /// The number of lines for which there was no token since the latest one was taken.
     suppressed: u64,
 }
 
 impl TokenBucket {
-    /// The number of lines that are logged without a pause.
+    /// The number of lines that may be logged at once.
     const BURST: u32 = 5;
     /// The time after which one more line is logged.
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -67,8 +83,8 @@ impl TokenBucket {
         TokenBucket { tokens: TokenBucket::BURST, refilled: now, suppressed: 0 }
     }
 
-    /// Takes a token at the time `now`. Returns how often there was none since the previous one, or
-    /// `None` when there is none now.
+    /// Takes a token at the time `now`, or returns `None` when there is none. Returns the number of
+    /// lines that were suppressed since the previous token.
     pub(crate) fn take(&mut self, now: Duration) -> Option<u64> {
         while self.tokens < TokenBucket::BURST && now.saturating_sub(self.refilled) >= TokenBucket::INTERVAL {
             self.tokens += 1;

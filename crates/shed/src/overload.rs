@@ -1,5 +1,5 @@
-//! The hysteresis that decides whether a runtime is overloaded. Pure: delays and times in, a level
-//! out.
+//! The [hysteresis](https://en.wikipedia.org/wiki/Hysteresis) that decides whether a runtime is
+//! overloaded. It is a pure function of delays and times.
 
 use std::time::Duration;
 
@@ -8,31 +8,32 @@ use crate::watermarks::Watermarks;
 /// One observation of a runtime's schedule delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DelaySample {
-    /// A task waited this long until it was polled.
+    /// The probe task waited this long until it was polled.
     Measured(Duration),
-    /// A task has waited this long while polls of other tasks started, and still waits.
+    /// The probe task has waited this long while polls of other tasks started, and still waits.
     AtLeast(Duration),
 }
 
-/// A change of state.
+/// A change of the detector's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transition {
     Started,
     Stopped,
 }
 
-/// The time after which nothing is known of a delay that is not measured again.
+/// The age at which a sample has expired. Without a newer one, nothing is known of the delay.
 pub(crate) const STALE: Duration = Duration::from_secs(1);
-/// The half-life of a measured delay while requests are rejected. Rejected requests take next to no
-/// time, so the delay is gone as soon as they are; if all were admitted again at once, it would
-/// come back, and so on.
+/// The half-life of a measured delay while requests are rejected. Rejected requests take almost no
+/// time, so rejecting them makes the delay vanish. If all requests were admitted again at once, the
+/// delay would come back, and the state would oscillate.
 const HALF_LIFE: Duration = Duration::from_millis(500);
-/// The time from the start of shedding for which refused permits keep the level up. The refused
-/// requests would be what others wait for if they were admitted. But a healthy service has some of
-/// them as well, and must not be shed for them for ever.
+/// The time from the start of shedding for which refused permits keep the level at the high
+/// watermark. Without the limit of permits, the refused requests would block the workers and cause
+/// a delay. But a healthy service has some refusals as well, which must not keep shedding from
+/// stopping.
 const MAX_HOLD: Duration = Duration::from_secs(2);
 
-/// The detector of one runtime.
+/// The detector of overload of one runtime.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverloadDetector {
     watermarks: Watermarks,
@@ -43,16 +44,12 @@ pub(crate) struct OverloadDetector {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
+    /// The latest measured delay was at most the high watermark, or there is none.
     Calm,
-    /// Every sample since then was above the high watermark.
-    Late {
-        since: Duration,
-    },
-    /// Requests are rejected by this level.
-    Shedding {
-        since: Duration,
-        level: Duration,
-    },
+    /// All samples since that time were above the high watermark.
+    Late { since: Duration },
+    /// Requests are rejected by the level, a delay that decays.
+    Shedding { since: Duration, level: Duration },
 }
 
 impl OverloadDetector {
@@ -60,8 +57,8 @@ impl OverloadDetector {
         OverloadDetector { watermarks, state: State::Calm, sampled_at: Duration::ZERO }
     }
 
-    /// Takes in a sample, if there is a new one, at the time `now`. `refused` says whether a permit
-    /// was refused since the previous measured sample.
+    /// Updates the state at the time `now`, with a sample if there is a new one. `refused` is true
+    /// when a permit was refused since the previous measured sample.
     pub(crate) fn observe(&mut self, now: Duration, sample: Option<DelaySample>, refused: bool) -> Option<Transition> {
         let silence = now.saturating_sub(self.sampled_at);
         let was_shedding = self.is_shedding();
@@ -79,28 +76,30 @@ impl OverloadDetector {
         }
     }
 
+    /// Returns the state after a sample, which came `silence` after the previous one.
     fn next(&self, now: Duration, silence: Duration, sample: DelaySample, refused: bool) -> State {
         let Watermarks { high, low, sustain } = self.watermarks;
-        // All requests are rejected at twice the watermark: a higher level would only take longer
+        // At twice the watermark all requests are rejected. A higher level would only take longer
         // to decay.
         let cap = high.saturating_mul(2);
         let (DelaySample::Measured(delay) | DelaySample::AtLeast(delay)) = sample;
         let is_measured = matches!(sample, DelaySample::Measured(_));
         match self.state {
-            // One long poll is one late answer. The next answer is in time unless there is a queue.
+            // One long poll delays the probe once. The next delay is short unless there is a queue.
             State::Calm if delay > high && !sustain.is_zero() => State::Late { since: now },
             State::Late { since } if delay > high && now.saturating_sub(since) < sustain => self.state,
             State::Calm | State::Late { .. } if delay > high => State::Shedding { since: now, level: delay.min(cap) },
             State::Calm | State::Late { .. } if is_measured => State::Calm,
             State::Calm | State::Late { .. } => self.state,
-            // The task still waits, which is no improvement.
+            // The probe still waits, so the level does not decay.
             State::Shedding { since, level } if !is_measured => {
                 State::Shedding { since, level: level.max(delay.min(cap)) }
             }
             State::Shedding { since, level } => {
                 let mut decayed = decay(level, silence);
                 if refused && now.saturating_sub(since) < MAX_HOLD {
-                    // Held, never raised: at the high watermark the share is zero.
+                    // The level is kept but not raised. At the high watermark no requests are
+                    // rejected at random.
                     decayed = decayed.max(level.min(high));
                 }
                 let level = decayed.max(delay.min(cap));
@@ -114,7 +113,8 @@ impl OverloadDetector {
         matches!(self.state, State::Shedding { .. })
     }
 
-    /// Returns whether the latest samples were below the high watermark.
+    /// Returns whether the runtime is not late: the latest measured delay was at most the high
+    /// watermark, and no requests are rejected.
     pub(crate) fn is_calm(&self) -> bool {
         self.state == State::Calm
     }
@@ -128,7 +128,7 @@ impl OverloadDetector {
     }
 }
 
-/// Returns what remains of a level after some time.
+/// Returns the level to which `level` has decayed after some time.
 fn decay(level: Duration, time: Duration) -> Duration {
     let factor = (-time.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();
     Duration::try_from_secs_f64(level.as_secs_f64() * factor).unwrap_or(Duration::MAX)

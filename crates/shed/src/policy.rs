@@ -1,24 +1,25 @@
-//! What becomes of a request while a runtime is late.
+//! The decision about each request while a runtime is late.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use pollwatch::Watchdog;
 
-use crate::admission::{Admission, AdmissionControl, Permit};
+use crate::admission::{Admission, AdmissionControl};
 use crate::config::Shed;
+use crate::first_poll::FirstPoll;
 use crate::monitor;
 use crate::response::Rejection;
 use crate::routes::{Route, Routes};
 
-/// The paths that report a service's health. Whoever asks wants to know it now.
+/// The paths that report a service's health. Load balancers and orchestrators request them to find
+/// out whether the service still answers.
 const HEALTH: [&str; 5] = ["/health", "/healthz", "/livez", "/readyz", "/metrics"];
-/// The path prefix of gRPC's protocol for the same.
+/// The path prefix of gRPC's health checking protocol.
 const GRPC_HEALTH: &str = "/grpc.health.v1.Health/";
 
-/// What the services of one layer share. The monitor thread ends with it.
+/// The state that all services of one layer share.
 pub(crate) struct Policy {
     control: Arc<AdmissionControl>,
     shed: Shed,
@@ -31,62 +32,42 @@ pub(crate) enum Verdict {
     Rejected(Response<()>),
 }
 
-/// An extension of requests that an outer layer has admitted, and may have given the last permit.
+/// An extension of requests that an outer layer has admitted while the runtime was overloaded. The
+/// outer layer may have given the request the last permit.
 #[derive(Clone, Copy)]
 struct Admitted;
 
-/// The measurement of a request until its first poll has ended.
-#[derive(Debug)]
-pub(crate) struct FirstPoll {
-    route: Arc<Route>,
-    /// How long the service's call took.
-    called: Duration,
-    _permit: Option<Permit>,
-}
-
-impl FirstPoll {
-    /// Calls the service.
-    pub(crate) fn call<R>(&mut self, call: impl FnOnce() -> R) -> R {
-        let start = Instant::now();
-        let result = call();
-        self.called = start.elapsed();
-        result
-    }
-
-    /// Polls the response for the first time, and gives the permit back: the request has blocked its
-    /// worker, or it does not.
-    pub(crate) fn poll<R>(self, poll: impl FnOnce() -> R) -> R {
-        let start = Instant::now();
-        let result = poll();
-        self.route.record_first_poll(self.called + start.elapsed());
-        result
-    }
-}
-
 impl Policy {
+    /// Makes the policy of a layer, and monitors the watchdog's runtimes until it is dropped.
     pub(crate) fn new(shed: &Shed, watchdog: &Watchdog) -> Policy {
-        let control = Arc::new(AdmissionControl::new(shed.watermarks(), watchdog.lag_source()));
-        monitor::start(&control, shed.log);
+        let control = monitor::acquire_control(shed.watermarks(), watchdog.lag_source(), shed.log);
+        Policy::with_control(shed, control)
+    }
+
+    /// Makes a policy that counts as one layer of the control until it is dropped.
+    pub(crate) fn with_control(shed: &Shed, control: Arc<AdmissionControl>) -> Policy {
         Policy { control, shed: shed.clone(), rejection: shed.rejection() }
     }
 
-    /// Decides about a request. One relaxed load while no runtime is late.
+    /// Decides about a request. Costs one relaxed load while no runtime is late.
     #[inline]
     pub(crate) fn judge<B>(&self, request: Request<B>) -> (Request<B>, Verdict) {
         if self.control.is_engaged() { self.judge_late(request) } else { (request, Verdict::Admitted(None)) }
     }
 
     #[cold]
-    fn judge_late<B>(&self, mut request: Request<B>) -> (Request<B>, Verdict) {
-        const ADMITTED: Verdict = Verdict::Admitted(None);
-        if request.extensions().get::<Admitted>().is_some() || self.allows_path(request.uri().path()) {
-            return (request, ADMITTED);
+    fn judge_late<B>(&self, request: Request<B>) -> (Request<B>, Verdict) {
+        const UNMEASURED: Verdict = Verdict::Admitted(None);
+        if self.allows_path(request.uri().path()) {
+            return (request, UNMEASURED);
         }
-        let Some(runtime) = self.control.current_runtime() else { return (request, ADMITTED) };
-        let route;
-        (request, route) = self.route_of(request);
+        let Some(runtime) = self.control.current_runtime() else { return (request, UNMEASURED) };
+        let (mut request, route) = self.route_of(request);
         if self.allows_route(&route) {
-            return (request, ADMITTED);
+            return (request, UNMEASURED);
+        }
+        if request.extensions().get::<Admitted>().is_some() {
+            return (request, Verdict::Admitted(Some(FirstPoll::new(route, None))));
         }
         let permit = match self.control.admit(&runtime, route.mean_first_poll()) {
             Admission::NotOverloaded => None,
@@ -101,8 +82,7 @@ impl Policy {
                 return (request, Verdict::Rejected(response));
             }
         };
-        let first_poll = FirstPoll { route, called: Duration::ZERO, _permit: permit };
-        (request, Verdict::Admitted(Some(first_poll)))
+        (request, Verdict::Admitted(Some(FirstPoll::new(route, permit))))
     }
 
     fn route_of<B>(&self, request: Request<B>) -> (Request<B>, Arc<Route>) {
@@ -122,7 +102,8 @@ impl Policy {
             || self.shed.allow_health && (HEALTH.contains(&path) || path.starts_with(GRPC_HEALTH))
     }
 
-    /// A name that did not fit stands for many, of which the allowed one would be one.
+    /// Returns whether the route is always admitted. The route `other` never is: it stands for all
+    /// names beyond the limit, of which an allowed one is only one.
     fn allows_route(&self, route: &Arc<Route>) -> bool {
         !self.routes().is_other(route) && self.shed.allowed.contains(&route.name)
     }
@@ -134,13 +115,15 @@ impl Policy {
 
 impl Drop for Policy {
     fn drop(&mut self) {
-        self.control.stop();
+        self.control.remove_layer();
     }
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+    use crate::testing::LateRuntime;
+    use std::time::Duration;
 
     fn policy(shed: Shed) -> Policy {
         Policy::new(&shed, &Watchdog::builder().log(false).start().unwrap())
@@ -168,22 +151,38 @@ mod tests {
     }
 
     #[test]
-    fn a_first_poll_is_measured_with_its_call() {
-        const LONG: Duration = Duration::from_millis(4);
-        let routes = Routes::new();
-        for (name, call, poll) in [("/call", LONG, Duration::ZERO), ("/poll", Duration::ZERO, LONG)] {
-            let route = routes.of_request(&Request::new(()), Some(name));
-            let mut first = FirstPoll { route: route.clone(), called: Duration::ZERO, _permit: None };
-            first.call(|| std::thread::sleep(call));
-            first.poll(|| std::thread::sleep(poll));
-            assert!(route.mean_first_poll() >= LONG, "{name}: {:?}", route.mean_first_poll());
-        }
-    }
-
-    #[test]
     fn a_panic_while_naming_a_route_is_caught() {
         let policy = policy(Shed::new().route_by(|_| panic!("on purpose")));
         let (_, route) = policy.route_of(Request::new(()));
         assert_eq!(&*route.name, "unmatched");
+    }
+
+    #[test]
+    fn two_nested_layers_take_one_permit() {
+        let late = LateRuntime::new(2);
+        let shed = LateRuntime::blocking_shed().route_by(|request| Some(request.uri.path().to_owned().into()));
+        let policy = late.policy(&shed);
+        let _entered = late.tokio.enter();
+        let [blocking, short] = ["/blocking", "/short"].map(|name| {
+            let route = policy.routes().of_request(&Request::new(()), Some(name));
+            route.record_first_poll(if name == "/blocking" { Duration::MAX } else { Duration::from_nanos(1) });
+            name
+        });
+        let request = |path: &str| Request::builder().uri(path).body(()).unwrap();
+        let judge = |request| {
+            late.set_level(LateRuntime::LOWEST);
+            policy.judge(request)
+        };
+        let (first, verdict) = policy.judge(request(blocking));
+        assert!(matches!(verdict, Verdict::Admitted(Some(_))), "the runtime is not overloaded");
+        let (first, Verdict::Admitted(outer)) = judge(first) else { panic!("the permit is free") };
+        let (_, Verdict::Admitted(inner)) = judge(first) else { panic!("the request has its permit") };
+        assert!(matches!(judge(request(blocking)).1, Verdict::Rejected(_)));
+        assert!(matches!(judge(request(short)).1, Verdict::Admitted(_)));
+        drop(inner);
+        assert!(matches!(judge(request(blocking)).1, Verdict::Rejected(_)), "the outer layer holds the permit");
+        drop(outer);
+        assert!(matches!(judge(request(blocking)).1, Verdict::Admitted(Some(_))));
+        assert_eq!(late.runtime.rejected(), 2);
     }
 }

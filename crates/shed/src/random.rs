@@ -11,7 +11,7 @@ pub(crate) fn random() -> u32 {
     let next = STATE.try_with(|state| {
         let mut x = state.get();
         if x == 0 {
-            // Seeded by its own address, which differs between threads and is never 0.
+            // The seed is the state's own address, which differs between threads and is never 0.
             x = std::ptr::from_ref(state) as u64;
             x = x.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         }
@@ -21,7 +21,8 @@ pub(crate) fn random() -> u32 {
         state.set(x);
         (x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
     });
-    // The thread is exiting. The largest number is within no share but that of all.
+    // While the thread exits, its state is gone. The largest number rejects a request only if all
+    // are rejected.
     next.unwrap_or(u32::MAX)
 }
 

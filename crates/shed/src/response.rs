@@ -7,16 +7,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::routes::is_grpc;
 
-/// What rejected requests are answered.
+/// The parts of the response to rejected requests.
 #[derive(Debug)]
 pub(crate) struct Rejection {
+    /// The value of `Retry-After`, in seconds.
     retry_after: HeaderValue,
-    /// The same for gRPC, in milliseconds.
+    /// The value of `grpc-retry-pushback-ms`, in milliseconds.
     pushback: HeaderValue,
 }
 
 impl Rejection {
-    /// Rejects with the advice to come back after this time.
+    /// Makes responses that ask clients to retry after this time.
     pub(crate) fn new(retry_after: Duration) -> Rejection {
         let seconds = retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0));
         Rejection {

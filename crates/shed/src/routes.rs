@@ -1,5 +1,5 @@
-//! The routes of requests: their names, how long they block, and how many requests were rejected.
-//! Requests get here only while a runtime is late.
+//! The routes of requests: their names, the average duration of their first polls, and the number
+//! of rejected requests. Routes are looked up only while a runtime is late.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,22 +8,24 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, header::CONTENT_TYPE};
 
-/// The number of routes that are distinguished. The rest is the route `other`.
+/// The number of names that are distinguished. All others are the route `other`.
 pub(crate) const MAX_ROUTES: usize = 500;
-/// The number of names that clients may have made up. They leave room for those of a router.
+/// The number of names that clients may have chosen. They leave space for those of a router.
 const MAX_CLAIMED: usize = MAX_ROUTES / 2;
-/// The longest name in bytes. A longer one is the route `other`.
+/// The length in bytes of the longest name. A request with a longer one is of the route `other`.
 const MAX_NAME: usize = 256;
 
-/// The weight of the latest first poll in the moving average is one in this many.
+/// The inverse of the weight that the latest first poll has in the moving average.
 const SMOOTHING: u64 = 16;
 
 /// One route.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) name: Box<str>,
-    /// [`SMOOTHING`] times the exponentially weighted moving average of the latest first polls, in
-    /// nanoseconds; 0 when there was none.
+    /// [`SMOOTHING`] times the [exponentially weighted moving average][ewma] of the latest first
+    /// polls, in nanoseconds; 0 when there was none.
+    ///
+    /// [ewma]: https://en.wikipedia.org/wiki/Exponential_smoothing
     first_polls: AtomicU64,
     rejected: AtomicU64,
 }
@@ -33,8 +35,9 @@ impl Route {
         Arc::new(Route { name: name.into(), first_polls: AtomicU64::new(0), rejected: AtomicU64::new(0) })
     }
 
-    /// Takes in how long the service's call and the first poll of its future took: all that a
-    /// request does unless it waits for something. Of two threads that do so at once, one may lose.
+    /// Adds a request to the average. `time` is the duration of the service's call and of the first
+    /// poll of its future: the time in which a request blocks its worker until it first waits for
+    /// something. When two threads add requests at once, one of them may be lost.
     pub(crate) fn record_first_poll(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
         let average = match self.first_polls.load(Ordering::Relaxed) {
@@ -44,9 +47,9 @@ impl Route {
         self.first_polls.store(average, Ordering::Relaxed);
     }
 
-    /// Returns the average duration of the latest first polls. A route that starts to block is
-    /// known within a few requests, and so is one that ceases to. The polls of bodies, of which a
-    /// request may have thousands, do not hide what it does.
+    /// Returns the average duration of the latest first polls. It follows a route that starts to
+    /// block, or ceases to, within a few requests. It does not contain the polls of bodies:
+    /// thousands of short ones would hide a handler that blocks.
     pub(crate) fn mean_first_poll(&self) -> Duration {
         Duration::from_nanos(self.first_polls.load(Ordering::Relaxed) / SMOOTHING)
     }
@@ -76,12 +79,12 @@ struct Named {
     claimed: usize,
 }
 
-/// Who vouches for a name.
+/// The source of a route's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// A router has matched it.
+    /// A router has matched the name, so that their number is bounded.
     Matched,
-    /// A client may have made it up.
+    /// A client may have chosen the name.
     Claimed,
 }
 
@@ -90,7 +93,7 @@ impl Routes {
         Routes { named: RwLock::default(), unmatched: Route::new("unmatched"), other: Route::new("other") }
     }
 
-    /// Returns the route of a request. `given` is the name that the application gave it.
+    /// Returns the route of a request. `given` is the name from the application's function.
     pub(crate) fn of_request<B>(&self, request: &Request<B>, given: Option<&str>) -> Arc<Route> {
         match (given, matched_path(request)) {
             (Some(name), _) => self.intern(name, Origin::Claimed),
@@ -102,6 +105,7 @@ impl Routes {
         }
     }
 
+    /// Returns the route with this name, or `other` when there are too many names.
     fn intern(&self, name: &str, origin: Origin) -> Arc<Route> {
         if name.len() > MAX_NAME {
             return self.other.clone();
@@ -124,7 +128,7 @@ impl Routes {
         route
     }
 
-    /// Returns whether the route stands for all names beyond the limit.
+    /// Returns whether this is the route `other`, to which all names beyond the limit belong.
     pub(crate) fn is_other(&self, route: &Arc<Route>) -> bool {
         Arc::ptr_eq(route, &self.other)
     }
@@ -183,14 +187,14 @@ mod tests {
         (0..1_000_000).for_each(|_| route.record_first_poll(short));
         let mean = route.mean_first_poll();
         assert!((Duration::from_micros(9)..=short).contains(&mean), "{mean:?}");
-        assert!((2..16).contains(&polls_until(ms(20), &|mean| mean >= ms(5))), "a million quick ones before");
+        assert!((2..16).contains(&polls_until(ms(20), &|mean| mean >= ms(5))), "after a million short ones");
         route.record_first_poll(Duration::MAX);
         route.record_first_poll(Duration::MAX);
         assert!(route.mean_first_poll() > Duration::ZERO);
     }
 
     #[test]
-    fn requests_are_named_by_what_is_known_of_them() {
+    fn a_route_is_named_by_the_best_source() {
         let routes = Routes::new();
         let name = |path: &str, kind: Option<&str>, given: Option<&str>| {
             let mut request = Request::builder().uri(path);
@@ -206,10 +210,10 @@ mod tests {
     }
 
     #[test]
-    fn made_up_names_leave_room() {
+    fn names_from_clients_leave_space() {
         let routes = Routes::new();
-        let made_up = (0..MAX_ROUTES).map(|i| routes.intern(&format!("/flood/{i}"), Origin::Claimed));
-        let others = made_up.filter(|route| routes.is_other(route)).count();
+        let claimed = (0..MAX_ROUTES).map(|i| routes.intern(&format!("/flood/{i}"), Origin::Claimed));
+        let others = claimed.filter(|route| routes.is_other(route)).count();
         assert_eq!(others, MAX_ROUTES - MAX_CLAIMED);
         let matched: Vec<_> =
             (0..MAX_ROUTES).map(|i| routes.intern(&format!("/matched/{i}"), Origin::Matched)).collect();

@@ -1,4 +1,4 @@
-//! The delays between which a runtime counts as overloaded, and the share of requests to reject.
+//! The delays at which shedding starts and stops, and the share of requests to reject.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ impl Watermarks {
         (excess * u128::from(ALL) / high) as u32
     }
 
-    /// Returns whether first polls of this mean duration block a worker: an eighth of the high
-    /// watermark or longer.
+    /// Returns whether a route with this mean duration of first polls is a blocking one: an eighth
+    /// of the high watermark or longer.
     pub(crate) fn is_blocking(&self, mean_first_poll: Duration) -> bool {
         mean_first_poll >= (self.high / 8).max(Duration::from_nanos(1))
     }

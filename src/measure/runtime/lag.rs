@@ -231,6 +231,15 @@ impl LagSource {
     }
 }
 
+/// Two sources are equal if they are of the same watchdog.
+impl PartialEq for LagSource {
+    fn eq(&self, other: &LagSource) -> bool {
+        Arc::ptr_eq(&self.meter, &other.meter)
+    }
+}
+
+impl Eq for LagSource {}
+
 impl fmt::Debug for LagSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LagSource").finish_non_exhaustive()
@@ -287,6 +296,7 @@ mod tests {
         let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
         let source = LagSource::new(&meter);
         assert!(source.get("other name").is_none() && source.current().is_none() && source.all().is_empty());
+        assert!(source == source.clone() && source != LagSource::new(&Meter::of(10 * MS, 10)));
         let lag = source.get("main").unwrap();
         let clone = lag.clone();
         assert!(runtime.lag.is_held() && meter.has_lag_holders());

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sync::AtomicU32;
 
-/// A counting semaphore that never waits. Its permits are shared writes, which only an overloaded
-/// runtime's requests make.
+/// A counting [semaphore](https://en.wikipedia.org/wiki/Semaphore_(programming)) that never waits.
+/// Acquiring a permit writes to shared memory, which only requests of an overloaded runtime do.
 #[derive(Debug)]
 pub(crate) struct FirstPollLimit {
-    /// The permits that are out, and those about to be refused.
+    /// The number of permits that are taken, including those that are about to be refused.
     taken: AtomicU32,
     limit: u32,
-    /// Whether a permit was refused since [`take_refused`](Self::take_refused).
+    /// The flag that a permit was refused since [`take_refused`](Self::take_refused).
     refused: AtomicBool,
 }
 
@@ -27,8 +27,8 @@ impl Drop for Permit {
 }
 
 impl FirstPollLimit {
-    /// Makes the limit of a runtime: one worker is kept free of blocking routes, and at least one
-    /// request is admitted.
+    /// Makes the limit of a runtime. One worker is kept free of blocking routes, but there is
+    /// always one permit.
     pub(crate) fn new(workers: usize) -> Arc<FirstPollLimit> {
         let limit = u32::try_from(workers).unwrap_or(u32::MAX).saturating_sub(1).max(1);
         Arc::new(FirstPollLimit { taken: AtomicU32::new(0), limit, refused: AtomicBool::new(false) })
@@ -37,7 +37,7 @@ impl FirstPollLimit {
     /// Returns a permit, or `None` when all are taken.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
-        // Gives the place back where it is refused.
+        // If the permit is refused, dropping it restores the count.
         let permit = Permit(self.clone());
         if taken < self.limit {
             return Some(permit);

@@ -40,7 +40,7 @@ fn starts_when_the_delay_stays_above_the_high_watermark() {
 }
 
 #[test]
-fn one_long_poll_is_one_late_answer() {
+fn one_long_poll_is_one_long_delay() {
     let mut detector = detector();
     let delays = [0, 5_000, 1, 3_000, 19, 400, 400, 400, 2].map(measured);
     assert_eq!(observe(&mut detector, 1_000, delays), []);
@@ -48,7 +48,7 @@ fn one_long_poll_is_one_late_answer() {
 }
 
 #[test]
-fn a_task_that_still_waits_is_late_as_well() {
+fn a_probe_that_still_waits_starts_shedding_as_well() {
     let mut detector = detector();
     let waits = (0..10).map(|i| DelaySample::AtLeast(ms(i * 20)));
     let transitions = observe(&mut detector, 1_000, waits);
@@ -77,7 +77,7 @@ fn continues_between_the_watermarks_and_stops_below_the_low_one() {
 fn a_level_decays_gradually() {
     let mut detector = detector();
     observe(&mut detector, 1_000, [measured(60_000); 10]);
-    // Two half-lives from twice the high watermark to the low one, however late it was.
+    // Two half-lives from twice the high watermark to the low one, however long the delays were.
     let stops = observe(&mut detector, 1_200, [measured(0); 500]);
     let [(at, Transition::Stopped)] = stops[..] else { panic!("{stops:?}") };
     assert!((2_180..=2_240).contains(&at), "{at}");
@@ -91,8 +91,8 @@ fn a_level_decays_gradually() {
     assert!(shares.iter().any(|share| *share > ALL / 3 && *share < ALL / 3 * 2), "gradually: {shares:?}");
 }
 
-/// Observes good samples each 20 ms while permits are refused, until shedding stops. Returns how
-/// long that took in ms.
+/// Observes short delays each 20 ms while permits are refused, until shedding stops. Returns the
+/// time in ms that this took.
 fn stops_although_refused(detector: &mut OverloadDetector, at: u64, sample: impl Fn(u64) -> DelaySample) -> u64 {
     let stops = (0..).map(|i| i * 20).find(|time| {
         let before = detector.level();
@@ -105,14 +105,14 @@ fn stops_although_refused(detector: &mut OverloadDetector, at: u64, sample: impl
 }
 
 #[test]
-fn refusals_do_not_hold_the_level_for_ever() {
-    for late in [21, 30, 60_000] {
+fn refusals_do_not_keep_the_level_for_ever() {
+    for delay in [21, 30, 60_000] {
         let mut detector = detector();
-        observe(&mut detector, 1_000, [measured(late); 10]);
+        observe(&mut detector, 1_000, [measured(delay); 10]);
         assert!(detector.is_shedding());
         let time = stops_although_refused(&mut detector, 1_200, |_| measured(0));
         // The rest of the two seconds, and two half-lives at most.
-        assert!((1_900..=3_000).contains(&time), "{time} ms after {late} ms");
+        assert!((1_900..=3_000).contains(&time), "{time} ms after {delay} ms");
         // They do not start it either.
         for at in 0..1_000 {
             assert_eq!(detector.observe(ms(10_000 + at * 20), Some(measured(1)), true), None);
@@ -155,7 +155,7 @@ fn a_stale_delay_is_no_delay() {
     assert_eq!(detector.observe(ms(1_900), None, false), None);
     assert_eq!(detector.observe(ms(2_200), None, false), Some(Transition::Stopped));
     assert_eq!(share(&detector), 0);
-    // Late once a minute is not late all the time.
+    // One long delay a minute does not last for `sustain`.
     for minute in 1..10 {
         assert_eq!(observe(&mut detector, minute * 60_000, [measured(100)]), []);
     }

@@ -7,11 +7,10 @@ use std::task::{Context, Poll};
 use http::Response;
 use pin_project_lite::pin_project;
 
-use super::ShedBody;
-use crate::policy::FirstPoll;
+use crate::first_poll::FirstPoll;
 
 pin_project! {
-    /// The future of a response; made by [`ShedService`](super::ShedService).
+    /// The future of a response, made by [`ShedService`](super::ShedService).
     pub struct ResponseFuture<F> {
         #[pin]
         inner: Inner<F>,
@@ -23,7 +22,7 @@ pin_project! {
     #[project = InnerProj]
     enum Inner<F> {
         Admitted { #[pin] future: F },
-        /// The response to a request that the service was not called for, until it is returned.
+        /// The response to a request that did not reach the service, until it is returned.
         Rejected { response: Option<Response<()>> },
     }
 }
@@ -47,23 +46,23 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Default,
 {
-    type Output = Result<Response<ShedBody<B>>, E>;
+    type Output = Result<Response<B>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let future = match this.inner.project() {
             InnerProj::Admitted { future } => future,
             InnerProj::Rejected { response } => {
-                // A future that is polled after it was ready stays pending.
+                // A future that is polled again after it was ready stays pending.
                 let Some(response) = response.take() else { return Poll::Pending };
-                return Poll::Ready(Ok(response.map(|()| ShedBody::default())));
+                return Poll::Ready(Ok(response.map(|()| B::default())));
             }
         };
-        let result = match this.first_poll.take() {
+        match this.first_poll.take() {
             None => future.poll(cx),
             Some(first_poll) => first_poll.poll(|| future.poll(cx)),
-        };
-        result.map_ok(|response| response.map(ShedBody::new))
+        }
     }
 }

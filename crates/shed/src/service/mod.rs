@@ -1,6 +1,5 @@
-//! The tower layer: its service, future and body.
+//! The tower layer, its service and its future.
 
-mod body;
 mod future;
 
 use std::fmt;
@@ -11,21 +10,39 @@ use http::{Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub use body::ShedBody;
 pub use future::ResponseFuture;
 
 use crate::policy::{Policy, Verdict};
 
-/// A tower layer that rejects requests while their runtime is overloaded; made by
-/// [`Shed::layer`](crate::Shed::layer). [`Shed`](crate::Shed) says when, and which.
+/// A tower layer that rejects requests while their runtime is overloaded, made by
+/// [`Shed::layer`](crate::Shed::layer). [`Shed`](crate::Shed) describes when requests are rejected,
+/// and which.
 ///
-/// A rejected request does not reach the inner service. That service was ready for it, and may hold
-/// something for it until it is called or dropped, such as a permit of tower's `ConcurrencyLimit` or
-/// a slot of its `Buffer`. It is therefore replaced by a clone of itself, so it has to be `Clone`;
-/// `tower::buffer::Buffer` makes a service that is.
+/// A rejected request does not reach the inner service. The layer's response has the default value
+/// of the service's response body, which is empty in axum, tonic, http-body-util and hyper. The
+/// body has to implement `Default`.
 ///
-/// Cost: one relaxed atomic load for each request while no runtime is late. Then the route's name,
-/// two readings of the clock and some shared counters.
+/// The inner service was ready for the rejected request. It may hold a resource for that request
+/// until it is called or dropped, such as a permit of tower's `ConcurrencyLimit` or a slot of its
+/// `Buffer`. The layer therefore replaces the service by a clone, which has to be ready again. The
+/// service has to implement `Clone`; `tower::buffer::Buffer` makes such a service of any other.
+///
+/// The cost is one relaxed atomic load for each request while no runtime is
+/// [late](crate::Shed#when-requests-are-rejected). While one is, the
+/// layer looks up the route's name, reads the clock several times, and writes to shared counters.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use pollwatch_shed::{Shed, ShedLayer};
+///
+/// # let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let layer: ShedLayer = Shed::new().layer(&watchdog);
+/// // Clones of a layer share all of its state.
+/// let public = Router::new().route("/orders", get(|| async { "orders" })).layer(layer.clone());
+/// let admin = Router::new().route("/users", get(|| async { "users" })).layer(layer);
+/// # drop::<[Router; 2]>([public, admin]);
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct ShedLayer {
     policy: Arc<Policy>,
@@ -51,7 +68,7 @@ impl<S: Clone> Layer<S> for ShedLayer {
     }
 }
 
-/// A service whose requests may be rejected; made by [`ShedLayer`].
+/// A service whose requests may be rejected, made by [`ShedLayer`].
 #[derive(Clone)]
 pub struct ShedService<S> {
     inner: S,
@@ -59,17 +76,42 @@ pub struct ShedService<S> {
 }
 
 impl<S> ShedService<S> {
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
+    ///
+    /// ```
+    /// # use {pollwatch_shed::Shed, tower_layer::Layer};
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let service = Shed::new().layer(&watchdog).layer("the inner service");
+    /// assert_eq!(*service.get_ref(), "the inner service");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns a mutable reference to the inner service.
+    ///
+    /// ```
+    /// # use {pollwatch_shed::Shed, tower_layer::Layer};
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let mut service = Shed::new().layer(&watchdog).layer("the inner service");
+    /// *service.get_mut() = "another service";
+    /// assert_eq!(*service.get_ref(), "another service");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns the inner service without the layer.
+    ///
+    /// ```
+    /// # use {pollwatch_shed::Shed, tower_layer::Layer};
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let service = Shed::new().layer(&watchdog).layer("the inner service");
+    /// assert_eq!(service.into_inner(), "the inner service");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -84,8 +126,9 @@ impl<S: fmt::Debug> fmt::Debug for ShedService<S> {
 impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for ShedService<S>
 where
     S: Service<Request<RequestBody>, Response = Response<ResponseBody>> + Clone,
+    ResponseBody: Default,
 {
-    type Response = Response<ShedBody<ResponseBody>>;
+    type Response = Response<ResponseBody>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -101,10 +144,13 @@ where
                 ResponseFuture::admitted(future, Some(first_poll))
             }
             (_, Verdict::Rejected(response)) => {
-                // The service may hold a permit, and would until the next request.
+                // The service would keep its permit until the next request.
                 self.inner = self.inner.clone();
                 ResponseFuture::rejected(response)
             }
         }
     }
 }
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;

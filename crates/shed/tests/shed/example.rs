@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-/// Returns the last words of a row of the table: the 99th percentile of the good route in ms, and
+/// Returns the last numbers of a row of the table: the 99th percentile of `/price` in ms, and the
 /// reports and rejections per second.
 fn row(output: &str, title: &str) -> [f64; 3] {
     let line = output.lines().find(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title}: {output}"));
@@ -12,8 +12,8 @@ fn row(output: &str, title: &str) -> [f64; 3] {
 }
 
 #[test]
-fn shedding_keeps_the_good_route_fast() {
-    let mut all = Vec::new();
+fn shedding_keeps_the_latency_of_prices_low() {
+    let mut attempts = Vec::new();
     // Other processes may need the CPUs during any of the phases.
     for _ in 0..3 {
         let mut example = Command::new(test_support::example("shed"));
@@ -30,7 +30,7 @@ fn shedding_keeps_the_good_route_fast() {
         if with * 2.0 < without {
             return;
         }
-        all.push(stdout.to_owned());
+        attempts.push(stdout.to_owned());
     }
-    panic!("no better with shedding: {all:#?}");
+    panic!("no better with shedding: {attempts:#?}");
 }

@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 
 use test_support::*;
 
-/// Settings by which all requests are rejected from the first answer of the probe on: any delay is
-/// twice above these watermarks, and none is below.
+/// Returns settings by which all requests are rejected from the first measured delay on: every
+/// delay is above twice these watermarks, and none is below.
 pub(crate) fn all() -> Shed {
     Shed::new().high(Duration::ZERO).sustain(Duration::ZERO).log(false)
 }
@@ -34,9 +34,17 @@ impl Fixture {
         Fixture { watchdog, runtime, layer }
     }
 
-    /// Serves the application below the layer, and below that of the watchdog.
+    /// Serves the application below the layer, and that below the watchdog's layer.
     pub(crate) fn serve(&self, app: Router) -> SocketAddr {
-        let app = app.layer(self.layer.clone()).layer(self.watchdog.layer());
+        self.spawn_server(app.layer(self.layer.clone()).layer(self.watchdog.layer()))
+    }
+
+    /// Serves the application below the layer alone.
+    pub(crate) fn serve_unwatched(&self, app: Router) -> SocketAddr {
+        self.spawn_server(app.layer(self.layer.clone()))
+    }
+
+    fn spawn_server(&self, app: Router) -> SocketAddr {
         let listener = self.listen();
         let addr = listener.local_addr().unwrap();
         self.runtime.spawn(async move { axum::serve(listener, app).await });
@@ -47,7 +55,7 @@ impl Fixture {
         self.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap()
     }
 
-    /// Returns the number of rejected requests of a route, as `/metrics` has it.
+    /// Returns the number of rejected requests of a route, from `/metrics`.
     pub(crate) fn rejected(&self, route: &str) -> u64 {
         let metrics = Metrics::scrape(self.watchdog.local_addr().unwrap());
         metrics.find("pollwatch_route_shed_total", &[("route", route)]).unwrap_or(0.0) as u64

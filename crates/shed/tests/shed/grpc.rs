@@ -55,7 +55,7 @@ fn shed_calls_are_unavailable() {
     });
     let refusal = wait_for("a call is rejected", || {
         client.block_on(async {
-            // A runtime that polls, so that its probe is woken.
+            // The watchdog wakes its probe while the runtime polls.
             let work = fixture.runtime.spawn(fixture.watchdog.watch(async { block(Duration::from_millis(15)) }));
             let mut client = ServerReflectionClient::new(channel.clone());
             let answer = client.server_reflection_info(futures_util::stream::empty()).await;

@@ -1,5 +1,5 @@
-//! Load shedding of real servers with real clients: which requests are rejected, what they are
-//! answered, and that it stops.
+//! Load shedding of real servers with real clients: the start and the stop of shedding, the
+//! rejected requests, and their responses.
 
 #[path = "../../../../tests/layer/client.rs"]
 mod client;

@@ -1,5 +1,6 @@
 //! When shedding starts and stops.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,10 +56,37 @@ fn overload_rejects_requests_and_stops() {
     wait_until("all are admitted again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
 }
 
-/// A current-thread runtime has one thread, which is in no poll between two polls. Its probe must not
-/// be taken for one that nobody polls.
+/// Sends requests of a blocking route on many connections until some are rejected.
+#[track_caller]
+fn drive_until_rejected(addr: SocketAddr, route: &'static str) {
+    let rejected = Arc::new(AtomicU64::new(0));
+    wait_until("requests are rejected", || {
+        let count = rejected.clone();
+        let check = move |_, _, answer: hyper::Result<Response<Bytes>>| {
+            if answer.expect("an answer").status() == 503 {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        drive(addr, (24, 10), move |_, _| get(route), check);
+        rejected.load(Ordering::Relaxed) > 0
+    });
+}
+
+/// Without the watchdog's layer, no poll of these requests is measured in stable mode.
 #[test]
-fn a_current_thread_runtime_is_relieved_as_well() {
+fn overload_is_found_without_the_watchdogs_layer() {
+    let fixture = Fixture::new(&Shed::new());
+    let app = Router::new().route("/slow", on_get(async || format!("{:?}", block(Duration::from_millis(20)))));
+    let addr = fixture.serve_unwatched(app);
+    drive_until_rejected(addr, "/slow");
+    assert!(fixture.rejected("/slow") > 0);
+    wait_until("all are admitted again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
+}
+
+/// A current-thread runtime has one thread, which is in no poll between two polls. The watchdog
+/// must not conclude then that nobody polls its probe.
+#[test]
+fn a_current_thread_runtime_rejects_requests_as_well() {
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).start().unwrap();
     let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
     let app = Router::new().route("/slow", on_get(async || format!("{:?}", block(Duration::from_millis(20)))));
@@ -74,26 +102,16 @@ fn a_current_thread_runtime_is_relieved_as_well() {
             }
         });
     });
-    let rejected = Arc::new(AtomicU64::new(0));
-    wait_until("requests are rejected", || {
-        let count = rejected.clone();
-        let check = move |_, _, answer: hyper::Result<Response<Bytes>>| {
-            if answer.expect("an answer").status() == 503 {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        };
-        drive(addr, (24, 10), |_, _| get("/slow"), check);
-        rejected.load(Ordering::Relaxed) > 0
-    });
+    drive_until_rejected(addr, "/slow");
     wait_until("all are admitted again", || (0..5).all(|_| ask_once(addr, get("/slow")).unwrap().status() == 200));
     drop(stop);
     server.join().unwrap();
 }
 
-/// Returns whether nobody was rejected. On a machine without free CPUs everything is late, and
-/// somebody may be: the watchdog or a task was late as well then.
+/// Returns whether no request was rejected. On a machine without free CPUs some may be: the
+/// watchdog or a task was late as well then.
 #[track_caller]
-fn nobody_is_rejected(fixture: &Fixture) -> bool {
+fn no_request_is_rejected(fixture: &Fixture) -> bool {
     let (rejected, snapshot) = (fixture.all_rejected(), fixture.watchdog.snapshot());
     let delay = &runtime_of(&snapshot, "main").schedule_delay;
     let in_time = delay.buckets.iter().find(|b| b.bound >= Duration::from_millis(25)).expect("a bucket").count;
@@ -102,21 +120,21 @@ fn nobody_is_rejected(fixture: &Fixture) -> bool {
     rejected == 0
 }
 
-/// Repeats a disturbed attempt, but not for ever: a machine may be busy all day. The unit tests of
-/// the monitor prove with an invented clock that a service without delay is never shed.
-fn until_undisturbed(mut is_so: impl FnMut() -> bool) {
-    if !(0..5).any(|_| is_so()) {
-        eprintln!("this machine has no CPU to give: nothing is proven");
+/// Repeats an attempt that was disturbed, up to five times. The unit tests of the monitor prove
+/// with a simulated clock that no request is rejected without a delay.
+fn until_undisturbed(mut attempt: impl FnMut() -> bool) {
+    if !(0..5).any(|_| attempt()) {
+        eprintln!("skipped: this machine is too busy");
     }
 }
 
 #[test]
-fn without_overload_nobody_is_rejected() {
+fn without_overload_no_request_is_rejected() {
     until_undisturbed(|| {
         let fixture = Fixture::new(&Shed::new());
         let addr = fixture.serve(Router::new().route("/", on_get(async || "quick")));
         drive(addr, (4, 1_000), |_, _| get("/"), |_, _, answer| drop(answer.expect("an answer")));
-        nobody_is_rejected(&fixture)
+        no_request_is_rejected(&fixture)
     });
 }
 
@@ -130,7 +148,8 @@ fn one_long_block_of_all_workers_is_no_overload() {
         let addr = fixture.serve(app);
         let path = |i| if i == 20 { "/block" } else { "/" };
         drive(addr, (2, 200), move |_, i| get(path(i)), |_, _, answer| drop(answer.expect("an answer")));
-        // The block itself was late, so only the watchdog shows whether everything else was.
+        // The blocked workers delay the probe, so only the watchdog's own delay shows a
+        // disturbance.
         let (rejected, snapshot) = (fixture.all_rejected(), fixture.watchdog.snapshot());
         if rejected == 0 || snapshot.watchdog.oversleeps > 0 {
             return Ok(());

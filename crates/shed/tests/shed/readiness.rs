@@ -1,4 +1,4 @@
-//! What an inner service holds for a request that is rejected: nothing.
+//! A service that was ready for a rejected request keeps no resource for it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ async fn answer(_: Request<()>) -> Answer {
     Ok(Response::new(Full::default()))
 }
 
-/// Asserts that a service that was ready for a rejected request holds nothing for it: another one can
-/// be ready.
+/// Asserts that a service that was ready for a rejected request keeps no resource for it, so that
+/// another service can be ready.
 async fn assert_releases<S>(layer: ShedLayer, inner: S)
 where
     S: Service<Request<()>, Response = Response<Full<Bytes>>> + Clone,
@@ -38,11 +38,11 @@ where
         Poll::Pending => false,
     };
     let (mut first, mut second) = (layer.layer(inner.clone()), inner);
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         first.ready().await.unwrap();
         assert!(!is_ready(&mut second), "the permit is taken");
-        // A clone of its own to ask with: a future that waits keeps its place in the queue.
+        // The clone replaces the service that was not ready, which is queued for the permit.
         second = second.clone();
         let response = first.call(Request::new(())).await.unwrap();
         let is_rejected = response.status() == 503;
@@ -50,7 +50,7 @@ where
         if is_rejected {
             break;
         }
-        assert!(begin.elapsed() < TIMEOUT, "nothing is rejected");
+        assert!(start.elapsed() < TIMEOUT, "nothing is rejected");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(is_ready(&mut second), "rejected, and the permit is still taken");
@@ -73,7 +73,7 @@ fn a_slot_of_a_buffer_is_released() {
     });
 }
 
-/// Behind a buffer there is one service for all requests.
+/// Behind a buffer, one service serves all requests.
 #[test]
 fn requests_within_a_buffer_continue() {
     let fixture = Fixture::new(&all().allow("/in"));
@@ -86,9 +86,9 @@ fn requests_within_a_buffer_continue() {
             let service = buffer.clone();
             async move { service.oneshot(Request::get(path).body(()).unwrap()).await.unwrap().status().as_u16() }
         };
-        let begin = Instant::now();
+        let start = Instant::now();
         while ask("/out").await != 503 {
-            assert!(begin.elapsed() < TIMEOUT, "nothing is rejected");
+            assert!(start.elapsed() < TIMEOUT, "nothing is rejected");
         }
         for _ in 0..20 {
             assert_eq!(ask("/in").await, 200);

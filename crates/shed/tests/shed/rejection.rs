@@ -1,4 +1,4 @@
-//! What a rejected request is answered, how it is counted, and which requests are never rejected.
+//! The response to a rejected request, its count, and the requests that are never rejected.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,0 +1,100 @@
+//! The monitor of one runtime: from readings of its lag to the level by which requests are
+//! rejected.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pollwatch::{LagReading, ScheduleDelay};
+
+use crate::admission::{AdmissionControl, RuntimeLag};
+use crate::log::{self, TokenBucket};
+use crate::overload::{DelaySample, OverloadDetector, Transition};
+
+pub(super) struct RuntimeMonitor {
+    pub(super) runtime: Arc<RuntimeLag>,
+    detector: OverloadDetector,
+    high: Duration,
+    is_logged: bool,
+    /// The latest measurement that the detector has observed.
+    latest: Option<ScheduleDelay>,
+    bucket: TokenBucket,
+    logged_start: Option<LoggedStart>,
+}
+
+/// A logged start of shedding.
+struct LoggedStart {
+    at: Instant,
+    /// The number of requests that were rejected before.
+    rejected: u64,
+}
+
+impl RuntimeMonitor {
+    pub(super) fn new(control: &AdmissionControl, runtime: Arc<RuntimeLag>) -> RuntimeMonitor {
+        RuntimeMonitor {
+            runtime,
+            detector: OverloadDetector::new(control.watermarks),
+            high: control.watermarks.high,
+            is_logged: control.log,
+            latest: None,
+            bucket: TokenBucket::new(Duration::ZERO),
+            logged_start: None,
+        }
+    }
+
+    /// Reads the lag, and decides whether the runtime is overloaded. Returns whether there was a
+    /// reading.
+    pub(super) fn step(&mut self, now: Duration) -> bool {
+        let reading = self.runtime.lag.read();
+        let sample = self.new_sample(reading);
+        self.observe(now, sample);
+        reading.is_some()
+    }
+
+    /// Returns the measurement of a reading, if it is new.
+    fn new_sample(&mut self, reading: Option<LagReading>) -> Option<DelaySample> {
+        let measured = reading?.schedule_delay.filter(|delay| self.latest != Some(*delay))?;
+        self.latest = Some(measured);
+        Some(match measured.is_lower_bound {
+            true => DelaySample::AtLeast(measured.delay),
+            false => DelaySample::Measured(measured.delay),
+        })
+    }
+
+    pub(super) fn observe(&mut self, now: Duration, sample: Option<DelaySample>) -> Option<Transition> {
+        // A refusal is kept until the next measured delay, which it belongs to.
+        let refused = matches!(sample, Some(DelaySample::Measured(_))) && self.runtime.limit.take_refused();
+        let transition = self.detector.observe(now, sample, refused);
+        self.runtime.set_level(self.detector.level());
+        match transition {
+            Some(Transition::Started) if self.is_logged => self.log_start(now),
+            Some(Transition::Stopped) => self.log_stop(),
+            _ => {}
+        }
+        transition
+    }
+
+    /// Returns whether the runtime is not late.
+    pub(super) fn is_calm(&self) -> bool {
+        self.detector.is_calm()
+    }
+
+    /// Admits all requests: no layer is left, or the runtime is gone.
+    pub(super) fn stop(&mut self) {
+        self.runtime.set_level(Duration::ZERO);
+        self.log_stop();
+    }
+
+    fn log_start(&mut self, now: Duration) {
+        if let Some(suppressed) = self.bucket.take(now) {
+            self.logged_start = Some(LoggedStart { at: Instant::now(), rejected: self.runtime.rejected() });
+            log::shedding_started(self.runtime.lag.runtime(), self.detector.level(), self.high, suppressed);
+        }
+    }
+
+    fn log_stop(&mut self) {
+        if let Some(start) = self.logged_start.take() {
+            let rejected = self.runtime.rejected().saturating_sub(start.rejected);
+            log::shedding_stopped(self.runtime.lag.runtime(), start.at.elapsed(), rejected);
+        }
+    }
+}
