@@ -73,7 +73,8 @@ fn own_names() -> HashSet<String> {
     names.collect()
 }
 
-/// Returns the text of a collector's metrics and their names; `None` where that would break the page.
+/// Returns the text of a collector's metrics and their names; `None` where that would break the
+/// page.
 fn encoded(collector: &dyn Collector, taken: &HashSet<String>) -> Option<(String, Vec<String>)> {
     let mut encoded = None;
     let panicked = call_user(|| {

@@ -172,10 +172,10 @@ impl WatchdogBuilder {
     /// `/live` once a second while it is open; `docs/live.schema.json` describes that
     /// answer. However many pages are open, it is made four times a second at most.
     ///
-    /// The profile of blocked time since the start, by runtime, route or site, cause and stack (2,000
-    /// different ones at most, the rest without their stacks), in wall time for which a worker was
-    /// blocked. The time of one that still lasts is added at each report of it; it is counted when
-    /// it is over:
+    /// The profile of blocked time since the start, by runtime, route or site, cause and stack
+    /// (2,000 different ones at most, the rest without their stacks), in wall time for which a
+    /// worker was blocked. The time of one that still lasts is added at each report of it; it is
+    /// counted when it is over:
     ///
     /// - `/stalls/flamegraph`: an SVG picture for the browser;
     /// - `/stalls/folded`: a line a stack, `runtime;route or site;function;function 1234`, in
@@ -185,9 +185,9 @@ impl WatchdogBuilder {
     ///   `blocked` (nanoseconds, the default) and `stalls` (a count), labels `runtime`,
     ///   `site`, `route` and `cause`.
     ///
-    /// Each stack sample is weighted by the time since the previous sample of the same stall. A stall
-    /// that is not its task's fault is below `[starved]` or `[paused]`, not directly below its runtime;
-    /// in pprof its label `cause` says so (`-tagignore=cause=starved`).
+    /// Each stack sample is weighted by the time since the previous sample of the same stall. A
+    /// stall that is not its task's fault is below `[starved]` or `[paused]`, not directly below
+    /// its runtime; in pprof its label `cause` says so (`-tagignore=cause=starved`).
     ///
     /// The pages name places in your code and are not protected: listen on loopback, or on an
     /// address that only your scraper reaches. Port 0 lets the system choose; see
@@ -199,13 +199,13 @@ impl WatchdogBuilder {
     }
 
     /// Adds the metrics of a collector of your own to `/metrics` and to
-    /// [`Watchdog::metrics_text`](Watchdog#method.metrics_text), 16 collectors at most. They are not in
-    /// [`Watchdog::collector`](Watchdog#method.collector): where you have a registry of your own,
-    /// register both there.
+    /// [`Watchdog::metrics_text`](Watchdog#method.metrics_text), 16 collectors at most. They are
+    /// not in [`Watchdog::collector`](Watchdog#method.collector): where you have a registry of your
+    /// own, register both there.
     ///
-    /// It runs on the thread that makes the page, which waits for it: keep it short. One that panics,
-    /// returns more than 10,000 metrics, a name of pollwatch's or of a collector that was added before,
-    /// or what has no valid text, is left out of that page and counted
+    /// It runs on the thread that makes the page, which waits for it: keep it short. One that
+    /// panics, returns more than 10,000 metrics, a name of pollwatch's or of a collector that was
+    /// added before, or what has no valid text, is left out of that page and counted
     /// (`pollwatch_collector_failures_total`).
     ///
     /// ```

@@ -92,7 +92,8 @@ mod samples {
         Profile { entries: entries.into() }
     }
 
-    /// Two stacks that differ in their innermost function, one without a stack, one that was starved.
+    /// Two stacks that differ in their innermost function, one without a stack, one that was
+    /// starved.
     pub(super) fn stalls() -> Profile {
         let handler = || function("app::handler", "src/app.rs", 17);
         let lock = vec![handler(), function("app::lock", "src/app.rs", 50)];
