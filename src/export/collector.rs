@@ -12,8 +12,8 @@ use super::table::{self, PREFIX};
 /// All metrics of a watchdog, for a [`prometheus::Registry`]; returned by
 /// [`Watchdog::collector`](crate::Watchdog::collector).
 ///
-/// Collecting takes some milliseconds with 1,000 sites, on the thread that gathers, and does not
-/// involve the workers.
+/// Collecting takes some milliseconds with 1,000 sites, on the thread that gathers. Workers do not
+/// wait for it.
 #[derive(Clone)]
 pub struct Collector {
     source: Arc<dyn MetricsSource>,
