@@ -22,7 +22,7 @@ pub struct Collector {
 
 impl Collector {
     pub(crate) fn new(source: Arc<dyn MetricsSource>) -> Collector {
-        let desc = |def: &table::Def| {
+        let desc = |def: &table::MetricDef| {
             let labels = def.labels.iter().map(|&label| label.into()).collect();
             Desc::new(format!("{PREFIX}{}", def.name), def.help.into(), labels, Default::default()).ok()
         };

@@ -153,7 +153,8 @@ impl WatchdogBuilder {
     ///
     /// ```
     /// // Reports only through the callback and the metrics.
-    /// let builder = pollwatch::Watchdog::builder().log(false).on_stall(|stall| println!("{stall}"));
+    /// let builder = pollwatch::Watchdog::builder().log(false);
+    /// let builder = builder.on_stall(|stall| println!("{stall}"));
     /// # builder.start().unwrap();
     /// ```
     pub fn log(mut self, log: bool) -> Self {

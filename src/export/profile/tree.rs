@@ -7,14 +7,14 @@ use super::{Level, levels};
 use crate::snapshot::StallSnapshot;
 use crate::{Cause, Profile};
 
-/// A function as called from one place, with everything that it called.
+/// A function as called by one caller, with the functions that it called.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Node<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) file: Option<&'a str>,
     /// The lines at which it blocked.
     pub(super) lines: BTreeSet<u32>,
-    /// Whether the node is not a function, but a runtime, a route or a site.
+    /// `true` if the node is a runtime, a route or a site; `false` for a function.
     pub(super) group: bool,
     pub(super) count: u64,
     pub(super) children: Vec<Node<'a>>,

@@ -64,7 +64,8 @@ impl HistogramSnapshot {
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// for runtime in watchdog.snapshot().runtimes {
-    ///     println!("{}: 99 % of polls took at most {:?}", runtime.name, runtime.polls.quantile(0.99));
+    ///     let p99 = runtime.polls.quantile(0.99);
+    ///     println!("{}: 99 % of polls took at most {p99:?}", runtime.name);
     /// }
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
