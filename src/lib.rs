@@ -1,4 +1,5 @@
-//! Finds the code that blocks a Tokio event loop, while it is still blocking, and exports it as Prometheus metrics.
+//! Finds the code that blocks a Tokio event loop, while it is still blocking, and exports it as
+//! Prometheus metrics.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -7,34 +8,42 @@
 //!     .threshold(Duration::from_millis(10))
 //!     .listen("127.0.0.1:9464".parse()?) // a live page, /metrics, /stalls, /healthz
 //!     .start()?;
-//! let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+//! let mut builder = tokio::runtime::Builder::new_multi_thread();
+//! let runtime = watchdog.build_runtime("main", builder.enable_all())?;
 //! runtime.block_on(watchdog.watch(async {
 //!     // your service
 //! }));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A poll that keeps a worker for the threshold or longer is a [`Stall`]: logged (target `pollwatch::stall`) while it lasts,
-//! given to [`on_stall`](WatchdogBuilder::on_stall), kept in [`Watchdog::stalls`], and counted in the metrics.
+//! A poll that occupies a worker for the threshold or longer is a [`Stall`]. It is logged (target
+//! `pollwatch::stall`) while it lasts, passed to [`on_stall`](WatchdogBuilder::on_stall), returned
+//! by [`Watchdog::stalls`], and counted in the metrics.
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `capture` (default) | stacks of stalls: where, and, with the kernel's help, why |
-//! | `server` (default) | the HTTP server on its own thread: a live page at `/`, `/metrics`, `/stalls`, `/healthz`, and profiles of blocked time: flame graph, pprof, speedscope, folded stacks |
-//! | `prometheus` (with `server`) | `Watchdog::collector()` for your own `Registry`, `Watchdog::metrics_text()` |
-//! | `axum` (default) | routes named by the path that axum matched; with it `tower`, and with `server` [`Watchdog::router`](Watchdog#method.router) |
-//! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls and metrics by the route of a request |
-//! | `spans` (default) | `Watchdog::span_layer()`: the `tracing` spans that a stall happens in |
+//! | `capture` (default) | the stacks of stalls: the function and the line that block |
+//! | `server` (default) | [`WatchdogBuilder::listen`](WatchdogBuilder#method.listen): an HTTP server |
+//! | `prometheus` (with `server`) | `Watchdog::collector()`, `Watchdog::metrics_text()` |
+//! | `axum` (default) | routes by axum's matched path; [`Watchdog::router`](Watchdog#method.router) |
+//! | `tower` (with `axum`) | [`Watchdog::layer`](Watchdog#method.layer): stalls by route |
+//! | `spans` (default) | `Watchdog::span_layer()`: the `tracing` spans of a stall |
 //! | `testing` | `pollwatch::testing`: fails a test that blocks its event loop |
 //! | `serde` (with `server`) | `serde::Serialize` for [`Stall`] |
 //!
+//! The server runs on its own thread. It has a live page at `/`, `/metrics`, `/stalls`, `/healthz`,
+//! and profiles of blocked time: flame graph, pprof, speedscope, folded stacks.
+//!
 //! # What it can see
 //!
-//! With `--cfg tokio_unstable` every task of a runtime that [`Watchdog::build_runtime`] built, third-party ones too. Without
-//! it, and for a runtime that is only [attached](Watchdog::attach), the futures given to [`Watchdog::watch`] and
-//! [`Watchdog::spawn`], and requests below a [layer](Watchdog#method.layer). [`Watchdog::coverage`] tells which.
+//! With `--cfg tokio_unstable`: every task of a runtime that [`Watchdog::build_runtime`] built,
+//! including tasks of third-party crates.
+//!
+//! Without it, and for a runtime that is only [attached](Watchdog::attach): the futures given to
+//! [`Watchdog::watch`] and [`Watchdog::spawn`], and requests below a
+//! [layer](Watchdog#method.layer). [`Watchdog::coverage`] reports which of the two applies.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -75,7 +84,7 @@ pub use watchdog::{Watchdog, WatchdogBuilder};
 #[cfg(feature = "tower")]
 pub use measure::layer::WatchLayer;
 
-/// What [`WatchLayer`] is made of: the types that a signature may have to name.
+/// The types of [`WatchLayer`] that a signature may have to name.
 #[cfg(feature = "tower")]
 pub mod layer {
     pub use crate::measure::layer::{ResponseFuture, WatchBody, WatchLayer, WatchService};
@@ -84,7 +93,7 @@ pub mod layer {
 #[cfg(feature = "prometheus")]
 pub use export::collector::Collector;
 
-/// The README's code compiles.
+/// Compiles the code of the README.
 #[cfg(all(doctest, feature = "server", feature = "spans"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

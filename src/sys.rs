@@ -1,4 +1,4 @@
-//! The few system calls of the library, each with an answer where the platform has none.
+//! The system calls of the library. Each has a fallback for platforms that do not have it.
 
 use pollwatch_stack::Tid;
 
@@ -8,7 +8,7 @@ mod imp {
     const MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 
     fn membarrier(command: libc::c_int) -> bool {
-        // SAFETY: membarrier takes three integers and touches no memory of ours.
+        // SAFETY: membarrier takes three integers and writes to no memory.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     }
 
@@ -23,8 +23,9 @@ mod imp {
     pub(crate) fn peer(fd: u64) -> Option<std::net::SocketAddr> {
         use std::os::fd::FromRawFd;
         let fd = i32::try_from(fd).ok()?;
-        // SAFETY: the descriptor is only asked for its peer, and not closed: `ManuallyDrop` gives it back. It belongs to a blocked
-        // thread; should that close it meanwhile, the answer is an error, or that of another socket.
+        // SAFETY: `ManuallyDrop` keeps the descriptor from being closed, and `peer_addr` only
+        // reads. The descriptor belongs to a blocked thread. If that thread closes it meanwhile,
+        // the result is an error, or the peer of another socket.
         let socket = std::mem::ManuallyDrop::new(unsafe { std::net::TcpStream::from_raw_fd(fd) });
         socket.peer_addr().ok()
     }
@@ -71,17 +72,19 @@ mod imp {
     }
 }
 
-/// Asks the kernel for [`barrier`]; false where there is none.
+/// Registers this process for [`barrier`]. Returns `false` where the kernel does not have it.
 pub(crate) use imp::register_barrier;
 
-/// A memory barrier on every running thread of this process (`membarrier(PRIVATE_EXPEDITED)`): one interrupt to each CPU that
-/// runs one of our threads.
+/// Executes a memory barrier on every running thread of this process
+/// (`membarrier(PRIVATE_EXPEDITED)`). It interrupts each CPU that runs such a thread. Returns
+/// `false` where it has failed.
 pub(crate) use imp::barrier;
 
-/// How long the thread that opened it was ready to run in all, but had no CPU (`schedstat`); about 1 µs a reading.
+/// The run delay of the thread that opened it: the time in which the thread was ready to run, but
+/// had no CPU (`schedstat`). A reading takes about 1 µs.
 pub(crate) use imp::OwnRunDelay;
 
-/// The other end of a socket of this process.
+/// Returns the address of the peer of a TCP socket of this process.
 pub(crate) use imp::peer;
 
 /// Returns the CPU time that a thread of this process has used, in nanoseconds; `None` when it has

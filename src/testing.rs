@@ -1,5 +1,4 @@
-//! Fails a test that blocks its event loop, with the stack, the cause and the advice in the
-//! failure's text.
+//! Fails a test that blocks its event loop. The message has the stack, the cause and the advice.
 //!
 //! ```
 //! #[test]
@@ -11,16 +10,17 @@
 //! # async fn handler() -> u32 { 42 }
 //! ```
 //!
-//! With `tokio_unstable` every task of the test's runtime is seen; without it the test's own
-//! future, what [`Guard::spawn`] and [`Guard::watch`] wrap, and system calls that block a worker of
-//! [`Check::worker_threads`]. Code that is meant to block passes in
-//! [`allow_blocking`](crate::allow_blocking). A poll that was kept from running by the machine
-//! (causes `starved` and `paused`) fails no test.
+//! With `tokio_unstable` every task of the test's runtime is measured. Without it, these are: the
+//! test's own future, futures that [`CheckGuard::spawn`] and [`CheckGuard::watch`] wrap, and system
+//! calls that block a worker of [`Check::worker_threads`].
 //!
-//! Before the first test of a process a poll is blocked on purpose, and must be found: a test that
-//! passes in silence has had a detector that works.
+//! Put code that is meant to block into [`allow_blocking`](crate::allow_blocking). A poll that the
+//! machine kept from running (causes `starved` and `paused`) fails no test.
+//!
+//! Before the first test of a process, a poll is blocked on purpose, and must be found. So a test
+//! that passes had a detector that works.
 
-#![allow(clippy::test_attr_in_doctest, reason = "it shows how a test looks, and is one here")]
+#![allow(clippy::test_attr_in_doctest, reason = "the example is a test")]
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -32,18 +32,32 @@ use crate::model::cause::Certainty;
 use crate::model::stall::Stall;
 use crate::{Watchdog, WatchdogBuilder, Watched};
 
-/// Runs a future on a runtime of its own, a current-thread one as with `#[tokio::test]`, and fails
-/// when anything blocks it for [`Check::DEFAULT_LIMIT`].
+/// Runs a future on a current-thread runtime of its own, like `#[tokio::test]`. Fails when anything
+/// blocks the runtime for [`Check::DEFAULT_LIMIT`].
+///
+/// ```
+/// pollwatch::testing::run(async {
+///     tokio::time::sleep(std::time::Duration::from_millis(100)).await; // does not block
+/// });
+/// ```
 ///
 /// # Panics
 ///
-/// As [`Check::run`].
+/// Panics as [`Check::run`] does.
 #[track_caller]
 pub fn run<F: Future>(future: F) -> F::Output {
     Check::new().run(future)
 }
 
-/// How a test is checked.
+/// The settings of a check.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// pollwatch::testing::Check::new().limit(Duration::from_millis(200)).worker_threads(2).run(async {
+///     // the test
+/// });
+/// ```
 #[derive(Clone, Debug)]
 pub struct Check {
     limit: Duration,
@@ -57,22 +71,41 @@ impl Default for Check {
 }
 
 impl Check {
-    /// 50 ms: above what a test in a debug build on a busy machine does by accident.
+    /// The default limit: 50 ms. On a busy machine, polls of a debug build do not exceed it by
+    /// accident.
     pub const DEFAULT_LIMIT: Duration = Duration::from_millis(50);
 
-    /// [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT), on a current-thread runtime.
+    /// Returns a check with the [`DEFAULT_LIMIT`](Self::DEFAULT_LIMIT), on a current-thread
+    /// runtime.
+    ///
+    /// ```
+    /// pollwatch::testing::Check::new().run(async {});
+    /// ```
     pub fn new() -> Check {
         Check::default()
     }
 
-    /// A poll that lasts this long fails the test.
+    /// Sets the limit: a poll that takes at least this long fails the test. It must be one of
+    /// [`WatchdogBuilder::THRESHOLDS`].
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let check = pollwatch::testing::Check::new().limit(Duration::from_millis(20));
+    /// # drop(check);
+    /// ```
     pub fn limit(mut self, limit: Duration) -> Check {
         self.limit = limit;
         self
     }
 
-    /// Runs on a multi-thread runtime with so many workers. The test's own future is then on no
-    /// worker, and may block.
+    /// Runs the test on a multi-thread runtime with this number of workers. The test's own future
+    /// then runs on no worker, and may block.
+    ///
+    /// ```
+    /// pollwatch::testing::Check::new().worker_threads(2).run(async {
+    ///     tokio::spawn(async { /* is checked */ }).await.unwrap();
+    /// });
+    /// ```
     pub fn worker_threads(mut self, workers: usize) -> Check {
         self.workers = Some(workers);
         self
@@ -80,11 +113,21 @@ impl Check {
 
     /// Runs a future on a runtime of its own.
     ///
+    /// ```should_panic
+    /// pollwatch::testing::Check::new().run(async {
+    ///     std::thread::sleep(std::time::Duration::from_millis(100)); // blocks the event loop
+    /// });
+    /// ```
+    ///
     /// # Panics
     ///
-    /// When the future does; when a poll blocked the runtime for the limit or longer, with all that
-    /// is known of it; when the limit is out of [`WatchdogBuilder::THRESHOLDS`], the runtime cannot
-    /// be built, or detection does not work on this machine.
+    /// Panics when
+    ///
+    /// - the future panics;
+    /// - a poll blocked the runtime for the limit or longer. The message has all that is known of
+    ///   it;
+    /// - the limit is not one of [`WatchdogBuilder::THRESHOLDS`], or the runtime cannot be built;
+    /// - the detector does not find the poll that it blocks on purpose.
     #[track_caller]
     pub fn run<F: Future>(self, future: F) -> F::Output {
         let watchdog = self.watchdog();
@@ -100,30 +143,39 @@ impl Check {
             Ok(runtime) => runtime,
             Err(error) => panic!("pollwatch::testing: cannot build the test's runtime: {error}"),
         };
-        let guard = Guard { watchdog, limit: self.limit };
+        let guard = CheckGuard { watchdog, limit: self.limit };
         let output = runtime.block_on(guard.watch(future));
         drop(runtime);
         drop(guard);
         output
     }
 
-    /// Checks what is wrapped by the guard on the runtime that calls this, for a `#[tokio::test]`.
-    /// The check ends, and fails the test, when the guard is dropped.
+    /// Checks the futures that the guard wraps, on the runtime that calls this: for a
+    /// `#[tokio::test]`. The check ends, and fails the test, when the guard is dropped.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// // In a #[tokio::test]:
+    /// let guard = pollwatch::testing::Check::new().guard();
+    /// guard.watch(async { /* is checked */ }).await;
+    /// # });
+    /// ```
     ///
     /// # Panics
     ///
-    /// Outside of a runtime, or when [`run`](Self::run) would at its start.
-    pub fn guard(self) -> Guard {
+    /// Panics outside of a runtime, and when [`run`](Self::run) would panic before it runs the
+    /// future.
+    pub fn guard(self) -> CheckGuard {
         let watchdog = self.watchdog();
         if let Err(error) = watchdog.attach("test", &Handle::current()) {
             panic!("pollwatch::testing: {error}");
         }
-        Guard { watchdog, limit: self.limit }
+        CheckGuard { watchdog, limit: self.limit }
     }
 
     fn watchdog(&self) -> Watchdog {
         static WORKS: OnceLock<Result<(), String>> = OnceLock::new();
-        if let Err(why) = WORKS.get_or_init(on_a_thread_of_its_own) {
+        if let Err(why) = WORKS.get_or_init(self_check_on_new_thread) {
             panic!(
                 "pollwatch::testing: a poll that was blocked on purpose was not found, so no test can be trusted: {why}"
             );
@@ -139,12 +191,13 @@ fn start(limit: Duration) -> Result<Watchdog, crate::Error> {
     WatchdogBuilder::default().threshold(limit).log(false).start()
 }
 
-/// A guard is made within a runtime, where no other may be driven.
-fn on_a_thread_of_its_own() -> Result<(), String> {
+/// Runs the self-check on another thread: a guard is created within a runtime, where no second
+/// runtime can be driven.
+fn self_check_on_new_thread() -> Result<(), String> {
     std::thread::spawn(self_check).join().unwrap_or_else(|_| Err("the self-check panicked".into()))
 }
 
-/// Blocks a poll, which must be found.
+/// Blocks a poll, and returns an error if it was not found.
 fn self_check() -> Result<(), String> {
     const LIMIT: Duration = Duration::from_millis(10);
     let watchdog = start(LIMIT).map_err(|error| error.to_string())?;
@@ -159,21 +212,35 @@ fn self_check() -> Result<(), String> {
     }
 }
 
-/// Checks a runtime until it is dropped; from [`Check::guard`].
+/// Checks a runtime until it is dropped; returned by [`Check::guard`].
 #[derive(Debug)]
-pub struct Guard {
+pub struct CheckGuard {
     watchdog: Watchdog,
     limit: Duration,
 }
 
-impl Guard {
+impl CheckGuard {
     /// Watches a future, as [`Watchdog::watch`] does.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let guard = pollwatch::testing::Check::new().guard();
+    /// assert_eq!(guard.watch(async { 42 }).await, 42);
+    /// # });
+    /// ```
     #[track_caller]
     pub fn watch<F: Future>(&self, future: F) -> Watched<F> {
         self.watchdog.watch(future)
     }
 
     /// Spawns a watched task, as [`Watchdog::spawn`] does.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let guard = pollwatch::testing::Check::new().guard();
+    /// assert_eq!(guard.spawn(async { 42 }).await.unwrap(), 42);
+    /// # });
+    /// ```
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -183,22 +250,29 @@ impl Guard {
         self.watchdog.spawn(future)
     }
 
-    /// The watchdog behind it.
+    /// Returns the watchdog that checks the runtime.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let guard = pollwatch::testing::Check::new().guard();
+    /// assert!(guard.watchdog().coverage().watching);
+    /// # });
+    /// ```
     pub fn watchdog(&self) -> &Watchdog {
         &self.watchdog
     }
 }
 
-impl Drop for Guard {
+impl Drop for CheckGuard {
     /// # Panics
     ///
-    /// When a poll blocked the runtime, unless the test is failing already.
+    /// Panics when a poll blocked the runtime, unless the test has failed already.
     fn drop(&mut self) {
         self.watchdog.stop_and_wait();
-        // On a busy machine a thread that computes may be starved as well; what it computed is its
-        // own.
+        // On a busy machine a thread that computes may be starved, too. It is still blamed for the
+        // CPU time that it used.
         let blamed = |stall: &Stall| stall.cause.is_blamed() || stall.on_cpu.is_some_and(|used| used >= self.limit);
-        // A suspicion is no proof, and fails nothing.
+        // A suspected stall is not proven, and fails no test.
         let is_known = |stall: &Stall| stall.certainty != Certainty::Suspected;
         let stalls = self.watchdog.stalls().into_iter().filter(|stall| is_known(stall) && blamed(stall));
         let stalls: Vec<Stall> = stalls.collect();

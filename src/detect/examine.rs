@@ -114,7 +114,7 @@ impl Examiner {
         let syscall = syscall(position);
         // Spans that a thread is in outside of any measured poll may belong to any task.
         let spans = match identity {
-            StallIdentity::Poll(number) => Some(spans::of_poll(thread, *number)),
+            StallIdentity::Poll(number) => Some(spans::during_poll(thread, *number)),
             StallIdentity::Worker(_) => Some(Vec::new()),
         };
         if !identity.is_current(thread) {

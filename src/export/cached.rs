@@ -1,6 +1,5 @@
-//! A response that is reused for a short time.
-//!
-//! It bounds how often the response is computed, however many pages are open.
+//! A response that is reused for a short time, so that the cost is bounded however many pages are
+//! open.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -12,8 +12,8 @@ use super::table::{self, PREFIX};
 /// All metrics of a watchdog, for a [`prometheus::Registry`]; returned by
 /// [`Watchdog::collector`](crate::Watchdog::collector).
 ///
-/// Collecting takes some milliseconds with 1,000 sites, on the thread that gathers, and does not
-/// involve the workers.
+/// Collecting takes some milliseconds with 1,000 sites, on the thread that gathers. Workers do not
+/// wait for it.
 #[derive(Clone)]
 pub struct Collector {
     source: Arc<dyn MetricsSource>,
@@ -22,7 +22,7 @@ pub struct Collector {
 
 impl Collector {
     pub(crate) fn new(source: Arc<dyn MetricsSource>) -> Collector {
-        let desc = |def: &table::Def| {
+        let desc = |def: &table::MetricDef| {
             let labels = def.labels.iter().map(|&label| label.into()).collect();
             Desc::new(format!("{PREFIX}{}", def.name), def.help.into(), labels, Default::default()).ok()
         };

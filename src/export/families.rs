@@ -7,7 +7,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::source::MetricsSource;
-use super::table::{self, Def, PREFIX, Type};
+use super::table::{self, MetricDef, MetricKind, PREFIX};
 use crate::snapshot::{
     BucketSnapshot, HistogramSnapshot, RouteSnapshot, RuntimeSnapshot, SiteSnapshot, TokioSnapshot, TokioWorkerSnapshot,
 };
@@ -24,12 +24,12 @@ pub(crate) fn text(source: &dyn MetricsSource) -> String {
 
 /// A family under construction; dropped if it stays empty.
 struct Family {
-    def: Def,
+    def: MetricDef,
     metrics: Vec<Metric>,
 }
 
 impl Family {
-    fn new(def: Def) -> Family {
+    fn new(def: MetricDef) -> Family {
         Family { def, metrics: Vec::new() }
     }
 
@@ -47,7 +47,7 @@ impl Family {
     fn value(&mut self, labels: &[&str], value: f64) {
         let mut metric = self.metric(labels);
         match self.def.kind {
-            Type::Counter => {
+            MetricKind::Counter => {
                 let mut counter = Counter::default();
                 counter.set_value(value);
                 metric.set_counter(counter);
@@ -89,9 +89,9 @@ impl Family {
         family.set_name(format!("{PREFIX}{}", self.def.name));
         family.set_help(self.def.help.into());
         family.set_field_type(match self.def.kind {
-            Type::Counter => MetricType::COUNTER,
-            Type::Gauge => MetricType::GAUGE,
-            Type::Histogram => MetricType::HISTOGRAM,
+            MetricKind::Counter => MetricType::COUNTER,
+            MetricKind::Gauge => MetricType::GAUGE,
+            MetricKind::Histogram => MetricType::HISTOGRAM,
         });
         family.set_metric(self.metrics);
         Some(family)
@@ -99,7 +99,7 @@ impl Family {
 }
 
 /// Builds one family from all items.
-fn family<T>(def: Def, items: &[T], mut add: impl FnMut(&mut Family, &T)) -> Option<MetricFamily> {
+fn family<T>(def: MetricDef, items: &[T], mut add: impl FnMut(&mut Family, &T)) -> Option<MetricFamily> {
     let mut family = Family::new(def);
     for item in items {
         add(&mut family, item);

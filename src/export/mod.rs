@@ -1,8 +1,8 @@
 //! The exporters: a snapshot as Prometheus metrics, and the HTTP pages.
 //!
-//! They are built from plain data only, which they get from the sources that [`source`] and
-//! [`page_source`] define and the watchdog implements. They run on the thread that asks or on the
-//! server's own, never on a worker unless the application calls them there.
+//! They use plain data only. The traits in [`source`] and [`page_source`] provide it, and the
+//! watchdog implements them. The exporters run on the server's thread, or on the thread that calls
+//! them.
 
 #[cfg(feature = "server")]
 mod cached;

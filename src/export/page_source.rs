@@ -1,4 +1,4 @@
-//! Where the pages' data comes from.
+//! The interface through which the pages get their data.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -29,9 +29,10 @@ const SVG: &str = "image/svg+xml; charset=utf-8";
 const PICTURE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 const BYTES: &str = "application/octet-stream";
 
-/// How long a response to `/live` is reused, however many pages are open.
+/// The time for which a response to `/live` is reused, however many pages are open.
 const LIVE_MAX_AGE: Duration = Duration::from_millis(250);
-/// How long a response to `/live/profile` is reused: it is larger, and requested less often.
+/// The time for which a response to `/live/profile` is reused. It is larger, and requested less
+/// often.
 const PROFILE_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The pages of one watchdog.

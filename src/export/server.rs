@@ -30,7 +30,7 @@ const MIN_IDLE: Duration = Duration::from_millis(100);
 /// The number of connections that may wait to be accepted. Beyond it the kernel drops new ones, and
 /// their peers notice only after seconds.
 const BACKLOG: u32 = 1024;
-/// The lifetime of a connection, whatever it does.
+/// The longest lifetime of a connection, also of one that is in use.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// The size to which the head of a request is limited.
 const MAX_HEAD: usize = 16 * 1024;
@@ -96,7 +96,7 @@ async fn serve(listener: TcpListener, pages: Arc<Pages>) {
     }
 }
 
-/// When a connection was opened or last sent a request.
+/// The moment at which a connection was opened or last sent a request.
 struct LastUsed {
     start: Instant,
     /// Nanoseconds since `start`.
@@ -149,6 +149,6 @@ async fn serve_connection(stream: TcpStream, pages: Arc<Pages>, last_used: Arc<L
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    // Errors are the client's: resets, time-outs, malformed requests.
+    // All errors are caused by the client: resets, time-outs, malformed requests.
     let _ = tokio::time::timeout(MAX_LIFETIME, connection).await;
 }

@@ -1,4 +1,4 @@
-//! Where the metrics come from.
+//! The interface through which the exporters get the metrics.
 
 use super::user_collectors::UserCollectors;
 use crate::Snapshot;

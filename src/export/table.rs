@@ -3,7 +3,7 @@
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub(super) enum MetricKind {
     Counter,
     Gauge,
     Histogram,
@@ -11,10 +11,10 @@ pub(super) enum Type {
 
 /// The definition of one metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Def {
+pub(super) struct MetricDef {
     /// The name without [`PREFIX`].
     pub(super) name: &'static str,
-    pub(super) kind: Type,
+    pub(super) kind: MetricKind,
     pub(super) labels: &'static [&'static str],
     pub(super) help: &'static str,
     /// The builds that have the metric.
@@ -25,12 +25,12 @@ pub(super) struct Def {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Both,
-    /// Only those with `tokio_unstable`.
+    /// Builds with `tokio_unstable`.
     Unstable,
 }
 
-impl Def {
-    /// Whether this build has the metric.
+impl MetricDef {
+    /// Returns whether this build has the metric.
     pub(super) fn is_available(&self) -> bool {
         cfg!(tokio_unstable) || self.mode == Mode::Both
     }
@@ -49,9 +49,9 @@ const CAUSE: &[&str] = &["runtime", "cause"];
 /// Defines a constant for each metric, and a list of all of them in their order.
 macro_rules! table {
     ($list:ident, $mode:ident: $($id:ident: $kind:ident $name:literal $labels:expr, $help:literal;)*) => {
-        $(pub(super) const $id: Def =
-            Def { name: $name, kind: Type::$kind, labels: $labels, help: $help, mode: Mode::$mode };)*
-        const $list: &[Def] = &[$($id),*];
+        $(pub(super) const $id: MetricDef =
+            MetricDef { name: $name, kind: MetricKind::$kind, labels: $labels, help: $help, mode: Mode::$mode };)*
+        const $list: &[MetricDef] = &[$($id),*];
     };
 }
 
@@ -187,7 +187,7 @@ table! { UNSTABLE_WORKER_METRICS, Unstable:
 }
 
 /// Returns all metrics in the order of `/metrics`, also those that this build does not have.
-pub(super) fn all() -> impl Iterator<Item = &'static Def> {
+pub(super) fn all() -> impl Iterator<Item = &'static MetricDef> {
     let lists = [
         MEASURED_METRICS,
         RUNTIME_COUNTERS,

@@ -1,5 +1,5 @@
-//! The application's own collectors, whose metrics are a part of `/metrics`. Whatever they do, the
-//! page stays valid.
+//! The application's own collectors, whose metrics are a part of `/metrics`. A collector that fails
+//! is left out, so that the page stays valid.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use prometheus::TextEncoder;
 use prometheus::core::Collector;
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::table::{self, PREFIX, Type};
+use super::table::{self, MetricKind, PREFIX};
 use crate::util::call_user;
 
 /// The number of metrics that one collector may return. A collector with more is left out.
@@ -39,8 +39,9 @@ impl UserCollectors {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Returns the metrics of all collectors in Prometheus' text format. A collector that panics,
-    /// returns too much, what has no valid text, or a name that is taken, is left out and counted.
+    /// Returns the metrics of all collectors in Prometheus' text format. A collector is left out
+    /// and counted if it panics, or returns too many metrics, a name that is taken, or metrics that
+    /// cannot be encoded as text.
     pub(super) fn text(&self) -> String {
         if self.collectors.is_empty() {
             return String::new();
@@ -61,10 +62,10 @@ impl UserCollectors {
     }
 }
 
-/// Returns the names of all series of pollwatch's own.
+/// Returns the names of all series of pollwatch.
 fn own_names() -> HashSet<String> {
     let histograms = ["_bucket", "_sum", "_count"];
-    let suffixes = |def: &table::Def| if def.kind == Type::Histogram { &histograms[..] } else { &[] };
+    let suffixes = |def: &table::MetricDef| if def.kind == MetricKind::Histogram { &histograms[..] } else { &[] };
     let names = table::all().flat_map(|def| {
         let name = format!("{PREFIX}{}", def.name);
         let of_series: Vec<_> = suffixes(def).iter().map(|suffix| format!("{name}{suffix}")).collect();
@@ -73,7 +74,8 @@ fn own_names() -> HashSet<String> {
     names.collect()
 }
 
-/// Returns the text of a collector's metrics and their names; `None` where that would break the page.
+/// Returns the text of a collector's metrics and their names; `None` where that would break the
+/// page.
 fn encoded(collector: &dyn Collector, taken: &HashSet<String>) -> Option<(String, Vec<String>)> {
     let mut encoded = None;
     let panicked = call_user(|| {
@@ -115,7 +117,7 @@ mod tests {
     use prometheus::core::Desc;
     use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
 
-    /// A collector that returns what a function does.
+    /// A collector that returns the result of a function.
     struct From<F>(F);
 
     impl<F: Fn() -> Vec<MetricFamily> + Send + Sync> Collector for From<F> {
@@ -138,7 +140,7 @@ mod tests {
         (all.text(), all.failures())
     }
 
-    /// Returns the families of a counter, changed.
+    /// Returns a collector of one counter whose family is changed by a function.
     fn changed(change: impl Fn(&mut MetricFamily) + Send + Sync + 'static) -> Box<dyn Collector> {
         Box::new(From(move || {
             let mut families = counter("good_total").collect();

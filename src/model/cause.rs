@@ -17,8 +17,8 @@ pub enum Cause {
     /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's
     /// fault.
     Starved,
-    /// The whole process or machine stood still (stopped by a signal, a debugger, or suspended):
-    /// not the task's fault.
+    /// The whole process or machine was paused (stopped by a signal, a debugger, or suspended): not
+    /// the task's fault.
     Paused,
     /// Unknown: the stall ended before it was found, or the platform does not report it.
     Unknown,
@@ -26,10 +26,19 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, in the order of the metrics.
+    ///
+    /// ```
+    /// let labels: Vec<_> = pollwatch::Cause::ALL.iter().map(|cause| cause.as_str()).collect();
+    /// assert_eq!(labels, ["cpu", "syscall", "lock", "starved", "paused", "unknown"]);
+    /// ```
     pub const ALL: &'static [Cause] =
         &[Cause::Cpu, Cause::Syscall, Cause::Lock, Cause::Starved, Cause::Paused, Cause::Unknown];
 
-    /// Returns the value of the label.
+    /// Returns the value of the label `cause`.
+    ///
+    /// ```
+    /// assert_eq!(pollwatch::Cause::Syscall.as_str(), "syscall");
+    /// ```
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::Cpu => "cpu",

@@ -5,8 +5,20 @@ use std::sync::Arc;
 
 use pollwatch_stack::Capability;
 
-/// What a watchdog can see, and what it cannot; from
+/// What a watchdog can see, and what it cannot; returned by
 /// [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` shows it in a few lines.
+///
+/// ```
+/// # let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let coverage = watchdog.coverage();
+/// if !coverage.hooks {
+///     eprintln!("only watched futures are measured: build with --cfg tokio_unstable");
+/// }
+/// for runtime in coverage.runtimes.iter().filter(|runtime| !runtime.every_task) {
+///     eprintln!("{runtime}");
+/// }
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Coverage {
@@ -90,7 +102,7 @@ impl fmt::Display for StackCoverage {
             }
             StackCoverage::SwitchedOff => f.write_str("switched off (capture_stacks)"),
             StackCoverage::NotCompiled => f.write_str("not compiled (feature capture)"),
-            StackCoverage::Unavailable(why) => write!(f, "not here: {why}"),
+            StackCoverage::Unavailable(why) => write!(f, "unavailable: {why}"),
         }
     }
 }
@@ -148,7 +160,7 @@ impl fmt::Display for Coverage {
             write!(f, "\nthreads not measured: {}", self.unmeasured_threads)?;
         }
         if self.lost_polls > 0 {
-            write!(f, "\nslow polls not told: {}", self.lost_polls)?;
+            write!(f, "\nslow polls not reported: {}", self.lost_polls)?;
         }
         Ok(())
     }

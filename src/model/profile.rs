@@ -9,6 +9,16 @@ use crate::model::snapshot::StallSnapshot;
 /// [`Watchdog::profile`](crate::Watchdog::profile).
 ///
 /// At most 2,000 different entries are kept; what exceeds them is added to entries without a stack.
+///
+/// ```
+/// # let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let profile = watchdog.profile();
+/// if let Some(worst) = profile.entries.first() {
+///     let function = worst.stack.last().map_or("unknown", |function| &*function.name);
+///     println!("{:?} in {function}, {}", worst.stalls.time, worst.site);
+/// }
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Profile {

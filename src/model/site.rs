@@ -1,15 +1,15 @@
-//! Places in the user's code.
+//! Locations in the user's code.
 
 use std::fmt;
 use std::panic::Location;
 
 use pollwatch_stack::paths::portable_path;
 
-/// A place in the code: where a task was spawned, or a future was wrapped.
+/// A location in the code where a task was spawned, or a future was wrapped.
 ///
-/// Displays as `file:line:column` (the file below its crate or registry, without the folders of the
-/// machine that built it), or as `other` for the places beyond
-/// [`max_sites`](crate::WatchdogBuilder::max_sites).
+/// Displays as `file:line:column`. The file is relative to its crate or registry, without the
+/// folders of the machine that built it. All sites beyond
+/// [`max_sites`](crate::WatchdogBuilder::max_sites) are one site, which displays as `other`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site(Option<&'static Location<'static>>);
 
@@ -19,7 +19,17 @@ impl Site {
         Site(location)
     }
 
-    /// The place itself, `None` for `other`.
+    /// Returns the location; `None` for `other`.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for site in watchdog.snapshot().sites {
+    ///     if let Some(location) = site.site.location() {
+    ///         println!("{}, line {}", location.file(), location.line());
+    ///     }
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0
     }

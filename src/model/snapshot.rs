@@ -17,6 +17,18 @@ pub use tokio::{TokioSnapshot, TokioWorkerSnapshot};
 ///
 /// The exact definition of each figure is that of the Prometheus metric of the same name
 /// (`docs/metrics.md`).
+///
+/// ```
+/// # let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let snapshot = watchdog.snapshot();
+/// for site in &snapshot.sites {
+///     println!("{}: {} polls, the longest {:?}", site.site, site.polls, site.poll_max);
+/// }
+/// for route in &snapshot.routes {
+///     println!("{}: {} stalls, {:?} blocked", route.route, route.stalls.count, route.stalls.time);
+/// }
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -124,6 +136,12 @@ impl SiteSnapshot {
     /// Returns the number of tasks that have not ended.
     ///
     /// `None` for the site `other`, where ends cannot be matched with spawns.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let alive: u64 = watchdog.snapshot().sites.iter().filter_map(|site| site.alive()).sum();
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn alive(&self) -> Option<u64> {
         self.site.location().map(|_| self.spawned.saturating_sub(self.terminated))
     }

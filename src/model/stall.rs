@@ -31,9 +31,20 @@ impl fmt::Display for Phase {
 
 /// A poll that kept a worker from everything else for at least the threshold.
 ///
-/// Given to [`on_stall`](crate::WatchdogBuilder::on_stall) at each step of its life, and kept, in
-/// its last state, in [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` has everything that
-/// the log line has.
+/// Passed to [`on_stall`](crate::WatchdogBuilder::on_stall) at each report, and kept, in its latest
+/// phase, in [`Watchdog::stalls`](crate::Watchdog::stalls). `Display` formats it like the log.
+///
+/// ```
+/// use pollwatch::{Cause, Phase};
+///
+/// let builder = pollwatch::Watchdog::builder().on_stall(|stall| {
+///     if stall.phase == Phase::Resolved && stall.cause == Cause::Lock {
+///         let route = stall.route.as_deref().unwrap_or("no route");
+///         eprintln!("{route} waited for {:?}: {}", stall.elapsed, stall.reason);
+///     }
+/// });
+/// # builder.start().unwrap();
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

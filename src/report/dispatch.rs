@@ -1,5 +1,5 @@
-//! Dispatches reports to symbols, log and callback, on a thread of its own: whatever takes long
-//! there delays no detection.
+//! The dispatcher: symbolizes the stacks of reports, and passes the reports to the log and the
+//! callback. It has a thread of its own, so that a slow log or callback does not delay detection.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::util::{call_user, lock};
 pub(crate) const QUEUE: usize = 1_024;
 /// The number of ongoing stalls that are remembered: the end of one may have been lost.
 const MAX_ONGOING: usize = 4 * QUEUE;
-/// A callback that takes longer than this is logged, once.
+/// The duration from which a callback is slow. The first slow one is logged.
 const SLOW_CALLBACK: Duration = Duration::from_millis(100);
 /// The interval at which unused symbol tables are dropped.
 const TIDY_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,43 +44,44 @@ pub(crate) struct ReportCounters {
     pub(crate) callback_panics: AtomicU64,
 }
 
-/// What reports are made with.
+/// The settings of the dispatcher.
 pub(crate) struct ReportSettings {
     pub(crate) log: bool,
-    /// Whether stalls come with stacks.
+    /// `true` if stalls have stacks.
     pub(crate) capture_stacks: bool,
     pub(crate) on_stall: Option<OnStall>,
 }
 
-/// Something to report.
+/// An item of the dispatcher's queue.
 pub(crate) enum Report {
     Stall { record: Box<StallRecord>, stack: Option<RawStack> },
     Notice(Notice),
 }
 
-/// What the log lines of stalls are limited by.
+/// The key by which log lines of stalls are rate-limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LogKey {
     origin: StallOrigin,
-    /// Suspected stalls do not use up the limit of certain ones.
+    /// A part of the key, so that suspected stalls do not use up the limit of the others.
     certainty: Certainty,
 }
 
-/// What has been reported of an ongoing stall.
+/// The reports of an ongoing stall so far.
 #[derive(Default)]
 struct Reported {
     is_logged: bool,
     stack: Option<Stack>,
     location_changed: Option<bool>,
-    /// The part of its time that is in the profile.
+    /// The part of the stall's time that is in the profile already.
     #[cfg(feature = "server")]
     in_profile: Duration,
 }
 
-/// Whether a report is the first of its stall, and may be logged though no earlier one was.
+/// The position of a report among those of its stall.
 #[derive(Clone, Copy)]
 struct Position {
     is_first: bool,
+    /// `true` if the report may be logged although no earlier one of the stall was.
     may_start: bool,
 }
 
@@ -124,7 +125,7 @@ impl Dispatcher {
 
     /// Runs until the other end of the queue is dropped and all reports are dispatched.
     pub(crate) fn run(mut self, queue: Receiver<Report>) {
-        // Done here, since there is nothing to report yet, and the watchdog scans from the start.
+        // On this thread, so that the watchdog need not wait for it before its first scan.
         if self.settings.capture_stacks {
             preload();
         }
@@ -132,7 +133,7 @@ impl Dispatcher {
             let timeout = if Symbolizer::shared().holds_tables() { TIDY_INTERVAL } else { Duration::MAX };
             match queue.recv_timeout(timeout) {
                 Ok(report) => {
-                    // The user's subscriber may panic; the next report is dispatched all the same.
+                    // The user's subscriber may panic. Later reports are dispatched nevertheless.
                     let has_panicked = call_user(|| match report {
                         Report::Stall { record, stack } => self.report_stall(*record, stack),
                         Report::Notice(notice) => self.report_notice(&notice),
@@ -153,12 +154,11 @@ impl Dispatcher {
         let key = LogKey { origin, certainty: stall.certainty };
         let earlier = self.ongoing.remove(&stall.id);
         let is_first = earlier.is_none();
-        // The end of a stall is logged if its start was. An end that comes first is logged like a
-        // start.
+        // The end of a stall is logged only if an earlier report was, or if it is the first report.
         let position = Position { is_first, may_start: stall.phase == Phase::Ongoing || is_first };
         let mut reported = earlier.unwrap_or_default();
-        // Symbol tables that have to be loaded first take some 100 ms: a new stall is reported
-        // before that, without its stack.
+        // To load symbol tables takes some 100 ms. If they are not loaded yet, a new stall is
+        // reported before that, without its stack.
         let is_cold =
             is_first && position.may_start && raw.as_ref().is_some_and(|raw| !Symbolizer::shared().is_loaded_for(raw));
         if is_cold {

@@ -54,7 +54,7 @@ pub(crate) fn stall(stall: &Stall, suppressed: u64) {
     );
 }
 
-/// Logs that the process stood still.
+/// Logs that the whole process was paused.
 pub(crate) fn pause(time: Duration) {
     let seconds = time.as_secs_f64();
     event!(
@@ -62,7 +62,7 @@ pub(crate) fn pause(time: Duration) {
         parent: None,
         Level::WARN,
         seconds,
-        "the whole process stood still for {seconds:.3} s (stopped, suspended, or without any CPU): no task is blamed for it",
+        "the whole process was paused for {seconds:.3} s (stopped, suspended, or without any CPU). No task is blamed for it",
     );
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn task_panic(group: &TaskGroup, task: Option<tokio::task::Id>, text:
     );
 }
 
-/// Logs that the tasks of a site have become more than the limit.
+/// Logs that a site has more alive tasks than the limit.
 pub(crate) fn task_growth(group: &TaskGroup, alive: u64, limit: u64) {
     let TaskGroup { runtime, site, .. } = group;
     event!(
@@ -100,12 +100,12 @@ pub(crate) fn task_growth(group: &TaskGroup, alive: u64, limit: u64) {
     );
 }
 
-/// Logs that a runtime is watched from here on: what is seen of it, and what is not.
+/// Logs that a runtime is watched from now on, and what is measured of it.
 pub(crate) fn watching(runtime: &RuntimeCoverage) {
     event!(target: "pollwatch::watchdog", parent: None, Level::INFO, runtime = &*runtime.name, "watching {runtime}");
 }
 
-/// Logs something that pollwatch cannot do. The caller does so once.
+/// Logs a limitation of pollwatch in this process. The caller logs each limitation once.
 pub(crate) fn degraded(what: &str) {
     event!(target: "pollwatch::watchdog", parent: None, Level::WARN, "{what}");
 }

@@ -1,8 +1,8 @@
-//! Reports: what becomes of the events that detection emits.
+//! Reports: records the events that detection emits, and logs them.
 //!
-//! The [`recorder`] runs on the watchdog thread: it counts stalls and keeps the recent ones, so
+//! The [`recorder`] runs on the watchdog thread. It counts stalls and stores the recent ones, so
 //! that no figure waits for a log or a callback. Everything that may take long (symbols, log,
-//! callback) happens on the thread of the [`dispatch`]er.
+//! callback) happens on the thread of the [dispatcher](dispatch).
 
 pub(crate) mod dispatch;
 pub(crate) mod log;

@@ -1,4 +1,5 @@
-//! Blocked time by site, cause and stack. Bounded; written by the dispatcher's thread, read by any.
+//! The profile: blocked time by site, cause and stack, in a table of bounded size. The dispatcher's
+//! thread writes it, any thread reads it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use crate::model::snapshot::StallSnapshot;
 use crate::model::stall::{Phase, Stall};
 use pollwatch_stack::Frame;
 
-/// The number of different keys; what exceeds it is added to keys without a stack.
+/// The largest number of keys. Time of further keys is added to keys without a stack.
 const MAX_ENTRIES: usize = 2_000;
-/// The number of functions of a stack: the innermost ones.
+/// The largest number of functions of a stack. Outer ones are left out.
 const MAX_DEPTH: usize = 128;
 
-/// What distinguishes the entries of a profile; the fields are those of [`ProfileEntry`].
+/// The key of an entry. The fields are those of [`ProfileEntry`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ProfileKey {
     runtime: Arc<str>,
@@ -34,7 +35,7 @@ pub(crate) struct ProfileStore {
 }
 
 impl ProfileStore {
-    /// Adds time of a stall to the stack that it has now, and counts the stall if it has ended.
+    /// Adds blocked time to the entry of a stall's current stack. Counts the stall if it has ended.
     pub(crate) fn add(&mut self, stall: &Stall, time: Duration) {
         let mut key = ProfileKey {
             runtime: stall.runtime.clone(),
@@ -53,8 +54,8 @@ impl ProfileStore {
         self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
     }
 
-    /// Returns the stalls of the tasks that each route's handlers spawned, as far as the tasks
-    /// caused them and no request of another route did.
+    /// Returns the stalls of the tasks that each route's handlers spawned. Stalls that the task did
+    /// not cause are excluded, and those of a request within the task.
     pub(crate) fn spawned_stalls(&self) -> HashMap<Arc<str>, StallSnapshot> {
         let mut sums: HashMap<Arc<str>, CountAndTime> = HashMap::new();
         for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {

@@ -1,25 +1,26 @@
-//! The table of reasons and advice: why a poll blocks, in words, and what to do about it. Pure.
+//! The table of reasons and advice: a text that says why a poll blocks, and one that says what to
+//! do about it. Pure functions.
 
 use pollwatch_stack::{Frame, Stack};
 
 use crate::model::cause::{Cause, Purpose, Syscall};
 use crate::model::stall::Stall;
 
-/// The words for a stall.
+/// The texts of a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// The words after "blocked in" or the like.
-    pub(crate) what: &'static str,
+    /// The noun phrase that follows "blocked in", or a clause for causes that are no wait.
+    pub(crate) text: &'static str,
     pub(crate) advice: Option<&'static str>,
 }
 
-/// Functions near the leaf that say more than the system call does. The first match counts, so the
-/// more specific ones come first.
+/// The reasons by functions near the leaf of the stack, which are more specific than the system
+/// call. The first match is used, so the more specific rows come first.
 const LOCKS: &[(&[&str], Reason)] = &[
     (
         &["futures_executor::", "futures_lite::future::block_on", "pollster::", "async_std::task::block_on"],
         Reason {
-            what: "another executor's block_on",
+            text: "another executor's block_on",
             advice: Some("await the future instead of calling block_on inside a task"),
         },
     ),
@@ -31,7 +32,7 @@ const LOCKS: &[(&[&str], Reason)] = &[
             "tokio::runtime::runtime::Runtime::block_on",
         ],
         Reason {
-            what: "block_on inside a task",
+            text: "block_on inside a task",
             advice: Some("await the future, or move the call to tokio::task::spawn_blocking"),
         },
     ),
@@ -44,117 +45,118 @@ const LOCKS: &[(&[&str], Reason)] = &[
             "pthread_join",
         ],
         Reason {
-            what: "a wait for another thread's end",
+            text: "a wait for another thread's end",
             advice: Some("join in tokio::task::spawn_blocking, or have the thread send on a tokio::sync::oneshot"),
         },
     ),
     (
         &["std::sync::mpsc", "std::sync::mpmc", "crossbeam_channel::", "flume::"],
         Reason {
-            what: "a receive from a blocking channel",
+            text: "a receive from a blocking channel",
             advice: Some("use tokio::sync::mpsc, or receive in tokio::task::spawn_blocking"),
         },
     ),
     (
         &["Condvar", "condvar"],
-        Reason { what: "a wait on a Condvar", advice: Some("use tokio::sync::Notify or tokio::sync::watch") },
+        Reason { text: "a wait on a Condvar", advice: Some("use tokio::sync::Notify or tokio::sync::watch") },
     ),
     (
         &["std::sync::once", "std::sync::poison::once", "std::sys::sync::once", "OnceLock", "LazyLock", "once_cell::"],
         Reason {
-            what: "a value that another thread is initialising",
+            text: "a value that another thread is initialising",
             advice: Some("initialise it before the runtime starts, or use tokio::sync::OnceCell"),
         },
     ),
     (
         &["RwLock", "rwlock", "raw_rwlock"],
         Reason {
-            what: "an RwLock",
+            text: "an RwLock",
             advice: Some("hold it for less time elsewhere, never across blocking work, or use tokio::sync::RwLock"),
         },
     ),
     (
         &["Mutex", "mutex", "parking_lot"],
         Reason {
-            what: "a Mutex",
+            text: "a Mutex",
             advice: Some("shorten the critical section of whoever holds it, or use tokio::sync::Mutex"),
         },
     ),
     (
         &["std::thread::park", "std::sys::sync::thread_parking", "Parker"],
-        Reason { what: "thread::park", advice: Some("use tokio::sync::Notify") },
+        Reason { text: "thread::park", advice: Some("use tokio::sync::Notify") },
     ),
 ];
 
 const DNS: Reason =
-    Reason { what: "a name look-up (DNS)", advice: Some("use tokio::net::lookup_host or an async resolver") };
+    Reason { text: "a name look-up (DNS)", advice: Some("use tokio::net::lookup_host or an async resolver") };
 
 const BLOCK_ON: &[&str] =
     &["futures_executor::", "futures_lite::future::block_on", "pollster::", "tokio::runtime::park::", "::block_on"];
 
-/// Sets reason and advice of a stall from all that is known of it now.
+/// Sets the reason and the advice of a stall by its cause, system call and stack.
 pub(crate) fn explain(stall: &mut Stall) {
     let reason = reason(stall.cause, stall.syscall.as_ref(), stall.stack.as_ref());
-    (stall.reason, stall.advice) = (reason.what, reason.advice);
+    (stall.reason, stall.advice) = (reason.text, reason.advice);
 }
 
 /// The number of functions near the leaf that are matched.
 const NEAR: usize = 24;
 
-/// Returns the reason for a cause. `stack` is the stack, where there is one.
+/// Returns the reason for a cause, a system call and a stack.
 pub(crate) fn reason(cause: Cause, syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
-    let said = |what, advice| Reason { what, advice: Some(advice) };
+    let advised = |text, advice| Reason { text, advice: Some(advice) };
     match cause {
-        Cause::Cpu => said(
+        Cause::Cpu => advised(
             "computing",
             "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await",
         ),
-        Cause::Lock => by_symbols(stack, LOCKS)
-            .unwrap_or_else(|| said("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking")),
+        Cause::Lock => by_symbols(stack, LOCKS).unwrap_or_else(|| {
+            advised("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking")
+        }),
         Cause::Syscall if near(stack, &["getaddrinfo", "lookup_host", "LookupHost"]) => DNS,
         Cause::Syscall => by_syscall(syscall, stack),
-        Cause::Starved => Reason { what: "ready to run, but was given no CPU", advice: None },
-        Cause::Paused => Reason { what: "the whole process stood still", advice: None },
-        Cause::Unknown => Reason { what: "", advice: None },
+        Cause::Starved => Reason { text: "ready to run, but was given no CPU", advice: None },
+        Cause::Paused => Reason { text: "the whole process was paused", advice: None },
+        Cause::Unknown => Reason { text: "", advice: None },
     }
 }
 
 fn by_syscall(syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
-    let said = |what, advice| Reason { what, advice: Some(advice) };
+    let advised = |text, advice| Reason { text, advice: Some(advice) };
     let Some(syscall) = syscall else {
-        return said(
+        return advised(
             "memory that has to be read from disk",
             "read files in tokio::task::spawn_blocking, and lock hot memory",
         );
     };
     let target = syscall.target.as_deref().unwrap_or("");
     match syscall.purpose {
-        Purpose::Sleep => said("a sleep", "use tokio::time::sleep"),
+        Purpose::Sleep => advised("a sleep", "use tokio::time::sleep"),
         Purpose::Poll if near(stack, BLOCK_ON) => {
-            said("block_on inside a task", "await the future, or move the call to tokio::task::spawn_blocking")
+            advised("block_on inside a task", "await the future, or move the call to tokio::task::spawn_blocking")
         }
-        Purpose::Poll => said("a wait for I/O", "use an async driver, or move it to tokio::task::spawn_blocking"),
-        Purpose::Process => said("a wait for a child process", "use tokio::process::Command"),
-        Purpose::FileLock => said("a file lock", "take it in tokio::task::spawn_blocking"),
+        Purpose::Poll => advised("a wait for I/O", "use an async driver, or move it to tokio::task::spawn_blocking"),
+        Purpose::Process => advised("a wait for a child process", "use tokio::process::Command"),
+        Purpose::FileLock => advised("a file lock", "take it in tokio::task::spawn_blocking"),
         Purpose::Io if target.starts_with("socket") || matches!(syscall.name, "connect" | "accept" | "accept4") => {
-            said(
+            advised(
                 "a sync socket call",
                 "use tokio::net or an async driver (client), or move it to tokio::task::spawn_blocking",
             )
         }
         Purpose::Io if target.starts_with("pipe") => {
-            said("a sync pipe call", "use tokio::process or tokio::io, or move it to tokio::task::spawn_blocking")
+            advised("a sync pipe call", "use tokio::process or tokio::io, or move it to tokio::task::spawn_blocking")
         }
         Purpose::Io if syscall.name.contains("write") => {
-            said("a sync file write", "use tokio::fs or move it to tokio::task::spawn_blocking")
+            advised("a sync file write", "use tokio::fs or move it to tokio::task::spawn_blocking")
         }
         Purpose::Io if syscall.name.contains("read") => {
-            said("a sync file read", "use tokio::fs or move it to tokio::task::spawn_blocking")
+            advised("a sync file read", "use tokio::fs or move it to tokio::task::spawn_blocking")
         }
         Purpose::Io | Purpose::Other => {
-            said("a sync file call", "use tokio::fs or move it to tokio::task::spawn_blocking")
+            advised("a sync file call", "use tokio::fs or move it to tokio::task::spawn_blocking")
         }
-        Purpose::Futex => said("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking"),
+        Purpose::Futex => advised("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking"),
     }
 }
 
@@ -162,12 +164,13 @@ fn by_symbols(stack: Option<&Stack>, table: &[(&[&str], Reason)]) -> Option<Reas
     table.iter().find(|(patterns, _)| near(stack, patterns)).map(|(_, reason)| *reason)
 }
 
-/// Returns whether a function near the leaf, of those within the poll, matches.
+/// Returns whether a function near the leaf matches one of the patterns. Only functions within the
+/// poll are considered.
 fn near(stack: Option<&Stack>, patterns: &[&str]) -> bool {
     let Some(stack) = stack else { return false };
     let name = |frame: &'_ Frame| frame.function.clone();
     let inner = stack.leaf_frames().iter().chain(stack.user_frames().iter().filter(|frame| frame.dependency));
-    // Without debug information a dependency is recognised by its name alone.
+    // Without debug information, a function of a dependency is only recognized by its name.
     inner.take(NEAR).filter_map(name).any(|f| patterns.iter().any(|p| f.contains(p)))
         || stack.user_frames().iter().take(NEAR).filter_map(name).any(|f| patterns.iter().any(|p| f.starts_with(p)))
 }
@@ -188,7 +191,7 @@ mod tests {
     }
 
     fn lock(leaf: &[&str]) -> &'static str {
-        reason(Cause::Lock, None, Some(&stack(leaf))).what
+        reason(Cause::Lock, None, Some(&stack(leaf))).text
     }
 
     #[test]
@@ -206,14 +209,14 @@ mod tests {
         );
         assert_eq!(lock(&["pthread_join", "std::thread::JoinInner::join"]), "a wait for another thread's end");
         assert_eq!(lock(&[]), "a lock", "the user's own functions decide nothing");
-        assert_eq!(reason(Cause::Lock, None, None).what, "a lock");
+        assert_eq!(reason(Cause::Lock, None, None).text, "a lock");
     }
 
     #[test]
     fn calls_by_what_they_are_for_and_on() {
         let call = |name, purpose, target: &str| {
             let syscall = Syscall { name, target: Some(target.into()), purpose };
-            reason(Cause::Syscall, Some(&syscall), None).what
+            reason(Cause::Syscall, Some(&syscall), None).text
         };
         assert_eq!(call("read", Purpose::Io, "/var/data"), "a sync file read");
         assert_eq!(call("read", Purpose::Io, "socket:[1]"), "a sync socket call");
@@ -221,7 +224,7 @@ mod tests {
         assert_eq!(call("connect", Purpose::Io, ""), "a sync socket call");
         assert_eq!(call("nanosleep", Purpose::Sleep, ""), "a sleep");
         assert_eq!(call("wait4", Purpose::Process, ""), "a wait for a child process");
-        assert_eq!(reason(Cause::Syscall, None, None).what, "memory that has to be read from disk");
+        assert_eq!(reason(Cause::Syscall, None, None).text, "memory that has to be read from disk");
         let syscall = Syscall { name: "poll", target: None, purpose: Purpose::Poll };
         let resolving = stack(&["poll", "getaddrinfo"]);
         assert_eq!(reason(Cause::Syscall, Some(&syscall), Some(&resolving)), DNS);

@@ -1,4 +1,4 @@
-//! Records events on the watchdog thread, and passes on to the dispatcher what has to be reported.
+//! The recorder: updates the store on the watchdog thread, and queues reports for the dispatcher.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
@@ -26,7 +26,7 @@ impl Recorder {
         Recorder { store, queue, counters }
     }
 
-    /// Records an event. Never waits for the dispatcher.
+    /// Records an event. Does not wait for the dispatcher.
     pub(crate) fn record(&mut self, event: Event) {
         match event {
             Event::StallStarted(mut started) => {
@@ -66,8 +66,8 @@ impl Recorder {
         }
     }
 
-    /// Hands a report to the dispatcher. When a log or a callback takes too long, reports are lost,
-    /// and no stall is.
+    /// Queues a report for the dispatcher. If a log or a callback is so slow that the queue is
+    /// full, the report is lost and counted; the stall is in the store nevertheless.
     fn send(&mut self, report: Report) {
         if self.queue.try_send(report).is_err() {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);

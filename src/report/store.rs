@@ -1,5 +1,5 @@
-//! The stalls that are known: recent ones, ongoing ones, and their totals. Written on the watchdog
-//! thread and by the dispatcher, read by any thread.
+//! The store of stalls: the ongoing ones, the recent ones, and the totals. The watchdog thread and
+//! the dispatcher write it, any thread reads it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::model::id::{RouteId, RuntimeId};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
-/// Stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) returns at most.
+/// The largest number of stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) returns.
 pub(crate) const MAX_RECENT: usize = 256;
-/// Requests of one ongoing stall that are remembered after their end, at most.
+/// The largest number of ended requests that are remembered for one ongoing stall.
 const MAX_ENDED_REQUESTS: usize = 64;
 
-/// A stall, and what it is counted under.
+/// A stall and its origin, which decides under which keys it is counted.
 #[derive(Clone, Debug)]
 pub(crate) struct StallRecord {
     pub(crate) stall: Stall,
@@ -34,7 +34,7 @@ struct OngoingRequest {
     elapsed: Nanos,
     /// The moment at which `elapsed` was measured.
     at: Nanos,
-    /// The part of its time that is in the totals already.
+    /// The part of the request's time that is in the totals already.
     counted: Nanos,
 }
 
@@ -48,11 +48,11 @@ pub(crate) struct OngoingStall {
     liveness: Arc<dyn Liveness>,
     /// The moment at which `stall.elapsed` was measured.
     at: Nanos,
-    /// The part of its time that is in the totals already: they never take any back.
+    /// The part of the stall's time that is in the totals already. Totals never decrease.
     counted: Nanos,
     requests: Vec<OngoingRequest>,
-    /// The frames of requests that are over. A scan may find one once more, since its end is
-    /// published before its frame goes.
+    /// The frames of requests that have ended. A scan may observe such a frame once more, because a
+    /// request publishes its end before it pops its frame.
     ended_requests: VecDeque<u64>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct OngoingStall {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ObservedWorker {
     pub(crate) worker: u16,
-    /// How long it had been blocked at the moment `at`.
+    /// The time for which it had been blocked at the moment `at`.
     pub(crate) elapsed: Nanos,
     pub(crate) at: Nanos,
 }
@@ -74,12 +74,12 @@ pub(crate) struct StallStore {
 }
 
 impl OngoingStall {
-    /// Sets how long the stall had lasted at the moment `at`.
+    /// Sets the duration of the stall at the moment `at`.
     pub(crate) fn set_elapsed(&mut self, elapsed: Duration, at: Nanos) {
         (self.record.stall.elapsed, self.at) = (elapsed, at);
     }
 
-    /// Adds what a later examination has found.
+    /// Adds the results of a later examination.
     pub(crate) fn refine(
         &mut self,
         cause: Cause,
@@ -88,7 +88,8 @@ impl OngoingStall {
         spans: Option<Vec<Arc<str>>>,
     ) {
         let stall = &mut self.record.stall;
-        // The cause stays the first one; a call of another cause would contradict it.
+        // The stall keeps the cause of its first examination. A system call found under another
+        // cause would contradict it.
         if cause == stall.cause {
             stall.syscall = syscall.or(stall.syscall.take());
         }
@@ -101,8 +102,8 @@ impl OngoingStall {
     /// Moves the time that has passed until `now` into the totals.
     fn accrue(&mut self, now: Nanos, totals: &mut StallTotals) {
         let mut elapsed = Nanos::from(self.record.stall.elapsed);
-        // The watchdog thread may not have seen the end yet: only a stall that still lasts has
-        // lasted until now.
+        // The watchdog thread may not have observed the end yet. Only if the slot still shows the
+        // poll, the stall has lasted until now.
         let open_frames = self.liveness.open_frames();
         if open_frames.is_some() {
             elapsed += now.saturating_sub(self.at);
@@ -121,7 +122,7 @@ impl OngoingStall {
 }
 
 impl StallStore {
-    /// Inserts a stall that lasts.
+    /// Inserts an ongoing stall.
     pub(crate) fn insert_ongoing(&mut self, started: StallStarted) {
         let StallStarted { stall, origin, at, liveness, .. } = started;
         let key = StallKey::new(origin, &stall);
@@ -140,7 +141,7 @@ impl StallStore {
         });
     }
 
-    /// Inserts a stall that is over.
+    /// Inserts a stall that has ended already.
     pub(crate) fn insert_resolved(&mut self, record: StallRecord) {
         let StallRecord { stall, origin } = record;
         self.totals.add(StallKey::new(origin, &stall), 1, Nanos::from(stall.elapsed).0);
@@ -156,17 +157,17 @@ impl StallStore {
         Some(record)
     }
 
-    /// Sets how long an ongoing stall had lasted at the moment `at`. The recent stalls show it with
-    /// the next update.
+    /// Sets the duration of an ongoing stall at the moment `at`. The recent stalls have it from the
+    /// next update on.
     pub(crate) fn set_elapsed(&mut self, id: u64, elapsed: Duration, at: Nanos) {
         if let Some(ongoing) = self.ongoing_mut(id) {
             ongoing.set_elapsed(elapsed, at);
         }
     }
 
-    /// Counts a request that was long enough by itself, in a stall that lasts or was just inserted.
-    /// It is counted once, however often it is recorded. The stall is reported under its route from
-    /// here on.
+    /// Counts a request that alone was long enough, within an ongoing stall or one that was just
+    /// inserted. However often a request is recorded, it is counted once. From here on, the stall
+    /// has the route of the request.
     pub(crate) fn record_request(&mut self, request: BlockedRequest) {
         let BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over } = request;
         let Some(ongoing) = self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id) else {
@@ -204,7 +205,7 @@ impl StallStore {
     pub(crate) fn resolve(&mut self, id: u64, elapsed: Duration) -> Option<StallRecord> {
         let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id)?;
         let OngoingStall { mut record, key, counted, requests, .. } = self.ongoing.swap_remove(index);
-        // A request that has not ended was part of the stall to its end, as far as is known.
+        // A request whose end was not recorded is taken to have lasted until the end of the stall.
         for request in requests {
             self.totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted).0);
         }
@@ -215,7 +216,8 @@ impl StallStore {
         Some(record)
     }
 
-    /// Adds the stack that the dispatcher has symbolized, and what follows from it.
+    /// Adds the stack that the dispatcher has symbolized, and the reason and advice that follow
+    /// from it.
     pub(crate) fn add_stack(&mut self, reported: &Stall) {
         let ongoing = self.ongoing.iter_mut().map(|ongoing| &mut ongoing.record.stall);
         let ongoing = ongoing.filter(|stall| stall.id == reported.id);
@@ -234,8 +236,8 @@ impl StallStore {
         self.totals.clone()
     }
 
-    /// Returns the workers of a runtime that are blocked for certain by tasks that were not
-    /// wrapped. The workers in measured polls are not among them: their slots say so.
+    /// Returns the workers of a runtime that are observed to be blocked by tasks that were not
+    /// wrapped. Workers that are blocked in measured polls are found by their slots instead.
     pub(crate) fn observed_workers(&self, runtime: RuntimeId) -> Vec<ObservedWorker> {
         let observed = self.ongoing.iter().filter(|ongoing| {
             let key = &ongoing.key;
@@ -254,7 +256,7 @@ impl StallStore {
         self.recent.iter().cloned().collect()
     }
 
-    /// Returns the id of the ongoing stall that a poll is.
+    /// Returns the id of the ongoing stall of a poll.
     #[cfg(feature = "server")]
     pub(crate) fn id_of(&self, poll: PollKey) -> Option<u64> {
         let ongoing = self.ongoing.iter().find(|ongoing| ongoing.poll == Some(poll));

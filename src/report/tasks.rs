@@ -1,4 +1,4 @@
-//! Log lines about tasks: panics, and sites whose tasks become ever more.
+//! The log lines about panics of tasks.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use super::throttle::Throttle;
 use crate::model::event::TaskGroup;
 use crate::model::id::{RuntimeId, SiteId};
 
-/// Logs the panics of tasks, limited by site and apart from the stalls of the site.
+/// Logs the panics of tasks. The rate limit is by site, and separate from that of the site's
+/// stalls.
 pub(super) struct PanicLog {
     throttle: Throttle<(RuntimeId, SiteId)>,
 }
@@ -19,7 +20,7 @@ impl PanicLog {
         PanicLog { throttle: Throttle::new() }
     }
 
-    /// Logs a panic, and returns whether it did: there may have been too many of its site.
+    /// Logs a panic. Returns `false` if the rate limit of its site suppressed it.
     pub(super) fn log(&mut self, group: &TaskGroup, task: Option<Id>, message: &str, now: Duration) -> bool {
         let Some(suppressed) = self.throttle.admit(group.key, now, true) else { return false };
         log::task_panic(group, task, &one_line(message), suppressed);
@@ -27,8 +28,8 @@ impl PanicLog {
     }
 }
 
-/// Joins a text of several lines (that of `assert_eq`) into one, without anything that moves a
-/// terminal's cursor.
+/// Joins a text of several lines (such as the one of `assert_eq`) into one line, without control
+/// characters.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ")

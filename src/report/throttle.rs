@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::util::token_bucket::{RateLimit, TokenBucket};
 
-/// The log lines of one key: 5 at once, then one each 10 seconds.
+/// The rate limit of the log lines of one key: 5 at once, then one each 10 seconds.
 const LOG_LINES: RateLimit = RateLimit { burst: 5, interval: Duration::from_secs(10) };
 
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl<K: Eq + Hash> Throttle<K> {
     }
 
     /// Admits one line at `now`, and returns the number of lines suppressed since the previous one;
-    /// or `None` if the limit is reached. `count` says whether this line then counts as suppressed
-    /// (it does not if it was counted before).
+    /// or `None` if the limit is reached. Then the line is counted as suppressed if `count` is set,
+    /// which the caller leaves out for a line that was counted before.
     pub(crate) fn admit(&mut self, key: K, now: Duration, count: bool) -> Option<u64> {
         let new = || Limited { bucket: TokenBucket::new(LOG_LINES, now), suppressed: 0 };
         let limited = self.keys.entry(key).or_insert_with(new);
@@ -75,6 +75,6 @@ mod tests {
         let later = INTERVAL * 1_000;
         let admitted = (0..20).filter(|_| throttle.admit((), later, true).is_some()).count();
         assert_eq!(admitted, BURST);
-        assert_eq!(throttle.admit((), Duration::ZERO, true), None, "a clock that goes back breaks nothing");
+        assert_eq!(throttle.admit((), Duration::ZERO, true), None, "a clock that goes backwards is harmless");
     }
 }

@@ -1,4 +1,4 @@
-//! What stalls add up to: counts and times that only grow.
+//! The totals of stalls: counts and times, which never decrease.
 
 use std::collections::HashMap;
 
@@ -24,17 +24,17 @@ impl CountAndTime {
 /// The totals of all stalls.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StallTotals {
-    /// By runtime and cause.
+    /// The stalls by runtime and cause.
     pub(crate) causes: HashMap<(RuntimeId, Cause), CountAndTime>,
-    /// By runtime and site: measured stalls that their task is to blame for.
+    /// The measured stalls that their task caused, by runtime and site.
     pub(crate) sites: HashMap<(RuntimeId, SiteId), CountAndTime>,
-    /// By route: requests that were long enough by themselves.
+    /// The requests that alone blocked a worker for the threshold or longer, by route.
     pub(crate) routes: HashMap<RouteId, CountAndTime>,
-    /// By runtime: stalls that are only suspected. They are in none of the other totals.
+    /// The suspected stalls, by runtime. The other totals exclude them.
     pub(crate) suspected: HashMap<RuntimeId, CountAndTime>,
 }
 
-/// What a stall is counted under.
+/// The key under which a stall is counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallKey {
     pub(crate) runtime: RuntimeId,
@@ -51,7 +51,7 @@ impl StallKey {
 }
 
 impl StallTotals {
-    /// Adds to all totals that a stall counts in.
+    /// Adds to all totals that include the stall.
     pub(crate) fn add(&mut self, key: StallKey, count: u64, nanos: u64) {
         let of_runtime = match key.certainty {
             Certainty::Suspected => self.suspected.entry(key.runtime).or_default(),
@@ -64,7 +64,7 @@ impl StallTotals {
         }
     }
 
-    /// Adds to the total of a route, for a request that was long enough by itself.
+    /// Adds to the total of a route, for a request that alone was long enough.
     pub(crate) fn add_request(&mut self, route: RouteId, count: u64, nanos: u64) {
         self.routes.entry(route).or_default().add(count, nanos);
     }

@@ -15,7 +15,17 @@ use crate::model::stall::Stall;
 use crate::report::dispatch::OnStall;
 use crate::report::log;
 
-/// Sets up a [`Watchdog`].
+/// The settings of a [`Watchdog`], which [`start`](Self::start) starts.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let watchdog = pollwatch::Watchdog::builder()
+///     .threshold(Duration::from_millis(20))
+///     .on_stall(|stall| eprintln!("{stall}"))
+///     .start()?;
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[must_use = "a builder does nothing until `start`"]
 #[derive(Default)]
 pub struct WatchdogBuilder {
@@ -38,95 +48,133 @@ impl std::fmt::Debug for WatchdogBuilder {
 }
 
 impl WatchdogBuilder {
-    /// 10 ms: a render of 20 ms on a worker must not pass unnoticed.
+    /// The default threshold: 10 ms.
     pub const DEFAULT_THRESHOLD: Duration = Duration::from_millis(10);
     /// The thresholds that [`start`](Self::start) accepts: 100 µs to 1 hour.
     pub const THRESHOLDS: std::ops::RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(3600);
-    /// 1,000 sites.
+    /// The default of [`max_sites`](Self::max_sites): 1,000.
     pub const DEFAULT_MAX_SITES: usize = 1_000;
     /// The largest value that [`max_sites`](Self::max_sites) accepts.
     pub const MAX_SITES: usize = 100_000;
-    /// 500 routes.
+    /// The default of [`max_routes`](Self::max_routes): 500.
     pub const DEFAULT_MAX_ROUTES: usize = 500;
     /// The largest value that [`max_routes`](Self::max_routes) accepts.
     pub const MAX_ROUTES: usize = Routes::MAX;
-    /// No histograms of routes.
+    /// The default of [`route_histograms`](Self::route_histograms): no histograms of routes.
     pub const DEFAULT_ROUTE_HISTOGRAMS: bool = false;
-    /// Stalls are logged.
+    /// The default of [`log`](Self::log): stalls are logged.
     pub const DEFAULT_LOG: bool = true;
-    /// Stacks are captured.
+    /// The default of [`capture_stacks`](Self::capture_stacks): stacks are captured.
     pub const DEFAULT_CAPTURE_STACKS: bool = true;
-    /// 10,000 tasks.
+    /// The default of [`warn_above_alive_tasks`](Self::warn_above_alive_tasks): 10,000 tasks.
     pub const DEFAULT_ALIVE_TASKS_LIMIT: u64 = 10_000;
-    /// 5 seconds.
+    /// The default of [`unhealthy_after`](Self::unhealthy_after): 5 seconds.
     pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
-    /// Sets the duration from which on a poll is a stall. Defaults to
-    /// [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD).
+    /// Sets the threshold: a poll that takes at least this long is a stall. Defaults to
+    /// [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD). [`start`](Self::start) accepts those in
+    /// [`THRESHOLDS`](Self::THRESHOLDS).
     ///
-    /// It costs nothing in a poll. While anything is polled, the watchdog wakes up at most four
-    /// times a threshold.
+    /// The threshold does not change the cost of a poll. While anything is polled, the watchdog
+    /// thread wakes up at most four times in each threshold.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let builder = pollwatch::Watchdog::builder().threshold(Duration::from_millis(50));
+    /// # builder.start().unwrap();
+    /// ```
     pub fn threshold(mut self, threshold: Duration) -> Self {
         self.config.threshold = threshold;
         self
     }
 
-    /// Sets the number of sites (spawn locations, `watch` calls) that are distinguished. The rest
-    /// is the site `other`, and counted (`pollwatch_sites_overflowed_total`). Defaults to
-    /// [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES).
+    /// Sets the number of sites (spawn locations, `watch` calls) that are distinguished. All other
+    /// sites are reported as the site `other`, and counted (`pollwatch_sites_overflowed_total`).
+    /// Defaults to [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES). [`start`](Self::start) accepts 1
+    /// to [`MAX_SITES`](Self::MAX_SITES).
     ///
-    /// Each site costs up to 128 bytes for each runtime and thread where it occurs, and up to five
+    /// Each site takes up to 128 bytes for each runtime and thread where it occurs, and up to five
     /// series for each runtime in `/metrics`.
+    ///
+    /// ```
+    /// let builder = pollwatch::Watchdog::builder().max_sites(5_000);
+    /// # builder.start().unwrap();
+    /// ```
     pub fn max_sites(mut self, max: usize) -> Self {
         self.config.max_sites = max;
         self
     }
 
-    /// Sets the number of routes that are distinguished. The rest is the route `other`, and counted
-    /// (`pollwatch_routes_overflowed_total`). Defaults to
-    /// [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES).
+    /// Sets the number of routes that are distinguished. All other routes are reported as the route
+    /// `other`, and counted (`pollwatch_routes_overflowed_total`). Defaults to
+    /// [`DEFAULT_MAX_ROUTES`](Self::DEFAULT_MAX_ROUTES). [`start`](Self::start) accepts 1 to
+    /// [`MAX_ROUTES`](Self::MAX_ROUTES).
     ///
-    /// A route that no router has matched (a gRPC path, a name by `route_by`) comes from the
+    /// A route that no router has matched (a gRPC path, a name by `route_by`) may be chosen by the
     /// client. It is only claimed until the service answers it with anything but a client error.
     /// Claimed routes get at most half of the table, so that a flood of invented paths leaves room
     /// for yours.
     ///
-    /// Each route costs some 700 bytes for each thread where it occurs, and six or more series in
+    /// Each route takes some 700 bytes for each thread where it occurs, and six or more series in
     /// `/metrics`.
+    ///
+    /// ```
+    /// let builder = pollwatch::Watchdog::builder().max_routes(2_000);
+    /// # builder.start().unwrap();
+    /// ```
     pub fn max_routes(mut self, max: usize) -> Self {
         self.config.max_routes = max;
         self
     }
 
-    /// Sets whether `pollwatch_route_poll_duration_seconds` is kept, a histogram of 8 buckets for
-    /// each route. Defaults to [`DEFAULT_ROUTE_HISTOGRAMS`](Self::DEFAULT_ROUTE_HISTOGRAMS).
+    /// Sets whether `pollwatch_route_poll_duration_seconds` is recorded, a histogram of 8 buckets
+    /// for each route. Defaults to
+    /// [`DEFAULT_ROUTE_HISTOGRAMS`](Self::DEFAULT_ROUTE_HISTOGRAMS).
     ///
-    /// These are durations of polls: how long a request kept its worker from everything else. The
-    /// latency of requests is a matter for a metrics layer.
-    pub fn route_histograms(mut self, keep: bool) -> Self {
-        self.config.route_histograms = keep;
+    /// The histogram shows the durations of polls: how long a request occupied its worker at a
+    /// time. It does not show the latency of requests, which other metrics layers measure.
+    ///
+    /// ```
+    /// let builder = pollwatch::Watchdog::builder().route_histograms(true);
+    /// # builder.start().unwrap();
+    /// ```
+    pub fn route_histograms(mut self, record: bool) -> Self {
+        self.config.route_histograms = record;
         self
     }
 
     /// Sets whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN),
-    /// and with them the panics and the growth of tasks (target `pollwatch::tasks`, level WARN;
+    /// and panics and the growth of tasks as well (target `pollwatch::tasks`, level WARN;
     /// `docs/tasks.md`). Defaults to [`DEFAULT_LOG`](Self::DEFAULT_LOG).
     ///
-    /// Of each site, 5 stalls are logged at once, then one each 10 s. The next line has the number
-    /// of those that were not logged. The same limit holds for the panics of a site.
+    /// The log is rate-limited: of each site, 5 stalls are logged at once, then one each 10 s. The
+    /// next line has the number of those that were suppressed. The same limit holds for the panics
+    /// of a site.
+    ///
+    /// ```
+    /// // Reports only through the callback and the metrics.
+    /// let builder = pollwatch::Watchdog::builder().log(false);
+    /// let builder = builder.on_stall(|stall| println!("{stall}"));
+    /// # builder.start().unwrap();
+    /// ```
     pub fn log(mut self, log: bool) -> Self {
         self.config.log = log;
         self
     }
 
     /// Sets the number of alive tasks above which a site (spawn location) is logged. It is logged
-    /// once, again at each doubling, and anew after it has fallen below half of the limit. Defaults
-    /// to [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT); `u64::MAX` switches it
-    /// off. No task is ever refused.
+    /// once, again at each doubling, and again after it has fallen below half of the limit.
+    /// Defaults to [`DEFAULT_ALIVE_TASKS_LIMIT`](Self::DEFAULT_ALIVE_TASKS_LIMIT). `u64::MAX`
+    /// switches the check off; [`start`](Self::start) does not accept 0. No task is ever refused.
     ///
-    /// The watchdog thread checks about once a second while anything is polled, which reads one
+    /// While anything is polled, the watchdog thread checks about once a second, which reads one
     /// number for each runtime. It counts the tasks of all sites only while a runtime has more
-    /// tasks than this in all, or one of its sites is over the limit.
+    /// tasks than the limit, or one of its sites is above it.
+    ///
+    /// ```
+    /// let builder = pollwatch::Watchdog::builder().warn_above_alive_tasks(100_000);
+    /// # builder.start().unwrap();
+    /// ```
     pub fn warn_above_alive_tasks(mut self, limit: u64) -> Self {
         self.config.warn_above_alive_tasks = limit;
         self
@@ -135,63 +183,98 @@ impl WatchdogBuilder {
     /// Sets whether the stacks of blocked threads are captured, with the feature `capture` on Linux
     /// (x86_64, aarch64). Defaults to [`DEFAULT_CAPTURE_STACKS`](Self::DEFAULT_CAPTURE_STACKS).
     ///
-    /// The stack of a thread that waits in a system call is only read (on aarch64 it gets the
-    /// signal as well). A thread that runs is sent SIGURG; the handler copies the stack, which
-    /// takes about a microsecond, and passes on signals that are not from pollwatch. A system call
-    /// that begins at that moment may return `EINTR`, or fewer bytes. The unwind tables of all
-    /// loaded modules are kept in memory, symbols only while stalls are reported.
+    /// A thread that waits in a system call is only read, from outside (on aarch64 it gets the
+    /// signal as well). A thread that runs is sent SIGURG. The signal handler copies the stack,
+    /// which takes about a microsecond, and passes on signals that pollwatch did not send. A system
+    /// call that begins at that moment may return `EINTR`, or fewer bytes.
+    ///
+    /// The unwind tables of all loaded modules are kept in memory, symbols only while stalls are
+    /// reported.
+    ///
+    /// ```
+    /// let builder = pollwatch::Watchdog::builder().capture_stacks(false);
+    /// # builder.start().unwrap();
+    /// ```
     pub fn capture_stacks(mut self, capture: bool) -> Self {
         self.config.capture_stacks = capture;
         self
     }
 
-    /// Sets a callback for each step of a stall: when it is found, at 2, 4, 8 ... thresholds, and
-    /// at its end. It gets all stalls, also those that the log suppresses.
+    /// Sets a callback for each report of a stall: when it is found, at 2, 4, 8 ... thresholds, and
+    /// at its end. The callback gets all stalls, including those that the log suppresses.
     ///
-    /// It runs on the thread `pollwatch-report`, for which only later reports wait. When more than
-    /// 1,024 of them wait, further ones are lost (`pollwatch_reports_lost_total`); detection and
-    /// metrics continue. A panic in it is caught and counted (`pollwatch_callback_panics_total`).
-    /// It must not hold the [`Watchdog`] itself, which would then never be the last handle.
+    /// The callback runs on the thread `pollwatch-report`. If it is slow, only later reports wait.
+    /// When more than 1,024 reports wait, further ones are lost (`pollwatch_reports_lost_total`),
+    /// while detection and metrics continue. A panic in it is caught and counted
+    /// (`pollwatch_callback_panics_total`).
+    ///
+    /// Do not move a [`Watchdog`] into the callback: it would keep the watchdog running after your
+    /// last handle was dropped.
+    ///
+    /// ```
+    /// let (sender, stalls) = std::sync::mpsc::channel();
+    /// let builder = pollwatch::Watchdog::builder().on_stall(move |stall| {
+    ///     let _ = sender.send(stall.clone());
+    /// });
+    /// # builder.start().unwrap();
+    /// # drop(stalls);
+    /// ```
     pub fn on_stall(mut self, callback: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
         self.on_stall = Some(Box::new(callback));
         self
     }
 
-    /// Sets how long all workers of a runtime may be blocked at once before `/healthz` answers 503.
-    /// Defaults to [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER).
+    /// Sets the time after which `/healthz` answers 503 because all workers of a runtime have been
+    /// blocked without a break. Defaults to
+    /// [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let builder = pollwatch::Watchdog::builder().unhealthy_after(Duration::from_secs(30));
+    /// # builder.start().unwrap();
+    /// ```
     pub fn unhealthy_after(mut self, limit: Duration) -> Self {
         self.config.unhealthy_after = limit;
         self
     }
 
-    /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`, from a thread and a runtime
-    /// of pollwatch's own, which answers while every worker of yours is blocked. By default there
-    /// is no server.
+    /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`. The server has a thread and
+    /// a runtime of its own, and answers while every worker of yours is blocked. Without this call
+    /// there is no server.
     ///
-    /// The live page (also `/live.html`) is one document that needs nothing else, and asks for
-    /// `/live` once a second while it is open; `docs/live.schema.json` describes that
-    /// answer. However many pages are open, it is made four times a second at most.
+    /// The pages name functions and lines of your code, and are not protected: listen on loopback,
+    /// or on an address that only your scraper reaches. Port 0 lets the system choose a port, which
+    /// [`Watchdog::local_addr`] returns.
     ///
-    /// The profile of blocked time since the start, by runtime, route or site, cause and stack (2,000
-    /// different ones at most, the rest without their stacks), in wall time for which a worker was
-    /// blocked. The time of one that still lasts is added at each report of it; it is counted when
-    /// it is over:
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().listen("127.0.0.1:0".parse()?).start()?;
+    /// println!("http://{}/", watchdog.local_addr().unwrap());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # The live page
+    ///
+    /// The live page, at `/` and `/live.html`, is one document. While it is visible it requests
+    /// `/live` once a second (`docs/live.schema.json`). That response is computed at most four
+    /// times a second, however many pages are open.
+    ///
+    /// # Profiles
+    ///
+    /// The profile is the blocked time since the start by runtime, route or site, cause and stack.
+    /// At most 2,000 entries have stacks. Blocked time is wall time in which a worker was blocked.
+    /// The time of an ongoing stall is added at each of its reports; the stall is counted at its
+    /// end. Each stack sample is weighted by the time since the previous sample of the same stall.
     ///
     /// - `/stalls/flamegraph`: an SVG picture for the browser;
-    /// - `/stalls/folded`: a line a stack, `runtime;route or site;function;function 1234`, in
-    ///   microseconds, for flame graph tools;
+    /// - `/stalls/folded`: one line for each stack, `runtime;route or site;function;function 1234`,
+    ///   in microseconds, for flame graph tools;
     /// - `/stalls/speedscope`: JSON in nanoseconds, to drop onto <https://www.speedscope.app>;
     /// - `/debug/pprof/stalls`: for `go tool pprof http://ADDRESS/debug/pprof/stalls`; values
-    ///   `blocked` (nanoseconds, the default) and `stalls` (a count), labels `runtime`,
-    ///   `site`, `route` and `cause`.
+    ///   `blocked` (nanoseconds, the default) and `stalls` (a count), labels `runtime`, `site`,
+    ///   `route` and `cause`.
     ///
-    /// Each stack sample is weighted by the time since the previous sample of the same stall. A stall
-    /// that is not its task's fault is below `[starved]` or `[paused]`, not directly below its runtime;
-    /// in pprof its label `cause` says so (`-tagignore=cause=starved`).
-    ///
-    /// The pages name places in your code and are not protected: listen on loopback, or on an
-    /// address that only your scraper reaches. Port 0 lets the system choose; see
-    /// [`Watchdog::local_addr`].
+    /// Stalls that the task did not cause are grouped below `[starved]` or `[paused]`, within their
+    /// runtime. In pprof they have that label `cause` (`-tagignore=cause=starved`).
     #[cfg(feature = "server")]
     pub fn listen(mut self, addr: std::net::SocketAddr) -> Self {
         self.listen = Some(addr);
@@ -199,14 +282,16 @@ impl WatchdogBuilder {
     }
 
     /// Adds the metrics of a collector of your own to `/metrics` and to
-    /// [`Watchdog::metrics_text`](Watchdog#method.metrics_text), 16 collectors at most. They are not in
-    /// [`Watchdog::collector`](Watchdog#method.collector): where you have a registry of your own,
-    /// register both there.
+    /// [`Watchdog::metrics_text`](Watchdog#method.metrics_text). [`start`](Self::start) accepts at
+    /// most 16 collectors.
     ///
-    /// It runs on the thread that makes the page, which waits for it: keep it short. One that panics,
-    /// returns more than 10,000 metrics, a name of pollwatch's or of a collector that was added before,
-    /// or what has no valid text, is left out of that page and counted
-    /// (`pollwatch_collector_failures_total`).
+    /// The metrics are not in [`Watchdog::collector`](Watchdog#method.collector). If you have a
+    /// registry of your own, register both collectors there.
+    ///
+    /// The collector runs on the thread that makes the page, which waits for it: keep it short. It
+    /// is left out of that page and counted (`pollwatch_collector_failures_total`) if it panics,
+    /// returns more than 10,000 metrics, uses a name that pollwatch or an earlier collector has, or
+    /// returns metrics that cannot be encoded as text.
     ///
     /// ```
     /// let orders = prometheus::IntCounter::new("orders_total", "Orders.").unwrap();
@@ -221,14 +306,21 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Starts the watchdog: two threads, one that scans for stalls and one that reports them, and
-    /// one more for the server if there is one. The first start in a process takes some 10 ms (at
-    /// most 200) to calibrate the clock.
+    /// Starts the watchdog. It has two threads: one scans for stalls, one reports them. The server
+    /// of [`listen`](Self#method.listen) has a third.
+    ///
+    /// The first start in a process calibrates the clock, which takes some 10 ms (at most 200 ms).
     ///
     /// # Errors
     ///
     /// Fails when a setting is out of its range ([`Error::is_invalid`]), the address cannot be
     /// bound ([`Error::is_listen`]), or a thread cannot be started.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// assert!(watchdog.coverage().watching);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn start(self) -> Result<Watchdog, Error> {
         let WatchdogBuilder { config, on_stall, .. } = self;
         config.validate()?;

@@ -56,7 +56,7 @@ impl Config {
         Ok(())
     }
 
-    /// Returns the settings that concern measuring. They have to be valid.
+    /// Returns the settings of the measuring layer. The config has to be valid.
     pub(super) fn measuring(&self) -> Settings {
         Settings {
             threshold: self.threshold.as_nanos() as u64,

@@ -1,4 +1,4 @@
-//! Computes what a watchdog can see.
+//! Computes the coverage of a watchdog.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use crate::measure::runtime::Runtime;
 use crate::model::coverage::{Coverage, RuntimeCoverage};
 use crate::model::id::RuntimeId;
 
-/// Returns what is seen of a runtime.
+/// Returns the coverage of a runtime.
 pub(super) fn of_runtime(runtime: &Runtime) -> RuntimeCoverage {
     RuntimeCoverage {
         name: runtime.name.clone(),
@@ -20,7 +20,7 @@ pub(super) fn of_runtime(runtime: &Runtime) -> RuntimeCoverage {
 }
 
 impl WatchdogState {
-    /// Returns what this watchdog can see.
+    /// Returns the coverage of this watchdog.
     pub(crate) fn coverage(&self) -> Coverage {
         let meter = &self.meter;
         let runtimes = meter.runtimes.all().into_iter().filter(|runtime| runtime.id != RuntimeId::OTHER);

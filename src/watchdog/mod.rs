@@ -1,4 +1,4 @@
-//! The handle that users hold, and all that it wires together.
+//! The public handle of a watchdog, its builder and its threads. Wires all layers together.
 
 mod builder;
 mod collect;
@@ -25,13 +25,29 @@ pub use builder::WatchdogBuilder;
 pub(crate) use state::WatchdogState;
 use threads::Threads;
 
-/// Watches runtimes for polls that block them.
+/// A handle to a watchdog, which reports polls that block the runtimes it watches.
 ///
-/// A cheap handle: clones share one watchdog. Its threads stop when the last clone is dropped, or
-/// at [`shutdown`](Self::shutdown). What was measured stays readable through futures, collectors
-/// and hooks that still exist, but those do not keep the threads alive.
+/// Clones are cheap and share one watchdog. Its threads stop when the last clone is dropped, or at
+/// [`shutdown`](Self::shutdown). Futures, layers, collectors and hooks made by a handle do not keep
+/// the threads running. They continue to measure, and what they measure stays readable.
 ///
-/// It may be dropped before or after the runtimes that it watches, in any order.
+/// The watchdog may be dropped before or after the runtimes that it watches, in any order.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let mut builder = tokio::runtime::Builder::new_current_thread();
+/// let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+/// runtime.block_on(watchdog.watch(async {
+///     std::thread::sleep(Duration::from_millis(100)); // blocks the event loop
+/// }));
+/// # while watchdog.stalls().iter().all(|stall| stall.phase == pollwatch::Phase::Ongoing) {
+/// #     std::thread::sleep(Duration::from_millis(1));
+/// # }
+/// assert!(watchdog.stalls()[0].elapsed >= Duration::from_millis(100));
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Watchdog {
     state: Arc<WatchdogState>,
@@ -46,35 +62,61 @@ impl std::fmt::Debug for Watchdog {
 
 impl Watchdog {
     /// Returns a builder with the default settings.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn builder() -> WatchdogBuilder {
         WatchdogBuilder::default()
     }
 
-    /// Watches a future's polls: a `block_on` root, a part of a task that you want named, or, in
-    /// stable mode, a whole task.
+    /// Watches the polls of a future: a `block_on` root, a part of a task that should have a name
+    /// of its own, or, in stable mode, a whole task. Its site is the location of the caller.
     ///
-    /// Within a poll that is measured already (by tokio's hooks, or by an outer wrapper) it only
-    /// names that part. Elsewhere its polls are counted, and are stalls when they block a worker.
-    /// The runtime is found at the first poll. A runtime that nobody has named is attached as by
+    /// Within a poll that is measured already (by tokio's hooks, or by an outer wrapper), the
+    /// future is a named part of that poll. Elsewhere its polls are counted, and are stalls when
+    /// they block a worker.
+    ///
+    /// The runtime is found at the first poll. If it has no name yet, it is attached as by
     /// [`attach`](Self::attach), under tokio's own name for it or the first of `runtime-1`,
     /// `runtime-2` ... that no living runtime has.
     ///
-    /// The site is the caller's.
+    /// The future grows by 16 bytes. A poll takes 20 to 28 ns longer (`docs/overhead.md`).
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_current_thread();
+    /// # let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+    /// let answer = runtime.block_on(watchdog.watch(async { 42 }));
+    /// assert_eq!(answer, 42);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[track_caller]
     pub fn watch<F: Future>(&self, future: F) -> Watched<F> {
         Watched::new(&self.state.meter, future)
     }
 
-    /// Spawns a task on the current runtime. Its polls are watched and its outcome (completed,
-    /// cancelled, panicked) is counted.
+    /// Spawns a task on the current runtime. Its polls are watched, and its outcome (completed,
+    /// cancelled, panicked) is counted. Its site is the location of the caller.
     ///
-    /// A panic of it is logged (target `pollwatch::tasks`, level WARN) with this site and its
-    /// message, whether or not the handle is awaited: tokio does not report whether there still is
-    /// one. The handle gets the panic as usual.
+    /// A panic of the task is logged (target `pollwatch::tasks`, level WARN) with the site and the
+    /// panic's message, whether or not the handle is awaited. The handle gets the panic as usual.
     ///
     /// # Panics
     ///
-    /// Outside of a runtime, as [`tokio::spawn`] does.
+    /// Panics outside of a runtime, as [`tokio::spawn`] does.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_current_thread();
+    /// # let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+    /// runtime.block_on(async {
+    ///     let task = watchdog.spawn(async { 42 });
+    ///     assert_eq!(task.await.unwrap(), 42);
+    /// });
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -84,23 +126,48 @@ impl Watchdog {
         tokio::spawn(Task::new(Watched::task(&self.state.meter, future)))
     }
 
-    /// Returns a layer for your `tracing` subscriber: stalls are then reported with the spans that
-    /// they happen in, and the fields of these.
+    /// Returns a layer for your `tracing` subscriber. With it, stalls are reported with the spans
+    /// that they happen in, and the fields of these.
     ///
-    /// It holds no handle. [`SpanLayer`](crate::SpanLayer) says how it is installed, what it sees
-    /// and what it costs.
+    /// The layer does not keep the watchdog running. [`SpanLayer`](crate::SpanLayer) describes
+    /// which spans it reports and what it costs.
+    ///
+    /// ```
+    /// use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+    ///
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// tracing_subscriber::registry().with(watchdog.span_layer()).init();
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[cfg(feature = "spans")]
     pub fn span_layer(&self) -> crate::SpanLayer {
         crate::SpanLayer::new(&self.state.meter)
     }
 
-    /// Returns the recent stalls, at most 256, most recent last; each once, in its last state.
+    /// Returns the recent stalls, each once, in its latest phase. At most 256, the most recent
+    /// last.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for stall in watchdog.stalls() {
+    ///     println!("{} of {:?} at {}", stall.cause, stall.elapsed, stall.site);
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn stalls(&self) -> Vec<Stall> {
         lock(&self.state.stalls).recent()
     }
 
-    /// Returns all metrics as plain data, of this moment. It takes some milliseconds with 1,000
-    /// sites, and is not for the poll path.
+    /// Returns all metrics at this moment as plain data. With 1,000 sites it takes some
+    /// milliseconds, so do not call it in a task.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for runtime in watchdog.snapshot().runtimes {
+    ///     println!("{}: {} blocked workers", runtime.name, runtime.blocked_workers);
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn snapshot(&self) -> Snapshot {
         collect::snapshot(&self.state)
     }
@@ -119,9 +186,10 @@ impl Watchdog {
         lock(&self.state.profile).snapshot()
     }
 
-    /// Returns the lag of a runtime: how late its tasks are polled now, for what should adapt to
-    /// that. `None` when no runtime has had this name. While the [`Lag`] is held, the watchdog
-    /// measures more often.
+    /// Returns the lag of a runtime: how late its tasks are polled now. `None` when no runtime has
+    /// had this name. Middleware uses it to adapt to the load.
+    ///
+    /// While the [`Lag`] is held, the watchdog measures more often.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -137,7 +205,8 @@ impl Watchdog {
         self.lag_source().get(runtime)
     }
 
-    /// Returns the source of the lags of all runtimes, for middleware: it holds no handle.
+    /// Returns the source of the lags of all runtimes, for middleware. It does not keep the
+    /// watchdog running.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -149,22 +218,41 @@ impl Watchdog {
         LagSource::new(&self.state.meter)
     }
 
-    /// Returns what this watchdog can see.
+    /// Returns what this watchdog can see on this machine, and what not.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// println!("{}", watchdog.coverage());
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn coverage(&self) -> Coverage {
         self.state.coverage()
     }
 
-    /// Returns the server's address, where there is a server. With port 0 in
+    /// Returns the server's address; `None` if there is no server. With port 0 in
     /// [`WatchdogBuilder::listen`], it has the port that the system chose.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// assert_eq!(watchdog.local_addr(), None);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.threads.local_addr()
     }
 
-    /// Stops the watchdog's threads and closes its server. It waits for them, two seconds at most
-    /// (a callback that hangs is left behind), but not on one of those threads and not on a
-    /// runtime's.
+    /// Stops the watchdog's threads and closes its server. Runtimes continue: their polls are still
+    /// counted, but no further stall is found.
     ///
-    /// Runtimes continue. Their polls are still counted, but no further stall is found.
+    /// Waits at most two seconds for the threads to end. A callback that hangs is left behind. Does
+    /// not wait when called on one of those threads, or within a runtime.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// watchdog.shutdown();
+    /// assert!(!watchdog.coverage().watching);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn shutdown(&self) {
         self.threads.stop();
     }
@@ -174,40 +262,56 @@ impl Watchdog {
         self.threads.stop_and_wait();
     }
 
-    /// Returns a tower layer that names what blocks by the route of its request, for axum, tonic,
-    /// and any service of `http` 1 requests. It holds no handle: after the watchdog has stopped,
-    /// requests are still counted, and no further stall is.
+    /// Returns a tower layer for axum, tonic, and any service of `http` 1 requests. It names what
+    /// blocks by the route of the request.
     ///
-    /// The site of polls that only the layer sees (stable mode) is the caller's.
+    /// The layer does not keep the watchdog running. After the watchdog has stopped, requests are
+    /// still counted, but no further stall is found. The site of polls that only the layer measures
+    /// (stable mode) is the location of the caller. [`WatchLayer`](crate::WatchLayer) describes
+    /// what is counted and what it costs.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::{Router, routing::get};
+    ///
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let app = Router::new().route("/ping", get(|| async { "pong" })).layer(watchdog.layer());
+    /// # drop::<Router>(app);
+    /// # }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[cfg(feature = "tower")]
     #[track_caller]
     pub fn layer(&self) -> crate::layer::WatchLayer {
         crate::layer::WatchLayer::new(&self.state.meter)
     }
 
-    /// The pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own: the live
-    /// page at `/live.html` (`/` is yours) with its data at `/live` and `/live/profile`,
-    /// `/metrics`, `/stalls` (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`,
-    /// `/healthz`. They refer to each other relatively: any prefix will do.
+    /// Returns the pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own:
+    /// the live page at `/live.html` with its data at `/live` and `/live/profile`, `/metrics`,
+    /// `/stalls` (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`, and `/healthz`.
+    /// `/` stays yours. Links are relative, so the router may be nested under any prefix.
     ///
-    /// **It answers on your runtime, so it does not while every worker is blocked**, which is when
-    /// it is needed most, and `/healthz` can then not say so. Only the server of `listen` has a
-    /// thread of its own; use both, or this one where a second port cannot be had. The pages name
-    /// places in your code and ask for no password: keep them behind what guards your admin router.
+    /// **The pages are served by your runtime. They do not answer while every worker is blocked**,
+    /// which is when you need them most. `/healthz` cannot report that state then. Only the server
+    /// of `listen` has a thread of its own: use both, or this router where a second port is not
+    /// possible.
     ///
-    /// They are made on tokio's pool of blocking threads. The router holds no handle: it answers
-    /// after the watchdog has stopped, too. A router with a state is given its state before this
-    /// one is nested in it, or nests it as a service.
+    /// The pages name functions and lines of your code, and ask for no password: protect them like
+    /// your other admin pages. They are computed on tokio's pool of blocking threads. The router
+    /// does not keep the watchdog running, and still answers after it has stopped.
     ///
-    /// Nest it. `Router::merge` panics where your router has one of these paths already, as many
-    /// have `/healthz` or `/metrics`.
+    /// Nest the router. `Router::merge` panics where your router has one of these paths already, as
+    /// many have `/healthz` or `/metrics`. If your router has a state, provide the state before you
+    /// nest this router, or nest this router as a service.
     ///
     /// ```
     /// use axum::{Router, routing::get};
     ///
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// let app = Router::new().route("/", get(|| async { "hello" })).route("/healthz", get(|| async { "well" }));
-    /// let app = app.layer(watchdog.layer()).nest("/admin", watchdog.router());
+    /// let app = Router::new()
+    ///     .route("/healthz", get(|| async { "well" }))
+    ///     .layer(watchdog.layer())
+    ///     .nest("/admin", watchdog.router());
     /// # drop::<Router>(app);
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
@@ -216,14 +320,30 @@ impl Watchdog {
         crate::export::router::router(self.state.clone())
     }
 
-    /// Returns all metrics in Prometheus' text format 0.0.4, as `/metrics` does.
+    /// Returns all metrics in Prometheus' text format 0.0.4, as `/metrics` serves them. With 1,000
+    /// sites it takes some milliseconds.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// assert!(watchdog.metrics_text().contains("pollwatch_watchdog_wakeups_total"));
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[cfg(feature = "prometheus")]
     pub fn metrics_text(&self) -> String {
         crate::export::families::text(&*self.state)
     }
 
-    /// Returns a collector for your own [`prometheus::Registry`]. It holds no handle: after the
-    /// watchdog has stopped, polls are still counted, and no further stall is.
+    /// Returns a collector for a [`prometheus::Registry`] of your own. It does not keep the
+    /// watchdog running. After the watchdog has stopped, polls are still counted, but no further
+    /// stall is found.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let registry = prometheus::Registry::new();
+    /// registry.register(Box::new(watchdog.collector())).unwrap();
+    /// assert!(!registry.gather().is_empty());
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[cfg(feature = "prometheus")]
     pub fn collector(&self) -> crate::export::collector::Collector {
         crate::export::collector::Collector::new(self.state.clone())

@@ -1,4 +1,4 @@
-//! What the handles, the threads and the exporters of one watchdog share.
+//! The state that the handles, the threads and the exporters of one watchdog share.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +33,7 @@ pub(crate) struct WatchdogState {
     pub(crate) started: std::time::Instant,
     #[cfg(feature = "prometheus")]
     pub(crate) collectors: UserCollectors,
-    /// What could be captured at the start.
+    /// The stacks that could be captured when the watchdog started.
     pub(crate) stacks: StackCoverage,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct Blocked {
 }
 
 impl WatchdogState {
-    /// The config has to be valid.
+    /// Returns the state for a config that has to be valid.
     pub(super) fn new(config: Config, #[cfg(feature = "prometheus")] collectors: UserCollectors) -> WatchdogState {
         WatchdogState {
             meter: Meter::new(config.measuring()),
@@ -65,14 +65,15 @@ impl WatchdogState {
 
     /// Returns the totals of all stalls, with the time of ongoing ones until now.
     pub(crate) fn totals(&self) -> StallTotals {
-        // Locked before the clock is read: no stall in it was updated later than `now`.
+        // Lock first, then read the clock: no stall was updated later than `now`.
         let mut stalls = lock(&self.stalls);
         stalls.totals(self.now())
     }
 
-    /// Returns the blocked workers of a runtime, each once, with its longest poll: those in
-    /// measured polls, which is right even while the watchdog thread is late, and those that it has
-    /// found blocked by tasks that nobody wrapped.
+    /// Returns the blocked workers of a runtime, each once, with its longest poll. Workers in
+    /// measured polls are read from their slots, which is accurate even while the watchdog thread
+    /// is late. Workers that are blocked by tasks that were not wrapped are those that the watchdog
+    /// thread found in its latest scan.
     pub(crate) fn blocked_workers(&self, runtime: &Runtime) -> Vec<Blocked> {
         let mut blocked: Vec<Blocked> = Vec::new();
         let mut add = |worker: u16, elapsed: Nanos| match blocked.iter_mut().find(|known| known.worker == worker) {

@@ -17,49 +17,52 @@ use crate::report::recorder::Recorder;
 use crate::util::lock;
 
 /// The time for which `stop` waits for the threads.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A thread that signals its end.
-pub(crate) struct Worker {
+/// A thread of pollwatch, which signals its end.
+pub(crate) struct OwnThread {
     handle: JoinHandle<()>,
-    through: Receiver<()>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
-impl Worker {
-    pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<Worker, Error> {
-        let (done, through) = mpsc::channel::<()>();
+impl OwnThread {
+    pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<OwnThread, Error> {
+        let (done, ended) = mpsc::channel::<()>();
         let body = move || {
-            // Dropped at the end, however that comes.
+            // Dropped at the end of the thread, also if it panics.
             let _done = done;
             run();
         };
         let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(Error::thread)?;
-        Ok(Worker { handle, through })
+        Ok(OwnThread { handle, ended })
     }
 
     fn id(&self) -> ThreadId {
         self.handle.thread().id()
     }
 
-    /// Waits for its end, however long that takes. Only for threads that run no user code.
+    /// Waits for the end of the thread, without a time limit. The thread must not run user code.
     #[cfg(feature = "testing")]
     fn wait(self) {
         let _ = self.handle.join();
     }
 
-    /// Waits for its end until the deadline: a user's callback or subscriber may hang on it.
+    /// Waits for the end of the thread until the deadline: a user's callback or subscriber may
+    /// hang.
     fn join(self, deadline: Instant) {
-        let patience = deadline.saturating_duration_since(Instant::now());
-        if let Err(mpsc::RecvTimeoutError::Disconnected) = self.through.recv_timeout(patience) {
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        if let Err(mpsc::RecvTimeoutError::Disconnected) = self.ended.recv_timeout(timeout) {
             let _ = self.handle.join();
         }
     }
 }
 
-/// The threads of one watchdog. The handles own them, and the last one dropped stops all.
+/// The threads of one watchdog. The handles share them, and the last handle stops them when it is
+/// dropped.
 pub(crate) struct Threads {
     state: Arc<WatchdogState>,
-    running: Mutex<Vec<Worker>>,
+    running: Mutex<Vec<OwnThread>>,
     #[cfg(feature = "server")]
     server: Mutex<Option<Server>>,
     addr: Mutex<Option<SocketAddr>>,
@@ -86,10 +89,10 @@ impl Threads {
         };
         let sink = Box::new(move |event| recorder.record(event));
         let (meter, status) = (state.meter.clone(), state.status.clone());
-        // Ends when the watcher does, which has the other end of the queue.
-        let reporting = Worker::start("pollwatch-report", move || dispatcher.run(queue))?;
-        let watching = Worker::start("pollwatch", move || Watcher::new(meter, status, settings, sink).run())?;
-        // Named before any poll could have to wake it.
+        // Ends with the watcher, which has the sending end of the queue.
+        let reporting = OwnThread::start("pollwatch-report", move || dispatcher.run(queue))?;
+        let watching = OwnThread::start("pollwatch", move || Watcher::new(meter, status, settings, sink).run())?;
+        // Set before any poll could wake the watcher.
         state.meter.wake.set_thread(watching.handle.thread().clone());
         Ok(Threads {
             state: state.clone(),
@@ -100,14 +103,15 @@ impl Threads {
         })
     }
 
-    /// Binds the address here, so that the caller learns of a failure, and serves it from a thread.
+    /// Binds the address on this thread, so that the caller gets the error, and serves it on a new
+    /// thread.
     #[cfg(feature = "server")]
     pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
         let (server, run) = Server::bind(addr, self.state.clone())?;
-        let worker = Worker::start("pollwatch-http", run)?;
+        let thread = OwnThread::start("pollwatch-http", run)?;
         *lock(&self.addr) = Some(server.local_addr());
         *lock(&self.server) = Some(server);
-        lock(&self.running).push(worker);
+        lock(&self.running).push(thread);
         Ok(())
     }
 
@@ -115,11 +119,11 @@ impl Threads {
         *lock(&self.addr)
     }
 
-    /// Stops, and waits wherever it is called until all is reported: a busy machine may take its
-    /// time. There must be no callback.
+    /// Stops the threads, and waits until all is reported, without a time limit and wherever it is
+    /// called. There must be no callback.
     #[cfg(feature = "testing")]
     pub(crate) fn stop_and_wait(&self) {
-        self.signal_stop().into_iter().for_each(Worker::wait);
+        self.signal_stop().into_iter().for_each(OwnThread::wait);
     }
 
     pub(crate) fn stop(&self) {
@@ -129,14 +133,14 @@ impl Threads {
         }
         let running = self.signal_stop();
         let here = thread::current().id();
-        if running.iter().any(|worker| worker.id() == here) || tokio::runtime::Handle::try_current().is_ok() {
+        if running.iter().any(|thread| thread.id() == here) || tokio::runtime::Handle::try_current().is_ok() {
             return;
         }
-        let deadline = Instant::now() + PATIENCE;
-        running.into_iter().for_each(|worker| worker.join(deadline));
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        running.into_iter().for_each(|thread| thread.join(deadline));
     }
 
-    fn signal_stop(&self) -> Vec<Worker> {
+    fn signal_stop(&self) -> Vec<OwnThread> {
         self.state.status.stop();
         self.state.meter.wake.kick();
         #[cfg(feature = "server")]
@@ -149,8 +153,9 @@ impl Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
-        // In a forked child it is still there. To stop it is to wake a runtime whose locks others
-        // may have held.
+        // In a forked child, `stop` has returned early, and the server is still here. To drop it
+        // would wake its runtime, whose locks may have been held by threads that the child does not
+        // have.
         #[cfg(feature = "server")]
         std::mem::forget(self.server.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take());
     }
@@ -164,9 +169,9 @@ mod tests {
     use crate::Watchdog;
 
     fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
-        let begin = Instant::now();
+        let start = Instant::now();
         while !is() {
-            assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+            assert!(start.elapsed() < Duration::from_secs(60), "{what}");
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -189,7 +194,7 @@ mod tests {
         });
         let coverage = watchdog.coverage();
         assert_eq!((coverage.watching, coverage.watchdog_panics), (true, 3), "{coverage}");
-        // Shutdown waits for a thread whose last turn panics, too.
+        // Shutdown also waits for a thread that panics in its last scan.
         watchdog.state.status.injected_panics.store(1, Ordering::Relaxed);
         watchdog.shutdown();
         assert!(!watchdog.coverage().watching);
@@ -215,7 +220,7 @@ mod tests {
         }
     }
 
-    /// Unwind tables may take long to read: nothing waits for them but what needs them.
+    /// To read unwind tables may take long. Scans do not wait for it.
     #[test]
     #[cfg(all(
         feature = "capture",
@@ -226,7 +231,7 @@ mod tests {
     fn scans_while_the_tables_are_read() {
         let reading = pollwatch_stack::hold_unwind_tables();
         let watchdog = Watchdog::builder().log(false).start().unwrap();
-        // With a worker that has parked, whose stack is of interest in stable mode.
+        // A worker that has parked: in stable mode its stack is captured.
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = watchdog.build_runtime("main", builder.worker_threads(1).enable_all()).unwrap();
         runtime

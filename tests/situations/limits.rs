@@ -197,7 +197,7 @@ fn stalls_are_reported_without_procfs() {
     let (watchdog, collected) = start_with(Watchdog::builder().threshold(EARLY));
     let StackCoverage::Unavailable(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
-    assert!(watchdog.coverage().to_string().contains(&format!("stacks: not here: {why}")));
+    assert!(watchdog.coverage().to_string().contains(&format!("stacks: unavailable: {why}")));
     let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
     let observer = collected.clone();
     let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { observer.wait_ongoing("main") });

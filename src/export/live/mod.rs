@@ -27,7 +27,7 @@ use crate::model::activity::StopReason;
 const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
-struct Live {
+struct LiveResponse {
     schema: u32,
     version: &'static str,
     mode: &'static str,
@@ -35,9 +35,9 @@ struct Live {
     pid: u32,
     now_unix_seconds: f64,
     uptime_seconds: f64,
-    /// Whether stalls are still detected.
+    /// `true` while stalls are detected.
     watching: bool,
-    /// Why stalls are no longer detected.
+    /// The reason why stalls are no longer detected.
     stopped: Option<StopReason>,
     threshold_seconds: f64,
     bucket_bounds_seconds: Vec<f64>,
@@ -53,18 +53,18 @@ struct Live {
 
 /// Returns the response to `/live`.
 pub(crate) fn json(source: &dyn PageSource) -> serde_json::Result<String> {
-    serde_json::to_string(&Live::new(source))
+    serde_json::to_string(&LiveResponse::new(source))
 }
 
-impl Live {
-    fn new(source: &dyn PageSource) -> Live {
+impl LiveResponse {
+    fn new(source: &dyn PageSource) -> LiveResponse {
         let snapshot = source.snapshot();
         let status = source.status();
         let runtimes = runtimes::list(&snapshot, source.activity());
         let (sites, sites_left_out) = tables::sites(&snapshot.sites);
         let (routes, routes_left_out) = tables::routes(&snapshot.routes, &source.spawned_stalls());
         let workers = runtimes.iter().flat_map(|runtime| &runtime.workers);
-        Live {
+        LiveResponse {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             mode: families::mode(&snapshot.watchdog.coverage),

@@ -49,21 +49,26 @@ pub(in crate::export) fn svg(profile: &Profile) -> String {
     svg + &picture.rows + "</svg>\n"
 }
 
-/// The number of finished stalls, after a word. An ongoing stall has time before it is counted.
-struct Stalls(u64, &'static str);
+/// The number of finished stalls, displayed after a prefix. An ongoing stall has time, but is not
+/// counted yet.
+struct Stalls {
+    count: u64,
+    prefix: &'static str,
+}
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Stalls(0, _) => f.write_str(", ongoing"),
-            Stalls(1, word) => write!(f, "{word}1 stall"),
-            Stalls(n, word) => write!(f, "{word}{n} stalls"),
+        let Stalls { count, prefix } = self;
+        match count {
+            0 => f.write_str(", ongoing"),
+            1 => write!(f, "{prefix}1 stall"),
+            _ => write!(f, "{prefix}{count} stalls"),
         }
     }
 }
 
 fn head(svg: &mut String, root: &Node<'_>, height: f64) -> fmt::Result {
-    let (total, stalls) = (Time(root.nanos()), root.count);
+    let total = Time(root.nanos());
     writeln!(
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -76,7 +81,7 @@ fn head(svg: &mut String, root: &Node<'_>, height: f64) -> fmt::Result {
             "<text class=\"s\" x=\"{MARGIN}\" y=\"52\">No poll has blocked a worker for the threshold or longer.</text>"
         );
     }
-    let stalls = Stalls(stalls, " in ");
+    let stalls = Stalls { count: root.count, prefix: " in " };
     writeln!(svg, "<text class=\"h\" x=\"{MARGIN}\" y=\"30\">Blocked time: {total}{stalls}</text>")?;
     writeln!(
         svg,
@@ -129,7 +134,7 @@ impl Picture {
             }
         }
         let share = node.nanos() as f64 / self.total as f64 * 100.0;
-        let stalls = Stalls(node.count, ", ");
+        let stalls = Stalls { count: node.count, prefix: ", " };
         write!(out, "\n{} blocked ({share:.1} %){stalls}\n", Time(node.nanos()))?;
         for (i, (cause, nanos)) in node.causes().enumerate() {
             write!(out, "{}{cause} {}", if i == 0 { "" } else { ", " }, Time(nanos))?;

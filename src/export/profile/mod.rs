@@ -25,7 +25,7 @@ struct Level<'a> {
     name: Cow<'a, str>,
     file: Option<&'a str>,
     line: Option<u32>,
-    /// Whether the level is not a function, but a runtime, a route, a site or a remark.
+    /// `true` if the level is a runtime, a route, a site or a remark; `false` for a function.
     group: bool,
 }
 
@@ -55,7 +55,7 @@ fn levels(entry: &ProfileEntry) -> Vec<Level<'_>> {
     levels
 }
 
-/// Returns what takes the place of the functions where no stack was captured.
+/// Returns the name that stands for the functions if no stack was captured.
 fn no_stack(entry: &ProfileEntry) -> String {
     format!("[no stack: {}]", entry.cause)
 }
@@ -92,7 +92,8 @@ mod samples {
         Profile { entries: entries.into() }
     }
 
-    /// Two stacks that differ in their innermost function, one without a stack, one that was starved.
+    /// Two stacks that differ in their innermost function, one without a stack, one that was
+    /// starved.
     pub(super) fn stalls() -> Profile {
         let handler = || function("app::handler", "src/app.rs", 17);
         let lock = vec![handler(), function("app::lock", "src/app.rs", 50)];

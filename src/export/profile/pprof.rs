@@ -119,7 +119,7 @@ struct Function {
 
 const MAPPING: u64 = 1;
 
-/// When and where a profile was recorded.
+/// The program and the time in which a profile was recorded.
 #[derive(Clone, Debug)]
 pub(in crate::export) struct Recording {
     pub(in crate::export) program: String,

@@ -7,14 +7,14 @@ use super::{Level, levels};
 use crate::snapshot::StallSnapshot;
 use crate::{Cause, Profile};
 
-/// A function as called from one place, with everything that it called.
+/// A function as called by one caller, with the functions that it called.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Node<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) file: Option<&'a str>,
     /// The lines at which it blocked.
     pub(super) lines: BTreeSet<u32>,
-    /// Whether the node is not a function, but a runtime, a route or a site.
+    /// `true` if the node is a runtime, a route or a site; `false` for a function.
     pub(super) group: bool,
     pub(super) count: u64,
     pub(super) children: Vec<Node<'a>>,
@@ -64,9 +64,10 @@ impl<'a> Node<'a> {
         Cause::ALL.iter().copied().zip(self.nanos).filter(|(_, nanos)| *nanos > 0)
     }
 
-    /// Returns the cause of most of the blocked time.
+    /// Returns the cause of most of the blocked time. A known cause wins a tie with `unknown`.
     pub(super) fn main_cause(&self) -> Option<Cause> {
-        self.causes().max_by_key(|(_, nanos)| *nanos).map(|(cause, _)| cause)
+        let rank = |(cause, nanos): &(Cause, u64)| (*nanos, *cause != Cause::Unknown);
+        self.causes().max_by_key(rank).map(|(cause, _)| cause)
     }
 }
 
@@ -88,6 +89,18 @@ mod tests {
         assert_eq!(handler.main_cause(), Some(Cause::Cpu));
         assert_eq!(handler.causes().collect::<Vec<_>>(), [(Cause::Cpu, 3_000_000_000), (Cause::Lock, 1_000_000_000)]);
         assert_eq!(handler.children.len(), 2);
+    }
+
+    #[test]
+    fn a_known_cause_wins_a_tie_with_unknown() {
+        let main_cause = |unknown_nanos| {
+            let function = || vec![samples::function("f", "f.rs", 1)];
+            let known = samples::entry("s", Cause::Cpu, function(), 1, 10);
+            let unknown = samples::entry("s", Cause::Unknown, function(), 1, unknown_nanos);
+            let profile = samples::profile([known, unknown]);
+            Node::root(&profile).children[0].main_cause()
+        };
+        assert_eq!([9, 10, 11].map(main_cause), [Cause::Cpu, Cause::Cpu, Cause::Unknown].map(Some));
     }
 
     #[test]

@@ -9,15 +9,15 @@ use super::*;
 const START: &str = "<!-- Generated from src/export/table.rs: POLLWATCH_BLESS=1 cargo test. -->\n";
 const END: &str = "<!-- End of the generated table. -->";
 
-fn kind(def: &Def) -> &'static str {
+fn kind(def: &MetricDef) -> &'static str {
     match def.kind {
-        Type::Counter => "counter",
-        Type::Gauge => "gauge",
-        Type::Histogram => "histogram",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "histogram",
     }
 }
 
-fn unit(def: &Def) -> &'static str {
+fn unit(def: &MetricDef) -> &'static str {
     match def.name {
         name if name.trim_end_matches("_total").ends_with("_seconds") => "seconds",
         name if name.ends_with("_ratio") => "0 to 1",
@@ -27,7 +27,7 @@ fn unit(def: &Def) -> &'static str {
     }
 }
 
-fn row(def: &Def) -> String {
+fn row(def: &MetricDef) -> String {
     let labels: Vec<_> = def.labels.iter().map(|label| format!("`{label}`")).collect();
     let mode = match def.mode {
         Mode::Both => "both",
@@ -37,13 +37,13 @@ fn row(def: &Def) -> String {
     format!("| `{PREFIX}{}` | {kind} | {unit} | {labels} | {mode} | {} |\n", def.name, def.help)
 }
 
-fn table<'a>(defs: impl IntoIterator<Item = &'a Def>) -> String {
+fn table<'a>(defs: impl IntoIterator<Item = &'a MetricDef>) -> String {
     let head = "| name | type | unit | labels | mode | definition |\n|---|---|---|---|---|---|\n";
     head.to_owned() + &defs.into_iter().map(row).collect::<String>()
 }
 
 /// Compares a document's table with the code's, or rewrites it.
-fn check<'a>(document: &str, defs: impl IntoIterator<Item = &'a Def>) {
+fn check<'a>(document: &str, defs: impl IntoIterator<Item = &'a MetricDef>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let text = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = text.split_once(START).unwrap_or_else(|| panic!("no {START:?} in {document}"));
@@ -75,7 +75,7 @@ fn names_and_definitions_are_well_formed() {
     let mut names = HashSet::new();
     for def in all() {
         assert!(names.insert(def.name), "{} is defined twice", def.name);
-        assert_eq!(def.kind == Type::Counter, def.name.ends_with("_total"), "{}", def.name);
+        assert_eq!(def.kind == MetricKind::Counter, def.name.ends_with("_total"), "{}", def.name);
         assert!(def.help.ends_with('.') && !def.help.contains(['|', '\n']), "{}: {}", def.name, def.help);
     }
 }

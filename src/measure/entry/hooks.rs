@@ -8,31 +8,55 @@ pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
 use crate::measure::runtime::callbacks::ThreadCallbacks;
 
 impl Hooks {
-    /// No hooks.
+    /// Returns a set of no hooks.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let hooks = pollwatch::Hooks::new().on_thread_start(|| println!("a thread has started"));
+    /// let mut builder = tokio::runtime::Builder::new_multi_thread();
+    /// let runtime = watchdog.build_runtime_with("main", &mut builder, hooks).unwrap();
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn new() -> Hooks {
         Hooks::default()
     }
 
-    /// Runs on each thread that the runtime starts, workers and those of `spawn_blocking`, when it
-    /// has started.
+    /// Sets a callback that runs on each thread that the runtime starts, workers and those of
+    /// `spawn_blocking`, when it has started.
+    ///
+    /// ```
+    /// let hooks = pollwatch::Hooks::new().on_thread_start(|| println!("started"));
+    /// ```
     pub fn on_thread_start(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
         self.threads.start = Some(Box::new(f));
         self
     }
 
-    /// Runs on each of these threads before it ends.
+    /// Sets a callback that runs on each of these threads before it ends.
+    ///
+    /// ```
+    /// let hooks = pollwatch::Hooks::new().on_thread_stop(|| println!("ends"));
+    /// ```
     pub fn on_thread_stop(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
         self.threads.stop = Some(Box::new(f));
         self
     }
 
-    /// Runs on a worker that is about to go idle.
+    /// Sets a callback that runs on a worker that is about to park.
+    ///
+    /// ```
+    /// let hooks = pollwatch::Hooks::new().on_thread_park(|| println!("idle"));
+    /// ```
     pub fn on_thread_park(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
         self.threads.park = Some(Box::new(f));
         self
     }
 
-    /// Runs on a worker that has been woken.
+    /// Sets a callback that runs on a worker that has been unparked.
+    ///
+    /// ```
+    /// let hooks = pollwatch::Hooks::new().on_thread_unpark(|| println!("busy"));
+    /// ```
     pub fn on_thread_unpark(mut self, f: impl Fn() + Send + Sync + 'static) -> Hooks {
         self.threads.unpark = Some(Box::new(f));
         self
@@ -86,25 +110,41 @@ mod imp {
     }
 
     impl Hooks {
-        /// Runs before a task is spawned, on the thread that spawns it.
+        /// Sets a hook that runs before a task is spawned, on the thread that spawns it.
+        ///
+        /// ```
+        /// let hooks = pollwatch::Hooks::new().on_task_spawn(|task| println!("spawning {}", task.id()));
+        /// ```
         pub fn on_task_spawn(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.spawn = Some(Box::new(f));
             self
         }
 
-        /// Runs before each poll of a task, on its worker.
+        /// Sets a hook that runs before each poll of a task, on its worker.
+        ///
+        /// ```
+        /// let hooks = pollwatch::Hooks::new().on_before_task_poll(|task| println!("polling {}", task.id()));
+        /// ```
         pub fn on_before_task_poll(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.before = Some(Box::new(f));
             self
         }
 
-        /// Runs after each poll of a task, on its worker.
+        /// Sets a hook that runs after each poll of a task, on its worker.
+        ///
+        /// ```
+        /// let hooks = pollwatch::Hooks::new().on_after_task_poll(|task| println!("polled {}", task.id()));
+        /// ```
         pub fn on_after_task_poll(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.after = Some(Box::new(f));
             self
         }
 
-        /// Runs when a task has ended, on the thread that ended it.
+        /// Sets a hook that runs when a task has ended, on the thread that ended it.
+        ///
+        /// ```
+        /// let hooks = pollwatch::Hooks::new().on_task_terminate(|task| println!("ended {}", task.id()));
+        /// ```
         pub fn on_task_terminate(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.terminate = Some(Box::new(f));
             self

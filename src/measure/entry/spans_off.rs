@@ -1,11 +1,11 @@
-//! No spans: the feature is off. The twin of `spans/`.
+//! The functions of `spans/` without the feature `spans`: there are no spans.
 
 use std::sync::Arc;
 
 use crate::measure::thread::ThreadState;
 
-pub(crate) fn hand_over(_meter_id: u64, _state: &Arc<ThreadState>) {}
+pub(crate) fn attach_to(_state: &Arc<ThreadState>, _meter_id: u64) {}
 
-pub(crate) fn of_poll(_thread: &ThreadState, _number: u64) -> Vec<Arc<str>> {
+pub(crate) fn during_poll(_thread: &ThreadState, _poll: u64) -> Vec<Arc<str>> {
     Vec::new()
 }

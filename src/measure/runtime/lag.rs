@@ -174,16 +174,40 @@ impl Lag {
     }
 
     /// Returns the name of the runtime.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
+    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// assert_eq!(watchdog.lag("main").unwrap().runtime(), "main");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn runtime(&self) -> &str {
         &self.0.runtime.name
     }
 
     /// Returns tokio's id of the runtime, while the watchdog watches it.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
+    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// assert_eq!(watchdog.lag("main").unwrap().runtime_id(), Some(runtime.handle().id()));
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn runtime_id(&self) -> Option<Id> {
         self.0.runtime.tokio_id()
     }
 
     /// Returns the number of the runtime's workers, while the watchdog watches it.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
+    /// let runtime = watchdog.build_runtime("main", builder.worker_threads(2)).unwrap();
+    /// assert_eq!(watchdog.lag("main").unwrap().workers(), Some(2));
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn workers(&self) -> Option<usize> {
         Some(self.0.runtime.metrics()?.num_workers())
     }
@@ -210,6 +234,13 @@ impl LagSource {
     }
 
     /// Returns the lag of the runtime with this name, or `None` if none has ever had it.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let source = watchdog.lag_source();
+    /// assert!(source.get("main").is_none(), "no runtime of this name was built");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get(&self, runtime: &str) -> Option<Lag> {
         let runtime = self.meter.runtimes.all().into_iter().find(|known| &*known.name == runtime)?;
         Some(Lag::new(&self.meter, runtime))
@@ -218,6 +249,16 @@ impl LagSource {
     /// Returns the lag of the runtime that the calling thread is on; `None` outside of a runtime.
     /// A runtime that nobody has named is attached, as [`Watchdog::watch`](crate::Watchdog::watch)
     /// does.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
+    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// let source = watchdog.lag_source();
+    /// let lag = runtime.block_on(async move { source.current() });
+    /// assert_eq!(lag.unwrap().runtime(), "main");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn current(&self) -> Option<Lag> {
         let handle = Handle::try_current().ok()?;
         let runtime = self.meter.runtimes.find_or_adopt(&handle, self.meter.id)?;
@@ -225,6 +266,14 @@ impl LagSource {
     }
 
     /// Returns the lags of all runtimes that the watchdog watches now; none when it has stopped.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for lag in watchdog.lag_source().all() {
+    ///     println!("{}: {:?}", lag.runtime(), lag.read());
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn all(&self) -> Vec<Lag> {
         let live = self.meter.runtimes.all().into_iter().filter(|runtime| runtime.is_live());
         live.map(|runtime| Lag::new(&self.meter, runtime)).collect()

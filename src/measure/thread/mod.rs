@@ -213,7 +213,7 @@ pub(crate) struct LocalHandle {
 impl LocalHandle {
     fn new(meter: &Arc<Meter>) -> Option<LocalHandle> {
         let state = meter.register_thread()?;
-        spans::hand_over(meter.id, &state);
+        spans::attach_to(&state, meter.id);
         Some(LocalHandle {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),

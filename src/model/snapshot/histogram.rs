@@ -59,7 +59,16 @@ impl HistogramSnapshot {
 
     /// Returns the duration that the share `q` (0 to 1) of all durations did not exceed.
     ///
-    /// Accurate to 1/16 of its value; zero if nothing was counted.
+    /// Accurate to 1/16 of its value; zero if nothing was counted. `q` is clamped to its range.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for runtime in watchdog.snapshot().runtimes {
+    ///     let p99 = runtime.polls.quantile(0.99);
+    ///     println!("{}: 99 % of polls took at most {p99:?}", runtime.name);
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn quantile(&self, q: f64) -> Duration {
         let total: u64 = self.bins.0.iter().map(|(_, count)| count).sum();
         let rank = ((q.clamp(0.0, 1.0) * total as f64).ceil() as u64).max(1);

@@ -6,7 +6,7 @@ use super::*;
 const BURST: u32 = LOG_LINES.burst;
 const INTERVAL: u64 = LOG_LINES.interval.as_nanos() as u64;
 
-/// The lines of one key: when one was admitted, and what was counted.
+/// The lines of one key: the moments at which lines were admitted, and the counts.
 #[derive(Default)]
 struct Account {
     first: Option<u64>,
@@ -47,14 +47,15 @@ proptest! {
             }
         }
         for (key, account) in accounts.iter_mut().enumerate() {
-            // A long time later one is admitted, and accounts for the rest.
+            // After a long time the next line is admitted, and has the number of all suppressed
+            // ones.
             let suppressed = throttle.admit(key as u8, Duration::from_nanos(now + INTERVAL), true);
             prop_assert!(suppressed.is_some());
             prop_assert_eq!(account.accounted + suppressed.unwrap_or_default(), account.refused);
         }
     }
 
-    /// This holds whatever the clock does.
+    /// The clock may go backwards.
     #[test]
     fn none_is_lost_from_the_count(steps in vec((0..3u8, any::<u64>(), any::<bool>()), 0..100)) {
         let mut throttle = Throttle::new();

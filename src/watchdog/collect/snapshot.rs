@@ -152,7 +152,7 @@ mod tests {
     use crate::measure::counters::routes::RouteCounters;
     use crate::measure::primitives::route::RouteId;
 
-    /// Threads go on counting while their counters are summed.
+    /// Threads continue to count while their counters are summed.
     #[test]
     fn no_bucket_of_a_route_is_above_its_count() {
         let (counters, id, mut sums) = (RouteCounters::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());

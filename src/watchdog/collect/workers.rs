@@ -1,4 +1,4 @@
-//! What each worker is doing, read from the slots.
+//! The current activity of each worker, read from the slots.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) fn activity(state: &WatchdogState) -> Vec<RuntimeActivity> {
     named(state).filter_map(activity).collect()
 }
 
-/// Returns the living runtimes and their blocked workers: less work than [`activity`].
+/// Returns the living runtimes and their blocked workers. It is cheaper than [`activity`].
 pub(super) fn blocked(state: &WatchdogState) -> Vec<BlockedWorkers> {
     let blocked = |runtime: Arc<Runtime>| {
         let workers = runtime.metrics()?.num_workers();
@@ -52,8 +52,8 @@ fn workers(state: &WatchdogState, runtime: &Runtime) -> Option<Vec<WorkerActivit
             Some(poll) => in_poll(state, poll, idle(index)),
             None => idle(index),
         };
-        // The block may have started since the slots were read, and the worker need not be in a
-        // poll that is measured.
+        // The worker may have become blocked after the slots were read, or in a poll that is not
+        // measured.
         match blocked.iter().find(|blocked| usize::from(blocked.worker) == index) {
             Some(blocked) if worker.state != WorkerState::Stalled => {
                 WorkerActivity { state: WorkerState::Stalled, elapsed: Some(blocked.elapsed.to_duration()), ..worker }

@@ -315,8 +315,12 @@ function find(node, key) {
   return undefined;
 }
 
-const mainCause = (node) =>
-  [...node.causes].reduce((most, cause) => (cause[1] > most[1] ? cause : most), ['unknown', 0]);
+/** Returns the cause of most of the blocked time, and that time. A known cause wins a tie with `unknown`. */
+function mainCause(node) {
+  const known = [...node.causes].filter(([cause]) => cause !== 'unknown');
+  const unknown = ['unknown', node.causes.get('unknown') ?? 0];
+  return [...known, unknown].reduce((most, cause) => (cause[1] > most[1] ? cause : most));
+}
 
 /** Shortens a path of modules or files to its last parts. */
 function shortName(name, width) {

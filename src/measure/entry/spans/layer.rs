@@ -1,4 +1,4 @@
-//! The way in: a layer of the user's `tracing` subscriber.
+//! The layer of the user's `tracing` subscriber, which receives all spans.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::thread;
-use crate::measure::primitives::span_slot::Key;
-use crate::measure::primitives::span_slot::text::Text;
+use crate::measure::primitives::span_slot::SpanKey;
+use crate::measure::primitives::span_slot::text::SpanText;
 use crate::measure::runtime::meter::Meter;
 
-/// Tells stalls with the tracing spans that they happen in: [`Stall::spans`](crate::Stall::spans). A layer for a
-/// `tracing_subscriber` registry, made by [`Watchdog::span_layer`](crate::Watchdog::span_layer).
+/// A `tracing_subscriber` layer that reports, with each stall, the tracing spans that the stalled
+/// poll is in: [`Stall::spans`](crate::Stall::spans). Made by
+/// [`Watchdog::span_layer`](crate::Watchdog::span_layer).
 ///
 /// ```
 /// use tracing_subscriber::layer::SubscriberExt;
@@ -29,33 +30,43 @@ use crate::measure::runtime::meter::Meter;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// It stands above or beneath any other layer, and sees the spans that pass the subscriber's filters. Beneath a filter of the whole
-/// subscriber (`.with(EnvFilter::..)`) there is nothing to do. Where other layers have filters of their own
-/// (`fmt::layer().with_filter(..)`), give this one a filter as well, or every span and event of every dependency is made for it:
-/// `watchdog.span_layer().with_filter(LevelFilter::INFO)`.
+/// The order of the layers does not matter. The layer receives the spans that pass the filters of
+/// the subscriber. If a filter applies to the whole subscriber (`.with(EnvFilter::..)`), nothing
+/// else is needed. If other layers have filters of their own (`fmt::layer().with_filter(..)`), give
+/// this layer a filter, too: `watchdog.span_layer().with_filter(LevelFilter::INFO)`. Otherwise the
+/// spans and events of all levels of all dependencies are enabled for it.
 ///
 /// # Which spans
 ///
-/// Those that a log line written in the stalled poll would stand in: entered by a guard, by `#[instrument]`, by
-/// `Instrument::instrument`, inside of the poll or around it. The exception are spans that an earlier poll entered and did not leave
-/// (a guard held across an `.await`, which also puts other tasks' log lines into the wrong span): those are not told. At most the 16
-/// outermost, and how many more there are.
+/// The spans that a log line of the stalled poll would have: entered by a guard, by `#[instrument]`
+/// or by `Instrument::instrument`, within the poll or around it. At most the 16 outermost spans are
+/// reported, and the number of the others.
 ///
-/// # What of them
+/// Not reported are spans that an earlier poll entered and did not exit: a guard that is held
+/// across an `.await`. Such a guard also puts the log lines of other tasks into the wrong span.
 ///
-/// Name and fields, as `request{id=7 path="/x"}`: at most 184 bytes, what does not fit is cut off with `…`. Line breaks and
-/// control characters are escaped. It is formatted when the span is made and when a field is recorded; a record that another
-/// thread makes on a span that this one is in is seen when it is entered next. A field whose `Debug` panics says `<panicked>`.
+/// # Text
+///
+/// Name and fields, as in `request{id=7 path="/x"}`, in at most 184 bytes. A longer text is
+/// truncated and ends with `…`. Line breaks and control characters are escaped. A field whose
+/// `Debug` implementation panics ends with `<panicked>`.
+///
+/// The text is formatted when the span is created, and changed when a field is recorded. If another
+/// thread records a field while this thread is in the span, this thread's reports have the new
+/// value from its next entry of the span on.
 ///
 /// # Costs
 ///
-/// Entering a span looks it up in the registry, with a read lock of its extensions, and copies its text to where the watchdog can
-/// read it; leaving it is a look at those that are entered. No allocation, no lock that the watchdog takes. Making a span formats its fields
-/// once. A thread that enters spans gives 4 KB for that.
+/// To enter a span takes a lookup in the registry, with a read lock of the span's extensions, and a
+/// copy of its text. To exit a span takes a search among the entered ones. Neither allocates, once
+/// the thread has entered its first span, nor takes a lock that the watchdog takes. To create a
+/// span takes one formatting of its fields. A thread that enters spans needs 4 KB of memory.
 ///
-/// The watchdog never asks the subscriber: a layer that blocks, whatever it holds, is found as a stall like anything else.
+/// The watchdog never calls the subscriber. So a layer that blocks is reported as a stall, whatever
+/// locks it holds.
 pub struct SpanLayer {
     meter: Arc<Meter>,
+    /// The number of this layer in the process.
     number: u64,
 }
 
@@ -71,18 +82,20 @@ impl SpanLayer {
         SpanLayer { meter: meter.clone(), number: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
-    fn key(&self, id: &Id) -> Key {
-        Key { layer: self.number, span: id.into_u64() }
+    fn key(&self, id: &Id) -> SpanKey {
+        SpanKey { layer: self.number, span: id.into_u64() }
     }
 }
 
-/// What is kept of a span in its extensions. All layers of this kind share it; the one that made it writes it.
-struct Kept {
-    by: u64,
-    text: Text,
+/// A span's text, in its extensions. If a subscriber has several of these layers, they share it.
+struct FormattedSpan {
+    text: SpanText,
+    /// The number of the layer that formatted the text, and that changes it.
+    formatted_by: u64,
 }
 
-/// Extensions panic when a layer has panicked while it wrote to them: that was not ours, and must not go through us.
+/// Returns `None` if another layer has panicked while it held the extensions: then their lock is
+/// poisoned, and every access panics. That panic must not reach the user's code through this layer.
 fn unless_poisoned<R>(f: impl FnOnce() -> Option<R>) -> Option<R> {
     catch_unwind(AssertUnwindSafe(f)).ok().flatten()
 }
@@ -93,39 +106,39 @@ where
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        if unless_poisoned(|| span.extensions().get::<Kept>().map(drop)).is_some() {
+        if unless_poisoned(|| span.extensions().get::<FormattedSpan>().map(drop)).is_some() {
             return;
         }
-        // Not with the extensions locked: the fields are the user's code.
-        let mut text = Text::new(span.name());
+        // Before the extensions are locked, because the fields call the user's code.
+        let mut text = SpanText::new(span.name());
         text.record(|visitor| attributes.record(visitor));
-        unless_poisoned(|| span.extensions_mut().replace(Kept { by: self.number, text }));
+        unless_poisoned(|| span.extensions_mut().replace(FormattedSpan { text, formatted_by: self.number }));
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        let mut more = Text::new("");
-        more.record(|visitor| values.record(visitor));
+        let mut recorded = SpanText::new("");
+        recorded.record(|visitor| values.record(visitor));
         unless_poisoned(|| {
             let mut extensions = span.extensions_mut();
-            let kept = extensions.get_mut::<Kept>()?;
-            if kept.by == self.number {
-                kept.text.take_up(&more);
+            let formatted = extensions.get_mut::<FormattedSpan>()?;
+            if formatted.formatted_by == self.number {
+                formatted.text.merge(&recorded);
             }
-            thread::refresh(self.meter.id, self.key(id), &kept.text);
+            thread::update_text(self.meter.id, self.key(id), &formatted.text);
             Some(())
         });
     }
 
     fn on_enter(&self, id: &Id, ctx: Context<'_, S>) {
         let Some(span) = ctx.span(id) else { return };
-        let known = unless_poisoned(|| {
+        let entered = unless_poisoned(|| {
             let extensions = span.extensions();
-            thread::enter(&self.meter, self.key(id), &extensions.get::<Kept>()?.text);
+            thread::enter(&self.meter, self.key(id), &extensions.get::<FormattedSpan>()?.text);
             Some(())
         });
-        if known.is_none() {
-            thread::enter(&self.meter, self.key(id), &Text::new(span.name()));
+        if entered.is_none() {
+            thread::enter(&self.meter, self.key(id), &SpanText::new(span.name()));
         }
     }
 

@@ -1,38 +1,43 @@
-//! Tracing spans: which of them a thread is in, published so that the watchdog tells them without asking the subscriber, whose
-//! locks may be held by whatever blocks.
+//! Tracing spans: each thread publishes the spans that it is in, so that the watchdog can read them
+//! without the user's subscriber. A blocked thread may hold that subscriber's locks.
 //!
-//! [`layer`] sees the spans, [`thread`] publishes them in the thread's span slot.
+//! [`layer`] receives the spans from `tracing`, [`thread`] publishes them in the thread's span
+//! slot.
 
 pub(crate) mod layer;
 mod thread;
 
 use std::sync::Arc;
 
-use crate::measure::primitives::span_slot::Entered;
+use crate::measure::primitives::span_slot::{EnteredDuring, PublishedSpan};
 use crate::measure::thread::ThreadState;
-pub(crate) use thread::hand_over;
+pub(crate) use thread::attach_to;
 
-/// The spans that the thread is in during the poll with this push number, outermost first, each once. Left out are those that
-/// were entered in a poll that is over, and those that another task entered outside of any poll that is measured.
-pub(crate) fn of_poll(thread: &ThreadState, number: u64) -> Vec<Arc<str>> {
-    let Some(spans) = thread.spans.get().and_then(|spans| spans.read()) else { return Vec::new() };
-    let Some(polls) = thread.slot.read() else { return Vec::new() };
-    let task = polls.frames().iter().find(|frame| frame.number == number).map_or(0, |frame| frame.task);
-    let counts = |entered: &Entered| match entered.place.poll {
-        0 => entered.place.task == 0 || entered.place.task == task,
-        poll => polls.frames().iter().any(|frame| frame.number == poll),
+/// Returns the texts of the spans that a thread is in during a poll, the outermost first. `poll` is
+/// the number of the poll's frame.
+///
+/// Excluded are spans that an earlier poll entered and did not exit, and spans that another task
+/// entered in a poll that is not measured. They say nothing about this poll.
+pub(crate) fn during_poll(thread: &ThreadState, poll: u64) -> Vec<Arc<str>> {
+    let Some(stack) = thread.spans.get().and_then(|spans| spans.read()) else { return Vec::new() };
+    let Some(slot) = thread.slot.read() else { return Vec::new() };
+    let task = slot.frames().iter().find(|frame| frame.number == poll).map_or(0, |frame| frame.task);
+    let belongs = |span: &&PublishedSpan| match span.during {
+        EnteredDuring::Poll(number) => slot.frames().iter().any(|frame| frame.number == number),
+        EnteredDuring::Task(bits) => bits == task,
+        EnteredDuring::NoTask => true,
     };
-    let mut told: Vec<(u64, Arc<str>)> = Vec::new();
-    for entered in spans.entered.iter().filter(|entered| counts(entered)) {
-        // Entered twice, or seen by two layers.
-        let this = (entered.key.span, entered.text().into());
-        if !told.contains(&this) {
-            told.push(this);
+    let mut spans: Vec<(u64, Arc<str>)> = Vec::new();
+    for span in stack.spans.iter().filter(belongs) {
+        let span = (span.key.span, span.text().into());
+        // A span can be entered twice, and be seen by two layers.
+        if !spans.contains(&span) {
+            spans.push(span);
         }
     }
-    let mut told: Vec<Arc<str>> = told.into_iter().map(|(_, text)| text).collect();
-    if spans.deeper > 0 {
-        told.push(format!("… {} more", spans.deeper).into());
+    let mut texts: Vec<Arc<str>> = spans.into_iter().map(|(_, text)| text).collect();
+    if stack.excess > 0 {
+        texts.push(format!("… {} more", stack.excess).into());
     }
-    told
+    texts
 }

@@ -1,178 +1,217 @@
-//! The spans of the calling thread: what it enters and leaves goes into its span slot.
+//! The spans of the calling thread: entries and exits are recorded in its span slot.
 //!
-//! A thread is not measured because it enters spans: pool threads do, and pollwatch's own may. Its slot is kept aside until a
-//! poll ties the thread to the watchdog, and found by it from then on.
+//! A thread that enters spans need not be measured: pool threads enter spans, too, and so may
+//! pollwatch's own threads. So the slot is created with the thread's first span, and given to the
+//! thread's [`ThreadState`], where the watchdog finds it, once the thread runs its first measured
+//! poll.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
-use crate::measure::primitives::span_slot::text::Text;
-use crate::measure::primitives::span_slot::{Key, Place, SpanSlot};
+use crate::measure::primitives::span_slot::text::SpanText;
+use crate::measure::primitives::span_slot::{EnteredDuring, SpanKey, SpanSlot};
 use crate::measure::primitives::task_id;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::thread::slot::Slot;
 use crate::measure::thread::{self, ThreadState};
 
-/// Spans beyond the levels that are told apart; further ones are taken to be left in the reverse order.
-const APART: usize = 256;
+/// The number of excess spans whose keys are known. Spans beyond them are only counted.
+const MAX_EXCESS_KEYS: usize = 256;
 
-/// A thread's spans, for one watchdog.
-struct Here {
+/// The spans of this thread for one watchdog.
+///
+/// The outermost spans are in the slot. Where the slot was full at the entry of a span, or `excess`
+/// was not empty, the span is in `excess`. So each span in `excess` is within those in the slot.
+struct ThreadSpans {
     meter_id: u64,
     meter: Weak<Meter>,
     slot: Arc<SpanSlot>,
+    /// The thread's state, once the thread is measured.
     thread: Option<Arc<ThreadState>>,
-    deep: Vec<Key>,
-    deepest: usize,
+    excess: ExcessSpans,
+}
+
+/// The spans that the slot has no room for. Only their number is published.
+#[derive(Default)]
+struct ExcessSpans {
+    /// The keys of the outer ones.
+    keys: Vec<SpanKey>,
+    /// The number of spans within those. They are taken to be exited in the reverse order.
+    untracked: usize,
 }
 
 thread_local! {
-    static HERE: RefCell<Vec<Here>> = const { RefCell::new(Vec::new()) };
+    /// The spans of this thread, by watchdog.
+    static SPANS: RefCell<Vec<ThreadSpans>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with this thread's spans, if there are any; not while the thread is being destroyed. `f` must not call user code.
+/// Calls `f` with this thread's spans for a watchdog. Does nothing where the thread has entered
+/// none, or while the thread's memory is being destroyed. `f` must not call the user's code, which
+/// may enter spans.
 #[inline]
-fn with(meter_id: u64, f: impl FnOnce(&mut Here)) {
-    let _ = HERE.try_with(|all| {
+fn with(meter_id: u64, f: impl FnOnce(&mut ThreadSpans)) {
+    let _ = SPANS.try_with(|all| {
         let Ok(mut all) = all.try_borrow_mut() else { return };
-        if let Some(here) = all.iter_mut().find(|here| here.meter_id == meter_id) {
-            f(here);
+        if let Some(spans) = all.iter_mut().find(|spans| spans.meter_id == meter_id) {
+            f(spans);
         }
     });
 }
 
-/// The thread has entered a span.
+/// Records that this thread has entered a span.
 #[inline]
-pub(crate) fn enter(meter: &Arc<Meter>, key: Key, text: &Text) {
-    let _ = HERE.try_with(|all| {
+pub(crate) fn enter(meter: &Arc<Meter>, key: SpanKey, text: &SpanText) {
+    let _ = SPANS.try_with(|all| {
         let Ok(mut all) = all.try_borrow_mut() else { return };
-        match all.iter_mut().find(|here| here.meter_id == meter.id) {
-            Some(here) => here.enter(key, text),
+        match all.iter_mut().find(|spans| spans.meter_id == meter.id) {
+            Some(spans) => spans.enter(key, text),
             None => add(&mut all, meter).enter(key, text),
         }
     });
 }
 
-/// The thread has left a span. One that is not known here was entered in an earlier poll.
+/// Records that this thread has exited a span. A span that is not known here was entered in an
+/// earlier poll.
 #[inline]
-pub(crate) fn exit(meter_id: u64, key: Key) {
-    with(meter_id, |here| here.exit(key));
+pub(crate) fn exit(meter_id: u64, key: SpanKey) {
+    with(meter_id, |spans| spans.exit(key));
 }
 
-/// A span has another text: told anew where this thread is in it.
-pub(crate) fn refresh(meter_id: u64, key: Key, text: &Text) {
-    with(meter_id, |here| {
-        if let Some(level) = here.slot.find(key) {
-            here.slot.rewrite(level, text);
+/// Publishes the new text of a span, if this thread is in it.
+pub(crate) fn update_text(meter_id: u64, key: SpanKey, text: &SpanText) {
+    with(meter_id, |spans| {
+        if let Some(index) = spans.slot.find(key) {
+            spans.slot.replace_text(index, text);
         }
     });
 }
 
-/// The thread is measured from now on.
-pub(crate) fn hand_over(meter_id: u64, state: &Arc<ThreadState>) {
-    with(meter_id, |here| here.register(state));
+/// Gives this thread's span slot to its state, which was just created.
+pub(crate) fn attach_to(state: &Arc<ThreadState>, meter_id: u64) {
+    with(meter_id, |spans| spans.attach_to(state));
 }
 
 #[cold]
-fn add<'a>(all: &'a mut Vec<Here>, meter: &Arc<Meter>) -> &'a mut Here {
-    all.retain(|here| here.meter.strong_count() > 0);
-    all.push(Here {
+fn add<'a>(all: &'a mut Vec<ThreadSpans>, meter: &Arc<Meter>) -> &'a mut ThreadSpans {
+    all.retain(|spans| spans.meter.strong_count() > 0);
+    all.push(ThreadSpans {
         meter_id: meter.id,
         meter: Arc::downgrade(meter),
         slot: Arc::new(SpanSlot::new()),
         thread: None,
-        deep: Vec::new(),
-        deepest: 0,
+        excess: ExcessSpans::default(),
     });
     let last = all.len() - 1;
-    let here = &mut all[last];
+    let spans = &mut all[last];
     if let Some(state) = thread::known(meter.id) {
-        here.register(&state);
+        spans.attach_to(&state);
     }
-    here
+    spans
 }
 
-impl Here {
-    fn register(&mut self, state: &Arc<ThreadState>) {
-        // A thread is tied to a watchdog once.
+impl ThreadSpans {
+    fn attach_to(&mut self, state: &Arc<ThreadState>) {
+        // A thread has one state for each watchdog, so nothing was set before.
         let _ = state.spans.set(self.slot.clone());
         self.thread = Some(state.clone());
     }
 
     #[inline]
-    fn enter(&mut self, key: Key, text: &Text) {
-        let poll = self.thread.as_ref().map_or(0, |thread| thread.slot.innermost_poll_number());
-        let task = if poll == 0 { task_id::to_bits(tokio::task::try_id()) } else { 0 };
-        // As long as the poll of the innermost span lasts, so do those of all others: they were looked through when it was entered.
-        if self.slot.top_place().is_some_and(|top| top.poll != 0 && top.poll != poll) {
-            self.drop_those_left_behind();
+    fn enter(&mut self, key: SpanKey, text: &SpanText) {
+        let during = self.current_work();
+        // While the poll of the innermost span lasts, so do the polls of all outer spans: they were
+        // checked when it was entered.
+        if let Some(EnteredDuring::Poll(innermost)) = self.slot.innermost_during()
+            && during != EnteredDuring::Poll(innermost)
+        {
+            self.remove_leftovers();
         }
-        if self.deep.is_empty() && self.slot.push(key, Place { poll, task }, text) {
+        if self.excess.is_empty() && self.slot.push(key, during, text) {
             return;
         }
-        self.enter_deep(key);
-    }
-
-    /// Spans whose poll is over, but which were not left in it: a guard held across an await, or one that was forgotten. They are
-    /// no part of the polls that follow.
-    #[cold]
-    #[inline(never)]
-    fn drop_those_left_behind(&mut self) {
-        let slot = self.thread.as_ref().map(|thread| &thread.slot);
-        let before = self.slot.len();
-        self.slot.retain(|_, place| place.poll == 0 || slot.is_some_and(|slot: &Slot| slot.has_frame(place.poll)));
-        if self.slot.len() < before {
-            self.deep.clear();
-            self.deepest = 0;
-            self.slot.set_deeper(0);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn enter_deep(&mut self, key: Key) {
-        if self.deep.len() < APART {
-            self.deep.push(key);
-        } else {
-            self.deepest = self.deepest.saturating_add(1);
-        }
-        self.count_deep();
+        self.excess.push(key);
+        self.publish_excess();
     }
 
     #[inline]
-    fn exit(&mut self, key: Key) {
-        if !self.deep.is_empty() && self.exit_deep(key) {
-            return;
+    fn current_work(&self) -> EnteredDuring {
+        match self.thread.as_ref().map_or(0, |thread| thread.slot.innermost_poll_number()) {
+            0 => match task_id::to_bits(tokio::task::try_id()) {
+                0 => EnteredDuring::NoTask,
+                bits => EnteredDuring::Task(bits),
+            },
+            number => EnteredDuring::Poll(number),
         }
-        if let Some(level) = self.slot.find(key) {
-            self.slot.remove(level);
+    }
+
+    /// Removes the spans of polls that have ended. A guard that was held across an `.await`, or was
+    /// forgotten, leaves such spans. They do not belong to the polls that follow.
+    #[cold]
+    #[inline(never)]
+    fn remove_leftovers(&mut self) {
+        let thread = self.thread.as_ref();
+        let before = self.slot.len();
+        self.slot.retain(|_, during| match during {
+            EnteredDuring::Poll(number) => thread.is_some_and(|thread| thread.slot.has_frame(number)),
+            EnteredDuring::Task(_) | EnteredDuring::NoTask => true,
+        });
+        if self.slot.len() < before {
+            // What is within a removed span was entered in the same poll, or in one within it.
+            self.excess = ExcessSpans::default();
+            self.publish_excess();
         }
+    }
+
+    #[inline]
+    fn exit(&mut self, key: SpanKey) {
+        if !self.excess.is_empty() && self.excess.remove(key) {
+            self.publish_excess();
+        } else if let Some(index) = self.slot.find(key) {
+            self.slot.remove(index);
+        }
+    }
+
+    fn publish_excess(&self) {
+        self.slot.set_excess(self.excess.len());
+    }
+}
+
+impl Drop for ThreadSpans {
+    fn drop(&mut self) {
+        // The thread is being destroyed: from now on, exits do not arrive here.
+        self.slot.retain(|_, _| false);
+        self.slot.set_excess(0);
+    }
+}
+
+impl ExcessSpans {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len() + self.untracked
     }
 
     #[cold]
     #[inline(never)]
-    fn exit_deep(&mut self, key: Key) -> bool {
-        if self.deepest > 0 {
-            self.deepest -= 1;
-        } else if let Some(at) = self.deep.iter().rposition(|k| *k == key) {
-            self.deep.remove(at);
+    fn push(&mut self, key: SpanKey) {
+        if self.keys.len() < MAX_EXCESS_KEYS {
+            self.keys.push(key);
         } else {
-            return false;
+            self.untracked = self.untracked.saturating_add(1);
         }
-        self.count_deep();
-        true
     }
 
-    fn count_deep(&self) {
-        self.slot.set_deeper(self.deep.len() + self.deepest);
-    }
-}
-
-impl Drop for Here {
-    fn drop(&mut self) {
-        // The thread is being destroyed: what it leaves from now on is not heard of.
-        self.slot.retain(|_, _| false);
-        self.slot.set_deeper(0);
+    /// Removes a span. Returns `false` if it is not among these.
+    #[cold]
+    #[inline(never)]
+    fn remove(&mut self, key: SpanKey) -> bool {
+        if self.untracked > 0 {
+            self.untracked -= 1;
+            return true;
+        }
+        let index = self.keys.iter().rposition(|k| *k == key);
+        index.map(|index| self.keys.remove(index)).is_some()
     }
 }
 

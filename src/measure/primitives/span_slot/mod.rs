@@ -1,253 +1,284 @@
-//! The span slot: the spans that one thread has entered, published for the watchdog in a seqlock.
+//! The span slot: the tracing spans that one thread is in, published for the watchdog.
 //!
-//! The version of the seqlock holds the number of levels. A level that is or was visible is written
-//! only after a version has withdrawn it.
+//! A stack of at most [`MAX_SPANS`] entries behind a seqlock ([`crate::sync::seqlock`]) with one
+//! writer, the thread. Spans need not be exited in the reverse order of their entry, so entries are
+//! also removed from the middle. The version of the seqlock packs three numbers:
+//!
+//! | bits | content |
+//! |---|---|
+//! | 0 to 7 | the number of visible entries |
+//! | 8 to 23 | the number of spans beyond [`MAX_SPANS`], of which only the number is published |
+//! | 24 to 63 | the number of changes, so that no two versions are equal |
+//!
+//! Invariant: the thread writes only to entries that the current version hides. To change a visible
+//! entry, it first publishes a version that hides this entry and all above it.
 
-use text::Text;
+use text::SpanText;
 
 pub(crate) mod text;
 use crate::sync::seqlock::{Field, Version};
 
-/// Spans published at most, the outermost; further ones are only counted.
-pub(crate) const LEVELS: usize = 16;
-pub(crate) const WORDS: usize = 23;
-/// The longest text.
-pub(crate) const BYTES: usize = WORDS * 8;
+/// The number of spans that are published: the outermost ones.
+pub(crate) const MAX_SPANS: usize = 16;
+/// The length of a span's text in words.
+pub(crate) const TEXT_WORDS: usize = 23;
+/// The length of a span's text in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = TEXT_WORDS * 8;
 
-const LEVEL_BITS: u32 = 8;
-const DEEPER_BITS: u32 = 16;
+const LEN_BITS: u32 = 8;
+const LEN_MASK: u64 = (1 << LEN_BITS) - 1;
+const EXCESS_BITS: u32 = 16;
+const MAX_EXCESS: u64 = (1 << EXCESS_BITS) - 1;
+const EXCESS_MASK: u64 = MAX_EXCESS << LEN_BITS;
+/// One change, in a version.
+const CHANGE: u64 = 1 << (LEN_BITS + EXCESS_BITS);
 
-/// Which span, to the thread that has entered it. Ids are those of a registry: two layers may be on
-/// two of them.
+/// The identity of a span. A registry gives its spans ids, and each layer belongs to one registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Key {
+pub(crate) struct SpanKey {
     pub(crate) layer: u64,
     pub(crate) span: u64,
 }
 
-/// Where a span was entered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// The push number of the poll, 0 outside of any that is measured.
-    pub(crate) poll: u64,
-    /// The bits of the task's id, where there is no such poll.
-    pub(crate) task: u64,
+/// The work during which a span was entered. It decides which stalls the span belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EnteredDuring {
+    /// A measured poll, by the number of its frame, which is not 0.
+    Poll(u64),
+    /// A poll that is not measured, by the bits of its task's id, which are not 0.
+    Task(u64),
+    /// No task.
+    NoTask,
 }
 
-/// A copy of one level.
+/// A copy of one published span.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entered {
-    pub(crate) key: Key,
-    pub(crate) place: Place,
-    words: [u64; WORDS],
+pub(crate) struct PublishedSpan {
+    pub(crate) key: SpanKey,
+    pub(crate) during: EnteredDuring,
+    text: [u64; TEXT_WORDS],
+    /// The length of the text in bytes.
     len: u64,
 }
 
-impl Entered {
+impl PublishedSpan {
     pub(crate) fn text(&self) -> String {
-        Text::read(&self.words, self.len)
+        SpanText::decode(&self.text, self.len)
     }
 }
 
 /// A consistent copy of a span slot.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reading {
-    /// The outermost first.
-    pub(crate) entered: Vec<Entered>,
-    /// How many there are beyond those.
-    pub(crate) deeper: u64,
+pub(crate) struct SpanStack {
+    /// The published spans, the outermost first.
+    pub(crate) spans: Vec<PublishedSpan>,
+    /// The number of spans within those.
+    pub(crate) excess: u64,
 }
 
 #[derive(Debug)]
-struct Level {
+struct SpanEntry {
     layer: Field,
     span: Field,
+    /// The frame number of [`EnteredDuring::Poll`], otherwise 0.
     poll: Field,
+    /// The bits of [`EnteredDuring::Task`], otherwise 0.
     task: Field,
+    /// The length of the text in bytes.
     len: Field,
-    words: [Field; WORDS],
+    /// The text. Words beyond its length are not written, and hold former texts.
+    text: [Field; TEXT_WORDS],
 }
 
-/// See the module's text. All but `read` are for the owning thread alone. The models have fewer
-/// levels.
+/// The spans of one thread. Only that thread may call the methods; [`read`](Self::read) is for any
+/// thread. The loom models have fewer entries.
 #[derive(Debug)]
-pub(crate) struct SpanSlot<const L: usize = LEVELS> {
-    /// From the lowest bits: how many levels, how many deeper ones, the number of the last change.
+pub(crate) struct SpanSlot<const N: usize = MAX_SPANS> {
     version: Version,
-    levels: [Level; L],
+    entries: [SpanEntry; N],
 }
 
-impl<const L: usize> SpanSlot<L> {
-    pub(crate) fn new() -> SpanSlot<L> {
+impl<const N: usize> SpanSlot<N> {
+    pub(crate) fn new() -> SpanSlot<N> {
         SpanSlot {
             version: Version::new(),
-            levels: std::array::from_fn(|_| Level {
+            entries: std::array::from_fn(|_| SpanEntry {
                 layer: Field::new(),
                 span: Field::new(),
                 poll: Field::new(),
                 task: Field::new(),
                 len: Field::new(),
-                words: std::array::from_fn(|_| Field::new()),
+                text: std::array::from_fn(|_| Field::new()),
             }),
         }
     }
 
-    /// How many levels there are.
+    /// Returns the number of published spans.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        levels_of(self.version.get()).min(L)
+        visible_len(self.version.get()).min(N)
     }
 
-    fn keys(&self) -> impl DoubleEndedIterator<Item = Key> + ExactSizeIterator {
-        self.levels[..self.len()].iter().map(Level::key)
+    fn visible(&self) -> &[SpanEntry] {
+        &self.entries[..self.len()]
     }
 
-    /// The innermost level of a span.
+    /// Returns the innermost entry of a span.
     #[inline]
-    pub(crate) fn find(&self, key: Key) -> Option<usize> {
-        self.keys().rposition(|k| k == key)
+    pub(crate) fn find(&self, key: SpanKey) -> Option<usize> {
+        self.visible().iter().rposition(|entry| entry.key() == key)
     }
 
-    /// Where the innermost one was entered.
+    /// Returns the work during which the innermost span was entered.
     #[inline]
-    pub(crate) fn top_place(&self) -> Option<Place> {
-        Some(self.levels[..self.len()].last()?.place())
+    pub(crate) fn innermost_during(&self) -> Option<EnteredDuring> {
+        Some(self.visible().last()?.during())
     }
 
-    /// Publishes one more level; `false` when all are taken.
+    /// Publishes a span as the innermost one. Returns `false` where there is no room for it.
     #[inline]
-    pub(crate) fn push(&self, key: Key, place: Place, text: &Text) -> bool {
+    pub(crate) fn push(&self, key: SpanKey, during: EnteredDuring, text: &SpanText) -> bool {
         let len = self.len();
-        let Some(level) = self.levels.get(len) else { return false };
-        level.layer.set(key.layer);
-        level.span.set(key.span);
-        level.poll.set(place.poll);
-        level.task.set(place.task);
-        level.write(text);
+        let Some(entry) = self.entries.get(len) else { return false };
+        entry.set(key, during);
+        entry.set_text(text);
         self.publish(len + 1);
         true
     }
 
-    /// Withdraws a level; those above it move down.
+    /// Removes an entry. Those above it move down.
     #[inline]
-    pub(crate) fn remove(&self, at: usize) {
+    pub(crate) fn remove(&self, index: usize) {
         let len = self.len();
-        if at + 1 == len {
-            self.publish(at);
-        } else if at < len {
-            self.retain(|level, _| level != at);
+        if index + 1 == len {
+            self.publish(index);
+        } else if index < len {
+            self.retain(|i, _| i != index);
         }
     }
 
-    /// Keeps the levels of which `keep` says so.
+    /// Removes the entries for which `keep` returns `false`.
     #[cold]
     #[inline(never)]
-    pub(crate) fn retain(&self, mut keep: impl FnMut(usize, Place) -> bool) {
+    pub(crate) fn retain(&self, mut keep: impl FnMut(usize, EnteredDuring) -> bool) {
         let len = self.len();
         let mut kept = 0;
-        for (at, level) in self.levels[..len].iter().enumerate() {
-            if !keep(at, level.place()) {
+        for (i, entry) in self.entries[..len].iter().enumerate() {
+            if !keep(i, entry.during()) {
                 continue;
             }
-            if kept < at {
-                // The first gap: what lies above it is out of sight until all is in its place.
+            if kept < i {
+                // The first gap: hide everything above it until all entries have moved.
                 if self.len() > kept {
                     self.publish(kept);
                 }
-                level.copy_to(&self.levels[kept]);
+                entry.copy_to(&self.entries[kept]);
             }
             kept += 1;
         }
         self.publish(kept);
     }
 
-    /// Gives a level another text.
-    pub(crate) fn rewrite(&self, at: usize, text: &Text) {
+    /// Replaces the text of an entry.
+    pub(crate) fn replace_text(&self, index: usize, text: &SpanText) {
         let len = self.len();
-        if at < len {
-            self.publish(at);
-            self.levels[at].write(text);
+        if index < len {
+            self.publish(index);
+            self.entries[index].set_text(text);
             self.publish(len);
         }
     }
 
-    /// Notes how many there are beyond the levels.
-    pub(crate) fn set_deeper(&self, deeper: usize) {
-        let state = self.version.get();
-        let deeper = (deeper as u64).min((1 << DEEPER_BITS) - 1);
-        let rest = state & ((1 << LEVEL_BITS) - 1) | state >> (LEVEL_BITS + DEEPER_BITS) << (LEVEL_BITS + DEEPER_BITS);
-        self.set_state(rest | deeper << LEVEL_BITS);
+    /// Publishes the number of spans that have no entry; 65,535 stands for any larger number.
+    pub(crate) fn set_excess(&self, excess: usize) {
+        let excess = (excess as u64).min(MAX_EXCESS);
+        self.set_version(self.version.get() & !EXCESS_MASK | excess << LEN_BITS);
     }
 
+    /// Makes the first `len` entries visible, and hides the others.
     #[inline]
     fn publish(&self, len: usize) {
-        let state = self.version.get();
-        self.set_state(state >> LEVEL_BITS << LEVEL_BITS | len as u64);
+        self.set_version(self.version.get() & !LEN_MASK | len as u64);
     }
 
     #[inline]
-    fn set_state(&self, state: u64) {
-        self.version.publish(state.wrapping_add(1 << (LEVEL_BITS + DEEPER_BITS)));
+    fn set_version(&self, version: u64) {
+        self.version.publish(version.wrapping_add(CHANGE));
     }
 
-    /// A consistent copy, or `None` when the thread entered and left spans faster than they could
-    /// be read.
-    pub(crate) fn read(&self) -> Option<Reading> {
-        let copy = |state| self.levels[..levels_of(state).min(L)].iter().map(Level::load).collect();
-        let (state, entered) = self.version.read(copy)?;
-        Some(Reading { entered, deeper: state >> LEVEL_BITS & ((1 << DEEPER_BITS) - 1) })
+    /// Returns a consistent copy, for any thread. Returns `None` when the owner enters and exits
+    /// spans faster than they can be copied.
+    pub(crate) fn read(&self) -> Option<SpanStack> {
+        let copy = |version| self.entries[..visible_len(version).min(N)].iter().map(SpanEntry::load).collect();
+        let (version, spans) = self.version.read(copy)?;
+        Some(SpanStack { spans, excess: (version & EXCESS_MASK) >> LEN_BITS })
     }
 }
 
+/// Returns the number of entries that are visible in a version.
 #[inline]
-fn levels_of(state: u64) -> usize {
-    (state & ((1 << LEVEL_BITS) - 1)) as usize
+fn visible_len(version: u64) -> usize {
+    (version & LEN_MASK) as usize
 }
 
-impl Level {
+/// Returns the number of words that a text of `len` bytes takes.
+fn words_of(len: u64) -> usize {
+    len.div_ceil(8) as usize
+}
+
+impl SpanEntry {
     #[inline]
-    fn key(&self) -> Key {
-        Key { layer: self.layer.get(), span: self.span.get() }
+    fn key(&self) -> SpanKey {
+        SpanKey { layer: self.layer.get(), span: self.span.get() }
     }
 
     #[inline]
-    fn place(&self) -> Place {
-        Place { poll: self.poll.get(), task: self.task.get() }
-    }
-
-    #[inline]
-    fn write(&self, text: &Text) {
-        let (words, len) = text.words();
-        self.len.set(len);
-        for (cell, word) in self.words.iter().zip(words) {
-            cell.set(word);
+    fn during(&self) -> EnteredDuring {
+        match (self.poll.get(), self.task.get()) {
+            (0, 0) => EnteredDuring::NoTask,
+            (0, task) => EnteredDuring::Task(task),
+            (poll, _) => EnteredDuring::Poll(poll),
         }
     }
 
-    fn used(&self) -> usize {
-        (self.len.get() as usize).div_ceil(8).min(WORDS)
+    #[inline]
+    fn set(&self, key: SpanKey, during: EnteredDuring) {
+        let (poll, task) = match during {
+            EnteredDuring::Poll(number) => (number, 0),
+            EnteredDuring::Task(bits) => (0, bits),
+            EnteredDuring::NoTask => (0, 0),
+        };
+        self.layer.set(key.layer);
+        self.span.set(key.span);
+        self.poll.set(poll);
+        self.task.set(task);
     }
 
-    fn copy_to(&self, to: &Level) {
-        let pairs = [
-            (&self.layer, &to.layer),
-            (&self.span, &to.span),
-            (&self.poll, &to.poll),
-            (&self.task, &to.task),
-            (&self.len, &to.len),
-        ];
-        for (from, to) in pairs.into_iter().chain(self.words.iter().zip(&to.words).take(self.used())) {
+    #[inline]
+    fn set_text(&self, text: &SpanText) {
+        let (words, len) = text.words();
+        self.len.set(len);
+        for (field, word) in self.text.iter().zip(words) {
+            field.set(word);
+        }
+    }
+
+    fn copy_to(&self, to: &SpanEntry) {
+        to.set(self.key(), self.during());
+        let len = self.len.get();
+        to.len.set(len);
+        for (from, to) in self.text.iter().zip(&to.text).take(words_of(len)) {
             to.set(from.get());
         }
     }
 
-    fn load(&self) -> Entered {
-        let len = self.len.get().min(BYTES as u64);
-        let mut words = [0; WORDS];
-        for (copy, word) in words.iter_mut().zip(&self.words).take((len as usize).div_ceil(8)) {
-            *copy = word.get();
+    fn load(&self) -> PublishedSpan {
+        let len = self.len.get().min(MAX_TEXT_BYTES as u64);
+        let mut text = [0; TEXT_WORDS];
+        for (word, field) in text.iter_mut().zip(&self.text).take(words_of(len)) {
+            *word = field.get();
         }
-        Entered { key: self.key(), place: self.place(), words, len }
+        PublishedSpan { key: self.key(), during: self.during(), text, len }
     }
 }
 
@@ -258,41 +289,48 @@ mod tests;
 mod models {
     use super::*;
 
-    type Slot = SpanSlot<2>;
+    type SmallSlot = SpanSlot<2>;
 
-    /// Of two words, so that there are halves to mix.
-    const LEN: usize = 16;
+    /// The length of the texts: two words, so that a mixture of two texts is possible.
+    const TEXT_LEN: usize = 16;
 
-    fn push(slot: &Slot, n: u64) {
-        let text = Text::new(&n.to_string().repeat(LEN));
-        assert!(slot.push(Key { layer: n, span: n }, Place { poll: n, task: n }, &text));
+    fn text(n: u64) -> String {
+        n.to_string().repeat(TEXT_LEN)
     }
 
-    /// No reader ever keeps a mixture of two spans, or a span twice, though levels move and texts
-    /// change.
-    fn model(new: fn() -> Slot, write: fn(&Slot)) {
-        let read = |slot: &Slot| {
-            let Some(reading) = slot.read() else { return false };
-            for (at, e) in reading.entered.iter().enumerate() {
-                let n = e.key.span;
-                assert_eq!((e.key.layer, e.place, e.len), (n, Place { poll: n, task: n }, LEN as u64), "{e:?}");
-                assert!([n, 9].iter().any(|n| e.text() == n.to_string().repeat(LEN)), "{e:?}");
-                assert!(reading.entered[..at].iter().all(|outer| outer.key != e.key), "{reading:?}");
+    fn push(slot: &SmallSlot, n: u64) {
+        assert!(slot.push(SpanKey { layer: n, span: n }, EnteredDuring::Poll(n), &SpanText::new(&text(n))));
+    }
+
+    /// Checks that no copy has a mixture of two spans, or a span twice, while entries move and
+    /// texts change. The text of 9 may replace any other.
+    fn model(new: fn() -> SmallSlot, write: fn(&SmallSlot)) {
+        let read = |slot: &SmallSlot| {
+            let Some(copy) = slot.read() else { return false };
+            for (i, entry) in copy.spans.iter().enumerate() {
+                let n = entry.key.span;
+                assert_eq!(
+                    (entry.key.layer, entry.during, entry.len),
+                    (n, EnteredDuring::Poll(n), TEXT_LEN as u64),
+                    "{entry:?}"
+                );
+                assert!([n, 9].iter().any(|&n| entry.text() == text(n)), "{entry:?}");
+                assert!(copy.spans[..i].iter().all(|outer| outer.key != entry.key), "{copy:?}");
             }
-            !reading.entered.is_empty()
+            !copy.spans.is_empty()
         };
         crate::sync::model_one_writer(new, write, read, |slot| assert_eq!(slot.len(), 0));
     }
 
-    fn with_two() -> Slot {
-        let slot = Slot::new();
+    fn with_two() -> SmallSlot {
+        let slot = SmallSlot::new();
         (1..=2).for_each(|n| push(&slot, n));
         slot
     }
 
     #[test]
-    fn a_level_is_of_one_span() {
-        model(Slot::new, |slot| {
+    fn an_entry_belongs_to_one_span() {
+        model(SmallSlot::new, |slot| {
             for n in 1..=2 {
                 push(slot, n);
                 slot.remove(0);
@@ -301,7 +339,7 @@ mod models {
     }
 
     #[test]
-    fn levels_move_unseen() {
+    fn entries_move_while_hidden() {
         model(with_two, |slot| {
             slot.remove(0);
             slot.remove(0);
@@ -309,9 +347,9 @@ mod models {
     }
 
     #[test]
-    fn texts_change_unseen() {
+    fn texts_change_while_hidden() {
         model(with_two, |slot| {
-            slot.rewrite(0, &Text::new(&"9".repeat(LEN)));
+            slot.replace_text(0, &SpanText::new(&text(9)));
             slot.retain(|_, _| false);
         });
     }

@@ -1,106 +1,106 @@
 use super::*;
+use crate::measure::entry::spans::during_poll;
 use crate::measure::entry::spans::layer::SpanLayer;
-use crate::measure::entry::spans::of_poll;
 use crate::measure::thread::slot::{FrameKind, FrameTag};
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt;
 
-/// Runs `f` on a thread of its own, with a span layer as its subscriber.
+/// Runs `f` on a new thread, whose subscriber is a span layer.
 fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
     let meter = Meter::of(10_000_000, 10);
     let subscriber = tracing_subscriber::registry().with(SpanLayer::new(&meter));
     let for_thread = meter.clone();
     let body = || tracing::subscriber::with_default(subscriber, || f(for_thread));
-    std::thread::spawn(body).join().expect("it ends");
+    std::thread::spawn(body).join().expect("the thread does not panic");
     meter
 }
 
-fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, u64) {
-    let tied = thread::attached(meter).expect("a thread");
-    let number = tied.state.push(
-        1,
-        FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 }.pack(),
-        7,
-        None,
-    );
-    (tied.state.clone(), number)
+/// A measured thread and the number of a poll's frame on it.
+type PushedPoll = (Arc<ThreadState>, u64);
+
+/// Pushes the frame of a poll of the task 7 on this thread.
+fn push_poll(meter: &Arc<Meter>) -> PushedPoll {
+    let handle = thread::attached(meter).expect("a thread");
+    let tag = FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 };
+    let number = handle.state.push(1, tag.pack(), 7, None);
+    (handle.state.clone(), number)
 }
 
-fn told(state: &ThreadState, number: u64) -> Vec<String> {
-    of_poll(state, number).iter().map(|text| text.to_string()).collect()
+fn texts(state: &ThreadState, poll: u64) -> Vec<String> {
+    during_poll(state, poll).iter().map(|text| text.to_string()).collect()
 }
 
-/// Neither the teller, whose subscriber may make spans, nor a pool's threads become threads to watch by that.
+/// Pool threads enter spans, and so may the report thread, whose subscriber is the user's.
 #[test]
-fn spans_alone_do_not_make_a_thread_a_measured_one() {
+fn spans_alone_do_not_make_a_thread_measured() {
     on_a_thread(|meter| {
         let before = info_span!("before").entered();
         assert!(meter.threads().is_empty() && thread::known(meter.id).is_none());
-        let (state, number) = begin(&meter);
-        assert_eq!(told(&state, number), ["before"], "known as soon as there is a poll");
+        let (state, number) = push_poll(&meter);
+        assert_eq!(texts(&state, number), ["before"], "published as soon as there is a poll");
         let inside = info_span!("inside").entered();
-        assert_eq!(told(&state, number), ["before", "inside"]);
+        assert_eq!(texts(&state, number), ["before", "inside"]);
         drop(before);
-        assert_eq!(told(&state, number), ["inside"]);
+        assert_eq!(texts(&state, number), ["inside"]);
         drop(inside);
-        assert_eq!(told(&state, number), [""; 0]);
+        assert_eq!(texts(&state, number), [""; 0]);
     });
 }
 
 #[test]
-fn what_a_poll_left_behind_goes_with_it() {
+fn leftover_spans_are_removed_after_their_poll() {
     on_a_thread(|meter| {
         let around = info_span!("around").entered();
-        let (state, outer) = begin(&meter);
+        let (state, outer) = push_poll(&meter);
         let left: Vec<_> = (0..100).map(|n| info_span!("left", n).entered()).collect();
-        let inner = begin(&meter).1;
+        let inner = push_poll(&meter).1;
         let nested = info_span!("nested").entered();
-        assert_eq!((told(&state, outer), told(&state, inner).len()), (told(&state, inner), 17));
+        assert_eq!((texts(&state, outer), texts(&state, inner).len()), (texts(&state, inner), 17));
         drop(nested);
         state.slot.pop();
         state.slot.pop();
-        let next = begin(&meter).1;
+        let next = push_poll(&meter).1;
         let own = info_span!("own").entered();
-        assert_eq!(told(&state, next), ["around", "own"]);
+        assert_eq!(texts(&state, next), ["around", "own"]);
         drop(left);
         drop(around);
-        assert_eq!(told(&state, next), ["own"]);
+        assert_eq!(texts(&state, next), ["own"]);
         drop(own);
-        assert_eq!(told(&state, next), [""; 0]);
+        assert_eq!(texts(&state, next), [""; 0]);
         state.slot.pop();
-        // Forgotten for good, in one poll after the other.
+        // One forgotten span in each of many polls.
         for _ in 0..1_000 {
-            let (state, number) = begin(&meter);
+            let (state, number) = push_poll(&meter);
             std::mem::forget(info_span!("forgotten").entered());
-            assert_eq!(told(&state, number), ["forgotten"]);
+            assert_eq!(texts(&state, number), ["forgotten"]);
             state.slot.pop();
         }
-        with(meter.id, |here| assert!(here.slot.len() == 1 && here.deep.is_empty()));
+        with(meter.id, |spans| assert!(spans.slot.len() == 1 && spans.excess.is_empty()));
     });
 }
 
 #[test]
-fn what_another_task_entered_is_not_told() {
+fn spans_of_other_tasks_are_excluded() {
     on_a_thread(|meter| {
-        with_here(&meter, Place { poll: 0, task: 8 });
-        with_here(&meter, Place { poll: 0, task: 7 });
-        with_here(&meter, Place { poll: 0, task: 0 });
-        let (state, number) = begin(&meter);
-        assert_eq!(told(&state, number), ["7", "0"]);
+        push_span(&meter, "task 8", EnteredDuring::Task(8));
+        push_span(&meter, "task 7", EnteredDuring::Task(7));
+        push_span(&meter, "no task", EnteredDuring::NoTask);
+        let (state, poll) = push_poll(&meter);
+        assert_eq!(texts(&state, poll), ["task 7", "no task"]);
     });
 }
 
-fn with_here(meter: &Arc<Meter>, place: Place) {
-    drop(info_span!("there is a slot").entered());
-    with(meter.id, |here| {
-        let key = Key { layer: 0, span: place.task };
-        assert!(here.slot.push(key, place, &Text::new(&place.task.to_string())));
+fn push_span(meter: &Arc<Meter>, name: &str, during: EnteredDuring) {
+    drop(info_span!("creates the slot").entered());
+    with(meter.id, |spans| {
+        let key = SpanKey { layer: 0, span: spans.slot.len() as u64 };
+        assert!(spans.slot.push(key, during, &SpanText::new(name)));
     });
 }
 
-/// Spans that are entered and left while the thread's own memory is destroyed.
+/// Spans are entered and exited while the thread's memory is destroyed.
 #[test]
-fn a_thread_that_is_being_destroyed() {
+fn spans_during_the_end_of_a_thread() {
     struct AtExit(Option<tracing::span::EnteredSpan>);
     impl Drop for AtExit {
         fn drop(&mut self) {
@@ -113,30 +113,30 @@ fn a_thread_that_is_being_destroyed() {
     }
     for _ in 0..2 {
         let meter = on_a_thread(|meter| {
-            // Destroyed in the reverse order of their first use, or not: both must do.
+            // The order in which thread-locals are destroyed is not specified: both must work.
             AT_EXIT.with_borrow_mut(|it| it.0 = Some(info_span!("early").entered()));
-            let (_, number) = begin(&meter);
+            let (_, number) = push_poll(&meter);
             assert!(number > 0);
         });
-        assert!(meter.threads().is_empty(), "it is gone");
+        assert!(meter.threads().is_empty(), "the thread has ended");
     }
 }
 
 /// Two watchdogs, each with a layer, in two registries whose spans have the same ids.
 #[test]
-fn watchdogs_and_registries_are_told_apart() {
+fn watchdogs_and_registries_do_not_mix_their_spans() {
     on_a_thread(|meter| {
         let _first = info_span!("first").entered();
         let other = Meter::of(10_000_000, 10);
         let both = tracing_subscriber::registry().with(SpanLayer::new(&other)).with(SpanLayer::new(&meter));
         tracing::subscriber::with_default(both, || {
             let second = info_span!("second", n = tracing::field::Empty).entered();
-            let [(state, number), (other_state, other_number)] = [begin(&meter), begin(&other)];
+            let [(state, number), (other_state, other_number)] = [push_poll(&meter), push_poll(&other)];
             second.record("n", 2);
-            assert_eq!(told(&state, number), ["first", "second{n=2}"]);
-            assert_eq!(told(&other_state, other_number), ["second{n=2}"]);
+            assert_eq!(texts(&state, number), ["first", "second{n=2}"]);
+            assert_eq!(texts(&other_state, other_number), ["second{n=2}"]);
             drop(second);
-            assert_eq!((told(&state, number), told(&other_state, other_number)), (vec!["first".into()], vec![]));
+            assert_eq!((texts(&state, number), texts(&other_state, other_number)), (vec!["first".into()], vec![]));
         });
     });
 }

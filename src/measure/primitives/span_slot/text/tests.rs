@@ -4,39 +4,40 @@ use tracing::field::{Empty, display};
 use tracing::span::Attributes;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-type Texts = std::sync::Arc<std::sync::Mutex<Vec<Text>>>;
+type Texts = std::sync::Arc<std::sync::Mutex<Vec<SpanText>>>;
 
-/// Keeps the texts of what is made and recorded, as the span layer does.
-struct Keep(Texts);
+/// Collects the texts of spans, formatted as by the span layer.
+struct TextCollector(Texts);
 
-impl<S: tracing::Subscriber> Layer<S> for Keep {
+impl<S: tracing::Subscriber> Layer<S> for TextCollector {
     fn on_new_span(&self, attributes: &Attributes<'_>, _: &tracing::Id, _: Context<'_, S>) {
-        let mut text = Text::new(attributes.metadata().name());
+        let mut text = SpanText::new(attributes.metadata().name());
         text.record(|visitor| attributes.record(visitor));
         self.0.lock().unwrap().push(text);
     }
 
     fn on_record(&self, _: &tracing::Id, values: &tracing::span::Record<'_>, _: Context<'_, S>) {
-        let mut more = Text::new("");
+        let mut more = SpanText::new("");
         more.record(|visitor| values.record(visitor));
-        self.0.lock().unwrap().last_mut().unwrap().take_up(&more);
+        self.0.lock().unwrap().last_mut().unwrap().merge(&more);
     }
 }
 
-pub(super) fn told(text: &Text) -> String {
+/// Returns the text after it went through the words of a slot.
+pub(super) fn decoded(text: &SpanText) -> String {
     let (words, len) = text.words();
-    let mut copy = [0; WORDS];
+    let mut copy = [0; TEXT_WORDS];
     words.zip(&mut copy).for_each(|(word, copy)| *copy = word);
-    Text::read(&copy, len)
+    SpanText::decode(&copy, len)
 }
 
-/// What is told of the last span that `f` makes.
+/// Returns the text of the last span that `f` creates.
 pub(super) fn text_of<R>(f: impl FnOnce() -> R) -> String {
     let texts = Texts::default();
-    let subscriber = tracing_subscriber::registry().with(Keep(texts.clone()));
+    let subscriber = tracing_subscriber::registry().with(TextCollector(texts.clone()));
     tracing::subscriber::with_default(subscriber, f);
     let texts = texts.lock().unwrap();
-    told(texts.last().expect("a span"))
+    decoded(texts.last().expect("a span"))
 }
 
 macro_rules! text {
@@ -54,9 +55,9 @@ fn name_and_fields() {
     assert_eq!(text!("said", n = 1, "in {} words", 3), "said{in 3 words n=1}");
 }
 
-/// What comes later stands where it is told; a value told again takes the place of the former.
+/// Fields are in the order in which they were recorded last, each once.
 #[test]
-fn records() {
+fn recorded_fields_replace_their_former_values() {
     let text = text_of(|| {
         let span = tracing::info_span!("r", a = Empty, b = "x", c = Empty);
         span.record("c", 1).record("a", display("one")).record("c", 22);
@@ -80,7 +81,7 @@ fn records() {
 }
 
 #[test]
-fn what_does_not_fit_is_cut() {
+fn long_values_are_truncated() {
     let long = "ä".repeat(1_000);
     for text in [
         text!("request", id = 7, body = long.as_str()),
@@ -93,10 +94,10 @@ fn what_does_not_fit_is_cut() {
         }),
     ] {
         assert!(text.starts_with("request{id=7 body=") && text.ends_with("ä…}"), "{text}");
-        assert!((BYTES - 2..=BYTES).contains(&text.len()), "{}", text.len());
+        assert!((MAX_TEXT_BYTES - 2..=MAX_TEXT_BYTES).contains(&text.len()), "{}", text.len());
     }
-    // What comes after is not asked for.
-    let asked = AtomicUsize::new(0);
+    // Fields behind a truncated one are not formatted.
+    let formatted = AtomicUsize::new(0);
     struct Counts<'a>(&'a AtomicUsize);
     impl Debug for Counts<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,8 +105,8 @@ fn what_does_not_fit_is_cut() {
             f.write_str("counts")
         }
     }
-    let text = text!("request", body = long.as_str(), more = ?Counts(&asked));
-    assert!(text.ends_with("ä…}") && asked.load(Ordering::Relaxed) == 0, "{text}");
+    let text = text!("request", body = long.as_str(), more = ?Counts(&formatted));
+    assert!(text.ends_with("ä…}") && formatted.load(Ordering::Relaxed) == 0, "{text}");
     // A shorter value makes room again.
     let text = text_of(|| {
         let span = tracing::info_span!("request", body = long.as_str(), id = Empty);
@@ -113,43 +114,46 @@ fn what_does_not_fit_is_cut() {
         span
     });
     assert_eq!(text, r#"request{body="short" id=7}"#);
-    // A value that never ends is told to stop, one that does not expect that is left alone.
-    struct Endless(bool);
+    // A value without an end gets an error, and may panic on it.
+    struct Endless {
+        panics_on_error: bool,
+    }
     impl Debug for Endless {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             loop {
                 let result = f.write_str("endless ");
-                if self.0 { result.expect("strings have no end") } else { result? }
+                if self.panics_on_error { result.expect("strings have no end") } else { result? }
             }
         }
     }
-    for text in [text!("r", it = ?Endless(false)), text!("r", it = ?Endless(true))] {
+    for panics_on_error in [false, true] {
+        let text = text!("r", it = ?Endless { panics_on_error });
         assert!(text.starts_with("r{it=endless endless ") && text.ends_with("…}"), "{text}");
     }
 }
 
 #[test]
-fn a_long_name_is_cut() {
-    let text = told(&Text::new(&"n".repeat(500)));
-    assert_eq!(text, "n".repeat(ROOM) + "…");
-    for len in ROOM - 4..=ROOM {
-        let mut text = Text::new(&"n".repeat(len));
-        let mut more = Text::new("");
-        // A field that hardly fits, or does not.
-        more.fields[0] = (0, 4);
+fn a_long_name_is_truncated() {
+    let text = decoded(&SpanText::new(&"n".repeat(500)));
+    assert_eq!(text, "n".repeat(MAX_BODY) + "…");
+    for len in MAX_BODY - 4..=MAX_BODY {
+        let mut text = SpanText::new(&"n".repeat(len));
+        let mut more = SpanText::new("");
+        // A field that just fits, or does not.
+        more.ranges[0] = ByteRange { start: 0, end: 4 };
         more.bytes[..4].copy_from_slice(b"{a=1");
-        text.take_up(&more);
-        let text = told(&text);
+        text.merge(&more);
+        let text = decoded(&text);
         let name = "n".repeat(len);
         let all = format!("{name}{{a=1}}");
         assert!(all == text || text.starts_with(&name) && (text.ends_with("…") || text.ends_with("…}")), "{text}");
-        assert!(text.len() <= BYTES && (len + 4 > ROOM || text == all), "{text}");
+        assert!(text.len() <= MAX_TEXT_BYTES && (len + 4 > MAX_BODY || text == all), "{text}");
     }
 }
 
-/// One line, whatever the values are: nobody writes a log line of his own through them.
+/// A text is one line, so that no value can forge another log line.
 #[test]
-fn values_stay_values() {
+fn invisible_characters_are_escaped() {
     let hostile = "x\nstall #1\r\x1b[2J\u{202e}\u{2028}\0\"'\\";
     let text = text!("h", a = hostile, b = %hostile, c = ?hostile);
     assert!(text.contains(r"x\nstall #1\r\u{1b}[2J\u{202e}\u{2028}\0"), "{text}");
@@ -160,7 +164,7 @@ fn values_stay_values() {
 }
 
 #[test]
-fn a_panic_in_a_value_stays_there() {
+fn a_panic_in_a_value_is_caught() {
     struct Panics;
     impl Debug for Panics {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
