@@ -1,6 +1,6 @@
-//! The cost that other crates which observe a runtime add to a poll, beside that of pollwatch. Each
-//! runs in a process of its own, since a subscriber is global. The feature `tracing` of tokio,
-//! which two of them need, is on for all.
+//! Compares the cost that pollwatch and other crates that observe a runtime add to a poll. Each
+//! variant runs in a process of its own, since a subscriber is global. The feature `tracing` of
+//! tokio, which two of them need, is enabled for all.
 //!
 //! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-polls -- [rounds]`
 
@@ -55,7 +55,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Returns the nanoseconds a poll of tasks that only yield.
+/// Returns the nanoseconds per poll of tasks that only yield.
 fn measure(variant: &str) -> f64 {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all();
