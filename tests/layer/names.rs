@@ -9,11 +9,11 @@ use http::Request;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::fixture::Fixture;
+use crate::fixture::serve;
 use test_support::*;
 
 /// The number of requests by route, method and status.
-fn counted(fixture: &Fixture) -> Vec<(String, &'static str, &'static str, u64)> {
+fn counted(fixture: &LayerFixture) -> Vec<(String, &'static str, &'static str, u64)> {
     let routes = fixture.watchdog.snapshot().routes;
     let requests = |route: &pollwatch::snapshot::RouteSnapshot| route.requests.clone();
     let mut all: Vec<_> = routes
@@ -25,7 +25,7 @@ fn counted(fixture: &Fixture) -> Vec<(String, &'static str, &'static str, u64)> 
 }
 
 #[track_caller]
-fn assert_counted(fixture: &Fixture, wanted: &[(&str, &'static str, &'static str, u64)]) {
+fn assert_counted(fixture: &LayerFixture, wanted: &[(&str, &'static str, &'static str, u64)]) {
     let mut wanted: Vec<_> = wanted.iter().map(|(route, m, s, n)| (route.to_string(), *m, *s, *n)).collect();
     wanted.sort_unstable();
     wait_equal("requests by route, method and status", &wanted, || counted(fixture));
@@ -33,8 +33,8 @@ fn assert_counted(fixture: &Fixture, wanted: &[(&str, &'static str, &'static str
 
 /// Requests each path of the app over a socket.
 #[track_caller]
-fn ask(fixture: &Fixture, app: Router, paths: &[&str]) {
-    let addr = fixture.serve(app);
+fn ask(fixture: &LayerFixture, app: Router, paths: &[&str]) {
+    let addr = serve(&fixture, app);
     for path in paths {
         client::ask_once(addr, client::get(path)).expect("an answer");
     }
@@ -42,7 +42,7 @@ fn ask(fixture: &Fixture, app: Router, paths: &[&str]) {
 
 #[test]
 fn nested_routers_and_fallbacks_are_named() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::new();
     let inner = Router::new().route("/item/{id}", get(async || {})).fallback(async || StatusCode::NOT_FOUND);
     let app = Router::new()
         .nest("/shop/{city}", inner)
@@ -67,7 +67,7 @@ fn nested_routers_and_fallbacks_are_named() {
 
 #[test]
 fn a_route_layer_does_not_count_the_fallback() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::new();
     let app = Router::new().route("/a/{id}", get(async || {})).route_layer(fixture.watchdog.layer());
     ask(&fixture, app, &["/a/1", "/b"]);
     assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 1)]);
@@ -77,7 +77,7 @@ fn a_route_layer_does_not_count_the_fallback() {
 /// twice.
 #[test]
 fn a_layer_outside_of_the_router_counts_nothing_twice() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::new();
     let outside = fixture.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
     within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async {
@@ -86,7 +86,7 @@ fn a_layer_outside_of_the_router_counts_nothing_twice() {
     });
     assert_counted(&fixture, &[("unmatched", "GET", "2xx", 1)]);
 
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::new();
     let twice = Router::new().route("/a/{id}", get(async || {})).layer(fixture.watchdog.layer());
     ask(&fixture, twice.layer(fixture.watchdog.layer()), &["/a/1", "/a/2"]);
     assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 2)]);
@@ -94,7 +94,7 @@ fn a_layer_outside_of_the_router_counts_nothing_twice() {
 
 #[test]
 fn requests_are_counted_by_method_and_status() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::new();
     let app = Router::new()
         .route(
             "/{status}",
@@ -102,7 +102,7 @@ fn requests_are_counted_by_method_and_status() {
         )
         .route("/only/get", get(async || {}))
         .layer(fixture.watchdog.layer());
-    let addr = fixture.serve(app);
+    let addr = serve(&fixture, app);
     let asked =
         [("GET", "/200"), ("HEAD", "/204"), ("POST", "/302"), ("PUT", "/404"), ("DELETE", "/500"), ("PATCH", "/599")];
     let rare = [("OPTIONS", "/200"), ("TRACE", "/200"), ("BREW", "/418"), ("get", "/200"), ("POST", "/only/get")];
@@ -129,7 +129,7 @@ fn requests_are_counted_by_method_and_status() {
 
 #[test]
 fn a_function_may_name_routes_and_may_panic() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::new();
     let layer = fixture.watchdog.layer().route_by(|request| match request.uri.path() {
         "/panic" => std::panic::resume_unwind(Box::new("on purpose")),
         "/mine/1" => Some("mine".into()),
@@ -161,7 +161,7 @@ fn a_function_may_name_routes_and_may_panic() {
 fn a_flood_of_names_does_not_displace_real_ones() {
     const ROOM: usize = 6;
     const FLOOD: usize = 1_000;
-    let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let fixture = LayerFixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
     let layer = fixture.watchdog.layer().route_by(|request| Some(request.uri.path().to_owned().into()));
     let service = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
         let is_real = request.uri().path().starts_with("/real/");
@@ -200,7 +200,7 @@ fn a_flood_of_names_does_not_displace_real_ones() {
 #[test]
 fn a_service_without_grpc_has_no_method_routes() {
     const ROOM: usize = 4;
-    let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let fixture = LayerFixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
     let service = ServiceBuilder::new()
         .layer(fixture.watchdog.layer())
         .service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));
