@@ -1,5 +1,5 @@
-//! Changes of the wall clock cause no stall and do not change the length of one. These tests
-//! replace the clock of the whole process, so they are a binary of their own.
+//! Tests that changes of the wall clock cause no stall and do not change its duration. They replace
+//! the clock of the whole process, so they are a test binary of their own.
 
 #![cfg(target_os = "linux")]
 

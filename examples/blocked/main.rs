@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             continue;
         }
         println!("\n{way}:");
-        let begin = Instant::now();
+        let start = Instant::now();
         runtime.block_on(async {
             match way {
                 "sleep" => watchdog.spawn(sleeps()).await,
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 _ => watchdog.spawn(looks_a_name_up()).await,
             }
         })?;
-        println!("({way} blocked its worker for {} ms)", begin.elapsed().as_millis());
+        println!("({way} blocked its worker for {} ms)", start.elapsed().as_millis());
     }
     drop(runtime);
     watchdog.shutdown();

@@ -60,8 +60,8 @@ fn the_four_usual_ways_to_block_are_reported() {
             format!("  advice: {advice}\n"),
         ];
         let mut outputs = Vec::new();
-        let begin = Instant::now();
-        let is_reported = std::iter::repeat(()).take_while(|()| begin.elapsed() < PATIENCE).any(|()| {
+        let start = Instant::now();
+        let is_reported = std::iter::repeat(()).take_while(|()| start.elapsed() < PATIENCE).any(|()| {
             let output = Command::new(example("blocked")).arg(way).env("NO_COLOR", "1").output().unwrap();
             let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,5 @@
-//! The pages and the collector: correct numbers that advance while every worker is blocked.
+//! Tests of the pages and the collector: their numbers are right, and advance while every worker is
+//! blocked.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

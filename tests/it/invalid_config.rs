@@ -1,4 +1,4 @@
-//! Invalid configuration: each has a clear error and leaves nothing behind.
+//! Tests of invalid configurations: each fails with a clear error and leaves nothing behind.
 
 use std::error::Error;
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! `/live`: the data of the live page matches its schema and the snapshot.
+//! Tests of `/live`: the data of the live page matches its schema and the snapshot.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

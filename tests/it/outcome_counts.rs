@@ -1,4 +1,4 @@
-//! How futures and tasks end, how that is counted, and that no frame is left behind.
+//! Tests of the outcomes of futures and tasks: each is counted, and leaves no frame behind.
 
 use std::future::pending;
 use std::time::Duration;
@@ -159,7 +159,7 @@ fn tasks_dropped_at_shutdown_are_terminated() {
         for _ in 0..5 {
             location = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
         }
-        // One task is never polled, on a runtime that nobody drives any more.
+        // One task is never polled, since nothing drives its runtime any more.
         assert_eq!(site_of(&watchdog, name, &location).alive(), Some(5), "{name}");
         drop(runtime);
         let site = site_of(&watchdog, name, &location);

@@ -1,4 +1,4 @@
-//! What is reported of a stall: in the log, to the callback, and by `stalls()`.
+//! Tests of the reports of a stall: in the log, to the callback, and by `stalls()`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -195,15 +195,15 @@ fn a_panicking_callback_is_caught_and_counted() {
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         keep(stall);
         // A payload that panics again when it is dropped.
-        struct Again;
-        impl Drop for Again {
+        struct PanicsOnDrop;
+        impl Drop for PanicsOnDrop {
             fn drop(&mut self) {
                 if !std::thread::panicking() {
                     panic!("on purpose, again");
                 }
             }
         }
-        std::panic::panic_any(Again);
+        std::panic::panic_any(PanicsOnDrop);
     });
     let watchdog = watchdog.start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();

@@ -1,4 +1,4 @@
-//! Stalls are reported without stacks where these are switched off or not compiled in.
+//! Tests that stalls are reported without stacks where these are switched off or not compiled in.
 
 use pollwatch::{Phase, StackCoverage, Watchdog};
 

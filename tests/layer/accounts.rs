@@ -1,4 +1,4 @@
-//! What is counted for routes is a part of what is counted for their runtime.
+//! Tests that the counts of routes are a part of the counts of their runtime.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::client;
 use crate::fixture::serve;
 use test_support::*;
 
-/// Within a measured task the layer's parts are no polls of their own; elsewhere each part is one
-/// poll. The service's call never is.
+/// Within a measured task the layer's futures and bodies are no polls of their own. Elsewhere each
+/// of them is one poll. The service's call is never one.
 #[test]
 fn no_poll_of_a_request_is_counted_twice() {
     let fixture = LayerFixture::new();

@@ -1,4 +1,4 @@
-//! Whatever blocks in a request is reported under the route of the request.
+//! Tests that a block in a request is reported under the route of the request.
 
 use std::convert::Infallible;
 

@@ -1,5 +1,5 @@
-//! 64 concurrent connections to handlers of which some block: no stall has the route of another
-//! request.
+//! Tests with 64 concurrent connections to handlers of which some block: no stall has the route of
+//! another request.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -210,7 +210,7 @@ fn every_stall_of_hyper_has_its_route() {
     drive(&fixture, &truth, addr, "panicked");
 }
 
-/// Clients disconnect while their request blocks, and while it waits after that.
+/// Clients disconnect while their request blocks, and while it waits afterwards.
 #[test]
 fn disconnecting_clients_leave_no_frame_behind() {
     const GONE: usize = 200;

@@ -1,4 +1,4 @@
-//! `Watchdog::router`: the pages within the user's own service.
+//! Tests of `Watchdog::router`: the pages within the user's own service.
 
 use axum::Router;
 use axum::routing::get as on_get;
@@ -36,16 +36,16 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
         .with_state(7)
         .merge(fixture.watchdog.router());
     for (app, prefix) in [(merged, ""), (nested, "/admin"), (with_state, "")] {
-        let theirs = serve(&fixture, app);
+        let in_app = serve(&fixture, app);
         for path in PATHS {
-            let (own, their) = (get_bytes(own, path), get_bytes(theirs, &format!("{prefix}{path}")));
-            assert_eq!(own.0, their.0, "{path}");
+            let (own, nested) = (get_bytes(own, path), get_bytes(in_app, &format!("{prefix}{path}")));
+            assert_eq!(own.0, nested.0, "{path}");
             let is_alike = |name: &&(String, String)| !["date", "content-length"].contains(&name.0.as_str());
-            let [own_headers, their_headers] =
-                [&own, &their].map(|(_, headers, _)| headers.iter().filter(is_alike).collect::<Vec<_>>());
-            assert_eq!(own_headers, their_headers, "{path}");
+            let [own_headers, nested_headers] =
+                [&own, &nested].map(|(_, headers, _)| headers.iter().filter(is_alike).collect::<Vec<_>>());
+            assert_eq!(own_headers, nested_headers, "{path}");
             if ["/stalls", "/healthz", "/stalls/folded", "/live.html", "/live/profile"].contains(&path) {
-                assert_eq!(own.2, their.2, "{path}");
+                assert_eq!(own.2, nested.2, "{path}");
             }
         }
         let series = |addr, path: &str| {
@@ -54,14 +54,14 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
         };
         // Series appear when something is counted for the first time; the watchdog's own are all
         // there.
-        let (own, their) = (series(own, "/metrics"), series(theirs, &format!("{prefix}/metrics")));
+        let (own, nested) = (series(own, "/metrics"), series(in_app, &format!("{prefix}/metrics")));
         for wanted in own.iter().filter(|series| !series.contains('{')) {
-            assert!(their.contains(wanted), "{wanted}");
+            assert!(nested.contains(wanted), "{wanted}");
         }
-        let post = request(theirs, "POST", &format!("{prefix}/metrics"));
+        let post = request(in_app, "POST", &format!("{prefix}/metrics"));
         assert_eq!((post.status, post.headers["allow"].as_str()), (405, "GET, HEAD"));
-        assert_eq!(request(theirs, "HEAD", &format!("{prefix}/metrics")).body, "");
-        assert_eq!(get(theirs, "/nowhere").status, 404);
+        assert_eq!(request(in_app, "HEAD", &format!("{prefix}/metrics")).body, "");
+        assert_eq!(get(in_app, "/nowhere").status, 404);
     }
 }
 
@@ -114,7 +114,7 @@ fn the_live_data_has_each_route() {
     assert!(indexes.into_iter().all(|index| index.as_u64().unwrap() < frames));
 }
 
-/// For any number of routes the worst are listed, and the others are counted.
+/// The data lists the worst routes, and counts the others.
 #[test]
 fn the_live_data_of_routes_is_bounded() {
     let fixture = LayerFixture::new();
@@ -144,7 +144,7 @@ fn the_live_data_of_routes_is_bounded() {
     });
 }
 
-/// It also answers after the last handle is dropped, and holds none.
+/// The router also answers after the last handle is dropped, and holds none.
 #[test]
 fn the_router_keeps_no_thread_alive() {
     let fixture = LayerFixture::new();

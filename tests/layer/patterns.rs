@@ -1,4 +1,5 @@
-//! The rules of tower: what a middleware has to preserve of its inner service.
+//! Tests of the rules of tower: the behaviour of the inner service that a middleware has to
+//! preserve.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -24,18 +25,18 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// A service that is ready on demand. Only the instance that was ready may be called; a clone has
 /// to become ready itself.
-struct Picky {
+struct ReadyOnDemand {
     open: Arc<AtomicBool>,
     asked: bool,
 }
 
-impl Clone for Picky {
-    fn clone(&self) -> Picky {
-        Picky { open: self.open.clone(), asked: false }
+impl Clone for ReadyOnDemand {
+    fn clone(&self) -> ReadyOnDemand {
+        ReadyOnDemand { open: self.open.clone(), asked: false }
     }
 }
 
-impl Service<Request<()>> for Picky {
+impl Service<Request<()>> for ReadyOnDemand {
     type Response = Response<String>;
     type Error = &'static str;
     type Future = Ready<Result<Response<String>, &'static str>>;
@@ -55,12 +56,12 @@ impl Service<Request<()>> for Picky {
 fn readiness_is_that_of_the_inner_service() {
     let fixture = LayerFixture::new();
     let open = Arc::new(AtomicBool::new(false));
-    let mut service = fixture.watchdog.layer().layer(Picky { open: open.clone(), asked: false });
+    let mut service = fixture.watchdog.layer().layer(ReadyOnDemand { open: open.clone(), asked: false });
     let cx = &mut Context::from_waker(std::task::Waker::noop());
     assert!(service.poll_ready(cx).is_pending(), "back-pressure passes");
     open.store(true, Ordering::Relaxed);
     assert!(service.poll_ready(cx).is_ready());
-    // A clone is not ready because the original is; each of them is called after it was ready.
+    // A clone is not ready when the original is. Each of them is called after it was ready.
     let clone = service.clone();
     assert!(!clone.get_ref().asked && service.get_ref().asked);
     block_on(service.call(Request::new(()))).unwrap();
@@ -72,7 +73,7 @@ fn readiness_is_that_of_the_inner_service() {
 fn errors_are_passed_on_and_counted() {
     let fixture = LayerFixture::new();
     let open = Arc::new(AtomicBool::new(true));
-    let service = fixture.watchdog.layer().layer(Picky { open, asked: false });
+    let service = fixture.watchdog.layer().layer(ReadyOnDemand { open, asked: false });
     let error = block_on(service.oneshot(Request::get("/error").body(()).unwrap())).unwrap_err();
     assert_eq!(error, "on purpose");
     fixture.wait_requests("unmatched", &[("GET", "error", 1)]);
@@ -151,7 +152,7 @@ fn bodies_are_unchanged() {
     assert_eq!(SizeHint::exact(&full.size_hint()), Some(5));
 }
 
-/// Below and above the layers that services use.
+/// The layer is inside and outside of the layers that services use.
 #[test]
 fn requests_are_counted_beside_other_layers_in_either_order() {
     const TEXT: usize = 4_000;
@@ -194,13 +195,13 @@ fn requests_are_counted_beside_other_layers_in_either_order() {
         assert_eq!(outside.clone().oneshot(request("/slow")).await.unwrap().status(), status);
         assert_eq!(inside.clone().oneshot(request("/slow")).await.unwrap().status(), status);
     });
-    // The outer layer has seen the response of the time limit, the inner one that the request was
-    // dropped.
+    // The outer layer has observed the response of the time limit, the inner one the dropped
+    // request.
     fixture.wait_requests("unmatched", &[("GET", "2xx", 8), ("GET", "5xx", 1), ("GET", "cancelled", 1)]);
 }
 
-/// tower's own time limit: an error for the layer around it, a dropped request for the layer
-/// within.
+/// tower's own time limit is an error for a layer outside of it, and a dropped request for one
+/// inside.
 #[test]
 fn a_time_limit_that_is_an_error_is_counted() {
     let fixture = LayerFixture::new();

@@ -1,5 +1,5 @@
-//! A real Prometheus, configured as README says, watches a runtime while all its workers are
-//! blocked, and `promtool` checks `/metrics` and the configurations in the documents.
+//! Tests with a real Prometheus, configured as in README, that scrapes a runtime while all its
+//! workers are blocked. `promtool` checks `/metrics` and the configurations in the documents.
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! The states of the page: empty, paused, hidden, stopped; and the page below a prefix.
+//! Tests of the states of the page: empty, paused, hidden, stopped; and of the page below a prefix.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn empty_paused_and_hidden() {
     browser.wait_for("the runtime appears", "return document.querySelector('#workers').innerText.includes('late')");
     browser.wait_for("nothing is blocked", "return document.querySelector('#verdict').dataset.level === 'calm'");
 
-    // A page that nobody sees sends no requests.
+    // A hidden page sends no requests.
     let sends_nothing = |why: &str| {
         // A request may be pending.
         wait_until("the last response has arrived", || {

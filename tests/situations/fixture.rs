@@ -1,4 +1,4 @@
-//! A situation: a task that blocks its worker until its stall has been reported.
+//! The fixture of a situation: a task that blocks its worker until its stall has been reported.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use pollwatch::{Cause, Frame, Phase, Stall};
 
 use test_support::*;
 
-/// What the report must say.
+/// The expected report.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     pub(crate) cause: Cause,
@@ -21,7 +21,7 @@ pub(crate) struct Expected {
     pub(crate) function: &'static str,
 }
 
-/// A way to block, and a way to end that.
+/// A function that blocks, and one that ends the block.
 pub(crate) struct Situation {
     block: Box<dyn FnOnce() + Send>,
     release: Box<dyn FnOnce()>,
@@ -94,7 +94,7 @@ fn observe<K>(
     assert_eq!(stall.site.to_string(), location);
     is_undisturbed(&stall)?;
     if stall.cause == Cause::Unknown {
-        return Err(format!("woken between two looks: {stall}"));
+        return Err(format!("woken between two scans: {stall}"));
     }
     if stall.stack.is_some() {
         return Ok(stall);

@@ -1,4 +1,4 @@
-//! The spans of a stall: those that its own poll has entered, as of the latest scan.
+//! Tests that a stall has the spans that its own poll has entered, as of the latest scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,17 +121,17 @@ fn spans_deeper_than_the_limit_are_counted() {
 
 /// A value cannot add lines to the log or fill it.
 #[test]
-fn hostile_values_are_escaped_and_bounded() {
+fn values_are_escaped_and_bounded() {
     let traced = traced();
     let collected = traced.collected.clone();
     traced.run(async move {
         let long = "🦀".repeat(10_000);
         let value = "x\nstall #9 ongoing\x1b[2J";
-        let _hostile = info_span!("hostile", %value, long).entered();
+        let _span = info_span!("untrusted", %value, long).entered();
         let stall = collected.wait(|s| s.spans.len() == 1).expect("the stall is reported");
         let text = &*stall.spans[0];
         assert!(
-            text.starts_with(r"hostile{value=x\nstall #9 ongoing\u{1b}[2J long=") && text.ends_with("🦀…}"),
+            text.starts_with(r"untrusted{value=x\nstall #9 ongoing\u{1b}[2J long=") && text.ends_with("🦀…}"),
             "{text}"
         );
         assert!(text.len() <= 184, "{}", text.len());

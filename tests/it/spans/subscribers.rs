@@ -1,5 +1,5 @@
-//! The span layer beside others: filters, layers that block or panic, and subscribers that receive
-//! stalls.
+//! Tests of the span layer beside others: filters, layers that block or panic, and subscribers that
+//! receive stalls.
 
 use std::sync::{Arc, Mutex};
 
@@ -142,8 +142,7 @@ fn a_layer_that_blocks_is_reported() {
     }
 }
 
-/// A layer that panics, in a value or by itself, and the locks that it poisons behave as without
-/// pollwatch.
+/// A layer that panics, and the locks that it poisons, behave as they do without pollwatch.
 #[test]
 fn a_layer_that_panics_behaves_as_without_pollwatch() {
     struct Panics;
@@ -169,7 +168,7 @@ fn a_layer_that_panics_behaves_as_without_pollwatch() {
     });
 }
 
-/// What a subscriber does with the event of a stall: it blocks, logs, makes spans.
+/// A subscriber that blocks, logs and makes spans when it receives the event of a stall.
 #[derive(Clone, Default)]
 struct Chatty {
     watchdog: Arc<Mutex<Option<Watchdog>>>,
@@ -239,7 +238,7 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
             wait_until("the stall is found with its span", || {
                 let stalls = seen.stalls();
                 let name = format!("request{{id={id}}}");
-                // The first report delays all others. Their later scans are stored all the same.
+                // The first report delays all others, but their later scans are stored.
                 stalls.len() > before && texts(stalls.last().unwrap()) == [&name]
             });
         };

@@ -1,4 +1,4 @@
-//! A blocked worker is reported once, for as long as it is blocked.
+//! Tests that a blocked worker is reported once, for as long as it is blocked.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -32,7 +32,8 @@ impl StoppableChild {
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.0.id()).expect("a pid");
-        // SAFETY: kill takes two integers; the pid is that of the child, which has not been waited for.
+        // SAFETY: kill takes two integers; the pid is that of the child, which has not been waited
+        // for.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 

@@ -39,7 +39,7 @@ fn main() {
         }
     }
     let added = |at: usize| median(nanos[at].iter().zip(&nanos[0]).map(|(this, bare)| this - bare).collect());
-    println!("| variant | ns a poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
+    println!("| variant | ns per poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
     for (at, variant) in VARIANTS.iter().enumerate() {
         let ns = median(nanos[at].clone());
         match at {

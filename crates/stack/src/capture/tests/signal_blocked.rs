@@ -1,5 +1,5 @@
-//! Threads that the signal does not reach: they block it, or a later handler does not chain to
-//! ours.
+//! Threads that the signal does not reach: they block it, or a later handler does not call
+//! this crate's.
 
 use super::*;
 
