@@ -61,7 +61,6 @@ pub fn preload() {
 ///
 /// ```
 /// pollwatch_stack::preload();
-/// # #[cfg(all(feature = "capture", target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
 /// assert!(pollwatch_stack::is_preloaded());
 /// ```
 pub fn is_preloaded() -> bool {
