@@ -1,4 +1,4 @@
-//! The load: HTTP requests from a runtime of their own, which pollwatch does not watch.
+//! The load: HTTP requests from a separate runtime, which pollwatch does not watch.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
