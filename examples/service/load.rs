@@ -33,7 +33,7 @@ impl Latencies {
 /// The measurements of one phase.
 pub(crate) struct Outcome {
     pub(crate) route: Latencies,
-    /// From the first request to the last answer.
+    /// The time from the first request to the last answer.
     pub(crate) took: Duration,
     pub(crate) ping: Latencies,
     pub(crate) scrape: Latencies,

@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use test_support::*;
 
-/// True where pollwatch installs thread callbacks of its own.
+/// The presence of thread callbacks of pollwatch's own.
 const HAS_OWN_CALLBACKS: bool = cfg!(all(target_os = "linux", not(tokio_unstable)));
 
 /// Sets callbacks that count starts, stops, parks and unparks.

@@ -4,7 +4,7 @@ use pollwatch::{Phase, StackCoverage, Watchdog};
 
 use test_support::*;
 
-/// True where the kernel alone states the cause.
+/// The kernel's ability to state the cause without a stack.
 const HAS_CAUSE: bool = cfg!(target_os = "linux");
 
 fn reported_without_stacks(watchdog: &Watchdog, collected: &CollectedStalls) -> Result<(), String> {

@@ -1,5 +1,5 @@
-//! The same API as `capture/` where the feature is off or the platform is not supported. Every
-//! capture fails.
+//! The API of `capture/` where the feature is off or the platform is not supported. Every capture
+//! fails.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 

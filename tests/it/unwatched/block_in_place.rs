@@ -24,7 +24,7 @@ fn a_worker_handed_over_is_not_reported() {
     });
 }
 
-/// The same while the new worker thread is always busy.
+/// A handed-over worker is not reported either while its new thread is always busy.
 #[test]
 fn a_busy_worker_handed_over_is_not_reported() {
     assert_not_reported(THRESHOLD, 1, |runtime| {

@@ -59,7 +59,7 @@ impl StoppableChild {
     }
 }
 
-/// In the child: a flag that is set once the parent calls [`StoppableChild::finish`].
+/// Returns a flag that is set in the child once the parent calls [`StoppableChild::finish`].
 pub fn continue_flag() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = flag.clone();

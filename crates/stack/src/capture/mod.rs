@@ -220,7 +220,7 @@ impl Capturer {
         Err(CaptureError::Moved)
     }
 
-    /// Has a running thread copy its stack itself.
+    /// Makes a running thread copy its stack itself.
     fn copy_by_signal(&mut self, target: Target) -> Result<Regs, CaptureError> {
         signal::copy(target, &mut self.copy)
     }

@@ -13,7 +13,8 @@ use framehop::{ExplicitModuleSectionInfo, Module as FramehopModule, Unwinder, Un
 
 use super::guard::lock;
 use loader::{LoadCount, LoadedObject};
-use table::{SORTED, Table};
+use table::SORTED;
+pub(crate) use table::Table;
 
 /// One loaded object: the executable or a library.
 #[derive(Clone, Debug)]
@@ -101,17 +102,15 @@ impl Modules {
         self.list.push(module);
     }
 
-    /// Returns these modules and one more, which is all code, with the given tables and their
-    /// addresses.
+    /// Returns these modules and one more, which is all code, with the given tables.
     #[cfg(all(test, not(pollwatch_loom)))]
-    pub(super) fn with_library(&self, range: Range<u64>, header: (u64, Vec<u8>), frames: (u64, Vec<u8>)) -> Modules {
-        let table = |(at, bytes): (u64, Vec<u8>)| Table { at, bytes: bytes.into() };
+    pub(super) fn with_library(&self, range: Range<u64>, header: Table, frames: Table) -> Modules {
         let mut modules = Modules { list: Vec::new(), unwinder: UnwinderNative::new(), version: self.version };
         // The smaller modules suffice as its neighbours, and are cheap to copy.
         let small = self.list.iter().filter(|module| module.frames.bytes.len() < 1 << 20);
         small.cloned().for_each(|module| modules.push(module));
         let (path, code) = (PathBuf::from("library"), vec![range.clone()]);
-        modules.push(Module { path, base: range.start, range, code, header: table(header), frames: table(frames) });
+        modules.push(Module { path, base: range.start, range, code, header, frames });
         modules
     }
 

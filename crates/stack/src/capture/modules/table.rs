@@ -15,9 +15,9 @@ pub(super) const SORTED: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 /// A copied part of memory, and its address.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Table {
-    pub(super) at: u64,
-    pub(super) bytes: Arc<[u8]>,
+pub(crate) struct Table {
+    pub(crate) at: u64,
+    pub(crate) bytes: Arc<[u8]>,
 }
 
 impl Table {

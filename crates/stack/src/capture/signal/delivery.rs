@@ -17,9 +17,9 @@ const SIGNAL_BLOCKED: u32 = 2;
 /// The most threads that are remembered as blocking the signal.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Whether the handler that is installed now does not call the one of this crate.
+/// True while a later handler is installed that does not call this crate's.
 static REPLACED: AtomicBool = AtomicBool::new(false);
-/// Whether a thread was ever found to block the signal for good.
+/// True once a thread was found to block the signal for good.
 static BLOCKED: AtomicBool = AtomicBool::new(false);
 
 pub(in crate::capture) const IS_REPLACED: &str = "a handler of SIGURG that was installed later does not call pollwatch's, which copies the stack of a running thread";
@@ -39,7 +39,7 @@ pub(in crate::capture) fn degradation() -> Option<&'static str> {
 pub(super) struct Delivery {
     /// A later handler, and how many requests in a row were not answered since it was installed.
     unanswered: Option<(usize, u32)>,
-    /// How often in a row each of these threads was found to block the signal.
+    /// The number of times in a row that each of these threads was found to block the signal.
     signal_blocked: HashMap<Tid, u32>,
 }
 

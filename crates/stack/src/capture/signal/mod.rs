@@ -83,7 +83,7 @@ fn send(tid: Tid, signal: libc::c_int) -> bool {
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid.as_raw(), signal) == 0 }
 }
 
-/// Has a thread of this process copy its stack into `stack`, from its stack pointer up.
+/// Makes a thread of this process copy its stack into `stack`, from its stack pointer up.
 pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureError> {
     let requester = requester().ok_or(CaptureError::Unavailable)?;
     let mut requester = lock(requester);

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 
+use super::super::modules::Table;
 use super::super::unwind::{MAX_FRAMES, unwind};
 use super::*;
 use random::{Random, rounds};
@@ -217,7 +218,9 @@ fn library(random: &Random, like: &Modules) -> Modules {
             bytes.truncate(random.below(bytes.len()));
         }
     }
-    like.with_library(BASE..BASE + 0x10000, (header_at, header), (frames_at, frames))
+    let header = Table { at: header_at, bytes: header.into() };
+    let frames = Table { at: frames_at, bytes: frames.into() };
+    like.with_library(BASE..BASE + 0x10000, header, frames)
 }
 
 #[test]

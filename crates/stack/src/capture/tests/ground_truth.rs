@@ -100,7 +100,7 @@ fn waits_for_a_child() {
     let _ = child.wait();
 }
 
-/// Has several pages of locals, so that its first instructions probe the stack.
+/// Keeps several pages of locals, so that its first instructions probe the stack.
 #[inline(never)]
 fn with_large_locals(block: fn()) {
     let mut much = [0u8; 20_000];

@@ -157,7 +157,7 @@ impl std::fmt::Display for Outcomes {
 
 struct Hammer {
     capturer: Capturer,
-    /// In the order of `FUNCTIONS`.
+    /// The outcomes by kind, in the order of `FUNCTIONS`.
     outcomes: [Outcomes; 5],
 }
 
@@ -222,7 +222,7 @@ const NAMES: [&str; 5] = ["allocating", "panicking", "spawning", "short-lived", 
 struct Fixture {
     number: Arc<AtomicU64>,
     latest: Arc<Mutex<Option<Target>>>,
-    /// In the order of `FUNCTIONS`. Short-lived threads are started by the spawning one.
+    /// The threads, in the order of `FUNCTIONS`. The spawning one starts the short-lived ones.
     subjects: [Option<Subject>; 5],
 }
 

@@ -111,31 +111,36 @@ fn calls(call: Call, peer: &Peer, stop: &AtomicBool) -> Counts {
     counts
 }
 
-/// Writes a byte to a pipe's reader, or reads from its writer, every [`WAIT`].
-fn answers(name: &str, peer: &mut (Option<std::io::PipeReader>, Option<std::io::PipeWriter>), stop: &AtomicBool) {
+/// The ends of the pipes that the peer's ends belong to.
+struct OtherEnds {
+    reader: std::io::PipeReader,
+    writer: std::io::PipeWriter,
+}
+
+/// Writes a byte to the peer's reader, or reads from its writer, every [`WAIT`]. At the end, a thread
+/// that still waits reads the end of the file.
+fn answers(name: &str, mut ends: OtherEnds, stop: &AtomicBool) {
     use std::io::{Read, Write};
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(WAIT);
         match name {
-            "read, pipe" => drop(peer.1.as_mut().unwrap().write(b"x")),
-            "write, pipe" => drop(peer.0.as_mut().unwrap().read(&mut [0; 1 << 14])),
+            "read, pipe" => drop(ends.writer.write(b"x")),
+            "write, pipe" => drop(ends.reader.read(&mut [0; 1 << 14])),
             _ => {}
         }
     }
-    // A thread that still waits reads the end of the file.
-    *peer = (None, None);
 }
 
 /// Makes one call repeatedly, while `disturb` is called with the thread that makes it.
-fn run((name, call): (&'static str, Call), mut disturb: impl FnMut(Target)) -> Counts {
+fn run(name: &'static str, call: Call, mut disturb: impl FnMut(Target)) -> Counts {
     let (stream, _other) = UnixStream::pair().unwrap();
     stream.set_read_timeout(Some(WAIT)).unwrap();
     let (input, output) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
     let peer = Peer { stream, pipe: (input.0, output.1) };
-    let mut answering = (Some(output.0), Some(input.1));
+    let ends = OtherEnds { reader: output.0, writer: input.1 };
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
-    let answering = thread::spawn(move || answers(name, &mut answering, &stopped));
+    let answering = thread::spawn(move || answers(name, ends, &stopped));
     let (send, counts) = mpsc::channel();
     let subject = Subject::start(move |stop| send.send(calls(call, &peer, stop)).unwrap());
     let (mut seed, start) = (1u64, Instant::now());
@@ -171,15 +176,15 @@ fn counted() -> Result<(), (u64, u64)> {
     let mut capturer = Capturer::default();
     let (mut captures, mut taken, mut starved) = (0u64, 0, 0);
     let mut table = [[Counts::default(); 3]; CALLS.len()];
-    for (call, row) in CALLS.into_iter().zip(&mut table) {
-        row[0] = run(call, |_| {});
-        row[1] = run(call, |target| {
+    for ((name, call), row) in CALLS.into_iter().zip(&mut table) {
+        row[0] = run(name, call, |_| {});
+        row[1] = run(name, call, |target| {
             let result = capturer.capture(target).map(|raw| raw.is_complete());
             captures += 1;
             taken += u64::from(result == Ok(true));
             starved += u64::from(result == Err(CaptureError::Timeout));
         });
-        row[2] = run(call, |target| {
+        row[2] = run(name, call, |target| {
             let _ = signal::copy(target, &mut Vec::new());
         });
     }
