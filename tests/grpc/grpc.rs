@@ -121,7 +121,7 @@ fn every_stall_of_tonic_has_its_route() {
     /// The concurrent streams of each connection.
     const STREAMS: usize = 2;
     const REQUESTS: usize = 15;
-    let fixture = LayerFixture::with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
+    let fixture = LayerFixture::start_with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
     let truth = GroundTruth::default();
     let addr = serve(&fixture, BlockingServices(truth.clone()));
     let drive = async move {
@@ -154,7 +154,7 @@ fn every_stall_of_tonic_has_its_route() {
 /// status.
 #[test]
 fn trailers_and_errors_are_passed_on() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let addr = serve(&fixture, BlockingServices::default());
     within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
@@ -176,7 +176,7 @@ fn trailers_and_errors_are_passed_on() {
 fn a_flood_of_invented_methods_does_not_displace_real_ones() {
     const MAX_ROUTES: usize = 8;
     const FLOOD: usize = 500;
-    let fixture = LayerFixture::with(Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
+    let fixture = LayerFixture::start_with(Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
     let addr = serve(&fixture, BlockingServices::default());
     within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {

@@ -19,7 +19,7 @@ use test_support::*;
 /// of them is one poll. The service's call is never one.
 #[test]
 fn no_poll_of_a_request_is_counted_twice() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let parts = Arc::new(AtomicU64::new(0));
     let of_handler = parts.clone();
     let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(move |_: Request<()>| {
@@ -59,7 +59,7 @@ fn no_poll_of_a_request_is_counted_twice() {
 /// This also holds where a request calls another service, and where two layers see one request.
 #[test]
 fn routes_are_never_busier_than_their_runtime() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let slow = async || {
         block(Duration::from_millis(3));
         "slow"

@@ -18,7 +18,7 @@ use test_support::*;
 #[test]
 fn the_first_report_names_the_route_while_it_blocks() {
     undisturbed(|| {
-        let fixture = LayerFixture::new();
+        let fixture = LayerFixture::start();
         let gate = Gate::new();
         let key = gate.key();
         let slow = move |Path(id): Path<u32>| async move { format!("{id} {}", key.pass()) };
@@ -99,7 +99,7 @@ impl<S: Sync> FromRequestParts<S> for Extracted {
 
 #[test]
 fn handlers_extractors_and_bodies_are_attributed() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let app = || {
         let body = || {
             Body::from_stream(futures_util::stream::iter([0, 1, 2]).map(|i| {
@@ -126,7 +126,7 @@ fn handlers_extractors_and_bodies_are_attributed() {
 
 #[test]
 fn middleware_is_attributed_below_the_layer_and_not_above_it() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let blocking = ServiceBuilder::new().map_request(|request: axum::extract::Request| {
         blocks();
         request
@@ -144,7 +144,7 @@ fn middleware_is_attributed_below_the_layer_and_not_above_it() {
 
 #[test]
 fn a_task_spawned_by_a_handler_is_attributed() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let watchdog = fixture.watchdog.clone();
     let spawns = async move || watchdog.spawn(async { blocks() }).await.unwrap();
     let app = || Router::new().route("/spawns/{id}", get(spawns.clone())).layer(fixture.watchdog.layer());
@@ -169,7 +169,7 @@ fn several_short_requests_in_one_poll_have_no_route() {
     use tower::ServiceExt;
     let threshold = THRESHOLD * 5;
     undisturbed(|| {
-        let fixture = LayerFixture::with(pollwatch::Watchdog::builder().threshold(threshold));
+        let fixture = LayerFixture::start_with(pollwatch::Watchdog::builder().threshold(threshold));
         let half = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |_: http::Request<()>| {
             block(THRESHOLD * 4);
             Ok::<_, Infallible>(http::Response::new(String::new()))

@@ -114,7 +114,7 @@ fn check(connection: usize, i: usize, answer: Answer) {
 }
 
 fn fixture() -> LayerFixture {
-    LayerFixture::with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false))
+    LayerFixture::start_with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false))
 }
 
 /// Runs the load and checks all stalls and counts against the ground truth. `panicked` is the

@@ -42,7 +42,7 @@ fn request_all(fixture: &LayerFixture, app: Router, paths: &[&str]) {
 
 #[test]
 fn nested_routers_and_fallbacks_are_named() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let inner = Router::new().route("/item/{id}", get(async || {})).fallback(async || StatusCode::NOT_FOUND);
     let app = Router::new()
         .nest("/shop/{city}", inner)
@@ -67,7 +67,7 @@ fn nested_routers_and_fallbacks_are_named() {
 
 #[test]
 fn a_route_layer_does_not_count_the_fallback() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let app = Router::new().route("/a/{id}", get(async || {})).route_layer(fixture.watchdog.layer());
     request_all(&fixture, app, &["/a/1", "/b"]);
     assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 1)]);
@@ -77,7 +77,7 @@ fn a_route_layer_does_not_count_the_fallback() {
 /// twice.
 #[test]
 fn a_layer_outside_of_the_router_counts_nothing_twice() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let outside = fixture.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
     within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async {
@@ -86,7 +86,7 @@ fn a_layer_outside_of_the_router_counts_nothing_twice() {
     });
     assert_counted(&fixture, &[("unmatched", "GET", "2xx", 1)]);
 
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let twice = Router::new().route("/a/{id}", get(async || {})).layer(fixture.watchdog.layer());
     request_all(&fixture, twice.layer(fixture.watchdog.layer()), &["/a/1", "/a/2"]);
     assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 2)]);
@@ -94,7 +94,7 @@ fn a_layer_outside_of_the_router_counts_nothing_twice() {
 
 #[test]
 fn requests_are_counted_by_method_and_status() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let app = Router::new()
         .route(
             "/{status}",
@@ -129,7 +129,7 @@ fn requests_are_counted_by_method_and_status() {
 
 #[test]
 fn a_function_may_name_routes_and_may_panic() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let layer = fixture.watchdog.layer().route_by(|request| match request.uri.path() {
         "/panic" => std::panic::resume_unwind(Box::new("on purpose")),
         "/mine/1" => Some("mine".into()),
@@ -161,7 +161,7 @@ fn a_function_may_name_routes_and_may_panic() {
 fn a_flood_of_names_does_not_displace_real_ones() {
     const MAX_ROUTES: usize = 6;
     const FLOOD: usize = 1_000;
-    let fixture = LayerFixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
+    let fixture = LayerFixture::start_with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
     let layer = fixture.watchdog.layer().route_by(|request| Some(request.uri.path().to_owned().into()));
     let service = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
         let is_real = request.uri().path().starts_with("/real/");
@@ -200,7 +200,7 @@ fn a_flood_of_names_does_not_displace_real_ones() {
 #[test]
 fn a_service_without_grpc_has_no_method_routes() {
     const MAX_ROUTES: usize = 4;
-    let fixture = LayerFixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
+    let fixture = LayerFixture::start_with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
     let service = ServiceBuilder::new()
         .layer(fixture.watchdog.layer())
         .service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));

@@ -24,7 +24,7 @@ const PATHS: [&str; 10] = [
 
 #[test]
 fn an_admin_router_has_the_same_pages_as_the_server() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let (task, _) = spawn_measured(&fixture.watchdog, fixture.runtime.handle(), async { block(THRESHOLD * 2) });
     fixture.runtime.block_on(task).unwrap();
     fixture.stalls();
@@ -69,7 +69,7 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
 /// data.
 #[test]
 fn the_live_data_has_each_route() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let addr = fixture.watchdog.local_addr().unwrap();
     let watchdog = fixture.watchdog.clone();
     let app = Router::new()
@@ -117,7 +117,7 @@ fn the_live_data_has_each_route() {
 /// The data lists the worst routes, and counts the others.
 #[test]
 fn the_live_data_of_routes_is_bounded() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let names: Vec<String> = (0..120).map(|i| format!("/route/{i}")).collect();
     let router = names.iter().fold(Router::new(), |router, name| {
         let blocks = name == "/route/77";
@@ -147,7 +147,7 @@ fn the_live_data_of_routes_is_bounded() {
 /// The router also answers after the last handle is dropped, and holds none.
 #[test]
 fn the_router_keeps_no_thread_alive() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let addr = serve(&fixture, Router::new().merge(fixture.watchdog.router()));
     let server = fixture.watchdog.local_addr().unwrap();
     let LayerFixture { watchdog, runtime, .. } = fixture;

@@ -54,7 +54,7 @@ impl Service<Request<()>> for ReadyOnDemand {
 
 #[test]
 fn readiness_is_that_of_the_inner_service() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let open = Arc::new(AtomicBool::new(false));
     let mut service = fixture.watchdog.layer().layer(ReadyOnDemand { open: open.clone(), asked: false });
     let cx = &mut Context::from_waker(std::task::Waker::noop());
@@ -71,7 +71,7 @@ fn readiness_is_that_of_the_inner_service() {
 
 #[test]
 fn errors_are_passed_on_and_counted() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let open = Arc::new(AtomicBool::new(true));
     let service = fixture.watchdog.layer().layer(ReadyOnDemand { open, asked: false });
     let error = block_on(service.oneshot(Request::get("/error").body(()).unwrap())).unwrap_err();
@@ -85,7 +85,7 @@ fn panics_are_passed_on_and_counted() {
         std::panic::resume_unwind(Box::new("on purpose"))
     }
     let is_caught = |f: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let layer = fixture.watchdog.layer();
     let in_call = ServiceBuilder::new()
         .layer(&layer)
@@ -113,7 +113,7 @@ fn panics_are_passed_on_and_counted() {
 
 #[test]
 fn a_dropped_response_counts_as_cancelled() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let service = ServiceBuilder::new()
         .layer(fixture.watchdog.layer())
         .service_fn(|_: Request<()>| std::future::pending::<Result<Response<()>, Infallible>>());
@@ -128,7 +128,7 @@ fn a_dropped_response_counts_as_cancelled() {
 /// Asserts that a body keeps its hints, its frames and its trailers.
 #[test]
 fn bodies_are_unchanged() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |request: Request<()>| {
         let body = if request.uri() == "/empty" { Full::default() } else { Full::new(Bytes::from("whole")) };
         let mut trailers = HeaderMap::new();
@@ -156,7 +156,7 @@ fn bodies_are_unchanged() {
 #[test]
 fn requests_are_counted_beside_other_layers_in_either_order() {
     const TEXT: usize = 4_000;
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let slow = async |request: Request<String>| {
         if request.uri() == "/slow" {
             std::future::pending::<()>().await;
@@ -204,7 +204,7 @@ fn requests_are_counted_beside_other_layers_in_either_order() {
 /// inside.
 #[test]
 fn a_time_limit_that_is_an_error_is_counted() {
-    let fixture = LayerFixture::new();
+    let fixture = LayerFixture::start();
     let never = |_: Request<()>| std::future::pending::<Result<Response<()>, Infallible>>();
     let limit = Duration::from_millis(10);
     let outside = ServiceBuilder::new().layer(fixture.watchdog.layer()).timeout(limit).service_fn(never);

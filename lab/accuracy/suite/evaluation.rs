@@ -154,7 +154,7 @@ impl Evaluation {
         if first.is_none() {
             let reports =
                 reported.map(|reported| reported.reports.iter().map(|r| (r.received, r.ongoing)).collect::<Vec<_>>());
-            self.faults.push(format!("late, kept off for {delay}: {reports:?} {poll:?}"));
+            self.faults.push(format!("late, the watchdog got no CPU for {delay} ns: {reports:?} {poll:?}"));
         }
         self.late.add(first.is_some());
     }

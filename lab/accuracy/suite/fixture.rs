@@ -90,7 +90,8 @@ impl Fixture {
         Arc::new(fixture)
     }
 
-    /// Spawns a recorded task. Its site is the caller's location.
+    /// Spawns a recorded task. Its site is the caller's location. Where hooks measure every task,
+    /// `through_watchdog` selects `Watchdog::spawn` instead of tokio's.
     #[track_caller]
     pub(crate) fn spawn(
         &self,
@@ -98,15 +99,14 @@ impl Fixture {
         future: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let future = RecordedSite { inner: future, site: Location::caller() };
+        if through_watchdog && self.mode.has_hooks() {
+            let _entered = self.handle.enter();
+            return self.watchdog.spawn(future).abort_handle();
+        }
         match self.mode.instrumentation {
             Instrumentation::Wrapper => {
                 let future = RecordedTask::new(&self.recorder, self.watchdog.watch(future));
                 self.handle.spawn(future).abort_handle()
-            }
-            #[cfg(tokio_unstable)]
-            Instrumentation::Hooks if through_watchdog => {
-                let _entered = self.handle.enter();
-                self.watchdog.spawn(future).abort_handle()
             }
             #[cfg(tokio_unstable)]
             Instrumentation::Hooks => self.handle.spawn(future).abort_handle(),

@@ -91,6 +91,16 @@ impl Mode {
         }
     }
 
+    /// Returns true if tokio's task hooks measure the tasks.
+    pub(crate) fn has_hooks(self) -> bool {
+        match self.instrumentation {
+            #[cfg(tokio_unstable)]
+            Instrumentation::Hooks => true,
+            _ => false,
+        }
+    }
+
+    /// Returns true if no task is measured.
     pub(crate) fn is_unwatched(self) -> bool {
         match self.instrumentation {
             #[cfg(not(tokio_unstable))]

@@ -25,12 +25,12 @@ pub struct LayerFixture {
 
 impl LayerFixture {
     /// Starts a fixture with the usual threshold.
-    pub fn new() -> LayerFixture {
-        LayerFixture::with(Watchdog::builder().threshold(THRESHOLD))
+    pub fn start() -> LayerFixture {
+        LayerFixture::start_with(Watchdog::builder().threshold(THRESHOLD))
     }
 
     /// Starts a fixture with a watchdog of these settings.
-    pub fn with(builder: WatchdogBuilder) -> LayerFixture {
+    pub fn start_with(builder: WatchdogBuilder) -> LayerFixture {
         let (watchdog, collected) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
         let mut builder = multi_thread(LAYER_WORKERS);
         // Each worker has a name of its own, by which its stalls are recognised.
