@@ -216,12 +216,12 @@ fn violation(from: &str, to: &str, edges: &BTreeSet<(String, String)>) -> Option
         return (!allowed.contains(&to_layer)).then(|| format!("{from_layer} must not import {to_layer}"));
     }
     if edges.contains(&(to.to_owned(), from.to_owned())) {
-        return Some("they import each other".into());
+        return Some("the two modules import each other".into());
     }
     let (_, order) = INNER_ORDER.iter().find(|(layer, _)| *layer == from_layer)?;
     let position = |module: &str| order.iter().position(|name| Some(*name) == module.split("::").nth(1));
     let (from, to) = (position(from)?, position(to)?);
-    (from < to).then(|| "it comes later in the order of its layer".into())
+    (from < to).then(|| "the imported module comes later in the order of its layer".into())
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn changing_the_wall_clock_does_not_change_durations() {
                 let stall = collected.wait_resolved(name);
                 times = Some((stall, inner, outer.elapsed()));
             });
-            let (stall, inner, outer) = times.expect("it ran");
+            let (stall, inner, outer) = times.expect("the poll ended");
             is_undisturbed(&stall)?;
             let counted: Duration =
                 runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|of_cause| of_cause.stalls.time).sum();

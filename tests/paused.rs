@@ -123,7 +123,7 @@ fn a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall() {
     }
     undisturbed(|| {
         let (child, lines) = StoppableChild::start(NAME);
-        wait_until("it has stopped itself", || child.state() == "T");
+        wait_until("the child has stopped itself", || child.state() == "T");
         std::thread::sleep(TIME_STOPPED / 2);
         assert_no_blame(&child.finish(lines))
     });

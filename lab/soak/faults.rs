@@ -243,7 +243,7 @@ fn child(_: &Service, n: usize) -> Result<(), String> {
         unsafe { command.pre_exec(|| Ok(())) };
     }
     let status = command.status().map_err(text)?;
-    if status.success() { Ok(()) } else { Err(format!("it ended with {status}")) }
+    if status.success() { Ok(()) } else { Err(format!("the child ended with {status}")) }
 }
 
 /// Spawns tasks on the service's runtime that are aborted, panic, or are detached.

@@ -47,7 +47,7 @@ fn a_task_that_blocks_is_a_stall() {
             assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
             holds_unless_overslept(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
             is_undisturbed(&stall)?;
-            assert_eq!(site_of(&watchdog, name, &location).stalls.count, 1, "it is counted at its site");
+            assert_eq!(site_of(&watchdog, name, &location).stalls.count, 1, "the stall is counted at its site");
             Ok(())
         });
     }

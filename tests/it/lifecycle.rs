@@ -92,10 +92,10 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
     let started = Instant::now();
     watchdog.shutdown();
     let took = started.elapsed();
-    assert!(!left.load(Ordering::Acquire), "it still hangs");
+    assert!(!left.load(Ordering::Acquire), "the callback still hangs");
     assert!(took < Duration::from_secs(10), "{took:?}");
     gate.open();
-    wait_until("it ends once it can", || left.load(Ordering::Acquire));
+    wait_until("the end of the callback", || left.load(Ordering::Acquire));
 }
 
 /// A stall that is ongoing when the watchdog stops keeps its time, and gets no more.

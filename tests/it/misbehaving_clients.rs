@@ -55,7 +55,7 @@ fn an_endless_head_is_refused() {
     while endless.write_all(&line).is_ok() {
         sent += line.len();
         // More than the kernel buffers on either side, and no more.
-        assert!(sent < 64 << 20, "it reads for ever");
+        assert!(sent < 64 << 20, "the server never stops reading");
     }
     assert!(started.elapsed() < PROMPT, "refused by its size, not by its time");
     answers_promptly(addr);

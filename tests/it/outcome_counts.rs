@@ -114,7 +114,7 @@ fn an_abort_while_pending_is_a_cancellation() {
             watchdog.spawn(pending::<()>())
         };
         let count = || watchdog.snapshot().sites.first().cloned().expect("one site");
-        wait_until("it was polled", || {
+        wait_until("the future was polled", || {
             runtime.block_on(yields(1));
             count().polls == 1
         });
@@ -138,7 +138,7 @@ fn a_drop_before_the_end_is_a_cancellation() {
         runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = &mut polled => unreachable!("it is pending"),
+                () = &mut polled => unreachable!("the future is pending"),
                 () = yields(2) => {}
             }
         });

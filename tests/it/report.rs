@@ -121,8 +121,8 @@ fn the_log_states_the_coverage_of_a_runtime() {
     let [line] = &lines[..] else { panic!("{lines:#?}") };
     assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::watchdog", Level::INFO, false));
     let coverage = watchdog.coverage();
-    let seen = coverage.runtimes.iter().find(|r| &*r.name == name).expect("it is watched");
-    assert_eq!(line.fields["message"], format!("watching {seen}"));
+    let covered = coverage.runtimes.iter().find(|r| &*r.name == name).expect("the runtime is watched");
+    assert_eq!(line.fields["message"], format!("watching {covered}"));
     assert_eq!(line.fields["message"].contains("every spawned task"), HOOKS, "{line:?}");
 }
 

@@ -29,13 +29,13 @@ fn the_first_report_names_the_route_while_it_blocks() {
 
         let first = fixture.collected.wait_ongoing("main").expect("the stall is reported while it blocks");
         if first.route.is_none() || matches!(first.cause, Cause::Starved | Cause::Paused) {
-            return Err(format!("it was given no CPU, or not until long after its poll began: {first}"));
+            return Err(format!("the thread got no CPU until long after its poll started: {first}"));
         }
         assert_eq!(first.route.as_deref(), Some("/slow/{id}"), "{first}");
         assert!(first.to_string().contains("\n  route /slow/{id} · task "), "{first}");
         // The route is counted just after the first report is sent.
         let count = || fixture.metrics().find("pollwatch_route_stalls_total", &[("route", "/slow/{id}")]);
-        wait_until("it is counted while it blocks", || count() == Some(1.0));
+        wait_until("a count while the request blocks", || count() == Some(1.0));
         let metrics = fixture.metrics();
         let so_far = metrics.get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
         assert!(so_far >= THRESHOLD.as_secs_f64(), "{so_far}");
@@ -185,7 +185,9 @@ fn several_short_requests_in_one_poll_have_no_route() {
         match &stalls[..] {
             [stall] if stall.route.is_none() => {
                 let ongoing = fixture.collected.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
-                let Some(ongoing) = ongoing else { return Err(format!("it was over before a scan found it: {stall}")) };
+                let Some(ongoing) = ongoing else {
+                    return Err(format!("the stall ended before a scan found it: {stall}"));
+                };
                 assert!(ongoing.to_string().contains("several requests or other work, no route alone"), "{ongoing}");
                 assert_eq!(fixture.route("unmatched").unwrap().stalls.count, 0);
                 Ok(())

@@ -55,7 +55,7 @@ fn empty_paused_and_hidden() {
     browser.click("#pause");
     assert_eq!(browser.eval("return document.body.dataset.state"), "paused");
     assert_eq!((browser.text("#pause"), browser.text("#status")), ("Resume".into(), "Paused".into()));
-    sends_nothing("it is paused");
+    sends_nothing("the page is paused");
     browser.click("#pause");
     sends_again();
     let hide = |hidden: bool| {
@@ -65,7 +65,7 @@ fn empty_paused_and_hidden() {
         ));
     };
     hide(true);
-    sends_nothing("it is hidden");
+    sends_nothing("the page is hidden");
     hide(false);
     sends_again();
     browser.wait_for_state("live");

@@ -144,8 +144,9 @@ fn assert_line(frame: &Frame, all: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(frame.file.as_deref().expect("a file"));
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let name = frame.function.as_deref().and_then(|f| f.rsplit("::").next()).expect("a function");
-    let begin = text.lines().position(|line| line.starts_with(&format!("fn {name}("))).expect("it is in its file");
-    let body: Vec<_> = text.lines().enumerate().skip(begin + 1).take_while(|(_, line)| *line != "}").collect();
+    let start =
+        text.lines().position(|line| line.starts_with(&format!("fn {name}("))).expect("the function is in its file");
+    let body: Vec<_> = text.lines().enumerate().skip(start + 1).take_while(|(_, line)| *line != "}").collect();
     let marks: Vec<usize> = body.iter().filter(|(_, line)| line.ends_with(MARK)).map(|(at, _)| at + 1).collect();
     let line = frame.line.expect("a line") as usize;
     let is_right = if marks.is_empty() { body.iter().any(|(at, _)| at + 1 == line) } else { marks.contains(&line) };

@@ -171,7 +171,7 @@ pub(crate) fn end(mut fixture: Arc<Fixture>) -> Outcome {
     }
     fixture.fence();
     let snapshot = fixture.watchdog.snapshot();
-    let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("it was there");
+    let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("the runtime is in the snapshot");
     let (polls, counted) = (main.polls_total, main.stalls.iter().map(|c| c.stalls.count).sum());
     let reported = by_stall(&lock(&fixture.reported));
     Outcome { polls, counted, suspected: main.suspected.count, recorded: fixture.recorder.polls(), reported }

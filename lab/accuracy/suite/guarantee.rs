@@ -72,13 +72,16 @@ mod tests {
         );
         assert!(!Guarantee::measured(T).excuses(&seventeen, &busy), "a timed poll needs no scan");
         assert!(!Guarantee::unwatched(T).excuses(&poll(0, 30 * MS), &busy), "there was time enough");
-        assert!(!Guarantee::unwatched(T).excuses(&poll(40 * MS, 17 * MS), &busy), "that was before");
+        assert!(
+            !Guarantee::unwatched(T).excuses(&poll(40 * MS, 17 * MS), &busy),
+            "the watchdog had a CPU during this poll"
+        );
         assert_eq!(Guarantee::unwatched(T).short_by(&seventeen, &busy), T / 2 + MEASURING + 2 * MS);
         assert_eq!(Guarantee::measured(T).short_by(&seventeen, &busy), 0);
         // The watchdog is excused as well while it waits for the stack of a thread that has no CPU.
         let mut waits = CpuAvailability::default();
         waits.remember(T, &[Poll { waited: 4 * MS, ..poll(0, 30 * MS) }, poll(60 * MS, 30 * MS)]);
         assert!(Guarantee::unwatched(T).excuses(&poll(35 * MS, 17 * MS), &waits));
-        assert!(!Guarantee::unwatched(T).excuses(&poll(70 * MS, 17 * MS), &waits), "that one was given a CPU");
+        assert!(!Guarantee::unwatched(T).excuses(&poll(70 * MS, 17 * MS), &waits), "the thread of this poll had a CPU");
     }
 }

@@ -153,7 +153,11 @@ pub(crate) mod tests {
         let in_place = |held: u64| Poll { held_until: Some(held), ..poll(0, 50 * MS) };
         assert_eq!(exactly(&[in_place(MS)], &[reported(0)]).wrong, [0]);
         assert_eq!(exactly(&[in_place(MS)], &[]).missed, [0; 0]);
-        assert_eq!(exactly(&[in_place(12 * MS)], &[reported(0)]).pairs, [(0, 0)], "nobody took it for so long");
+        assert_eq!(
+            exactly(&[in_place(12 * MS)], &[reported(0)]).pairs,
+            [(0, 0)],
+            "no thread took the worker over before"
+        );
     }
 
     #[test]
@@ -177,7 +181,7 @@ pub(crate) mod tests {
             let matching = match_up(&Guarantee::unwatched(T), &of_a_task, &[observed(2 * MS, 12 * MS, certainty)]);
             assert_eq!(matching.pairs, [(0, 0)]);
             let matching = match_up(&Guarantee::unwatched(T), &of_a_task, &[observed(2 * MS, 20 * MS, certainty)]);
-            assert_eq!(matching.wrong, [0], "it went on for longer than the poll");
+            assert_eq!(matching.wrong, [0], "the reported stall is longer than the poll");
         }
         assert_eq!(exactly(&of_a_task, &[observed(2 * MS, 12 * MS, Certainty::Measured)]).wrong, [0]);
     }

@@ -154,5 +154,5 @@ fn run_load(fixture: &Arc<Fixture>, time: Duration, seed: u64) {
     });
     let _ = is_done.recv();
     stop.store(true, Ordering::Relaxed);
-    busy.into_iter().for_each(|thread| thread.join().expect("it only computes"));
+    busy.into_iter().for_each(|thread| thread.join().expect("a busy thread does not panic"));
 }

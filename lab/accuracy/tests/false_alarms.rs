@@ -125,12 +125,12 @@ fn a_runtime_that_shuts_down_in_mid_block() {
     for mode in Mode::measured().filter(|mode| mode.workers() <= 2) {
         for share in [0.5, 3.0] {
             let blocks = |fixture: &Arc<Fixture>| {
-                let (begun, has_begun) = mpsc::channel();
+                let (starts, started) = mpsc::channel();
                 for _ in 0..mode.workers() {
-                    let begun = begun.clone();
+                    let starts = starts.clone();
                     fixture.spawn(false, async move {
                         let start = now();
-                        let _ = begun.send(());
+                        let _ = starts.send(());
                         std::thread::sleep(THRESHOLD.mul_f64(share));
                         record_block(Block {
                             kind: Kind::Sleeps,
@@ -141,7 +141,7 @@ fn a_runtime_that_shuts_down_in_mid_block() {
                     });
                 }
                 for _ in 0..mode.workers() {
-                    has_begun.recv().expect("it begins");
+                    started.recv().expect("the block starts");
                 }
             };
             let (guarantee, Outcome { recorded, reported, .. }, cpu) = run_watched(mode, THRESHOLD, blocks);

@@ -21,13 +21,13 @@ fn nested_guards_are_reported_with_their_fields() {
         let _load = info_span!("load", rows = 3).entered();
         block_until_reported(&collected, &[r#"request{id=7 path="/x"}"#, "load{rows=3}"]).id
     });
-    let end = traced.collected.wait(|s| s.id == id && s.phase == Phase::Resolved).expect("it ends");
+    let end = traced.collected.wait(|s| s.id == id && s.phase == Phase::Resolved).expect("the stall ends");
     assert_eq!(texts(&end), [r#"request{id=7 path="/x"}"#, "load{rows=3}"], "the last ones of the latest scan");
     let text = end.to_string();
     assert!(text.lines().nth(1).unwrap().ends_with(r#" · span request{id=7 path="/x"} › load{rows=3}"#), "{text}");
     let json = serde_json::to_value(&end).unwrap();
     assert_eq!(json["spans"][1], "load{rows=3}");
-    let kept = traced.watchdog.stalls().into_iter().find(|s| s.id == id).expect("it is kept");
+    let kept = traced.watchdog.stalls().into_iter().find(|s| s.id == id).expect("the stall is kept");
     assert_eq!(kept.spans, end.spans);
 }
 

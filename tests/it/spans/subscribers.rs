@@ -148,7 +148,7 @@ fn a_layer_that_panics_behaves_as_without_pollwatch() {
     struct Panics;
     impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Panics {
         fn on_record(&self, id: &span::Id, _: &span::Record<'_>, ctx: Context<'_, S>) {
-            let span = ctx.span(id).expect("it is there");
+            let span = ctx.span(id).expect("the span exists");
             let _locked = span.extensions_mut();
             std::panic::resume_unwind(Box::new("on purpose"));
         }
@@ -215,7 +215,7 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
     let callback = move |stall: &Stall| {
         if let Some(dispatch) = lock(&for_callback).take() {
             std::mem::forget(tracing::dispatcher::set_default(&dispatch));
-            std::mem::forget(info_span!("left entered on the teller's thread").entered());
+            std::mem::forget(info_span!("left entered on the watchdog's thread").entered());
         }
         keep(stall);
     };
@@ -249,6 +249,6 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
         wait_until("each is logged with its span", || lock(&chatty.events).contains(&name));
     }
     drop(lock(&chatty.watchdog).take());
-    let teller = watchdog.clone();
-    within_timeout("it stops", move || teller.shutdown());
+    let watchdog = watchdog.clone();
+    within_timeout("the shutdown", move || watchdog.shutdown());
 }

@@ -29,7 +29,7 @@ fn main() {
     for round in 0..rounds {
         for turn in 0..VARIANTS.len() {
             let at = (round + turn) % VARIANTS.len();
-            let output = Command::new(&this).arg(VARIANTS[at]).output().expect("it runs");
+            let output = Command::new(&this).arg(VARIANTS[at]).output().expect("the variant runs");
             let text = String::from_utf8_lossy(&output.stdout);
             let value = text.trim().parse::<f64>();
             nanos[at]
@@ -103,7 +103,7 @@ fn polls(runtime: &Runtime) -> f64 {
             .collect();
         runtime.block_on(async {
             for task in tasks {
-                task.await.expect("it ends");
+                task.await.expect("the task ends");
             }
         });
         begin.elapsed().as_nanos() as f64 / f64::from(polls)

@@ -174,7 +174,7 @@ mod tests {
         assert!(modules.is_code(here));
         assert!(!modules.is_code(8));
         assert_eq!(module.path, PathBuf::from(EXECUTABLE));
-        let function = module.function(here + 3).expect("it can be unwound");
+        let function = module.function(here + 3).expect("this function can be unwound");
         assert_eq!(function.start, here);
         assert!(module.function(function.end).is_none_or(|next| next.start == function.end));
         assert_eq!(module.function(0), None);

@@ -244,7 +244,7 @@ fn corrupt_tables() {
             let mut made = None;
             survives(&mut || made = Some(library(random, &modules)));
             let Some(modules) = made else { return };
-            let library = modules.list.last().expect("it was added").range.clone();
+            let library = modules.list.last().expect("the library was added").range.clone();
             let sample = &samples[0];
             let (mut regs, mut bytes) = (sample.regs, sample.bytes.clone());
             let stack = regs.sp..regs.sp + bytes.len() as u64;
