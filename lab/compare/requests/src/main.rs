@@ -41,7 +41,7 @@ fn main() {
         serve("bare", bare(), hello()),
         serve("pollwatch, hooks", watched("hooks"), hello()),
         serve("pollwatch, hooks and layer", watched("layer"), hello().layer(watchdog.layer())),
-        serve("a layer that only takes the time", bare(), hello().layer(layer_fn(Timed))),
+        serve("a layer that only reads the clock", bare(), hello().layer(layer_fn(Timed))),
         serve("tower-http's TraceLayer, filtered out", bare(), hello().layer(TraceLayer::new_for_http())),
         serve("axum-prometheus' layer", bare(), hello().layer(PrometheusMetricLayer::new())),
     ];
