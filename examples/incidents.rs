@@ -52,8 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The caller may drop this future between its two steps. Spawn work that must be completed, and await
-/// the handle.
+/// The caller may drop this future between its two steps. Spawn work that must be completed, and
+/// await the handle.
 async fn write_order(order: &str, items: &str) {
     write(order).await;
     sleep(Duration::from_secs(5)).await;

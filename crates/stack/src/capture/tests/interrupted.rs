@@ -117,8 +117,8 @@ struct OtherEnds {
     writer: std::io::PipeWriter,
 }
 
-/// Writes a byte to the peer's reader, or reads from its writer, every [`WAIT`]. At the end, a thread
-/// that still waits reads the end of the file.
+/// Writes a byte to the peer's reader, or reads from its writer, every [`WAIT`]. At the end, a
+/// thread that still waits reads the end of the file.
 fn answers(name: &str, mut ends: OtherEnds, stop: &AtomicBool) {
     use std::io::{Read, Write};
     while !stop.load(Ordering::Relaxed) {
