@@ -1,5 +1,5 @@
-//! The cost of a park and an unpark of a worker: bare, with callbacks that do nothing, and with
-//! those of pollwatch (stable mode).
+//! Measures the cost of a park and an unpark of a worker: bare, with callbacks that do nothing, and
+//! with those of pollwatch (stable mode).
 //!
 //! `RUSTFLAGS="" cargo bench --bench park_overhead`; `-- --quick` only checks that the
 //! bench runs.
@@ -37,7 +37,7 @@ impl Variant {
     /// Sends one message at a time. Each unparks the worker, which parks again before the next.
     fn round(&mut self, messages: u64) {
         let metrics = self.runtime.metrics();
-        let begin = Instant::now();
+        let start = Instant::now();
         for _ in 0..messages {
             let (before, parks) = (self.answered.load(Ordering::Acquire), metrics.worker_park_count(0));
             self.send.send(()).expect("the task receives");
@@ -45,7 +45,7 @@ impl Variant {
                 std::hint::spin_loop();
             }
         }
-        self.nanos.push(begin.elapsed().as_nanos() as f64 / messages as f64);
+        self.nanos.push(start.elapsed().as_nanos() as f64 / messages as f64);
     }
 }
 
@@ -78,7 +78,7 @@ fn main() {
         "mode: {}, {rounds} rounds of {messages} messages, medians\n",
         if cfg!(tokio_unstable) { "tokio_unstable" } else { "stable" }
     );
-    println!("| variant | ns a message, with one unpark and one park | added to bare |");
+    println!("| variant | ns per message, with one unpark and one park | added to bare |");
     println!("|---|---|---|");
     let bare = variants[0].nanos.clone();
     for variant in &variants {

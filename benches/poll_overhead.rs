@@ -1,5 +1,5 @@
-//! The cost that measuring adds to one poll: pollwatch beside a bare runtime, hand-written floors,
-//! tokio's poll-time histogram, and the `TaskMonitor` of tokio-metrics. The results are in
+//! Measures the cost of measuring one poll: pollwatch beside a bare runtime, hand-written minimal
+//! code, tokio's poll-time histogram, and the `TaskMonitor` of tokio-metrics. The results are in
 //! `docs/overhead.md`.
 //!
 //! `cargo bench --bench poll_overhead [-- --quick] [-- NAME]`. Every round runs all variants, and
@@ -18,8 +18,8 @@ use pollwatch::Watchdog;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// The floor: the least code that measures a poll, without sites, slots or detection.
-mod floor {
+/// The minimal code that measures a poll, without sites, slots or detection.
+mod minimal {
     use std::cell::Cell;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ mod floor {
     const BINS: usize = 320;
 
     thread_local! {
-        static BEGIN: Cell<u64> = const { Cell::new(0) };
+        static START: Cell<u64> = const { Cell::new(0) };
         static HISTOGRAM: [AtomicU64; BINS] = const { [const { AtomicU64::new(0) }; BINS] };
     }
 
@@ -40,17 +40,17 @@ mod floor {
 
     #[cfg(tokio_unstable)]
     pub(crate) fn before(clock: &quanta::Clock) {
-        BEGIN.set(clock.raw());
+        START.set(clock.raw());
     }
 
     #[cfg(tokio_unstable)]
     pub(crate) fn after(clock: &quanta::Clock) {
-        record(clock, BEGIN.get());
+        record(clock, START.get());
     }
 
     #[inline]
-    pub(crate) fn record(clock: &quanta::Clock, begin: u64) {
-        let nanos = clock.delta_as_nanos(begin, clock.raw());
+    pub(crate) fn record(clock: &quanta::Clock, start: u64) {
+        let nanos = clock.delta_as_nanos(start, clock.raw());
         let exponent = 63 - (nanos | 1).leading_zeros();
         let shift = exponent.saturating_sub(SUB_BITS);
         let bin = ((shift as usize) << SUB_BITS) + (nanos >> shift) as usize;
@@ -62,23 +62,23 @@ mod floor {
 }
 
 pin_project! {
-    /// The floor as a wrapper.
-    struct FloorWrapper<F> {
+    /// A wrapper with the minimal code.
+    struct MinimalWrapper<F> {
         #[pin]
         inner: F,
         clock: quanta::Clock,
     }
 }
 
-impl<F: Future> Future for FloorWrapper<F> {
+impl<F: Future> Future for MinimalWrapper<F> {
     type Output = F::Output;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let begin = this.clock.raw();
+        let start = this.clock.raw();
         let result = this.inner.poll(cx);
-        floor::record(this.clock, begin);
+        minimal::record(this.clock, start);
         result
     }
 }
@@ -95,11 +95,11 @@ async fn task(polls: u32) {
 }
 
 const BARE: &str = "bare";
-const FLOOR_WRAPPER: &str = "floor: wrapper";
+const MINIMAL_WRAPPER: &str = "minimal: wrapper";
 const POLLWATCH_WRAPPER: &str = "pollwatch: wrapper";
 const TASK_MONITOR: &str = "tokio-metrics: TaskMonitor";
 #[cfg(tokio_unstable)]
-const FLOOR_HOOKS: &str = "floor: hooks";
+const MINIMAL_HOOKS: &str = "minimal: hooks";
 #[cfg(tokio_unstable)]
 const POLLWATCH_HOOKS: &str = "pollwatch: hooks";
 #[cfg(tokio_unstable)]
@@ -148,20 +148,20 @@ fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
     {
         let hooked = builder().on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).build();
         all.push(Variant::new(EMPTY_HOOKS, hooked.expect("a runtime"), plain()));
-        let (before, after) = (floor::clock(), floor::clock());
+        let (before, after) = (minimal::clock(), minimal::clock());
         let hooked = builder()
-            .on_before_task_poll(move |_| floor::before(&before))
-            .on_after_task_poll(move |_| floor::after(&after))
+            .on_before_task_poll(move |_| minimal::before(&before))
+            .on_after_task_poll(move |_| minimal::after(&after))
             .build();
-        all.push(Variant::new(FLOOR_HOOKS, hooked.expect("a runtime"), plain()));
+        all.push(Variant::new(MINIMAL_HOOKS, hooked.expect("a runtime"), plain()));
         let watched = watchdog.build_runtime(&format!("{flavor}, hooks"), &mut builder()).expect("a runtime");
         all.push(Variant::new(POLLWATCH_HOOKS, watched, plain()));
     }
 
-    let clock = floor::clock();
+    let clock = minimal::clock();
     let wrapped: Spawn =
-        Box::new(move |runtime, polls| runtime.spawn(FloorWrapper { inner: task(polls), clock: clock.clone() }));
-    all.push(Variant::new(FLOOR_WRAPPER, build(), wrapped));
+        Box::new(move |runtime, polls| runtime.spawn(MinimalWrapper { inner: task(polls), clock: clock.clone() }));
+    all.push(Variant::new(MINIMAL_WRAPPER, build(), wrapped));
 
     let attached = build();
     watchdog.attach(&format!("{flavor}, wrapper"), attached.handle()).expect("attached");
@@ -207,19 +207,19 @@ impl Results<'_> {
         let show = |value: Option<f64>, digits| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
         let nanos = self.find(name).map(|samples| median(samples.to_vec()));
         let added = self.compare(name, BARE, |a, _, bare| a - bare).filter(|_| name != BARE);
-        let (floor, is_pollwatch) = match name {
-            POLLWATCH_WRAPPER => (Some(FLOOR_WRAPPER), true),
+        let (minimum, is_pollwatch) = match name {
+            POLLWATCH_WRAPPER => (Some(MINIMAL_WRAPPER), true),
             #[cfg(tokio_unstable)]
-            POLLWATCH_HOOKS => (Some(FLOOR_HOOKS), true),
+            POLLWATCH_HOOKS => (Some(MINIMAL_HOOKS), true),
             _ => (None, false),
         };
-        let of_floor = floor.and_then(|floor| self.compare(name, floor, |a, b, _| a / b));
+        let of_minimum = minimum.and_then(|minimum| self.compare(name, minimum, |a, b, _| a / b));
         let of_added = |other| self.compare(name, other, |a, b, bare| (a - bare) / (b - bare)).filter(|_| is_pollwatch);
         format!(
             "| {name} | {} | {} | {} | {} | {} |",
             show(nanos, 1),
             show(added, 1),
-            show(of_floor, 2),
+            show(of_minimum, 2),
             show(of_added(TOKIO_HISTOGRAM), 2),
             show(of_added(TASK_MONITOR), 3),
         )
@@ -228,7 +228,7 @@ impl Results<'_> {
     fn print(&self, flavor: &str) {
         println!("\n{flavor} runtime:\n");
         println!(
-            "| variant | ns a poll | added to bare | of its floor, whole poll (bar 1.15) | added, of tokio's histogram (bar 0.5) \
+            "| variant | ns per poll | added to bare | of the minimum, whole poll (bar 1.15) | added, of tokio's histogram (bar 0.5) \
              | added, of TaskMonitor (bar 0.167) |"
         );
         println!("|---|---|---|---|---|---|");

@@ -1,5 +1,5 @@
-//! The cost that the span layer adds to entering and leaving a `tracing` span, and to creating one,
-//! beside the cost of the registry and of `fmt`.
+//! Measures the cost that the span layer adds to entering and leaving a `tracing` span, and to
+//! creating one, beside the cost of the registry and of `fmt`.
 //!
 //! `cargo bench --bench span_overhead [-- --quick]`. Every round runs all variants. Ratios are of
 //! variants in the same round, and the medians of all rounds are printed.
@@ -29,9 +29,9 @@ fn main() {
             for round in 0..rounds {
                 for turn in 0..variants.len() {
                     let at = (turn + round) % variants.len();
-                    let begin = Instant::now();
+                    let start = Instant::now();
                     tracing::dispatcher::with_default(&variants[at].1, || work(times));
-                    nanos[at].push(begin.elapsed().as_nanos() as f64 / times as f64);
+                    nanos[at].push(start.elapsed().as_nanos() as f64 / times as f64);
                 }
             }
             println!("\n{name}:\n\n| subscriber | ns | of the registry alone |\n|---|---|---|");

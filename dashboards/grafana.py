@@ -72,7 +72,7 @@ def bars(title, description, unit, *targets, top=None):
 
 
 def table(title, description, unit, columns, *targets, wide=False, link=None):
-    """columns: the name of a query's value, its title, and its unit where that is not the panel's."""
+    """columns: the name of a query's value, its title, and its unit if it differs from the panel's."""
     overrides = [
         {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "unit", "value": own}]}
         for _, name, own in columns if own
@@ -113,7 +113,7 @@ def row(title, *panels):
 
 
 def variable(name, label, query, description):
-    """One or several values of a label, or all of them: then as `.*`, since the names of 1,000 instances make no good query."""
+    """One or several values of a label, or all. All is the pattern `.*`, since a list of 1,000 instances is too long for a query."""
     return {
         "type": "query", "name": name, "label": label, "description": description, "datasource": SOURCE,
         "definition": query, "query": {"query": query, "refId": name}, "refresh": 2, "sort": 1,

@@ -59,9 +59,9 @@ OVERVIEW = row(
     "Overview",
     stat("Blocked workers", "Workers that are in a poll for the threshold or longer, at this moment.", "suffix: workers",
          f"sum(pollwatch_blocked_workers{{{RUNTIME}}})", red=1),
-    stat("Longest block now", "How long the longest of these polls has lasted; 0 when nothing is blocked.", "s",
+    stat("Longest block now", "Duration so far of the longest of these polls; 0 when nothing is blocked.", "s",
          f"max(pollwatch_oldest_stall_seconds{{{RUNTIME}}})", yellow=0.01, red=1),
-    stat("Runtimes fully blocked", "Runtimes (of one instance) whose workers are all blocked: they run no task.",
+    stat("Runtimes fully blocked", "Runtimes (of one instance) whose workers are all blocked, so that they run no task.",
          "suffix: runtimes",
          f"count(pollwatch_blocked_workers{{{RUNTIME}}} >= pollwatch_runtime_workers{{{RUNTIME}}}) or vector(0)", red=1),
     stat("Worker time stalled", "Share of the workers' time that stalls take, whatever their cause.", "percentunit",
@@ -76,11 +76,11 @@ OVERVIEW = row(
     lines("Blocked workers over time", "Workers blocked at the time of a scrape. Shorter blocks are visible in the next panel only.",
           "suffix: workers",
           over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{RUNTIME}}})", "{{job}} {{runtime}}")),
-    lines("Worker time stalled over time", "Share of the workers' time that stalls take; 100 %: every worker is blocked all the time.",
+    lines("Worker time stalled over time", "Share of the workers' time that stalls take. At 100 % every worker is blocked all the time.",
           "percentunit", over_time(stalled(" by (job, runtime)"), "{{job}} {{runtime}}")),
-    lines("Poll duration", "How long polls take, from start to end. A poll is counted when it ends.", "s",
+    lines("Poll duration", "Durations of polls. A poll is counted when it ends.", "s",
           *quantiles("poll_duration_seconds", 0.5, 0.99, 0.999)),
-    lines("Busy", "Share of the workers' time in which they were not parked. Near 100 % with few stalls: more workers are wanted.",
+    lines("Busy", "Share of the workers' time in which they were not parked. Near 100 % with few stalls, more workers are needed.",
           "percentunit",
           over_time(f"avg by (job, runtime) (pollwatch_runtime_busy_ratio{{{RUNTIME}}})", "{{job}} {{runtime}}")),
 )
@@ -89,11 +89,11 @@ FLEET = row(
     "Fleet: all instances of the job (needs dashboards/rules.yml)",
     lines("Worker time stalled, by job", "Share of the workers' time that stalls take, over all instances.", "percentunit",
           over_time(f"job_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}}", "{{job}} {{runtime}}")),
-    lines("How it spreads over the instances",
-          "The median instance and the worst: if far apart, the problem is in one instance; if close together, in the program.", "percentunit",
+    lines("Worker time stalled, by rank of the instance",
+          "The median instance and the worst. If they are far apart, the problem is in one instance; if they are close, in the program.", "percentunit",
           *[over_time(f"quantile by (job) ({q}, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})", "{{job}} " + name)
             for q, name in [(0.5, "median"), (0.99, "p99"), (1, "worst")]]),
-    lines("Blocked time by cause, of the fleet", "How many workers are blocked on average, by what they do meanwhile.", "suffix: workers",
+    lines("Blocked time by cause, of the fleet", "The average number of blocked workers, by cause.", "suffix: workers",
           over_time(f"sum by (cause) (job_runtime_cause:pollwatch_stall_seconds:rate5m{{{JOB_RUNTIME}}})", "{{cause}}"), stacked=True),
     lines("Blocked workers, of the fleet", "Workers blocked at the time of a scrape, by job and runtime, over all instances.", "suffix: workers",
           over_time(f"sum by (job, runtime) (pollwatch_blocked_workers{{{JOB_RUNTIME}}})", "{{job}} {{runtime}}")),
@@ -105,7 +105,7 @@ FLEET = row(
           [("Value", "stalled", None)],
           instant(f"topk($top, instance_runtime:pollwatch_stalled:ratio_rate5m{{{JOB_RUNTIME}}})"),
           link=("instance", "/d/pollwatch?${datasource:queryparam}&${job:queryparam}&var-instance=${__data.fields.instance}&${__url_time_range}")),
-    table("Worst sites of the fleet", "Where the tasks were spawned whose polls block, over all instances, in the last 5 minutes.",
+    table("Worst sites of the fleet", "The spawn sites of the tasks whose polls block, over all instances, in the last 5 minutes.",
           "suffix: workers", [("Value", "blocked on average", None)],
           instant(f"topk($top, job_runtime_site:pollwatch_site_stall_seconds:rate5m{{{JOB_RUNTIME}}})")),
     table("Worst routes of the fleet", "Routes whose requests block, over all instances, in the last 5 minutes.",
@@ -116,24 +116,24 @@ FLEET = row(
 CAUSES = row(
     "Stalls by cause",
     lines("Blocked time by cause",
-          "How many workers are blocked on average, by what they do meanwhile. Not the task's fault: starved (no CPU was given), paused "
-          "(the whole process was paused).", "suffix: workers",
+          "The average number of blocked workers, by cause. The causes starved (the thread got no CPU) and paused (the whole process was "
+          "paused) are not the task's fault.", "suffix: workers",
           over_time(f"sum by (cause) ({rate('stall_seconds_total')})", "{{cause}}"), stacked=True),
     lines("Stalls by cause", "Stalls that started, per second.", "cps",
           over_time(f"sum by (cause) ({rate('stalls_total')})", "{{cause}}"), stacked=True),
     bars("Blocked time", "In the time shown, by cause.", "s", instant(f"sum by (cause) ({increase('stall_seconds_total')})", "{{cause}}")),
     bars("Mean length of a stall", "In the time shown, by cause.", "s",
          instant(f"sum by (cause) ({increase('stall_seconds_total')}) / (sum by (cause) ({increase('stalls_total')}) > 0)", "{{cause}}")),
-    bars("Blocking that is allowed", "Time in allow_blocking scopes that ended in the time shown, by their reason; in no stall.", "s",
+    bars("Allowed blocking", "Time in allow_blocking scopes that ended in the time shown, by their reason; in no stall.", "s",
          instant(f"topk($top, sum by (reason) ({increase('allowed_blocking_seconds_total', TARGET)}))", "{{reason}}")),
-    lines("Suspected blocking", "How many workers are suspected to be blocked on average: by tasks that nobody wrapped, where tokio has no task "
-          "hooks (stable mode). In no other figure.", "suffix: workers",
+    lines("Suspected blocking", "The average number of workers that unwatched tasks probably block, where tokio has no task hooks (stable "
+          "mode). They are in no other figure.", "suffix: workers",
           over_time(f"topk($top, sum by (runtime) ({rate('suspected_stall_seconds_total')}))", "{{runtime}}")),
 )
 
 SITES = row(
     "Worst sites in the code",
-    table("Sites that block most", "Where tasks were spawned (or futures wrapped), by the time that their stalls took, in the time shown. "
+    table("Sites that block most", "The sites where tasks were spawned or futures wrapped, by the time of their stalls in the time shown. "
           "The stack is in the log, in /stalls and on the page.", "short",
           [("Value #A", "blocked", "s"), ("Value #B", "stalls", "short"), ("Value #C", "busy", "s"), ("Value #D", "polls", "short"),
            ("Value #E", "longest poll", "s")],
@@ -142,10 +142,10 @@ SITES = row(
           # A maximum since the start can be neither summed nor restricted to a time range.
           instant(f"max by ({SITE}) (pollwatch_site_poll_max_seconds{{{RUNTIME}}}) and on ({SITE}) "
                   f"topk($top, sum by ({SITE}) ({increase('site_stall_seconds_total')}) > 0)"), wide=True),
-    lines("Blocked time by site", "How many workers are blocked on average, of the sites that block most in the time shown.",
+    lines("Blocked time by site", "The average number of blocked workers, of the sites that block most in the time shown.",
           "suffix: workers",
           over_time(worst(rate("site_stall_seconds_total"), SITE, increase("site_stall_seconds_total")), "{{runtime}} {{site}}")),
-    lines("Busy time by site", "How many workers are busy on average, of the sites that are busiest in the time shown.",
+    lines("Busy time by site", "The average number of busy workers, of the sites that are busiest in the time shown.",
           "suffix: workers",
           over_time(worst(rate("site_busy_seconds_total"), SITE, increase("site_busy_seconds_total")), "{{runtime}} {{site}}")),
 )
@@ -153,47 +153,47 @@ SITES = row(
 FAILED = TARGET + ',status=~"5xx|error|panicked"'
 ROUTES = row(
     "Worst routes",
-    table("Routes that block most", "By the time that their stalls took, in the time shown. A stall made of several shorter requests has "
-          "no route. Not the latency of requests: computing and blocking only.", "short",
+    table("Routes that block most", "The routes by the time of their stalls in the time shown. A stall of several shorter requests has "
+          "no route. The time is not the latency of requests: it is computing and blocking only.", "short",
           [("Value #A", "blocked", "s"), ("Value #B", "stalls", "short"), ("Value #C", "busy", "s"), ("Value #D", "requests", "short"),
-           ("Value #E", "turned away", "short"), ("Value #F", "longest poll", "s")],
+           ("Value #E", "rejected", "short"), ("Value #F", "longest poll", "s")],
           *route_columns(increase("route_stall_seconds_total", TARGET), increase("route_stalls_total", TARGET),
                          increase("route_busy_seconds_total", TARGET), increase("route_requests_total", TARGET),
                          increase("route_shed_total", TARGET)),
           instant(f"max by ({ROUTE}) (pollwatch_route_poll_max_seconds{{{TARGET}}}) and on ({ROUTE}) "
                   f"topk($top, sum by ({ROUTE}) ({increase('route_stall_seconds_total', TARGET)}) > 0)"), wide=True),
-    lines("Blocked time by route", "How many workers are blocked on average, of the routes that block most in the time shown.",
+    lines("Blocked time by route", "The average number of blocked workers, of the routes that block most in the time shown.",
           "suffix: workers",
           over_time(worst(rate("route_stall_seconds_total", TARGET), ROUTE, increase("route_stall_seconds_total", TARGET)), "{{route}}")),
-    lines("Requests by status", "By the class of their status; cancelled were dropped before there was a response.", "reqps",
+    lines("Requests by status", "By the class of their status. Cancelled requests were dropped before there was a response.", "reqps",
           over_time(f"sum by (status) ({rate('route_requests_total', TARGET)})", "{{status}}"), stacked=True),
     lines("Requests that failed", "Of the routes that fail most in the time shown: 5xx, error, panicked.", "reqps",
           over_time(worst(rate("route_requests_total", FAILED), ROUTE, increase("route_requests_total", FAILED)), "{{route}}")),
-    lines("Requests turned away", "By load shedding (pollwatch-shed), of the routes that it hits most; nothing where it is off.", "reqps",
+    lines("Requests rejected", "By load shedding (pollwatch-shed), of the routes with most rejections. Empty where it is not used.", "reqps",
           over_time(worst(rate("route_shed_total", TARGET), ROUTE, increase("route_shed_total", TARGET)), "{{route}}")),
 )
 
 WORKERS = row(
     "Workers",
-    lines("Busiest workers", "Share of a worker's time in which it was not parked. One far above the others: tasks are not spread. "
+    lines("Busiest workers", "Share of a worker's time in which it was not parked. If one is far above the others, tasks are not distributed. "
           "The figure of a blocked worker does not change until it is free.", "percentunit",
           over_time(worst(rate("runtime_worker_busy_seconds_total"), WORKER, increase("runtime_worker_busy_seconds_total")),
                     "{{instance}} {{runtime}} {{worker}}")),
     lines("Blocked workers by instance", "Of the instances whose workers are blocked most, in the time shown.", "suffix: workers",
           over_time(worst(rate("stall_seconds_total"), "job, instance, runtime", increase("stall_seconds_total")),
                     "{{instance}} {{runtime}}")),
-    lines("Tasks that wait for a worker", "In the queue that all workers share, and in the workers' own (tokio_unstable).", "suffix: tasks",
+    lines("Tasks that wait for a worker", "In the shared queue, and in the workers' local queues (tokio_unstable).", "suffix: tasks",
           over_time(f"sum(pollwatch_runtime_global_queue_depth{{{RUNTIME}}})", "shared"),
-          over_time(f"sum(pollwatch_runtime_local_queue_depth{{{RUNTIME}}})", "workers' own")),
-    lines("Blocking pool", "Threads of spawn_blocking, those without work, and closures that wait for one (tokio_unstable).", "short",
+          over_time(f"sum(pollwatch_runtime_local_queue_depth{{{RUNTIME}}})", "local")),
+    lines("Blocking pool", "Threads of spawn_blocking, idle threads, and closures that wait for a thread (tokio_unstable).", "short",
           over_time(f"sum(pollwatch_runtime_blocking_threads{{{RUNTIME}}})", "threads"),
           over_time(f"sum(pollwatch_runtime_idle_blocking_threads{{{RUNTIME}}})", "idle"),
           over_time(f"sum(pollwatch_runtime_blocking_queue_depth{{{RUNTIME}}})", "waiting closures")),
-    lines("Parks", "How often workers went to sleep, and woke for nothing (tokio_unstable).", "cps",
+    lines("Parks", "Parks of workers, and wake-ups that found no work (tokio_unstable).", "cps",
           over_time(f"sum({rate('runtime_parks_total')})", "parks"),
-          over_time(f"sum({rate('runtime_noops_total')})", "for nothing")),
-    lines("Balance", "Tasks that workers stole from each other, queues that overflowed, tasks sent back for using up their budget "
-          "(tokio_unstable).", "cps",
+          over_time(f"sum({rate('runtime_noops_total')})", "wake-ups without work")),
+    lines("Balance", "Tasks that workers stole from each other, queues that overflowed, tasks that yielded because their budget was "
+          "used up (tokio_unstable).", "cps",
           over_time(f"sum({rate('runtime_steals_total')})", "stolen"),
           over_time(f"sum({rate('runtime_overflows_total')})", "overflows"),
           over_time(f"sum({rate('runtime_budget_forced_yields_total')})", "budget used up")),
@@ -201,18 +201,18 @@ WORKERS = row(
 
 DELAY = row(
     "Schedule delay and poll duration",
-    lines("Schedule delay", "From waking a task to its poll, by a probe while the runtime is polling. Blind to one blocked worker among "
-          "several: check the blocked workers as well.", "s", *quantiles("schedule_delay_seconds", 0.5, 0.99, 0.999)),
-    bars("Where the delay is longest", "p99 of the time shown, of the instances that are worst.", "s",
+    lines("Schedule delay", "Delay from waking a task to its poll, measured by a probe while the runtime is polling. It does not show one blocked "
+          "worker among several: check the blocked workers as well.", "s", *quantiles("schedule_delay_seconds", 0.5, 0.99, 0.999)),
+    bars("Where the delay is longest", "The p99 of the worst instances in the time shown.", "s",
          instant("topk($top, histogram_quantile(0.99, sum by (job, instance, runtime, le) "
                  f"({increase('schedule_delay_seconds_bucket')})) >= 0)", "{{instance}} {{runtime}}")),
-    heatmap("Schedule delays", "Probes by how long they waited.", f"sum by (le) ({rate('schedule_delay_seconds_bucket')})"),
-    heatmap("Poll durations", "Polls by how long they took.", f"sum by (le) ({rate('poll_duration_seconds_bucket')})"),
+    heatmap("Schedule delays", "Probes by their delay.", f"sum by (le) ({rate('schedule_delay_seconds_bucket')})"),
+    heatmap("Poll durations", "Polls by their duration.", f"sum by (le) ({rate('poll_duration_seconds_bucket')})"),
 )
 
 TASKS = row(
     "Tasks",
-    lines("Tasks alive", "Of the sites with most: a line that only rises is a leak.", "suffix: tasks",
+    lines("Tasks alive", "Of the sites with most tasks. A line that only rises is a leak.", "suffix: tasks",
           over_time(f"sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}}) and on ({SITE}) "
                     f"topk($top, sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}} @ end()))", "{{runtime}} {{site}}")),
     lines("Spawned and ended", "Tasks that were spawned, and tasks that ended, at all sites.", "cps",
@@ -220,23 +220,23 @@ TASKS = row(
           over_time(f"sum({rate('tasks_terminated_total')})", "ended")),
     lines("Panics", "Tasks of Watchdog::spawn and futures of watch that panicked, of the sites with most in the time shown.", "cps",
           over_time(worst(rate("tasks_panicked_total"), SITE, increase("tasks_panicked_total")), "{{runtime}} {{site}}")),
-    lines("Dropped before their end", "Futures of watch and spawn that were dropped, of the sites with most in the time shown.", "cps",
+    lines("Cancelled futures", "Futures of watch and spawn that were dropped, of the sites with most in the time shown.", "cps",
           over_time(worst(rate("tasks_cancelled_total"), SITE, increase("tasks_cancelled_total")), "{{runtime}} {{site}}")),
 )
 
 SELF = row(
     "pollwatch itself",
-    lines("Stacks taken", "By how that ended: ok; incomplete, the outer part is missing; moved, the poll was over; the rest failed.", "cps",
+    lines("Stack captures", "By result: ok; incomplete (the outer part is missing); moved (the poll had ended). The others failed.", "cps",
           over_time(f"sum by (result) ({rate('captures_total', TARGET)})", "{{result}}"), stacked=True),
-    lines("Reports lost or suppressed", "Lost: log or callback were too slow. Suppressed: rate limit. Slow polls unseen: too many at a time.",
+    lines("Reports lost or suppressed", "Lost: log or callback were too slow. Suppressed: rate limit. Slow polls lost: there were too many at a time.",
           "cps",
           over_time(f"sum({rate('reports_lost_total', TARGET)})", "reports lost"),
           over_time(f"sum({rate('reports_suppressed_total', TARGET)})", "reports suppressed"),
-          over_time(f"sum({rate('lost_polls_total', TARGET)})", "slow polls unseen"),
+          over_time(f"sum({rate('lost_polls_total', TARGET)})", "slow polls lost"),
           over_time(f"sum({rate('callback_panics_total', TARGET)})", "callback panics")),
-    lines("Watchdog", "How often the watchdog woke, and how often too late: then the machine gave it no CPU.", "cps",
-          over_time(f"sum({rate('watchdog_wakeups_total', TARGET)})", "woke"),
-          over_time(f"sum({rate('watchdog_oversleeps_total', TARGET)})", "woke too late")),
+    lines("Watchdog", "Wake-ups of the watchdog, and those that were late because it got no CPU.", "cps",
+          over_time(f"sum({rate('watchdog_wakeups_total', TARGET)})", "wake-ups"),
+          over_time(f"sum({rate('watchdog_oversleeps_total', TARGET)})", "late wake-ups")),
     lines("Limits exceeded", "Sites and routes beyond max_sites and max_routes (counted as other), and threads not measured.", "cps",
           over_time(f"sum({rate('sites_overflowed_total', TARGET)})", "sites"),
           over_time(f"sum({rate('routes_overflowed_total', TARGET)})", "routes"),
@@ -245,26 +245,26 @@ SELF = row(
          instant(f"avg by (source) (pollwatch_coverage{{{TARGET}}})", "{{source}}"), top=1),
     table("Versions", "Instances by the version of pollwatch, and whether tokio is unstable or stable.", "short",
           [("Value", "instances", None)], instant(f"count by (job, version, mode) (pollwatch_build_info{{{TARGET}}})")),
-    lines("Scrapes", "How long Prometheus waited for /metrics: the median target and the slowest.", "s",
+    lines("Scrape duration", "Time that Prometheus waited for /metrics: the median target and the slowest.", "s",
           *[over_time(f"quantile({q}, scrape_duration_seconds{{{TARGET}}} and on (job, instance) pollwatch_build_info)", name)
             for q, name in [(0.5, "median"), (1, "slowest")]]),
-    lines("Series a scrape", "Samples that a target gives: the median target and the largest.", "short",
+    lines("Samples per scrape", "Of the median target and of the largest.", "short",
           *[over_time(f"quantile({q}, scrape_samples_scraped{{{TARGET}}} and on (job, instance) pollwatch_build_info)", name)
             for q, name in [(0.5, "median"), (1, "largest")]]),
 )
 
 VARIABLES = [
-    choice("datasource", "Data source", "The Prometheus to ask."),
+    choice("datasource", "Data source", "The Prometheus to query."),
     variable("job", "Job", "label_values(pollwatch_build_info, job)", "Scrape jobs that have pollwatch."),
     variable("instance", "Instance", 'label_values(pollwatch_build_info{job=~"$job"}, instance)', "Processes."),
-    variable("runtime", "Runtime", f"label_values(pollwatch_runtime_workers{{{TARGET}}}, runtime)", "Runtimes, by the name given to them."),
-    choice("top", "Top", "How many of the worst are shown.", ["5", "10", "20"]),
+    variable("runtime", "Runtime", f"label_values(pollwatch_runtime_workers{{{TARGET}}}, runtime)", "Runtimes, by their names."),
+    choice("top", "Top", "The number of worst entries that are shown.", ["5", "10", "20"]),
 ]
 
 if __name__ == "__main__":
     print(dashboard(
         "pollwatch: what blocks the event loop",
-        "Polls that block a Tokio worker: where, why and for how long. Made from dashboards/make.py.",
+        "Polls that block a Tokio worker: where, why and for how long. Generated by dashboards/make.py.",
         VARIABLES,
         alerts(f'ALERTS{{alertname=~"Pollwatch.+",alertstate="firing",{JOB}}}'),
         [OVERVIEW, FLEET, CAUSES, SITES, ROUTES, WORKERS, DELAY, TASKS, SELF],

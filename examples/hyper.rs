@@ -1,8 +1,8 @@
-//! The symptom: throughput stays at a few requests a second with any number of connections, and no
-//! CPU is busy.
+//! The symptom: throughput stays at a few requests per second with any number of connections, and
+//! no CPU is busy.
 //!
-//! A service on plain hyper has no router that knows the routes. A function names them, from a list
-//! of its own.
+//! A service on plain hyper has no router that names the routes. A function names them from a fixed
+//! list.
 //!
 //! ```sh
 //! cargo run --example hyper            # serves until Ctrl-C

@@ -4,7 +4,7 @@
 //! `cargo run --example incidents` causes the three classic incidents of async services one after
 //! the other, and shows the log line and the metrics of each:
 //!
-//! 1. a future that is dropped while it is pending: here a timeout cancels a write half-way;
+//! 1. a future that is dropped while it is pending: here a timeout cancels a write halfway;
 //! 2. a panic that is never noticed: the task's `JoinHandle` had been dropped;
 //! 3. unbounded spawning: one task for each message, and all of them wait for the same thing.
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let watchdog = Watchdog::builder().warn_above_alive_tasks(LIMIT).start()?;
     let runtime = watchdog.build_runtime("main", Builder::new_multi_thread().worker_threads(2).enable_all())?;
     runtime.block_on(async {
-        println!("1. A write that a timeout gives up half-way.\n");
+        println!("1. A write that a timeout cancels halfway.\n");
         let write = watchdog.watch(write_order("the order", "its items"));
         if timeout(Duration::from_millis(20), write).await.is_err() {
             println!("(too late: answered 504. The order was written without its items.)");
@@ -46,13 +46,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         sleep(Duration::from_millis(2_200)).await;
         show(&watchdog, &["tasks_alive"]);
     });
-    // Reports what has not been reported yet.
+    // The shutdown reports everything that has not been reported yet.
     watchdog.shutdown();
     runtime.shutdown_background();
     Ok(())
 }
 
-/// Can be dropped between its two steps by the caller. Spawn what must not be left half done, and
+/// The caller may drop this future between its two steps. Spawn work that must be completed, and
 /// await the handle.
 async fn write_order(order: &str, items: &str) {
     write(order).await;
@@ -64,7 +64,7 @@ async fn write(what: &str) {
     println!("(writes {what})");
 }
 
-/// Panics without rates. Only standard error shows it. Keep the handle, and check its result.
+/// Panics without rates, which only standard error shows. Keep the handle, and check its result.
 async fn nightly_job(rates: Vec<f64>) -> f64 {
     rates[0]
 }

@@ -1,9 +1,9 @@
 //! The symptom: the service has a registry and an admin port already, and must not open another
 //! port.
 //!
-//! `Watchdog::collector` is registered in the registry, `Watchdog::router` is nested in the admin
-//! router. Both answer on the watched runtime, and so not while all its workers are blocked. Only
-//! the server of `listen` has a thread of its own.
+//! `Watchdog::collector` is registered in the registry, and `Watchdog::router` is nested in the
+//! admin router. Both answer on the watched runtime, so not while all its workers are blocked. Only
+//! the server of `listen` has a separate thread.
 //!
 //! ```sh
 //! cargo run --example own_registry            # serves until Ctrl-C

@@ -1,4 +1,4 @@
-//! The symptom: a timer of 10 ms fires after 200, and `main` is under `#[tokio::main]`.
+//! The symptom: a timer of 10 ms fires after 200 ms, and `main` uses `#[tokio::main]`.
 //!
 //! The macro builds the runtime before pollwatch can set tokio's hooks, so `attach` measures less:
 //! the futures given to `watch` and `spawn`, requests below a layer, and the metrics of the
@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Waits for an answer, like a driver that is not async.
+/// Waits for an answer, as a blocking driver does.
 fn blocks() {
     std::thread::sleep(Duration::from_millis(100));
 }

@@ -1,13 +1,15 @@
-//! The direction of imports: each layer imports only from the layers below it, and no two modules of a layer import each other.
+//! The direction of imports: each layer imports only from the layers below it, and no two modules
+//! of a layer import each other.
 //!
-//! The tables below are the architecture. What does not follow it yet is listed in `EXCEPTIONS`, with a reason. The test also fails
-//! when an exception is no longer needed, so that the list can only shrink.
+//! The tables below are the architecture. `EXCEPTIONS` lists the imports that do not follow it yet,
+//! with a reason. The test also fails when an exception is no longer needed, so that the list can
+//! only shrink.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The layers, and what each may import beside itself.
+/// The layers, and the other layers that each may import.
 const LAYERS: &[(&str, &[&str])] = &[
     ("util", &[]),
     ("sync", &[]),
@@ -24,8 +26,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("testing", &["watchdog", "model", "measure", "error"]),
 ];
 
-/// The order of modules within a layer: a module imports only those before it. Modules that are not listed may import any, but
-/// no two may import each other.
+/// The order of modules within a layer. A module imports only those before it. Modules that are not
+/// listed may import any, but no two may import each other.
 const INNER_ORDER: &[(&str, &[&str])] = &[
     ("measure", &["primitives", "counters", "thread", "runtime", "entry", "layer"]),
     (
@@ -55,7 +57,7 @@ const INNER_ORDER: &[(&str, &[&str])] = &[
     ("report", &["throttle", "totals", "reason", "log", "tasks", "profile", "store", "dispatch", "recorder"]),
 ];
 
-/// Imports against the architecture: from, to, reason. A path stands for all modules below it.
+/// Imports that violate the architecture: from, to, reason. A path includes all modules below it.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("measure::thread", "measure::runtime", "a thread finds its meter; a meter lists its threads"),
     ("measure::thread", "measure::entry", "a thread that is registered hands over the spans it has entered before"),
@@ -79,7 +81,7 @@ fn modules() -> BTreeMap<Module, String> {
         if path.last().is_some_and(|name| name == "mod") {
             path.pop();
         }
-        // The twin of a module that a feature switches off has the module's name.
+        // A module that a feature switches off has a replacement of the same name.
         let last = path.last_mut().unwrap();
         *last = last.trim_end_matches("_off").to_owned();
         modules.entry(path).or_insert_with(String::new).push_str(&code_of(&fs::read_to_string(&file).unwrap()));
@@ -129,7 +131,8 @@ fn public_names() -> BTreeMap<String, Module> {
     names
 }
 
-/// The paths that follow on `keyword` in the code: up to three segments each, lists in braces taken apart.
+/// The paths that follow `keyword` in the code, up to three segments each. Lists in braces are
+/// expanded.
 fn paths_after(code: &str, keyword: &str) -> Vec<Module> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut paths = Vec::new();
@@ -154,7 +157,7 @@ fn paths_after(code: &str, keyword: &str) -> Vec<Module> {
     paths
 }
 
-/// All imports of one module: `crate::` paths, and `super::` paths with their parents put in.
+/// All imports of one module: `crate::` paths, and resolved `super::` paths.
 fn imports(module: &Module, code: &str, public: &BTreeMap<String, Module>) -> Vec<Module> {
     let mut imports = Vec::new();
     for path in paths_after(code, "crate::") {
@@ -203,7 +206,7 @@ fn layer_of(module: &str) -> &str {
     module.split("::").next().unwrap_or_default()
 }
 
-/// What is wrong with an import, if anything.
+/// Returns the rule that an import violates, if any.
 fn violation(from: &str, to: &str, edges: &BTreeSet<(String, String)>) -> Option<String> {
     let (from_layer, to_layer) = (layer_of(from), layer_of(to));
     if from_layer != to_layer {
@@ -213,12 +216,12 @@ fn violation(from: &str, to: &str, edges: &BTreeSet<(String, String)>) -> Option
         return (!allowed.contains(&to_layer)).then(|| format!("{from_layer} must not import {to_layer}"));
     }
     if edges.contains(&(to.to_owned(), from.to_owned())) {
-        return Some("they import each other".into());
+        return Some("the two modules import each other".into());
     }
     let (_, order) = INNER_ORDER.iter().find(|(layer, _)| *layer == from_layer)?;
     let position = |module: &str| order.iter().position(|name| Some(*name) == module.split("::").nth(1));
     let (from, to) = (position(from)?, position(to)?);
-    (from < to).then(|| "it comes later in the order of its layer".into())
+    (from < to).then(|| "the imported module comes later in the order of its layer".into())
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Changes of the wall clock cause no stall and do not change the length of one. These tests
-//! replace the clock of the whole process, so they are a binary of their own.
+//! Tests that changes of the wall clock cause no stall and do not change its duration. They replace
+//! the clock of the whole process, so they are a test binary of their own.
 
 #![cfg(target_os = "linux")]
 
@@ -100,7 +100,7 @@ fn changing_the_wall_clock_does_not_change_durations() {
                 let stall = collected.wait_resolved(name);
                 times = Some((stall, inner, outer.elapsed()));
             });
-            let (stall, inner, outer) = times.expect("it ran");
+            let (stall, inner, outer) = times.expect("the poll ended");
             is_undisturbed(&stall)?;
             let counted: Duration =
                 runtime_of(&watchdog.snapshot(), name).stalls.iter().map(|of_cause| of_cause.stalls.time).sum();

@@ -1,5 +1,5 @@
-//! A stopped process: no stall is attributed to anybody. SIGSTOP stops a whole process, so each
-//! test runs itself as a child and stops that.
+//! Tests of a stopped process: no stall is attributed to a task. SIGSTOP stops a whole process, so
+//! each test runs itself as a child and stops that.
 
 #![cfg(target_os = "linux")]
 
@@ -60,7 +60,7 @@ fn short_polls() {
 /// Polls until the parent continues the child.
 fn short_polls_of(watchdog: &Watchdog, time: Duration) {
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let go_on = continue_flag();
+    let may_end = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     runtime.block_on(watchdog.watch(async {
         // A watchdog that has not started yet cannot oversleep.
@@ -68,7 +68,7 @@ fn short_polls_of(watchdog: &Watchdog, time: Duration) {
             yield_once().await;
         }
         println!("\nready");
-        while !go_on.load(Ordering::Acquire) {
+        while !may_end.load(Ordering::Acquire) {
             block(time);
             yield_once().await;
         }
@@ -93,8 +93,8 @@ fn stops_at_any_moment_cause_no_stall() {
     });
 }
 
-/// Runs the test `name` of this binary as a child, stops it again and again, and returns the lines
-/// that it prints then.
+/// Runs the test `name` of this binary as a child, stops it repeatedly, and returns the lines that
+/// it prints then.
 fn stop_often(name: &str) -> Vec<String> {
     let (child, lines) = StoppableChild::start(name);
     for i in 0..STOPS {
@@ -123,7 +123,7 @@ fn a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall() {
     }
     undisturbed(|| {
         let (child, lines) = StoppableChild::start(NAME);
-        wait_until("it has stopped itself", || child.state() == "T");
+        wait_until("the child has stopped itself", || child.state() == "T");
         std::thread::sleep(TIME_STOPPED / 2);
         assert_no_blame(&child.finish(lines))
     });
@@ -132,7 +132,7 @@ fn a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall() {
 fn stops_itself() {
     let (watchdog, collected) = start(LONG);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let go_on = continue_flag();
+    let may_end = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     wait_until("the watchdog runs", || wakeups() >= 1);
     println!("\nready");
@@ -143,7 +143,7 @@ fn stops_itself() {
         // it, before it returns.
         assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
     }));
-    wait_until("it may go on", || go_on.load(Ordering::Acquire));
+    wait_until("the parent lets it end", || may_end.load(Ordering::Acquire));
     print_reports(&watchdog, &collected);
 }
 
@@ -182,12 +182,12 @@ fn many_workers() {
     let (watchdog, collected) = start(LONG);
     let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
-    let go_on = continue_flag();
+    let may_end = continue_flag();
     let tasks: Vec<_> = (0..3)
         .map(|i| {
-            let go_on = go_on.clone();
+            let may_end = may_end.clone();
             let short = async move {
-                while !go_on.load(Ordering::Acquire) {
+                while !may_end.load(Ordering::Acquire) {
                     // One task is between polls most of the time.
                     block(LONG / 40);
                     if i == 0 {
@@ -223,7 +223,7 @@ fn time_stopped_is_no_part_of_a_stall() {
         let (elapsed, inner) = (seconds("elapsed"), seconds("inner"));
         assert!(inner >= stopped, "the poll's own clock went on");
         assert!(elapsed >= LONG);
-        // The time left out is the time stopped, and not much more.
+        // The time that is subtracted is the time stopped, and not much more.
         let left_out = inner.saturating_sub(elapsed);
         if left_out >= stopped.mul_f64(0.9) && left_out <= stopped.mul_f64(1.5) {
             Ok(())
@@ -236,13 +236,13 @@ fn time_stopped_is_no_part_of_a_stall() {
 fn one_long_poll() {
     let (watchdog, collected) = start(LONG);
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    let go_on = continue_flag();
+    let may_end = continue_flag();
     let observer = collected.clone();
     let inner = runtime.block_on(watchdog.watch(async {
         let started = Instant::now();
         observer.wait_ongoing("main").expect("the stall is found");
         println!("\nready");
-        while !go_on.load(Ordering::Acquire) {
+        while !may_end.load(Ordering::Acquire) {
             block(LONG / 20);
         }
         started.elapsed()

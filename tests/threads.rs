@@ -1,5 +1,5 @@
-//! A watchdog leaves nothing behind. These tests count the threads and descriptors of the process,
-//! so they are a binary of their own and run one at a time.
+//! Tests that a watchdog leaves no threads and descriptors behind. They count those of the process,
+//! so they are a test binary of their own and run one at a time.
 
 #![cfg(target_os = "linux")]
 
@@ -31,9 +31,8 @@ fn threads() -> usize {
     tasks.filter_map(stat).filter(runs).count()
 }
 
-/// Ends something that has threads, and asserts that they are joined, except hanging ones. Each is
-/// waited for for at most two seconds. On a busy machine that may be too short; they end all the
-/// same.
+/// Calls `end`, and asserts that pollwatch's threads are joined, except `hanging` ones. Each is
+/// waited for for at most two seconds. On a busy machine a thread may end later than that.
 #[track_caller]
 fn assert_ends(hanging: usize, end: impl FnOnce()) {
     let started = Instant::now();
@@ -88,7 +87,7 @@ fn threads_end_at_shutdown() {
     assert_eq!(Watchdog::builder().listen(addr).log(false).start().unwrap().local_addr(), Some(addr));
 }
 
-/// The server assert_ends with requests in progress and connections open.
+/// The server ends with requests in progress and connections open.
 #[test]
 fn an_open_connection_does_not_keep_the_server_alive() {
     let _alone = serialized();
@@ -169,7 +168,7 @@ fn a_failed_start_leaves_nothing_behind() {
     assert_eq!(descriptors(), before);
 }
 
-/// A hanging callback is left behind, and its thread assert_ends when it can.
+/// A hanging callback is left behind, and its thread ends when it can.
 #[test]
 fn the_thread_of_a_hanging_callback_ends_later() {
     let _alone = serialized();

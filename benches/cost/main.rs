@@ -1,5 +1,5 @@
-//! The costs of pollwatch besides those of a poll: spawning, channels, many tasks, memory, scrapes,
-//! the watchdog thread, and start-up. The results are in `docs/overhead.md`.
+//! Measures the costs of pollwatch besides those of a poll: spawning, channels, many tasks, memory,
+//! scrapes, the watchdog thread, and start-up. The results are in `docs/overhead.md`.
 //!
 //! `cargo bench --bench cost [-- --quick] [-- NAME]`. Variants are compared within a round, and
 //! medians are printed. `--quick` only checks that the bench runs. A name selects the parts whose

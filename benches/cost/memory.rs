@@ -1,4 +1,4 @@
-//! The memory of waiting tasks, as requested from the allocator.
+//! Measures the memory of waiting tasks, as requested from the allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,7 @@ pub(crate) fn run(size: Size) {
     watchdog.attach("wrapper", attached.handle()).expect("attached");
     let handle = watchdog.clone();
     let wrapper = bytes_per_task(tasks, attached, move |nth| spawn_one_of_sixteen!(nth, tokio::spawn, handle));
-    println!("\n| memory a parked task, of {tasks} | bytes | added |\n|---|---|---|");
+    println!("\n| memory per parked task, of {tasks} | bytes | added |\n|---|---|---|");
     println!("| bare | {bare:.1} | - |");
     println!("| pollwatch: build_runtime | {hooks:.1} | {:.1} (bar 0) |", hooks - bare);
     println!("| pollwatch: wrapper | {wrapper:.1} | {:.1} (bar 16) |", wrapper - bare);

@@ -1,5 +1,5 @@
-//! Scrapes of a runtime under load, with many sites and routes: their time, their size, and their
-//! effect on the cost of a poll.
+//! Measures scrapes of a runtime under load, with many sites and routes: their time, their size,
+//! and their effect on the cost of a poll.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
@@ -32,9 +32,9 @@ pub(crate) fn run(size: Size) {
     }
     let window = size.of(Duration::from_millis(20), Duration::from_millis(200));
     let nanos_per_poll = || {
-        let (begin, before) = (Instant::now(), polls.load(Ordering::Relaxed));
+        let (start, before) = (Instant::now(), polls.load(Ordering::Relaxed));
         std::thread::sleep(window);
-        begin.elapsed().as_nanos() as f64 / (polls.load(Ordering::Relaxed) - before) as f64
+        start.elapsed().as_nanos() as f64 / (polls.load(Ordering::Relaxed) - before) as f64
     };
     let (mut millis, mut bytes, mut ratios) = (Vec::new(), 0, Vec::new());
     for _ in 0..size.of(2, 15) {
@@ -44,9 +44,9 @@ pub(crate) fn run(size: Size) {
             scope.spawn(|| {
                 meet.wait();
                 while !done.load(Ordering::Relaxed) {
-                    let begin = Instant::now();
+                    let start = Instant::now();
                     let text = watchdog.metrics_text();
-                    millis.push(begin.elapsed().as_secs_f64() * 1e3);
+                    millis.push(start.elapsed().as_secs_f64() * 1e3);
                     bytes = text.len();
                 }
             });
@@ -64,10 +64,7 @@ pub(crate) fn run(size: Size) {
     println!("| time, ms (bar 5) | {:.2} |", median(millis.clone()));
     println!("| slowest of {}, ms | {:.2} |", millis.len(), millis.iter().copied().fold(0.0, f64::max));
     println!("| kilobytes | {:.0} |", bytes as f64 / 1e3);
-    println!(
-        "| a poll while scrapes follow each other without a pause, of one without (bar 1) | {:.2} |",
-        median(ratios)
-    );
+    println!("| a poll during continuous scrapes, relative to one without (bar 1) | {:.2} |", median(ratios));
 }
 
 fn many_sites(watchdog: &Watchdog) {

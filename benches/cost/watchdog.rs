@@ -1,4 +1,4 @@
-//! The cost of pollwatch's own threads, idle and busy, and the time that a watchdog takes to start.
+//! Measures the cost of pollwatch's own threads, idle and busy, and the start of a watchdog.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use crate::{Size, median};
 /// Measures the start of a watchdog. The first start in a process calibrates the clock.
 pub(crate) fn start_up(size: Size) {
     let start = || {
-        let begin = Instant::now();
+        let start = Instant::now();
         let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
-        (begin.elapsed().as_secs_f64() * 1e3, watchdog)
+        (start.elapsed().as_secs_f64() * 1e3, watchdog)
     };
     let (first, watchdog) = start();
     drop(watchdog);
@@ -24,9 +24,9 @@ pub(crate) fn start_up(size: Size) {
 
 pub(crate) fn run(size: Size) {
     let time = size.of(Duration::from_millis(200), Duration::from_secs(5));
-    println!("\n| the watchdog | wake-ups a second | a threshold | of a CPU |\n|---|---|---|---|");
+    println!("\n| the watchdog | wake-ups per second | per threshold | of a CPU |\n|---|---|---|---|");
     row("idle (bar 0)", false, time);
-    row("a busy worker (bar 4 a threshold)", true, time);
+    row("a busy worker (bar 4 per threshold)", true, time);
 }
 
 fn row(name: &str, busy: bool, time: Duration) {
@@ -38,8 +38,8 @@ fn row(name: &str, busy: bool, time: Duration) {
     if busy {
         runtime.spawn(watchdog.watch(async {
             loop {
-                let begin = Instant::now();
-                while begin.elapsed() < Duration::from_micros(50) {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(50) {
                     std::hint::spin_loop();
                 }
                 tokio::task::yield_now().await;
@@ -49,12 +49,12 @@ fn row(name: &str, busy: bool, time: Duration) {
     // The watchdog sleeps after a second without a poll.
     std::thread::sleep(if busy { Duration::from_millis(100) } else { Duration::from_millis(2_500) });
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
-    let (begin, before, cpu) = (Instant::now(), wakeups(), cpu_seconds("pollwatch"));
+    let (start, before, cpu) = (Instant::now(), wakeups(), cpu_seconds("pollwatch"));
     std::thread::sleep(time);
-    let (took, woken) = (begin.elapsed().as_secs_f64(), (wakeups() - before) as f64);
+    let (took, woken) = (start.elapsed().as_secs_f64(), (wakeups() - before) as f64);
     let share = (cpu_seconds("pollwatch") - cpu).max(0.0) / took;
-    let a_threshold = woken / took * threshold.as_secs_f64();
-    println!("| {name} | {:.1} | {a_threshold:.2} | {:.2} % |", woken / took, share * 100.0);
+    let per_threshold = woken / took * threshold.as_secs_f64();
+    println!("| {name} | {:.1} | {per_threshold:.2} | {:.2} % |", woken / took, share * 100.0);
     runtime.shutdown_background();
 }
 

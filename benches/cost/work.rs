@@ -1,4 +1,4 @@
-//! Operations of a runtime that are more than a poll, compared with those of a bare runtime.
+//! Measures operations of more than one poll, and compares them with a bare runtime.
 
 use std::time::Instant;
 
@@ -28,9 +28,9 @@ pub(crate) fn run(size: Size) {
         let bare = multi_thread(workers).build().expect("a runtime");
         let watched = watchdog.build_runtime(name, &mut multi_thread(workers)).expect("a runtime");
         let nanos = |runtime: &Runtime| {
-            let begin = Instant::now();
+            let start = Instant::now();
             work(runtime, times);
-            begin.elapsed().as_nanos() as f64 / f64::from(times)
+            start.elapsed().as_nanos() as f64 / f64::from(times)
         };
         nanos(&bare);
         nanos(&watched);

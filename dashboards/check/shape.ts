@@ -1,5 +1,5 @@
-// What Grafana's own schema says a dashboard is, with each panel's options and field settings by its type, which the schema
-// leaves open. Nothing is let through that it does not name.
+// The type of a dashboard by Grafana's own schema. In addition, each panel's options and field settings have the types of its
+// panel kind, which the schema leaves open. Names that these types do not have are errors.
 import type {
   AnnotationQuery, Dashboard, DataQuery, FieldConfig, FieldConfigSource, Panel, RowPanel, VariableModel,
 } from "@grafana/schema";
@@ -9,12 +9,12 @@ import type { Options as Stat } from "@grafana/schema/dist/esm/raw/composable/st
 import type { FieldConfig as TableField, Options as Table } from "@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen";
 import type { FieldConfig as TimeSeriesField, Options as TimeSeries } from "@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen";
 
-// A text enum as JSON has it: its values. Numbers are their own.
+// The JSON form of a type: a string enum becomes its values.
 type Json<T> = T extends string ? `${T}` : T extends (infer U)[] ? Json<U>[] : T extends object ? { [K in keyof T]: Json<T[K]> } : T;
 
 type Source = { type: "prometheus"; uid: "${datasource}" };
 
-// Prometheus' queries are not in the package.
+// The type of Prometheus' queries, which the package does not contain.
 type Query = Omit<DataQuery, "datasource"> & {
   datasource: Source;
   expr: string;
@@ -24,7 +24,7 @@ type Query = Omit<DataQuery, "datasource"> & {
   format?: "table" | "heatmap" | "time_series";
 };
 
-// As the schema has them, but with a unit, a description and a place that must be there, and no custom setting that is not named.
+// The schema's types, but unit, description and position are required, and custom settings must be known.
 type Field<C> = Json<Omit<FieldConfig, "custom">> & { unit: string; custom?: Json<C> };
 type Of<Type extends string, Options, Custom> =
   & Json<Omit<Panel, "type" | "options" | "fieldConfig" | "targets" | "datasource">>

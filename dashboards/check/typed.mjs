@@ -1,5 +1,5 @@
-// Writes the dashboard as a TypeScript literal: TypeScript checks a literal to its last name and value, but of an imported JSON
-// file it knows of each text only that it is one.
+// Writes the dashboard as a TypeScript literal. TypeScript checks every name and value of a literal, but widens the strings of
+// an imported JSON file to `string`.
 import { readFileSync, writeFileSync } from "node:fs";
 
 const dashboard = readFileSync(process.argv[2] ?? new URL("../pollwatch.json", import.meta.url), "utf8");

@@ -21,8 +21,8 @@ pub(crate) fn file(time: Duration) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Sends the name look-ups of this thread to a server that answers after some time that there is no
-/// such name. With another C library than glibc, look-ups go to the usual server.
+/// Sends the name look-ups of this thread to a server that answers "no such name" after some time.
+/// With another C library than glibc, look-ups go to the usual server.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn resolver(time: Duration) -> std::io::Result<()> {
     use std::ffi::{c_int, c_ulong};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use pollwatch::Watchdog;
 
-/// The time for which each way blocks.
+/// The time for which each task blocks.
 const TIME: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,21 +23,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
     println!("stacks: {}", watchdog.coverage().stacks);
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    for way in ["sleep", "file", "lock", "dns"] {
-        if !wanted.is_empty() && !wanted.iter().any(|w| w == way) {
+    for block in ["sleep", "file", "lock", "dns"] {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == block) {
             continue;
         }
-        println!("\n{way}:");
-        let begin = Instant::now();
+        println!("\n{block}:");
+        let start = Instant::now();
         runtime.block_on(async {
-            match way {
+            match block {
                 "sleep" => watchdog.spawn(sleeps()).await,
                 "file" => watchdog.spawn(reads_a_file(late::file(TIME).expect("a FIFO"))).await,
                 "lock" => watchdog.spawn(waits_for_a_lock()).await,
                 _ => watchdog.spawn(looks_a_name_up()).await,
             }
         })?;
-        println!("({way} blocked its worker for {} ms)", begin.elapsed().as_millis());
+        println!("({block} blocked its worker for {} ms)", start.elapsed().as_millis());
     }
     drop(runtime);
     watchdog.shutdown();
@@ -49,7 +49,7 @@ async fn sleeps() {
 }
 
 async fn reads_a_file(path: PathBuf) {
-    let text = std::fs::read_to_string(path).expect("it ends");
+    let text = std::fs::read_to_string(path).expect("the file is readable");
     println!("read {} bytes", text.len());
 }
 
@@ -58,16 +58,16 @@ async fn waits_for_a_lock() {
     let held = balance.clone();
     let (locked, is_locked) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        let _held = held.lock().expect("it is free");
+        let _held = held.lock().expect("not poisoned");
         let _ = locked.send(());
         std::thread::sleep(TIME);
     });
-    is_locked.await.expect("the other thread has it");
-    *balance.lock().expect("it becomes free") += 1;
+    is_locked.await.expect("the other thread holds the lock");
+    *balance.lock().expect("not poisoned") += 1;
 }
 
 async fn looks_a_name_up() {
-    late::resolver(TIME / 2).expect("a port of its own");
+    late::resolver(TIME / 2).expect("a free port");
     match ("a-name-that-is-not.example.", 80).to_socket_addrs() {
         Ok(found) => println!("found {} addresses", found.count()),
         Err(error) => println!("{error}"),

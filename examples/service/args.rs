@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
-An axum service with two routes that block the event loop, and their fixed twins, watched by pollwatch.
+An axum service with two routes that block the event loop, and their fixed versions, watched by pollwatch.
 
 usage: cargo run --release --example service -- [flags]
 
-  --listen ADDR   where pollwatch serves its pages     (127.0.0.1:9464; port 0: any that is free)
-  --serve ADDR    where the service itself answers     (127.0.0.1:8080; port 0: any that is free)
-  --seconds N     how long each route is under load    (3)
+  --listen ADDR   address of pollwatch's pages         (127.0.0.1:9464; port 0: any free port)
+  --serve ADDR    address of the service               (127.0.0.1:8080; port 0: any free port)
+  --seconds N     duration of the load on each route   (3)
   --once          exit after the load, do not wait for Ctrl-C
-  --no-load       drive no load: bring your own
+  --no-load       generate no load: use your own client
   --help          this text
 ";
 

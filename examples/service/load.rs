@@ -1,4 +1,4 @@
-//! The load: HTTP requests from a runtime of their own, which pollwatch does not watch.
+//! The load: HTTP requests from a separate runtime, which pollwatch does not watch.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ impl Latencies {
 /// The measurements of one phase.
 pub(crate) struct Outcome {
     pub(crate) route: Latencies,
-    /// From the first request to the last answer.
+    /// The time from the first request to the last answer.
     pub(crate) took: Duration,
     pub(crate) ping: Latencies,
     pub(crate) scrape: Latencies,
@@ -57,13 +57,13 @@ impl Load {
 
     /// Puts one route under load, on this thread, and waits for the last answer.
     pub(crate) fn drive(&self, route: &str, duration: Duration) -> reqwest::Result<Outcome> {
-        let begin = Instant::now();
-        let until = begin + duration;
+        let start = Instant::now();
+        let until = start + duration;
         let (route, ping) = (format!("http://{}{route}", self.service), format!("http://{}/ping", self.service));
         self.runtime.block_on(async {
             let requests = async {
                 let latencies = self.repeat(CONNECTIONS, &route, Duration::ZERO, until).await?;
-                Ok((latencies, begin.elapsed()))
+                Ok((latencies, start.elapsed()))
             };
             let pings = self.repeat(PINGS, &ping, PING_PAUSE, until);
             let ((route, took), ping, (scrape, blocked_workers)) =
@@ -118,7 +118,7 @@ impl Load {
 }
 
 async fn fetch(client: &reqwest::Client, url: &str) -> reqwest::Result<(String, Duration)> {
-    let begin = Instant::now();
+    let start = Instant::now();
     let body = client.get(url).send().await?.error_for_status()?.text().await?;
-    Ok((body, begin.elapsed()))
+    Ok((body, start.elapsed()))
 }

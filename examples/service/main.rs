@@ -1,9 +1,9 @@
 //! The symptom: the latency of every route rises, and the CPUs are idle. Something blocks the event
 //! loop.
 //!
-//! An axum service with two routes that block their worker (a render of 20 ms, an upstream called
-//! with a blocking client) and a fixed version of each. It puts each route under load, and prints
-//! what clients saw next to what pollwatch found.
+//! This axum service has two routes that block their worker (a render of 20 ms, an upstream called
+//! with a blocking client), and a fixed version of each. It puts each route under load, and prints
+//! the latencies that clients measured next to the stalls that pollwatch found.
 //!
 //! `cargo run --release --example service`, or with `-- --help`.
 
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             print!("{}", args::HELP);
             return ExitCode::SUCCESS;
         }
-        Err(text) => return refuse(&format!("{text}; --help tells the flags")),
+        Err(text) => return refuse(&format!("{text}; --help lists the flags")),
     };
     log_to_stderr();
     match run(&args) {
@@ -69,14 +69,14 @@ fn run(args: &Args) -> Result<(), Failure> {
     let app = routes::router(&watchdog, upstream::start()?)?;
     runtime.spawn(async move { axum::serve(listener, app).await });
 
-    // The rest is the demonstration.
+    // The rest of this function is the demonstration.
     let pages = watchdog.local_addr().ok_or("the watchdog has no server")?;
     println!("the service:  http://{service}  ({WORKERS} workers)");
     println!(
-        "its pages:    http://{pages}/  (open it in a browser; also /metrics, /stalls and /healthz; they answer during the load, too)"
+        "its pages:    http://{pages}/  (open it in a browser; also /metrics, /stalls and /healthz, which answer during the load)"
     );
     println!(
-        "it sees:      {}",
+        "measured:     {}",
         match watchdog.coverage().hooks {
             true => "every task of the runtime (tokio_unstable is on)",
             false => "the tasks and futures given to `Watchdog::spawn` and `watch` (tokio_unstable is off)",
@@ -86,7 +86,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         drive_load(&watchdog, &Load::new(service, pages)?, args.duration)?;
     }
     if !args.once {
-        println!("\nStill there, until Ctrl-C: curl http://{service}{}", routes::ROUTES[0]);
+        println!("\nRunning until Ctrl-C:       curl http://{service}{}", routes::ROUTES[0]);
         println!("                           the live page, in a browser: http://{pages}/");
         runtime.block_on(tokio::signal::ctrl_c())?;
     }
@@ -132,7 +132,7 @@ fn log_to_stderr() {
         .init();
 }
 
-/// Why it could not run.
+/// The reason why the demonstration could not run.
 enum Failure {
     Address(String),
     Other(Box<dyn Error>),
@@ -145,9 +145,7 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
 }
 
 fn in_use(flag: &str, addr: SocketAddr, why: &str) -> Failure {
-    Failure::Address(format!(
-        "cannot listen on {addr}: {why}; choose another with {flag} ADDR (port 0: any that is free)"
-    ))
+    Failure::Address(format!("cannot listen on {addr}: {why}; choose another with {flag} ADDR (port 0: any free port)"))
 }
 
 /// Reports a wrong command line, with the usual exit code 2.

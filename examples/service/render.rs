@@ -17,9 +17,9 @@ impl Picture {
     pub(crate) fn calibrated() -> Picture {
         let sample = Picture { rows: 32 };
         let time = || {
-            let begin = Instant::now();
+            let start = Instant::now();
             std::hint::black_box(sample.draw());
-            begin.elapsed()
+            start.elapsed()
         };
         // The fastest of several: other load only makes it slower.
         let best = (0..10).map(|_| time()).min().unwrap_or(WORK);

@@ -56,16 +56,14 @@ pub(crate) fn print(phases: &[Phase], threshold: Duration, workers: usize) {
     }
 
     if phases.iter().any(|p| p.route.ends_with("/fixed") && !p.stalls.is_empty()) {
-        println!(
-            "(Stalls at a fixed route? It may be CPU that the machine did not give its worker: try it on an idle one.)"
-        );
+        println!("(Stalls at a fixed route usually mean that its worker got no CPU. Try it on an idle machine.)");
     }
 
     let scrapes: usize = phases.iter().map(|p| p.outcome.scrape.count()).sum();
     let slowest = phases.iter().map(|p| p.outcome.scrape.quantile(1.0)).max().unwrap_or_default();
     let blocked = phases.iter().map(|p| p.outcome.blocked_workers).max().unwrap_or(0);
     println!(
-        "\n/metrics answered {scrapes} times meanwhile, the slowest time after {}, and showed up to {blocked} of {workers} workers \
+        "\n/metrics answered {scrapes} times meanwhile, at the slowest after {}, and showed up to {blocked} of {workers} workers \
          blocked at once.",
         text(slowest)
     );

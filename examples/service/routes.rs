@@ -1,7 +1,7 @@
 //! The service: two routes that block the event loop, and a fixed version of each.
 //!
-//! Each handler spawns its work as a task, so that a client that hangs up does not cancel it
-//! half-way. `Watchdog::spawn` is `tokio::spawn` with measurement in stable mode, too. With
+//! Each handler spawns its work as a task, so that a client that disconnects does not cancel it
+//! halfway. `Watchdog::spawn` is `tokio::spawn` that is also measured in stable mode. With
 //! `tokio_unstable` plain `tokio::spawn` is measured as well. With the layer on the router, a stall
 //! of such a task names the route it was spawned under.
 

@@ -1,4 +1,4 @@
-//! A slow service that the routes call, on a runtime of its own that pollwatch does not watch.
+//! A slow service that the routes call, on a separate runtime that pollwatch does not watch.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The example `blocked`, run as a user runs it: its report of each way to block.
+//! Tests of the reports of the example `blocked`, run as a user runs it.
 
 #![cfg(all(
     target_os = "linux",
@@ -19,40 +19,56 @@ const SOURCE: &str = include_str!("../blocked/main.rs");
 /// the watchdog may get no CPU while it blocks.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Each way to block, its reason with the system call, its function with the text of the line, and
-/// the advice.
-const WAYS: [(&str, &str, &str, &str, &str); 4] = [
-    ("sleep", "a sleep (off-CPU, syscall clock_nanosleep)", "sleeps", "thread::sleep(TIME);", "use tokio::time::sleep"),
-    (
-        "file",
-        "a sync file read (off-CPU, syscall read) on ",
-        "reads_a_file",
-        "read_to_string(",
-        "use tokio::fs or move it to tokio::task::spawn_blocking",
-    ),
-    (
-        "lock",
-        "a Mutex (off-CPU, syscall futex)",
-        "waits_for_a_lock",
-        "balance.lock()",
-        "shorten the critical section of whoever holds it, or use tokio::sync::Mutex",
-    ),
-    (
-        "dns",
-        "a name look-up (DNS) (off-CPU, syscall poll)",
-        "looks_a_name_up",
-        ".to_socket_addrs()",
-        "use tokio::net::lookup_host or an async resolver",
-    ),
+/// One of the example's blocks, and its expected report.
+struct Block {
+    /// The example's argument.
+    name: &'static str,
+    /// The reason, with the system call.
+    reason: &'static str,
+    /// The function that blocks, and the text of the line in it.
+    function: &'static str,
+    call: &'static str,
+    advice: &'static str,
+}
+
+const BLOCKS: [Block; 4] = [
+    Block {
+        name: "sleep",
+        reason: "a sleep (off-CPU, syscall clock_nanosleep)",
+        function: "sleeps",
+        call: "thread::sleep(TIME);",
+        advice: "use tokio::time::sleep",
+    },
+    Block {
+        name: "file",
+        reason: "a sync file read (off-CPU, syscall read) on ",
+        function: "reads_a_file",
+        call: "read_to_string(",
+        advice: "use tokio::fs or move it to tokio::task::spawn_blocking",
+    },
+    Block {
+        name: "lock",
+        reason: "a Mutex (off-CPU, syscall futex)",
+        function: "waits_for_a_lock",
+        call: "balance.lock()",
+        advice: "shorten the critical section of whoever holds it, or use tokio::sync::Mutex",
+    },
+    Block {
+        name: "dns",
+        reason: "a name look-up (DNS) (off-CPU, syscall poll)",
+        function: "looks_a_name_up",
+        call: ".to_socket_addrs()",
+        advice: "use tokio::net::lookup_host or an async resolver",
+    },
 ];
 
 fn line_of(text: &str) -> usize {
-    SOURCE.lines().position(|line| line.contains(text)).expect("it is in the source") + 1
+    SOURCE.lines().position(|line| line.contains(text)).expect("the line is in the source") + 1
 }
 
 #[test]
-fn the_four_usual_ways_to_block_are_reported() {
-    for (way, reason, function, call, advice) in WAYS {
+fn each_block_is_reported_with_its_reason_line_and_advice() {
+    for Block { name, reason, function, call, advice } in BLOCKS {
         let line = line_of(call);
         let expected = [
             format!(": blocked in {reason}"),
@@ -60,9 +76,9 @@ fn the_four_usual_ways_to_block_are_reported() {
             format!("  advice: {advice}\n"),
         ];
         let mut outputs = Vec::new();
-        let begin = Instant::now();
-        let is_reported = std::iter::repeat(()).take_while(|()| begin.elapsed() < PATIENCE).any(|()| {
-            let output = Command::new(example("blocked")).arg(way).env("NO_COLOR", "1").output().unwrap();
+        let start = Instant::now();
+        let is_reported = std::iter::repeat(()).take_while(|()| start.elapsed() < PATIENCE).any(|()| {
+            let output = Command::new(example("blocked")).arg(name).env("NO_COLOR", "1").output().unwrap();
             let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
             assert!(
@@ -75,6 +91,6 @@ fn the_four_usual_ways_to_block_are_reported() {
             outputs.push(stdout);
             is_reported
         });
-        assert!(is_reported, "{way}: no {expected:#?} in\n{}", outputs.concat());
+        assert!(is_reported, "{name}: no {expected:#?} in\n{}", outputs.concat());
     }
 }

@@ -1,4 +1,4 @@
-//! The example `incidents`, run as a user runs it.
+//! Tests of the output of the example `incidents`, run as a user runs it.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! The example `service`, run as a user runs it.
+//! Tests of the output of the example `service`, run as a user runs it.
 
 mod common;
 
@@ -37,7 +37,7 @@ fn seconds(value: &str, unit: &str) -> f64 {
     }
 }
 
-/// One attempt must succeed: the comparison is of CPU time, which other processes may need, too.
+/// One attempt must succeed. Other processes may take CPU time, which is compared here.
 const ATTEMPTS: usize = 5;
 
 #[test]
@@ -92,7 +92,7 @@ fn attempt(is_last: bool) -> Result<(), String> {
 }
 
 #[test]
-fn refuses_an_address_in_use() {
+fn an_address_in_use_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("its address").to_string();
     // The other flag gets a free port.
@@ -106,7 +106,7 @@ fn refuses_an_address_in_use() {
 }
 
 #[test]
-fn refuses_flags_that_make_no_sense() {
+fn invalid_flags_are_errors() {
     let wrong: [&[&str]; 6] = [
         &["--what"],
         &["--seconds", "0"],

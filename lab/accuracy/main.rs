@@ -1,5 +1,5 @@
-//! How often is pollwatch wrong? Blocks of known length, cause, site and route are injected into
-//! busy runtimes, and each report is matched with the block that it is about, one to one.
+//! Measures how often pollwatch is wrong. Blocks of known length, cause, site and route are
+//! injected into busy runtimes, and each report is matched with its block, one to one.
 //!
 //! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes in about six minutes and
 //! prints the tables of `docs/accuracy.md`. It fails when a bar is missed. `-- --help` lists the

@@ -9,14 +9,15 @@ use crate::suite::unwatched::Unwatched;
 use crate::suite::{overload, table};
 
 const HELP: &str = "\
-How often pollwatch is wrong: recall, precision, delays and errors, for blocks of known length and cause.
+Measures how often pollwatch is wrong: recall, precision, delays and errors, for blocks of known length and
+cause.
 
 usage: cargo run --release -p pollwatch-lab --bin accuracy -- [flags]
 
   --seconds N     how long each mode is run            (20)
-  --threshold MS  what is a stall, in milliseconds     (10)
+  --threshold MS  the threshold, in milliseconds       (10)
   --mode TEXT     only modes whose names contain this
-  --seed N        another load                         (1)
+  --seed N        seed of the random load              (1)
   --faults        print each fault to stderr
   --help          this text
 ";
@@ -71,7 +72,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let bars = run(&args);
     if bars.is_empty() {
-        println!("\nevery bar holds");
+        println!("\nevery bar is met");
         return ExitCode::SUCCESS;
     }
     println!("\nmissed:");
@@ -95,12 +96,12 @@ fn run(args: &Args) -> Vec<String> {
     let named = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
         modes.map(|mode| (mode.name(), mode)).filter(|(name, _)| is_wanted(name)).collect()
     };
-    let burdened = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
+    let overloaded = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
         let two = modes.filter(|mode| mode.flavour == Flavour::MultiThread(2));
         two.map(|mode| (format!("overload, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
     };
     let mut rows: Vec<(String, Evaluation)> = Vec::new();
-    for (name, mode) in named(&mut Mode::exact()) {
+    for (name, mode) in named(&mut Mode::measured()) {
         let evaluation = modes::run(mode, threshold, time, seed);
         miss(&name, evaluation.missed_bars(), &evaluation.faults);
         rows.push((name, evaluation));
@@ -112,7 +113,7 @@ fn run(args: &Args) -> Vec<String> {
     let mut rows = Vec::new();
     type Run = fn(Mode, Duration, Duration, u64) -> Unwatched;
     let quiet: (_, Run) = (named(&mut Mode::unwatched()), modes::run_unwatched);
-    for (modes, run) in [quiet, (burdened(&mut Mode::unwatched()), overload::run_unwatched)] {
+    for (modes, run) in [quiet, (overloaded(&mut Mode::unwatched()), overload::run_unwatched)] {
         for (name, mode) in modes {
             let unwatched = run(mode, threshold, time, seed);
             miss(&name, unwatched.missed_bars(), &unwatched.faults);
@@ -120,17 +121,17 @@ fn run(args: &Args) -> Vec<String> {
         }
     }
     if !rows.is_empty() {
-        println!("tasks that nobody measures:\n");
+        println!("unmeasured tasks:\n");
         table::print_unwatched(&rows);
     }
     let mut rows = Vec::new();
-    for (name, mode) in burdened(&mut Mode::exact()) {
+    for (name, mode) in overloaded(&mut Mode::measured()) {
         let overload = overload::run(mode, threshold, time, seed);
         miss(&name, overload.missed_bars(), &overload.faults);
         rows.push((name, overload));
     }
     if !rows.is_empty() {
-        println!("beside four busy threads a core:\n");
+        println!("with four busy threads per core:\n");
         table::print_overload(&rows);
     }
     bars

@@ -1,5 +1,5 @@
-//! The faults that happen to the service, some hundred times a minute. Each is repeated on a thread
-//! of its own, and has released everything when it returns.
+//! The faults that are injected into the service, some hundred times a minute. Each is repeated on
+//! a thread of its own, and has released all its resources when it returns.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -89,7 +89,7 @@ fn builder(n: usize) -> Builder {
     builder
 }
 
-/// Builds a runtime of the same name again and again, with tasks of every outcome.
+/// Builds a runtime of the same name repeatedly, with tasks of every outcome.
 fn rebuild(service: &Service, n: usize) -> Result<(), String> {
     const NAME: &str = "rebuilt";
     let Service { watchdog, ledger, .. } = service;
@@ -189,7 +189,7 @@ fn get(addr: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// One client reads a byte at a time, one never reads, one never finishes its request. A correct
+/// Opens clients that read a byte at a time, never read, or never finish their request. A correct
 /// client must be answered meanwhile.
 fn scrapers(service: &Service, n: usize) -> Result<(), String> {
     let connect = || TcpStream::connect(service.pages).map_err(text);
@@ -243,7 +243,7 @@ fn child(_: &Service, n: usize) -> Result<(), String> {
         unsafe { command.pre_exec(|| Ok(())) };
     }
     let status = command.status().map_err(text)?;
-    if status.success() { Ok(()) } else { Err(format!("it ended with {status}")) }
+    if status.success() { Ok(()) } else { Err(format!("the child ended with {status}")) }
 }
 
 /// Spawns tasks on the service's runtime that are aborted, panic, or are detached.
@@ -256,7 +256,7 @@ fn tasks(service: &Service, n: usize) -> Result<(), String> {
         yields(n % 3).await;
         std::panic::panic_any(Deliberate)
     });
-    // Without a handle the task runs to its end all the same.
+    // A detached task runs to its end.
     drop(ledger.spawn(watchdog, SERVICE, yields(7)));
     thread::sleep(Duration::from_millis(1));
     waits.abort();

@@ -1,5 +1,5 @@
-//! The expected counts: the load counts what it does, and compares that with what pollwatch
-//! counted.
+//! The expected counts. The load counts its own requests, polls and tasks, and compares the numbers
+//! with pollwatch's.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -31,7 +31,7 @@ pub(crate) struct Ledger {
     requests: Mutex<Requests>,
     /// Panics that the `on_stall` callback raised.
     pub(crate) callback_panics: AtomicU64,
-    /// How often each fault happened. It is printed, and compared with nothing.
+    /// The number of times that each fault happened. It is printed, but compared with nothing.
     pub(crate) faults: Mutex<BTreeMap<&'static str, u64>>,
     /// The ids of the stalls that `on_stall` was called with.
     pub(crate) reported: Mutex<std::collections::BTreeSet<u64>>,
@@ -97,7 +97,8 @@ impl Ledger {
             let mut line = |what: &str, expected, tolerance, counted| {
                 lines.push(Line { what: format!("{what} of {runtime} at {location}"), expected, tolerance, counted });
             };
-            // tokio polls a task that is aborted while it waits once more, but not its future.
+            // tokio polls a task once more that is aborted while it waits, but does not poll its
+            // future.
             let tolerance = if cfg!(tokio_unstable) && spawned > 0 { cancelled } else { 0 };
             line("polls", polls, tolerance, counted(|s| s.polls));
             line("tasks spawned", spawned, 0, counted(|s| s.spawned));
@@ -155,7 +156,7 @@ impl Ledger {
 pub(crate) struct Line {
     pub(crate) what: String,
     pub(crate) expected: u64,
-    /// How many more pollwatch may count.
+    /// The allowed excess of pollwatch's count.
     pub(crate) tolerance: u64,
     pub(crate) counted: u64,
 }
@@ -173,7 +174,7 @@ enum Outcome {
     Panicked,
 }
 
-/// A future that counts its own polls, and how it ends.
+/// A future that counts its own polls and its outcome.
 struct Counted<F> {
     future: Pin<Box<F>>,
     site: Arc<Site>,
@@ -185,7 +186,7 @@ impl<F: Future> Future for Counted<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         self.site.polls.fetch_add(1, Relaxed);
-        // Keeps this value if the poll unwinds.
+        // The outcome stays this one if the poll unwinds.
         self.outcome = Outcome::Panicked;
         let result = self.future.as_mut().poll(cx);
         self.outcome = if result.is_ready() { Outcome::Completed } else { Outcome::Cancelled };

@@ -1,5 +1,5 @@
-//! Does a service that runs for days with a watchdog leak memory, descriptors or threads, and is
-//! anything counted wrong?
+//! Checks that a service that runs for days with a watchdog leaks no memory, descriptors or
+//! threads, and that every count is right.
 //!
 //! An axum service runs under load and under faults: panics, aborts, runtimes and watchdogs that
 //! are built and dropped, threads that start and end, libraries that are loaded and unloaded, slow

@@ -1,10 +1,10 @@
-//! The resources that the process holds.
+//! The resources that the process uses.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// The system's allocator with a count of the bytes in use, in which a leak shows long before it
-/// shows in resident memory.
+/// The system's allocator with a count of the bytes in use. A leak is visible there long before it
+/// is in resident memory.
 struct Counting;
 
 static IN_USE: AtomicI64 = AtomicI64::new(0);

@@ -1,4 +1,4 @@
-//! The rounds, and the comparison at the end.
+//! The rounds of the soak, and the comparison at the end.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::service;
 
 /// The name of the service's runtime.
 pub(crate) const SERVICE: &str = "service";
-/// The time limit for stopped threads and closed sockets to disappear, on a busy machine.
+/// The time limit for stopped threads and closed sockets to disappear, ample for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Symbol tables are dropped some 15 s after they were last needed.
@@ -202,7 +202,7 @@ fn counts_agree(service: &Service) -> bool {
     panics == 0 && wrong == 0
 }
 
-/// A callback that panics at times, and takes long at others.
+/// Returns a callback that panics at some calls, and takes long at others.
 fn misbehaving_callback(ledger: Arc<Ledger>) -> impl Fn(&Stall) + Send + Sync {
     move |stall| {
         ledger.record_report(stall.id);

@@ -1,4 +1,4 @@
-//! An axum service whose handlers misbehave in every way, and its clients.
+//! An axum service with handlers that block, panic and fail, and its clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

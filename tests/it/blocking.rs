@@ -1,4 +1,4 @@
-//! What blocks a worker and what does not.
+//! Tests of what blocks a worker: blocking calls, `block_in_place`, `block_on`, and roots.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -47,7 +47,7 @@ fn a_task_that_blocks_is_a_stall() {
             assert!(stall.worker.is_some_and(|w| w < 2), "{stall:?}");
             holds_unless_overslept(&watchdog, stall.elapsed >= THRESHOLD * 3 - THRESHOLD / 20, &stall)?;
             is_undisturbed(&stall)?;
-            assert_eq!(site_of(&watchdog, name, &location).stalls.count, 1, "it is counted at its site");
+            assert_eq!(site_of(&watchdog, name, &location).stalls.count, 1, "the stall is counted at its site");
             Ok(())
         });
     }
@@ -67,7 +67,7 @@ fn block_in_place_hands_the_worker_over() {
         drop(runtime);
         let site = site_of(&watchdog, "main", &location);
         assert_eq!((site.polls, site.spawned, site.terminated), (1, 1, 1), "the hand-off is no task");
-        assert!(site.poll_max >= threshold * 9, "the poll is measured all the same");
+        assert!(site.poll_max >= threshold * 9, "the poll is still measured");
         no_stalls(&stalls)
     });
 }
@@ -97,7 +97,7 @@ fn block_in_place_beside_a_busy_worker() {
     });
 }
 
-/// No thread is left to take the worker over, so the worker is blocked and is reported while it is.
+/// No thread is free to take the worker over, so the worker is blocked, and is reported meanwhile.
 #[test]
 fn block_in_place_with_a_full_pool_is_a_stall() {
     let (watchdog, collected) = start(THRESHOLD);
@@ -219,7 +219,8 @@ fn a_guest_of_a_current_thread_runtime_is_no_stall() {
     assert!(site.polls == 1 && site.poll_max >= THRESHOLD * 9, "{site:?}");
 }
 
-/// A thread that calls `block_on` on the same runtime while nobody else drives it is its worker.
+/// A thread that calls `block_on` on a current-thread runtime drives it, unless another thread
+/// does.
 #[test]
 fn any_thread_may_drive_a_current_thread_runtime() {
     let (watchdog, collected) = start(THRESHOLD);
@@ -257,7 +258,7 @@ fn every_blocked_worker_is_reported() {
     wait_until("no worker is blocked", || blocked() == 0);
 }
 
-/// Outside of every runtime a watched future counts under `other` and blocks nobody.
+/// A watched future outside of every runtime counts under `other` and blocks no worker.
 #[test]
 fn polls_outside_of_a_runtime_count_under_other() {
     let (watchdog, collected) = start(THRESHOLD);

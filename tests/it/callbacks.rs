@@ -1,4 +1,4 @@
-//! The user's own thread callbacks, and pollwatch's beside them in stable mode.
+//! Tests of the user's own thread callbacks beside pollwatch's in stable mode.
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
@@ -8,8 +8,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use test_support::*;
 
-/// True where pollwatch installs thread callbacks of its own.
-const OURS: bool = cfg!(all(target_os = "linux", not(tokio_unstable)));
+/// The presence of thread callbacks of pollwatch's own.
+const HAS_OWN_CALLBACKS: bool = cfg!(all(target_os = "linux", not(tokio_unstable)));
 
 /// Sets callbacks that count starts, stops, parks and unparks.
 fn counting(counters: &HookCounters) -> Hooks {
@@ -39,7 +39,7 @@ fn the_users_thread_callbacks_run() {
     let (watchdog, _) = start(THRESHOLD);
     let mut builder = multi_thread(2);
     let runtime = watchdog.build_runtime_with("main", &mut builder, counting(&counters)).unwrap();
-    assert_eq!(watchdog.coverage().runtimes[0].workers, OURS);
+    assert_eq!(watchdog.coverage().runtimes[0].workers, HAS_OWN_CALLBACKS);
     park_and_unpark(runtime);
     let [started, stopped, parked, unparked] = read(&counters);
     assert!(started >= 3 && stopped == started, "{counters:?}");
@@ -76,12 +76,12 @@ fn a_builder_whose_callbacks_would_be_lost_is_refused() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let text = error.to_string();
     assert!(text.contains("on_thread_park") && text.contains("build_runtime_with"), "{text}");
-    assert_eq!(text.contains("on_thread_start"), OURS, "{text}");
+    assert_eq!(text.contains("on_thread_start"), HAS_OWN_CALLBACKS, "{text}");
     // The builder still has its callbacks.
     park_and_unpark(builder.build().unwrap());
     assert!(read(&counters).iter().all(|n| *n > 0), "{counters:?}");
     let again = watchdog.build_runtime("main", &mut builder);
-    if OURS {
+    if HAS_OWN_CALLBACKS {
         assert_eq!(again.unwrap_err().kind(), ErrorKind::InvalidInput);
         park_and_unpark(watchdog.build_runtime("main", &mut multi_thread(1)).unwrap());
     } else {
@@ -102,13 +102,13 @@ fn a_builder_can_be_used_again() {
     }
     builder.on_thread_unpark(increment(&counters[3]));
     match watchdog.build_runtime("four", &mut builder) {
-        Err(error) if OURS => {
+        Err(error) if HAS_OWN_CALLBACKS => {
             let text = error.to_string();
             assert!(text.contains("on_thread_unpark") && !text.contains("on_thread_park"), "{text}");
         }
         built => {
             park_and_unpark(built.unwrap());
-            assert!(!OURS && read(&counters)[3] > 0);
+            assert!(!HAS_OWN_CALLBACKS && read(&counters)[3] > 0);
         }
     }
 }

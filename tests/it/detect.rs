@@ -1,4 +1,4 @@
-//! When a stall is reported, and when nothing is.
+//! Tests of when a stall is reported, and when nothing is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -163,7 +163,7 @@ fn an_idle_watchdog_sleeps_and_still_finds_the_next_stall() {
     }
 }
 
-/// A task that stays pending is no poll in progress: an idle server costs nothing.
+/// A pending task is no poll in progress, so an idle server costs nothing.
 #[test]
 fn a_parked_runtime_lets_the_watchdog_sleep() {
     let (watchdog, _) = start(Duration::from_millis(10));
@@ -178,7 +178,7 @@ fn a_parked_runtime_lets_the_watchdog_sleep() {
     assert!(runtime.block_on(task).unwrap());
 }
 
-/// A hanging callback does not keep stalls from being found, and gets all of them afterwards.
+/// Stalls are found while a callback hangs. The callback gets all of them afterwards.
 #[test]
 fn a_hanging_callback_does_not_delay_detection() {
     let (gate, collected, first) = (Gate::new(), CollectedStalls::default(), AtomicBool::new(true));
@@ -206,7 +206,7 @@ fn a_hanging_callback_does_not_delay_detection() {
     }
     assert!(collected.of("main").is_empty());
     gate.open();
-    wait_until("all are reported, to their ends", || {
+    wait_until("all are reported as resolved", || {
         let resolved: Vec<_> = collected.of("main").into_iter().filter(|s| s.phase == Phase::Resolved).collect();
         resolved.len() == blocked.len() + 1
     });

@@ -1,4 +1,5 @@
-//! The pages and the collector: correct numbers that advance while every worker is blocked.
+//! Tests of the pages and the collector: their numbers are right, and advance while every worker is
+//! blocked.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -100,11 +101,11 @@ fn healthz_fails_while_all_workers_are_blocked() {
     wait_until("one is blocked for long", || blocked().oldest_stall > Duration::from_millis(100));
     assert!(healthy(), "one of two is not all");
     let second = block_one(&gates[1]);
-    let reply = wait_for("it is unhealthy", || Some(get(addr, "/healthz")).filter(|r| r.status != 200));
+    let reply = wait_for("an unhealthy reply", || Some(get(addr, "/healthz")).filter(|r| r.status != 200));
     assert_eq!(reply.status, 503);
     assert!(reply.body.contains("\"main\"") && reply.body.contains("2 workers"), "{}", reply.body);
     gates.iter().for_each(Gate::open);
-    wait_until("it is healthy again", healthy);
+    wait_until("a healthy reply", healthy);
     assert!(runtime.block_on(first).unwrap() && runtime.block_on(second).unwrap());
 }
 

@@ -1,4 +1,4 @@
-//! Raw bytes sent to the server: whatever they are, it keeps answering and none of its threads
+//! Fuzzing of the server. Whatever bytes it receives, it keeps answering, and none of its threads
 //! panics.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use pollwatch::Watchdog;
 use crate::random::{Random, rounds};
 use test_support::*;
 
-/// A time below the server's own limits: what takes this long waited for one of them.
+/// A time below the server's own time limits. A response that takes longer waited for one of them.
 const PROMPT: Duration = Duration::from_secs(8);
 /// The number of idle connections that stay open, more than the server keeps.
 const LEFT_OPEN: usize = 80;
@@ -196,7 +196,7 @@ fn valid_pipeline(random: &Random, addr: SocketAddr) {
     assert_eq!(statuses(&read_to_close(&stream), &methods), wanted);
 }
 
-/// Sends anything; what comes back is empty or a response.
+/// Sends random bytes. The answer is empty or a response.
 fn anything(random: &Random, addr: SocketAddr, left_open: &mut VecDeque<TcpStream>) {
     let stream = connect(addr);
     stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();

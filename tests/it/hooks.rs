@@ -1,4 +1,4 @@
-//! The user's own task hooks beside pollwatch's (`tokio_unstable`).
+//! Tests of the user's own task hooks beside pollwatch's (`tokio_unstable`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -152,8 +152,8 @@ fn a_builder_passes_its_hooks_to_one_runtime_only() {
     assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (6, 6));
 }
 
-/// A hook cannot tell the end of a blocking closure from that of a task, and one location may spawn
-/// both.
+/// A hook cannot distinguish the end of a blocking closure from that of a task, and one location
+/// may spawn both.
 #[test]
 fn blocking_closures_of_a_site_that_also_spawns_are_not_counted_as_tasks() {
     #[track_caller]

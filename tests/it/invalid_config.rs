@@ -1,4 +1,4 @@
-//! Invalid configuration: each has a clear error and leaves nothing behind.
+//! Tests of invalid configurations: each fails with a clear error and leaves nothing behind.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -9,19 +9,19 @@ use pollwatch::{Watchdog, WatchdogBuilder};
 use test_support::*;
 
 #[track_caller]
-fn refused(builder: WatchdogBuilder) -> String {
-    let error = builder.start().expect_err("the call is refused");
+fn start_error(builder: WatchdogBuilder) -> String {
+    let error = builder.start().expect_err("the call fails");
     assert!(error.is_invalid() && !error.is_listen() && error.source().is_none(), "{error:?}");
     error.to_string()
 }
 
 #[test]
-fn thresholds_out_of_range_are_refused() {
+fn thresholds_out_of_range_are_errors() {
     let with = |threshold| Watchdog::builder().log(false).threshold(threshold);
     let (least, most) = (*WatchdogBuilder::THRESHOLDS.start(), *WatchdogBuilder::THRESHOLDS.end());
     let nano = Duration::from_nanos(1);
     for threshold in [Duration::ZERO, nano, least - nano, most + nano, Duration::MAX] {
-        let text = refused(with(threshold));
+        let text = start_error(with(threshold));
         assert!(text.contains("threshold") && text.contains("100 µs") && text.contains("10 ms"), "{text}");
     }
     for threshold in [least, most] {
@@ -30,53 +30,53 @@ fn thresholds_out_of_range_are_refused() {
 }
 
 #[test]
-fn numbers_of_sites_out_of_range_are_refused() {
+fn numbers_of_sites_out_of_range_are_errors() {
     let with = |sites| Watchdog::builder().log(false).max_sites(sites);
     for sites in [0, WatchdogBuilder::MAX_SITES + 1, usize::MAX] {
-        assert!(refused(with(sites)).contains("max_sites"));
+        assert!(start_error(with(sites)).contains("max_sites"));
     }
     with(1).start().unwrap();
     with(WatchdogBuilder::MAX_SITES).start().unwrap();
 }
 
 #[test]
-fn an_address_in_use_is_refused() {
+fn an_address_in_use_is_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let start = || Watchdog::builder().log(false).listen(addr).start();
-    let error = start().expect_err("it is taken");
+    let error = start().expect_err("the address is taken");
     assert!(error.is_listen() && !error.is_invalid());
     assert!(error.to_string().contains(&addr.to_string()) && error.to_string().contains("port 0"), "{error}");
     let source = error.source().and_then(|s| s.downcast_ref::<std::io::Error>()).expect("the system's error");
     assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
     assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::AddrInUse);
     drop(taken);
-    let watchdog = start().expect("it is free again");
+    let watchdog = start().expect("the address is free again");
     assert_eq!(watchdog.local_addr(), Some(addr));
     assert!(Watchdog::builder().log(false).start().unwrap().local_addr().is_none());
 }
 
 #[test]
-fn empty_and_taken_names_are_refused() {
+fn empty_and_taken_names_are_errors() {
     let (watchdog, _) = start(THRESHOLD);
-    let refused = |name: &str| {
-        let error = watchdog.build_runtime(name, &mut current_thread()).expect_err("the call is refused");
+    let build_error = |name: &str| {
+        let error = watchdog.build_runtime(name, &mut current_thread()).expect_err("the call fails");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
         let inner = error.get_ref().and_then(|e| e.downcast_ref::<pollwatch::Error>()).expect("a pollwatch::Error");
         assert!(inner.is_invalid());
         error.to_string()
     };
     for name in ["", " ", "\t\n"] {
-        assert!(refused(name).contains("must not be empty"));
+        assert!(build_error(name).contains("must not be empty"));
     }
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     for name in ["main", "other"] {
-        let text = refused(name);
+        let text = build_error(name);
         assert!(text.contains(&format!("{name:?}")) && text.contains("another name"), "{text}");
     }
     let attach = |name| watchdog.attach(name, current_thread().build().unwrap().handle()).unwrap_err();
     assert!(attach("main").is_invalid() && attach("").is_invalid());
-    // The refused calls had no effect.
+    // The failed calls had no effect.
     runtime.block_on(watchdog.watch(yields(2)));
     assert_eq!(polls(&watchdog, "main"), 3);
 }
@@ -144,7 +144,7 @@ fn an_attached_runtime_measures_watched_futures_only() {
         let (watchdog, collected) = start(THRESHOLD);
         let runtime = builder.build().unwrap();
         watchdog.attach(name, runtime.handle()).unwrap();
-        let again = watchdog.attach("again", runtime.handle()).expect_err("it is watched");
+        let again = watchdog.attach("again", runtime.handle()).expect_err("the runtime is watched");
         assert!(again.is_invalid() && again.to_string().contains(&format!("{name:?}")), "{again}");
         let coverage = watchdog.coverage();
         assert!(coverage.runtimes.len() == 1 && coverage.runtimes[0].alive && !coverage.runtimes[0].every_task);
@@ -165,7 +165,7 @@ fn an_attached_runtime_measures_watched_futures_only() {
         let site = &watchdog.snapshot().sites[0];
         assert_eq!((site.spawned, site.terminated, site.completed), (1, 1, 1), "{name}");
         assert!(!watchdog.coverage().runtimes[0].alive);
-        let dead = watchdog.attach("dead", &handle).expect_err("it is shut down");
+        let dead = watchdog.attach("dead", &handle).expect_err("the runtime is shut down");
         assert!(dead.is_invalid() && dead.to_string().contains("shut down"), "{dead}");
         // Neither name is lost.
         let next = current_thread().build().unwrap();

@@ -1,4 +1,4 @@
-//! Handles and runtimes may be dropped in any order.
+//! Tests that handles and runtimes may be dropped in any order.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -16,7 +16,7 @@ fn the_watchdog_may_be_dropped_first() {
         let watched = watchdog.watch(async { (yields(3).await, block(THRESHOLD * 2)) });
         let collector = watchdog.collector();
         within_timeout("a drop", move || drop(watchdog));
-        // All futures still run, watched or not; nobody scans.
+        // All futures still run, watched or not, but are not scanned.
         runtime.block_on(watched);
         let (task, _) = spawn_on(runtime.handle(), async { (yields(3).await, block(THRESHOLD * 2)) });
         runtime.block_on(task).unwrap();
@@ -92,14 +92,13 @@ fn a_hanging_callback_does_not_hang_the_shutdown() {
     let started = Instant::now();
     watchdog.shutdown();
     let took = started.elapsed();
-    assert!(!left.load(Ordering::Acquire), "it still hangs");
+    assert!(!left.load(Ordering::Acquire), "the callback still hangs");
     assert!(took < Duration::from_secs(10), "{took:?}");
     gate.open();
-    wait_until("it ends once it can", || left.load(Ordering::Acquire));
+    wait_until("the end of the callback", || left.load(Ordering::Acquire));
 }
 
-/// A stall that is ongoing when the watchdog stops gets no further time afterwards and keeps what
-/// it has.
+/// A stall that is ongoing when the watchdog stops keeps its time, and gets no more.
 #[test]
 fn a_shutdown_during_a_stall_keeps_its_time() {
     undisturbed(|| {
@@ -122,8 +121,8 @@ fn a_shutdown_during_a_stall_keeps_its_time() {
     });
 }
 
-/// A runtime without a name is registered by its first watched future; whoever comes first, it is
-/// registered once.
+/// A runtime without a name is registered by its first watched future. It is registered once, also
+/// when `attach` races with that future.
 #[test]
 fn a_runtime_is_registered_once_when_attach_races_with_a_watched_future() {
     let (watchdog, _told) = start(THRESHOLD);

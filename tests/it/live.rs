@@ -1,4 +1,4 @@
-//! `/live`: the data of the live page matches its schema and the snapshot.
+//! Tests of `/live`: the data of the live page matches its schema and the snapshot.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -86,8 +86,9 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
     gate.open();
     assert!(runtime.block_on(task).unwrap());
     collected.wait_resolved("main");
-    let is_over = |live: &Value| live["stalls"].as_array().unwrap().iter().any(|s| s["phase"] == "resolved");
-    let after = wait_for("it is over", || Some(live(addr)).filter(|live| is_over(live) && stalled(live).is_none()));
+    let has_ended = |live: &Value| live["stalls"].as_array().unwrap().iter().any(|s| s["phase"] == "resolved");
+    let after =
+        wait_for("the end of the stall", || Some(live(addr)).filter(|live| has_ended(live) && stalled(live).is_none()));
     let kept = watchdog.stalls().into_iter().find(|s| s.phase == Phase::Resolved).unwrap();
     let stalls = after["stalls"].as_array().unwrap();
     let stall = stalls.iter().find(|s| s["id"] == kept.id).unwrap();
@@ -113,8 +114,10 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
     let buckets: Vec<u64> = polls["buckets"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap()).collect();
     assert!(buckets.is_sorted() && buckets.last() <= Some(&polls["count"].as_u64().unwrap()));
     drop(runtime);
-    let gone = wait_for("it is gone", || Some(live(addr)).filter(|live| runtime_named(live, "main")["alive"] == false));
-    assert_eq!(runtime_named(&gone, "main")["workers"], Value::from(Vec::<Value>::new()));
+    let ended = wait_for("the end of the runtime", || {
+        Some(live(addr)).filter(|live| runtime_named(live, "main")["alive"] == false)
+    });
+    assert_eq!(runtime_named(&ended, "main")["workers"], Value::from(Vec::<Value>::new()));
 }
 
 /// The size does not grow with the number of stalls, and equal stacks occur once.

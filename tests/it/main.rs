@@ -1,4 +1,4 @@
-//! The core, tested with real runtimes, real threads and real sockets.
+//! Tests of the core with real runtimes, threads and sockets.
 
 mod blocking;
 mod callbacks;

@@ -1,4 +1,4 @@
-//! Clients that misbehave do not keep a scraper from its answer.
+//! Tests of misbehaving clients: a scraper is still answered.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use pollwatch::Watchdog;
 
 use test_support::*;
 
-/// A time below the server's own limits: an answer in this time did not wait for one of them.
+/// A time below the server's own time limits. An answer in this time did not wait for one of them.
 const PROMPT: Duration = Duration::from_secs(8);
 
 fn serving() -> (Watchdog, std::net::SocketAddr) {
@@ -55,7 +55,7 @@ fn an_endless_head_is_refused() {
     while endless.write_all(&line).is_ok() {
         sent += line.len();
         // More than the kernel buffers on either side, and no more.
-        assert!(sent < 64 << 20, "it reads for ever");
+        assert!(sent < 64 << 20, "the server never stops reading");
     }
     assert!(started.elapsed() < PROMPT, "refused by its size, not by its time");
     answers_promptly(addr);
@@ -79,7 +79,7 @@ fn garbage_is_refused() {
 }
 
 #[test]
-fn five_hundred_idle_connections_keep_nobody_out() {
+fn a_scraper_is_answered_beside_five_hundred_idle_connections() {
     let (watchdog, addr) = serving();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
@@ -154,14 +154,14 @@ fn a_request_is_answered_during_a_flood_of_connections() {
     });
 }
 
-/// A client that never reads its response delays nobody else's.
+/// A client that never reads its response does not delay the responses of others.
 #[test]
-fn a_client_that_does_not_read_delays_nobody() {
+fn a_client_that_does_not_read_delays_no_other() {
     let (_watchdog, addr) = serving();
     let mut deaf = connect(addr);
     deaf.set_nonblocking(true).unwrap();
     let requests = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
-    // Sends until the server stops reading, because nobody reads what it writes.
+    // Sends until the server stops reading, because its responses are not read.
     for _ in 0..100 {
         if deaf.write(&requests).is_err() {
             break;

@@ -1,4 +1,4 @@
-//! Polls within polls.
+//! Tests of polls within polls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,7 +98,7 @@ fn deep_nesting_leaves_nothing_behind() {
     let (task, _) = spawn_measured(&watchdog, outer.handle(), future);
     outer.block_on(task).unwrap();
     wait_until("all three polls are counted", || polls(&watchdog, "outer") == 3);
-    // A frame left behind would stay for ever.
+    // A frame left behind would never be popped.
     block(THRESHOLD * 3);
     for name in ["outer", "inner"] {
         wait_until(name, || runtime_of(&watchdog.snapshot(), name).blocked_workers == 0);

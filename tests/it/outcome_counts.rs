@@ -1,4 +1,4 @@
-//! How futures and tasks end, how that is counted, and that no frame is left behind.
+//! Tests of the outcomes of futures and tasks: each is counted, and leaves no frame behind.
 
 use std::future::pending;
 use std::time::Duration;
@@ -114,7 +114,7 @@ fn an_abort_while_pending_is_a_cancellation() {
             watchdog.spawn(pending::<()>())
         };
         let count = || watchdog.snapshot().sites.first().cloned().expect("one site");
-        wait_until("it was polled", || {
+        wait_until("the future was polled", || {
             runtime.block_on(yields(1));
             count().polls == 1
         });
@@ -138,7 +138,7 @@ fn a_drop_before_the_end_is_a_cancellation() {
         runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = &mut polled => unreachable!("it is pending"),
+                () = &mut polled => unreachable!("the future is pending"),
                 () = yields(2) => {}
             }
         });
@@ -159,7 +159,7 @@ fn tasks_dropped_at_shutdown_are_terminated() {
         for _ in 0..5 {
             location = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
         }
-        // One task is never polled, on a runtime that nobody drives any more.
+        // One task is never polled, since nothing drives its runtime any more.
         assert_eq!(site_of(&watchdog, name, &location).alive(), Some(5), "{name}");
         drop(runtime);
         let site = site_of(&watchdog, name, &location);

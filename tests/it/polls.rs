@@ -1,4 +1,4 @@
-//! Every poll is counted once, at its site.
+//! Tests that every poll is counted once, at its site.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -204,7 +204,7 @@ fn an_unnamed_runtime_is_registered_by_a_watched_future() {
     }
 }
 
-/// A program may make any number of runtimes, as long as there are not too many at a time.
+/// A program may make any number of runtimes, if the number at a time is limited.
 #[test]
 fn unnamed_runtimes_reuse_the_names_of_ended_ones() {
     let (watchdog, collected) = start(THRESHOLD);

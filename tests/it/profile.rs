@@ -1,4 +1,4 @@
-//! The profile of all stalls as served: folded stacks, pprof, speedscope and a flame graph.
+//! Tests of the served profile: folded stacks, pprof, speedscope and a flame graph.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -309,7 +309,7 @@ fn stacks_are_summed_up_in_every_format() {
     assert_go_reads_it(&service);
 }
 
-/// Has `go tool pprof` read the profile, where there is one.
+/// Asserts that `go tool pprof`, if it is installed, can read the profile.
 #[cfg(all(feature = "capture", target_os = "linux", target_arch = "x86_64"))]
 fn assert_go_reads_it(service: &Service) {
     if Command::new("go").arg("version").output().is_err() {
@@ -337,7 +337,7 @@ fn without_stacks_the_cause_is_the_innermost_frame() {
     let service = Service::start(THRESHOLD, false);
     let ends =
         |samples: &[DecodedSample], cause: &str| samples.iter().any(|t| t.is(&format!("[no stack: {cause}]"), cause));
-    // Only on Linux can a sleeping thread be samples from a computing one.
+    // A sleeping thread can be distinguished from a computing one only on Linux.
     let wanted: &[&str] = if cfg!(target_os = "linux") { &["cpu", "syscall", "lock"] } else { &["unknown"] };
     let samples = service.block_until(|samples| wanted.iter().all(|cause| ends(samples, cause)));
     assert_formats_agree(&service, &samples);

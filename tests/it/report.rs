@@ -1,4 +1,4 @@
-//! What is reported of a stall: in the log, to the callback, and by `stalls()`.
+//! Tests of the reports of a stall: in the log, to the callback, and by `stalls()`.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -121,8 +121,8 @@ fn the_log_states_the_coverage_of_a_runtime() {
     let [line] = &lines[..] else { panic!("{lines:#?}") };
     assert_eq!((line.target.as_str(), line.level, line.in_span), ("pollwatch::watchdog", Level::INFO, false));
     let coverage = watchdog.coverage();
-    let seen = coverage.runtimes.iter().find(|r| &*r.name == name).expect("it is watched");
-    assert_eq!(line.fields["message"], format!("watching {seen}"));
+    let covered = coverage.runtimes.iter().find(|r| &*r.name == name).expect("the runtime is watched");
+    assert_eq!(line.fields["message"], format!("watching {covered}"));
     assert_eq!(line.fields["message"].contains("every spawned task"), HOOKS, "{line:?}");
 }
 
@@ -195,15 +195,15 @@ fn a_panicking_callback_is_caught_and_counted() {
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).on_stall(move |stall| {
         keep(stall);
         // A payload that panics again when it is dropped.
-        struct Again;
-        impl Drop for Again {
+        struct PanicsOnDrop;
+        impl Drop for PanicsOnDrop {
             fn drop(&mut self) {
                 if !std::thread::panicking() {
                     panic!("on purpose, again");
                 }
             }
         }
-        std::panic::panic_any(Again);
+        std::panic::panic_any(PanicsOnDrop);
     });
     let watchdog = watchdog.start().unwrap();
     let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();

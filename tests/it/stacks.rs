@@ -1,10 +1,10 @@
-//! Stalls are reported without stacks where these are switched off or not compiled in.
+//! Tests that stalls are reported without stacks where these are switched off or not compiled in.
 
 use pollwatch::{Phase, StackCoverage, Watchdog};
 
 use test_support::*;
 
-/// True where the kernel alone states the cause.
+/// The kernel's ability to state the cause without a stack.
 const HAS_CAUSE: bool = cfg!(target_os = "linux");
 
 fn reported_without_stacks(watchdog: &Watchdog, collected: &CollectedStalls) -> Result<(), String> {

@@ -1,5 +1,5 @@
-//! What is logged about tasks: their panics, and the growth of their number. How outcomes are
-//! counted is in `outcome_counts`.
+//! Tests of the log about tasks: their panics, and the growth of their number. `outcome_counts`
+//! tests how outcomes are counted.
 
 use std::future::pending;
 use std::panic::Location;
@@ -149,9 +149,9 @@ fn a_panic_wakes_an_idle_watchdog() {
     assert_eq!((&line.fields["site"], line.fields["panic"].as_str()), (&location, "late"));
 }
 
-/// What was not logged when the watchdog is stopped is logged then.
+/// The shutdown of the watchdog logs the panics that have not been logged.
 #[test]
-fn a_shutdown_logs_what_is_left() {
+fn a_shutdown_logs_pending_panics() {
     let watchdog = logging();
     let name = "stopped";
     let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
@@ -230,7 +230,7 @@ fn outcome_series_exist_before_the_first_outcome() {
     for outcome in ["completed", "cancelled", "panicked"] {
         let family = format!("pollwatch_tasks_{outcome}_total");
         assert_eq!(metrics.find(&family, &[("runtime", name), ("site", &site)]), Some(0.0), "{family}");
-        assert_eq!(metrics.find(&family, &[("runtime", name), ("site", &hooked)]), None, "hooks tell none");
+        assert_eq!(metrics.find(&family, &[("runtime", name), ("site", &hooked)]), None, "hooks report no outcomes");
     }
     drop((task, plain));
 }

@@ -1,4 +1,4 @@
-//! `pollwatch::testing`, as a user's tests use it.
+//! Tests of `pollwatch::testing`, used as in a user's tests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -37,7 +37,7 @@ fn a_cooperative_test_passes_and_gives_its_output() {
 }
 
 #[test]
-fn a_blocking_test_fails_and_says_where_and_why() {
+fn a_blocking_test_fails_with_location_and_cause() {
     let text = failure(|| run(async { blocks() }));
     assert!(text.contains("1 poll(s) blocked the event loop for 50ms or longer"), "{text}");
     assert!(text.contains("tests/it/testing.rs:"), "{text}");

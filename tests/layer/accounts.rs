@@ -1,4 +1,4 @@
-//! What is counted for routes is a part of what is counted for their runtime.
+//! Tests that the counts of routes are a part of the counts of their runtime.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use http_body_util::{BodyExt, Full};
 use tower::{ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::fixture::Fixture;
+use crate::fixture::serve;
 use test_support::*;
 
-/// Within a measured task the layer's parts are no polls of their own; elsewhere each part is one
-/// poll. The service's call never is.
+/// Within a measured task the layer's futures and bodies are no polls of their own. Elsewhere each
+/// of them is one poll. The service's call is never one.
 #[test]
 fn no_poll_of_a_request_is_counted_twice() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let parts = Arc::new(AtomicU64::new(0));
     let of_handler = parts.clone();
     let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(move |_: Request<()>| {
@@ -59,7 +59,7 @@ fn no_poll_of_a_request_is_counted_twice() {
 /// This also holds where a request calls another service, and where two layers see one request.
 #[test]
 fn routes_are_never_busier_than_their_runtime() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let slow = async || {
         block(Duration::from_millis(3));
         "slow"
@@ -75,7 +75,7 @@ fn routes_are_never_busier_than_their_runtime() {
         .route("/plain/{id}", get(slow))
         .layer(fixture.watchdog.layer())
         .layer(fixture.watchdog.layer());
-    let addr = fixture.serve(app);
+    let addr = serve(&fixture, app);
     let path = |connection: usize, i: usize| ["/outer", "/plain/1"][(connection + i) % 2];
     client::drive(
         addr,

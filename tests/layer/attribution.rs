@@ -1,4 +1,4 @@
-//! Whatever blocks in a request is reported under the route of the request.
+//! Tests that a block in a request is reported under the route of the request.
 
 use std::convert::Infallible;
 
@@ -11,31 +11,31 @@ use pollwatch::{Cause, Phase, Stall};
 use tower::ServiceBuilder;
 
 use crate::client::{self, Request};
-use crate::fixture::Fixture;
+use crate::fixture::serve;
 use test_support::*;
 
 /// A new user's first steps: the layer on an axum app, and a request to its slow route.
 #[test]
 fn the_first_report_names_the_route_while_it_blocks() {
     undisturbed(|| {
-        let fixture = Fixture::new();
+        let fixture = LayerFixture::start();
         let gate = Gate::new();
         let key = gate.key();
         let slow = move |Path(id): Path<u32>| async move { format!("{id} {}", key.pass()) };
         let app =
             Router::new().route("/slow/{id}", get(slow)).route("/", get(|| async {})).layer(fixture.watchdog.layer());
-        let addr = fixture.serve(app);
+        let addr = serve(&fixture, app);
         let client = std::thread::spawn(move || client::ask_once(addr, client::get("/slow/7")).unwrap());
 
         let first = fixture.collected.wait_ongoing("main").expect("the stall is reported while it blocks");
         if first.route.is_none() || matches!(first.cause, Cause::Starved | Cause::Paused) {
-            return Err(format!("it was given no CPU, or not until long after its poll began: {first}"));
+            return Err(format!("the thread got no CPU until long after its poll started: {first}"));
         }
         assert_eq!(first.route.as_deref(), Some("/slow/{id}"), "{first}");
         assert!(first.to_string().contains("\n  route /slow/{id} · task "), "{first}");
         // The route is counted just after the first report is sent.
         let count = || fixture.metrics().find("pollwatch_route_stalls_total", &[("route", "/slow/{id}")]);
-        wait_until("it is counted while it blocks", || count() == Some(1.0));
+        wait_until("a count while the request blocks", || count() == Some(1.0));
         let metrics = fixture.metrics();
         let so_far = metrics.get("pollwatch_route_stall_seconds_total", &[("route", "/slow/{id}")]);
         assert!(so_far >= THRESHOLD.as_secs_f64(), "{so_far}");
@@ -60,12 +60,12 @@ fn the_first_report_names_the_route_while_it_blocks() {
 
 /// Sends a request and returns the stall that it causes.
 fn stall_of(
-    fixture: &Fixture,
+    fixture: &LayerFixture,
     app: impl Fn() -> Router,
     request: impl Fn() -> Request,
     is_it: impl Fn(&Stall) -> bool,
 ) {
-    let addr = fixture.serve(app());
+    let addr = serve(&fixture, app());
     undisturbed(|| {
         let known: Vec<u64> = fixture.stalls().iter().map(|s| s.id).collect();
         client::ask_once(addr, request()).expect("an answer");
@@ -99,7 +99,7 @@ impl<S: Sync> FromRequestParts<S> for Extracted {
 
 #[test]
 fn handlers_extractors_and_bodies_are_attributed() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let app = || {
         let body = || {
             Body::from_stream(futures_util::stream::iter([0, 1, 2]).map(|i| {
@@ -126,7 +126,7 @@ fn handlers_extractors_and_bodies_are_attributed() {
 
 #[test]
 fn middleware_is_attributed_below_the_layer_and_not_above_it() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let blocking = ServiceBuilder::new().map_request(|request: axum::extract::Request| {
         blocks();
         request
@@ -144,7 +144,7 @@ fn middleware_is_attributed_below_the_layer_and_not_above_it() {
 
 #[test]
 fn a_task_spawned_by_a_handler_is_attributed() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let watchdog = fixture.watchdog.clone();
     let spawns = async move || watchdog.spawn(async { blocks() }).await.unwrap();
     let app = || Router::new().route("/spawns/{id}", get(spawns.clone())).layer(fixture.watchdog.layer());
@@ -169,7 +169,7 @@ fn several_short_requests_in_one_poll_have_no_route() {
     use tower::ServiceExt;
     let threshold = THRESHOLD * 5;
     undisturbed(|| {
-        let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(threshold));
+        let fixture = LayerFixture::start_with(pollwatch::Watchdog::builder().threshold(threshold));
         let half = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |_: http::Request<()>| {
             block(THRESHOLD * 4);
             Ok::<_, Infallible>(http::Response::new(String::new()))
@@ -185,7 +185,9 @@ fn several_short_requests_in_one_poll_have_no_route() {
         match &stalls[..] {
             [stall] if stall.route.is_none() => {
                 let ongoing = fixture.collected.of("main").into_iter().find(|s| s.phase == Phase::Ongoing);
-                let Some(ongoing) = ongoing else { return Err(format!("it was over before a scan found it: {stall}")) };
+                let Some(ongoing) = ongoing else {
+                    return Err(format!("the stall ended before a scan found it: {stall}"));
+                };
                 assert!(ongoing.to_string().contains("several requests or other work, no route alone"), "{ongoing}");
                 assert_eq!(fixture.route("unmatched").unwrap().stalls.count, 0);
                 Ok(())

@@ -1,5 +1,5 @@
-//! 64 concurrent connections to handlers of which some block: no stall has the route of another
-//! request.
+//! Tests with 64 concurrent connections to handlers of which some block: no stall has the route of
+//! another request.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -19,8 +19,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::client::{self, Answer, Request};
-use crate::fixture::Fixture;
-use crate::ground_truth::{GroundTruth, LOAD_THRESHOLD};
+use crate::fixture::serve;
 use test_support::*;
 
 const CONNECTIONS: usize = 64;
@@ -114,14 +113,14 @@ fn check(connection: usize, i: usize, answer: Answer) {
     }
 }
 
-fn fixture() -> Fixture {
-    Fixture::with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false))
+fn fixture() -> LayerFixture {
+    LayerFixture::start_with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false))
 }
 
 /// Runs the load and checks all stalls and counts against the ground truth. `panicked` is the
 /// status under which panics are counted.
 #[track_caller]
-fn drive(fixture: &Fixture, truth: &GroundTruth, addr: std::net::SocketAddr, panicked: &'static str) {
+fn drive(fixture: &LayerFixture, truth: &GroundTruth, addr: std::net::SocketAddr, panicked: &'static str) {
     client::drive(addr, (CONNECTIONS, REQUESTS), |connection, i| pick(connection, i).1, check);
     truth.check(fixture);
     let mut wanted = [0u64; ROUTES.len()];
@@ -139,7 +138,7 @@ fn drive(fixture: &Fixture, truth: &GroundTruth, addr: std::net::SocketAddr, pan
 #[test]
 fn every_stall_of_axum_has_its_route() {
     let (fixture, truth) = (fixture(), GroundTruth::default());
-    let addr = fixture.serve(app(&truth).layer(fixture.watchdog.layer()));
+    let addr = serve(&fixture, app(&truth).layer(fixture.watchdog.layer()));
     drive(&fixture, &truth, addr, "panicked");
 }
 
@@ -150,7 +149,7 @@ fn every_stall_of_axum_has_its_route_where_panics_are_caught() {
         let (fixture, truth) = (fixture(), GroundTruth::default());
         let (app, layer, catch) = (app(&truth), fixture.watchdog.layer(), CatchPanicLayer::new());
         let app = if inside { app.layer(catch).layer(layer) } else { app.layer(layer).layer(catch) };
-        drive(&fixture, &truth, fixture.serve(app), status);
+        drive(&fixture, &truth, serve(&fixture, app), status);
     }
 }
 
@@ -211,7 +210,7 @@ fn every_stall_of_hyper_has_its_route() {
     drive(&fixture, &truth, addr, "panicked");
 }
 
-/// Clients disconnect while their request blocks, and while it waits after that.
+/// Clients disconnect while their request blocks, and while it waits afterwards.
 #[test]
 fn disconnecting_clients_leave_no_frame_behind() {
     const GONE: usize = 200;
@@ -222,7 +221,7 @@ fn disconnecting_clients_leave_no_frame_behind() {
         std::future::pending::<()>().await;
     };
     let app = app(&truth).route("/gone/{id}", get(gone)).layer(fixture.watchdog.layer());
-    let addr = fixture.serve(app);
+    let addr = serve(&fixture, app);
     let leavers: Vec<_> = (0..4)
         .map(|_| {
             std::thread::spawn(move || {

@@ -1,12 +1,10 @@
-//! The tower layer below real servers with real clients: the route of each stall, and what is
-//! counted for it.
+//! Tests of the tower layer with real servers and clients: the route of each stall, and the counts
+//! of each route.
 
 mod accounts;
 mod attribution;
 mod client;
 mod fixture;
-mod ground_truth;
-mod grpc;
 mod load;
 mod names;
 mod pages;

@@ -1,4 +1,4 @@
-//! How routes are named and requests are counted.
+//! Tests of the names of routes and the counts of requests.
 
 use std::convert::Infallible;
 
@@ -9,11 +9,11 @@ use http::Request;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::client;
-use crate::fixture::Fixture;
+use crate::fixture::serve;
 use test_support::*;
 
 /// The number of requests by route, method and status.
-fn counted(fixture: &Fixture) -> Vec<(String, &'static str, &'static str, u64)> {
+fn counted(fixture: &LayerFixture) -> Vec<(String, &'static str, &'static str, u64)> {
     let routes = fixture.watchdog.snapshot().routes;
     let requests = |route: &pollwatch::snapshot::RouteSnapshot| route.requests.clone();
     let mut all: Vec<_> = routes
@@ -25,16 +25,16 @@ fn counted(fixture: &Fixture) -> Vec<(String, &'static str, &'static str, u64)> 
 }
 
 #[track_caller]
-fn assert_counted(fixture: &Fixture, wanted: &[(&str, &'static str, &'static str, u64)]) {
+fn assert_counted(fixture: &LayerFixture, wanted: &[(&str, &'static str, &'static str, u64)]) {
     let mut wanted: Vec<_> = wanted.iter().map(|(route, m, s, n)| (route.to_string(), *m, *s, *n)).collect();
     wanted.sort_unstable();
     wait_equal("requests by route, method and status", &wanted, || counted(fixture));
 }
 
-/// Requests each path of the app over a socket.
+/// Requests each path of the application over a socket.
 #[track_caller]
-fn ask(fixture: &Fixture, app: Router, paths: &[&str]) {
-    let addr = fixture.serve(app);
+fn request_all(fixture: &LayerFixture, app: Router, paths: &[&str]) {
+    let addr = serve(&fixture, app);
     for path in paths {
         client::ask_once(addr, client::get(path)).expect("an answer");
     }
@@ -42,14 +42,14 @@ fn ask(fixture: &Fixture, app: Router, paths: &[&str]) {
 
 #[test]
 fn nested_routers_and_fallbacks_are_named() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let inner = Router::new().route("/item/{id}", get(async || {})).fallback(async || StatusCode::NOT_FOUND);
     let app = Router::new()
         .nest("/shop/{city}", inner)
         .merge(Router::new().route("/merged", get(async || {})))
         .route("/files/{*path}", get(async || {}))
         .layer(fixture.watchdog.layer());
-    ask(
+    request_all(
         &fixture,
         app,
         &["/shop/rome/item/1", "/shop/oslo/item/2", "/merged", "/files/a/b", "/nowhere/at/all", "/else"],
@@ -67,9 +67,9 @@ fn nested_routers_and_fallbacks_are_named() {
 
 #[test]
 fn a_route_layer_does_not_count_the_fallback() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let app = Router::new().route("/a/{id}", get(async || {})).route_layer(fixture.watchdog.layer());
-    ask(&fixture, app, &["/a/1", "/b"]);
+    request_all(&fixture, app, &["/a/1", "/b"]);
     assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 1)]);
 }
 
@@ -77,7 +77,7 @@ fn a_route_layer_does_not_count_the_fallback() {
 /// twice.
 #[test]
 fn a_layer_outside_of_the_router_counts_nothing_twice() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let outside = fixture.watchdog.layer().layer(Router::new().route("/a/{id}", get(async || {})));
     within_timeout("a request", move || {
         current_thread().build().unwrap().block_on(async {
@@ -86,15 +86,15 @@ fn a_layer_outside_of_the_router_counts_nothing_twice() {
     });
     assert_counted(&fixture, &[("unmatched", "GET", "2xx", 1)]);
 
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let twice = Router::new().route("/a/{id}", get(async || {})).layer(fixture.watchdog.layer());
-    ask(&fixture, twice.layer(fixture.watchdog.layer()), &["/a/1", "/a/2"]);
+    request_all(&fixture, twice.layer(fixture.watchdog.layer()), &["/a/1", "/a/2"]);
     assert_counted(&fixture, &[("/a/{id}", "GET", "2xx", 2)]);
 }
 
 #[test]
 fn requests_are_counted_by_method_and_status() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let app = Router::new()
         .route(
             "/{status}",
@@ -102,7 +102,7 @@ fn requests_are_counted_by_method_and_status() {
         )
         .route("/only/get", get(async || {}))
         .layer(fixture.watchdog.layer());
-    let addr = fixture.serve(app);
+    let addr = serve(&fixture, app);
     let asked =
         [("GET", "/200"), ("HEAD", "/204"), ("POST", "/302"), ("PUT", "/404"), ("DELETE", "/500"), ("PATCH", "/599")];
     let rare = [("OPTIONS", "/200"), ("TRACE", "/200"), ("BREW", "/418"), ("get", "/200"), ("POST", "/only/get")];
@@ -129,7 +129,7 @@ fn requests_are_counted_by_method_and_status() {
 
 #[test]
 fn a_function_may_name_routes_and_may_panic() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let layer = fixture.watchdog.layer().route_by(|request| match request.uri.path() {
         "/panic" => std::panic::resume_unwind(Box::new("on purpose")),
         "/mine/1" => Some("mine".into()),
@@ -138,7 +138,7 @@ fn a_function_may_name_routes_and_may_panic() {
         _ => None,
     });
     let app = Router::new().route("/{name}", get(async || {})).route("/mine/{id}", get(async || {})).layer(layer);
-    ask(
+    request_all(
         &fixture,
         app.route("/tenant/{id}", get(async || {})),
         &["/panic", "/mine/1", "/mine/2", "/empty", "/tenant/1"],
@@ -156,12 +156,12 @@ fn a_function_may_name_routes_and_may_panic() {
     assert_eq!(fixture.watchdog.snapshot().watchdog.callback_panics, 1);
 }
 
-/// Names made from what clients choose: unknown ones take half of the room, and no request is lost.
+/// Names that clients choose: unknown ones take half of the routes, and no request is lost.
 #[test]
 fn a_flood_of_names_does_not_displace_real_ones() {
-    const ROOM: usize = 6;
+    const MAX_ROUTES: usize = 6;
     const FLOOD: usize = 1_000;
-    let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    let fixture = LayerFixture::start_with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
     let layer = fixture.watchdog.layer().route_by(|request| Some(request.uri.path().to_owned().into()));
     let service = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
         let is_real = request.uri().path().starts_with("/real/");
@@ -179,28 +179,28 @@ fn a_flood_of_names_does_not_displace_real_ones() {
                 ask(format!("/{}/{i}", "long".repeat(100))).await;
             }
             for _ in 0..10 {
-                for real in 0..ROOM / 2 {
+                for real in 0..MAX_ROUTES / 2 {
                     ask(format!("/real/{real}")).await;
                 }
             }
         });
     });
     let counted = counted(&fixture);
-    for real in 0..ROOM / 2 {
+    for real in 0..MAX_ROUTES / 2 {
         assert!(counted.contains(&(format!("/real/{real}"), "GET", "2xx", 10)), "{counted:#?}");
     }
-    assert!(counted.contains(&("other".into(), "GET", "4xx", (2 * FLOOD - ROOM / 2) as u64)), "{counted:#?}");
-    assert_eq!(counted.len(), ROOM + 1, "{counted:#?}");
+    assert!(counted.contains(&("other".into(), "GET", "4xx", (2 * FLOOD - MAX_ROUTES / 2) as u64)), "{counted:#?}");
+    assert_eq!(counted.len(), MAX_ROUTES + 1, "{counted:#?}");
     let series = fixture.metrics().series.into_keys().filter(|series| series.contains("_route_requests_total"));
-    assert_eq!(series.count(), ROOM + 1);
+    assert_eq!(series.count(), MAX_ROUTES + 1);
 }
 
-/// A service that does not speak gRPC gets requests that look like it: their paths name no route,
-/// whatever the response.
+/// A service that does not speak gRPC gets requests with gRPC's content type. Their paths name no
+/// route, whatever the response.
 #[test]
 fn a_service_without_grpc_has_no_method_routes() {
-    const ROOM: usize = 4;
-    let fixture = Fixture::with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
+    const MAX_ROUTES: usize = 4;
+    let fixture = LayerFixture::start_with(pollwatch::Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
     let service = ServiceBuilder::new()
         .layer(fixture.watchdog.layer())
         .service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));
@@ -215,5 +215,5 @@ fn a_service_without_grpc_has_no_method_routes() {
     });
     let counted = counted(&fixture);
     assert!(counted.contains(&("unmatched".into(), "POST", "2xx", 4)), "not of the form of a method: {counted:#?}");
-    assert!(counted.contains(&("other".into(), "POST", "2xx", 100 - ROOM as u64 / 2)), "{counted:#?}");
+    assert!(counted.contains(&("other".into(), "POST", "2xx", 100 - MAX_ROUTES as u64 / 2)), "{counted:#?}");
 }

@@ -1,11 +1,11 @@
-//! `Watchdog::router`: the pages within the user's own service.
+//! Tests of `Watchdog::router`: the pages within the user's own service.
 
 use axum::Router;
 use axum::routing::get as on_get;
 
 use serde_json::Value;
 
-use crate::fixture::Fixture;
+use crate::fixture::serve;
 use test_support::schema::assert_matches_schema;
 use test_support::*;
 
@@ -24,7 +24,7 @@ const PATHS: [&str; 10] = [
 
 #[test]
 fn an_admin_router_has_the_same_pages_as_the_server() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let (task, _) = spawn_measured(&fixture.watchdog, fixture.runtime.handle(), async { block(THRESHOLD * 2) });
     fixture.runtime.block_on(task).unwrap();
     fixture.stalls();
@@ -36,16 +36,16 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
         .with_state(7)
         .merge(fixture.watchdog.router());
     for (app, prefix) in [(merged, ""), (nested, "/admin"), (with_state, "")] {
-        let theirs = fixture.serve(app);
+        let in_app = serve(&fixture, app);
         for path in PATHS {
-            let (own, their) = (get_bytes(own, path), get_bytes(theirs, &format!("{prefix}{path}")));
-            assert_eq!(own.0, their.0, "{path}");
+            let (own, nested) = (get_bytes(own, path), get_bytes(in_app, &format!("{prefix}{path}")));
+            assert_eq!(own.0, nested.0, "{path}");
             let is_alike = |name: &&(String, String)| !["date", "content-length"].contains(&name.0.as_str());
-            let [own_headers, their_headers] =
-                [&own, &their].map(|(_, headers, _)| headers.iter().filter(is_alike).collect::<Vec<_>>());
-            assert_eq!(own_headers, their_headers, "{path}");
+            let [own_headers, nested_headers] =
+                [&own, &nested].map(|(_, headers, _)| headers.iter().filter(is_alike).collect::<Vec<_>>());
+            assert_eq!(own_headers, nested_headers, "{path}");
             if ["/stalls", "/healthz", "/stalls/folded", "/live.html", "/live/profile"].contains(&path) {
-                assert_eq!(own.2, their.2, "{path}");
+                assert_eq!(own.2, nested.2, "{path}");
             }
         }
         let series = |addr, path: &str| {
@@ -54,14 +54,14 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
         };
         // Series appear when something is counted for the first time; the watchdog's own are all
         // there.
-        let (own, their) = (series(own, "/metrics"), series(theirs, &format!("{prefix}/metrics")));
+        let (own, nested) = (series(own, "/metrics"), series(in_app, &format!("{prefix}/metrics")));
         for wanted in own.iter().filter(|series| !series.contains('{')) {
-            assert!(their.contains(wanted), "{wanted}");
+            assert!(nested.contains(wanted), "{wanted}");
         }
-        let post = request(theirs, "POST", &format!("{prefix}/metrics"));
+        let post = request(in_app, "POST", &format!("{prefix}/metrics"));
         assert_eq!((post.status, post.headers["allow"].as_str()), (405, "GET, HEAD"));
-        assert_eq!(request(theirs, "HEAD", &format!("{prefix}/metrics")).body, "");
-        assert_eq!(get(theirs, "/nowhere").status, 404);
+        assert_eq!(request(in_app, "HEAD", &format!("{prefix}/metrics")).body, "");
+        assert_eq!(get(in_app, "/nowhere").status, 404);
     }
 }
 
@@ -69,14 +69,14 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
 /// data.
 #[test]
 fn the_live_data_has_each_route() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let addr = fixture.watchdog.local_addr().unwrap();
     let watchdog = fixture.watchdog.clone();
     let app = Router::new()
         .route("/blocks", on_get(async || _ = block(THRESHOLD * 3)))
         .route("/spawns", on_get(async move || watchdog.spawn(async { _ = block(THRESHOLD * 3) }).await.unwrap()))
         .layer(fixture.watchdog.layer());
-    let app = fixture.serve(app);
+    let app = serve(&fixture, app);
     for path in ["/blocks", "/spawns"] {
         assert_eq!(get(app, path).status, 200);
     }
@@ -114,10 +114,10 @@ fn the_live_data_has_each_route() {
     assert!(indexes.into_iter().all(|index| index.as_u64().unwrap() < frames));
 }
 
-/// For any number of routes the worst are listed, and the others are counted.
+/// The data lists the worst routes, and counts the others.
 #[test]
 fn the_live_data_of_routes_is_bounded() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let names: Vec<String> = (0..120).map(|i| format!("/route/{i}")).collect();
     let router = names.iter().fold(Router::new(), |router, name| {
         let blocks = name == "/route/77";
@@ -130,7 +130,7 @@ fn the_live_data_of_routes_is_bounded() {
             }),
         )
     });
-    let addr = fixture.serve(router.layer(fixture.watchdog.layer()));
+    let addr = serve(&fixture, router.layer(fixture.watchdog.layer()));
     names.iter().for_each(|name| assert_eq!(get(addr, name).status, 200));
     let live = || serde_json::from_str::<Value>(&get(fixture.watchdog.local_addr().unwrap(), "/live").body).unwrap();
     wait_until("the one that blocks is the first", || {
@@ -144,13 +144,13 @@ fn the_live_data_of_routes_is_bounded() {
     });
 }
 
-/// It also answers after the last handle is dropped, and holds none.
+/// The router also answers after the last handle is dropped, and holds none.
 #[test]
 fn the_router_keeps_no_thread_alive() {
-    let fixture = Fixture::new();
-    let addr = fixture.serve(Router::new().merge(fixture.watchdog.router()));
+    let fixture = LayerFixture::start();
+    let addr = serve(&fixture, Router::new().merge(fixture.watchdog.router()));
     let server = fixture.watchdog.local_addr().unwrap();
-    let Fixture { watchdog, runtime, .. } = fixture;
+    let LayerFixture { watchdog, runtime, .. } = fixture;
     drop(watchdog);
     wait_until("the watchdog's own server is gone", || std::net::TcpStream::connect(server).is_err());
     assert_eq!(get(addr, "/healthz").body, "ok\n");

@@ -1,4 +1,5 @@
-//! The rules of tower: what a middleware has to preserve of its inner service.
+//! Tests of the rules of tower: the behaviour of the inner service that a middleware has to
+//! preserve.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,7 +17,6 @@ use tower_http::compression::CompressionLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
-use crate::fixture::Fixture;
 use test_support::*;
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -25,18 +25,18 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// A service that is ready on demand. Only the instance that was ready may be called; a clone has
 /// to become ready itself.
-struct Picky {
+struct ReadyOnDemand {
     open: Arc<AtomicBool>,
     asked: bool,
 }
 
-impl Clone for Picky {
-    fn clone(&self) -> Picky {
-        Picky { open: self.open.clone(), asked: false }
+impl Clone for ReadyOnDemand {
+    fn clone(&self) -> ReadyOnDemand {
+        ReadyOnDemand { open: self.open.clone(), asked: false }
     }
 }
 
-impl Service<Request<()>> for Picky {
+impl Service<Request<()>> for ReadyOnDemand {
     type Response = Response<String>;
     type Error = &'static str;
     type Future = Ready<Result<Response<String>, &'static str>>;
@@ -54,14 +54,14 @@ impl Service<Request<()>> for Picky {
 
 #[test]
 fn readiness_is_that_of_the_inner_service() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let open = Arc::new(AtomicBool::new(false));
-    let mut service = fixture.watchdog.layer().layer(Picky { open: open.clone(), asked: false });
+    let mut service = fixture.watchdog.layer().layer(ReadyOnDemand { open: open.clone(), asked: false });
     let cx = &mut Context::from_waker(std::task::Waker::noop());
     assert!(service.poll_ready(cx).is_pending(), "back-pressure passes");
     open.store(true, Ordering::Relaxed);
     assert!(service.poll_ready(cx).is_ready());
-    // A clone is not ready because the original is; each of them is called after it was ready.
+    // A clone is not ready when the original is. Each of them is called after it was ready.
     let clone = service.clone();
     assert!(!clone.get_ref().asked && service.get_ref().asked);
     block_on(service.call(Request::new(()))).unwrap();
@@ -71,9 +71,9 @@ fn readiness_is_that_of_the_inner_service() {
 
 #[test]
 fn errors_are_passed_on_and_counted() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let open = Arc::new(AtomicBool::new(true));
-    let service = fixture.watchdog.layer().layer(Picky { open, asked: false });
+    let service = fixture.watchdog.layer().layer(ReadyOnDemand { open, asked: false });
     let error = block_on(service.oneshot(Request::get("/error").body(()).unwrap())).unwrap_err();
     assert_eq!(error, "on purpose");
     fixture.wait_requests("unmatched", &[("GET", "error", 1)]);
@@ -85,7 +85,7 @@ fn panics_are_passed_on_and_counted() {
         std::panic::resume_unwind(Box::new("on purpose"))
     }
     let is_caught = |f: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let layer = fixture.watchdog.layer();
     let in_call = ServiceBuilder::new()
         .layer(&layer)
@@ -113,7 +113,7 @@ fn panics_are_passed_on_and_counted() {
 
 #[test]
 fn a_dropped_response_counts_as_cancelled() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let service = ServiceBuilder::new()
         .layer(fixture.watchdog.layer())
         .service_fn(|_: Request<()>| std::future::pending::<Result<Response<()>, Infallible>>());
@@ -128,7 +128,7 @@ fn a_dropped_response_counts_as_cancelled() {
 /// Asserts that a body keeps its hints, its frames and its trailers.
 #[test]
 fn bodies_are_unchanged() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let service = ServiceBuilder::new().layer(fixture.watchdog.layer()).service_fn(async |request: Request<()>| {
         let body = if request.uri() == "/empty" { Full::default() } else { Full::new(Bytes::from("whole")) };
         let mut trailers = HeaderMap::new();
@@ -152,11 +152,11 @@ fn bodies_are_unchanged() {
     assert_eq!(SizeHint::exact(&full.size_hint()), Some(5));
 }
 
-/// Below and above the layers that services use.
+/// The layer is inside and outside of the layers that services use.
 #[test]
 fn requests_are_counted_beside_other_layers_in_either_order() {
     const TEXT: usize = 4_000;
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let slow = async |request: Request<String>| {
         if request.uri() == "/slow" {
             std::future::pending::<()>().await;
@@ -195,16 +195,16 @@ fn requests_are_counted_beside_other_layers_in_either_order() {
         assert_eq!(outside.clone().oneshot(request("/slow")).await.unwrap().status(), status);
         assert_eq!(inside.clone().oneshot(request("/slow")).await.unwrap().status(), status);
     });
-    // The outer layer has seen the response of the time limit, the inner one that the request was
-    // dropped.
+    // The outer layer has observed the response of the time limit, the inner one the dropped
+    // request.
     fixture.wait_requests("unmatched", &[("GET", "2xx", 8), ("GET", "5xx", 1), ("GET", "cancelled", 1)]);
 }
 
-/// tower's own time limit: an error for the layer around it, a dropped request for the layer
-/// within.
+/// tower's own time limit is an error for a layer outside of it, and a dropped request for one
+/// inside.
 #[test]
 fn a_time_limit_that_is_an_error_is_counted() {
-    let fixture = Fixture::new();
+    let fixture = LayerFixture::start();
     let never = |_: Request<()>| std::future::pending::<Result<Response<()>, Infallible>>();
     let limit = Duration::from_millis(10);
     let outside = ServiceBuilder::new().layer(fixture.watchdog.layer()).timeout(limit).service_fn(never);

@@ -1,5 +1,5 @@
-//! `dashboards/alerts.yml` and `rules.yml`: promtool's tests of them, and the path of an alert from
-//! a blocked runtime through a real Prometheus and a real Alertmanager to a webhook.
+//! Tests of `dashboards/alerts.yml` and `rules.yml`: promtool's tests of them, and the path of an
+//! alert from a blocked runtime through a real Prometheus and Alertmanager to a webhook.
 
 use std::path::Path;
 use std::process::Command;
@@ -129,7 +129,7 @@ fn the_start_and_the_end_of_a_block_reach_the_webhook() {
         webhook.names().into_iter().filter(|n| ![&wanted[..], &excused].concat().contains(&n.as_str())).collect();
     assert!(unwanted.is_empty(), "{unwanted:?}");
 
-    // The watchdog is gone with its server: nothing can be known any more, and that is an alert.
+    // The watchdog and its server are gone. That is an alert, since nothing is measured any more.
     drop((runtime, watchdog));
     let gone = firing("PollwatchDown");
     assert_eq!(gone["labels"]["instance"], target.to_string(), "{gone}");

@@ -1,5 +1,5 @@
-//! What pollwatch exports, read by the programs of a monitoring system: Prometheus, promtool,
-//! Alertmanager and Grafana's schema. A test whose program is missing says that it was skipped.
+//! Tests of the exports with the programs of a monitoring system: Prometheus, promtool,
+//! Alertmanager and Grafana's schema. A test whose program is missing reports that it was skipped.
 
 mod alerts;
 mod dashboard;

@@ -1,5 +1,5 @@
-//! A real Prometheus, configured as README says, watches a runtime while all its workers are
-//! blocked, and `promtool` checks `/metrics` and the configurations in the documents.
+//! Tests with a real Prometheus, configured as in README, that scrapes a runtime while all its
+//! workers are blocked. `promtool` checks `/metrics` and the configurations in the documents.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -207,7 +207,7 @@ fn the_number_of_series_is_as_documented() {
             ("site", series("site_polls_total")),
             ("site that `watch` or `spawn` wraps, in addition", series("tasks_panicked_total")),
             ("route", series("route_busy_seconds_total")),
-            ("route, method and class of status that came", series("route_requests_total")),
+            ("combination of route, method and class of status that occurred", series("route_requests_total")),
             ("reason of `allow_blocking`", series("allowed_blocking_seconds_total")),
         ];
         if parts.iter().any(|(_, n)| *n == 0) || series("route_requests_total") < 4 {

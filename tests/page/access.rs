@@ -1,4 +1,4 @@
-//! Accessibility: colour schemes, widths, keyboard, screen readers.
+//! Tests of accessibility: colour schemes, widths, keyboard, screen readers.
 
 use std::path::Path;
 

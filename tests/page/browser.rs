@@ -208,7 +208,7 @@ impl Browser {
         let picture = self.cdp("Page.captureScreenshot", &json!({ "format": "png" }));
         let bytes = base64::engine::general_purpose::STANDARD.decode(picture["data"].as_str().expect("a picture"));
         std::fs::write(PathBuf::from(folder).join(format!("{name}.png")), bytes.expect("base64"))
-            .expect("it is written");
+            .expect("the picture is written");
     }
 }
 

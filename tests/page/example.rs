@@ -1,4 +1,4 @@
-//! A new user's first steps: the example runs, and the page is open beside it.
+//! Tests of a new user's first steps: the example runs, and its page is open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

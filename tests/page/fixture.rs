@@ -26,7 +26,7 @@ impl Example {
         let mut command = Command::new(found);
         command.args(["--no-load", "--listen", listen, "--serve", "127.0.0.1:0"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("it starts");
+        let mut child = command.spawn().expect("the example starts");
         let output = BufReader::new(child.stdout.take().expect("its output"));
         let mut example = Example { child, _output: output, service: String::new(), pages: String::new() };
         let url = |line: &str| line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned);

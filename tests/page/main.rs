@@ -1,4 +1,5 @@
-//! The live page in a real browser. Prints that it is skipped where there is none.
+//! Tests of the live page in a real browser. Where there is none, they report that they were
+//! skipped.
 
 use test_support as support;
 

@@ -1,4 +1,4 @@
-//! Names from the application stay text.
+//! Tests that names from the application stay text.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::browser::Browser;
 use crate::support::*;
 
 /// A name that, as markup, would end its element and leave a trace.
-const HOSTILE: &str = "</script></style>\"'><img src=x onerror=window.hacked=1><svg onload=window.hacked=2>\u{202e}";
+const MALICIOUS_NAME: &str =
+    "</script></style>\"'><img src=x onerror=window.hacked=1><svg onload=window.hacked=2>\u{202e}";
 
 #[test]
 fn names_of_the_application_are_no_markup() {
@@ -20,13 +21,13 @@ fn names_of_the_application_are_no_markup() {
     let watchdog = builder.start().unwrap();
     tracing_subscriber::registry().with(watchdog.span_layer()).init();
     let runtime = watchdog
-        .build_runtime(HOSTILE, multi_thread(2).thread_name(HOSTILE.replace('\0', "")))
+        .build_runtime(MALICIOUS_NAME, multi_thread(2).thread_name(MALICIOUS_NAME.replace('\0', "")))
         .expect("any name is accepted");
-    let layer = watchdog.layer().route_by(|_| Some(HOSTILE.into()));
-    let span = || tracing::error_span!("span", name = HOSTILE);
+    let layer = watchdog.layer().route_by(|_| Some(MALICIOUS_NAME.into()));
+    let span = || tracing::error_span!("span", name = MALICIOUS_NAME);
     let blocks = on_get(async move || {
         let _in = span().entered();
-        pollwatch::allow_blocking(HOSTILE, || block(Duration::from_millis(1)));
+        pollwatch::allow_blocking(MALICIOUS_NAME, || block(Duration::from_millis(1)));
         block(THRESHOLD * 20);
     });
     let app = axum::Router::new().route("/", blocks).layer(layer);
@@ -76,7 +77,7 @@ fn names_of_the_application_are_no_markup() {
     assert_eq!(browser.console(), Vec::<String>::new());
 }
 
-/// Should a name ever become markup, the policy makes it harmless.
+/// The content security policy blocks scripts, should a name ever become markup.
 #[test]
 fn the_policy_blocks_foreign_content() {
     let Some(browser) = Browser::start() else { return };

@@ -1,4 +1,4 @@
-//! The states of the page: empty, paused, hidden, stopped; and the page below a prefix.
+//! Tests of the states of the page: empty, paused, hidden, stopped; and of the page below a prefix.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn empty_paused_and_hidden() {
     browser.wait_for("the runtime appears", "return document.querySelector('#workers').innerText.includes('late')");
     browser.wait_for("nothing is blocked", "return document.querySelector('#verdict').dataset.level === 'calm'");
 
-    // A page that nobody sees sends no requests.
+    // A hidden page sends no requests.
     let sends_nothing = |why: &str| {
         // A request may be pending.
         wait_until("the last response has arrived", || {
@@ -55,7 +55,7 @@ fn empty_paused_and_hidden() {
     browser.click("#pause");
     assert_eq!(browser.eval("return document.body.dataset.state"), "paused");
     assert_eq!((browser.text("#pause"), browser.text("#status")), ("Resume".into(), "Paused".into()));
-    sends_nothing("it is paused");
+    sends_nothing("the page is paused");
     browser.click("#pause");
     sends_again();
     let hide = |hidden: bool| {
@@ -65,7 +65,7 @@ fn empty_paused_and_hidden() {
         ));
     };
     hide(true);
-    sends_nothing("it is hidden");
+    sends_nothing("the page is hidden");
     hide(false);
     sends_again();
     browser.wait_for_state("live");

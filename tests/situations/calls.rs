@@ -1,4 +1,4 @@
-//! Threads that wait in system calls.
+//! Situations of threads that wait in system calls.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -1,5 +1,5 @@
-//! Situations that need a process of their own: a standard output that nobody reads, a resolver
-//! that never answers.
+//! Situations that need a separate process: a standard output that is not read, a resolver that
+//! never answers.
 
 use std::ffi::{CStr, CString};
 use std::io::{BufRead, BufReader, Read};

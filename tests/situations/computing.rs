@@ -1,4 +1,4 @@
-//! Threads that use the CPU.
+//! Situations of threads that use the CPU.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -73,7 +73,7 @@ fn a_deep_recursion_is_diagnosed() {
     let user = stall.stack.as_ref().unwrap().user_frames();
     let names = || user.iter().filter_map(|f| f.function.as_deref());
     let shown = names().filter(|name| *name == "situations::computing::recurses").count();
-    // The middle of a deep stack is left out, and the frames are counted.
+    // The middle of a deep stack is omitted, and its frames are counted.
     let omitted = names().find_map(|name| name.strip_prefix('[')?.split(' ').next()?.parse::<usize>().ok());
     assert_eq!(shown + omitted.expect("thousands are not listed one by one"), DEEP + 1);
 }

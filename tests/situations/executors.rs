@@ -1,4 +1,4 @@
-//! Executors within tasks.
+//! Situations of executors within tasks.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;

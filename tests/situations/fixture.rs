@@ -1,4 +1,4 @@
-//! A situation: a task that blocks its worker until its stall has been reported.
+//! The fixture of a situation: a task that blocks its worker until its stall has been reported.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use pollwatch::{Cause, Frame, Phase, Stall};
 
 use test_support::*;
 
-/// What the report must say.
+/// The expected report.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     pub(crate) cause: Cause,
@@ -21,7 +21,7 @@ pub(crate) struct Expected {
     pub(crate) function: &'static str,
 }
 
-/// A way to block, and a way to end that.
+/// A function that blocks, and one that ends the block.
 pub(crate) struct Situation {
     block: Box<dyn FnOnce() + Send>,
     release: Box<dyn FnOnce()>,
@@ -94,7 +94,7 @@ fn observe<K>(
     assert_eq!(stall.site.to_string(), location);
     is_undisturbed(&stall)?;
     if stall.cause == Cause::Unknown {
-        return Err(format!("woken between two looks: {stall}"));
+        return Err(format!("woken between two scans: {stall}"));
     }
     if stall.stack.is_some() {
         return Ok(stall);
@@ -144,8 +144,9 @@ fn assert_line(frame: &Frame, all: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(frame.file.as_deref().expect("a file"));
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let name = frame.function.as_deref().and_then(|f| f.rsplit("::").next()).expect("a function");
-    let begin = text.lines().position(|line| line.starts_with(&format!("fn {name}("))).expect("it is in its file");
-    let body: Vec<_> = text.lines().enumerate().skip(begin + 1).take_while(|(_, line)| *line != "}").collect();
+    let start =
+        text.lines().position(|line| line.starts_with(&format!("fn {name}("))).expect("the function is in its file");
+    let body: Vec<_> = text.lines().enumerate().skip(start + 1).take_while(|(_, line)| *line != "}").collect();
     let marks: Vec<usize> = body.iter().filter(|(_, line)| line.ends_with(MARK)).map(|(at, _)| at + 1).collect();
     let line = frame.line.expect("a line") as usize;
     let is_right = if marks.is_empty() { body.iter().any(|(at, _)| at + 1 == line) } else { marks.contains(&line) };

@@ -1,5 +1,5 @@
-//! Restricted processes: what stacks need is missing, and everything else is reported. Each is a
-//! child.
+//! Restricted processes, in which stacks cannot be captured and everything else is reported. Each
+//! test runs a child process.
 
 use std::io::Write;
 use std::process::Command;
@@ -19,9 +19,9 @@ fn passes(command: &mut Command) {
     assert!(output.status.success() && printed.contains("1 passed"), "{printed}\n{errors}");
 }
 
-/// Makes the kernel refuse a system call to this thread and those that it starts from now on.
+/// Makes the kernel deny a system call to this thread and to those that it starts from now on.
 /// Returns false where that is not possible.
-fn refuse(call: libc::c_long) -> bool {
+fn deny(call: libc::c_long) -> bool {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
     let mut filter = [
@@ -54,19 +54,23 @@ fn waits_for_a_lock() {
     });
 }
 
-/// Memory is then read through a file.
+/// Without the call, memory is read through a file.
 #[test]
 fn stacks_are_taken_without_process_vm_readv() {
     if !is_child() {
         return passes(&mut rerun("limits::stacks_are_taken_without_process_vm_readv"));
     }
-    if !refuse(libc::SYS_process_vm_readv) {
+    if !deny(libc::SYS_process_vm_readv) {
         return skipped("no seccomp filter here");
     }
     let mut byte = [1u8];
     let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     // SAFETY: one byte is copied onto itself.
-    assert_eq!(unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) }, -1, "the call is refused");
+    assert_eq!(
+        unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) },
+        -1,
+        "the call is not permitted"
+    );
     waits_for_a_lock();
     let (watchdog, _) = start(THRESHOLD);
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);
@@ -94,13 +98,14 @@ fn compute_until_reported(
     runtime.block_on(task).unwrap()
 }
 
-/// A waiting thread is then read as before, and a computing one is reported without its stack.
+/// Without signals, a waiting thread is read as before, and a computing one is reported without its
+/// stack.
 #[test]
 fn waiting_threads_have_stacks_without_signals() {
     if !is_child() {
         return passes(&mut rerun("limits::waiting_threads_have_stacks_without_signals"));
     }
-    if !refuse(libc::SYS_tgkill) {
+    if !deny(libc::SYS_tgkill) {
         return skipped("no seccomp filter here");
     }
     let log = Log::start();

@@ -1,4 +1,4 @@
-//! Threads that wait for other threads.
+//! Situations of threads that wait for other threads.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, RwLock};

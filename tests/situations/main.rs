@@ -1,7 +1,7 @@
-//! All ways to block a worker, by real code: each stall has its cause, function, line, reason and
-//! advice.
+//! Tests of diagnoses by real code that blocks a worker: each stall has its cause, function, line,
+//! reason and advice.
 //!
-//! These tests have a process of their own, since captures send signals and tests start children.
+//! They are a test binary of their own, since captures send signals and tests start children.
 
 #![cfg(all(
     target_os = "linux",

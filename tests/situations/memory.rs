@@ -1,4 +1,4 @@
-//! Memory that is not present.
+//! Situations of threads that access memory that is not present.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 

@@ -1,4 +1,4 @@
-//! Reads from the server that a watched program runs on a thread of its own.
+//! The HTTP client for the server that pollwatch runs inside a program.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The version of `/live` that this program reads.
 const SCHEMA: u64 = 1;
 
-/// The base address of a server: a clap value parser. `HOST:PORT` alone means `http://HOST:PORT`.
+/// Parses the base address of a server, for clap. `HOST:PORT` alone means `http://HOST:PORT`.
 pub(crate) fn parse_url(url: &str) -> Result<String, String> {
     let (scheme, host) = url.split_once("://").unwrap_or(("http", url));
     let host = host.trim_end_matches('/');
@@ -25,10 +25,10 @@ pub(crate) fn parse_url(url: &str) -> Result<String, String> {
     }
 }
 
-/// Why there is no answer that can be shown.
+/// The reason why a request gave no answer that can be shown.
 #[derive(Debug)]
 pub(crate) enum FetchError {
-    /// No connection, or it broke, or it took longer than [`TIMEOUT`].
+    /// The connection was refused, broke, or took longer than [`TIMEOUT`].
     Unreachable { url: String, source: ureq::Error },
     /// The server answered with another HTTP status than 200.
     Status { url: String, code: u16 },
@@ -41,22 +41,22 @@ pub(crate) enum FetchError {
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The text is partly the server's.
+            // Part of the text comes from the server.
             FetchError::Unreachable { url, source } => write!(
                 f,
-                "cannot reach {url}: {}. Is the program running, and does its watchdog `listen` there?",
+                "cannot reach {url}: {}. Is the program running, and was its watchdog started with `listen` at this address?",
                 clean(&source.to_string())
             ),
             FetchError::Status { url, code } => {
-                write!(f, "{url} answers {code}: is this the address of pollwatch's server?")
+                write!(f, "{url} answers with HTTP status {code}. Is this the address of pollwatch's server?")
             }
             FetchError::NotPollwatch { url } => {
-                write!(f, "{url} does not answer like pollwatch's server: is the address right?")
+                write!(f, "{url} does not answer like pollwatch's server. Is the address right?")
             }
             FetchError::UnknownSchema { url, schema } => write!(
                 f,
-                "{url} answers in schema {schema}, and this program reads schema {SCHEMA}: \
-                 install the pollwatch-cli of the same version as the library"
+                "{url} answers in schema {schema}, but this program reads schema {SCHEMA}. Install the \
+                 pollwatch-cli that has the same version as the library in the program."
             ),
         }
     }

@@ -1,11 +1,11 @@
-//! The program `pollwatch`: what blocks the event loop of a program that is running now.
+//! The program `pollwatch` shows what blocks the event loop of a running program.
 //!
-//! Each subcommand is a module of its own with two items: `Args`, what its command line takes, and
-//! `run`, which does it. What several subcommands need lies beside them: `client` reads from
-//! pollwatch's server, `table` and `text` write for a terminal.
+//! Each subcommand is a module with two items: `Args`, its command line, and `run`, which executes
+//! it. The other modules are shared: `client` reads from pollwatch's server, `table` and `text`
+//! write for a terminal.
 //!
-//! Exit codes: 0 when the command did what it was asked for, 1 when it failed, 2 when the command
-//! line is wrong.
+//! The exit code is 0 when the command succeeded, 1 when it failed, and 2 when the command line is
+//! wrong.
 
 mod client;
 mod table;
@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 
 /// Shows what blocks the Tokio event loop of a running program.
 ///
-/// A task that computes, sleeps or waits for a lock inside one poll keeps its worker thread, and
+/// A task that computes, sleeps or waits for a lock inside one poll occupies its worker thread, and
 /// every other task of that worker waits. pollwatch reports such a task while it is still blocking.
 #[derive(Parser)]
 #[command(name = "pollwatch", version, disable_help_subcommand = true, verbatim_doc_comment)]
@@ -33,7 +33,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Prints help, the version, or what is wrong with the command line (exit code 2) by itself.
+    // clap itself prints help, the version, and errors in the command line (exit code 2).
     let cli = Cli::parse();
     let (name, result) = match cli.command {
         Command::Top(args) => ("top", top::run(&args)),

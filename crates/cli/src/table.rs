@@ -1,39 +1,42 @@
 //! Tables that fit a width: first the column of locations shrinks, then the least important columns
-//! are left out.
+//! are omitted.
 
 use crate::text::{clip, clip_start, width};
 
-/// The width to which the column of locations shrinks before other columns are left out.
+/// The width to which the column of locations shrinks before other columns are omitted.
 const LEAST_LOCATION: usize = 32;
-/// What is between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
-/// How the cells of a column are laid out.
+/// The layout of the cells of a column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
     Right,
     Left,
-    /// Left, shrinks, and is cut at the start: the end of a path says more.
+    /// Left-aligned, shrinks, and is cut at the start, because the end of a path says more.
     Location,
 }
 
+/// One column of a table.
 pub(crate) struct Column {
     title: &'static str,
     layout: Layout,
-    /// Columns with a high rank are left out first, those with rank 0 never.
+    /// Columns with a high rank are omitted first, those with rank 0 never.
     rank: usize,
 }
 
 impl Column {
+    /// Makes a column of numbers, aligned to the right.
     pub(crate) fn number(title: &'static str, rank: usize) -> Column {
         Column { title, layout: Layout::Right, rank }
     }
 
+    /// Makes a column of text, aligned to the left.
     pub(crate) fn text(title: &'static str, rank: usize) -> Column {
         Column { title, layout: Layout::Left, rank }
     }
 
-    /// At most one column of a table is of locations.
+    /// Makes the column of locations. A table has at most one.
     pub(crate) fn location(title: &'static str) -> Column {
         Column { title, layout: Layout::Location, rank: 0 }
     }
@@ -55,13 +58,13 @@ pub(crate) fn render(columns: &[Column], rows: &[Vec<String>], limit: usize) -> 
             widths[i] = widths[i].saturating_sub(excess).max(LEAST_LOCATION.min(natural(i)));
             continue;
         }
-        // Where only columns of rank 0 are left, each line is cut at its end below.
+        // If only columns of rank 0 remain, each line is cut at its end below.
         match shown.iter().copied().filter(|&i| columns[i].rank > 0).max_by_key(|&i| columns[i].rank) {
             Some(least) => shown.retain(|&i| i != least),
             None => break,
         }
     }
-    // The columns left out may have made more space than was needed.
+    // The omitted columns may have freed more space than was needed.
     if let Some(i) = location {
         let others: usize = shown.iter().filter(|&&j| j != i).map(|&j| widths[j] + GAP.len()).sum();
         widths[i] = natural(i).min(limit.saturating_sub(others).max(1));

@@ -1,12 +1,12 @@
 //! Text and numbers for the terminal.
 //!
-//! Names of routes, spans, threads and files are the application's, and may have been made by a
-//! stranger. An escape sequence in a name must not move the cursor, and a bidirectional control
+//! Names of routes, spans, threads and files come from the application, and may contain input from
+//! its clients. An escape sequence in a name must not move the cursor, and a bidirectional control
 //! character must not reorder the line.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Replaces characters that a terminal would obey or not show.
+/// Replaces control characters and invisible characters.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if is_printable(c) { c } else { '\u{fffd}' }).collect()
 }
@@ -16,7 +16,7 @@ fn is_printable(c: char) -> bool {
     !c.is_control() && !is_invisible
 }
 
-/// The number of terminal columns that a text takes.
+/// Returns the number of terminal columns that a text takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
 }
@@ -49,7 +49,7 @@ fn cut(chars: impl Iterator<Item = char>, whole: &str, limit: usize) -> Option<V
     Some(kept.collect())
 }
 
-/// A duration in about three digits.
+/// Formats a duration with about three digits.
 pub(crate) fn seconds(value: f64) -> String {
     match value {
         v if v <= 0.0 => "0".into(),
@@ -63,7 +63,7 @@ pub(crate) fn seconds(value: f64) -> String {
     }
 }
 
-/// A number in about three digits: 1234567 is `1.23M`.
+/// Formats a number with about three digits: 1234567 is `1.23M`.
 pub(crate) fn count(value: f64) -> String {
     match value {
         v if v < 1e5 => format!("{v:.0}"),

@@ -1,4 +1,5 @@
-//! `pollwatch top`: a live table of what blocks, for a machine with a shell and no browser.
+//! The subcommand `pollwatch top`: a live table of blocked workers, for a machine with a shell and
+//! no browser.
 
 mod history;
 mod poller;
@@ -15,14 +16,14 @@ use history::History;
 use poller::Poller;
 use screen::{Input, Screen};
 
-/// Show who is blocked now, the latest stalls, and the worst routes and spawn sites, live
+/// Show blocked workers, the latest stalls, and the worst routes and spawn sites, live
 ///
 /// Reads from the HTTP server of a program that has pollwatch inside and whose watchdog was started
 /// with `listen`. In the live view, q, Esc and Ctrl-C quit.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Address of pollwatch's server, or of where `Watchdog::router` is nested
+    /// Address of pollwatch's server, or of the path where `Watchdog::router` is nested
     #[arg(value_name = "URL", default_value = "http://127.0.0.1:9464", value_parser = client::parse_url)]
     url: String,
 
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     interval: u64,
 }
 
-/// Why `pollwatch top` failed.
+/// The reason why `pollwatch top` failed.
 pub(crate) enum Error {
     Fetch(FetchError),
     NotATerminal,
@@ -47,7 +48,7 @@ impl fmt::Display for Error {
         match self {
             Error::Fetch(error) => error.fmt(f),
             Error::NotATerminal => {
-                f.write_str("standard input or output is not a terminal: use --once to print the tables once")
+                f.write_str("standard input or output is not a terminal. Use --once to print the tables once.")
             }
             Error::Io(error) => write!(f, "cannot write to the terminal: {error}"),
         }
@@ -60,11 +61,12 @@ impl From<io::Error> for Error {
     }
 }
 
+/// Executes the subcommand.
 pub(crate) fn run(args: &Args) -> Result<(), Error> {
     if args.once { print_once(args) } else { run_live(args) }
 }
 
-/// Prints lines as wide as their text, except on a terminal, where they are as wide as that.
+/// Prints the tables once. A terminal limits the width of the lines.
 fn print_once(args: &Args) -> Result<(), Error> {
     let live = Client::new(&args.url).live().map_err(Error::Fetch)?;
     let width = match screen::size() {

@@ -1,4 +1,4 @@
-//! The program `pollwatch top`, as a user runs it: into a pipe, and in a terminal.
+//! Tests of the program `pollwatch top`, with its output in a pipe and in a terminal.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,12 +11,12 @@ use pollwatch::Watchdog;
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, ServiceExt, service_fn};
 
-/// The time limit for what must happen, on a machine that is busy with other things.
+/// The time limit of every wait, ample for a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A route name that would set the title of the terminal, turn it red, move the cursor up, and
 /// reverse the direction of the text.
-const HOSTILE: &str = "/\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}1A\r\n\u{202e}{id}";
+const MALICIOUS_ROUTE: &str = "/\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}1A\r\n\u{202e}{id}";
 
 /// A runtime with two workers, one of which is blocked in a request until it is released.
 struct Blocked {
@@ -35,7 +35,7 @@ impl Blocked {
         let runtime = watchdog.build_runtime("ma\u{1b}[2Jin", builder.worker_threads(2).enable_all()).unwrap();
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Mutex::new(released);
-        let service = watchdog.layer().route_by(|_| Some(HOSTILE.into())).layer(service_fn(move |_| {
+        let service = watchdog.layer().route_by(|_| Some(MALICIOUS_ROUTE.into())).layer(service_fn(move |_| {
             let _ = released.lock().unwrap().recv();
             std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(String::new())))
         }));
@@ -54,7 +54,7 @@ impl Drop for Blocked {
     }
 }
 
-/// Repeats a question until it is answered.
+/// Calls `answer` repeatedly until it returns a value.
 fn wait_for<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -138,10 +138,10 @@ fn answering(status: &'static str, body: &'static str) -> SocketAddr {
 #[test]
 fn errors_say_what_is_wrong_with_the_server() {
     let cases = [
-        (answering("404 Not Found", "no"), "answers 404: is this the address of pollwatch's server?"),
+        (answering("404 Not Found", "no"), "answers with HTTP status 404. Is this the address of pollwatch's server?"),
         (answering("200 OK", "<html>"), "does not answer like pollwatch's server"),
         (answering("200 OK", "{}"), "does not answer like pollwatch's server"),
-        (answering("200 OK", r#"{"schema": 99}"#), "answers in schema 99, and this program reads schema 1"),
+        (answering("200 OK", r#"{"schema": 99}"#), "answers in schema 99, but this program reads schema 1"),
         (answering("200 \u{1b}[31mOK", r#"{"schema": 1}"#), ""),
     ];
     for (addr, wanted) in cases {
@@ -158,7 +158,7 @@ fn errors_say_what_is_wrong_with_the_server() {
     assert!(text(&out.stdout).contains("suspected: computing"), "{}", text(&out.stdout));
     let out = pollwatch(&["top"]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(text(&out.stderr).contains("not a terminal: use --once"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("not a terminal. Use --once"), "{}", text(&out.stderr));
 }
 
 #[test]
@@ -245,7 +245,7 @@ impl Terminal {
     }
 
     fn exit_code(&mut self) -> i32 {
-        wait_for("its end", || self.child.try_wait().unwrap()).code().unwrap()
+        wait_for("the program's end", || self.child.try_wait().unwrap()).code().unwrap()
     }
 }
 
@@ -262,17 +262,17 @@ impl Drop for Terminal {
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 
-/// Whether the program `script` is installed; where it is not, the test says that it was skipped.
+/// Returns whether the program `script` is installed. If not, it reports that the test is skipped.
 fn has_script() -> bool {
     let found = Command::new("script").arg("--version").stdout(Stdio::null()).status().is_ok();
     if !found {
-        eprintln!("SKIPPED: no `script` here; it is in Debian's package `bsdutils`");
+        eprintln!("SKIPPED: the program `script` is missing; Debian's package `bsdutils` has it");
     }
     found
 }
 
 #[test]
-fn the_live_view_is_updated_and_the_terminal_restored() {
+fn live_view_is_updated_and_the_terminal_is_restored() {
     if !has_script() {
         return;
     }
@@ -285,7 +285,7 @@ fn the_live_view_is_updated_and_the_terminal_restored() {
         if columns == 120 {
             let mut shown = terminal.expect("BLOCKED");
             shown += &terminal.expect("so far");
-            // The next answer is drawn, too.
+            // The next answer is drawn as well.
             shown += &terminal.expect("BLOCKED");
             for raw in ["\u{1b}]0;", "\u{7}", "\u{9b}", "\u{202e}", "\u{1b}[2J"] {
                 assert!(!shown.contains(raw), "{raw:?} in {shown:?}");
@@ -298,7 +298,7 @@ fn the_live_view_is_updated_and_the_terminal_restored() {
 }
 
 #[test]
-fn a_server_that_is_gone_and_comes_back_is_noticed() {
+fn live_view_reconnects_to_a_restarted_server() {
     if !has_script() {
         return;
     }
@@ -308,7 +308,7 @@ fn a_server_that_is_gone_and_comes_back_is_noticed() {
     terminal.expect("1 of 2 workers blocked");
     blocked.watchdog.shutdown();
     drop(blocked);
-    terminal.expect("Trying again, q quits. The figures below are old.");
+    terminal.expect("Retrying; q quits. The figures below are outdated.");
     let again = wait_for("the same address", || Watchdog::builder().log(false).listen(addr).start().ok());
     terminal.expect(&format!("(pid {})", std::process::id()));
     terminal.press("q");

@@ -33,10 +33,10 @@ fn start(name: &str, run: fn()) -> Option<Target> {
         run();
     };
     builder.spawn(body).expect("a thread can be started");
-    receive.recv().expect("the thread introduces itself")
+    receive.recv().expect("the thread sends its target")
 }
 
-/// Takes a stack. A thread that has no CPU, or moves, is tried again for a second.
+/// Captures a stack. While the thread gets no CPU, or moves, it tries again for a second.
 fn capture(capturer: &mut Capturer, target: Target) -> Result<(RawStack, Duration), CaptureError> {
     let deadline = Instant::now() + Duration::from_secs(1);
     loop {

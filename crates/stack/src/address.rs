@@ -1,6 +1,13 @@
 use std::fmt;
 
-/// An address in the memory of the process, in hexadecimal when displayed.
+/// An address in the memory of the process. It is displayed in hexadecimal.
+///
+/// ```
+/// use pollwatch_stack::Address;
+///
+/// assert_eq!(Address::new(4096).to_string(), "0x1000");
+/// assert_eq!(Address::new(4096).get(), 4096);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Address(u64);

@@ -1,12 +1,13 @@
 use std::fmt;
 
-/// Which threads' stacks can be captured; returned by [`capability`](crate::capability) and
-/// [`degradation`](crate::degradation). The text is the reason.
+/// The threads whose stacks can be captured. The text is the reason for a limit.
+///
+/// [`capability`](crate::capability) and [`degradation`](crate::degradation) return it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// All threads.
     AllThreads,
-    /// Threads that wait in a system call; those that run, or some of them, cannot be asked.
+    /// Threads that wait in a system call. Some or all running threads cannot be captured.
     WaitingThreadsOnly(&'static str),
     /// None.
     Unavailable(&'static str),

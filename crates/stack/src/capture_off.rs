@@ -1,19 +1,19 @@
-//! The twin of `capture/` where the feature is off or the platform has no captures: there are no
-//! stacks, and nothing to prepare.
+//! The API of `capture/` where the feature is off or the platform is not supported. Every capture
+//! fails.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use crate::procfs::SyscallState;
 use crate::{Address, Capability, CaptureError, Frame, Stack, Target};
 
-const WHY: &str = "only on Linux with glibc, on x86_64 and aarch64";
+const REQUIREMENTS: &str = "only on Linux with glibc, on x86_64 and aarch64";
 
 /// Returns which threads' stacks can be captured: none.
 pub fn capability() -> Capability {
-    Capability::Unavailable(WHY)
+    Capability::Unavailable(REQUIREMENTS)
 }
 
-/// Returns `None`: nothing was found out since.
+/// Returns `None`: no capture has failed for a further reason.
 pub fn degradation() -> Option<Capability> {
     None
 }
@@ -21,7 +21,7 @@ pub fn degradation() -> Option<Capability> {
 /// Does nothing.
 pub fn preload() {}
 
-/// Returns false: there is nothing to read.
+/// Returns false: there are no unwind tables to read.
 pub fn is_preloaded() -> bool {
     false
 }
@@ -106,7 +106,7 @@ impl Symbolizer {
         match *raw {}
     }
 
-    /// Returns whether a stack can be symbolized at once.
+    /// Returns whether a stack can be symbolized without loading debug information first.
     pub fn is_loaded_for(&self, raw: &RawStack) -> bool {
         match *raw {}
     }

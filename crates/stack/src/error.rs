@@ -4,13 +4,14 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CaptureError {
-    /// The thread moved on while it was read, or `is_current` said so. Another attempt may succeed.
+    /// The thread moved on while it was read, or `is_current` returned false. Another attempt may
+    /// succeed.
     Moved,
-    /// The thread did not answer in time: it had no CPU. Another attempt may succeed.
+    /// The thread did not answer in time, because it was given no CPU. Another attempt may succeed.
     Timeout,
     /// The thread runs on a stack that is not its own, such as a coroutine's.
     Elsewhere,
-    /// Captures are impossible here, the thread cannot be asked, or it has ended. See
+    /// Captures are impossible here, the thread does not get the signal, or it has ended. See
     /// [`capability`](crate::capability) and [`degradation`](crate::degradation).
     Unavailable,
 }

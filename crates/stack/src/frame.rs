@@ -21,12 +21,13 @@ pub struct Frame {
     pub module: Option<Arc<str>>,
     /// The address in that file.
     pub offset: u64,
-    /// The function belongs to Rust's standard library, to the system, to tokio or to a crate of
-    /// locks (`parking_lot`, `lock_api`), or to another module than the program.
+    /// True if the function belongs to Rust's standard library, to the system, to tokio, to a crate
+    /// of locks (`parking_lot`, `lock_api`), or to another module than the program.
     pub library: bool,
-    /// The function belongs to a crate that is not the program's own, as far as its file says.
+    /// True if the path of the source file is one of a dependency: a registry, a git checkout, or a
+    /// vendored crate.
     pub dependency: bool,
-    /// The package that the function belongs to, without its version, if it is a dependency's.
+    /// The dependency's package that the function belongs to, without its version.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub package: Option<Arc<str>>,
     /// The address in memory.

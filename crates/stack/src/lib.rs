@@ -6,7 +6,7 @@
 //!
 //! let (send, receive) = mpsc::channel();
 //! std::thread::spawn(move || {
-//!     send.send(Target::current()).unwrap(); // the thread introduces itself
+//!     send.send(Target::current()).unwrap(); // only the thread itself can make its target
 //!     std::thread::sleep(std::time::Duration::from_secs(60));
 //! });
 //! if let Some(target) = receive.recv()? {
@@ -20,16 +20,14 @@
 //!
 //! # How it works
 //!
-//! 1. **Copy.** A thread that waits in a system call is read from outside: the kernel gives its
-//!    stack pointer (`/proc/self/task/<tid>/syscall`) and its memory (`process_vm_readv`). It is
-//!    not disturbed, and no system call of it fails with `EINTR`. A thread that runs is sent
-//!    `SIGURG`. The handler copies registers and stack into a buffer that was allocated before, and
-//!    returns.
-//! 2. **Unwind.** The calling thread unwinds the copy by the call frame information of the loaded
-//!    modules (`.eh_frame`), which it has copied as well. Nothing is ever unwound in the handler,
-//!    and the thread's own memory is not touched after the copy.
-//! 3. **Symbolize.** [`Symbolizer`] turns addresses into functions, files and lines, on whichever
-//!    thread calls it.
+//! 1. **Copy.** A thread that waits in a system call is read from outside. The kernel gives its
+//! stack pointer (`/proc/self/task/<tid>/syscall`) and its memory (`process_vm_readv`). The thread
+//! is not disturbed, and none of its system calls fails with `EINTR`. A running thread gets
+//! `SIGURG`. The handler copies registers and stack into a buffer that was allocated before, and
+//! returns. 2. **Unwind.** The calling thread unwinds the copy by the call frame information of the
+//! loaded modules (`.eh_frame`), which it has copied as well. Nothing is ever unwound in the
+//! handler, and the thread's own memory is not touched after the copy. 3. **Symbolize.**
+//! [`Symbolizer`] turns addresses into functions, files and lines, on the thread that calls it.
 //!
 //! # Cost
 //!
@@ -42,20 +40,21 @@
 //! | the first capture, or [`preload`] | the caller | unwind tables are read, some milliseconds |
 //! | the first symbols of a binary | the caller | up to seconds and tens of MB |
 //!
-//! # What it cannot do
+//! # Limits
 //!
-//! - Capture threads elsewhere than on Linux with glibc on x86_64 and aarch64. There every capture
-//!   ends with [`CaptureError::Unavailable`], and [`capability`] says why. On aarch64 waiting
-//!   threads are sent the signal, too.
-//! - Ask a thread that blocks `SIGURG`, or any thread where a later handler of `SIGURG` does not
-//!   call the earlier one. [`degradation`] reports both once they were observed. A handler that was
-//!   installed *before* is called for every signal.
-//! - Read a stack that is not the thread's own, such as a coroutine's: [`CaptureError::Elsewhere`].
-//! - Unwind code without call frame information, such as that of a JIT compiler. The stack ends
-//!   there and is not complete.
-//! - Follow a thread id beyond the end of its thread. The kernel may give the id to a new thread
-//!   later. The handler copies from a thread only while its stack pointer lies within the
-//!   [`StackBounds`] of the [`Target`], so a target should be dropped when its thread ends.
+//! - **Platforms.** Captures work on Linux with glibc on x86_64 and aarch64. Elsewhere every
+//!   capture ends with [`CaptureError::Unavailable`], and [`capability`] gives the reason. On
+//!   aarch64 waiting threads get the signal as well, and the code is less tested.
+//! - **Blocked signals.** A running thread that blocks `SIGURG` cannot be captured. No running
+//!   thread can, if a later handler of `SIGURG` does not call the earlier one. [`degradation`]
+//!   reports both once they were observed. A handler that was installed *before* is called for
+//!   every signal.
+//! - **Coroutines.** A stack that is not the thread's own is not read: [`CaptureError::Elsewhere`].
+//! - **Generated code.** Code without call frame information, such as that of a JIT compiler,
+//!   cannot be unwound. The stack ends there and is not complete.
+//! - **Ended threads.** The kernel may give the id of a thread that has ended to a new one. The
+//!   handler copies from a thread only while its stack pointer lies within the [`StackBounds`] of
+//!   the [`Target`]. Drop a target when its thread ends.
 //!
 //! # Features
 //!

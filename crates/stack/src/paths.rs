@@ -1,9 +1,10 @@
-//! Paths of source files for reading, without what is only of the machine that built the program.
+//! Paths of source files without the part that depends on the machine that built the program.
 
 use std::sync::LazyLock;
 
-/// Returns a path without the part that differs between machines, and still distinct: below the
-/// folder of a registry, below the compiler's sources. Other paths stay as they are.
+/// Returns a path without the part that differs between machines: relative to the folder of a
+/// registry, or to the compiler's sources. Other paths are returned unchanged. Distinct files keep
+/// distinct paths.
 ///
 /// ```
 /// use pollwatch_stack::paths::portable_path;
@@ -23,9 +24,10 @@ pub fn portable_path(path: &str) -> &str {
     below.map_or(path, |(_, rest)| rest)
 }
 
-/// Returns the shortest form of a path that still names the file: below the workspace that the
-/// program was built in, as the compiler prints it. Away from that workspace, the part from the
-/// last `src`, `examples`, `tests` or `benches` on.
+/// Returns the shortest form of a path that still names the file.
+///
+/// It is relative to the workspace that the program was built in, as in the compiler's messages.
+/// Where the workspace is unknown, it starts with the last `src`, `examples`, `tests` or `benches`.
 ///
 /// ```
 /// use pollwatch_stack::paths::short_path;
@@ -45,7 +47,7 @@ pub fn short_path(path: &str) -> &str {
 }
 
 /// Shortens a path, given the workspace if it is known. Without it, the package's folder is kept
-/// where packages lie side by side (`crates/api/src/main.rs`).
+/// where several packages share a parent folder (`crates/api/src/main.rs`).
 fn below<'a>(workspace: Option<&str>, path: &'a str) -> &'a str {
     const MANY: [&str; 6] = ["crates", "packages", "libs", "services", "apps", "bins"];
     let portable = portable_path(path);
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn away_from_the_workspace() {
+    fn paths_outside_the_workspace() {
         for (long, short) in [
             ("/home/me/app/src/report.rs", "src/report.rs"),
             ("/home/me/src/app/examples/a/main.rs", "examples/a/main.rs"),
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn below_the_workspace() {
+    fn paths_inside_the_workspace() {
         for (long, short) in [
             ("/home/me/app/src/report.rs", "src/report.rs"),
             ("/home/me/app/api/src/main.rs", "api/src/main.rs"),

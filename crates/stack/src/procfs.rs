@@ -1,21 +1,21 @@
-//! What the kernel reports of a thread of this process in `/proc`. Elsewhere than on Linux,
-//! nothing.
+//! The kernel's view of this process' threads: readers of files below `/proc/self/task`.
 //!
-//! A reading opens, reads and closes one file: some microseconds.
+//! Every function returns `None` elsewhere than on Linux. A call opens, reads and closes one file,
+//! which takes some microseconds.
 
 use std::fs;
 use std::time::Duration;
 
 use crate::{Address, Tid};
 
-/// What a thread does, as far as the kernel knows: a line of `/proc/self/task/<tid>/syscall`.
+/// The state of a thread in the kernel: the content of `/proc/self/task/<tid>/syscall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyscallState {
     /// The thread runs, or is ready to run.
     Running,
     /// The thread waits in the kernel.
     Waiting {
-        /// The system call that it waits in; `None` for another reason, such as a page to be read.
+        /// The system call that it waits in. `None` for another wait, such as a page fault.
         call: Option<SyscallEntry>,
         /// Its stack pointer when it entered the kernel.
         sp: Address,
@@ -33,7 +33,7 @@ pub struct SyscallEntry {
     pub first_argument: u64,
 }
 
-/// Returns what a thread does; `None` when it has ended, or where the file cannot be read.
+/// Returns the state of a thread; `None` when it has ended, or where the file cannot be read.
 ///
 /// ```
 /// use pollwatch_stack::procfs::{self, SyscallState};
@@ -67,17 +67,29 @@ fn parse_syscall(line: &str) -> Option<SyscallState> {
     Some(SyscallState::Waiting { call, sp: Address::new(sp), ip: Address::new(ip) })
 }
 
-/// How long and how often a thread has been on a CPU. It differs whenever the thread has run.
+/// The time that a thread has been on a CPU, and how often it was given one.
+///
+/// Two readings differ if the thread has run in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RunCount {
     /// The time on a CPU.
     pub on_cpu: Duration,
-    /// How often the thread was given a CPU.
+    /// The number of times that the thread was given a CPU.
     pub times: u64,
 }
 
-/// Returns how long and how often a thread has run; `None` when it has ended, or where the kernel
-/// does not count (`schedstat`).
+/// Returns the time and the number of times that a thread has been on a CPU (`schedstat`); `None`
+/// when it has ended, or where the kernel does not count them.
+///
+/// ```
+/// use pollwatch_stack::{Tid, procfs};
+///
+/// // A thread that is reading has run since its reading before.
+/// let own = Tid::current();
+/// if let (Some(before), Some(now)) = (own.and_then(procfs::ran), own.and_then(procfs::ran)) {
+///     assert!(now.on_cpu >= before.on_cpu);
+/// }
+/// ```
 pub fn ran(tid: Tid) -> Option<RunCount> {
     let line = read(tid, "schedstat")?;
     let mut words = line.split_ascii_whitespace().map(str::parse::<u64>);
@@ -88,18 +100,45 @@ pub fn ran(tid: Tid) -> Option<RunCount> {
 
 /// Returns how long a thread was ready to run without a CPU, over its whole life (`schedstat`).
 ///
-/// The kernel adds the time of a wait when the thread gets its CPU, not before.
+/// The kernel adds a wait when the thread gets its CPU, not before.
+///
+/// ```
+/// use pollwatch_stack::{Tid, procfs};
+///
+/// if let Some(delay) = Tid::current().and_then(procfs::run_delay) {
+///     println!("this thread has waited {delay:?} for a CPU");
+/// }
+/// ```
 pub fn run_delay(tid: Tid) -> Option<Duration> {
     let nanos = read(tid, "schedstat")?.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(Duration::from_nanos(nanos))
 }
 
 /// Returns what a file descriptor of this process refers to: a path, `socket:[..]`, `pipe:[..]`.
+///
+/// ```
+/// # #[cfg(target_os = "linux")] {
+/// use std::os::fd::AsRawFd;
+///
+/// let null = std::fs::File::open("/dev/null")?;
+/// let name = pollwatch_stack::procfs::descriptor(null.as_raw_fd() as u64);
+/// assert_eq!(name.as_deref(), Some("/dev/null"));
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn descriptor(fd: u64) -> Option<String> {
     Some(fs::read_link(format!("/proc/self/fd/{fd}")).ok()?.to_string_lossy().into_owned())
 }
 
 /// Returns the ids of all threads of this process; `None` where they cannot be listed.
+///
+/// ```
+/// use pollwatch_stack::{Tid, procfs};
+///
+/// if let (Some(own), Some(threads)) = (Tid::current(), procfs::threads()) {
+///     assert!(threads.contains(&own));
+/// }
+/// ```
 pub fn threads() -> Option<Vec<Tid>> {
     let tasks = fs::read_dir("/proc/self/task").ok()?;
     Some(tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok()).map(Tid::from_raw).collect())
@@ -114,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines() {
+    fn syscall_lines_are_parsed() {
         assert_eq!(parse_syscall("running\n"), Some(SyscallState::Running));
         let waiting = |call, sp, ip| SyscallState::Waiting { call, sp: Address::new(sp), ip: Address::new(ip) };
         let line = "35 0x7ffd 0x0 0x1 0x2 0x3 0x4 0x7fff00 0x401000\n";
@@ -127,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_sleeping_thread() {
+    fn state_of_a_parked_thread() {
         let (send, receive) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             send.send(Tid::current().unwrap()).unwrap();

@@ -1,22 +1,45 @@
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::Frame;
 
-/// The functions that a thread was in, innermost first.
+/// The functions that a thread was executing, innermost first.
 ///
-/// `{}` shows the user's part in one line: the functions between the libraries' innermost ones and
-/// the boundary. `{:#}` shows all functions, one a line.
+/// `{}` shows the user's part in one line: the functions from the innermost one that belongs to no
+/// library out to the boundary. `{:#}` shows all functions, one a line.
 ///
-/// Serialized (feature `serde`) it is a struct of three fields: `frames` holds all [`Frame`]s,
-/// innermost first; `user_frames` the indices in it of [`user_frames`](Self::user_frames); and
+/// The feature `serde` serializes it as a struct of three fields. `frames` holds all [`Frame`]s,
+/// innermost first. `user_frames` holds the indices of [`user_frames`](Self::user_frames) in it.
 /// `complete` is [`is_complete`](Self::is_complete).
+///
+/// ```
+/// use pollwatch_stack::{Frame, Stack};
+///
+/// let frame = |name: &str, library| {
+///     let mut frame = Frame::default();
+///     (frame.function, frame.library) = (Some(name.into()), library);
+///     frame
+/// };
+/// let frames = vec![
+///     frame("std::fs::read", true),
+///     frame("app::load", false),
+///     frame("runtime::poll", true),
+///     frame("main", true),
+/// ];
+/// let stack = Stack::new(frames, true, |frame| frame.name() == "runtime::poll");
+/// assert_eq!(stack.frames().len(), 4);
+/// assert_eq!(stack.leaf_frames()[0].name(), "std::fs::read");
+/// assert_eq!(stack.user_frames()[0].name(), "app::load");
+/// assert_eq!(stack.inner_frames().len(), 2);
+/// assert!(stack.is_complete() && stack.is_same_location(&stack.clone()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stack {
     frames: Arc<[Frame]>,
-    /// The start and the end of the user's part.
-    user: (usize, usize),
+    /// The indices of the user's part.
+    user: Range<usize>,
     complete: bool,
 }
 
@@ -26,7 +49,7 @@ impl serde::Serialize for Stack {
         use serde::ser::SerializeStruct;
         let mut stack = serializer.serialize_struct("Stack", 3)?;
         stack.serialize_field("frames", self.frames())?;
-        stack.serialize_field("user_frames", &(self.user.0..self.user.1).collect::<Vec<_>>())?;
+        stack.serialize_field("user_frames", &self.user.clone().collect::<Vec<_>>())?;
         stack.serialize_field("complete", &self.complete)?;
         stack.end()
     }
@@ -57,15 +80,15 @@ impl Stack {
     /// assert_eq!(stack.to_string(), "app::load");
     /// ```
     pub fn new(frames: Vec<Frame>, complete: bool, is_boundary: impl Fn(&Frame) -> bool) -> Stack {
-        // A runtime that was entered once more (`block_on` within a task) lies further inwards than
-        // the user's innermost function, so the search for the boundary starts there.
+        // A runtime that was entered within a task (`block_on`) has its boundary further inwards
+        // than the user's innermost function, so the search for the boundary starts there.
         let start = frames.iter().position(|frame| !frame.library);
         let from = start.unwrap_or(0);
         let end = frames[from..].iter().position(is_boundary).map_or(frames.len(), |at| from + at);
         let start = start.unwrap_or(0).min(end);
         // Between the user's outermost function and the boundary there are only library functions.
         let end = frames[start..end].iter().rposition(|frame| !frame.library).map_or(end, |at| start + at + 1);
-        Stack { frames: frames.into(), user: (start, end), complete }
+        Stack { frames: frames.into(), user: start..end, complete }
     }
 
     /// Returns all functions, innermost first.
@@ -73,24 +96,24 @@ impl Stack {
         &self.frames
     }
 
-    /// Returns the functions between the libraries' innermost ones and the boundary, innermost
-    /// first. They are the code to inspect.
+    /// Returns the functions from the innermost one that belongs to no library out to the boundary,
+    /// innermost first. They are the code to inspect.
     pub fn user_frames(&self) -> &[Frame] {
-        &self.frames[self.user.0..self.user.1]
+        &self.frames[self.user.clone()]
     }
 
-    /// Returns the functions inwards from the user's outermost one: the user's, and what they
-    /// called.
+    /// Returns the functions from the innermost one out to the user's outermost one: the user's
+    /// functions, and all that they called.
     pub fn inner_frames(&self) -> &[Frame] {
-        &self.frames[..self.user.1]
+        &self.frames[..self.user.end]
     }
 
     /// Returns the library functions that the user's innermost function called.
     pub fn leaf_frames(&self) -> &[Frame] {
-        &self.frames[..self.user.0]
+        &self.frames[..self.user.start]
     }
 
-    /// Returns whether the stack reaches the thread's first function; else its outer part is
+    /// Returns whether the stack reaches the thread's first function. If not, its outer part is
     /// missing.
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -105,9 +128,9 @@ impl Stack {
         location(self) == location(other)
     }
 
-    /// Returns the functions that the one-line form shows: the program's own, and the function of a
-    /// dependency that the innermost of them called. Without any of the program's own, those of
-    /// dependencies; without these, all.
+    /// Returns the functions that the one-line form shows: the program's own ones, and the function
+    /// of a dependency that the innermost of them called. Where the program has none, it shows
+    /// those of dependencies, and where these are missing too, all.
     fn shown(&self) -> Vec<&Frame> {
         let user = self.user_frames();
         let is_own = |frame: &&Frame| !frame.dependency && !frame.library;
@@ -157,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_users_part() {
+    fn user_part_lies_between_libraries_and_boundary() {
         let frames = vec![
             frame("read", true, false),
             frame("std::io", true, false),
@@ -180,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_within_a_task() {
+    fn nested_runtime_within_a_task() {
         let frames = vec![
             frame("park", true, false),
             frame("poll", true, false),
@@ -191,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn no_function_of_the_user() {
+    fn stack_without_user_functions() {
         let stack = Stack::new(vec![frame("read", true, false), frame("poll", true, false)], false, is_boundary);
         assert_eq!(stack.to_string(), "read");
         assert!(format!("{stack:#}").ends_with("(incomplete)\n"));

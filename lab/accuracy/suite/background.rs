@@ -1,6 +1,6 @@
-//! The background load, which is what a healthy service does: short polls, timers, I/O, tasks that
-//! wake each other, work on the blocking pool, aborts and panics. None of it may be reported,
-//! unless it is given no CPU for the threshold.
+//! The background load of a healthy service: short polls, timers, I/O, tasks that wake each other,
+//! work on the blocking pool, aborts and panics. None of it may be reported, unless it is given no
+//! CPU for the threshold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! The evaluation of all reports: counts, errors, and the bars that were missed. Pure.
+//! The evaluation of all reports: counts, errors, and the bars that were missed.
 
 use pollwatch::Cause;
 
@@ -33,8 +33,8 @@ pub(crate) struct Evaluation {
     pub(crate) reports: usize,
     pub(crate) wrong: usize,
     pub(crate) duplicates: usize,
-    /// Polls of at least twice the threshold, during which the watchdog had a CPU. Wrong are those
-    /// that were not reported before they ended.
+    /// Polls of at least twice the threshold, during which the watchdog had a CPU. The wrong ones
+    /// were not reported before they ended.
     pub(crate) late: Score,
     /// Polls that were reported late and are not in `late`, since the watchdog had no CPU.
     pub(crate) excused: usize,
@@ -86,14 +86,14 @@ impl Evaluation {
             evaluation.faults.push(format!("missed: {:?}", polls[i]));
         }
         for &(report, poll) in &matching.pairs {
-            evaluation.judge(guarantee, &polls[poll], &reported[report], cpu);
+            evaluation.evaluate(guarantee, &polls[poll], &reported[report], cpu);
         }
         evaluation.delays.sort_unstable();
         evaluation.errors.sort_unstable();
         evaluation
     }
 
-    fn judge(&mut self, guarantee: &Guarantee, poll: &Poll, reported: &ReportedStall, cpu: &CpuAvailability) {
+    fn evaluate(&mut self, guarantee: &Guarantee, poll: &Poll, reported: &ReportedStall, cpu: &CpuAvailability) {
         self.in_flight(guarantee.threshold, poll, Some(reported), cpu);
         self.duration(poll, reported, cpu);
         let last = reported.last();
@@ -154,7 +154,7 @@ impl Evaluation {
         if first.is_none() {
             let reports =
                 reported.map(|reported| reported.reports.iter().map(|r| (r.received, r.ongoing)).collect::<Vec<_>>());
-            self.faults.push(format!("late, kept off for {delay}: {reports:?} {poll:?}"));
+            self.faults.push(format!("late, the watchdog got no CPU for {delay} ns: {reports:?} {poll:?}"));
         }
         self.late.add(first.is_some());
     }
@@ -195,7 +195,7 @@ impl Evaluation {
         bar(self.imprecise == 0, format!("duration: {} are off by more than 1% or 0.2 ms", self.imprecise));
         bar(self.lower_bounds == 0, format!("duration: {} are called lower bounds", self.lower_bounds));
         let Score { wrong, of } = self.late;
-        // One in a hundred may be late. Below a hundred polls, one in fifty may be.
+        // One in a hundred may be late, and one in fifty of fewer than a hundred polls.
         let allowed = if of < 100 { of / 50 } else { of / 100 };
         bar(wrong <= allowed, format!("in flight: {wrong} of {of} were reported late"));
         bar(self.site.wrong == 0, format!("site: {} of {} are wrong", self.site.wrong, self.site.of));
@@ -208,8 +208,8 @@ impl Evaluation {
     }
 }
 
-/// Returns true if the reported route is right, and `None` where either answer is: for a request
-/// that lasted for about the threshold.
+/// Returns true if the reported route is right. Returns `None` for a request that lasted for about
+/// the threshold, for which any route is right.
 fn route_is_right(guarantee: &Guarantee, poll: &Poll, report: &Report) -> Option<bool> {
     let surely =
         |block: &super::ground_truth::Block| block.request.is_some() && block.inner.nanos() >= guarantee.long_request;
@@ -258,12 +258,17 @@ mod tests {
         let counted = reported.len() as u64;
         Evaluation {
             counted,
-            ..Evaluation::new(&Guarantee::exact(T), std::slice::from_ref(poll), reported, &CpuAvailability::default())
+            ..Evaluation::new(
+                &Guarantee::measured(T),
+                std::slice::from_ref(poll),
+                reported,
+                &CpuAvailability::default(),
+            )
         }
     }
 
     #[test]
-    fn what_is_right_holds_every_bar() {
+    fn correct_reports_meet_every_bar() {
         let (poll, reported) = pair();
         let evaluation = evaluation(&poll, &[reported]);
         assert!(evaluation.missed_bars().is_empty(), "{:?} {:?}", evaluation.missed_bars(), evaluation.faults);
@@ -310,7 +315,7 @@ mod tests {
         assert_eq!((cause.cause.wrong, leaf.leaf.wrong), (1, 1));
         let uncounted = Evaluation {
             counted: 0,
-            ..Evaluation::new(&Guarantee::exact(T), &[poll], &[good], &CpuAvailability::default())
+            ..Evaluation::new(&Guarantee::measured(T), &[poll], &[good], &CpuAvailability::default())
         };
         assert!(uncounted.missed_bars()[0].starts_with("the metrics"));
     }

@@ -30,7 +30,7 @@ pub(crate) struct Fixture {
     pub(crate) mode: Mode,
     pub(crate) threshold: u64,
     pub(crate) watchdog: Watchdog,
-    pub(crate) journal: Arc<PollRecorder>,
+    pub(crate) recorder: Arc<PollRecorder>,
     pub(crate) handle: Handle,
     reported: Arc<Mutex<Vec<(u64, Stall)>>>,
     root: Option<mpsc::UnboundedSender<Job>>,
@@ -55,8 +55,8 @@ impl Fixture {
             std::thread::sleep(threshold / 10);
         }
         let nanos = threshold.as_nanos() as u64;
-        let journal = PollRecorder::new(nanos / 2);
-        let runtime = build(mode, &watchdog, &journal);
+        let recorder = PollRecorder::new(nanos / 2);
+        let runtime = build(mode, &watchdog, &recorder);
         let handle = runtime.handle().clone();
         let (send, mut jobs) = mpsc::unbounded_channel::<Job>();
         let root = async move {
@@ -65,8 +65,8 @@ impl Fixture {
             }
         };
         let root: Pin<Box<dyn Future<Output = ()> + Send>> = match mode.is_unwatched() {
-            true => Box::pin(RecordedTask::new(&journal, root)),
-            false => Box::pin(RecordedTask::new(&journal, watch(&watchdog, root))),
+            true => Box::pin(RecordedTask::new(&recorder, root)),
+            false => Box::pin(RecordedTask::new(&recorder, watch(&watchdog, root))),
         };
         let run = move || {
             runtime.block_on(root);
@@ -78,7 +78,7 @@ impl Fixture {
             mode,
             threshold: nanos,
             watchdog,
-            journal,
+            recorder,
             handle,
             reported,
             root: Some(send),
@@ -90,7 +90,8 @@ impl Fixture {
         Arc::new(fixture)
     }
 
-    /// Spawns a recorded task. Its site is the caller's location.
+    /// Spawns a recorded task. Its site is the caller's location. Where hooks measure every task,
+    /// `through_watchdog` selects `Watchdog::spawn` instead of tokio's.
     #[track_caller]
     pub(crate) fn spawn(
         &self,
@@ -98,18 +99,20 @@ impl Fixture {
         future: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let future = RecordedSite { inner: future, site: Location::caller() };
+        if through_watchdog && self.mode.has_hooks() {
+            let _entered = self.handle.enter();
+            return self.watchdog.spawn(future).abort_handle();
+        }
         match self.mode.instrumentation {
             Instrumentation::Wrapper => {
-                let future = RecordedTask::new(&self.journal, self.watchdog.watch(future));
+                let future = RecordedTask::new(&self.recorder, self.watchdog.watch(future));
                 self.handle.spawn(future).abort_handle()
             }
-            Instrumentation::Hooks if through_watchdog => {
-                let _entered = self.handle.enter();
-                self.watchdog.spawn(future).abort_handle()
-            }
+            #[cfg(tokio_unstable)]
             Instrumentation::Hooks => self.handle.spawn(future).abort_handle(),
+            #[cfg(not(tokio_unstable))]
             Instrumentation::Unwatched { .. } => {
-                self.handle.spawn(RecordedTask::new(&self.journal, future)).abort_handle()
+                self.handle.spawn(RecordedTask::new(&self.recorder, future)).abort_handle()
             }
         }
     }
@@ -146,7 +149,7 @@ pub(crate) struct Outcome {
     pub(crate) counted: u64,
     pub(crate) suspected: u64,
     /// The recorded polls: those that were long or contained a block.
-    pub(crate) journal: Vec<Poll>,
+    pub(crate) recorded: Vec<Poll>,
     pub(crate) reported: Vec<ReportedStall>,
 }
 
@@ -168,10 +171,10 @@ pub(crate) fn end(mut fixture: Arc<Fixture>) -> Outcome {
     }
     fixture.fence();
     let snapshot = fixture.watchdog.snapshot();
-    let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("it was there");
+    let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("the runtime is in the snapshot");
     let (polls, counted) = (main.polls_total, main.stalls.iter().map(|c| c.stalls.count).sum());
     let reported = by_stall(&lock(&fixture.reported));
-    Outcome { polls, counted, suspected: main.suspected.count, journal: fixture.journal.polls(), reported }
+    Outcome { polls, counted, suspected: main.suspected.count, recorded: fixture.recorder.polls(), reported }
 }
 
 fn by_stall(reports: &[(u64, Stall)]) -> Vec<ReportedStall> {
@@ -214,7 +217,7 @@ fn watch<F: Future>(watchdog: &Watchdog, future: F) -> impl Future<Output = F::O
     watchdog.watch(RecordedSite { inner: future, site: Location::caller() })
 }
 
-fn build(mode: Mode, watchdog: &Watchdog, journal: &Arc<PollRecorder>) -> Runtime {
+fn build(mode: Mode, watchdog: &Watchdog, recorder: &Arc<PollRecorder>) -> Runtime {
     let mut builder = match mode.flavour {
         Flavour::CurrentThread => Builder::new_current_thread(),
         Flavour::MultiThread(workers) => {
@@ -229,20 +232,21 @@ fn build(mode: Mode, watchdog: &Watchdog, journal: &Arc<PollRecorder>) -> Runtim
     builder.enable_all().thread_keep_alive(Duration::from_millis(20));
     builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
     // A thread that takes over a worker polls or parks, and is recorded at either.
-    let park = journal.clone();
+    let park = recorder.clone();
     let on_park = move || {
         park.current_worker(now());
     };
     match mode.instrumentation {
+        #[cfg(tokio_unstable)]
         Instrumentation::Hooks => {
-            build_hooked(watchdog, &mut builder, pollwatch::Hooks::new().on_thread_park(on_park), journal)
+            build_hooked(watchdog, &mut builder, pollwatch::Hooks::new().on_thread_park(on_park), recorder)
         }
         Instrumentation::Wrapper if cfg!(tokio_unstable) => {
             let runtime = builder.on_thread_park(on_park).build().expect("builds");
             watchdog.attach(NAME, runtime.handle()).expect("attaches");
             runtime
         }
-        Instrumentation::Wrapper | Instrumentation::Unwatched { .. } => {
+        _ => {
             let hooks = pollwatch::Hooks::new().on_thread_park(on_park);
             watchdog.build_runtime_with(NAME, &mut builder, hooks).expect("builds")
         }
@@ -254,15 +258,10 @@ fn build_hooked(
     watchdog: &Watchdog,
     builder: &mut Builder,
     hooks: pollwatch::Hooks,
-    journal: &Arc<PollRecorder>,
+    recorder: &Arc<PollRecorder>,
 ) -> Runtime {
-    let (before, after) = (journal.clone(), journal.clone());
+    let (before, after) = (recorder.clone(), recorder.clone());
     let hooks =
         hooks.on_before_task_poll(move |meta| before.start(Some(meta.id()))).on_after_task_poll(move |_| after.end());
-    watchdog.build_runtime_with(NAME, builder, hooks).expect("builds")
-}
-
-#[cfg(not(tokio_unstable))]
-fn build_hooked(watchdog: &Watchdog, builder: &mut Builder, hooks: pollwatch::Hooks, _: &Arc<PollRecorder>) -> Runtime {
     watchdog.build_runtime_with(NAME, builder, hooks).expect("builds")
 }

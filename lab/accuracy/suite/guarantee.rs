@@ -1,4 +1,4 @@
-//! The guarantees of pollwatch for one poll, by how the poll is detected. Pure.
+//! The guarantees of pollwatch for one poll, which depend on how the poll is detected.
 
 use super::cpu_monitor::CpuAvailability;
 use super::ground_truth::{MS, Poll, Span};
@@ -23,12 +23,12 @@ pub(crate) struct Guarantee {
 
 impl Guarantee {
     /// Returns the guarantee where pollwatch times every poll.
-    pub(crate) fn exact(threshold: u64) -> Guarantee {
+    pub(crate) fn measured(threshold: u64) -> Guarantee {
         Guarantee { threshold, long: threshold + MARGIN, long_request: threshold + MS / 2, scan_delay: None }
     }
 
-    /// Returns the guarantee where workers are observed from outside, by four scans a threshold:
-    /// one scan follows the start, and another one comes a threshold later.
+    /// Returns the guarantee where workers are observed from outside, by four scans a threshold.
+    /// One scan follows the start, and another one comes a threshold later.
     pub(crate) fn unwatched(threshold: u64) -> Guarantee {
         let long = threshold * 3 / 2 + MARGIN;
         Guarantee { threshold, long, long_request: long, scan_delay: Some(threshold / 2) }
@@ -63,22 +63,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_watchdog_without_a_cpu_is_excused_and_only_where_it_scans() {
+    fn only_a_scan_without_a_cpu_is_excused() {
         let delay = |from: u64, nanos: u64| CpuAvailability::paused_during(Span { start: from, end: from + nanos });
         let (quiet, busy) = (CpuAvailability::default(), delay(2 * MS, 2 * MS));
         let seventeen = poll(0, 17 * MS);
         assert!(
             Guarantee::unwatched(T).excuses(&seventeen, &busy) && !Guarantee::unwatched(T).excuses(&seventeen, &quiet)
         );
-        assert!(!Guarantee::exact(T).excuses(&seventeen, &busy), "a timed poll needs no scan");
+        assert!(!Guarantee::measured(T).excuses(&seventeen, &busy), "a timed poll needs no scan");
         assert!(!Guarantee::unwatched(T).excuses(&poll(0, 30 * MS), &busy), "there was time enough");
-        assert!(!Guarantee::unwatched(T).excuses(&poll(40 * MS, 17 * MS), &busy), "that was before");
+        assert!(
+            !Guarantee::unwatched(T).excuses(&poll(40 * MS, 17 * MS), &busy),
+            "the watchdog had a CPU during this poll"
+        );
         assert_eq!(Guarantee::unwatched(T).short_by(&seventeen, &busy), T / 2 + MEASURING + 2 * MS);
-        assert_eq!(Guarantee::exact(T).short_by(&seventeen, &busy), 0);
+        assert_eq!(Guarantee::measured(T).short_by(&seventeen, &busy), 0);
         // The watchdog is excused as well while it waits for the stack of a thread that has no CPU.
         let mut waits = CpuAvailability::default();
         waits.remember(T, &[Poll { waited: 4 * MS, ..poll(0, 30 * MS) }, poll(60 * MS, 30 * MS)]);
         assert!(Guarantee::unwatched(T).excuses(&poll(35 * MS, 17 * MS), &waits));
-        assert!(!Guarantee::unwatched(T).excuses(&poll(70 * MS, 17 * MS), &waits), "that one was given a CPU");
+        assert!(!Guarantee::unwatched(T).excuses(&poll(70 * MS, 17 * MS), &waits), "the thread of this poll had a CPU");
     }
 }

@@ -1,4 +1,4 @@
-//! Threads that inject blocks, one after the other: of every kind, in every shape, for durations
+//! Threads that inject blocks one after the other, of every kind and in every shape, for durations
 //! around the threshold.
 
 use std::convert::Infallible;

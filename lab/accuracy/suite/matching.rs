@@ -1,4 +1,4 @@
-//! Matches reports and polls, one to one. Pure.
+//! Matches reports and polls, one to one.
 
 use pollwatch::Certainty;
 
@@ -95,7 +95,7 @@ pub(crate) mod tests {
     }
 
     fn exactly(polls: &[Poll], reported: &[ReportedStall]) -> Matching {
-        match_up(&Guarantee::exact(T), polls, reported)
+        match_up(&Guarantee::measured(T), polls, reported)
     }
 
     #[test]
@@ -106,7 +106,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_missed_one_is_caught() {
+    fn a_missed_poll_is_found() {
         let polls = [poll(0, 15 * MS), poll(20 * MS, 30 * MS)];
         assert_eq!(exactly(&polls, &[reported(0)]).missed, [1]);
         assert_eq!(exactly(&polls, &[]).missed, [0, 1]);
@@ -114,7 +114,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_false_one_is_caught() {
+    fn a_false_report_is_found() {
         let polls = [poll(0, 15 * MS), poll(40 * MS, 5 * MS)];
         assert_eq!(exactly(&polls, &[reported(0), reported(40 * MS)]).wrong, [1], "its poll was short");
         assert_eq!(exactly(&polls, &[reported(0), reported(90 * MS)]).wrong, [1], "there was no poll");
@@ -123,13 +123,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_duplicate_is_caught() {
+    fn a_duplicate_report_is_found() {
         let matching = exactly(&[poll(0, 15 * MS)], &[reported(0), reported(1)]);
         assert_eq!((matching.pairs, matching.duplicates), (vec![(0, 0)], vec![1]));
     }
 
     #[test]
-    fn another_thread_worker_or_task_is_another_poll() {
+    fn thread_worker_and_task_identify_a_poll() {
         let polls = [poll(0, 15 * MS)];
         for other in [
             ReportedStall { thread: "worker 1".into(), ..reported(0) },
@@ -149,11 +149,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_worker_that_was_handed_on_was_kept_for_a_moment_only() {
+    fn a_poll_that_handed_its_worker_over_counts_until_then() {
         let in_place = |held: u64| Poll { held_until: Some(held), ..poll(0, 50 * MS) };
         assert_eq!(exactly(&[in_place(MS)], &[reported(0)]).wrong, [0]);
         assert_eq!(exactly(&[in_place(MS)], &[]).missed, [0; 0]);
-        assert_eq!(exactly(&[in_place(12 * MS)], &[reported(0)]).pairs, [(0, 0)], "nobody took it for so long");
+        assert_eq!(
+            exactly(&[in_place(12 * MS)], &[reported(0)]).pairs,
+            [(0, 0)],
+            "no thread took the worker over before"
+        );
     }
 
     #[test]
@@ -165,7 +169,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn of_a_task_that_nobody_measures_the_thread_and_the_time_are_known() {
+    fn reports_of_unmeasured_tasks_match_by_thread_and_time() {
         let polls = [poll(0, 15 * MS)];
         let observed = |started_at: u64, elapsed: u64, certainty: Certainty| {
             let mut reported = reported(started_at);
@@ -177,7 +181,7 @@ pub(crate) mod tests {
             let matching = match_up(&Guarantee::unwatched(T), &of_a_task, &[observed(2 * MS, 12 * MS, certainty)]);
             assert_eq!(matching.pairs, [(0, 0)]);
             let matching = match_up(&Guarantee::unwatched(T), &of_a_task, &[observed(2 * MS, 20 * MS, certainty)]);
-            assert_eq!(matching.wrong, [0], "it went on for longer than the poll");
+            assert_eq!(matching.wrong, [0], "the reported stall is longer than the poll");
         }
         assert_eq!(exactly(&of_a_task, &[observed(2 * MS, 12 * MS, Certainty::Measured)]).wrong, [0]);
     }

@@ -2,10 +2,10 @@
 //! prints the tables; `tests` runs a short form.
 //!
 //! Each injected block records its own start and end: the inner time. Hooks or a wrapper around
-//! pollwatch's own record the start and end of its poll: the outer time. What pollwatch measures
-//! lies between the two. A report is false only if the outer time is too short, and a block is
-//! missed only if the inner time is long enough. What the machine does to the thread between the
-//! two readings is therefore no error of either side, and needs no tolerance.
+//! pollwatch's own record the start and end of its poll: the outer time. The duration that
+//! pollwatch measures lies between the two. A report is false only if the outer time is too short,
+//! and a block is missed only if the inner time is long enough. A preemption between two readings
+//! is therefore an error of neither side, and needs no tolerance.
 
 pub(crate) mod background;
 pub(crate) mod cpu_monitor;

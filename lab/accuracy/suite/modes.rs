@@ -17,18 +17,18 @@ pub(crate) enum Flavour {
     MultiThread(usize),
 }
 
-/// How pollwatch measures the tasks.
+/// The way in which pollwatch measures the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Instrumentation {
     /// tokio's task hooks measure every task.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    #[cfg(tokio_unstable)]
     Hooks,
     /// `Watchdog::watch` wraps each task, with `tokio_unstable` on a runtime that pollwatch did not
     /// build.
     Wrapper,
-    /// No task is measured. The workers are observed from outside, which is done without
-    /// `tokio_unstable` only.
-    #[cfg_attr(tokio_unstable, allow(dead_code))]
+    /// No task is measured. The workers are observed from outside, which pollwatch does only
+    /// without `tokio_unstable`.
+    #[cfg(not(tokio_unstable))]
     Unwatched {
         /// True if threads of the blocking pool take over workers, and start and end.
         pool: bool,
@@ -44,34 +44,44 @@ pub(crate) struct Mode {
 const FLAVOURS: [Flavour; 4] =
     [Flavour::CurrentThread, Flavour::MultiThread(1), Flavour::MultiThread(2), Flavour::MultiThread(4)];
 
+/// The instrumentations that measure every task.
 #[cfg(tokio_unstable)]
 const INSTRUMENTATIONS: &[Instrumentation] = &[Instrumentation::Hooks, Instrumentation::Wrapper];
 #[cfg(not(tokio_unstable))]
 const INSTRUMENTATIONS: &[Instrumentation] = &[Instrumentation::Wrapper];
+
+/// The instrumentations that measure no task.
+#[cfg(tokio_unstable)]
+const UNWATCHED: &[Instrumentation] = &[];
+#[cfg(not(tokio_unstable))]
+const UNWATCHED: &[Instrumentation] =
+    &[Instrumentation::Unwatched { pool: false }, Instrumentation::Unwatched { pool: true }];
 
 /// True if tokio's task hooks are compiled in.
 pub(crate) const UNSTABLE: bool = cfg!(tokio_unstable);
 
 impl Mode {
     /// Returns the modes that measure every task.
-    pub(crate) fn exact() -> impl Iterator<Item = Mode> {
+    pub(crate) fn measured() -> impl Iterator<Item = Mode> {
         INSTRUMENTATIONS.iter().flat_map(|&instrumentation| FLAVOURS.map(|flavour| Mode { instrumentation, flavour }))
     }
 
     /// Returns the modes that measure no task. There are none with `tokio_unstable`.
     pub(crate) fn unwatched() -> impl Iterator<Item = Mode> {
-        let flavours = || FLAVOURS.into_iter().filter(|flavour| !UNSTABLE && *flavour != Flavour::CurrentThread);
-        let instrumentations = [false, true].map(|pool| Instrumentation::Unwatched { pool });
-        instrumentations
-            .into_iter()
-            .flat_map(move |instrumentation| flavours().map(move |flavour| Mode { instrumentation, flavour }))
+        let flavours = FLAVOURS.into_iter().filter(|flavour| *flavour != Flavour::CurrentThread);
+        UNWATCHED
+            .iter()
+            .flat_map(move |&instrumentation| flavours.clone().map(move |flavour| Mode { instrumentation, flavour }))
     }
 
     pub(crate) fn name(self) -> String {
         let instrumentation = match self.instrumentation {
+            #[cfg(tokio_unstable)]
             Instrumentation::Hooks => "hooks",
             Instrumentation::Wrapper => "wrapper",
+            #[cfg(not(tokio_unstable))]
             Instrumentation::Unwatched { pool: false } => "unwatched, pool idle",
+            #[cfg(not(tokio_unstable))]
             Instrumentation::Unwatched { pool: true } => "unwatched, pool busy",
         };
         match self.flavour {
@@ -81,13 +91,31 @@ impl Mode {
         }
     }
 
+    /// Returns true if tokio's task hooks measure the tasks.
+    pub(crate) fn has_hooks(self) -> bool {
+        match self.instrumentation {
+            #[cfg(tokio_unstable)]
+            Instrumentation::Hooks => true,
+            _ => false,
+        }
+    }
+
+    /// Returns true if no task is measured.
     pub(crate) fn is_unwatched(self) -> bool {
-        matches!(self.instrumentation, Instrumentation::Unwatched { .. })
+        match self.instrumentation {
+            #[cfg(not(tokio_unstable))]
+            Instrumentation::Unwatched { .. } => true,
+            _ => false,
+        }
     }
 
     /// Returns true if the load uses the blocking pool.
     pub(crate) fn uses_pool(self) -> bool {
-        self.instrumentation != Instrumentation::Unwatched { pool: false }
+        match self.instrumentation {
+            #[cfg(not(tokio_unstable))]
+            Instrumentation::Unwatched { pool } => pool,
+            _ => true,
+        }
     }
 
     /// Returns true if the load calls `block_in_place`, which needs a multi-thread runtime.
@@ -103,18 +131,15 @@ impl Mode {
     }
 
     pub(crate) fn guarantee(self, threshold: u64) -> Guarantee {
-        match self.instrumentation {
-            Instrumentation::Unwatched { .. } => Guarantee::unwatched(threshold),
-            _ => Guarantee::exact(threshold),
-        }
+        if self.is_unwatched() { Guarantee::unwatched(threshold) } else { Guarantee::measured(threshold) }
     }
 }
 
 /// Runs a mode for some time.
 pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Evaluation {
     let (guarantee, outcome, cpu) = run_load(mode, threshold, time, seed);
-    let Outcome { polls, counted, journal, reported, .. } = outcome;
-    Evaluation { polls, counted, ..Evaluation::new(&guarantee, &journal, &reported, &cpu) }
+    let Outcome { polls, counted, recorded, reported, .. } = outcome;
+    Evaluation { polls, counted, ..Evaluation::new(&guarantee, &recorded, &reported, &cpu) }
 }
 
 /// Runs a mode that measures no task.
@@ -125,14 +150,14 @@ pub(crate) fn run_unwatched(mode: Mode, threshold: Duration, time: Duration, see
 
 fn run_load(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> (Guarantee, Outcome, CpuAvailability) {
     run_watched(mode, threshold, |fixture| {
-        let noise = Background::start(fixture);
+        let background = Background::start(fixture);
         inject(fixture, time, seed);
-        noise.stop();
+        background.stop();
     })
 }
 
-/// Runs a load in the fixture of a mode. Returns the guarantee of the mode, the outcome, and when
-/// CPUs were available.
+/// Runs a load in the fixture of a mode. Returns the guarantee of the mode, the outcome, and the
+/// record of available CPUs.
 pub(crate) fn run_watched(
     mode: Mode,
     threshold: Duration,
@@ -144,6 +169,6 @@ pub(crate) fn run_watched(
     run_load(&fixture);
     let guarantee = mode.guarantee(fixture.threshold);
     let (outcome, mut cpu) = (fixture::end(fixture), cpu_monitor.stop());
-    cpu.remember(guarantee.threshold, &outcome.journal);
+    cpu.remember(guarantee.threshold, &outcome.recorded);
     (guarantee, outcome, cpu)
 }

@@ -1,4 +1,4 @@
-//! A run beside four busy threads a core. Polls take long because they are given no CPU, and no
+//! A run with four busy threads per core. Polls take long because they are given no CPU, and no
 //! task may be blamed for that.
 
 use std::collections::BTreeMap;
@@ -103,9 +103,9 @@ fn compute_cpu_time(time: u64) {
 }
 
 pub(crate) fn run(mode: Mode, threshold: Duration, time: Duration, seed: u64) -> Overload {
-    let (guarantee, Outcome { polls, journal, reported, .. }, _) =
+    let (guarantee, Outcome { polls, recorded, reported, .. }, _) =
         run_watched(mode, threshold, |fixture| run_load(fixture, time, seed));
-    Overload { polls, ..Overload::new(&guarantee, &journal, &reported) }
+    Overload { polls, ..Overload::new(&guarantee, &recorded, &reported) }
 }
 
 /// Runs a mode that measures no task.
@@ -154,5 +154,5 @@ fn run_load(fixture: &Arc<Fixture>, time: Duration, seed: u64) {
     });
     let _ = is_done.recv();
     stop.store(true, Ordering::Relaxed);
-    busy.into_iter().for_each(|thread| thread.join().expect("it only computes"));
+    busy.into_iter().for_each(|thread| thread.join().expect("a busy thread does not panic"));
 }

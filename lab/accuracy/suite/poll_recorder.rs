@@ -159,13 +159,13 @@ pin_project! {
     pub(crate) struct RecordedTask<F> {
         #[pin]
         inner: F,
-        journal: Arc<PollRecorder>,
+        recorder: Arc<PollRecorder>,
     }
 }
 
 impl<F> RecordedTask<F> {
-    pub(crate) fn new(journal: &Arc<PollRecorder>, inner: F) -> RecordedTask<F> {
-        RecordedTask { inner, journal: journal.clone() }
+    pub(crate) fn new(recorder: &Arc<PollRecorder>, inner: F) -> RecordedTask<F> {
+        RecordedTask { inner, recorder: recorder.clone() }
     }
 }
 
@@ -182,8 +182,8 @@ impl<F: Future> Future for RecordedTask<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Answer<F::Output> {
         let this = self.project();
-        this.journal.start(tokio::task::try_id());
-        let _end = End(this.journal);
+        this.recorder.start(tokio::task::try_id());
+        let _end = End(this.recorder);
         this.inner.poll(cx)
     }
 }

@@ -139,25 +139,25 @@ pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
             name.clone(),
             u.blocks.to_string(),
             u.waiting.of.to_string(),
-            share(u.waiting.of - u.waiting.certain, u.waiting.of),
-            share(u.waiting.of - u.waiting.certain - u.waiting.suspected, u.waiting.of),
+            share(u.waiting.of - u.waiting.observed, u.waiting.of),
+            share(u.waiting.of - u.waiting.observed - u.waiting.suspected, u.waiting.of),
             u.computing_blocks.of.to_string(),
             share(
-                u.computing_blocks.of - u.computing_blocks.certain - u.computing_blocks.suspected,
+                u.computing_blocks.of - u.computing_blocks.observed - u.computing_blocks.suspected,
                 u.computing_blocks.of,
             ),
             u.excused.to_string(),
         ]
     });
     let computing = format!("computing ≥ {LONG_COMPUTATION} T");
-    let head = ["mode", "blocks", "waiting long", "certain", "or suspected", &computing, "suspected", "excused"];
+    let head = ["mode", "blocks", "long waits", "observed", "or suspected", &computing, "suspected", "excused"];
     print_table(&head, found);
     let reported = rows.iter().map(|(name, u)| {
         vec![
             name.clone(),
-            u.certain.reported.to_string(),
-            share(u.certain.wrong, u.certain.reported),
-            u.certain.repeated.to_string(),
+            u.observed.reported.to_string(),
+            share(u.observed.wrong, u.observed.reported),
+            u.observed.repeated.to_string(),
             u.suspected.reported.to_string(),
             share(u.suspected.wrong, u.suspected.reported),
             u.suspected.repeated.to_string(),
@@ -170,7 +170,7 @@ pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
     });
     let head = [
         "mode",
-        "certain reported",
+        "observed reported",
         "precision",
         "repeated",
         "suspected reported",

@@ -1,5 +1,5 @@
 //! The evaluation of reports about unmeasured tasks. Observed and suspected stalls are counted
-//! separately. Pure.
+//! separately.
 
 use pollwatch::Certainty;
 
@@ -12,11 +12,11 @@ use super::matching::match_up;
 /// The number of thresholds after which a computing block must be suspected.
 pub(crate) const LONG_COMPUTATION: u64 = 30;
 
-/// Blocks that must be reported, and those that were.
+/// The number of blocks that must be reported, and of those that were.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     pub(crate) of: usize,
-    pub(crate) certain: usize,
+    pub(crate) observed: usize,
     pub(crate) suspected: usize,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Unwatched {
     pub(crate) computing_blocks: Found,
     /// Blocks that were not reported while the watchdog had no CPU.
     pub(crate) excused: usize,
-    pub(crate) certain: ReportCounts,
+    pub(crate) observed: ReportCounts,
     pub(crate) suspected: ReportCounts,
     /// The times from crossing the threshold to the callback, of waiting blocks reported in flight.
     pub(crate) delays: Vec<u64>,
@@ -52,39 +52,39 @@ pub(crate) struct Unwatched {
     /// True if only workers used the pool. Every waiting block must be observed then.
     pub(crate) alone: bool,
     /// The reports that do not call their duration a lower bound.
-    pub(crate) lower_bounds: usize,
+    pub(crate) without_lower_bound: usize,
     pub(crate) faults: Vec<String>,
 }
 
-fn is_certain(reported: &ReportedStall) -> bool {
+fn is_observed(reported: &ReportedStall) -> bool {
     reported.last().certainty != Certainty::Suspected
 }
 
 impl Unwatched {
     pub(crate) fn new(guarantee: &Guarantee, outcome: &Outcome, cpu: &CpuAvailability, alone: bool) -> Unwatched {
-        let (polls, reported) = (&outcome.journal, &outcome.reported);
+        let (polls, reported) = (&outcome.recorded, &outcome.reported);
         let mut all = Unwatched { alone, ..Unwatched::default() };
         let matching = match_up(guarantee, polls, reported);
         all.blocks = polls.iter().map(|poll| poll.blocks.len()).sum();
-        (all.certain.counted, all.suspected.counted) = (outcome.counted, outcome.suspected);
+        (all.observed.counted, all.suspected.counted) = (outcome.counted, outcome.suspected);
         for report in reported {
-            all.claims(report).reported += 1;
-            all.lower_bounds += usize::from(!report.reports.iter().all(|r| r.is_lower_bound));
+            all.counts_of(report).reported += 1;
+            all.without_lower_bound += usize::from(!report.reports.iter().all(|r| r.is_lower_bound));
         }
         for &i in &matching.wrong {
-            all.claims(&reported[i]).wrong += 1;
+            all.counts_of(&reported[i]).wrong += 1;
             all.faults.push(format!("false: started_at {} {}", reported[i].started_at, reported[i].last().text));
         }
         for &i in &matching.duplicates {
-            all.claims(&reported[i]).repeated += 1;
+            all.counts_of(&reported[i]).repeated += 1;
         }
-        // The most certain report of each poll.
+        // The report of each poll. An observed one takes precedence over a suspected one.
         let mut of_poll: Vec<Option<&ReportedStall>> = vec![None; polls.len()];
         for &(report, poll) in &matching.pairs {
             of_poll[poll] = Some(&reported[report]);
-            all.judge(guarantee, &polls[poll], &reported[report], cpu);
+            all.evaluate(guarantee, &polls[poll], &reported[report], cpu);
         }
-        for reported in matching.duplicates.iter().map(|&i| &reported[i]).filter(|reported| is_certain(reported)) {
+        for reported in matching.duplicates.iter().map(|&i| &reported[i]).filter(|reported| is_observed(reported)) {
             let is_it = |poll: &Poll| poll.thread == reported.thread && poll.outer.start <= reported.started_at;
             if let Some(poll) = polls.iter().rposition(is_it) {
                 of_poll[poll] = Some(reported);
@@ -98,11 +98,11 @@ impl Unwatched {
         all
     }
 
-    fn claims(&mut self, reported: &ReportedStall) -> &mut ReportCounts {
-        if is_certain(reported) { &mut self.certain } else { &mut self.suspected }
+    fn counts_of(&mut self, reported: &ReportedStall) -> &mut ReportCounts {
+        if is_observed(reported) { &mut self.observed } else { &mut self.suspected }
     }
 
-    fn judge(&mut self, guarantee: &Guarantee, poll: &Poll, reported: &ReportedStall, cpu: &CpuAvailability) {
+    fn evaluate(&mut self, guarantee: &Guarantee, poll: &Poll, reported: &ReportedStall, cpu: &CpuAvailability) {
         let last = reported.last();
         // The next scan observes that the worker was handed over.
         let late = if poll.held_until.is_some() { guarantee.short_by(poll, cpu) } else { 0 };
@@ -111,7 +111,7 @@ impl Unwatched {
             [block] => Some(block),
             _ => None,
         };
-        let ended = block.filter(|_| is_certain(reported) && !last.ongoing);
+        let ended = block.filter(|_| is_observed(reported) && !last.ongoing);
         let short = ended.map_or(0, |block| block.inner.nanos().saturating_sub(last.elapsed));
         self.short.extend(ended.map(|_| short));
         if too_long {
@@ -144,7 +144,7 @@ impl Unwatched {
         let found = if waits { &mut self.waiting } else { &mut self.computing_blocks };
         found.of += 1;
         match reported {
-            Some(reported) if is_certain(reported) => found.certain += 1,
+            Some(reported) if is_observed(reported) => found.observed += 1,
             Some(_) => found.suspected += 1,
             None => self.faults.push(format!("not reported: {poll:?}")),
         }
@@ -158,13 +158,16 @@ impl Unwatched {
                 missed.push(text)
             }
         };
-        let Found { of, certain, .. } = self.waiting;
-        bar(!self.alone || certain == of, format!("recall: {} of {of} were not certain", of - certain));
-        let ReportCounts { reported, wrong, counted, .. } = self.certain;
-        bar(wrong == 0, format!("precision: {wrong} of {reported} that are certain are false"));
+        let Found { of, observed, .. } = self.waiting;
+        bar(!self.alone || observed == of, format!("recall: {} of {of} were not reported as observed", of - observed));
+        let ReportCounts { reported, wrong, counted, .. } = self.observed;
+        bar(wrong == 0, format!("precision: {wrong} of {reported} observed stalls are false"));
         bar(self.too_long == 0, format!("duration: {} are longer than their polls", self.too_long));
-        bar(self.lower_bounds == 0, format!("duration: {} do not say that they are the least", self.lower_bounds));
-        bar(counted == reported as u64, format!("the metrics count {counted} stalls, {reported} were certain"));
+        bar(self.without_lower_bound == 0, format!("duration: {} are not lower bounds", self.without_lower_bound));
+        bar(
+            counted == reported as u64,
+            format!("the metrics count {counted} stalls, {reported} were reported as observed"),
+        );
         let ReportCounts { reported, counted, .. } = self.suspected;
         bar(
             counted == reported as u64,
@@ -182,8 +185,9 @@ mod tests {
     use super::*;
 
     fn evaluation(polls: Vec<Poll>, reported: Vec<ReportedStall>) -> Unwatched {
-        let count = |certain: bool| reported.iter().filter(|reported| is_certain(reported) == certain).count() as u64;
-        let outcome = Outcome { polls: 0, counted: count(true), suspected: count(false), journal: polls, reported };
+        let count =
+            |observed: bool| reported.iter().filter(|reported| is_observed(reported) == observed).count() as u64;
+        let outcome = Outcome { polls: 0, counted: count(true), suspected: count(false), recorded: polls, reported };
         Unwatched::new(&Guarantee::unwatched(T), &outcome, &CpuAvailability::default(), false)
     }
 
@@ -196,18 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_certain_and_what_is_suspected_count_apart() {
+    fn observed_and_suspected_stalls_are_counted_separately() {
         let polls = vec![poll(0, 30 * MS), poll(50 * MS, 30 * MS), poll(90 * MS, 30 * MS), poll(130 * MS, 11 * MS)];
         let reported =
             vec![observed(2 * MS, 26 * MS, Certainty::Observed), observed(52 * MS, 20 * MS, Certainty::Suspected)];
         let all = evaluation(polls, reported);
-        assert_eq!((all.waiting.of, all.waiting.certain, all.waiting.suspected), (3, 1, 1), "{all:?}");
+        assert_eq!((all.waiting.of, all.waiting.observed, all.waiting.suspected), (3, 1, 1), "{all:?}");
         assert_eq!(all.short, [4 * MS]);
         assert!(all.missed_bars().is_empty() && all.faults[0].starts_with("not reported"), "{all:?}");
     }
 
     #[test]
-    fn what_computes_is_found_late_if_at_all() {
+    fn a_computing_block_is_found_late_if_at_all() {
         let mut computes = poll(0, 310 * MS);
         computes.blocks[0].kind = Kind::Computes;
         let shorter = Poll { outer: Span { start: 400 * MS, end: 500 * MS }, ..computes.clone() };
@@ -233,15 +237,15 @@ mod tests {
         fails("recall", &Unwatched { alone: true, ..all(vec![observed(2 * MS, 26 * MS, Certainty::Suspected)]) });
         assert!(all(vec![]).missed_bars().is_empty(), "in a pool with others in it, it may be missed");
         let uncounted =
-            Unwatched { certain: ReportCounts { reported: 1, ..ReportCounts::default() }, ..Unwatched::default() };
+            Unwatched { observed: ReportCounts { reported: 1, ..ReportCounts::default() }, ..Unwatched::default() };
         fails("the metrics", &uncounted);
     }
 
     #[test]
-    fn a_second_report_of_a_poll_may_be_the_surer_one() {
+    fn an_observed_stall_may_follow_a_suspected_one() {
         let reported =
             vec![observed(2 * MS, 12 * MS, Certainty::Suspected), observed(15 * MS, 12 * MS, Certainty::Observed)];
         let all = evaluation(vec![poll(0, 30 * MS)], reported);
-        assert_eq!((all.waiting.certain, all.certain.repeated, all.certain.wrong), (1, 1, 0), "{all:?}");
+        assert_eq!((all.waiting.observed, all.observed.repeated, all.observed.wrong), (1, 1, 0), "{all:?}");
     }
 }

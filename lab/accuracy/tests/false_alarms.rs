@@ -1,5 +1,5 @@
-//! The false alarms that other detectors raise. A report is right here only for a poll that did
-//! last for the threshold, since the machine gave it no CPU.
+//! Loads in which other detectors raise false alarms. A report is right here only for a poll that
+//! lasted for the threshold because it was given no CPU.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
 
-use super::{ATTEMPTS, THRESHOLD, alone, measured};
+use super::{ATTEMPTS, THRESHOLD, exclusive};
 use crate::suite::fixture::{Fixture, Outcome};
 use crate::suite::ground_truth::{Block, Span, now};
 use crate::suite::kinds::{Kind, compute};
@@ -16,22 +16,22 @@ use crate::suite::modes::{Mode, run_watched};
 use crate::suite::overload::Overload;
 use crate::suite::poll_recorder::{record_block, record_block_in_place};
 
-/// Runs a load that does not block, in all modes but those of four workers.
-fn silent(load: impl Fn(&Arc<Fixture>)) {
-    let _alone = alone();
-    for mode in measured().filter(|mode| mode.workers() <= 2) {
-        let blames = |_: usize| attempt(mode, &load);
-        assert!(!(0..ATTEMPTS).all(blames), "{}: somebody is blamed each time", mode.name());
+/// Asserts that a load that does not block raises no alarm, in all modes but those of four workers.
+fn assert_no_alarm(load: impl Fn(&Arc<Fixture>)) {
+    let _exclusive = exclusive();
+    for mode in Mode::measured().filter(|mode| mode.workers() <= 2) {
+        let blames = |_: usize| blames_a_task(mode, &load);
+        assert!(!(0..ATTEMPTS).all(blames), "{}: a task is blamed in every attempt", mode.name());
     }
 }
 
-/// Returns true if a task is blamed that was only given no CPU.
-fn attempt(mode: Mode, load: &impl Fn(&Arc<Fixture>)) -> bool {
-    let (guarantee, Outcome { polls, counted, journal, reported, .. }, _) = run_watched(mode, THRESHOLD, load);
-    assert!(polls > 0, "{}: it was watched", mode.name());
-    let overload = Overload::new(&guarantee, &journal, &reported);
+/// Returns true if a report blames a task that was merely given no CPU.
+fn blames_a_task(mode: Mode, load: &impl Fn(&Arc<Fixture>)) -> bool {
+    let (guarantee, Outcome { polls, counted, recorded, reported, .. }, _) = run_watched(mode, THRESHOLD, load);
+    assert!(polls > 0, "{}: no poll was measured", mode.name());
+    let overload = Overload::new(&guarantee, &recorded, &reported);
     overload.faults.iter().for_each(|fault| eprintln!("{fault}"));
-    assert_eq!(overload.wrong, 0, "{}: {:#?}\n{journal:#?}", mode.name(), overload.faults);
+    assert_eq!(overload.wrong, 0, "{}: {:#?}\n{recorded:#?}", mode.name(), overload.faults);
     assert_eq!(counted, reported.len() as u64, "{}", mode.name());
     // No task may be blamed for a poll that would have been short without its run delay.
     overload.blamed > 0
@@ -53,7 +53,7 @@ fn all<F: Future<Output = ()> + Send + 'static>(fixture: &Fixture, tasks: impl I
 
 #[test]
 fn two_thousand_tasks_of_half_a_millisecond() {
-    silent(|fixture| {
+    assert_no_alarm(|fixture| {
         all(
             fixture,
             (0..2_000).map(|_| async {
@@ -72,7 +72,7 @@ fn a_second_of_short_spins_that_yield() {
             yield_now().await;
         }
     };
-    silent(|fixture| all(fixture, std::iter::once(spins())));
+    assert_no_alarm(|fixture| all(fixture, std::iter::once(spins())));
 }
 
 #[test]
@@ -86,13 +86,13 @@ fn many_polls_of_two_milliseconds() {
             yield_now().await;
         }
     };
-    silent(|fixture| all(fixture, (0..4).map(|_| naps())));
+    assert_no_alarm(|fixture| all(fixture, (0..4).map(|_| naps())));
 }
 
 /// Runs bursts of blocking work and of `block_in_place`. Between them the idle threads end.
 #[test]
 fn a_thread_pool_that_shrinks() {
-    silent(|fixture| {
+    assert_no_alarm(|fixture| {
         let threads = || std::fs::read_dir("/proc/self/task").expect("proc is mounted").count();
         let in_place = fixture.mode.uses_block_in_place();
         for _ in 0..3 {
@@ -121,16 +121,16 @@ fn a_thread_pool_that_shrinks() {
 /// once, to their end.
 #[test]
 fn a_runtime_that_shuts_down_in_mid_block() {
-    let _alone = alone();
-    for mode in measured().filter(|mode| mode.workers() <= 2) {
+    let _exclusive = exclusive();
+    for mode in Mode::measured().filter(|mode| mode.workers() <= 2) {
         for share in [0.5, 3.0] {
             let blocks = |fixture: &Arc<Fixture>| {
-                let (begun, has_begun) = mpsc::channel();
+                let (starts, started) = mpsc::channel();
                 for _ in 0..mode.workers() {
-                    let begun = begun.clone();
+                    let starts = starts.clone();
                     fixture.spawn(false, async move {
                         let start = now();
-                        let _ = begun.send(());
+                        let _ = starts.send(());
                         std::thread::sleep(THRESHOLD.mul_f64(share));
                         record_block(Block {
                             kind: Kind::Sleeps,
@@ -141,18 +141,18 @@ fn a_runtime_that_shuts_down_in_mid_block() {
                     });
                 }
                 for _ in 0..mode.workers() {
-                    has_begun.recv().expect("it begins");
+                    started.recv().expect("the block starts");
                 }
             };
-            let (guarantee, Outcome { journal, reported, .. }, cpu) = run_watched(mode, THRESHOLD, blocks);
-            let mut matching = match_up(&guarantee, &journal, &reported);
-            matching.missed.retain(|i| !guarantee.excuses(&journal[*i], &cpu));
-            let context = format!("{}, {share}: {reported:#?} {journal:#?}", mode.name());
+            let (guarantee, Outcome { recorded, reported, .. }, cpu) = run_watched(mode, THRESHOLD, blocks);
+            let mut matching = match_up(&guarantee, &recorded, &reported);
+            matching.missed.retain(|i| !guarantee.excuses(&recorded[*i], &cpu));
+            let context = format!("{}, {share}: {reported:#?} {recorded:#?}", mode.name());
             assert!(matching.wrong.is_empty() && matching.duplicates.is_empty(), "{context}");
             assert!(matching.missed.is_empty(), "{context}");
             assert!(reported.iter().all(|reported| !reported.last().ongoing), "{context}");
-            let asleep: Vec<_> = journal.iter().filter(|poll| !poll.blocks.is_empty()).collect();
-            assert_eq!(asleep.len(), mode.workers(), "each was let end: {context}");
+            let asleep: Vec<_> = recorded.iter().filter(|poll| !poll.blocks.is_empty()).collect();
+            assert_eq!(asleep.len(), mode.workers(), "each block ended by itself: {context}");
         }
     }
 }

@@ -1,6 +1,5 @@
-//! How often pollwatch is wrong: a short form of `cargo run --release -p pollwatch-lab --bin
-//! accuracy`, with the same bars. The ground truth contains what the machine does to a thread, so
-//! no bar has to be lower here.
+//! A short form of `cargo run --release -p pollwatch-lab --bin accuracy`, with the same bars. The
+//! ground truth includes preemption and pauses of the machine, so no bar has to be lower here.
 
 mod false_alarms;
 
@@ -14,8 +13,8 @@ use crate::suite::{overload, poll_recorder};
 const THRESHOLD: Duration = Duration::from_millis(10);
 const TIME: Duration = Duration::from_millis(2_500);
 
-/// Lets tests run one at a time: each needs all CPUs.
-fn alone() -> MutexGuard<'static, ()> {
+/// Locks out the other tests, since each needs all CPUs.
+fn exclusive() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     poll_recorder::lock(&ONE)
 }
@@ -25,24 +24,20 @@ fn alone() -> MutexGuard<'static, ()> {
 fn preload_symbols() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let mode = Mode::exact().next().expect("there is one");
+        let mode = Mode::measured().next().expect("a mode that measures tasks");
         drop(modes::run(mode, THRESHOLD, TIME, 2));
     });
 }
 
-/// Returns the modes that measure every task.
-fn measured() -> impl Iterator<Item = Mode> {
-    Mode::exact()
-}
-
-fn holds(flavour: Flavour) {
-    let _alone = alone();
+/// Asserts that every mode of a flavour meets its bars.
+fn assert_bars_are_met(flavour: Flavour) {
+    let _exclusive = exclusive();
     preload_symbols();
-    for mode in measured().filter(|mode| mode.flavour == flavour) {
+    for mode in Mode::measured().filter(|mode| mode.flavour == flavour) {
         let evaluation = modes::run(mode, THRESHOLD, TIME, 1);
         let missed = evaluation.missed_bars();
         assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), evaluation.faults.join("\n"));
-        // The load did produce stalls of every kind.
+        // The load has produced stalls of every kind.
         assert!(
             evaluation.long > 0 && evaluation.reports > 0 && evaluation.site.of > 0 && evaluation.route.of > 0,
             "{evaluation:?}"
@@ -52,38 +47,38 @@ fn holds(flavour: Flavour) {
 
 #[test]
 fn a_current_thread_runtime() {
-    holds(Flavour::CurrentThread);
+    assert_bars_are_met(Flavour::CurrentThread);
 }
 
 #[test]
 fn one_worker() {
-    holds(Flavour::MultiThread(1));
+    assert_bars_are_met(Flavour::MultiThread(1));
 }
 
 #[test]
 fn two_workers() {
-    holds(Flavour::MultiThread(2));
+    assert_bars_are_met(Flavour::MultiThread(2));
 }
 
 #[test]
 fn four_workers() {
-    holds(Flavour::MultiThread(4));
+    assert_bars_are_met(Flavour::MultiThread(4));
 }
 
 /// Checks that observed stalls of unmeasured tasks are right, on an idle machine and a busy one.
 #[test]
-fn certain_is_certain() {
-    let _alone = alone();
+fn observed_stalls_are_right() {
+    let _exclusive = exclusive();
     for mode in Mode::unwatched() {
-        let holds = |unwatched: &Unwatched| {
+        let assert_bars_are_met = |unwatched: &Unwatched| {
             let missed = unwatched.missed_bars();
             assert!(missed.is_empty(), "{}: {missed:#?}\n{}", mode.name(), unwatched.faults.join("\n"));
         };
         let unwatched = modes::run_unwatched(mode, THRESHOLD, TIME, 1);
-        holds(&unwatched);
-        assert!(unwatched.waiting.of > 0 && unwatched.certain.reported > 0, "{}: {unwatched:?}", mode.name());
+        assert_bars_are_met(&unwatched);
+        assert!(unwatched.waiting.of > 0 && unwatched.observed.reported > 0, "{}: {unwatched:?}", mode.name());
         if mode.flavour == Flavour::MultiThread(2) {
-            holds(&overload::run_unwatched(mode, THRESHOLD, TIME, 1));
+            assert_bars_are_met(&overload::run_unwatched(mode, THRESHOLD, TIME, 1));
         }
     }
 }
@@ -93,11 +88,11 @@ fn certain_is_certain() {
 /// exoneration is wrong in each.
 const ATTEMPTS: usize = 3;
 
-/// Runs beside four busy threads for each CPU.
+/// Runs with four busy threads per CPU.
 #[test]
-fn nobody_is_blamed_for_a_machine_with_too_much_to_do() {
-    let _alone = alone();
-    for mode in Mode::exact().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
+fn no_task_is_blamed_for_an_overloaded_machine() {
+    let _exclusive = exclusive();
+    for mode in Mode::measured().filter(|mode| mode.flavour == Flavour::MultiThread(2)) {
         let is_right = |_: usize| {
             let overload = overload::run(mode, THRESHOLD, TIME, 1);
             let context = || format!("{}: {:#?}\n{}", mode.name(), overload.missed_bars(), overload.faults.join("\n"));
@@ -108,6 +103,6 @@ fn nobody_is_blamed_for_a_machine_with_too_much_to_do() {
                 false
             }
         };
-        assert!((0..ATTEMPTS).any(is_right), "{}: somebody is blamed each time", mode.name());
+        assert!((0..ATTEMPTS).any(is_right), "{}: a task is blamed in every attempt", mode.name());
     }
 }

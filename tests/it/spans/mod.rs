@@ -1,4 +1,4 @@
-//! The tracing spans of a stall. Every test has its own subscriber on the threads that need it.
+//! Tests of the tracing spans of a stall. Each sets its own subscriber on the threads that need it.
 
 mod nesting;
 mod subscribers;
@@ -54,7 +54,7 @@ fn texts(stall: &Stall) -> Vec<&str> {
 }
 
 /// Blocks the thread until its stall is reported with exactly these spans. The stall may be found
-/// before the thread gets here; then a later scan sees the spans.
+/// before the thread gets here. Then a later scan observes the spans.
 #[track_caller]
 fn block_until_reported(collected: &CollectedStalls, spans: &[&str]) -> Stall {
     let stall = collected.wait(|s| s.phase == Phase::Ongoing && texts(s) == spans);

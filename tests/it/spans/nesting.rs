@@ -1,4 +1,4 @@
-//! The spans of a stall: those that its own poll has entered, as of the latest scan.
+//! Tests that a stall has the spans that its own poll has entered, as of the latest scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +21,13 @@ fn nested_guards_are_reported_with_their_fields() {
         let _load = info_span!("load", rows = 3).entered();
         block_until_reported(&collected, &[r#"request{id=7 path="/x"}"#, "load{rows=3}"]).id
     });
-    let end = traced.collected.wait(|s| s.id == id && s.phase == Phase::Resolved).expect("it ends");
+    let end = traced.collected.wait(|s| s.id == id && s.phase == Phase::Resolved).expect("the stall ends");
     assert_eq!(texts(&end), [r#"request{id=7 path="/x"}"#, "load{rows=3}"], "the last ones of the latest scan");
     let text = end.to_string();
     assert!(text.lines().nth(1).unwrap().ends_with(r#" · span request{id=7 path="/x"} › load{rows=3}"#), "{text}");
     let json = serde_json::to_value(&end).unwrap();
     assert_eq!(json["spans"][1], "load{rows=3}");
-    let kept = traced.watchdog.stalls().into_iter().find(|s| s.id == id).expect("it is kept");
+    let kept = traced.watchdog.stalls().into_iter().find(|s| s.id == id).expect("the stall is kept");
     assert_eq!(kept.spans, end.spans);
 }
 
@@ -121,17 +121,17 @@ fn spans_deeper_than_the_limit_are_counted() {
 
 /// A value cannot add lines to the log or fill it.
 #[test]
-fn hostile_values_are_escaped_and_bounded() {
+fn values_are_escaped_and_bounded() {
     let traced = traced();
     let collected = traced.collected.clone();
     traced.run(async move {
         let long = "🦀".repeat(10_000);
         let value = "x\nstall #9 ongoing\x1b[2J";
-        let _hostile = info_span!("hostile", %value, long).entered();
+        let _span = info_span!("untrusted", %value, long).entered();
         let stall = collected.wait(|s| s.spans.len() == 1).expect("the stall is reported");
         let text = &*stall.spans[0];
         assert!(
-            text.starts_with(r"hostile{value=x\nstall #9 ongoing\u{1b}[2J long=") && text.ends_with("🦀…}"),
+            text.starts_with(r"untrusted{value=x\nstall #9 ongoing\u{1b}[2J long=") && text.ends_with("🦀…}"),
             "{text}"
         );
         assert!(text.len() <= 184, "{}", text.len());

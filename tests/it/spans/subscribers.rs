@@ -1,5 +1,5 @@
-//! The span layer beside others: filters, layers that block or panic, and subscribers that receive
-//! stalls.
+//! Tests of the span layer beside others: filters, layers that block or panic, and subscribers that
+//! receive stalls.
 
 use std::sync::{Arc, Mutex};
 
@@ -142,14 +142,13 @@ fn a_layer_that_blocks_is_reported() {
     }
 }
 
-/// A layer that panics, in a value or by itself, and the locks that it poisons behave as without
-/// pollwatch.
+/// A layer that panics, and the locks that it poisons, behave as they do without pollwatch.
 #[test]
 fn a_layer_that_panics_behaves_as_without_pollwatch() {
     struct Panics;
     impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Panics {
         fn on_record(&self, id: &span::Id, _: &span::Record<'_>, ctx: Context<'_, S>) {
-            let span = ctx.span(id).expect("it is there");
+            let span = ctx.span(id).expect("the span exists");
             let _locked = span.extensions_mut();
             std::panic::resume_unwind(Box::new("on purpose"));
         }
@@ -169,7 +168,7 @@ fn a_layer_that_panics_behaves_as_without_pollwatch() {
     });
 }
 
-/// What a subscriber does with the event of a stall: it blocks, logs, makes spans.
+/// A subscriber that blocks, logs and makes spans when it receives the event of a stall.
 #[derive(Clone, Default)]
 struct Chatty {
     watchdog: Arc<Mutex<Option<Watchdog>>>,
@@ -216,7 +215,7 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
     let callback = move |stall: &Stall| {
         if let Some(dispatch) = lock(&for_callback).take() {
             std::mem::forget(tracing::dispatcher::set_default(&dispatch));
-            std::mem::forget(info_span!("left entered on the teller's thread").entered());
+            std::mem::forget(info_span!("left entered on the watchdog's thread").entered());
         }
         keep(stall);
     };
@@ -239,7 +238,7 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
             wait_until("the stall is found with its span", || {
                 let stalls = seen.stalls();
                 let name = format!("request{{id={id}}}");
-                // The first report delays all others. Their later scans are stored all the same.
+                // The first report delays all others, but their later scans are stored.
                 stalls.len() > before && texts(stalls.last().unwrap()) == [&name]
             });
         };
@@ -250,6 +249,6 @@ fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
         wait_until("each is logged with its span", || lock(&chatty.events).contains(&name));
     }
     drop(lock(&chatty.watchdog).take());
-    let teller = watchdog.clone();
-    within_timeout("it stops", move || teller.shutdown());
+    let watchdog = watchdog.clone();
+    within_timeout("the shutdown", move || watchdog.shutdown());
 }

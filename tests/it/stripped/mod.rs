@@ -1,4 +1,4 @@
-//! A program without symbols: a stall names module and offset, and all else as with symbols.
+//! Tests of programs without symbols: a stall names module and offset. All else is as with symbols.
 
 mod program;
 

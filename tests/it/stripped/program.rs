@@ -1,5 +1,5 @@
-//! Blocks a worker in three ways, each until the log has its stack, and prints what must be
-//! reported.
+//! A program that blocks a worker in three ways, each until the log has its stack, and prints the
+//! expected report.
 
 use std::hint::black_box;
 use std::panic::Location;

@@ -24,7 +24,7 @@ fn a_worker_handed_over_is_not_reported() {
     });
 }
 
-/// The same while the new worker thread is always busy.
+/// A handed-over worker is not reported either while its new thread is always busy.
 #[test]
 fn a_busy_worker_handed_over_is_not_reported() {
     assert_not_reported(THRESHOLD, 1, |runtime| {
@@ -43,7 +43,7 @@ fn a_busy_worker_handed_over_is_not_reported() {
     });
 }
 
-/// The new worker thread may block itself: then it is unknown whose worker it is.
+/// The new worker thread may block as well. Then it is unknown which thread has the worker.
 #[test]
 fn a_blocked_worker_handed_over_is_never_observed() {
     let (watchdog, collected) = start(THRESHOLD);
@@ -62,7 +62,7 @@ fn a_blocked_worker_handed_over_is_never_observed() {
     assert!(observed(&collected.all()).is_empty(), "{:?}", collected.all());
 }
 
-/// Without a thread that takes it over the worker is blocked.
+/// If no thread can take the worker over, it is blocked.
 #[test]
 fn block_in_place_with_a_full_pool_is_observed() {
     let (watchdog, collected) = start(THRESHOLD);
@@ -82,9 +82,9 @@ fn block_in_place_with_a_full_pool_is_observed() {
     assert!(runtime.block_on(in_place).unwrap());
 }
 
-/// Pool threads that rest do not hide a blocked worker.
+/// Idle pool threads do not hide a blocked worker.
 #[test]
-fn a_blocked_worker_is_observed_beside_resting_pool_threads() {
+fn a_blocked_worker_is_observed_beside_idle_pool_threads() {
     undisturbed(|| {
         let (watchdog, collected) = start(THRESHOLD);
         let runtime = build(&watchdog, 2);

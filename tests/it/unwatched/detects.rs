@@ -1,4 +1,4 @@
-//! A blocked worker is reported once, for as long as it is blocked.
+//! Tests that a blocked worker is reported once, for as long as it is blocked.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -143,7 +143,7 @@ fn blocked_workers_are_counted_while_they_are_blocked() {
         wait_until("the duration grows", || oldest() > first + THRESHOLD);
         gate.open();
         tasks.into_iter().for_each(|task| assert!(runtime.block_on(task).unwrap()));
-        wait_until("they are free", || blocked() == 0);
+        wait_until("the end of both stalls", || blocked() == 0);
         Ok(())
     });
 }

@@ -1,4 +1,5 @@
-//! Workers blocked by unwatched tasks (stable mode): they are detected, and nothing else is.
+//! Tests of workers blocked by unwatched tasks (stable mode). They are detected, and nothing else
+//! is.
 
 mod block_in_place;
 mod detects;
@@ -20,13 +21,13 @@ fn observed(stalls: &[Stall]) -> Vec<&Stall> {
     stalls.iter().filter(|s| s.certainty == Certainty::Observed).collect()
 }
 
-/// Waits until every worker has parked, from when on it counts as one.
+/// Waits until every worker has parked. Only then does its thread count as a worker.
 fn settle(runtime: &Runtime) {
     let metrics = runtime.metrics();
     let has_parked = |worker| metrics.worker_park_count(worker) > 0;
     let start = Instant::now();
     runtime.block_on(async {
-        // A few turns of the event loop: whoever starts first may have to park more than once.
+        // A few turns of the event loop, since the first worker may have to park more than once.
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -50,7 +51,7 @@ fn assert_not_reported(threshold: Duration, workers: usize, load: impl Fn(&Runti
         let runtime = build(&watchdog, workers);
         load(&runtime);
         let stalls = reported_so_far(&watchdog, &collected);
-        // Whatever the machine does, an observed stall must be one.
+        // Observed stalls must be right, whatever else the machine does.
         assert!(observed(&stalls).is_empty(), "{}", observed(&stalls)[0]);
         no_reports(&stalls)
     });

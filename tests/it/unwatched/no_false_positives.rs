@@ -1,4 +1,4 @@
-//! Loads that block no worker, and threads that are not scanned.
+//! Tests of loads that block no worker, and of threads that are not scanned.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -109,7 +109,7 @@ fn blocking_pool_threads_are_not_reported() {
     });
 }
 
-/// Allowed blocking is left out, and counted under its reason.
+/// Allowed blocking is not reported, and is counted under its reason.
 #[test]
 fn allowed_blocking_is_not_reported() {
     undisturbed(|| {

@@ -1,4 +1,4 @@
-//! A stopped process: no worker is blocked by that, and nothing is suspected.
+//! Tests of a stopped process: that blocks no worker, and nothing is suspected.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -38,8 +38,7 @@ fn stop_once(child: &StoppableChild) {
     std::thread::sleep(TIME_STOPPED);
 }
 
-/// Stops the child for a few thresholds each time, at any moment of what the watchdog does between
-/// two scans.
+/// Stops the child repeatedly for a few thresholds, at every moment of the watchdog's interval.
 fn stop_often(child: &StoppableChild) {
     for i in 0..STOPS {
         std::thread::sleep(THRESHOLD + THRESHOLD / 7 * (i % 7) as u32);
@@ -56,12 +55,12 @@ fn workers() {
     let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
     settle(&busy);
     settle(&idle);
-    let go_on = continue_flag();
+    let may_end = continue_flag();
     let tasks: Vec<_> = (0..3)
         .map(|i| {
-            let go_on = go_on.clone();
+            let may_end = may_end.clone();
             busy.spawn(async move {
-                while !go_on.load(Ordering::Acquire) {
+                while !may_end.load(Ordering::Acquire) {
                     match i {
                         0 => _ = block(THRESHOLD / 20),
                         1 => tokio::time::sleep(THRESHOLD / 20).await,
@@ -135,7 +134,7 @@ fn time_stopped_is_no_part_of_a_stall() {
 fn blocked() {
     let (watchdog, collected) = start(THRESHOLD);
     let runtime = super::build(&watchdog, 2);
-    let go_on = continue_flag();
+    let may_end = continue_flag();
     let gate = Gate::new();
     let key = gate.key();
     let task = runtime.spawn(async move {
@@ -146,7 +145,7 @@ fn blocked() {
     let stall = collected.wait_ongoing("main").expect("the stall is found");
     assert_eq!((stall.certainty, stall.cause), (Certainty::Observed, Cause::Lock), "{stall}");
     println!("\nready");
-    wait_until("we go on", || go_on.load(Ordering::Acquire));
+    wait_until("the parent lets it end", || may_end.load(Ordering::Acquire));
     gate.open();
     let inner = runtime.block_on(task).unwrap();
     println!("\ninner {}", inner.as_secs_f64());

@@ -1,4 +1,4 @@
-//! A service in which everything that the dashboard shows happens again and again.
+//! A service that repeats everything that the dashboard shows.
 
 use std::future::pending;
 use std::net::SocketAddr;

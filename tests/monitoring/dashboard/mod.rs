@@ -1,4 +1,4 @@
-//! `dashboards/pollwatch.json`: it is what its source generates, it matches Grafana's schema, each
+//! Tests of `dashboards/pollwatch.json`: its source generates it, it matches Grafana's schema, each
 //! panel is complete, and each query has a result in a real Prometheus.
 
 mod fixture;
@@ -13,7 +13,7 @@ use model::{Dashboard, between, names_of};
 use test_support::{is_installed, path, read, skipped};
 
 #[test]
-fn the_dashboard_is_what_its_source_generates() {
+fn the_dashboard_is_generated_from_its_source() {
     if !is_installed("python3") {
         return;
     }

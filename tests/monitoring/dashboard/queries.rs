@@ -71,7 +71,7 @@ fn each_query_has_a_result() {
     assert!(rules.contains("interval: 1s") && !rules.contains("30s"));
     std::fs::write(dir.join("rules.yml"), rules).unwrap();
     std::fs::write(dir.join("alerts.yml"), read("dashboards/alerts.yml")).unwrap();
-    // A port that was free a moment ago, on which nobody answers.
+    // A port that was free a moment ago, on which no server answers.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let prometheus = Prometheus::start(&format!(
         "global: {{scrape_interval: 500ms, evaluation_interval: 1s}}\n\

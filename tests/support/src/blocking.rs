@@ -16,7 +16,7 @@ pub fn block(time: Duration) -> Duration {
     start.elapsed()
 }
 
-/// Is pending once and wakes itself.
+/// Waits once: the future is pending once, and wakes itself.
 pub async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
@@ -30,7 +30,7 @@ pub async fn yield_once() {
     .await;
 }
 
-/// Is ready at its poll number `n + 1`.
+/// Waits `n` times: the future is ready at its poll number `n + 1`.
 pub async fn yields(n: usize) {
     for _ in 0..n {
         yield_once().await;

@@ -1,11 +1,13 @@
 //! Helpers that pollwatch's integration tests share.
 //!
-//! Waiting is always bounded by [`TIMEOUT`] and fails with a message; nothing here sleeps and
-//! hopes. A test that only holds on a machine with a CPU to spare runs under [`undisturbed`].
+//! Every wait is bounded by [`TIMEOUT`], and fails with a message. No helper waits for a fixed time
+//! instead of a condition. A test that needs a free CPU runs under [`undisturbed`].
 
 mod blocking;
 pub mod external;
+mod ground_truth;
 mod http;
+mod layer_fixture;
 mod metrics;
 mod processes;
 mod repository;
@@ -18,7 +20,9 @@ mod waiting;
 pub mod watched;
 
 pub use blocking::*;
+pub use ground_truth::{GroundTruth, LOAD_THRESHOLD};
 pub use http::*;
+pub use layer_fixture::{LAYER_WORKERS, LayerFixture};
 pub use metrics::Metrics;
 pub use processes::*;
 pub use repository::*;

@@ -9,7 +9,7 @@ use pollwatch::{Watchdog, Watched};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 
-/// True where tokio's task hooks are compiled in.
+/// The presence of tokio's task hooks in this build.
 pub const HOOKS: bool = cfg!(tokio_unstable);
 
 /// Counters of a user's four task hooks.

@@ -32,7 +32,8 @@ impl StoppableChild {
     /// Sends a signal.
     pub fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.0.id()).expect("a pid");
-        // SAFETY: kill takes two integers; the pid is that of the child, which has not been waited for.
+        // SAFETY: kill takes two integers; the pid is that of the child, which has not been waited
+        // for.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
@@ -58,7 +59,7 @@ impl StoppableChild {
     }
 }
 
-/// In the child: a flag that is set once the parent calls [`StoppableChild::finish`].
+/// Returns a flag that is set in the child once the parent calls [`StoppableChild::finish`].
 pub fn continue_flag() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = flag.clone();

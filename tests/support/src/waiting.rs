@@ -4,14 +4,13 @@ use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-/// The limit of every wait, longer than anything takes on a busy machine: only a failing test waits
-/// this long.
+/// The limit of every wait. Only a failing test waits this long, even on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The threshold of most tests.
 pub const THRESHOLD: Duration = Duration::from_millis(20);
 
-/// The first and the longest pause between two questions of [`wait_for`].
+/// The first and the longest pause between two attempts of [`wait_for`].
 const INTERVALS: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(16)];
 
 /// Locks a mutex, also after a thread has panicked while it held it.
@@ -54,7 +53,7 @@ pub fn wait_equal<T: PartialEq + Debug>(what: &str, expected: &T, mut ask: impl 
     }
 }
 
-/// Repeats a test that only holds while nobody else takes the CPU.
+/// Repeats a test that only passes while no other process takes the CPU.
 ///
 /// `Err` says how the attempt was disturbed. A defect fails every attempt; a busy machine has a
 /// quiet moment now and then.

@@ -1,4 +1,4 @@
-//! The blocked time of the last minute: each route's and site's total of a minute ago is kept.
+//! The blocked time of the last minute, from the totals of each route and site a minute ago.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,17 +9,18 @@ use super::rows::{list, number};
 /// The length of the window, in seconds.
 const MINUTE: f64 = 60.0;
 
-/// The blocked seconds of a route, in its requests and in the tasks that their handlers spawned.
+/// Returns the blocked seconds of a route: in its requests, and in the tasks that their handlers
+/// spawned.
 pub(crate) fn route_blocked_seconds(route: &Value) -> f64 {
     number(&route["stalled_seconds"]) + number(&route["spawned_stalled_seconds"])
 }
 
-/// The blocked seconds of a spawn site.
+/// Returns the blocked seconds of a spawn site.
 pub(crate) fn site_blocked_seconds(site: &Value) -> f64 {
     number(&site["stalled_seconds"])
 }
 
-/// The totals of one answer.
+/// The totals in one answer of the server.
 struct Sample {
     /// Seconds since the start of the program, by its clock.
     uptime: f64,
@@ -33,16 +34,17 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Adds the totals of an answer, and drops samples that are too old.
     pub(crate) fn add(&mut self, live: &Value) {
         let uptime = number(&live["uptime_seconds"]);
         if self.samples.back().is_some_and(|last| uptime < last.uptime) {
-            // Another process answers at the address now.
+            // The program was restarted.
             self.samples.clear();
         }
         let routes = list(live, "routes").iter().map(|r| (key(r), route_blocked_seconds(r)));
         let sites = list(live, "sites").iter().map(|s| (key(s), site_blocked_seconds(s)));
         self.samples.push_back(Sample { uptime, blocked_seconds: routes.chain(sites).collect() });
-        // The first sample is a minute old, or the oldest that there is.
+        // The first sample that is kept is a minute old, or the oldest of all.
         while self.samples.get(1).is_some_and(|sample| uptime - sample.uptime >= MINUTE) {
             self.samples.pop_front();
         }
@@ -69,14 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_minute_is_what_was_added_since_the_sample_before_it() {
+    fn last_minute_counts_from_the_sample_a_minute_ago() {
         let mut history = History::default();
         let last_minute = |history: &History, total| history.last_minute(&json!({"route": "/a"}), total);
         for (uptime, blocked, wanted) in [(10.0, 5.0, 0.0), (40.0, 6.0, 1.0), (71.0, 9.0, 4.0), (101.0, 9.5, 3.5)] {
             history.add(&live(uptime, blocked));
             assert_eq!(last_minute(&history, blocked), wanted, "at {uptime} s");
         }
-        // A restarted program begins anew.
+        // The totals of a restarted program start at zero.
         history.add(&live(1.0, 0.5));
         assert_eq!(last_minute(&history, 0.5), 0.0);
     }

@@ -1,4 +1,4 @@
-//! Reads from the server on a thread of its own, so that keys work while it does not answer.
+//! A thread that reads from the server, so that keys work while the server does not answer.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -10,7 +10,7 @@ use crate::client::{Client, FetchError};
 
 type Update = Result<Value, FetchError>;
 
-/// Reads `/live` again and again. Only the latest answer is kept: a slow reader misses some.
+/// Reads `/live` repeatedly. Only the latest answer is kept, so a slow reader misses some.
 pub(crate) struct Poller {
     latest: Arc<Mutex<Option<Update>>>,
 }
@@ -30,6 +30,7 @@ impl Poller {
         Poller { latest }
     }
 
+    /// Returns whether there is an answer that has not been taken.
     pub(crate) fn has_update(&self) -> bool {
         lock(&self.latest).is_some()
     }

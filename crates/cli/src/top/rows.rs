@@ -1,5 +1,5 @@
 //! The rows of the tables, from the JSON of `/live`. Every text of the JSON goes through [`text`],
-//! which replaces what a terminal would obey.
+//! which replaces control characters.
 
 use serde_json::Value;
 
@@ -7,28 +7,31 @@ use super::history::{History, route_blocked_seconds, site_blocked_seconds};
 use crate::table::Column;
 use crate::text::{clean, count, seconds};
 
-/// The elements of an array; none where the field is missing.
+/// Returns the elements of an array; none where the field is missing.
 pub(crate) fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A string, cleaned; empty where the field is missing.
+/// Returns a string without control characters; empty where the field is missing.
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().map(clean).unwrap_or_default()
 }
 
-/// A number; 0 where the field is missing.
+/// Returns a number; 0 where the field is missing.
 pub(crate) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(0.0)
 }
 
-/// A number, or a dash: some figures exist only in programs built with `tokio_unstable`.
+/// Formats a number, or a dash where it is missing. Some figures exist only in programs built with
+/// `tokio_unstable`.
 pub(crate) fn known(value: &Value, show: fn(f64) -> String) -> String {
     value.as_f64().map_or("-".into(), show)
 }
 
-/// Where a worker is blocked: the innermost function of the program, else the innermost of all,
-/// else the site where the task was spawned.
+/// Returns the location where a worker is blocked.
+///
+/// It is the innermost function of the program. Without one it is the innermost function of all,
+/// and without a stack the site where the task was spawned.
 fn location(live: &Value, stall: Option<&Value>, site: &Value) -> String {
     let stack = stall.and_then(|s| s["stack"].as_u64()).and_then(|i| list(live, "stacks").get(i as usize));
     let frames = stack.map_or(&[][..], |stack| list(stack, "frames"));
@@ -47,13 +50,13 @@ fn route(item: &Value) -> String {
     }
 }
 
-/// The reason of a stall, marked where it is inferred from outside and not measured.
+/// Returns the reason of a stall, marked if the stall is inferred and not measured.
 fn reason(stall: &Value) -> String {
     let reason = text(&stall["reason"]);
     if stall["certainty"] == "suspected" { format!("suspected: {reason}") } else { reason }
 }
 
-/// The cause, then the reason.
+/// Returns the cause and the reason of a stall.
 fn cause_and_reason(stall: &Value) -> String {
     let (cause, reason) = (text(&stall["cause"]), reason(stall));
     if reason.is_empty() { cause } else { format!("{cause}: {reason}") }
@@ -65,7 +68,8 @@ pub(crate) struct WorkerRow {
     pub(crate) cells: Vec<String>,
 }
 
-/// The workers of all runtimes, the blocked ones first: there may be more workers than lines.
+/// Returns the workers of all runtimes. The blocked ones come first, since there may be more
+/// workers than lines.
 pub(crate) fn workers(live: &Value) -> Vec<WorkerRow> {
     let mut rows = Vec::new();
     for runtime in list(live, "runtimes") {
@@ -94,7 +98,7 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// The latest stalls, the youngest first.
+/// Returns the table of the latest stalls, the newest first.
 pub(crate) fn stalls(live: &Value) -> Table {
     let columns = vec![
         Column::number("stall", 0),
@@ -121,10 +125,11 @@ pub(crate) fn stalls(live: &Value) -> Table {
     Table { columns, rows: list(live, "stalls").iter().rev().map(row).collect() }
 }
 
-/// The column that needs a history.
+/// The index of the column that needs a history.
 const LAST_MINUTE: usize = 2;
 
-/// A table sorted by blocked time, the longest first; without a history, without [`LAST_MINUTE`].
+/// Makes a table sorted by blocked time, the longest first. Without a history, it has no column
+/// [`LAST_MINUTE`].
 fn sorted(mut columns: Vec<Column>, mut rows: Vec<(f64, Vec<String>)>, has_history: bool) -> Table {
     rows.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let mut rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
@@ -135,7 +140,7 @@ fn sorted(mut columns: Vec<Column>, mut rows: Vec<(f64, Vec<String>)>, has_histo
     Table { columns, rows }
 }
 
-/// The routes with the most blocked time.
+/// Returns the table of the routes with the most blocked time.
 pub(crate) fn routes(live: &Value, history: Option<&History>) -> Table {
     let columns = vec![
         Column::location("worst routes"),
@@ -162,7 +167,7 @@ pub(crate) fn routes(live: &Value, history: Option<&History>) -> Table {
     sorted(columns, list(live, "routes").iter().map(row).collect(), history.is_some())
 }
 
-/// The spawn sites with the most blocked time.
+/// Returns the table of the spawn sites with the most blocked time.
 pub(crate) fn sites(live: &Value, history: Option<&History>) -> Table {
     let columns = vec![
         Column::location("worst spawn sites"),

@@ -1,4 +1,4 @@
-//! The terminal: taken, drawn on, and given back as it was, however this ends.
+//! The alternate screen of the terminal. The terminal is restored however the program ends.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +15,16 @@ use crossterm::{execute, queue};
 
 use super::view::{Line, Style};
 
-/// How often the screen checks for something new to draw.
+/// The interval at which the screen checks for an update to draw.
 const TICK: Duration = Duration::from_millis(100);
 
 /// True while the terminal is in raw mode on its alternate screen, and has to be restored.
 static IS_ENTERED: AtomicBool = AtomicBool::new(false);
 
-/// Why [`Screen::wait`] returned.
+/// The reason why [`Screen::wait`] returned.
 pub(crate) enum Input {
     Quit,
-    /// There is something new to draw, or the terminal has another size.
+    /// There is an update to draw, or the terminal was resized.
     Redraw,
 }
 
@@ -38,6 +38,7 @@ pub(crate) fn size() -> io::Result<(usize, usize)> {
 pub(crate) struct Screen(());
 
 impl Screen {
+    /// Switches the terminal to raw mode and its alternate screen.
     pub(crate) fn enter() -> io::Result<Screen> {
         let previous = std::panic::take_hook();
         // The panic's message would disappear together with the alternate screen.
@@ -54,7 +55,8 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Draws as many lines as fit. The size is read again, since it may have changed a moment ago.
+    /// Draws as many lines as fit. The size is read again, since it may have changed since the
+    /// lines were made.
     pub(crate) fn draw(&mut self, lines: &[Line], stale: bool) -> io::Result<()> {
         let mut out = io::stdout().lock();
         queue!(out, BeginSynchronizedUpdate)?;
@@ -78,7 +80,7 @@ impl Screen {
         out.flush()
     }
 
-    /// Waits for a key that quits, a new size, or something new to draw.
+    /// Waits for a key that quits, a resize, or an update to draw.
     pub(crate) fn wait(&mut self, has_update: impl Fn() -> bool) -> io::Result<Input> {
         while !has_update() {
             if !event::poll(TICK)? {
@@ -105,7 +107,7 @@ impl Drop for Screen {
     }
 }
 
-/// Restores the terminal, once: leaving the alternate screen a second time would move the cursor
+/// Restores the terminal once. Leaving the alternate screen a second time would move the cursor
 /// over the message of a panic.
 fn restore() {
     if !IS_ENTERED.swap(false, Ordering::Relaxed) {

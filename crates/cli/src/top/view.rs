@@ -1,4 +1,4 @@
-//! The lines that show the JSON of `/live`, on the screen and for `--once`.
+//! The lines that show the JSON of `/live`, on the screen and with `--once`.
 
 use serde_json::Value;
 
@@ -10,9 +10,9 @@ use crate::text::{clean, clip, count, seconds};
 
 /// The most rows of a table below the workers.
 const MAX_ROWS: usize = 20;
-/// The fewest rows for which a table is begun.
+/// The fewest rows for which a table is shown.
 const MIN_ROWS: usize = 2;
-/// Lines of a table that are not rows: an empty one and the titles.
+/// The number of lines of a table that are not rows: an empty one and the titles.
 const HEAD: usize = 2;
 
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ pub(crate) enum Style {
     Faint,
     /// A blocked worker.
     Alarm,
-    /// Something is wrong with the server or the connection.
+    /// A problem with the server or the connection.
     Notice,
 }
 
@@ -35,23 +35,24 @@ fn line(text: impl Into<String>, style: Style, width: usize) -> Line {
     Line { text: clip(&text.into(), width), style }
 }
 
-/// The notice before the first answer.
+/// Returns the notice before the first answer.
 pub(crate) fn connecting(url: &str) -> String {
     format!("connecting to {url} ...")
 }
 
-/// The notice after a failed request, above the last answer if there was one.
+/// Returns the notice after a failed request. The latest answer is shown below it.
 pub(crate) fn retrying(error: &FetchError, has_answer: bool) -> String {
-    let old = if has_answer { " The figures below are old." } else { "" };
-    format!("Trying again, q quits.{old} Reason: {error}")
+    let outdated = if has_answer { " The figures below are outdated." } else { "" };
+    format!("Retrying; q quits.{outdated} {error}")
 }
 
+/// Returns the line of a notice.
 pub(crate) fn notice(text: &str, width: usize) -> Line {
     line(clean(text), Style::Notice, width)
 }
 
-/// Returns at most `height` lines of `width` columns. Without a history, no column is about the
-/// last minute.
+/// Returns at most `height` lines of `width` columns. Without a history, the tables have no column
+/// of the last minute.
 pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, height: usize) -> Vec<Line> {
     let mut lines = vec![line(headline(live), Style::Title, width)];
     lines.extend(list(live, "runtimes").iter().map(|runtime| line(runtime_line(runtime), Style::Plain, width)));
@@ -79,7 +80,7 @@ pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, heigh
         lines.push(line(format!("… {} more workers", rows.len() - shown), Style::Faint, width));
     }
     let left = height.saturating_sub(lines.len());
-    // A table for which there is no space is left out.
+    // A table that does not fit is omitted.
     let fitting = (left / (HEAD + MIN_ROWS)).min(3);
     let tables = [stalls(live), routes(live, history), sites(live, history)];
     let tables = &tables[..fitting];
@@ -93,8 +94,8 @@ pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, heigh
     lines
 }
 
-/// Divides the remaining lines among the tables: first evenly, then what one table does not need
-/// goes to the others. Returns the number of rows of each.
+/// Returns the number of rows of each table. The remaining lines are divided evenly, and the lines
+/// that one table does not need go to the others.
 fn shares(wanted: &[usize], lines: usize) -> Vec<usize> {
     let mut left = lines.saturating_sub(HEAD * wanted.len());
     let even = left.checked_div(wanted.len()).unwrap_or(0);
@@ -130,7 +131,7 @@ fn runtime_line(runtime: &Value) -> String {
     }
     let (blocked, workers) = (number(&runtime["blocked_workers"]), list(runtime, "workers").len());
     let state = if blocked > 0.0 {
-        // The busy ratio is updated when a poll ends, and would be out of date.
+        // The busy ratio is updated when a poll ends, and would be outdated.
         let longest = seconds(number(&runtime["oldest_stall_seconds"]));
         format!("{blocked} of {workers} workers blocked, the longest for {longest}")
     } else {

@@ -1,7 +1,7 @@
 use super::{arch, memory, signal};
 use crate::{Capability, Tid, procfs};
 
-const NO_SIGNAL: &str = "tgkill, by which a running thread is asked, is refused";
+const NO_SIGNAL: &str = "tgkill, which sends the signal to a running thread, is not permitted";
 
 /// Returns which threads' stacks can be captured in this process. Costs a few system calls; sends
 /// no signal and installs no handler.
@@ -22,8 +22,14 @@ pub fn capability() -> Capability {
     }
 }
 
-/// Returns which threads' stacks can be captured, as far as captures have found out since; `None`
-/// as long as nothing speaks against what [`capability`] returned.
+/// Returns which threads' stacks can be captured, according to the captures so far; `None` as long
+/// as none of them contradicts [`capability`].
+///
+/// ```
+/// use pollwatch_stack::{capability, degradation};
+///
+/// println!("stacks can be captured of {}", degradation().unwrap_or_else(capability));
+/// ```
 pub fn degradation() -> Option<Capability> {
     signal::degradation().map(without_signal)
 }

@@ -1,9 +1,9 @@
-//! Guards against what panics: tables of other people's modules, and locks that it poisoned.
+//! Guards against panics of readers of malformed tables, and against the locks that they poison.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, poisoned or not: the data behind these locks is consistent at every step.
+/// Locks a mutex, also a poisoned one. The data behind these locks is consistent at every step.
 pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! Captures: the stack of a thread is copied at no risk to it, and unwound by the caller.
+//! Captures: a thread's stack is copied at no risk to the thread, and unwound by the caller.
 //!
-//! A waiting thread is read through the kernel ([`memory`]). A running one copies its stack itself,
-//! in a signal handler that does nothing else ([`signal`]). All else ([`unwind`], [`symbols`])
-//! happens on the calling thread.
+//! The stack of a waiting thread is read through the kernel ([`memory`]). A running thread copies
+//! its stack itself, in a signal handler that does nothing else ([`signal`]). Unwinding
+//! ([`unwind`]) and symbolization ([`symbols`]) happen on the calling thread.
 
 mod arch;
 mod capability;
@@ -32,17 +32,23 @@ use unwind::{Chain, Source, StackCopy};
 use crate::procfs::{self, SyscallState};
 use crate::{Address, CaptureError, Frame, Target, Tid};
 
-/// How often a waiting thread is read before it is taken for a running one.
+/// The number of attempts to read a waiting thread that moves. Then the capture fails.
 const ATTEMPTS: usize = 3;
-/// The CPU time within which a woken thread has returned from its system call.
+/// The CPU time within which a thread that was woken has returned from its system call.
 const RETURN_FROM_SYSCALL: Duration = Duration::from_micros(10);
-/// How long the CPU time of a thread is polled without a pause, and then how long each pause is.
+/// The time for which a thread's CPU time is polled without a pause, and the length of each pause
+/// after that.
 const SPIN: Duration = Duration::from_micros(30);
 
 /// Reads the unwind tables of all loaded modules and installs the signal handler.
 ///
 /// Without it the first capture does both, which takes some milliseconds, or more for large
 /// binaries. A capture on another thread waits for the tables meanwhile, after it has its copy.
+///
+/// ```
+/// // Captures come soon: a thread reads the tables now.
+/// std::thread::spawn(pollwatch_stack::preload);
+/// ```
 pub fn preload() {
     catches_panic(|| {
         signal::preload();
@@ -50,14 +56,20 @@ pub fn preload() {
     });
 }
 
-/// Returns whether the unwind tables have been read, without waiting for whoever is reading them.
+/// Returns whether the unwind tables have been read. It does not block while another thread reads
+/// them, and returns false then.
+///
+/// ```
+/// pollwatch_stack::preload();
+/// assert!(pollwatch_stack::is_preloaded());
+/// ```
 pub fn is_preloaded() -> bool {
     modules::are_read()
 }
 
-/// Takes stacks. It keeps the buffer of the last copy, of 512 KiB at most.
+/// Captures stacks. It keeps the buffer of the last copy, of 512 KiB at most.
 ///
-/// Several may exist. In the whole process one running thread is asked at a time; the others wait.
+/// Several may exist. Running threads are captured one at a time in the whole process.
 #[derive(Default)]
 pub struct Capturer {
     copy: Vec<u8>,
@@ -71,23 +83,35 @@ impl std::fmt::Debug for Capturer {
 }
 
 impl Capturer {
-    /// Makes a capturer. Neither handler nor tables are touched before the first capture.
+    /// Makes a capturer. The first capture installs the handler and reads the tables.
     pub fn new() -> Capturer {
         Capturer::default()
     }
 
-    /// Sets what recognises the functions by which a runtime calls the user's code, for all stacks
-    /// that this capturer takes; see [`Stack::new`](crate::Stack::new). The default: none.
+    /// Sets the function that recognises the boundary between a runtime and the user's code, for
+    /// all stacks of this capturer; see [`Stack::new`](crate::Stack::new). By default there is
+    /// none.
+    ///
+    /// ```
+    /// use pollwatch_stack::{Capturer, Frame};
+    ///
+    /// fn is_poll(frame: &Frame) -> bool {
+    ///     frame.function.as_deref() == Some("executor::poll")
+    /// }
+    ///
+    /// let capturer = Capturer::new().with_boundary(is_poll);
+    /// # drop(capturer);
+    /// ```
     #[must_use]
     pub fn with_boundary(mut self, is_boundary: fn(&Frame) -> bool) -> Capturer {
         self.boundary = Some(is_boundary);
         self
     }
 
-    /// Takes the stack of a thread, whatever it does.
+    /// Captures the stack of a thread that runs or waits.
     ///
-    /// The calling thread itself is the exception: its stack changes while it is read. For that one
-    /// there is `std::backtrace`.
+    /// The calling thread cannot capture itself, because its stack changes while it is read; use
+    /// `std::backtrace` there.
     ///
     /// # Errors
     ///
@@ -97,9 +121,9 @@ impl Capturer {
     /// # Cost
     ///
     /// A waiting thread is not disturbed. A running one handles a signal and copies its stack, 512
-    /// KiB of it at most; a system call that it enters at this very moment may fail with `EINTR` or
-    /// transfer less. The caller waits 5 ms for a thread without a CPU, and for a handler that lost
-    /// its CPU half a second at most.
+    /// KiB of it at most. A system call that it enters at this very moment may fail with `EINTR` or
+    /// transfer less. The caller waits up to 5 ms for a thread without a CPU, and up to 500 ms for
+    /// a handler that was preempted.
     ///
     /// # Examples
     ///
@@ -108,16 +132,41 @@ impl Capturer {
         self.capture_if_current(target, procfs::syscall(target.tid), || true)
     }
 
-    /// Takes the stack of a thread that was observed in `state`, if it is still wanted.
+    /// Captures the stack of a thread that was observed in `state`, while `is_current` holds.
     ///
-    /// `is_current` is called once, after the copy was made: whether the thread still does what the
-    /// caller wants to know about. If not, the copy is dropped. Then every stack that is returned
-    /// belongs to that time.
+    /// `is_current` is called once, after the copy was made. It returns whether the thread is still
+    /// doing what the caller wants to know about. If not, the copy is dropped. So every stack that
+    /// is returned belongs to that activity.
+    ///
+    /// ```
+    /// use pollwatch_stack::{Capturer, CaptureError, Target, procfs};
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use std::sync::mpsc;
+    ///
+    /// static JOB: AtomicU64 = AtomicU64::new(0); // the number of the thread's current job
+    ///
+    /// let (send, receive) = mpsc::channel();
+    /// std::thread::spawn(move || {
+    ///     send.send(Target::current()).unwrap();
+    ///     std::thread::sleep(std::time::Duration::from_secs(60));
+    /// });
+    /// if let Some(target) = receive.recv()? {
+    ///     let job = JOB.load(Ordering::Relaxed);
+    ///     let state = procfs::syscall(target.tid);
+    ///     let is_current = || JOB.load(Ordering::Relaxed) == job;
+    ///     match Capturer::new().capture_if_current(target, state, is_current) {
+    ///         Ok(raw) => println!("job {job} is {} calls deep", raw.addresses().len()),
+    ///         Err(CaptureError::Moved) => println!("job {job} has ended"),
+    ///         Err(error) => println!("no stack: {error}"),
+    ///     }
+    /// }
+    /// # Ok::<(), mpsc::RecvError>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// As [`capture`](Self::capture). Without a `state` it is [`CaptureError::Unavailable`], since
-    /// a signal might cut a system call short.
+    /// a signal might interrupt a system call.
     pub fn capture_if_current(
         &mut self,
         target: Target,
@@ -128,8 +177,8 @@ impl Capturer {
         if !is_current() {
             return Err(CaptureError::Moved);
         }
-        // The tables are whatever is loaded. They may make their reader panic, which must not reach
-        // the caller.
+        // The tables belong to modules of any origin. A malformed one may make the reader panic,
+        // which must not reach the caller.
         let mut modules = None;
         catches_panic(|| modules = Some(Modules::current()));
         let modules = modules.ok_or(CaptureError::Unavailable)?;
@@ -146,9 +195,9 @@ impl Capturer {
     fn copy(&mut self, target: Target, mut state: Option<SyscallState>) -> Result<Regs, CaptureError> {
         for _ in 0..ATTEMPTS {
             match state {
-                // Nobody knows whether a signal would cut a system call short.
+                // The thread may be in a system call, which a signal would interrupt.
                 None => return Err(CaptureError::Unavailable),
-                Some(_) if !arch::FROM_SYSCALL => return self.ask(target),
+                Some(_) if !arch::FROM_SYSCALL => return self.copy_by_signal(target),
                 Some(SyscallState::Waiting { sp, ip, .. }) => {
                     if let Some(regs) = self.read_waiting(target, state, sp, ip)? {
                         return Ok(regs);
@@ -158,12 +207,12 @@ impl Capturer {
                 // A thread that was woken and has no CPU yet counts as running, and is still in its
                 // system call.
                 Some(SyscallState::Running) => {
-                    if !runs(target.tid) {
+                    if !uses_cpu(target.tid) {
                         return Err(CaptureError::Timeout);
                     }
                     state = procfs::syscall(target.tid);
                     if state == Some(SyscallState::Running) {
-                        return self.ask(target);
+                        return self.copy_by_signal(target);
                     }
                 }
             }
@@ -171,8 +220,8 @@ impl Capturer {
         Err(CaptureError::Moved)
     }
 
-    /// Has a running thread copy its stack itself.
-    fn ask(&mut self, target: Target) -> Result<Regs, CaptureError> {
+    /// Makes a running thread copy its stack itself.
+    fn copy_by_signal(&mut self, target: Target) -> Result<Regs, CaptureError> {
         signal::copy(target, &mut self.copy)
     }
 
@@ -201,9 +250,9 @@ impl Capturer {
     }
 }
 
-/// Waits until a thread is on a CPU, for long enough to be out of a system call that it was woken
-/// in. Returns whether it was given a CPU in time.
-fn runs(tid: Tid) -> bool {
+/// Waits until a thread has run for long enough to have left a system call that it was woken in.
+/// Returns whether it was given a CPU in time.
+fn uses_cpu(tid: Tid) -> bool {
     let (Some(before), start) = (tid.cpu_time(), Instant::now()) else { return false };
     while start.elapsed() < signal::PATIENCE {
         if tid.cpu_time().is_some_and(|now| now >= before + RETURN_FROM_SYSCALL) {

@@ -1,4 +1,4 @@
-//! Function names as a person would write them. Pure.
+//! Function names as a person would write them. The functions here are pure.
 
 /// Returns a demangled name without what the compiler added: closures, generic arguments,
 /// `<T as Trait>`.
@@ -31,7 +31,7 @@ fn kind(demangled: &str) -> String {
     inner.map_or_else(|| demangled.to_owned(), |kind| kind.trim_end_matches("_env").replace('_', " "))
 }
 
-/// Returns the whole name of an inlined function that line tables call by its kind
+/// Returns the full path of an inlined function that line tables name by its kind only
 /// (`{async_fn#0}`).
 ///
 /// The library functions that call it are generic over it, and so contain its name

@@ -1,4 +1,4 @@
-//! Ownership of functions: the program, a dependency, or a library. Pure.
+//! Ownership of functions: the program, a dependency, or a library. The functions here are pure.
 
 /// The crates that count as libraries: those of the language, tokio with its I/O driver, and locks
 /// of the same kind as the language's.
@@ -8,10 +8,10 @@ const LIBRARIES: [&str; 8] = ["std", "core", "alloc", "tokio", "mio", "parking_l
 const SYSTEM_SYMBOLS: [&str; 3] = ["__", "_start", "rust_"];
 
 /// Returns whether a function belongs to the language, the C library, the runtime, or another
-/// module than the program: code that is not to blame.
+/// module than the program. Such code is not the cause of a stall.
 ///
-/// The crate decides. A symbol starts with it; an inlined function may have no name but its last
-/// part, and then its file names the package.
+/// The crate decides. A symbol starts with its name. An inlined function may have only the last
+/// part of its path as its name; then the path of its file names the package.
 pub(crate) fn is_library(name: &str, file: Option<&str>, in_program: bool) -> bool {
     let by_file = |file: &str| is_of_toolchain(file) || package(file).is_some_and(|name| LIBRARIES.contains(&name));
     let root = name.split("::").next().unwrap_or(name);
@@ -19,13 +19,13 @@ pub(crate) fn is_library(name: &str, file: Option<&str>, in_program: bool) -> bo
     !in_program || by_name || file.is_some_and(by_file)
 }
 
-/// Returns whether a file belongs to the standard library: as it was built by the Rust project, as
-/// it is built here (`rust-src`), or to a crate that it is made of.
+/// Returns whether a file belongs to the standard library, built by the Rust project or from
+/// `rust-src`, or to one of its dependencies.
 fn is_of_toolchain(file: &str) -> bool {
     file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/") || file.starts_with("/rust/deps/")
 }
 
-/// Returns whether a file belongs to a dependency, as far as its path says.
+/// Returns whether a file's path is one of a dependency.
 pub(crate) fn is_dependency(file: &str) -> bool {
     DEPENDENCY_FOLDERS.iter().any(|folder| file.contains(folder))
 }
@@ -33,8 +33,8 @@ pub(crate) fn is_dependency(file: &str) -> bool {
 /// The folders in which cargo keeps the sources of dependencies.
 const DEPENDENCY_FOLDERS: [&str; 3] = ["/registry/src/", "/git/checkouts/", "/vendor/"];
 
-/// Returns the name of the package that a file belongs to, without its version, if cargo has put it
-/// where dependencies are; `None` for the program's own files.
+/// Returns the name of the dependency's package that a file belongs to, without its version; `None`
+/// for the program's own files.
 ///
 /// A registry keeps `<index>/<name>-<version>/`, `cargo vendor` `<name>/` or `<name>-<version>/`,
 /// and a checkout of a repository `<repository>/<revision>/`, with the package anywhere below.

@@ -5,15 +5,27 @@ use super::modules::Modules;
 use super::unwind::Chain;
 use crate::{Address, Frame};
 
-/// A stack as addresses, with the modules that they lie in: what a capture returns.
+/// A captured stack: addresses, and the modules that they lie in.
 ///
-/// It is cheap to clone and to send elsewhere; [`Symbolizer`](crate::Symbolizer) turns it into
-/// functions and lines when somebody wants to read it.
+/// It is cheap to clone and to send to another thread. [`Symbolizer`](crate::Symbolizer) turns it
+/// into functions and lines.
+///
+/// ```
+/// use pollwatch_stack::{Capturer, Target};
+///
+/// fn print_addresses(target: Target) {
+///     let Ok(raw) = Capturer::new().capture(target) else { return };
+///     raw.addresses().for_each(|address| println!("{address}"));
+///     if !raw.is_complete() {
+///         println!("(incomplete)");
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct RawStack {
     pub(super) chain: Chain,
     pub(super) modules: Arc<Modules>,
-    /// What recognises the functions by which a runtime calls the user's code.
+    /// The function that recognises the boundary between a runtime and the user's code.
     pub(super) boundary: Option<fn(&Frame) -> bool>,
 }
 
@@ -24,7 +36,7 @@ impl RawStack {
         self.chain.addresses.iter().map(|&address| Address::new(address))
     }
 
-    /// Returns whether the stack reaches the thread's first function; else its outer part is
+    /// Returns whether the stack reaches the thread's first function. If not, its outer part is
     /// missing.
     pub fn is_complete(&self) -> bool {
         self.chain.complete

@@ -1,6 +1,7 @@
 //! Unwinding: from registers and a copied stack to return addresses.
 //!
-//! The code is pure. Memory, registers and modules are arguments, and no thread is involved.
+//! The functions here are pure. Memory, registers and modules are arguments, and no thread is
+//! involved.
 //! [`framehop`] interprets the call frame information. On top of it this module finds frame
 //! pointers that are unknown (the kernel reports none for a thread in a system call) or overwritten
 //! (while a panic unwinds), and decides whether a stack is complete.
@@ -37,11 +38,11 @@ impl StackCopy<'_> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) addresses: Vec<u64>,
-    /// Whether it reaches the thread's first function.
+    /// True if the stack reaches the thread's first function.
     pub(crate) complete: bool,
 }
 
-/// Reads code: fills the buffer from an address, and returns whether it could.
+/// A function that fills a buffer with the code at an address, and returns whether it could.
 pub(crate) type ReadCode<'a> = &'a dyn Fn(u64, &mut [u8]) -> bool;
 
 /// The input of unwinding.
@@ -73,8 +74,8 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
         let module = source.modules.find(lookup).filter(|_| source.modules.is_code(lookup));
         let Some(module) = module.filter(|_| chain.addresses.len() < MAX_FRAMES) else { return };
         if module.function(lookup).is_none() {
-            // No table says how to unwind it. Such a leaf is a few instructions around a system
-            // call, and has nothing on the stack.
+            // No table describes this code. If it is the innermost frame, it is a few instructions
+            // around a system call, and has nothing on the stack.
             let known = Regs::from_unwinder(address.address(), &regs);
             if is_leaf
                 && caller(source, known.sp.wrapping_sub(8)).is_some()
@@ -83,8 +84,8 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
                 (address, regs) = (next, Regs { sp: known.sp + 8, ..known }.unwinder());
                 continue;
             }
-            // Else framehop follows the frame pointer, which may not be one: functions may be
-            // missing.
+            // Otherwise framehop follows the frame pointer, which may not be valid here. Functions
+            // may be missing.
             doubtful = true;
         }
         panicking |= module.is_unwinder();
@@ -122,8 +123,8 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
 
 /// Returns whether a frame is the thread's first by its unwind table (no return address).
 ///
-/// That takes neither memory nor a frame pointer. A return address or a frame pointer that happens
-/// to be 0 ends unwinding as well, and proves nothing.
+/// The check uses neither memory nor a frame pointer. A return address or a frame pointer that
+/// happens to be 0 ends unwinding as well, and proves nothing.
 fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache) -> bool {
     let mut regs = Regs { fp: arch::UNKNOWN, ..regs }.unwinder();
     matches!(source.modules.unwinder.unwind_frame(address, &mut regs, cache, &mut |_| Err(())), Ok(None))
@@ -132,7 +133,8 @@ fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut C
 /// Continues from a frame whose function needs a frame pointer that is unknown.
 ///
 /// The frame pointer is computed from the function's first instructions where they can be read, and
-/// else searched for. Either way only a chain that reaches the thread's first function counts.
+/// searched for on the stack otherwise. A result counts only if its chain reaches the thread's
+/// first function.
 fn recover_frame_pointer(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache, chain: &mut Chain) {
     let Some(module) = source.modules.find(address.address_for_lookup()) else { return };
     let Some(start) = module.function(address.address_for_lookup()).map(|function| function.start) else { return };
@@ -151,8 +153,9 @@ fn recover_frame_pointer(source: &Source<'_>, regs: Regs, address: FrameAddress,
     if computed.is_some_and(|fp| attempt(fp, chain)) {
         return;
     }
-    // A direct call names its target, so one to this function comes first. An indirect one may be
-    // anything, and a direct one to elsewhere may be a stub that leads here.
+    // A direct call contains its target, so calls to this function are tried first. An indirect
+    // call may have any target, and a direct one to another address may reach this function by a
+    // stub.
     let candidates = || (regs.sp..regs.sp.saturating_add(SEARCH)).step_by(8);
     let direct =
         candidates().filter(|&fp| caller(source, fp) == Some(Some(start))).take(MAX_CANDIDATES).collect::<Vec<_>>();
@@ -170,8 +173,8 @@ fn frame_pointer(source: &Source<'_>, sp: u64, address: FrameAddress) -> Option<
     sp.checked_add(size)
 }
 
-/// Returns whether a frame pointer of `fp` would have a return address above it, and if so the
-/// target of the call before it, which an indirect call does not name.
+/// Checks that a frame pointer of `fp` has a return address above it, and that a call precedes that
+/// address. Returns the call's target, which is `None` for an indirect call.
 fn caller(source: &Source<'_>, fp: u64) -> Option<Option<u64>> {
     let return_address = source.stack.word(fp.wrapping_add(8)).ok()?;
     if !source.modules.is_code(return_address) {

@@ -9,8 +9,8 @@ pub(super) fn thread_id() -> Option<i32> {
 
 pub(super) fn cpu_time(tid: i32) -> Option<Duration> {
     // The kernel's encoding of a thread's CPU clock (CPUCLOCK_PERTHREAD | CPUCLOCK_SCHED), as
-    // `pthread_getcpuclockid` makes it. From the id, a thread that has ended gives an error;
-    // from its `pthread_t`, it would be a dangling pointer.
+    // `pthread_getcpuclockid` makes it. The clock of a thread that has ended is an error here; its
+    // `pthread_t` would be a dangling pointer.
     let clock = (!tid << 3) | 6;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for the write.

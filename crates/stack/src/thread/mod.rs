@@ -13,12 +13,24 @@ use std::time::Duration;
 use crate::Address;
 
 /// The kernel's id of a thread of this process.
+///
+/// ```
+/// use pollwatch_stack::Tid;
+///
+/// assert_eq!(Tid::from_raw(42).to_string(), "42");
+/// assert_eq!(Tid::from_raw(42).as_raw(), 42);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Tid(i32);
 
 impl Tid {
     /// Returns the calling thread's id; `None` elsewhere than on Linux. Costs one system call.
+    ///
+    /// ```
+    /// # use pollwatch_stack::Tid;
+    /// assert_eq!(Tid::current().is_some(), cfg!(target_os = "linux"));
+    /// ```
     pub fn current() -> Option<Tid> {
         imp::thread_id().map(Tid)
     }
@@ -55,7 +67,16 @@ impl fmt::Display for Tid {
 
 /// The bounds of a thread's stack.
 ///
-/// Only the thread itself can make them, so that nobody can have memory copied that is no stack.
+/// Only the thread itself can make them. So no memory is ever copied that is not a stack.
+///
+/// ```
+/// use pollwatch_stack::StackBounds;
+///
+/// if let Some(bounds) = StackBounds::current() {
+///     assert!(bounds.low() < bounds.high());
+///     assert!(bounds.contains(bounds.low()) && !bounds.contains(bounds.high()));
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackBounds {
     low: Address,
@@ -73,12 +94,12 @@ impl StackBounds {
         Some(StackBounds { low: Address::new(bounds.start as u64), high: Address::new(bounds.end as u64) })
     }
 
-    /// Returns the lowest address, where a stack overflow would be.
+    /// Returns the lowest address. A stack that grows below it overflows.
     pub fn low(self) -> Address {
         self.low
     }
 
-    /// Returns the address behind the highest byte, where the thread started.
+    /// Returns the address behind the highest byte. The thread's first frame is just below it.
     pub fn high(self) -> Address {
         self.high
     }
@@ -93,7 +114,7 @@ impl StackBounds {
 ///
 /// # Examples
 ///
-/// A thread introduces itself once, and whoever has its `Target` captures its stack at any time:
+/// A thread makes its `Target` once. Any other thread can then capture its stack at any time:
 ///
 /// ```
 /// use pollwatch_stack::{Capturer, Target};
@@ -114,7 +135,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Returns the calling thread; `None` where [`StackBounds::current`] is.
+    /// Returns the calling thread; `None` where [`StackBounds::current`] returns `None`.
     pub fn current() -> Option<Target> {
         Some(Target { tid: Tid::current()?, stack: StackBounds::current()? })
     }
@@ -145,7 +166,7 @@ mod tests {
             std::thread::park();
         });
         let tid = receive.recv().unwrap();
-        while tid.cpu_time().expect("it lives") < TIME {
+        while tid.cpu_time().expect("the thread is alive") < TIME {
             std::thread::yield_now();
         }
         thread.thread().unpark();

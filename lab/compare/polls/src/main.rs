@@ -1,6 +1,6 @@
-//! The cost that other crates which observe a runtime add to a poll, beside that of pollwatch. Each
-//! runs in a process of its own, since a subscriber is global. The feature `tracing` of tokio,
-//! which two of them need, is on for all.
+//! Compares the cost that pollwatch and other crates that observe a runtime add to a poll. Each
+//! variant runs in a process of its own, since a subscriber is global. The feature `tracing` of
+//! tokio, which two of them need, is enabled for all.
 //!
 //! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-polls -- [rounds]`
 
@@ -29,7 +29,7 @@ fn main() {
     for round in 0..rounds {
         for turn in 0..VARIANTS.len() {
             let at = (round + turn) % VARIANTS.len();
-            let output = Command::new(&this).arg(VARIANTS[at]).output().expect("it runs");
+            let output = Command::new(&this).arg(VARIANTS[at]).output().expect("the variant runs");
             let text = String::from_utf8_lossy(&output.stdout);
             let value = text.trim().parse::<f64>();
             nanos[at]
@@ -39,7 +39,7 @@ fn main() {
         }
     }
     let added = |at: usize| median(nanos[at].iter().zip(&nanos[0]).map(|(this, bare)| this - bare).collect());
-    println!("| variant | ns a poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
+    println!("| variant | ns per poll | added to bare | pollwatch's hooks add, of that |\n|---|---|---|---|");
     for (at, variant) in VARIANTS.iter().enumerate() {
         let ns = median(nanos[at].clone());
         match at {
@@ -55,7 +55,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Returns the nanoseconds a poll of tasks that only yield.
+/// Returns the nanoseconds per poll of tasks that only yield.
 fn measure(variant: &str) -> f64 {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all();
@@ -103,7 +103,7 @@ fn polls(runtime: &Runtime) -> f64 {
             .collect();
         runtime.block_on(async {
             for task in tasks {
-                task.await.expect("it ends");
+                task.await.expect("the task ends");
             }
         });
         begin.elapsed().as_nanos() as f64 / f64::from(polls)

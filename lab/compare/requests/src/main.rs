@@ -1,6 +1,6 @@
-//! The cost of the layer for an axum service that does nothing else: requests per second of a hello
-//! world on a runtime with one worker. Each variant is compared with a bare service in the same
-//! round.
+//! Measures the cost of the layer for an axum service that does nothing else: the requests per
+//! second of a hello world on a runtime with one worker. Each variant is compared with a bare
+//! service in the same round.
 //!
 //! `cargo run --release --manifest-path lab/compare/Cargo.toml -p compare-requests -- [seconds a
 //! run] [rounds]`, with `wrk` on the path.
@@ -20,7 +20,7 @@ use tower_http::trace::TraceLayer;
 use tower_layer::layer_fn;
 use tower_service::Service;
 
-/// One service, which is kept running, and put under load when its turn comes.
+/// One service. It runs all the time, and is put under load once in each round.
 struct Variant {
     name: &'static str,
     addr: SocketAddr,
@@ -41,7 +41,7 @@ fn main() {
         serve("bare", bare(), hello()),
         serve("pollwatch, hooks", watched("hooks"), hello()),
         serve("pollwatch, hooks and layer", watched("layer"), hello().layer(watchdog.layer())),
-        serve("a layer that only takes the time", bare(), hello().layer(layer_fn(Timed))),
+        serve("a layer that only reads the clock", bare(), hello().layer(layer_fn(Timed))),
         serve("tower-http's TraceLayer, filtered out", bare(), hello().layer(TraceLayer::new_for_http())),
         serve("axum-prometheus' layer", bare(), hello().layer(PrometheusMetricLayer::new())),
     ];
@@ -77,7 +77,7 @@ fn serve(name: &'static str, runtime: Runtime, app: Router) -> Variant {
     Variant { name, addr, _runtime: runtime }
 }
 
-/// Scrapes like Prometheus, only more often.
+/// Scrapes like Prometheus, but more often.
 fn scrape_each_second(watchdog: Watchdog) {
     std::thread::spawn(move || {
         loop {
@@ -101,7 +101,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The least work of a layer that measures: two readings of the clock a request.
+/// The minimal layer that measures: two clock readings per request.
 #[derive(Clone)]
 struct Timed<S>(S);
 

@@ -15,7 +15,7 @@ use super::server::Server;
 pub struct Alertmanager(Server);
 
 impl Alertmanager {
-    /// Starts an Alertmanager that notifies this webhook at once, and nobody else.
+    /// Starts an Alertmanager that notifies only this webhook, at once.
     pub fn start(webhook: SocketAddr) -> Alertmanager {
         let config = format!(
             "route: {{receiver: test, group_by: [alertname], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}\n\

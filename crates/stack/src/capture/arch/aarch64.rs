@@ -1,5 +1,4 @@
-//! aarch64: captures by signal only. Neither compiled nor run on the machines that this was
-//! developed on.
+//! aarch64: captures by signal only.
 
 use framehop::aarch64::{PtrAuthMask, UnwindRegsAarch64};
 
@@ -7,7 +6,7 @@ use framehop::aarch64::{PtrAuthMask, UnwindRegsAarch64};
 /// register, frame pointer.
 pub(crate) const REGS: usize = 3;
 
-/// Whether the stack of a thread in a system call can be taken without a signal: not yet.
+/// False: the stack of a thread in a system call cannot be captured without a signal yet.
 pub(crate) const FROM_SYSCALL: bool = false;
 
 /// The bits of an address in Linux' user space. The bits above may sign a return address.

@@ -1,5 +1,5 @@
-//! What differs between processors: the registers, and how a stack pointer in a system call is
-//! completed to a set of registers.
+//! Code that depends on the processor: the registers, and the recovery of registers from the stack
+//! pointer of a system call.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -6,8 +6,8 @@ use framehop::x86_64::UnwindRegsX86_64;
 /// pointer.
 pub(crate) const REGS: usize = 2;
 
-/// Whether the stack of a thread in a system call can be taken without a signal: the frame pointer,
-/// which the kernel does not report, is computed from the code ([`frame_size`]).
+/// True: the stack of a thread in a system call can be captured without a signal. The frame
+/// pointer, which the kernel does not report, is computed from the code ([`frame_size`]).
 pub(crate) const FROM_SYSCALL: bool = true;
 
 /// An unknown frame pointer: an address at which every read fails.
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_of_frames() {
+    fn frame_sizes_are_decoded() {
         let plain = [0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0x53, 0x50, 0x48, 0x83, 0xec, 0x18, 0x90];
         assert_eq!(frame_size(&plain), Some(8 * 3 + 0x18));
         let large = [0x55, 0x48, 0x89, 0xe5, 0x48, 0x81, 0xec, 0x00, 0x02, 0x00, 0x00, 0x31, 0xc0];
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn calls() {
+    fn calls_before_a_return_address_are_recognised() {
         assert!(follows_call(&[0xe8, 1, 2, 3, 4]));
         assert!(follows_call(&[0x90, 0xff, 0xd0]), "call rax");
         assert!(follows_call(&[0xff, 0x15, 1, 2, 3, 4]), "call [rip + x]");

@@ -1,18 +1,19 @@
-//! The handshake between a requester and the signal handler: whose the one request is at a time.
+//! The handshake between a requester and the signal handler: a state machine that says which of
+//! the two owns the one request.
 //!
-//! It is a single word, so that a handler may touch it, and so that it can be proven without
-//! signals (`models`).
+//! Its state is a single atomic integer, which is async-signal-safe. The `models` check it without
+//! signals.
 //!
 //! `IDLE` -> `REQUESTED` (the requester has filled the request in) -> `BUSY` (the handler has
 //! claimed it) -> `DONE` (the handler has answered) -> `IDLE` (the requester has read the answer).
 //! A request that nobody claims in time is withdrawn, `REQUESTED` -> `IDLE`, by the same
-//! compare-and-swap by which a handler claims, so that only one of the two has it.
+//! compare-and-swap by which a handler claims, so that only one of the two succeeds.
 
-mod word;
+mod atomic;
 
 use std::sync::atomic::Ordering;
 
-use word::Word;
+use atomic::AtomicState;
 
 use crate::Tid;
 
@@ -22,14 +23,14 @@ const BUSY: u64 = 2;
 const DONE: u64 = 3;
 const PHASE: u64 = 3;
 
-/// The state of the request: the thread it is for (the upper half), its number, and its phase (the
-/// lowest two bits).
+/// The state of the request: the id of the thread it addresses (upper half), the request's number,
+/// and its phase (lowest two bits).
 ///
-/// All three are claimed or withdrawn at once, so that a late handler never takes the request to
+/// All three are compared and swapped at once, so that a late handler never claims a request to
 /// another thread. (A late handler may answer the next request to its own thread, which is
 /// harmless.)
-pub(super) struct Handshake<W> {
-    state: W,
+pub(super) struct Handshake<A> {
+    state: A,
 }
 
 /// One request, distinguished from those before it.
@@ -44,14 +45,14 @@ impl Ticket {
 }
 
 /// The requester's side: one thread at a time.
-impl<W: Word> Handshake<W> {
-    /// Makes a handshake of a word that is 0.
-    pub(super) const fn new(state: W) -> Handshake<W> {
+impl<A: AtomicState> Handshake<A> {
+    /// Makes a handshake of an atomic that is 0.
+    pub(super) const fn new(state: A) -> Handshake<A> {
         Handshake { state }
     }
 
-    /// Returns whether the last handler has started and not ended: all that belongs to the request
-    /// is still the handler's.
+    /// Returns whether a handler has claimed the last request and not answered it. The handler then
+    /// still owns the request's data.
     pub(super) fn is_busy(&self) -> bool {
         self.state.load(Ordering::Acquire) & PHASE == BUSY
     }
@@ -64,11 +65,10 @@ impl<W: Word> Handshake<W> {
 
     /// Withdraws a request. Returns false when a handler has claimed it.
     pub(super) fn withdraw(&self, ticket: Ticket) -> bool {
-        self.state.replace(ticket.0 | REQUESTED, IDLE, Ordering::AcqRel, Ordering::Acquire)
+        self.state.compare_exchange(ticket.0 | REQUESTED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Returns whether the request has been answered: all that belongs to it is the requester's
-    /// again.
+    /// Returns whether the request has been answered. The requester then owns its data again.
     pub(super) fn is_done(&self) -> bool {
         self.state.load(Ordering::Acquire) & PHASE == DONE
     }
@@ -80,19 +80,20 @@ impl<W: Word> Handshake<W> {
 }
 
 /// The handler's side; async-signal-safe.
-impl<W: Word> Handshake<W> {
-    /// Claims a request to thread `tid`, if there is one. All that belongs to it is the handler's
-    /// until [`answer`](Self::answer).
+impl<A: AtomicState> Handshake<A> {
+    /// Claims a request to thread `tid`, if there is one. The handler owns its data until
+    /// [`answer`](Self::answer).
     pub(super) fn claim(&self, tid: u64) -> Option<Ticket> {
         let state = self.state.load(Ordering::Acquire);
         if state >> 32 != tid || state & PHASE != REQUESTED {
             return None;
         }
         let ticket = state & !PHASE;
-        self.state.replace(state, ticket | BUSY, Ordering::Acquire, Ordering::Relaxed).then_some(Ticket(ticket))
+        let claimed = self.state.compare_exchange(state, ticket | BUSY, Ordering::Acquire, Ordering::Relaxed);
+        claimed.ok().map(|_| Ticket(ticket))
     }
 
-    /// Gives the request back, answered.
+    /// Returns the request to the requester, answered.
     pub(super) fn answer(&self, ticket: Ticket) {
         self.state.store(ticket.0 | DONE, Ordering::Release);
     }

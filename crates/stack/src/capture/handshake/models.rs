@@ -5,8 +5,8 @@ use loom::thread;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// What belongs to the request: the requester fills `asked` in, the handler `answered`. loom
-/// reports an access that is not ordered after the last one of the other side.
+/// The handshake and the data that it guards: the requester writes `asked`, the handler `answered`.
+/// loom reports an access that is not ordered after the other side's last one.
 struct Shared {
     handshake: Handshake<AtomicU64>,
     asked: UnsafeCell<u64>,
@@ -43,7 +43,7 @@ fn handle(shared: &Shared, tid: u64) -> Option<u64> {
 }
 
 /// Models two requests, the second to thread `second`, while the signals of both arrive at any
-/// time: early, late, or when all is over. Calls `observe` with the answers of each order of
+/// time: early, late, or after the end. Calls `observe` with the answers of each order of
 /// execution.
 fn model(second: i32, observe: impl Fn([Option<u64>; 2]) + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
@@ -75,23 +75,23 @@ fn model(second: i32, observe: impl Fn([Option<u64>; 2]) + Send + Sync + 'static
         }
         observe(answers);
         handlers.into_iter().for_each(|handler| handler.join().unwrap());
-        assert!(!shared.handshake.is_busy(), "whoever claims ends");
+        assert!(!shared.handshake.is_busy(), "a handler that claims a request answers it");
     });
 }
 
-/// Checks the model, and that every combination of answers occurred in some order of execution:
-/// else the model proves nothing.
+/// Checks the model, and that every combination of answers occurred in some order of execution. A
+/// model in which one never occurs would prove nothing.
 fn check(second: i32) {
-    let met = Arc::new([const { AtomicU32::new(0) }; 4]);
+    let seen = Arc::new([const { AtomicU32::new(0) }; 4]);
     model(second, {
-        let met = met.clone();
+        let seen = seen.clone();
         move |answers| {
             let [first, second] = answers.map(|answer| usize::from(answer.is_some()));
-            met[first * 2 + second].fetch_add(1, Relaxed);
+            seen[first * 2 + second].fetch_add(1, Relaxed);
         }
     });
-    let met = met.each_ref().map(|count| count.load(Relaxed));
-    assert!(met.iter().all(|count| *count > 0), "none, the second, the first, both: {met:?}");
+    let seen = seen.each_ref().map(|count| count.load(Relaxed));
+    assert!(seen.iter().all(|count| *count > 0), "none, the second, the first, both: {seen:?}");
 }
 
 #[test]

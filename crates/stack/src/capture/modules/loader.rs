@@ -13,7 +13,7 @@ pub(super) struct LoadedObject {
     pub(super) path: PathBuf,
     pub(super) base: u64,
     pub(super) segments: Vec<Segment>,
-    /// Where `.eh_frame_hdr` is.
+    /// The addresses of `.eh_frame_hdr`.
     pub(super) header: Option<Range<u64>>,
 }
 
@@ -23,14 +23,14 @@ pub(super) struct Segment {
     pub(super) is_code: bool,
 }
 
-/// How many objects were loaded and unloaded since the process started.
+/// The numbers of objects that were loaded and unloaded since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LoadCount {
     loaded: u64,
     unloaded: u64,
 }
 
-/// Returns the count, which differs whenever something was loaded or unloaded.
+/// Returns the numbers. They change whenever an object is loaded or unloaded.
 pub(super) fn count() -> LoadCount {
     let mut count = LoadCount::default();
     iterate(&mut |info| {
@@ -89,8 +89,8 @@ fn iterate(mut f: &mut dyn FnMut(&libc::dl_phdr_info) -> bool) {
         _size: libc::size_t,
         data: *mut libc::c_void,
     ) -> libc::c_int {
-        // SAFETY: `data` is the pointer given below, used by nobody else meanwhile; `info` is the
-        // loader's.
+        // SAFETY: `data` is the pointer given below, which nothing else uses meanwhile; `info` is
+        // the loader's.
         let (f, info) = unsafe { (&mut *data.cast::<&mut dyn FnMut(&libc::dl_phdr_info) -> bool>(), &*info) };
         // A panic must not cross the loader's frames.
         let mut wants_more = false;

@@ -1,4 +1,4 @@
-//! The loaded modules: where their code is, and copies of their unwind tables.
+//! The loaded modules: the addresses of their code, and copies of their unwind tables.
 //!
 //! The tables are copied because a library may be unloaded at any time.
 
@@ -13,7 +13,8 @@ use framehop::{ExplicitModuleSectionInfo, Module as FramehopModule, Unwinder, Un
 
 use super::guard::lock;
 use loader::{LoadCount, LoadedObject};
-use table::{SORTED, Table};
+use table::SORTED;
+pub(crate) use table::Table;
 
 /// One loaded object: the executable or a library.
 #[derive(Clone, Debug)]
@@ -29,10 +30,10 @@ pub(crate) struct Module {
     frames: Table,
 }
 
-/// The modules that were read last. The lock is held while they are read.
+/// The latest list of modules. The lock is held while they are read.
 static LATEST: Mutex<Option<Arc<Modules>>> = Mutex::new(None);
 
-/// Returns whether modules have been read and nobody is reading them now.
+/// Returns whether modules have been read and no thread is reading them now.
 pub(crate) fn are_read() -> bool {
     LATEST.try_lock().is_ok_and(|latest| latest.is_some())
 }
@@ -101,17 +102,15 @@ impl Modules {
         self.list.push(module);
     }
 
-    /// Returns these modules and one more, which is all code, with the given tables and their
-    /// addresses.
+    /// Returns these modules and one more, which is all code, with the given tables.
     #[cfg(all(test, not(pollwatch_loom)))]
-    pub(super) fn with_library(&self, range: Range<u64>, header: (u64, Vec<u8>), frames: (u64, Vec<u8>)) -> Modules {
-        let table = |(at, bytes): (u64, Vec<u8>)| Table { at, bytes: bytes.into() };
+    pub(super) fn with_library(&self, range: Range<u64>, header: Table, frames: Table) -> Modules {
         let mut modules = Modules { list: Vec::new(), unwinder: UnwinderNative::new(), version: self.version };
-        // The smaller ones are enough to surround it.
+        // The smaller modules suffice as its neighbours, and are cheap to copy.
         let small = self.list.iter().filter(|module| module.frames.bytes.len() < 1 << 20);
         small.cloned().for_each(|module| modules.push(module));
         let (path, code) = (PathBuf::from("library"), vec![range.clone()]);
-        modules.push(Module { path, base: range.start, range, code, header: table(header), frames: table(frames) });
+        modules.push(Module { path, base: range.start, range, code, header, frames });
         modules
     }
 
@@ -127,13 +126,13 @@ impl Modules {
 }
 
 impl Module {
-    /// Returns whether panics are unwound by this module.
+    /// Returns whether this module is the library that unwinds panics (libgcc).
     pub(crate) fn is_unwinder(&self) -> bool {
         self.path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libgcc_s."))
     }
 
-    /// Returns the function around an address, as far as it can be unwound: from the sorted table
-    /// of `.eh_frame_hdr`. Code without unwind information (parts of `clone3`) is in no function.
+    /// Returns the function that contains an address, by the sorted table of `.eh_frame_hdr`. Code
+    /// without unwind information (parts of `clone3`) belongs to no function.
     pub(crate) fn function(&self, address: u64) -> Option<Range<u64>> {
         let header = &self.header;
         if header.bytes.get(..4)? != SORTED {
@@ -155,7 +154,7 @@ impl Module {
     fn end(&self, index: usize, start: u64) -> Option<u64> {
         let entry = self.header.target(12 + index * 8 + 4, self.header.at)?;
         let at = usize::try_from(entry.checked_sub(self.frames.at)?).ok()?;
-        // In another encoding the start would be read as another address: then the end is unknown.
+        // In another encoding the start reads as a different address. Then the end is unknown.
         let is_expected_encoding = self.frames.target(at + 8, entry + 8) == Some(start);
         let length = u64::from(self.frames.word(at + 12)?);
         Some(if is_expected_encoding { start.saturating_add(length) } else { u64::MAX })
@@ -168,14 +167,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_itself() {
+    fn module_of_this_code_is_found() {
         let modules = Modules::current();
-        let here = finds_itself as *const () as u64;
+        let here = module_of_this_code_is_found as *const () as u64;
         let module = modules.find(here).expect("this code is loaded");
         assert!(modules.is_code(here));
         assert!(!modules.is_code(8));
         assert_eq!(module.path, PathBuf::from(EXECUTABLE));
-        let function = module.function(here + 3).expect("it can be unwound");
+        let function = module.function(here + 3).expect("this function can be unwound");
         assert_eq!(function.start, here);
         assert!(module.function(function.end).is_none_or(|next| next.start == function.end));
         assert_eq!(module.function(0), None);

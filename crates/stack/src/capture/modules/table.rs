@@ -6,18 +6,18 @@ use std::sync::Arc;
 use super::super::memory;
 use super::loader::Segment;
 
-/// Larger tables are not copied. The frames of such a module end a stack.
+/// The largest table that is copied. Unwinding ends at a module with a larger one.
 const MAX_TABLE: u64 = 256 << 20;
 
-/// How `.eh_frame_hdr` starts with all linkers: version 1, a pointer of 4 bytes, a count of 4
-/// bytes, a sorted table of 4-byte offsets from the start of the header.
+/// The first bytes of the `.eh_frame_hdr` that all linkers write: version 1, a pointer of 4 bytes,
+/// a count of 4 bytes, a sorted table of 4-byte offsets from the start of the header.
 pub(super) const SORTED: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 /// A copied part of memory, and its address.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Table {
-    pub(super) at: u64,
-    pub(super) bytes: Arc<[u8]>,
+pub(crate) struct Table {
+    pub(crate) at: u64,
+    pub(crate) bytes: Arc<[u8]>,
 }
 
 impl Table {

@@ -1,4 +1,5 @@
-//! Where the signal does not arrive: a later handler that ends with it, and threads that block it.
+//! The cases in which the signal does not arrive: a later handler that does not chain to this one,
+//! and threads that block the signal.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,25 +7,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::SIGNAL;
 use crate::{CaptureError, Tid, procfs};
 
-/// A handler that was installed later may call the earlier one. After this many requests in a row
-/// without an answer it is taken for one that does not.
+/// The number of unanswered requests in a row after which a handler that was installed later counts
+/// as one that does not call the earlier one.
 const MAX_UNANSWERED: u32 = 3;
-/// A thread may block the signal for a moment (in another handler, while it starts a thread). Found
-/// this often in a row, it blocks the signal for good.
+/// The number of times in a row that a thread is found to block the signal, after which it counts
+/// as one that blocks it for good. Any thread blocks it for a moment (in another handler, while it
+/// starts a thread).
 const SIGNAL_BLOCKED: u32 = 2;
 /// The most threads that are remembered as blocking the signal.
 const MAX_REMEMBERED: usize = 4096;
 
-/// Whether the handler that is installed now does not call the one of this crate.
+/// True while a later handler is installed that does not call this crate's.
 static REPLACED: AtomicBool = AtomicBool::new(false);
-/// Whether a thread was ever found to block the signal for good.
+/// True once a thread was found to block the signal for good.
 static BLOCKED: AtomicBool = AtomicBool::new(false);
 
-pub(in crate::capture) const IS_REPLACED: &str =
-    "a handler of SIGURG that was installed later does not call the earlier one, by which a running thread is asked";
-pub(in crate::capture) const IS_BLOCKED: &str = "some threads block SIGURG, by which a running thread is asked";
+pub(in crate::capture) const IS_REPLACED: &str = "a handler of SIGURG that was installed later does not call pollwatch's, which copies the stack of a running thread";
+pub(in crate::capture) const IS_BLOCKED: &str =
+    "some threads block SIGURG, whose handler copies the stack of a running thread";
 
-/// Returns why the signal does not arrive at some threads at least; `None` as long as it does.
+/// Returns why the signal does not reach some threads; `None` as long as it reaches all.
 pub(in crate::capture) fn degradation() -> Option<&'static str> {
     if REPLACED.load(Ordering::Relaxed) {
         return Some(IS_REPLACED);
@@ -32,12 +34,12 @@ pub(in crate::capture) fn degradation() -> Option<&'static str> {
     BLOCKED.load(Ordering::Relaxed).then_some(IS_BLOCKED)
 }
 
-/// What was observed of earlier requests.
+/// The results of earlier requests.
 #[derive(Default)]
 pub(super) struct Delivery {
     /// A later handler, and how many requests in a row were not answered since it was installed.
     unanswered: Option<(usize, u32)>,
-    /// How often in a row each of these threads was found to block the signal.
+    /// The number of times in a row that each of these threads was found to block the signal.
     signal_blocked: HashMap<Tid, u32>,
 }
 

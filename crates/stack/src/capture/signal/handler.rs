@@ -11,22 +11,23 @@ use super::super::arch;
 use super::super::handshake::Handshake;
 use super::{MAX_STACK, SIGNAL};
 
-/// The one request. The requester writes it before it asks, the handler that has claimed it writes
-/// the answer, and the requester reads that.
+/// The one request. The requester writes it, the handler that has claimed it writes the answer, and
+/// the requester reads the answer.
 pub(super) struct Request {
-    pub(super) turn: Handshake<AtomicU64>,
-    /// The bounds of the thread's stack: the handler copies nothing from elsewhere.
+    /// The state machine that orders these accesses.
+    pub(super) handshake: Handshake<AtomicU64>,
+    /// The bounds of the thread's stack. The handler copies nothing from outside.
     pub(super) low: AtomicU64,
     pub(super) high: AtomicU64,
     pub(super) buffer: AtomicPtr<u8>,
-    /// The number of bytes copied; 0 when the stack pointer was elsewhere.
+    /// The number of bytes copied; 0 when the stack pointer was outside the bounds.
     pub(super) len: AtomicUsize,
     pub(super) sp: AtomicU64,
     pub(super) regs: [AtomicU64; arch::REGS],
 }
 
 pub(super) static REQUEST: Request = Request {
-    turn: Handshake::new(AtomicU64::new(0)),
+    handshake: Handshake::new(AtomicU64::new(0)),
     low: AtomicU64::new(0),
     high: AtomicU64::new(0),
     buffer: AtomicPtr::new(std::ptr::null_mut()),
@@ -64,7 +65,8 @@ pub(super) fn install() -> bool {
         if libc::sigaction(SIGNAL, &action, &mut earlier) != 0 {
             return false;
         }
-        // Another handler may have been installed in between: then it is that one.
+        // Another handler may have been installed since the first call. Then that one is the
+        // earlier.
         remember(&earlier);
         true
     }
@@ -112,7 +114,7 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if !sent_by_us {
         return;
     }
-    let Some(ticket) = REQUEST.turn.claim(tid) else { return };
+    let Some(ticket) = REQUEST.handshake.claim(tid) else { return };
     // SAFETY: the kernel passes a valid ucontext to a handler with three arguments.
     let (sp, regs) = unsafe { arch::from_context(context.cast()) };
     let (low, high) = (REQUEST.low.load(Ordering::Relaxed), REQUEST.high.load(Ordering::Relaxed));
@@ -131,7 +133,7 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     }
     REQUEST.sp.store(sp, Ordering::Relaxed);
     REQUEST.len.store(len, Ordering::Relaxed);
-    REQUEST.turn.answer(ticket);
+    REQUEST.handshake.answer(ticket);
 }
 
 /// Calls the earlier handler.

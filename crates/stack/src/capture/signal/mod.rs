@@ -1,7 +1,7 @@
 //! Captures by a signal: the thread copies its own registers and stack, and does nothing else.
 //!
 //! One request is made at a time in the process. [`handler`] runs on the interrupted thread and
-//! answers it. [`delivery`] remembers at which threads the signal does not arrive. This file is the
+//! answers it. [`delivery`] records which threads the signal does not reach. This file is the
 //! requester's side.
 
 mod delivery;
@@ -23,23 +23,23 @@ use crate::{CaptureError, Target, Tid};
 use delivery::Delivery;
 use handler::REQUEST;
 
-/// The signal that asks a thread. It is ignored by default, and Go's runtime uses it for the like,
-/// so that a stray one does no harm.
+/// The signal whose handler copies the stack. It is ignored by default, so that a stray one does no
+/// harm. Go's runtime uses it to preempt goroutines for the same reason.
 const SIGNAL: libc::c_int = libc::SIGURG;
 
 /// The most bytes that are copied of a stack.
 pub(super) const MAX_STACK: usize = 512 * 1024;
 
-/// How long a thread may take to enter its handler, before the request is withdrawn.
+/// The time for a thread to enter its handler, before the request is withdrawn.
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
-/// How long a handler that has started may take. It copies 512 KiB at most, but may lose its CPU.
+/// The time for a handler that has started. It copies 512 KiB at most, but may be preempted.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
-/// How often the answer is polled without a pause.
+/// The number of polls of the answer without a pause.
 const SPINS: u32 = 200;
 /// The pause between two polls of the answer after that.
 const PAUSE: Duration = Duration::from_micros(20);
 
-/// The requester's side: whoever holds it may make a request.
+/// The requester's side. The thread that holds its lock may make a request.
 struct Requester {
     /// The copy. It is never freed, because a handler may be late.
     buffer: &'static [UnsafeCell<u8>],
@@ -48,15 +48,15 @@ struct Requester {
     delivery: Delivery,
 }
 
-// SAFETY: handler and requester access the cells in turns, which `REQUEST.turn` orders.
+// SAFETY: handler and requester access the cells in turns, which `REQUEST.handshake` orders.
 unsafe impl Send for Requester {}
 
-/// Returns the one requester, with its handler installed; `None` where that cannot be done.
+/// Returns the one requester, with its handler installed; `None` where installing fails.
 fn requester() -> Option<&'static Mutex<Requester>> {
     static REQUESTER: OnceLock<Option<Mutex<Requester>>> = OnceLock::new();
     REQUESTER
         .get_or_init(|| {
-            // Filled, so that every page is mapped before a handler writes to it.
+            // The bytes are not zero, so that every page is mapped before a handler writes to it.
             let buffer: Box<[UnsafeCell<u8>]> = (0..MAX_STACK).map(|_| UnsafeCell::new(1)).collect();
             let buffer: &'static [UnsafeCell<u8>] = Box::leak(buffer);
             REQUEST.buffer.store(UnsafeCell::raw_get(buffer.as_ptr()), Ordering::Release);
@@ -66,13 +66,12 @@ fn requester() -> Option<&'static Mutex<Requester>> {
         .as_ref()
 }
 
-/// Allocates the buffer and installs the handler, so that the first copy does not wait for them.
+/// Allocates the buffer and installs the handler, ahead of the first copy.
 pub(super) fn preload() {
     requester();
 }
 
-/// Returns whether this process may send itself signals, as far as that is known without sending
-/// one.
+/// Returns whether this process may send signals to its threads. It sends none (signal 0).
 pub(super) fn may_be_sent() -> bool {
     let Some(own) = Tid::current() else { return false };
     send(own, 0)
@@ -84,11 +83,11 @@ fn send(tid: Tid, signal: libc::c_int) -> bool {
     unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid.as_raw(), signal) == 0 }
 }
 
-/// Has a thread of this process copy its stack into `stack`, from its stack pointer up.
+/// Makes a thread of this process copy its stack into `stack`, from its stack pointer up.
 pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureError> {
     let requester = requester().ok_or(CaptureError::Unavailable)?;
     let mut requester = lock(requester);
-    if REQUEST.turn.is_busy() {
+    if REQUEST.handshake.is_busy() {
         // The last thread was stopped in its handler, which owns the buffer until it ends.
         return Err(CaptureError::Unavailable);
     }
@@ -100,8 +99,8 @@ pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureE
     let ticket = Ticket::new(target.tid, requester.sequence);
     REQUEST.low.store(target.stack.low().get(), Ordering::Relaxed);
     REQUEST.high.store(target.stack.high().get(), Ordering::Relaxed);
-    REQUEST.turn.request(ticket);
-    let withdraw = || REQUEST.turn.withdraw(ticket);
+    REQUEST.handshake.request(ticket);
+    let withdraw = || REQUEST.handshake.withdraw(ticket);
     if !send(target.tid, SIGNAL) && withdraw() {
         return Err(CaptureError::Unavailable);
     }
@@ -115,10 +114,10 @@ pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureE
     let regs = std::array::from_fn(|i| REQUEST.regs[i].load(Ordering::Relaxed));
     let regs = Regs::new(REQUEST.sp.load(Ordering::Relaxed), regs);
     stack.clear();
-    // SAFETY: the request is answered, so the handler is through with the buffer. No other handler
-    // can claim it before the next request, which needs the lock that is held here.
+    // SAFETY: the request is answered, so the handler no longer uses the buffer. No handler can
+    // claim it again before the next request, which needs the lock that is held here.
     stack.extend(requester.buffer[..len].iter().map(|byte| unsafe { *byte.get() }));
-    REQUEST.turn.close();
+    REQUEST.handshake.close();
     requester.delivery.record_answered(target.tid);
     if len == 0 { Err(CaptureError::Elsewhere) } else { Ok(regs) }
 }
@@ -126,13 +125,13 @@ pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureE
 fn is_answered_within(patience: Duration) -> bool {
     let start = Instant::now();
     let mut polls = 0u32;
-    while !REQUEST.turn.is_done() {
+    while !REQUEST.handshake.is_done() {
         if start.elapsed() >= patience {
             return false;
         }
         polls += 1;
-        // A running thread takes the signal at once. One that has to be given a CPU first is not
-        // faster for a busy waiter.
+        // A running thread handles the signal at once. Spinning does not help one that waits for a
+        // CPU.
         if polls < SPINS { std::hint::spin_loop() } else { std::thread::sleep(PAUSE) }
     }
     true

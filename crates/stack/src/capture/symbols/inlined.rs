@@ -1,4 +1,4 @@
-//! The functions at one address: several, where some were inlined.
+//! The functions at one address. There are several where some were inlined.
 
 use addr2line::Loader;
 
@@ -11,8 +11,8 @@ use crate::paths::short_path;
 /// for.
 const LINE_REACH: u64 = 64;
 
-/// Returns the functions at an offset of a binary, the innermost first; empty where nothing is
-/// known. `unknown` is the frame of the address without any symbol.
+/// Returns the functions at an offset of a binary, the innermost first; none where the binary has
+/// no symbol for it. `unknown` is the frame of the address without any symbol.
 pub(super) fn frames(loader: &Loader, offset: u64, in_program: bool, unknown: &Frame) -> Vec<Frame> {
     let symbol = loader.find_symbol(offset).map(|name| names::readable(&demangled(name)));
     let (mut frames, mut names) = (Vec::new(), Vec::new());
@@ -39,8 +39,8 @@ pub(super) fn frames(loader: &Loader, offset: u64, in_program: bool, unknown: &F
     }
     add_names(&mut frames, &names);
     match (symbol, frames.last_mut()) {
-        // Line tables alone give names without their modules. The symbol table has the whole name
-        // of the function that has the code.
+        // Line tables alone give names without their modules. The symbol table has the full path of
+        // the function that was not inlined.
         (Some(symbol), Some(outermost)) => {
             outermost.library |= is_library(&symbol, None, in_program);
             outermost.function = Some(symbol.into());
@@ -54,7 +54,7 @@ pub(super) fn frames(loader: &Loader, offset: u64, in_program: bool, unknown: &F
     frames
 }
 
-/// Replaces names like `{async_fn#0}` by whole ones, as far as callers contain them.
+/// Replaces names like `{async_fn#0}` by the full paths that their callers' names contain.
 fn add_names(frames: &mut [Frame], names: &[String]) {
     for at in 0..frames.len().saturating_sub(1) {
         let last = frames[at + 1..].iter().position(|frame| !frame.library).map_or(frames.len() - 1, |n| at + 1 + n);
@@ -64,9 +64,11 @@ fn add_names(frames: &mut [Frame], names: &[String]) {
     }
 }
 
-/// Adds lines to frames that have none, because the compiler made one instruction of several lines
-/// (DWARF's line 0): the line of the nearest instruction of the same function, before it or else
-/// behind.
+/// Adds lines to frames that have none, because the compiler made one instruction from several
+/// lines (DWARF's line 0).
+///
+/// Such a frame takes the line of the nearest instruction of the same function, preferably one
+/// before it.
 fn add_lines(loader: &Loader, offset: u64, frames: &mut [Frame], names: &[String]) {
     let before = (1..=LINE_REACH).map_while(|distance| offset.checked_sub(distance));
     let behind = (1..=LINE_REACH).map_while(|distance| offset.checked_add(distance));
@@ -77,7 +79,7 @@ fn add_lines(loader: &Loader, offset: u64, frames: &mut [Frame], names: &[String
             let name = frame.function.as_ref().and_then(|f| Some(f.demangle().ok()?.into_owned()));
             others.push((name.unwrap_or_default(), frame.location.and_then(|location| location.line)));
         }
-        // From the outside, as long as the calls are the same.
+        // Frames are compared from the outermost inwards, as long as the calls are the same.
         let same = frames.iter_mut().zip(names).rev().zip(others.iter().rev()).take_while(|((_, a), (b, _))| *a == b);
         same.filter(|((frame, _), _)| frame.line.is_none()).for_each(|((frame, _), (_, line))| frame.line = *line);
         if frames.iter().all(|frame| frame.line.is_some()) {

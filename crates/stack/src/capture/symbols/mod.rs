@@ -1,4 +1,4 @@
-//! Symbols: from addresses to functions and lines, on the thread of whoever asks, each address
+//! Symbols: from addresses to functions and lines, on the calling thread. Each address is looked up
 //! once.
 
 mod inlined;
@@ -16,26 +16,26 @@ use super::guard::{catches_panic, lock};
 use super::modules::Modules;
 use crate::{Address, Frame, Stack};
 
-/// The calls of a stack that are symbolized: this many innermost ones, and this many outermost
-/// ones. A recursion may have thousands.
+/// The numbers of innermost and of outermost calls of a stack that are symbolized. A recursion may
+/// have thousands.
 const INNERMOST: usize = 256;
 const OUTERMOST: usize = 128;
 /// The path of the executable, for which the loader has no name.
 pub(super) const EXECUTABLE: &str = "/proc/self/exe";
 /// The most addresses whose functions are remembered.
 const MAX_REMEMBERED: usize = 8_192;
-/// The tables of a binary (tens of megabytes) are released when they were not needed for this long.
+/// The time without use after which the tables of a binary (tens of megabytes) are released.
 const KEEP: Duration = Duration::from_secs(10);
 
 /// Turns raw stacks into functions, files and lines.
 ///
-/// Debug information is loaded when an address of its binary is first looked up, and stays in
-/// memory until [`release_unused`](Self::release_unused) finds it unused for 10 s. Up to 8,192
-/// addresses are remembered beyond that, so that the same stack costs nothing the next time.
+/// Debug information is loaded when an address of its binary is first looked up. It stays in memory
+/// until [`release_unused`](Self::release_unused) finds it unused for 10 s. Up to 8,192 addresses
+/// stay cached longer, so that the same stack is cheap the next time.
 ///
 /// Functions that were not inlined have names in every binary that is not stripped. Inlined
-/// functions and lines need debug information: `debug = "limited"` or more in the profile. Where
-/// nothing is known of an address, its [`Frame`] has module and offset.
+/// functions and lines need debug information: `debug = "limited"` or more in the profile. An
+/// address without a symbol has a [`Frame`] with module and offset.
 #[derive(Default)]
 pub struct Symbolizer {
     known: HashMap<(PathBuf, u64), Arc<[Frame]>>,
@@ -45,19 +45,31 @@ pub struct Symbolizer {
 impl Symbolizer {
     /// Makes a symbolizer with tables of its own. Most callers want the [`shared`](Self::shared)
     /// one.
+    ///
+    /// ```
+    /// let symbolizer = pollwatch_stack::Symbolizer::new();
+    /// assert!(!symbolizer.holds_tables());
+    /// ```
     pub fn new() -> Symbolizer {
         Symbolizer::default()
     }
 
-    /// Returns the symbolizer of the process, locked: its tables are loaded once, whoever needs
-    /// them.
+    /// Returns the symbolizer of the process, locked. All users share its tables.
+    ///
+    /// ```
+    /// use pollwatch_stack::{RawStack, Symbolizer};
+    ///
+    /// fn print(raw: &RawStack) {
+    ///     println!("{}", Symbolizer::shared().symbolize(raw));
+    /// }
+    /// ```
     pub fn shared() -> MutexGuard<'static, Symbolizer> {
         static SHARED: LazyLock<Mutex<Symbolizer>> = LazyLock::new(Mutex::default);
         lock(&SHARED)
     }
 
-    /// Returns a stack as functions and lines. In the middle of a stack of more than 384 calls
-    /// there is one frame that says how many were left out.
+    /// Returns a stack as functions and lines. In the middle of a stack of more than 384 calls, one
+    /// frame says how many were omitted.
     ///
     /// # Cost
     ///
@@ -74,7 +86,7 @@ impl Symbolizer {
         let (inner, outer) =
             if omitted > 0 { (&all[..INNERMOST], &all[INNERMOST + omitted..]) } else { (&all[..], &[][..]) };
         let mut frames = Vec::new();
-        // These are other people's tables. Should they make the reader panic, the stack ends there.
+        // A malformed table may make the reader panic. Then the stack ends there.
         let panicked = catches_panic(|| {
             inner.iter().for_each(|&address| frames.extend_from_slice(&self.look_up(&raw.modules, address)));
             if omitted > 0 {
@@ -93,6 +105,16 @@ impl Symbolizer {
     }
 
     /// Returns whether a stack can be symbolized without loading debug information first.
+    ///
+    /// ```
+    /// use pollwatch_stack::{RawStack, Stack, Symbolizer};
+    ///
+    /// /// Symbolizes a stack only if that is fast.
+    /// fn symbolize_if_fast(raw: &RawStack) -> Option<Stack> {
+    ///     let mut symbolizer = Symbolizer::shared();
+    ///     symbolizer.is_loaded_for(raw).then(|| symbolizer.symbolize(raw))
+    /// }
+    /// ```
     pub fn is_loaded_for(&self, raw: &RawStack) -> bool {
         raw.chain.addresses.iter().take(INNERMOST).all(|&address| {
             raw.modules.find(address).is_none_or(|module| {
@@ -102,19 +124,26 @@ impl Symbolizer {
         })
     }
 
-    /// Releases debug information that was not needed for 10 s.
+    /// Releases debug information that was not used for 10 s.
+    ///
+    /// ```
+    /// use pollwatch_stack::Symbolizer;
+    ///
+    /// // Called now and then, for example once a second while `holds_tables` returns true.
+    /// Symbolizer::shared().release_unused();
+    /// ```
     pub fn release_unused(&mut self) {
         self.loaders.retain(|_, (_, used)| used.elapsed() < KEEP);
     }
 
-    /// Returns whether debug information is in memory: [`release_unused`](Self::release_unused)
-    /// will have something to release.
+    /// Returns whether debug information is in memory, which
+    /// [`release_unused`](Self::release_unused) will release.
     pub fn holds_tables(&self) -> bool {
         !self.loaders.is_empty()
     }
 
-    /// Returns the functions at an address: the innermost inlined one first, the one that has the
-    /// code last. Where nothing is known of the address: one frame with module and offset.
+    /// Returns the functions at an address, the innermost inlined one first. An address without a
+    /// symbol gives one frame with module and offset.
     pub(super) fn look_up(&mut self, modules: &Modules, address: u64) -> Arc<[Frame]> {
         let in_memory = Address::new(address);
         let Some(module) = modules.find(address) else {

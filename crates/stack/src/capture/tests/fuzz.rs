@@ -1,18 +1,20 @@
 //! Fuzzing of the unwinder: overwritten stacks, wrong registers, memory at the end of the address
-//! space, unwind tables of a broken library. It has to end in bounded time. No code of this crate
-//! panics; over broken tables gimli and framehop may, where overflow is checked, which `Capturer`
-//! survives.
+//! space, malformed unwind tables.
 //!
-//! Expressions that jump are left out. framehop does not limit them, so that an unwind table with a
-//! loop in it, which no linker writes, would keep the calling thread.
+//! Unwinding has to end in bounded time, and no code of this crate may panic. gimli and framehop
+//! may panic over malformed tables where overflow is checked; `Capturer` catches that.
+//!
+//! DWARF expressions that jump are not generated. framehop does not limit them, so that a loop in
+//! an unwind table, which no linker writes, would block the calling thread forever.
 
 use std::cell::Cell;
 
+use super::super::modules::Table;
 use super::super::unwind::{MAX_FRAMES, unwind};
 use super::*;
 use random::{Random, rounds};
 
-/// More than any stack takes, also on a busy machine.
+/// The time limit for unwinding one stack, ample even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A real stack to start from.
@@ -25,10 +27,10 @@ struct Sample {
 fn samples() -> Vec<Sample> {
     let lock = Arc::new(Mutex::new(()));
     let held = lock.lock().unwrap();
-    let theirs = lock.clone();
+    let subjects_lock = lock.clone();
     let subjects = [
         Subject::start(sleeps),
-        Subject::start(move |stop| waits_for_a_lock(stop, &theirs)),
+        Subject::start(move |stop| waits_for_a_lock(stop, &subjects_lock)),
         Subject::start(computes),
         Subject::start(|stop| {
             recurses(300, stop);
@@ -39,7 +41,7 @@ fn samples() -> Vec<Sample> {
         loop {
             match capturer.copy(subject.target, procfs::syscall(subject.target.tid)) {
                 Ok(regs) => return Sample { regs, bytes: std::mem::take(&mut capturer.copy) },
-                // The thread has no CPU, or moved.
+                // The thread got no CPU, or moved.
                 Err(error) => assert!(start.elapsed() < PATIENCE, "{error:?}"),
             }
         }
@@ -50,7 +52,7 @@ fn samples() -> Vec<Sample> {
     all
 }
 
-/// Returns a word that may mean something to an unwinder.
+/// Returns a word that an unwinder may take for an address: of code, of the stack, or near a limit.
 fn word(random: &Random, modules: &Modules, stack: &std::ops::Range<u64>) -> u64 {
     let near = |random: &Random, at: u64| at.wrapping_add(random.next() % 64).wrapping_sub(32);
     match random.below(9) {
@@ -149,11 +151,11 @@ fn library(random: &Random, like: &Modules) -> Modules {
     const BASE: u64 = 0x10_0000;
     let functions = 1 + random.size(8);
     let frames_at = BASE + 0x8000;
-    // A CIE as compilers write it; a random one in some rounds.
+    // A CIE as compilers write it. Some rounds use a random one.
     let mut cie = vec![1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1];
     let mut frames = Vec::new();
     let noise = |random: &Random, len: usize| -> Vec<u8> {
-        // No jumps in expressions: see the head of this file.
+        // The bytes of jump instructions are replaced, as this file's documentation explains.
         random.bytes(len).into_iter().map(|byte| if matches!(byte, 0x28 | 0x2f) { 0x30 } else { byte }).collect()
     };
     if random.once_in(3) {
@@ -216,12 +218,14 @@ fn library(random: &Random, like: &Modules) -> Modules {
             bytes.truncate(random.below(bytes.len()));
         }
     }
-    like.with_library(BASE..BASE + 0x10000, (header_at, header), (frames_at, frames))
+    let header = Table { at: header_at, bytes: header.into() };
+    let frames = Table { at: frames_at, bytes: frames.into() };
+    like.with_library(BASE..BASE + 0x10000, header, frames)
 }
 
 #[test]
 fn corrupt_tables() {
-    alone(module_path!(), "corrupt_tables", Duration::from_secs(600), || {
+    in_child_process(module_path!(), "corrupt_tables", Duration::from_secs(600), || {
         let (modules, samples) = (Modules::current(), samples());
         let (frames, foreign) = (Cell::new(0), Arc::new(AtomicU64::new(0)));
         let (report, panics) = (std::panic::take_hook(), foreign.clone());
@@ -240,7 +244,7 @@ fn corrupt_tables() {
             let mut made = None;
             survives(&mut || made = Some(library(random, &modules)));
             let Some(modules) = made else { return };
-            let library = modules.list.last().expect("it was added").range.clone();
+            let library = modules.list.last().expect("the library was added").range.clone();
             let sample = &samples[0];
             let (mut regs, mut bytes) = (sample.regs, sample.bytes.clone());
             let stack = regs.sp..regs.sp + bytes.len() as u64;

@@ -1,5 +1,5 @@
-//! Stacks of threads in system calls are read from outside. They must be the same as those that the
-//! threads copy themselves by the signal, which are the ground truth.
+//! Stacks of threads in system calls that are read from outside equal those that the threads copy
+//! themselves in the signal handler, which are the ground truth.
 
 use std::hint::black_box;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use super::*;
 
 const CAPTURES: usize = 500;
 
-/// What the threads block on for ever: the process ends with the test.
+/// The locks on which the threads block until the process ends with the test.
 static MUTEX: Mutex<()> = Mutex::new(());
 static CONDVAR: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
@@ -100,9 +100,9 @@ fn waits_for_a_child() {
     let _ = child.wait();
 }
 
-/// Has several pages of locals, so that its first instructions probe the stack.
+/// Keeps several pages of locals, so that its first instructions probe the stack.
 #[inline(never)]
-fn with_much_on_the_stack(block: fn()) {
+fn with_large_locals(block: fn()) {
     let mut much = [0u8; 20_000];
     black_box(&mut much);
     block();
@@ -117,7 +117,7 @@ struct Aligned([u8; 128]);
 fn with_aligned_locals(block: fn()) {
     let mut aligned = Aligned([0; 128]);
     black_box(&mut aligned.0);
-    with_much_on_the_stack(block);
+    with_large_locals(block);
     black_box(&mut aligned.0);
 }
 
@@ -127,8 +127,8 @@ fn starts(block: fn()) {
     black_box(());
 }
 
-/// The functions around the thread's blocking one, innermost first.
-const AROUND: [&str; 3] = ["with_much_on_the_stack", "with_aligned_locals", "starts"];
+/// The functions that call the thread's blocking one, innermost first.
+const CALLERS: [&str; 3] = ["with_large_locals", "with_aligned_locals", "starts"];
 
 fn functions(raw: &RawStack) -> Vec<u64> {
     let start = |&address: &u64| Some(raw.modules.find(address)?.function(address)?.start);
@@ -152,8 +152,10 @@ fn check(name: &str, block: fn()) {
     let regs = loop {
         match signal::copy(target, &mut capturer.copy) {
             Ok(regs) => break regs,
-            // Woken by the signal, the thread has to wait for a CPU.
-            Err(why) => assert!(start.elapsed() < Duration::from_secs(60), "{name}: no signal is answered: {why:?}"),
+            // The thread was woken by the signal, and waits for a CPU.
+            Err(why) => {
+                assert!(start.elapsed() < Duration::from_secs(60), "{name}: the signal is not answered: {why:?}")
+            }
         }
     };
     let modules = Modules::current();
@@ -178,19 +180,24 @@ fn check(name: &str, block: fn()) {
     let stack = symbolized(&truth);
     let own = stack.user_frames().iter().filter(|frame| !frame.library).filter_map(|frame| frame.function.as_deref());
     let own: Vec<_> = own.map(|function| function.rsplit("::").next().unwrap()).collect();
-    assert_eq!(own[..4], [&[name], &AROUND[..]].concat(), "{stack:#}");
+    assert_eq!(own[..4], [&[name], &CALLERS[..]].concat(), "{stack:#}");
 }
 
 #[test]
-fn without_a_signal_the_stack_is_the_same() {
-    alone(module_path!(), "without_a_signal_the_stack_is_the_same", Duration::from_secs(180), || {
-        let _held = MUTEX.lock();
-        macro_rules! check_all {
+fn stacks_read_from_outside_equal_those_of_the_handler() {
+    in_child_process(
+        module_path!(),
+        "stacks_read_from_outside_equal_those_of_the_handler",
+        Duration::from_secs(180),
+        || {
+            let _held = MUTEX.lock();
+            macro_rules! check_all {
             ($($name:ident)*) => { $(check(stringify!($name), $name);)* };
         }
-        check_all!(
-            sleeps_long locks_a_mutex waits_for_a_condvar receives joins reads_a_pipe writes_to_a_full_pipe polls accepts
-            reads_a_socket_with_a_timeout waits_for_a_child
-        );
-    });
+            check_all!(
+                sleeps_long locks_a_mutex waits_for_a_condvar receives joins reads_a_pipe writes_to_a_full_pipe polls accepts
+                reads_a_socket_with_a_timeout waits_for_a_child
+            );
+        },
+    );
 }

@@ -1,8 +1,8 @@
 //! A stress test: very many captures of threads that allocate, panic, spawn, end and load
-//! libraries. Nothing crashes or hangs, and no stack is another thread's.
+//! libraries. Nothing crashes or hangs, and no capture returns the stack of another thread.
 //!
-//! It takes 100,000 captures, or as many as fit in 20 s, and some of each thread in any case. With
-//! `POLLWATCH_HAMMER=N` it takes `N`, however long that takes.
+//! It makes 100,000 captures, or as many as fit in 20 s, and at least some of each thread. With
+//! `POLLWATCH_HAMMER=N` it makes `N` without a time limit.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -15,8 +15,8 @@ use std::collections::HashMap;
 
 const CAPTURES: u64 = 100_000;
 const TIME: Duration = Duration::from_secs(20);
-/// Only a hanging child takes longer: 100,000 captures take half a minute, and ten times that on a
-/// busy machine.
+/// The time limit of the child process. 100,000 captures take half a minute, and ten times that on
+/// a busy machine.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 #[inline(never)]
@@ -39,8 +39,8 @@ fn allocates_oddly() {
     black_box(());
 }
 
-/// Runs numbered "polls", each of which publishes its number first. Even and odd ones call
-/// different functions.
+/// Runs numbered "polls". Each publishes its number first. Even and odd ones call different
+/// functions.
 #[inline(never)]
 fn allocates(stop: &AtomicBool, number: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
@@ -57,6 +57,7 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// The payload of a panic that is part of the test.
 struct Deliberate;
 
 #[inline(never)]
@@ -96,7 +97,7 @@ fn spawns(stop: &AtomicBool, latest: &Arc<Mutex<Option<Target>>>) {
     }
 }
 
-/// Returns a library that is not loaded yet. One of these exists wherever glibc does.
+/// Returns a library that is not loaded yet. At least one of these is part of every glibc.
 fn library() -> &'static CStr {
     let names = [c"libz.so.1", c"libanl.so.1", c"libBrokenLocale.so.1", c"libthread_db.so.1", c"libnsl.so.1"];
     let is_new = |name: &&&CStr| {
@@ -122,17 +123,17 @@ fn loads(stop: &AtomicBool, library: &CStr) {
     }
 }
 
-/// The number of captures of one thread by how they ended.
+/// The results of the captures of one thread.
 #[derive(Default)]
-struct Ends {
+struct Outcomes {
     complete: u64,
     incomplete: u64,
     errors: HashMap<CaptureError, u64>,
-    /// Those of the complete stacks that lack the thread's own function.
-    astray: u64,
+    /// The number of complete stacks that lack the thread's own function.
+    wrong: u64,
 }
 
-impl Ends {
+impl Outcomes {
     fn errors(&self, error: CaptureError) -> u64 {
         self.errors.get(&error).copied().unwrap_or(0)
     }
@@ -142,52 +143,52 @@ impl Ends {
     }
 
     fn correct(&self) -> u64 {
-        self.complete - self.astray
+        self.complete - self.wrong
     }
 }
 
-impl std::fmt::Display for Ends {
+impl std::fmt::Display for Outcomes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:>6}, {} complete, {} incomplete", self.all(), self.complete, self.incomplete)?;
         self.errors.iter().try_for_each(|(error, count)| write!(f, ", {count} {error:?}"))?;
-        if self.astray > 0 { write!(f, ", {} of them astray", self.astray) } else { Ok(()) }
+        if self.wrong > 0 { write!(f, ", {} of the complete ones wrong", self.wrong) } else { Ok(()) }
     }
 }
 
 struct Hammer {
     capturer: Capturer,
-    /// In the order of `FUNCTIONS`.
-    ends: [Ends; 5],
+    /// The outcomes by kind, in the order of `FUNCTIONS`.
+    outcomes: [Outcomes; 5],
 }
 
 impl Hammer {
     fn all(&self) -> u64 {
-        self.ends.iter().map(Ends::all).sum()
+        self.outcomes.iter().map(Outcomes::all).sum()
     }
 
-    /// Takes one stack of a thread that is in the function of its `kind`: `always`, or the thread
-    /// may be starting or ending. Allocating threads are in the given poll.
-    fn hit(&mut self, target: Target, kind: usize, always: bool, poll: u64, is_current: impl Fn() -> bool) {
+    /// Captures a thread once. Its stack has the function of its `kind`: `always`, or unless the
+    /// thread is starting or ending. An allocating thread is in the given poll.
+    fn capture(&mut self, target: Target, kind: usize, always: bool, poll: u64, is_current: impl Fn() -> bool) {
         let result = self.capturer.capture_if_current(target, procfs::syscall(target.tid), is_current);
-        let ends = &mut self.ends[kind];
+        let outcomes = &mut self.outcomes[kind];
         let raw = match result {
             Ok(raw) => raw,
-            Err(error) => return *ends.errors.entry(error).or_default() += 1,
+            Err(error) => return *outcomes.errors.entry(error).or_default() += 1,
         };
         if raw.is_complete() {
-            ends.complete += 1
+            outcomes.complete += 1
         } else {
-            ends.incomplete += 1
+            outcomes.incomplete += 1
         }
         let others = FUNCTIONS.iter().enumerate().filter(|(other, _)| *other != kind);
-        let wrong = others.into_iter().any(|(_, function)| is_on(&raw, function()));
+        let other_thread = others.into_iter().any(|(_, function)| is_on(&raw, function()));
         let polls = [allocates_evenly as *const () as usize, allocates_oddly as *const () as usize];
         let other_poll = kind == 0 && is_on(&raw, polls[usize::from(poll.is_multiple_of(2))]);
-        assert!(!wrong && !other_poll, "another thread's or poll's: {:#}", symbolized(&raw));
+        assert!(!other_thread && !other_poll, "the stack of another thread or poll: {:#}", symbolized(&raw));
         if raw.is_complete() && always && !is_on(&raw, FUNCTIONS[kind]()) {
-            ends.astray += 1;
-            if ends.astray < 5 {
-                println!("astray: {:#}", symbolized(&raw));
+            outcomes.wrong += 1;
+            if outcomes.wrong < 5 {
+                println!("wrong: {:#}", symbolized(&raw));
             }
         }
     }
@@ -195,7 +196,7 @@ impl Hammer {
 
 #[test]
 fn captures_harm_nobody() {
-    alone(module_path!(), "captures_harm_nobody", PATIENCE, || {
+    in_child_process(module_path!(), "captures_harm_nobody", PATIENCE, || {
         let number = std::env::var("POLLWATCH_HAMMER").ok().map(|n| n.parse::<u64>().expect("a number of captures"));
         let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
@@ -217,11 +218,11 @@ const FUNCTIONS: [fn() -> usize; 5] = [
 ];
 const NAMES: [&str; 5] = ["allocating", "panicking", "spawning", "short-lived", "loading"];
 
-/// The threads that run and are captured.
+/// The threads that are captured.
 struct Fixture {
     number: Arc<AtomicU64>,
     latest: Arc<Mutex<Option<Target>>>,
-    /// In the order of `FUNCTIONS`. Short-lived threads are started by the spawning one.
+    /// The threads, in the order of `FUNCTIONS`. The spawning one starts the short-lived ones.
     subjects: [Option<Subject>; 5],
 }
 
@@ -243,27 +244,27 @@ impl Fixture {
         Fixture { number, latest, subjects }
     }
 
-    /// Takes one stack of each thread.
-    fn hit(&self, hammer: &mut Hammer) {
+    /// Captures each thread once.
+    fn capture_all(&self, hammer: &mut Hammer) {
         for (kind, subject) in self.subjects.iter().enumerate() {
             let Some(subject) = subject else { continue };
             let poll = self.number.load(Ordering::SeqCst);
             let is_current = || kind != 0 || self.number.load(Ordering::SeqCst) == poll;
-            hammer.hit(subject.target, kind, true, poll, is_current);
+            hammer.capture(subject.target, kind, true, poll, is_current);
         }
         let short = *lock(&self.latest);
         if let Some(short) = short {
-            // The thread may be starting or ending, or has ended.
-            hammer.hit(short, 3, false, 0, || true);
+            // The thread may be starting or ending, or may have ended.
+            hammer.capture(short, 3, false, 0, || true);
         }
     }
 }
 
 fn hammer(captures: u64, time: Option<Duration>) {
     let start = Instant::now();
-    let mut hammer = Hammer { capturer: Capturer::default(), ends: Default::default() };
-    // Each kind alone for most captures, then all at once. Loading a library makes the tables be
-    // read again each time, so there are fewer of these.
+    let mut hammer = Hammer { capturer: Capturer::default(), outcomes: Default::default() };
+    // Most captures are of one kind of thread alone, the rest of several at once. Each load of a
+    // library makes the tables be read again, so there are fewer captures with that kind.
     let fixtures: [(&[usize], f64); 5] =
         [(&[0], 0.31), (&[1], 0.28), (&[2], 0.29), (&[0, 1, 2], 0.1), (&[0, 1, 2, 4], 0.02)];
     let mut share = 0.0;
@@ -272,29 +273,32 @@ fn hammer(captures: u64, time: Option<Duration>) {
         share += part;
         let until = time.map(|time| start + time.mul_f64(share));
         let fixture = Fixture::start(kinds);
-        // On a busy machine a thread may have no CPU to answer on for a long time.
-        let kinds_hit = || kinds.iter().chain(kinds.contains(&2).then_some(&3));
-        let some = |hammer: &Hammer| kinds_hit().all(|kind| hammer.ends[*kind].correct() > 0);
+        // On a busy machine a thread may get no CPU for a long time.
+        let all_kinds = || kinds.iter().chain(kinds.contains(&2).then_some(&3));
+        let some = |hammer: &Hammer| all_kinds().all(|kind| hammer.outcomes[*kind].correct() > 0);
         while !some(&hammer) || hammer.all() - first <= all && until.is_none_or(|until| Instant::now() < until) {
-            fixture.hit(&mut hammer);
+            fixture.capture_all(&mut hammer);
         }
         println!("{kinds:?}: {} by {:?}", hammer.all() - first, start.elapsed());
     }
-    for (name, ends) in NAMES.iter().zip(&hammer.ends) {
-        println!("{name:>12}: {ends}");
+    for (name, outcomes) in NAMES.iter().zip(&hammer.outcomes) {
+        println!("{name:>12}: {outcomes}");
     }
     println!("{} captures in {:?}", hammer.all(), start.elapsed());
-    for (name, ends) in NAMES.iter().zip(&hammer.ends) {
-        let (complete, torn) = (ends.correct(), ends.incomplete + ends.astray);
+    for (name, outcomes) in NAMES.iter().zip(&hammer.outcomes) {
+        let (complete, torn) = (outcomes.correct(), outcomes.incomplete + outcomes.wrong);
         match *name {
             // Starting, ending, or ended.
             "short-lived" => continue,
-            // A share of few captures says nothing; a slow machine takes no more in this time.
-            _ if complete + torn < 100 => println!("{name}: too few to judge"),
-            // The code that resumes after a panic, and the loader, change what unwinding relies on.
-            "panicking" | "loading" => assert!(torn * 10 <= complete + torn, "{name}: {ends}"),
-            _ => assert!(torn * 100 <= complete + torn && ends.astray == 0, "{name}: {ends}"),
+            // The share of bad stacks among few captures is not significant. A slow machine makes
+            // no more in this time.
+            _ if complete + torn < 100 => println!("{name}: too few captures to judge"),
+            // The code that resumes after a panic, and the loader, change the state that unwinding
+            // relies on.
+            "panicking" | "loading" => assert!(torn * 10 <= complete + torn, "{name}: {outcomes}"),
+            _ => assert!(torn * 100 <= complete + torn && outcomes.wrong == 0, "{name}: {outcomes}"),
         }
-        assert_eq!(ends.errors(CaptureError::Unavailable) + ends.errors(CaptureError::Elsewhere), 0, "{name}: {ends}");
+        let unexpected = outcomes.errors(CaptureError::Unavailable) + outcomes.errors(CaptureError::Elsewhere);
+        assert_eq!(unexpected, 0, "{name}: {outcomes}");
     }
 }

@@ -1,5 +1,5 @@
-//! The effect of captures on the user's system calls: those that are cut short are counted, with
-//! and without captures, and with signals alone.
+//! The effect of captures on the user's system calls. The test counts the calls that are
+//! interrupted: without captures, with them, and with signals alone.
 
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
@@ -9,21 +9,23 @@ use super::*;
 
 /// The number of captures over all calls.
 const CAPTURES: u64 = 2_000;
-/// One capture in this many may cut a call short, when the thread enters it just after it was
+/// One capture in this many may interrupt a call, when the thread enters it just after it was
 /// observed running.
-const FEW: u64 = 50;
-/// The time for the captures of one kind of call, in which a slow machine takes fewer.
+const RARE: u64 = 50;
+/// The time limit for the captures of one kind of call. A slow machine makes fewer in it.
 const TIME: Duration = Duration::from_secs(2);
-/// On a busy machine a thread may lose its CPU between the observation and the signal.
+/// The number of attempts. On a busy machine a thread may be preempted between the observation and
+/// the signal.
 const ATTEMPTS: usize = 3;
 const WAIT: Duration = Duration::from_millis(2);
 /// The time that the thread computes between calls.
 const WORK: Duration = Duration::from_micros(500);
 
-/// Makes a call that ends by itself after about [`WAIT`]. Returns whether it was cut short.
+/// A function that makes a call which ends after about [`WAIT`], and returns whether it was
+/// interrupted.
 type Call = fn(&Peer) -> bool;
 
-/// The other side of a call, which answers now and then.
+/// The other side of a call, which answers every [`WAIT`].
 struct Peer {
     stream: UnixStream,
     pipe: (std::io::PipeReader, std::io::PipeWriter),
@@ -94,7 +96,7 @@ const CALLS: [(&str, Call); 7] = [
 #[derive(Clone, Copy, Default)]
 struct Counts {
     calls: u64,
-    cut_short: u64,
+    interrupted: u64,
 }
 
 #[inline(never)]
@@ -102,38 +104,43 @@ fn calls(call: Call, peer: &Peer, stop: &AtomicBool) -> Counts {
     let mut counts = Counts::default();
     while !stop.load(Ordering::Relaxed) {
         counts.calls += 1;
-        counts.cut_short += u64::from(black_box(call)(peer));
+        counts.interrupted += u64::from(black_box(call)(peer));
         let start = Instant::now();
         while start.elapsed() < WORK {}
     }
     counts
 }
 
-/// Writes a byte to a pipe's reader, or reads from its writer, every [`WAIT`].
-fn answers(name: &str, peer: &mut (Option<std::io::PipeReader>, Option<std::io::PipeWriter>), stop: &AtomicBool) {
+/// The ends of the pipes that the peer's ends belong to.
+struct OtherEnds {
+    reader: std::io::PipeReader,
+    writer: std::io::PipeWriter,
+}
+
+/// Writes a byte to the peer's reader, or reads from its writer, every [`WAIT`]. At the end, a
+/// thread that still waits reads the end of the file.
+fn answers(name: &str, mut ends: OtherEnds, stop: &AtomicBool) {
     use std::io::{Read, Write};
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(WAIT);
         match name {
-            "read, pipe" => drop(peer.1.as_mut().unwrap().write(b"x")),
-            "write, pipe" => drop(peer.0.as_mut().unwrap().read(&mut [0; 1 << 14])),
+            "read, pipe" => drop(ends.writer.write(b"x")),
+            "write, pipe" => drop(ends.reader.read(&mut [0; 1 << 14])),
             _ => {}
         }
     }
-    // A thread that still waits gets the end of the file.
-    *peer = (None, None);
 }
 
-/// Makes one call over and over, while `disturb` is done to the thread that makes it.
-fn run((name, call): (&'static str, Call), mut disturb: impl FnMut(Target)) -> Counts {
+/// Makes one call repeatedly, while `disturb` is called with the thread that makes it.
+fn run(name: &'static str, call: Call, mut disturb: impl FnMut(Target)) -> Counts {
     let (stream, _other) = UnixStream::pair().unwrap();
     stream.set_read_timeout(Some(WAIT)).unwrap();
     let (input, output) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
     let peer = Peer { stream, pipe: (input.0, output.1) };
-    let mut answering = (Some(output.0), Some(input.1));
+    let ends = OtherEnds { reader: output.0, writer: input.1 };
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
-    let answering = thread::spawn(move || answers(name, &mut answering, &stopped));
+    let answering = thread::spawn(move || answers(name, ends, &stopped));
     let (send, counts) = mpsc::channel();
     let subject = Subject::start(move |stop| send.send(calls(call, &peer, stop)).unwrap());
     let (mut seed, start) = (1u64, Instant::now());
@@ -142,7 +149,7 @@ fn run((name, call): (&'static str, Call), mut disturb: impl FnMut(Target)) -> C
             break;
         }
         disturb(subject.target);
-        // At any moment of the call.
+        // A random pause, so that the next one comes at any moment of the call.
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         thread::sleep(Duration::from_micros(seed >> 53));
     }
@@ -154,44 +161,45 @@ fn run((name, call): (&'static str, Call), mut disturb: impl FnMut(Target)) -> C
 }
 
 #[test]
-fn few_system_calls_are_cut_short() {
-    alone(module_path!(), "few_system_calls_are_cut_short", Duration::from_secs(180), || {
+fn few_system_calls_are_interrupted() {
+    in_child_process(module_path!(), "few_system_calls_are_interrupted", Duration::from_secs(180), || {
         // SAFETY: the signal is ignored, so that a writer without a reader gets an error.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         let counts: Vec<_> = (0..ATTEMPTS).map_while(|_| counted().err()).collect();
-        assert!(counts.len() < ATTEMPTS, "calls cut short, and captures: {counts:?}");
+        assert!(counts.len() < ATTEMPTS, "interrupted calls, and captures: {counts:?}");
     });
 }
 
-/// Counts the calls that captures cut short, and the captures; `Err` when there are too many.
+/// Counts the calls that captures interrupt, and the captures. Returns both as an error when there
+/// are too many.
 fn counted() -> Result<(), (u64, u64)> {
     let mut capturer = Capturer::default();
     let (mut captures, mut taken, mut starved) = (0u64, 0, 0);
     let mut table = [[Counts::default(); 3]; CALLS.len()];
-    for (call, row) in CALLS.into_iter().zip(&mut table) {
-        row[0] = run(call, |_| {});
-        row[1] = run(call, |target| {
+    for ((name, call), row) in CALLS.into_iter().zip(&mut table) {
+        row[0] = run(name, call, |_| {});
+        row[1] = run(name, call, |target| {
             let result = capturer.capture(target).map(|raw| raw.is_complete());
             captures += 1;
             taken += u64::from(result == Ok(true));
             starved += u64::from(result == Err(CaptureError::Timeout));
         });
-        row[2] = run(call, |target| {
+        row[2] = run(name, call, |target| {
             let _ = signal::copy(target, &mut Vec::new());
         });
     }
-    let total = |column: usize| table.iter().map(|row| row[column].cut_short).sum::<u64>();
-    println!("{:<18} {:>14} {:>14} {:>14}", "cut short of calls", "no captures", "captures", "signals only");
+    let total = |column: usize| table.iter().map(|row| row[column].interrupted).sum::<u64>();
+    println!("{:<18} {:>14} {:>14} {:>14}", "interrupted of all", "no captures", "captures", "signals only");
     for ((name, _), row) in CALLS.iter().zip(&table) {
-        let cell = |counts: Counts| format!("{} of {}", counts.cut_short, counts.calls);
+        let cell = |counts: Counts| format!("{} of {}", counts.interrupted, counts.calls);
         println!("{name:<18} {:>14} {:>14} {:>14}", cell(row[0]), cell(row[1]), cell(row[2]));
     }
     println!("{:<18} {:>14} {:>14} {:>14}; {taken} stacks of {captures}", "all", total(0), total(1), total(2));
     assert!(table.iter().flatten().all(|counts| counts.calls > 0));
-    // A pipe's last write may be cut short by the end of its reader.
+    // A pipe's last write may be interrupted by the end of its reader.
     assert!(total(0) * 100 <= total(2), "{} without", total(0));
-    assert!(total(2) * FEW > 2 * captures, "only {}: this test could not tell", total(2));
+    assert!(total(2) * RARE > 2 * captures, "only {} by signals alone: this test proves nothing", total(2));
     assert!(taken > 0 && (taken + starved) * 10 >= captures * 8, "only {taken} stacks were taken");
     let with = total(1).saturating_sub(total(0));
-    if with * FEW <= captures { Ok(()) } else { Err((with, captures)) }
+    if with * RARE <= captures { Ok(()) } else { Err((with, captures)) }
 }

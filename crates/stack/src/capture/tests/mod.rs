@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::Stack;
 
-/// A thread that does one thing until the test drops it.
+/// A thread that runs one function until the test drops it.
 struct Subject {
     target: Target,
     stop: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ impl Subject {
         capturer.capture(self.target)
     }
 
-    /// Captures until there is a complete stack whose innermost own function is `function`.
+    /// Captures until there is a complete stack whose innermost user function is `function`.
     fn stack_with(&self, function: &str) -> Stack {
         let mut capturer = Capturer::default();
         let start = Instant::now();
@@ -62,9 +62,9 @@ fn symbolized(raw: &RawStack) -> Stack {
     Symbolizer::shared().symbolize(raw)
 }
 
-/// Runs the calling test once more, alone, in a process of its own, and kills that process if it
+/// Runs the calling test in a child process that runs no other test, and kills that process if it
 /// does not end in time. `module` and `name` are the test's.
-fn alone(module: &str, name: &str, time: Duration, run: impl FnOnce()) {
+fn in_child_process(module: &str, name: &str, time: Duration, run: impl FnOnce()) {
     const ROLE: &str = "POLLWATCH_TEST_CHILD";
     if std::env::var_os(ROLE).is_some() {
         return run();
@@ -141,7 +141,7 @@ fn recurses(depth: u32, stop: &AtomicBool) -> u32 {
 }
 
 #[test]
-fn of_a_thread_that_computes() {
+fn captures_a_thread_that_computes() {
     let subject = Subject::start(computes);
     let stack = subject.stack_with("::computes");
     assert!(
@@ -151,7 +151,7 @@ fn of_a_thread_that_computes() {
 }
 
 #[test]
-fn of_a_thread_that_sleeps() {
+fn captures_a_thread_that_sleeps() {
     let subject = Subject::start(sleeps);
     let stack = subject.stack_with("::sleeps");
     let line = stack.user_frames()[0].line.unwrap();
@@ -160,11 +160,11 @@ fn of_a_thread_that_sleeps() {
 }
 
 #[test]
-fn of_a_thread_that_waits_for_a_lock() {
+fn captures_a_thread_that_waits_for_a_lock() {
     let lock = Arc::new(Mutex::new(()));
     let held = lock.lock().unwrap();
-    let theirs = lock.clone();
-    let subject = Subject::start(move |stop| waits_for_a_lock(stop, &theirs));
+    let subjects_lock = lock.clone();
+    let subject = Subject::start(move |stop| waits_for_a_lock(stop, &subjects_lock));
     let stack = subject.stack_with("::waits_for_a_lock");
     assert!(stack.leaf_frames().iter().any(|f| f.to_string().contains("Mutex")), "{stack:#}");
     subject.stop.store(true, Ordering::Relaxed);
@@ -172,7 +172,7 @@ fn of_a_thread_that_waits_for_a_lock() {
 }
 
 #[test]
-fn of_a_deep_recursion() {
+fn captures_a_deep_recursion() {
     let subject = Subject::start(|stop| {
         recurses(2_000, stop);
     });
@@ -191,7 +191,8 @@ fn counts_in_a_map(stop: &AtomicBool) {
     }
 }
 
-/// Some instructions have no line in the debug information; a stack may be taken at each of them.
+/// Some instructions have no line in the debug information. A thread may be captured at each of
+/// them.
 #[test]
 fn every_instruction_has_a_line() {
     let (modules, address) = (Modules::current(), counts_in_a_map as *const () as u64);
@@ -206,30 +207,30 @@ fn every_instruction_has_a_line() {
 }
 
 #[test]
-fn a_copy_that_is_no_longer_wanted_is_dropped() {
+fn a_copy_that_is_not_current_is_dropped() {
     let subject = Subject::start(sleeps);
     let (target, start) = (subject.target, Instant::now());
     loop {
         let result = Capturer::default().capture_if_current(target, procfs::syscall(target.tid), || false);
-        let error = result.expect_err("it is not wanted");
+        let error = result.expect_err("it is not current");
         if error == CaptureError::Moved {
             return;
         }
-        // Between two sleeps, on a busy machine, the thread may have no CPU to answer on.
+        // On a busy machine the thread may be ready between two sleeps, but get no CPU.
         assert!(start.elapsed() < Duration::from_secs(30), "{error:?}");
     }
 }
 
 #[test]
-fn of_a_thread_that_has_ended() {
+fn capture_of_an_ended_thread_fails() {
     let target = Subject::start(|_| {}).target;
-    let error = Capturer::default().capture(target).expect_err("it has ended");
+    let error = Capturer::default().capture(target).expect_err("the thread has ended");
     assert_eq!(error, CaptureError::Unavailable);
 }
 
-/// Functions outwards from the boundary do not belong to the user's part.
+/// Functions outside the boundary do not belong to the user's part.
 #[test]
-fn the_users_part_ends_at_the_boundary() {
+fn user_part_ends_at_the_boundary() {
     let subject = Subject::start(|stop| {
         recurses(1, stop);
     });

@@ -1,12 +1,13 @@
-//! Threads at which the signal does not arrive.
+//! Threads that the signal does not reach: they block it, or a later handler does not call
+//! this crate's.
 
 use super::*;
 
-/// Enough time for a thread that can be asked.
+/// The time limit for a thread that the signal reaches.
 const TIME: Duration = Duration::from_secs(30);
 
-/// Captures until there is a complete stack, or this error.
-fn until(subject: &Subject, outcome: Result<(), CaptureError>) {
+/// Captures until the result is a complete stack, or the given error.
+fn capture_until(subject: &Subject, outcome: Result<(), CaptureError>) {
     let (mut capturer, start) = (Capturer::default(), Instant::now());
     loop {
         let found = subject.capture(&mut capturer).map(|raw| raw.is_complete());
@@ -30,25 +31,25 @@ fn blocks_and_computes(stop: &AtomicBool) {
 }
 
 #[test]
-fn threads_that_block_the_signal_are_known() {
-    alone(module_path!(), "threads_that_block_the_signal_are_known", Duration::from_secs(120), || {
+fn threads_that_block_the_signal_are_remembered() {
+    in_child_process(module_path!(), "threads_that_block_the_signal_are_remembered", Duration::from_secs(120), || {
         assert_eq!(degradation(), None);
         let (blocking, other) = (Subject::start(blocks_and_computes), Subject::start(computes));
-        until(&blocking, UNAVAILABLE);
+        capture_until(&blocking, UNAVAILABLE);
         assert_eq!(signal::degradation(), Some(signal::IS_BLOCKED));
-        // From now on nobody waits for it.
+        // From now on no capture waits for this thread.
         for _ in 0..100 {
             let answer = signal::copy(blocking.target, &mut Vec::new());
             assert!(matches!(answer, Err(CaptureError::Unavailable)), "{:?}", answer.map(|_| ()));
         }
-        until(&other, Ok(()));
-        assert_eq!(signal::degradation(), Some(signal::IS_BLOCKED), "some threads do");
+        capture_until(&other, Ok(()));
+        assert_eq!(signal::degradation(), Some(signal::IS_BLOCKED), "one thread still blocks it");
         // Another handler, installed and removed again, does not change that.
         let earlier = install(libc::SIG_IGN, 0);
-        until(&other, UNAVAILABLE);
+        capture_until(&other, UNAVAILABLE);
         assert_eq!(signal::degradation(), Some(signal::IS_REPLACED));
         install(earlier.sa_sigaction, earlier.sa_flags);
-        until(&other, Ok(()));
+        capture_until(&other, Ok(()));
         assert_eq!(signal::degradation(), Some(signal::IS_BLOCKED));
     });
 }
@@ -76,23 +77,28 @@ fn install(handler: usize, flags: libc::c_int) -> libc::sigaction {
 }
 
 #[test]
-fn a_later_handler_is_known() {
-    alone(module_path!(), "a_later_handler_is_known", Duration::from_secs(120), || {
-        let subject = Subject::start(computes);
-        until(&subject, Ok(()));
-        let earlier = install(ignores as *const () as usize, 0);
-        until(&subject, UNAVAILABLE);
-        assert_eq!(signal::degradation(), Some(signal::IS_REPLACED));
-        // This one calls the earlier handler, and is tried because it is another.
-        EARLIER.store(earlier.sa_sigaction as u64, Ordering::Relaxed);
-        install(calls_the_earlier as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
-        until(&subject, Ok(()));
-        assert_eq!(degradation(), None);
-        install(libc::SIG_IGN, 0);
-        until(&subject, UNAVAILABLE);
-        assert_eq!(signal::degradation(), Some(signal::IS_REPLACED));
-        install(earlier.sa_sigaction, earlier.sa_flags);
-        until(&subject, Ok(()));
-        assert_eq!(degradation(), None);
-    });
+fn a_later_handler_that_does_not_chain_is_detected() {
+    in_child_process(
+        module_path!(),
+        "a_later_handler_that_does_not_chain_is_detected",
+        Duration::from_secs(120),
+        || {
+            let subject = Subject::start(computes);
+            capture_until(&subject, Ok(()));
+            let earlier = install(ignores as *const () as usize, 0);
+            capture_until(&subject, UNAVAILABLE);
+            assert_eq!(signal::degradation(), Some(signal::IS_REPLACED));
+            // This one calls the earlier handler. It is tried because it is a different one.
+            EARLIER.store(earlier.sa_sigaction as u64, Ordering::Relaxed);
+            install(calls_the_earlier as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
+            capture_until(&subject, Ok(()));
+            assert_eq!(degradation(), None);
+            install(libc::SIG_IGN, 0);
+            capture_until(&subject, UNAVAILABLE);
+            assert_eq!(signal::degradation(), Some(signal::IS_REPLACED));
+            install(earlier.sa_sigaction, earlier.sa_flags);
+            capture_until(&subject, Ok(()));
+            assert_eq!(degradation(), None);
+        },
+    );
 }

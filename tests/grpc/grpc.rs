@@ -1,5 +1,5 @@
-//! tonic: unary calls and streams in both directions over HTTP/2, where requests share a
-//! connection.
+//! Tests of the tower layer with tonic: unary calls and streams in both directions over HTTP/2,
+//! where requests share a connection.
 
 use std::net::SocketAddr;
 
@@ -18,8 +18,6 @@ use tonic_reflection::pb::v1::server_reflection_server::{ServerReflection, Serve
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tower::Service;
 
-use crate::fixture::Fixture;
-use crate::ground_truth::{GroundTruth, LOAD_THRESHOLD};
 use test_support::*;
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -29,20 +27,20 @@ const ROUTES: [&str; 3] = [CHECK, WATCH, TALK];
 
 /// Services whose methods block on demand.
 #[derive(Clone, Default)]
-struct Answers(GroundTruth);
+struct BlockingServices(GroundTruth);
 
 const BLOCK: &str = "block";
 const FAIL: &str = "fail";
 
 #[tonic::async_trait]
-impl Health for Answers {
+impl Health for BlockingServices {
     type WatchStream = BoxStream<HealthCheckResponse>;
 
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         yield_once().await;
-        let asked = request.into_inner().service;
-        self.0.visit(CHECK, asked == BLOCK);
-        if asked == FAIL {
+        let service = request.into_inner().service;
+        self.0.visit(CHECK, service == BLOCK);
+        if service == FAIL {
             Err(Status::internal("on purpose"))
         } else {
             Ok(Response::new(HealthCheckResponse::default()))
@@ -50,9 +48,9 @@ impl Health for Answers {
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (truth, asked) = (self.0.clone(), request.into_inner().service);
+        let (truth, service) = (self.0.clone(), request.into_inner().service);
         let stream = futures_util::stream::iter(0..3).map(move |i| {
-            truth.visit(WATCH, i == 1 && asked == BLOCK);
+            truth.visit(WATCH, i == 1 && service == BLOCK);
             Ok(HealthCheckResponse { status: i })
         });
         Ok(Response::new(Box::pin(stream)))
@@ -60,7 +58,7 @@ impl Health for Answers {
 }
 
 #[tonic::async_trait]
-impl ServerReflection for Answers {
+impl ServerReflection for BlockingServices {
     type ServerReflectionInfoStream = BoxStream<ServerReflectionResponse>;
 
     async fn server_reflection_info(
@@ -77,15 +75,12 @@ impl ServerReflection for Answers {
     }
 }
 
-fn serve(fixture: &Fixture, answers: Answers) -> SocketAddr {
-    let listener = fixture.listen();
-    let addr = listener.local_addr().unwrap();
+fn serve(fixture: &LayerFixture, answers: BlockingServices) -> SocketAddr {
     let server = Server::builder()
         .layer(fixture.watchdog.layer())
         .add_service(HealthServer::new(answers.clone()))
         .add_service(ServerReflectionServer::new(answers));
-    fixture.runtime.spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    addr
+    fixture.serve(|listener| server.serve_with_incoming(TcpIncoming::from(listener)))
 }
 
 async fn channel(addr: SocketAddr) -> Channel {
@@ -96,8 +91,8 @@ async fn count<T>(answer: Result<Response<Streaming<T>>, Status>) -> usize {
     answer.expect("an answer").into_inner().map(|message| message.expect("a message")).count().await
 }
 
-/// Calls a route once; the caller decides whether it blocks.
-async fn ask(channel: Channel, route: &str, block: bool) {
+/// Calls a route once. The handler blocks if `block`.
+async fn call(channel: Channel, route: &str, block: bool) {
     let service = if block { BLOCK } else { "fast" }.to_owned();
     match route {
         CHECK => {
@@ -126,9 +121,9 @@ fn every_stall_of_tonic_has_its_route() {
     /// The concurrent streams of each connection.
     const STREAMS: usize = 2;
     const REQUESTS: usize = 15;
-    let fixture = Fixture::with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
+    let fixture = LayerFixture::start_with(Watchdog::builder().threshold(LOAD_THRESHOLD).capture_stacks(false));
     let truth = GroundTruth::default();
-    let addr = serve(&fixture, Answers(truth.clone()));
+    let addr = serve(&fixture, BlockingServices(truth.clone()));
     let drive = async move {
         let mut all = JoinSet::new();
         for connection in 0..CONNECTIONS {
@@ -138,7 +133,7 @@ fn every_stall_of_tonic_has_its_route() {
                 all.spawn(async move {
                     for i in 0..REQUESTS {
                         let route = ROUTES[(connection + stream + i) % ROUTES.len()];
-                        ask(channel.clone(), route, (connection + i) % 4 == 0).await;
+                        call(channel.clone(), route, (connection + i) % 4 == 0).await;
                     }
                 });
             }
@@ -155,11 +150,12 @@ fn every_stall_of_tonic_has_its_route() {
     fixture.assert_slots_are_empty();
 }
 
-/// The status of gRPC is in the trailers, which pass; the request counts by its HTTP status.
+/// The gRPC status is in the trailers, which are unchanged. The request is counted by its HTTP
+/// status.
 #[test]
 fn trailers_and_errors_are_passed_on() {
-    let fixture = Fixture::new();
-    let addr = serve(&fixture, Answers::default());
+    let fixture = LayerFixture::start();
+    let addr = serve(&fixture, BlockingServices::default());
     within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
             let mut client = HealthClient::new(channel(addr).await);
@@ -167,21 +163,21 @@ fn trailers_and_errors_are_passed_on() {
             assert_eq!((failed.code(), failed.message()), (tonic::Code::Internal, "on purpose"));
             let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
             while stream.message().await.unwrap().is_some() {}
-            assert!(stream.trailers().await.unwrap().is_some(), "the trailers came");
+            assert!(stream.trailers().await.unwrap().is_some(), "the stream has trailers");
         });
     });
     fixture.wait_requests(CHECK, &[("POST", "2xx", 1)]);
     fixture.wait_requests(WATCH, &[("POST", "2xx", 1)]);
 }
 
-/// Clients invent more methods than there is room for. The real ones, called after that, have their
-/// names.
+/// Clients invent more methods than the limit of routes. The real ones, called afterwards, still
+/// have their own routes.
 #[test]
 fn a_flood_of_invented_methods_does_not_displace_real_ones() {
-    const ROOM: usize = 8;
+    const MAX_ROUTES: usize = 8;
     const FLOOD: usize = 500;
-    let fixture = Fixture::with(Watchdog::builder().threshold(THRESHOLD).max_routes(ROOM));
-    let addr = serve(&fixture, Answers::default());
+    let fixture = LayerFixture::start_with(Watchdog::builder().threshold(THRESHOLD).max_routes(MAX_ROUTES));
+    let addr = serve(&fixture, BlockingServices::default());
     within_timeout("the calls", move || {
         current_thread().build().unwrap().block_on(async {
             let mut channel = channel(addr).await;
@@ -195,18 +191,17 @@ fn a_flood_of_invented_methods_does_not_displace_real_ones() {
                 assert_eq!(answer.headers()["grpc-status"], "12");
             }
             for route in ROUTES.into_iter().cycle().take(30) {
-                ask(channel.clone(), route, false).await;
+                call(channel.clone(), route, false).await;
             }
         });
     });
-    // The first call of each was counted before its name was known to be real or when it was
-    // answered; the others came later.
+    // The first call of each route may be counted before the method was known to exist.
     for route in ROUTES {
         fixture.wait_requests(route, &[("POST", "2xx", 10)]);
     }
     let snapshot = fixture.watchdog.snapshot();
-    assert!(snapshot.routes.len() <= ROOM + 2, "{:#?}", snapshot.routes);
-    assert!(snapshot.watchdog.routes_overflowed >= (FLOOD - ROOM) as u64);
+    assert!(snapshot.routes.len() <= MAX_ROUTES + 2, "{:#?}", snapshot.routes);
+    assert!(snapshot.watchdog.routes_overflowed >= (FLOOD - MAX_ROUTES) as u64);
     let all = snapshot.routes.iter().flat_map(|route| &route.requests).map(|requests| requests.count).sum::<u64>();
     assert_eq!(all, (FLOOD + 30) as u64, "none is lost: {:#?}", snapshot.routes);
 }
