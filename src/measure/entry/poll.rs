@@ -37,8 +37,9 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
 pub(crate) fn start_task_poll(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     let started = crate::measure::thread::with_first(runtime, |thread| {
         let (counters, tag) = thread.cached(SpawnSite::Location(location), runtime.runtime_tag)?;
-        let now = thread.state.fast_now()?;
-        thread.state.push_poll(now, tag.with(FrameKind::Task, None), task, None, counters);
+        // Taken once: the compiler loads it anew after the clock is read.
+        let state = &*thread.state;
+        state.push_poll(state.fast_now()?, tag.with(FrameKind::Task, None), task, None, counters);
         Some(())
     });
     if started.flatten().is_none() {
