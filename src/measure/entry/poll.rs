@@ -37,7 +37,7 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
 pub(crate) fn start_task_poll(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     let started = crate::measure::thread::with_first(runtime, |thread| {
         let (counters, tag) = thread.cached(SpawnSite::Location(location), runtime.runtime_tag)?;
-        // Taken once: the compiler loads it anew after the clock is read.
+        // One load for both, because the compiler keeps none across a reading of the clock.
         let state = &*thread.state;
         state.push_poll(state.fast_now()?, tag.with(FrameKind::Task, None), task, None, counters);
         Some(())
@@ -52,7 +52,7 @@ pub(crate) fn start_task_poll(runtime: &Runtime, location: &'static Location<'st
 #[inline(never)]
 fn start_task_poll_cold(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| {
-        if let Some(counters) = thread.cell(SpawnSite::Location(location), runtime.id) {
+        if let Some(counters) = thread.counters(SpawnSite::Location(location), runtime.id) {
             thread.push_poll(counters.tag().with(FrameKind::Task, None), task, None, counters);
         }
     });
@@ -103,7 +103,7 @@ fn end_task_poll_slow(runtime: &Runtime, location: &'static Location<'static>, t
 /// own task.
 #[cfg(tokio_unstable)]
 fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, location: &'static Location<'static>) {
-    if thread.state.slot.depth() > 0 && thread.cell(SpawnSite::Location(location), runtime.id).is_some() {
+    if thread.state.slot.depth() > 0 && thread.counters(SpawnSite::Location(location), runtime.id).is_some() {
         thread.state.slot.pop();
     }
 }
@@ -122,7 +122,7 @@ fn finish(thread: &LocalHandle, top: &FrameCell) {
 fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
     let is_fast = |duration: &Nanos| *duration < thread.state.fast_limit;
     let Some(duration) = thread.state.fast_since(top.start()).filter(is_fast) else { return false };
-    thread.cell_of(top).fast_poll(duration.0);
+    thread.counters_of(top).fast_poll(duration.0);
     true
 }
 
@@ -131,7 +131,7 @@ fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
 fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
     let start = top.start();
     let duration = thread.state.since(start);
-    thread.cell_of(top).poll(duration.0);
+    thread.counters_of(top).poll(duration.0);
     if duration >= thread.state.threshold {
         publish_slow_poll(thread, top, start, duration);
     }
@@ -145,7 +145,7 @@ pub(crate) fn leave_call(thread: &LocalHandle, pushed: PushedFrame) {
     if let Some(top) = thread.state.slot.top().filter(|top| pushed.is_poll && top.number() == pushed.number) {
         let start = top.start();
         let duration = thread.state.since(start);
-        thread.cell_of(top).part(duration.0);
+        thread.counters_of(top).part(duration.0);
         if duration >= thread.state.threshold {
             publish_slow_poll(thread, top, start, duration);
         }
@@ -207,7 +207,7 @@ pub(crate) fn enter(
         let tag = FrameTag { kind: FrameKind::Scope, runtime, route: parent_route, index: site.0 };
         thread.state.push(start, tag.pack())
     } else {
-        let counters = thread.cell(SpawnSite::Interned(site), runtime)?;
+        let counters = thread.counters(SpawnSite::Interned(site), runtime)?;
         let observed = ownership::observe(thread, runtime, slot.depth() > 0);
         thread.push_poll(counters.tag().with(FrameKind::Watched, parent_route), task(), observed, counters)
     };
@@ -236,7 +236,7 @@ pub(crate) fn leave(thread: &LocalHandle, pushed: PushedFrame) {
 #[inline]
 pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| {
-        let Some(counters) = thread.cell(SpawnSite::Location(location), runtime.id) else { return };
+        let Some(counters) = thread.counters(SpawnSite::Location(location), runtime.id) else { return };
         counters.event(Event::Spawned);
         if thread.ended_before_spawn.get() == task {
             counters.event(Event::Terminated);
@@ -256,15 +256,15 @@ pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    if crate::measure::thread::is_stranger(runtime, location) {
+    if crate::measure::thread::is_spawn_unknown(runtime, location) {
         return;
     }
     with(runtime, |thread| {
         let is_in_poll = thread.state.slot.top().is_some_and(|top| top.task() == task);
         let counters = if is_in_poll {
-            thread.cell(SpawnSite::Location(location), runtime.id)
+            thread.counters(SpawnSite::Location(location), runtime.id)
         } else if tokio::runtime::worker_index().is_some() || !runtime.is_multi_thread() {
-            thread.known_cell(SpawnSite::Location(location), runtime.id)
+            thread.existing_counters(location, runtime.id)
         } else {
             None
         };
@@ -332,14 +332,14 @@ fn publish_slow_request(thread: &LocalHandle, top: &FrameCell, start: Ticks, dur
 mod tests {
     use super::*;
     use crate::measure::runtime::meter::Meter;
-    use crate::measure::thread::attached;
+    use crate::measure::thread::local_handle;
 
     /// A stackful coroutine that is abandoned within a watched future leaves frames behind.
     #[test]
     fn the_end_of_a_poll_pops_the_frames_that_were_left_in_it() {
         let meter = Meter::of(1_000_000_000, 10);
         let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
-        let thread = attached(&meter).unwrap();
+        let thread = local_handle(&meter).unwrap();
         let slot = &thread.state.slot;
         let location = Location::caller();
         let [outer, inner, unknown] = [7, 8, 9].map(TaskBits);

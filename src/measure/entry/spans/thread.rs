@@ -87,7 +87,7 @@ fn add<'a>(all: &'a mut Vec<Here>, meter: &Arc<Meter>) -> &'a mut Here {
     });
     let last = all.len() - 1;
     let here = &mut all[last];
-    if let Some(state) = thread::known(meter.id) {
+    if let Some(state) = thread::registered_state(meter.id) {
         here.register(&state);
     }
     here

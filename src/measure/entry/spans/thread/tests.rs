@@ -16,7 +16,7 @@ fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
 }
 
 fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, FrameNumber) {
-    let tied = thread::attached(meter).expect("a thread");
+    let tied = thread::local_handle(meter).expect("a thread");
     let number = tied.state.slot.push(
         1,
         FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 }.pack().0,
@@ -35,7 +35,7 @@ fn told(state: &ThreadState, number: FrameNumber) -> Vec<String> {
 fn spans_alone_do_not_make_a_thread_a_measured_one() {
     on_a_thread(|meter| {
         let before = info_span!("before").entered();
-        assert!(meter.threads().is_empty() && thread::known(meter.id).is_none());
+        assert!(meter.threads().is_empty() && thread::registered_state(meter.id).is_none());
         let (state, number) = begin(&meter);
         assert_eq!(told(&state, number), ["before"], "known as soon as there is a poll");
         let inside = info_span!("inside").entered();
