@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use crate::measure::entry::future::Watched;
-use crate::measure::entry::task::Task;
+use crate::measure::entry::task::SpawnedTask;
 use crate::measure::runtime::lag::{Lag, LagSource};
 use crate::model::coverage::Coverage;
 use crate::model::snapshot::Snapshot;
@@ -123,7 +123,7 @@ impl Watchdog {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        tokio::spawn(Task::new(Watched::task(&self.state.meter, future)))
+        tokio::spawn(SpawnedTask::new(Watched::task(&self.state.meter, future)))
     }
 
     /// Returns a layer for your `tracing` subscriber. With it, stalls are reported with the spans

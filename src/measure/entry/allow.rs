@@ -6,18 +6,20 @@ use crate::model::id::RuntimeId;
 
 /// Runs `f`, which is allowed to block: its time is counted under `reason`
 /// (`pollwatch_allowed_blocking_seconds_total`) and left out of the enclosing poll. The rest of the
-/// poll is measured as usual, and an ongoing stall does not grow meanwhile.
+/// poll is measured as usual. An ongoing stall does not grow during the call.
 ///
-/// Scopes nest; each is counted without those within it. Outside of a measured poll, and of a
+/// Scopes nest; the time of an inner one is not counted in the outer one. Outside of a measured poll, and of a
 /// worker that is observed from outside in stable mode, the function only runs `f`. It changes
-/// nothing for the other tasks of the worker, which do wait: use it where you know that they may
-/// (at start-up, in a tool, for a bounded call that has no async form), and
+/// nothing for the other tasks of the worker, which do wait. Use it where they may wait (at
+/// start-up, in a tool, for a bounded call that has no async form), and
 /// [`tokio::task::spawn_blocking`] everywhere else.
 ///
 /// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.
 ///
 /// ```
-/// let config = pollwatch::allow_blocking("reads its configuration", || std::fs::read_to_string("app.toml"));
+/// let config = pollwatch::allow_blocking("reads its configuration", || {
+///     std::fs::read_to_string("app.toml")
+/// });
 /// # drop(config);
 /// ```
 pub fn allow_blocking<R>(reason: &'static str, f: impl FnOnce() -> R) -> R {
@@ -31,11 +33,11 @@ struct Scope {
 
 impl Scope {
     fn enter(reason: &'static str) -> Scope {
-        let what = FrameTag { kind: FrameKind::Allowed, runtime: RuntimeId::OTHER, route: None, index: 0 }.pack();
-        thread::for_each(|thread| {
+        let tag = FrameTag { kind: FrameKind::Allowed, runtime: RuntimeId::OTHER, route: None, index: 0 }.pack();
+        thread::for_each_handle(|thread| {
             // A worker may be observed from outside though its poll is not measured.
             if thread.state.slot.depth() > 0 || crate::measure::runtime::worker_threads::is_worker() {
-                thread.state.push(thread.state.now(), what, 0, None);
+                thread.state.push(thread.state.now(), tag);
             }
         });
         Scope { reason }
@@ -44,18 +46,17 @@ impl Scope {
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        thread::for_each(|thread| {
+        thread::for_each_handle(|thread| {
             let slot = &thread.state.slot;
             let top = match slot.top() {
-                Some(top) if FrameTag::unpack(top.what()).kind == FrameKind::Allowed => top,
+                Some(top) if top.tag().kind == FrameKind::Allowed => top,
                 // Too deep to be published.
                 None if slot.depth() > 0 => return slot.pop(),
                 _ => return,
             };
-            let now = thread.state.now();
-            let began = top.begin();
-            slot.pop_allowed(now.saturating_sub(began));
-            thread.count_allowed(self.reason, began, now);
+            let (start, now) = (top.start(), thread.state.now());
+            slot.pop_allowed(now.saturating_sub(start));
+            thread.count_allowed(self.reason, start, now);
         });
     }
 }

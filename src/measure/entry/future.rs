@@ -1,4 +1,4 @@
-//! Entry point of wrapped futures: `watch` and `spawn`, on stable and unstable tokio.
+//! The entry point of wrapped futures: `watch` and `spawn`, on stable and unstable tokio.
 
 use std::any::Any;
 use std::panic::Location;
@@ -11,60 +11,66 @@ use tokio::runtime::Handle;
 
 use crate::measure::counters::panics::{self, TaskPanic};
 use crate::measure::counters::sites::Event;
-use crate::measure::entry::poll::{self, Entered};
+use crate::measure::entry::poll::{self, PushedFrame, WrapperOrigin};
 use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::task_id::to_bits;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::thread::{LocalHandle, SpawnSite, attached};
+use crate::measure::thread::{LocalHandle, ResolvedRuntime, SpawnSite, local_handle};
 use crate::model::id::RuntimeId;
 
 /// The file of a wrapper's poll, as it appears in stacks.
 pub(crate) const FILE: &str = file!();
 
-/// The runtime of a future that was not polled yet.
+/// The runtime of a future that was neither polled nor spawned yet.
 pub(super) const UNRESOLVED: RuntimeId = RuntimeId(u8::MAX);
 
 pin_project! {
     /// A future whose polls are watched; made by [`Watchdog::watch`](crate::Watchdog::watch).
     ///
-    /// Where tokio's hooks see the task already, this is a named part of its polls and counts none
-    /// of its own. It adds 16 bytes to the future; what it adds to a poll is in `docs/overhead.md`.
+    /// Where tokio's hooks measure the task already, this is a named part of its polls and counts
+    /// none of its own. It adds 16 bytes to the future; what it adds to a poll is in
+    /// `docs/overhead.md`.
     #[must_use = "futures do nothing unless polled"]
     pub struct Watched<F> {
         #[pin]
         inner: F,
-        tag: Tag,
+        state: WatchState,
     }
 }
 
 impl<F> std::fmt::Debug for Watched<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watched").field("site", &self.tag.meter.sites.get(self.tag.site)).finish_non_exhaustive()
+        f.debug_struct("Watched").field("site", &self.state.meter.sites.get(self.state.site)).finish_non_exhaustive()
     }
 }
 
-/// What a wrapper adds to its future: 16 bytes.
-struct Tag {
+/// The state that a wrapper adds to its future: 16 bytes.
+struct WatchState {
     meter: Arc<Meter>,
     site: SiteId,
-    spawned: Spawned,
+    spawn: SpawnRecord,
+    /// The runtime that polled the future last.
     runtime: RuntimeId,
-    /// How the future ended; counted when it is dropped.
-    outcome: Outcome,
+    /// The outcome of the future so far. It is counted when the wrapper is dropped.
+    outcome: FutureOutcome,
 }
 
-/// The route that it was spawned under, and in the highest bit whether it is a task whose spawn was
-/// counted here, so that its end is, too.
+/// The spawn of a future, in 16 bits: the route that it was spawned under, and in the highest bit
+/// whether this wrapper counts the spawn and the end of the task, because no hook does.
 #[derive(Clone, Copy, Default)]
-struct Spawned(u16);
+struct SpawnRecord(u16);
 
 const COUNTED: u16 = 1 << 15;
 const _: () = assert!(Routes::MAX + 2 < COUNTED as usize);
 
-impl Spawned {
+impl SpawnRecord {
+    fn new(parent_route: Option<RouteId>, is_counted: bool) -> SpawnRecord {
+        SpawnRecord(RouteId::to_bits(parent_route) | if is_counted { COUNTED } else { 0 })
+    }
+
     #[inline]
-    fn under(self) -> Option<RouteId> {
+    fn parent_route(self) -> Option<RouteId> {
         RouteId::from_bits(self.0 & !COUNTED)
     }
 
@@ -73,10 +79,10 @@ impl Spawned {
     }
 }
 
-const _: () = assert!(size_of::<usize>() != 8 || size_of::<Tag>() == 16);
+const _: () = assert!(size_of::<usize>() != 8 || size_of::<WatchState>() == 16);
 
 #[derive(Clone, Copy, PartialEq)]
-enum Outcome {
+enum FutureOutcome {
     Pending,
     Completed,
     Panicked,
@@ -86,66 +92,69 @@ impl<F> Watched<F> {
     /// Wraps a future that may be polled anywhere.
     #[track_caller]
     pub(crate) fn new(meter: &Arc<Meter>, inner: F) -> Watched<F> {
-        let place = Location::caller();
-        let site = attached(meter).map(|thread| thread.site(place)).unwrap_or_else(|| meter.sites.intern(place));
-        let (spawned, outcome) = (Spawned::default(), Outcome::Pending);
-        Watched { inner, tag: Tag { meter: meter.clone(), site, spawned, runtime: UNRESOLVED, outcome } }
+        let location = Location::caller();
+        let site = match local_handle(meter) {
+            Some(thread) => thread.site(location),
+            None => meter.sites.intern(location),
+        };
+        let (spawn, outcome) = (SpawnRecord::default(), FutureOutcome::Pending);
+        Watched { inner, state: WatchState { meter: meter.clone(), site, spawn, runtime: UNRESOLVED, outcome } }
     }
 
-    /// A future about to be spawned on the current runtime. Where the hooks see tasks, they count
-    /// its spawn and its end.
+    /// Wraps a future that is about to be spawned on the current runtime. Where hooks see the tasks
+    /// of the runtime, they count its spawn and its end.
     #[track_caller]
     pub(crate) fn task(meter: &Arc<Meter>, inner: F) -> Watched<F> {
         let mut watched = Watched::new(meter, inner);
-        let hooked = watched.tag.resolve();
-        let route = attached(meter).and_then(|thread| thread.state.slot.current_route());
-        watched.tag.spawned = Spawned(RouteId::to_bits(route) | if hooked { 0 } else { COUNTED });
-        if !hooked {
-            watched.tag.count(Event::Spawned);
+        let is_hooked = watched.state.resolve();
+        let route = local_handle(meter).and_then(|thread| thread.state.slot.current_route());
+        watched.state.spawn = SpawnRecord::new(route, !is_hooked);
+        if !is_hooked {
+            watched.state.count(Event::Spawned);
         }
         watched
     }
 
-    /// Hands the panic of this task to the watchdog, which reports it.
+    /// Publishes the panic of this task for the watchdog, which reports it.
     #[cold]
-    pub(super) fn leave_panic(&self, payload: &(dyn Any + Send)) {
-        let Tag { meter, site, runtime, .. } = &self.tag;
-        let task = to_bits(tokio::task::try_id());
+    pub(super) fn publish_panic(&self, payload: &(dyn Any + Send)) {
+        let WatchState { meter, site, runtime, .. } = &self.state;
+        let task = TaskBits::current();
         meter.panics.leave(TaskPanic { runtime: *runtime, site: *site, task, text: panics::text(payload) });
         meter.wake.wake();
     }
 }
 
-/// Returns the runtime that polls on this thread, and whether hooks see its tasks.
+/// Returns the runtime that polls on this thread.
 #[cold]
-pub(super) fn resolve(meter: &Arc<Meter>) -> (RuntimeId, bool) {
+pub(super) fn resolve(meter: &Arc<Meter>) -> ResolvedRuntime {
     let handle = Handle::try_current().ok();
-    let id = handle.as_ref().map(Handle::id);
-    let thread = attached(meter);
-    // As a rule it is the runtime of the last future resolved on this thread, found without a lock.
+    let tokio_id = handle.as_ref().map(Handle::id);
+    let thread = local_handle(meter);
+    // As a rule it is the runtime of the previous future on this thread, which is found without a
+    // lock.
     let last = thread.and_then(|thread| thread.last_runtime.get());
-    if let Some((_, runtime, hooked)) = last.filter(|(last, _, _)| Some(*last) == id) {
-        return (runtime, hooked);
+    if let Some(last) = last.filter(|last| last.tokio_id == tokio_id) {
+        return last;
     }
     let runtimes = &meter.runtimes;
     let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, meter.id));
     let runtime = known.unwrap_or_else(|| runtimes.other(meter.id));
-    // There are at most MAX_RUNTIMES of them.
-    let (runtime_id, hooked) = (runtime.id, runtime.is_hooked());
-    if let (Some(thread), Some(id)) = (thread, id) {
-        thread.last_runtime.set(Some((id, runtime_id, hooked)));
+    let resolved = ResolvedRuntime { tokio_id, id: runtime.id, is_hooked: runtime.is_hooked() };
+    if let Some(thread) = thread.filter(|_| tokio_id.is_some()) {
+        thread.last_runtime.set(Some(resolved));
         // The cache may be of a runtime that had this id before.
-        thread.place.forget(runtime.id);
+        thread.ownership.forget(runtime.id);
     }
-    (runtime_id, hooked)
+    resolved
 }
 
-/// The runtime that polls a future now. It may have been polled by another before it was spawned
+/// Returns the runtime that polls a future now. Another one may have polled it before it was spawned
 /// here.
 #[cold]
 #[inline(never)]
 fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> RuntimeId {
-    let (now, _) = resolve(meter);
+    let now = resolve(meter).id;
     if now != *runtime {
         *runtime = now;
         count(meter, site, now, Event::Watched);
@@ -154,19 +163,19 @@ fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Ru
 }
 
 fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: Event) {
-    let Some(thread) = attached(meter) else { return };
-    if let Some(cell) = thread.cell(SpawnSite::Interned(site), runtime) {
-        cell.event(event);
+    let Some(thread) = local_handle(meter) else { return };
+    if let Some(counters) = thread.counters(SpawnSite::Interned(site), runtime) {
+        counters.event(event);
     }
 }
 
-impl Tag {
-    /// Finds the runtime that polls this future; returns whether hooks see its tasks.
+impl WatchState {
+    /// Finds the runtime that polls this future. Returns whether hooks see its tasks.
     fn resolve(&mut self) -> bool {
-        let (runtime, hooked) = resolve(&self.meter);
-        self.runtime = runtime;
+        let resolved = resolve(&self.meter);
+        self.runtime = resolved.id;
         self.count(Event::Watched);
-        hooked
+        resolved.is_hooked
     }
 
     fn count(&self, event: Event) {
@@ -174,41 +183,41 @@ impl Tag {
     }
 }
 
-impl Drop for Tag {
+impl Drop for WatchState {
     fn drop(&mut self) {
         if self.runtime == UNRESOLVED {
             return;
         }
         self.count(match self.outcome {
-            Outcome::Pending => Event::Cancelled,
-            Outcome::Completed => Event::Completed,
-            Outcome::Panicked => Event::Panicked,
+            FutureOutcome::Pending => Event::Cancelled,
+            FutureOutcome::Completed => Event::Completed,
+            FutureOutcome::Panicked => Event::Panicked,
         });
-        if self.spawned.is_counted() {
+        if self.spawn.is_counted() {
             self.count(Event::Terminated);
         }
     }
 }
 
-/// Pops the frame when the poll unwinds.
-struct Unwinds<'a> {
-    entered: Option<(&'a LocalHandle, Entered)>,
-    outcome: &'a mut Outcome,
+/// A guard that pops the frame when the poll unwinds. A poll that returns forgets the guard.
+struct UnwindGuard<'a> {
+    pushed: Option<(&'a LocalHandle, PushedFrame)>,
+    outcome: &'a mut FutureOutcome,
 }
 
-impl Drop for Unwinds<'_> {
+impl Drop for UnwindGuard<'_> {
     #[cold]
     #[inline(never)]
     fn drop(&mut self) {
-        *self.outcome = Outcome::Panicked;
-        leave(self.entered);
+        *self.outcome = FutureOutcome::Panicked;
+        leave(self.pushed);
     }
 }
 
 #[inline(always)]
-fn leave(entered: Option<(&LocalHandle, Entered)>) {
-    if let Some((thread, entered)) = entered {
-        poll::leave(thread, entered);
+fn leave(pushed: Option<(&LocalHandle, PushedFrame)>) {
+    if let Some((thread, frame)) = pushed {
+        poll::leave(thread, frame);
     }
 }
 
@@ -218,25 +227,23 @@ impl<F: Future> Future for Watched<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let tag = this.tag;
-        if tag.runtime == UNRESOLVED {
-            tag.resolve();
+        let state = this.state;
+        if state.runtime == UNRESOLVED {
+            state.resolve();
         }
-        let Tag { meter, site, spawned, runtime, outcome } = tag;
-        let entered = attached(meter).and_then(|thread| {
-            let made = (*site, spawned.under());
-            let known = *runtime;
+        let WatchState { meter, site, spawn, runtime, outcome } = state;
+        let pushed = local_handle(meter).and_then(|thread| {
+            let origin = WrapperOrigin { site: *site, parent_route: spawn.parent_route(), runtime: *runtime };
             let resolve = || resolve_cold(meter, *site, runtime);
-            let entered = poll::enter(thread, known, made, || to_bits(tokio::task::try_id()), resolve)?;
-            Some((thread, entered))
+            Some((thread, poll::enter(thread, origin, TaskBits::current, resolve)?))
         });
-        let unwinds = Unwinds { entered, outcome };
+        let guard = UnwindGuard { pushed, outcome };
         let result = this.inner.poll(cx);
         if result.is_ready() {
-            *unwinds.outcome = Outcome::Completed;
+            *guard.outcome = FutureOutcome::Completed;
         }
-        std::mem::forget(unwinds);
-        leave(entered);
+        std::mem::forget(guard);
+        leave(pushed);
         result
     }
 }
@@ -261,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poll_is_withdrawn_when_it_returns_and_when_it_unwinds() {
+    fn the_frame_is_popped_when_the_poll_returns_and_when_it_unwinds() {
         let meter = Meter::of(10_000_000, 10);
         let inside = meter.clone();
         let mut unwinds = Box::pin(Watched::new(&meter, async move {
@@ -278,9 +285,9 @@ mod tests {
         assert_eq!((totals.polls, totals.event(Event::Panicked), totals.event(Event::Cancelled)), (2, 1, 0));
     }
 
-    /// The outer poll holds the thread's handle to its own watchdog meanwhile.
+    /// The outer poll borrows the thread's handle to its own watchdog meanwhile.
     #[test]
-    fn another_watchdog_is_met_within_a_poll() {
+    fn polls_of_several_watchdogs_nest() {
         let [outer, inner, innermost] = std::array::from_fn(|_| Meter::of(10_000_000, 10));
         let nested = Watched::new(&outer, async {
             Watched::new(&inner, async { Watched::new(&innermost, async {}).await }).await;

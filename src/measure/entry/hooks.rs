@@ -1,5 +1,5 @@
-//! Entry point of tokio's task hooks: every task of a runtime, third-party ones too
-//! (`tokio_unstable`). The stable twin installs nothing. Thread callbacks are in both modes; see
+//! The entry point of tokio's task hooks, which see every task of a runtime, third-party ones too
+//! (`tokio_unstable`). In stable mode nothing is installed. Thread callbacks exist in both modes; see
 //! [`callbacks`](crate::measure::runtime::callbacks).
 
 pub use imp::Hooks;
@@ -8,7 +8,7 @@ pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
 use crate::measure::runtime::callbacks::ThreadCallbacks;
 
 impl Hooks {
-    /// Returns a set of no hooks.
+    /// Returns an empty set of hooks.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -62,7 +62,7 @@ impl Hooks {
         self
     }
 
-    /// Takes the thread callbacks out.
+    /// Removes the thread callbacks, and returns them.
     pub(crate) fn take_threads(&mut self) -> ThreadCallbacks {
         std::mem::take(&mut self.threads)
     }
@@ -71,35 +71,36 @@ impl Hooks {
 #[cfg(tokio_unstable)]
 mod imp {
     use std::fmt;
-    use std::panic::Location;
     use std::sync::atomic::Ordering;
     use std::sync::{Arc, Weak};
 
     use tokio::runtime::{Builder, TaskMeta};
 
     use crate::measure::entry::poll;
-    use crate::measure::primitives::task_id::to_bits;
+    use crate::measure::primitives::task_id::TaskBits;
     use crate::measure::runtime::Runtime;
     use crate::measure::runtime::callbacks::ThreadCallbacks;
     use crate::measure::runtime::meter::Meter;
     use crate::util::call_user;
 
-    /// Whether [`install`] does anything.
+    /// Says whether [`install`] does anything.
     pub(crate) const INSTALLED: bool = true;
 
     type Hook = Box<dyn Fn(&TaskMeta<'_>) + Send + Sync>;
 
-    /// Your own hooks and thread callbacks, for
+    /// The user's own hooks and thread callbacks, for
     /// [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
     ///
-    /// tokio keeps one callback a hook and overwrites it silently: task hooks that were set on the
-    /// builder before are lost, those given here run as well. Yours run outside of the time that
+    /// tokio keeps one callback for each hook, and overwrites it silently. Task hooks that were set on
+    /// the builder before are lost; those given here run as well. They run outside of the time that
     /// pollwatch measures. A panic in one is caught and counted
-    /// (`pollwatch_callback_panics_total`). Thread callbacks (`on_thread_start` and the like) may
-    /// stay on the builder: with `tokio_unstable` pollwatch takes none of them, and refuses only
-    /// one that would be lost to one given here.
+    /// (`pollwatch_callback_panics_total`).
     ///
-    /// In stable mode tokio has no task hooks, and this type the methods for threads only.
+    /// Thread callbacks (`on_thread_start` and the like) may stay on the builder: with
+    /// `tokio_unstable` pollwatch sets none of its own. It refuses only a callback on the builder
+    /// that one given here would overwrite.
+    ///
+    /// In stable mode tokio has no task hooks, and this type has the methods for threads only.
     #[derive(Default)]
     pub struct Hooks {
         spawn: Option<Hook>,
@@ -163,16 +164,12 @@ mod imp {
         }
     }
 
-    fn place(meta: &TaskMeta<'_>) -> &'static Location<'static> {
-        meta.spawned_at()
-    }
-
     #[inline(never)]
-    fn run_user(runtime: &Runtime, hook: &Hook, meta: &TaskMeta<'_>) {
-        run_user_of(&runtime.meter, hook, meta);
+    fn run_user_hook(runtime: &Runtime, hook: &Hook, meta: &TaskMeta<'_>) {
+        run_user_hook_of(&runtime.meter, hook, meta);
     }
 
-    fn run_user_of(meter: &Weak<Meter>, hook: &Hook, meta: &TaskMeta<'_>) {
+    fn run_user_hook_of(meter: &Weak<Meter>, hook: &Hook, meta: &TaskMeta<'_>) {
         if call_user(|| hook(meta))
             && let Some(meter) = meter.upgrade()
         {
@@ -186,55 +183,55 @@ mod imp {
         let rt = runtime.clone();
         match user.before {
             None => builder.on_before_task_poll(move |meta| {
-                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+                poll::start_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             }),
             Some(hook) => builder.on_before_task_poll(move |meta| {
-                run_user(&rt, &hook, meta);
-                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+                run_user_hook(&rt, &hook, meta);
+                poll::start_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             }),
         };
         let rt = runtime.clone();
         match user.after {
             None => builder.on_after_task_poll(move |meta| {
-                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+                poll::end_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             }),
             Some(hook) => builder.on_after_task_poll(move |meta| {
-                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
-                run_user(&rt, &hook, meta);
+                poll::end_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
+                run_user_hook(&rt, &hook, meta);
             }),
         };
         let rt = runtime.clone();
         builder.on_task_spawn(move |meta| {
-            poll::spawned(&rt, place(meta), to_bits(Some(meta.id())));
+            poll::count_spawn(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             if let Some(hook) = &user.spawn {
-                run_user(&rt, hook, meta);
+                run_user_hook(&rt, hook, meta);
             }
         });
         let rt = runtime.clone();
         builder.on_task_terminate(move |meta| {
-            poll::terminated(&rt, place(meta), to_bits(Some(meta.id())));
+            poll::count_task_end(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             if let Some(hook) = &user.terminate {
-                run_user(&rt, hook, meta);
+                run_user_hook(&rt, hook, meta);
             }
         });
     }
 
-    /// Puts only the user's hooks into the builder, of a runtime that is not watched.
+    /// Puts only the user's hooks into the builder, for a runtime that is not watched.
     pub(crate) fn install_user(builder: &mut Builder, meter: &Arc<Meter>, user: Hooks) {
-        let of = |hook: Option<Hook>| {
+        let wrap = |hook: Option<Hook>| {
             let meter = Arc::downgrade(meter);
             move |meta: &TaskMeta<'_>| {
                 if let Some(hook) = &hook {
-                    run_user_of(&meter, hook, meta);
+                    run_user_hook_of(&meter, hook, meta);
                 }
             }
         };
-        builder.on_before_task_poll(of(user.before)).on_after_task_poll(of(user.after));
-        builder.on_task_spawn(of(user.spawn)).on_task_terminate(of(user.terminate));
+        builder.on_before_task_poll(wrap(user.before)).on_after_task_poll(wrap(user.after));
+        builder.on_task_spawn(wrap(user.spawn)).on_task_terminate(wrap(user.terminate));
     }
 
-    /// Replaces the hooks by empty ones, so that what the user builds next from the same builder is
-    /// not counted under this name.
+    /// Replaces the hooks by empty ones, so that the next runtime of the same builder is not counted
+    /// under this name.
     pub(crate) fn uninstall(builder: &mut Builder) {
         builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
     }
@@ -250,13 +247,13 @@ mod imp {
     use crate::measure::runtime::callbacks::ThreadCallbacks;
     use crate::measure::runtime::meter::Meter;
 
-    /// Whether [`install`] does anything.
+    /// Says whether [`install`] does anything.
     pub(crate) const INSTALLED: bool = false;
 
-    /// Your own thread callbacks, for
+    /// The user's own thread callbacks, for
     /// [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with). In stable mode
-    /// pollwatch has callbacks of its own there, so that yours must not be on the builder: tokio
-    /// keeps one of a kind. A panic in one is caught and counted
+    /// pollwatch sets thread callbacks of its own, and tokio keeps one of each kind. So the user's
+    /// must be given here, and not to the builder. A panic in one is caught and counted
     /// (`pollwatch_callback_panics_total`).
     ///
     /// In stable mode tokio has no task hooks; with `tokio_unstable` this type has a method for

@@ -1,47 +1,49 @@
-//! The entry by a request: what the tower layer puts around each poll of a response and of its body.
+//! The entry point of requests: the tower layer enters here around each poll of a response and of its
+//! body.
 
 use std::sync::Arc;
 
 use crate::measure::counters::routes::Status;
 use crate::measure::entry::future::{UNRESOLVED, resolve};
-use crate::measure::entry::poll::{self, Entered, RequestPhase};
+use crate::measure::entry::poll::{self, PushedFrame, RequestPhase, WrapperOrigin};
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::task_id::to_bits;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::thread::{LocalHandle, attached};
+use crate::measure::thread::{LocalHandle, local_handle};
 use crate::model::id::RuntimeId;
 
-/// The part of a request that its future and its body carry.
-pub(crate) struct Request {
+/// A request that is being handled. Its future owns this, and after that its body.
+pub(crate) struct ActiveRequest {
     meter: Arc<Meter>,
-    /// The location where the layer was made. It is the site of polls that nothing else measures, as in
-    /// stable mode.
+    /// The location where the layer was made. It is the site of polls that nothing else measures, as
+    /// in stable mode.
     site: SiteId,
     route: RouteId,
     runtime: RuntimeId,
 }
 
-impl Request {
-    pub(crate) fn new(meter: &Arc<Meter>, site: SiteId, route: RouteId) -> Request {
-        Request { meter: meter.clone(), site, route, runtime: UNRESOLVED }
+impl ActiveRequest {
+    pub(crate) fn new(meter: &Arc<Meter>, site: SiteId, route: RouteId) -> ActiveRequest {
+        ActiveRequest { meter: meter.clone(), site, route, runtime: UNRESOLVED }
     }
 
     /// Starts a phase of the request: until the guard is dropped, this thread works for its route.
-    /// Outside of any measured poll the phase is a poll itself, as that of a watched future is.
+    /// Outside of any measured poll the phase is also a poll of its own, like that of a watched
+    /// future.
     #[inline]
-    pub(crate) fn enter(&mut self, phase: RequestPhase) -> Guard<'_> {
-        let Request { meter, site, route, runtime } = self;
-        let Some(thread) = attached(meter) else { return Guard(None) };
-        let around = if thread.state.slot.depth() == 0 { enter_poll(thread, meter, *site, runtime) } else { None };
-        let entered = poll::enter_route(thread, *route);
-        Guard(Some(Within { thread, around, entered, route: *route, phase }))
+    pub(crate) fn enter(&mut self, phase: RequestPhase) -> PhaseGuard<'_> {
+        let ActiveRequest { meter, site, route, runtime } = self;
+        let Some(thread) = local_handle(meter) else { return PhaseGuard(None) };
+        let poll = if thread.state.slot.depth() == 0 { enter_poll(thread, meter, *site, runtime) } else { None };
+        let request = poll::enter_route(thread, *route);
+        PhaseGuard(Some(EnteredPhase { thread, poll, request, route: *route, phase }))
     }
 
-    /// Returns whether this thread works for the request's route already: a layer further out has named
-    /// the same request.
+    /// Returns whether this thread works for the request's route already, because an outer layer has
+    /// named the same request.
     pub(crate) fn is_within_its_route(&self) -> bool {
-        attached(&self.meter).is_some_and(|thread| thread.state.slot.innermost_request() == Some(self.route))
+        local_handle(&self.meter).is_some_and(|thread| thread.state.slot.innermost_request() == Some(self.route))
     }
 
     /// Counts the request with its outcome. `method` is an index of
@@ -50,13 +52,14 @@ impl Request {
         if self.route == RouteId::OTHER {
             self.meter.routes.count_overflow();
         }
-        let Some(thread) = attached(&self.meter) else { return };
-        if let Some(cell) = thread.state.routes.cell(self.route) {
-            cell.request(method, status);
+        let Some(thread) = local_handle(&self.meter) else { return };
+        if let Some(counters) = thread.state.routes.cell(self.route) {
+            counters.request(method, status);
         }
     }
 
-    /// Names the request by a name for which the service has answered, and which did not fit as a claim.
+    /// Names the request by a name that the service has proven by its answer. As a mere claim the name
+    /// did not fit into the table.
     #[cold]
     pub(crate) fn prove(&mut self, name: &str) {
         self.route = route(&self.meter, name, Proof::Known);
@@ -65,41 +68,44 @@ impl Request {
 
 /// Returns the id of a route, which each thread caches.
 pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
-    match attached(meter) {
+    match local_handle(meter) {
         Some(thread) => thread.route(meter, name, proof),
         None => meter.routes.intern(name, proof),
     }
 }
 
 #[inline(never)]
-fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Option<Entered> {
+fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Option<PushedFrame> {
     if *runtime == UNRESOLVED {
-        (*runtime, _) = resolve(meter);
+        *runtime = resolve(meter).id;
     }
-    poll::enter(thread, *runtime, (site, None), || to_bits(tokio::task::try_id()), || *runtime)
+    let origin = WrapperOrigin { site, parent_route: None, runtime: *runtime };
+    poll::enter(thread, origin, TaskBits::current, || *runtime)
 }
 
-struct Within<'a> {
+struct EnteredPhase<'a> {
     thread: &'a LocalHandle,
-    around: Option<Entered>,
-    entered: Entered,
+    /// The frame of the phase as a poll of its own.
+    poll: Option<PushedFrame>,
+    /// The frame of the request.
+    request: PushedFrame,
     route: RouteId,
     phase: RequestPhase,
 }
 
-/// Ends a phase of a request, also when it unwinds.
+/// A guard that ends a phase of a request, also when the phase unwinds.
 #[must_use]
-pub(crate) struct Guard<'a>(Option<Within<'a>>);
+pub(crate) struct PhaseGuard<'a>(Option<EnteredPhase<'a>>);
 
-impl Drop for Guard<'_> {
+impl Drop for PhaseGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(Within { thread, around, entered, route, phase }) = self.0.take() {
-            poll::leave_route(thread, entered, route, phase);
-            match (around, phase) {
+        if let Some(EnteredPhase { thread, poll, request, route, phase }) = self.0.take() {
+            poll::leave_route(thread, request, route, phase);
+            match (poll, phase) {
                 (None, _) => {}
-                (Some(around), RequestPhase::Call) => poll::leave_call(thread, around),
-                (Some(around), _) => poll::leave(thread, around),
+                (Some(poll), RequestPhase::Call) => poll::leave_call(thread, poll),
+                (Some(poll), RequestPhase::Poll) => poll::leave(thread, poll),
             }
         }
     }

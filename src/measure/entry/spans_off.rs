@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::measure::thread::ThreadState;
+use crate::model::id::FrameNumber;
 
 pub(crate) fn attach_to(_state: &Arc<ThreadState>, _meter_id: u64) {}
 
-pub(crate) fn during_poll(_thread: &ThreadState, _poll: u64) -> Vec<Arc<str>> {
+pub(crate) fn during_poll(_thread: &ThreadState, _poll: FrameNumber) -> Vec<Arc<str>> {
     Vec::new()
 }

@@ -8,39 +8,39 @@ use pin_project_lite::pin_project;
 
 use crate::measure::entry::future::Watched;
 
-/// The file of such a poll, as it appears in stacks.
+/// The file of a task's poll, as it appears in stacks.
 pub(crate) const FILE: &str = file!();
 
 pin_project! {
-    /// Around the wrapper, whose frame is thus withdrawn before the panic is met here. Nothing is
-    /// added to its size, and on the path that does not panic no instruction but for what the
-    /// compiler inlines otherwise.
-    pub(crate) struct Task<F> {
+    /// A future of `Watchdog::spawn`. It wraps [`Watched`], so that the frame of the poll is popped
+    /// before the panic is caught here. It adds nothing to the size of `Watched`, and nothing to a
+    /// poll that does not panic.
+    pub(crate) struct SpawnedTask<F> {
         #[pin]
         watched: Watched<F>,
     }
 }
 
-const _: () = assert!(size_of::<Task<[u64; 4]>>() == size_of::<Watched<[u64; 4]>>());
+const _: () = assert!(size_of::<SpawnedTask<[u64; 4]>>() == size_of::<Watched<[u64; 4]>>());
 
-impl<F> Task<F> {
-    pub(crate) fn new(watched: Watched<F>) -> Task<F> {
-        Task { watched }
+impl<F> SpawnedTask<F> {
+    pub(crate) fn new(watched: Watched<F>) -> SpawnedTask<F> {
+        SpawnedTask { watched }
     }
 }
 
-impl<F: Future> Future for Task<F> {
+impl<F: Future> Future for SpawnedTask<F> {
     type Output = F::Output;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut watched = self.project().watched;
-        // tokio catches it again, further out: a task's panic is caught in any case, and this is
-        // the same payload.
+        // tokio catches the panic again: it catches the panics of all tasks, and the payload is the
+        // same.
         match catch_unwind(AssertUnwindSafe(|| watched.as_mut().poll(cx))) {
             Ok(polled) => polled,
             Err(payload) => {
-                watched.leave_panic(&*payload);
+                watched.publish_panic(&*payload);
                 resume_unwind(payload)
             }
         }
@@ -53,13 +53,13 @@ mod tests {
     use crate::measure::runtime::meter::Meter;
 
     #[test]
-    fn a_panic_is_left_for_the_watchdog_and_goes_on_unchanged() {
+    fn a_panic_is_published_for_the_watchdog_and_resumed_unchanged() {
         let meter = Meter::of(10_000_000, 10);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (panics, id) = runtime.block_on(async {
-            let task = tokio::spawn(Task::new(Watched::task(&meter, async {
+            let task = tokio::spawn(SpawnedTask::new(Watched::task(&meter, async {
                 tokio::task::yield_now().await;
-                assert_eq!(meter_depth(), 1);
+                assert_eq!(thread_depth(), 1);
                 std::panic::panic_any(7_u32);
             })));
             let id = task.id();
@@ -68,17 +68,17 @@ mod tests {
             (meter.panics.take(), id)
         });
         let [panic] = &panics[..] else { panic!("{panics:?}") };
-        assert_eq!(panic.task, crate::measure::primitives::task_id::to_bits(Some(id)));
+        assert_eq!(panic.task, crate::measure::primitives::task_id::TaskBits::of(id));
         assert_eq!(meter.sites.get(panic.site).location().unwrap().file(), file!());
         assert_eq!(meter.threads()[0].slot.depth(), 0);
         let totals = *meter.sum().cells.values().next().expect("one site");
         assert_eq!(totals.event(crate::measure::counters::sites::Event::Panicked), 1);
     }
 
-    /// How deep this thread is in polls.
-    fn meter_depth() -> usize {
+    /// Returns the number of frames of this thread.
+    fn thread_depth() -> usize {
         let mut depth = 0;
-        crate::measure::thread::for_each(|thread| depth += thread.state.slot.depth());
+        crate::measure::thread::for_each_handle(|thread| depth += thread.state.slot.depth());
         depth
     }
 }

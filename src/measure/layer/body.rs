@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use crate::measure::entry::poll::RequestPhase;
-use crate::measure::entry::request::Request;
+use crate::measure::entry::request::ActiveRequest;
 
 /// The file in which stacks show the poll of a body.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
@@ -20,7 +20,7 @@ pin_project! {
     pub struct WatchBody<B> {
         #[pin]
         inner: Option<B>,
-        request: Option<Request>,
+        request: Option<ActiveRequest>,
     }
 }
 
@@ -33,7 +33,7 @@ impl<B> Default for WatchBody<B> {
 }
 
 impl<B> WatchBody<B> {
-    pub(super) fn new(body: B, request: Option<Request>) -> WatchBody<B> {
+    pub(super) fn new(body: B, request: Option<ActiveRequest>) -> WatchBody<B> {
         WatchBody { inner: Some(body), request }
     }
 

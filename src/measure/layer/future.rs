@@ -11,7 +11,7 @@ use super::WatchBody;
 use super::name::{Claim, is_grpc};
 use crate::measure::counters::routes::Status;
 use crate::measure::entry::poll::RequestPhase;
-use crate::measure::entry::request::Request;
+use crate::measure::entry::request::ActiveRequest;
 
 /// The file in which stacks show the poll of a response.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
@@ -41,7 +41,7 @@ impl<F> ResponseFuture<F> {
 /// A request without a response yet. It is counted when it gets one, or when this is dropped.
 pub(super) struct Pending {
     /// `None` once there is a response, whose body continues with the request.
-    request: Option<Request>,
+    request: Option<ActiveRequest>,
     method: u8,
     claim: Option<Claim>,
     outcome: OutcomeOnDrop,
@@ -57,7 +57,7 @@ enum OutcomeOnDrop {
 }
 
 impl Pending {
-    pub(super) fn new(request: Request, method: u8, claim: Option<Claim>) -> Pending {
+    pub(super) fn new(request: ActiveRequest, method: u8, claim: Option<Claim>) -> Pending {
         // Of two nested layers the outer one counts the request.
         let outcome = if request.is_within_its_route() { OutcomeOnDrop::Counted } else { OutcomeOnDrop::Cancelled };
         Pending { request: Some(request), method, claim, outcome }

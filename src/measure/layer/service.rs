@@ -64,7 +64,7 @@ where
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
         let method = name::method(request.method());
         let name::Named { request, route, claim } = name::name(&self.context, request);
-        let frame = request::Request::new(&self.context.meter, self.context.site, route);
+        let frame = request::ActiveRequest::new(&self.context.meter, self.context.site, route);
         let mut pending = Pending::new(frame, method, claim);
         // Some services do their work in the call, not in the future.
         let inner = pending.call(|| self.inner.call(request));

@@ -23,7 +23,7 @@ use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::RuntimeStats;
 use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::measure::thread::slot::Frame;
-use crate::measure::thread::{ThreadState, runtime_tag};
+use crate::measure::thread::{RuntimeTag, ThreadState};
 use crate::model::id::RuntimeId;
 use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
@@ -35,9 +35,9 @@ pub(crate) struct Runtime {
     pub(crate) name: Arc<str>,
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) meter_id: u64,
-    /// The [`runtime_tag`] of its id.
+    /// The tag of its id.
     #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) runtime_tag: u64,
+    pub(crate) runtime_tag: RuntimeTag,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
     pub(crate) lag: LagCell,
@@ -77,7 +77,7 @@ impl Runtime {
             id,
             name: name.into(),
             meter_id,
-            runtime_tag: runtime_tag(id),
+            runtime_tag: RuntimeTag::of(id),
             meter: meter.clone(),
             probe: Probe::new(),
             lag: LagCell::new(),

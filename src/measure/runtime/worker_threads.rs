@@ -183,7 +183,7 @@ impl WorkerThreads {
     #[inline(never)]
     fn claim_worker(&self, seat: &ThreadEntry, worker: u64) {
         if let Some(meter) = self.meter.upgrade()
-            && let Some(attached) = thread::attached(&meter)
+            && let Some(attached) = thread::local_handle(&meter)
         {
             let _ = seat.state.set(attached.state.clone());
         }

@@ -1,4 +1,4 @@
-//! How a thread finds its own handle.
+//! The thread-local variables in which a thread finds its own handles.
 
 use std::cell::{Cell, RefCell};
 #[cfg(tokio_unstable)]
@@ -12,24 +12,34 @@ use super::LocalHandle;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 
-/// The handles of one thread. A thread serves one watchdog as a rule; further ones (tests have
-/// many) are in a list. A handle stays until the thread exits or its meter is gone, and only
-/// [`Local::find_or_register`] removes one.
-struct Local {
+/// The handles of one thread. As a rule a thread has one watchdog; further ones (tests have many)
+/// are in a list. A handle stays until the thread exits or its meter is dropped, and only
+/// [`LocalHandles::find_or_register`] removes one.
+struct LocalHandles {
     first: RefCell<Option<Rc<LocalHandle>>>,
     others: RefCell<Vec<Rc<LocalHandle>>>,
 }
 
-struct First {
-    id: Cell<u64>,
+/// The handle of the thread's first watchdog.
+struct FirstHandle {
+    /// The id of its meter, 0 for none.
+    meter_id: Cell<u64>,
     handle: Cell<NonNull<LocalHandle>>,
 }
 
-impl First {
+impl FirstHandle {
     fn set(&self, handle: &LocalHandle) {
         self.handle.set(handle.into());
-        self.id.set(handle.meter_id);
+        self.meter_id.set(handle.meter_id);
     }
+}
+
+/// The last refusal to register this thread.
+#[derive(Clone, Copy)]
+struct Refusal {
+    meter_id: u64,
+    /// The number of polls for which the thread does not try to register again.
+    polls_left: u32,
 }
 
 /// The number of polls after which a refused thread tries to register again, since other threads
@@ -37,30 +47,29 @@ impl First {
 const RETRY: u32 = 256;
 
 thread_local! {
-    /// The handle in `LOCAL.first` with its meter's id, or 0. A thread-local without a destructor
-    /// is found by one instruction, and needs neither a borrow nor a reference count.
-    static FIRST: First = const { First { id: Cell::new(0), handle: Cell::new(NonNull::dangling()) } };
-    /// The meter that has refused this thread, and for how many more polls it is not asked again.
-    static REFUSED: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
-    static LOCAL: Local = const { Local { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
+    /// A copy of `LOCAL.first`. A thread-local variable without a destructor is found by one
+    /// instruction, and needs neither a borrow nor a reference count.
+    static FIRST: FirstHandle = const { FirstHandle { meter_id: Cell::new(0), handle: Cell::new(NonNull::dangling()) } };
+    static REFUSED: Cell<Refusal> = const { Cell::new(Refusal { meter_id: 0, polls_left: 0 }) };
+    static LOCAL: LocalHandles = const { LocalHandles { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
 }
 
-impl Drop for Local {
+impl Drop for LocalHandles {
     fn drop(&mut self) {
-        FIRST.with(|first| first.id.set(0));
+        FIRST.with(|first| first.meter_id.set(0));
     }
 }
 
 /// Returns this thread's handle to a meter, and registers the thread at its first use. Returns
 /// `None` when the thread is exiting, or when there are too many threads.
 #[inline(always)]
-pub(crate) fn attached(meter: &Arc<Meter>) -> Option<&LocalHandle> {
-    // SAFETY: the meter is borrowed for as long as the handle, so it is not gone. The borrower is a
+pub(crate) fn local_handle(meter: &Arc<Meter>) -> Option<&LocalHandle> {
+    // SAFETY: the meter is borrowed for as long as the handle, so the meter exists. The borrower is a
     // poll on this thread's stack, which returns before the thread destroys its thread-locals.
     unsafe { first(meter.id).or_else(|| find_or_register(meter.id, || Some(meter.clone()))) }
 }
 
-/// Calls `f` with this thread's handle to a runtime's meter, as [`attached`] finds it. `f` must not
+/// Calls `f` with this thread's handle to a runtime's meter, as [`local_handle`] finds it. `f` must not
 /// call user code, nor anything that could register the thread.
 #[cfg(tokio_unstable)]
 #[inline(always)]
@@ -69,8 +78,8 @@ pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
     let found =
         unsafe { first(runtime.meter_id).or_else(|| find_or_register(runtime.meter_id, || runtime.meter.upgrade())) };
     // A single call of `f`, so that it is inlined.
-    if let Some(attached) = found {
-        f(attached);
+    if let Some(handle) = found {
+        f(handle);
     }
 }
 
@@ -83,108 +92,111 @@ pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&LocalHandle) -> R
     unsafe { first(runtime.meter_id) }.map(f)
 }
 
+/// Returns this thread's handle to a meter if it is the thread's first.
+///
 /// # Safety
 ///
-/// The handle is not used after its meter is gone, nor after the thread has destroyed its
+/// The handle is not used after its meter is dropped, nor after the thread has destroyed its
 /// thread-locals.
 #[inline(always)]
-unsafe fn first<'a>(id: u64) -> Option<&'a LocalHandle> {
+unsafe fn first<'a>(meter_id: u64) -> Option<&'a LocalHandle> {
     // SAFETY: `LOCAL.first` of this thread holds the handle for as long as the caller promises. No
     // meter has the id 0.
-    FIRST.with(|first| (first.id.get() == id).then(|| unsafe { first.handle.get().as_ref() }))
+    FIRST.with(|first| (first.meter_id.get() == meter_id).then(|| unsafe { first.handle.get().as_ref() }))
 }
 
+/// Returns this thread's handle to a meter, and registers the thread if it has none.
+///
 /// # Safety
 ///
 /// As for [`first`].
 #[cold]
 #[inline(never)]
-unsafe fn find_or_register<'a>(id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<&'a LocalHandle> {
-    match REFUSED.get() {
-        (refused, left @ 1..) if refused == id => {
-            REFUSED.set((id, left - 1));
-            return None;
-        }
-        _ => {}
+unsafe fn find_or_register<'a>(meter_id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<&'a LocalHandle> {
+    let refused = REFUSED.get();
+    if refused.meter_id == meter_id && refused.polls_left > 0 {
+        REFUSED.set(Refusal { polls_left: refused.polls_left - 1, ..refused });
+        return None;
     }
-    let found = LOCAL.try_with(|local| local.find_or_register(id, meter)).ok()??;
+    let found = LOCAL.try_with(|local| local.find_or_register(meter_id, meter)).ok()??;
     // SAFETY: `LOCAL` holds a reference for as long as the caller promises.
     Some(unsafe { &*Rc::as_ptr(&found) })
 }
 
-/// Returns whether the task that ended on this thread was never spawned (`spawn_blocking`): the
-/// thread is not registered, and the location is not interned. The thread is not registered for
-/// that, and the last such location is cached.
+/// Returns whether the end of a task is to be ignored, because no spawn was counted for it
+/// (`spawn_blocking`): this thread is not registered, and the location is not interned. The function
+/// does not register the thread. It caches the last such location.
 #[cfg(tokio_unstable)]
-pub(crate) fn is_stranger(runtime: &Runtime, place: &'static Location<'static>) -> bool {
+pub(crate) fn is_spawn_unknown(runtime: &Runtime, location: &'static Location<'static>) -> bool {
     thread_local! {
         static LAST: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
     }
-    let is_registered = |local: &Local| {
-        local.first.try_borrow().is_ok_and(|first| first.iter().any(|a| a.meter_id == runtime.meter_id))
-            || local.others.try_borrow().is_ok_and(|others| others.iter().any(|a| a.meter_id == runtime.meter_id))
+    let is_registered = |local: &LocalHandles| {
+        let is_of_runtime = |handle: &Rc<LocalHandle>| handle.meter_id == runtime.meter_id;
+        local.first.try_borrow().is_ok_and(|first| first.iter().any(is_of_runtime))
+            || local.others.try_borrow().is_ok_and(|others| others.iter().any(is_of_runtime))
     };
     if LOCAL.try_with(is_registered).unwrap_or(false) {
         return false;
     }
-    let key = (runtime.meter_id, std::ptr::from_ref(place) as usize);
+    let key = (runtime.meter_id, std::ptr::from_ref(location) as usize);
     if LAST.try_with(Cell::get).is_ok_and(|last| last == key) {
         return true;
     }
-    let stranger = runtime.meter.upgrade().is_none_or(|meter| meter.sites.find(place).is_none());
-    if stranger {
+    let is_unknown = runtime.meter.upgrade().is_none_or(|meter| meter.sites.find(location).is_none());
+    if is_unknown {
         let _ = LAST.try_with(|last| last.set(key));
     }
-    stranger
+    is_unknown
 }
 
-/// Returns this thread's state for the watchdog `id`, if it is registered there.
+/// Returns this thread's state for a watchdog, if the thread is registered there.
 #[cfg(feature = "spans")]
-pub(crate) fn known(id: u64) -> Option<Arc<super::ThreadState>> {
+pub(crate) fn registered_state(meter_id: u64) -> Option<Arc<super::ThreadState>> {
     let mut found = None;
-    for_each(|attached| {
-        if attached.meter_id == id {
-            found = Some(attached.state.clone());
+    for_each_handle(|handle| {
+        if handle.meter_id == meter_id {
+            found = Some(handle.state.clone());
         }
     });
     found
 }
 
 /// Calls `f` with each of this thread's handles. `f` must not call user code.
-pub(crate) fn for_each(mut f: impl FnMut(&LocalHandle)) {
+pub(crate) fn for_each_handle(mut f: impl FnMut(&LocalHandle)) {
     let _ = LOCAL.try_with(|local| {
         if let Ok(first) = local.first.try_borrow() {
-            first.iter().for_each(|attached| f(attached));
+            first.iter().for_each(|handle| f(handle));
         }
         if let Ok(others) = local.others.try_borrow() {
-            others.iter().for_each(|attached| f(attached));
+            others.iter().for_each(|handle| f(handle));
         }
     });
 }
 
-impl Local {
-    fn find_or_register(&self, id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<LocalHandle>> {
+impl LocalHandles {
+    fn find_or_register(&self, meter_id: u64, meter: impl FnOnce() -> Option<Arc<Meter>>) -> Option<Rc<LocalHandle>> {
         let mut others = self.others.try_borrow_mut().ok()?;
-        if let Some(known) = others.iter().find(|a| a.meter_id == id) {
+        if let Some(known) = others.iter().find(|handle| handle.meter_id == meter_id) {
             return Some(known.clone());
         }
         let meter = meter()?;
-        let Some(attached) = LocalHandle::new(&meter) else {
-            if REFUSED.replace((id, RETRY)).0 != id {
+        let Some(handle) = LocalHandle::register(&meter) else {
+            if REFUSED.replace(Refusal { meter_id, polls_left: RETRY }).meter_id != meter_id {
                 meter.count_refused();
             }
             return None;
         };
-        let attached = Rc::new(attached);
+        let handle = Rc::new(handle);
         let mut first = self.first.try_borrow_mut().ok()?;
-        others.retain(|a| a.meter.strong_count() > 0);
-        if first.as_ref().is_none_or(|a| a.meter.strong_count() == 0) {
-            FIRST.with(|first| first.set(&attached));
-            *first = Some(attached.clone());
+        others.retain(|other| other.meter.strong_count() > 0);
+        if first.as_ref().is_none_or(|first| first.meter.strong_count() == 0) {
+            FIRST.with(|first| first.set(&handle));
+            *first = Some(handle.clone());
         } else {
-            others.push(attached.clone());
+            others.push(handle.clone());
         }
-        Some(attached)
+        Some(handle)
     }
 }
 
@@ -193,17 +205,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_thread_is_counted_once_and_comes_in_later() {
+    fn a_refused_thread_is_counted_once_and_registers_later() {
         let meter = Meter::of(1, 10);
         let all: Vec<_> = std::iter::from_fn(|| meter.register_thread()).collect();
-        let refused = || (0..10).all(|_| attached(&meter).is_none());
+        let refused = || (0..10).all(|_| local_handle(&meter).is_none());
         assert!(refused());
         assert_eq!(meter.refused_threads(), 1);
         assert!(std::thread::scope(|scope| scope.spawn(refused).join().unwrap()));
         assert_eq!(meter.refused_threads(), 2);
-        (0..2 * RETRY).for_each(|_| assert!(attached(&meter).is_none()));
-        assert_eq!(meter.refused_threads(), 2, "asked again, and still the same");
+        (0..2 * RETRY).for_each(|_| assert!(local_handle(&meter).is_none()));
+        assert_eq!(meter.refused_threads(), 2, "it tries again, and is refused again");
         meter.retire_thread(&all[0]);
-        assert!((0..=RETRY).any(|_| attached(&meter).is_some()));
+        assert!((0..=RETRY).any(|_| local_handle(&meter).is_some()));
     }
 }

@@ -10,7 +10,9 @@ mod thread;
 use std::sync::Arc;
 
 use crate::measure::primitives::span_slot::{EnteredDuring, PublishedSpan};
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::thread::ThreadState;
+use crate::model::id::FrameNumber;
 pub(crate) use thread::attach_to;
 
 /// Returns the texts of the spans that a thread is in during a poll, the outermost first. `poll` is
@@ -18,10 +20,10 @@ pub(crate) use thread::attach_to;
 ///
 /// Excluded are spans that an earlier poll entered and did not exit, and spans that another task
 /// entered in a poll that is not measured. They say nothing about this poll.
-pub(crate) fn during_poll(thread: &ThreadState, poll: u64) -> Vec<Arc<str>> {
+pub(crate) fn during_poll(thread: &ThreadState, poll: FrameNumber) -> Vec<Arc<str>> {
     let Some(stack) = thread.spans.get().and_then(|spans| spans.read()) else { return Vec::new() };
     let Some(slot) = thread.slot.read() else { return Vec::new() };
-    let task = slot.frames().iter().find(|frame| frame.number == poll).map_or(0, |frame| frame.task);
+    let task = slot.frames().iter().find(|frame| frame.number == poll).map_or(TaskBits::NONE, |frame| frame.task);
     let belongs = |span: &&PublishedSpan| match span.during {
         EnteredDuring::Poll(number) => slot.frames().iter().any(|frame| frame.number == number),
         EnteredDuring::Task(bits) => bits == task,

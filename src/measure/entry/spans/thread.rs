@@ -10,9 +10,10 @@ use std::sync::{Arc, Weak};
 
 use crate::measure::primitives::span_slot::text::SpanText;
 use crate::measure::primitives::span_slot::{EnteredDuring, SpanKey, SpanSlot};
-use crate::measure::primitives::task_id;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{self, ThreadState};
+use crate::model::id::FrameNumber;
 
 /// The number of excess spans whose keys are known. Spans beyond them are only counted.
 const MAX_EXCESS_KEYS: usize = 256;
@@ -102,7 +103,7 @@ fn add<'a>(all: &'a mut Vec<ThreadSpans>, meter: &Arc<Meter>) -> &'a mut ThreadS
     });
     let last = all.len() - 1;
     let spans = &mut all[last];
-    if let Some(state) = thread::known(meter.id) {
+    if let Some(state) = thread::registered_state(meter.id) {
         spans.attach_to(&state);
     }
     spans
@@ -134,12 +135,13 @@ impl ThreadSpans {
 
     #[inline]
     fn current_work(&self) -> EnteredDuring {
-        match self.thread.as_ref().map_or(0, |thread| thread.slot.innermost_poll_number()) {
-            0 => match task_id::to_bits(tokio::task::try_id()) {
-                0 => EnteredDuring::NoTask,
-                bits => EnteredDuring::Task(bits),
+        let poll = self.thread.as_ref().map_or(FrameNumber::NONE, |thread| thread.slot.innermost_poll_number());
+        match (poll, TaskBits::current) {
+            (FrameNumber::NONE, task) => match task() {
+                TaskBits::NONE => EnteredDuring::NoTask,
+                task => EnteredDuring::Task(task),
             },
-            number => EnteredDuring::Poll(number),
+            (poll, _) => EnteredDuring::Poll(poll),
         }
     }
 

@@ -16,6 +16,8 @@
 use text::SpanText;
 
 pub(crate) mod text;
+use super::task_id::TaskBits;
+use crate::model::id::FrameNumber;
 use crate::sync::seqlock::{Field, Version};
 
 /// The number of spans that are published: the outermost ones.
@@ -44,9 +46,9 @@ pub(crate) struct SpanKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EnteredDuring {
     /// A measured poll, by the number of its frame, which is not 0.
-    Poll(u64),
+    Poll(FrameNumber),
     /// A poll that is not measured, by the bits of its task's id, which are not 0.
-    Task(u64),
+    Task(TaskBits),
     /// No task.
     NoTask,
 }
@@ -236,16 +238,16 @@ impl SpanEntry {
     fn during(&self) -> EnteredDuring {
         match (self.poll.get(), self.task.get()) {
             (0, 0) => EnteredDuring::NoTask,
-            (0, task) => EnteredDuring::Task(task),
-            (poll, _) => EnteredDuring::Poll(poll),
+            (0, task) => EnteredDuring::Task(TaskBits(task)),
+            (poll, _) => EnteredDuring::Poll(FrameNumber(poll)),
         }
     }
 
     #[inline]
     fn set(&self, key: SpanKey, during: EnteredDuring) {
         let (poll, task) = match during {
-            EnteredDuring::Poll(number) => (number, 0),
-            EnteredDuring::Task(bits) => (0, bits),
+            EnteredDuring::Poll(number) => (number.0, 0),
+            EnteredDuring::Task(bits) => (0, bits.0),
             EnteredDuring::NoTask => (0, 0),
         };
         self.layer.set(key.layer);
@@ -299,7 +301,11 @@ mod models {
     }
 
     fn push(slot: &SmallSlot, n: u64) {
-        assert!(slot.push(SpanKey { layer: n, span: n }, EnteredDuring::Poll(n), &SpanText::new(&text(n))));
+        assert!(slot.push(
+            SpanKey { layer: n, span: n },
+            EnteredDuring::Poll(FrameNumber(n)),
+            &SpanText::new(&text(n))
+        ));
     }
 
     /// Checks that no copy has a mixture of two spans, or a span twice, while entries move and
@@ -311,7 +317,7 @@ mod models {
                 let n = entry.key.span;
                 assert_eq!(
                     (entry.key.layer, entry.during, entry.len),
-                    (n, EnteredDuring::Poll(n), TEXT_LEN as u64),
+                    (n, EnteredDuring::Poll(FrameNumber(n)), TEXT_LEN as u64),
                     "{entry:?}"
                 );
                 assert!([n, 9].iter().any(|&n| entry.text() == text(n)), "{entry:?}");

@@ -5,7 +5,7 @@ fn key(span: u64) -> SpanKey {
 }
 
 fn push(slot: &SpanSlot, span: u64) -> bool {
-    slot.push(key(span), EnteredDuring::Poll(span * 10), &SpanText::new(&format!("span {span}")))
+    slot.push(key(span), EnteredDuring::Poll(FrameNumber(span * 10)), &SpanText::new(&format!("span {span}")))
 }
 
 /// Returns the ids of the published spans, and checks that each has its own text and poll.
@@ -13,7 +13,7 @@ fn published(slot: &SpanSlot) -> Vec<u64> {
     let spans = slot.read().expect("nobody writes").spans;
     for span in &spans {
         let id = span.key.span;
-        assert_eq!((span.text(), span.during), (format!("span {id}"), EnteredDuring::Poll(id * 10)));
+        assert_eq!((span.text(), span.during), (format!("span {id}"), EnteredDuring::Poll(FrameNumber(id * 10))));
     }
     spans.iter().map(|span| span.key.span).collect()
 }
@@ -33,7 +33,7 @@ fn spans_are_removed_in_any_order() {
     slot.remove(7);
     push(&slot, 3);
     assert_eq!((slot.find(key(3)), slot.find(SpanKey { layer: 2, span: 3 })), (Some(2), None));
-    slot.retain(|i, during| i != 0 && during != EnteredDuring::Poll(10));
+    slot.retain(|i, during| i != 0 && during != EnteredDuring::Poll(FrameNumber(10)));
     assert_eq!(published(&slot), [4, 3]);
     slot.retain(|_, _| false);
     assert!(published(&slot).is_empty());
@@ -42,7 +42,7 @@ fn spans_are_removed_in_any_order() {
 #[test]
 fn what_a_span_was_entered_during_is_published() {
     let slot: SpanSlot = SpanSlot::new();
-    for during in [EnteredDuring::Poll(7), EnteredDuring::Task(7), EnteredDuring::NoTask] {
+    for during in [EnteredDuring::Poll(FrameNumber(7)), EnteredDuring::Task(TaskBits(7)), EnteredDuring::NoTask] {
         assert!(slot.push(key(1), during, &SpanText::new("span 1")));
         assert_eq!(slot.innermost_during(), Some(during));
         assert_eq!(slot.read().unwrap().spans.last().unwrap().during, during);

@@ -16,17 +16,17 @@ fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
 }
 
 /// A measured thread and the number of a poll's frame on it.
-type PushedPoll = (Arc<ThreadState>, u64);
+type PushedPoll = (Arc<ThreadState>, FrameNumber);
 
 /// Pushes the frame of a poll of the task 7 on this thread.
 fn push_poll(meter: &Arc<Meter>) -> PushedPoll {
-    let handle = thread::attached(meter).expect("a thread");
+    let handle = thread::local_handle(meter).expect("a thread");
     let tag = FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 };
-    let number = handle.state.push(1, tag.pack(), 7, None);
+    let number = handle.state.slot.push(1, tag.pack().0, 7, None);
     (handle.state.clone(), number)
 }
 
-fn texts(state: &ThreadState, poll: u64) -> Vec<String> {
+fn texts(state: &ThreadState, poll: FrameNumber) -> Vec<String> {
     during_poll(state, poll).iter().map(|text| text.to_string()).collect()
 }
 
@@ -35,7 +35,7 @@ fn texts(state: &ThreadState, poll: u64) -> Vec<String> {
 fn spans_alone_do_not_make_a_thread_measured() {
     on_a_thread(|meter| {
         let before = info_span!("before").entered();
-        assert!(meter.threads().is_empty() && thread::known(meter.id).is_none());
+        assert!(meter.threads().is_empty() && thread::registered_state(meter.id).is_none());
         let (state, number) = push_poll(&meter);
         assert_eq!(texts(&state, number), ["before"], "published as soon as there is a poll");
         let inside = info_span!("inside").entered();
@@ -82,8 +82,8 @@ fn leftover_spans_are_removed_after_their_poll() {
 #[test]
 fn spans_of_other_tasks_are_excluded() {
     on_a_thread(|meter| {
-        push_span(&meter, "task 8", EnteredDuring::Task(8));
-        push_span(&meter, "task 7", EnteredDuring::Task(7));
+        push_span(&meter, "task 8", EnteredDuring::Task(TaskBits(8)));
+        push_span(&meter, "task 7", EnteredDuring::Task(TaskBits(7)));
         push_span(&meter, "no task", EnteredDuring::NoTask);
         let (state, poll) = push_poll(&meter);
         assert_eq!(texts(&state, poll), ["task 7", "no task"]);
@@ -116,7 +116,7 @@ fn spans_during_the_end_of_a_thread() {
             // The order in which thread-locals are destroyed is not specified: both must work.
             AT_EXIT.with_borrow_mut(|it| it.0 = Some(info_span!("early").entered()));
             let (_, number) = push_poll(&meter);
-            assert!(number > 0);
+            assert_ne!(number, FrameNumber::NONE);
         });
         assert!(meter.threads().is_empty(), "the thread has ended");
     }
