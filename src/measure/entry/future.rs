@@ -128,8 +128,8 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (RuntimeId, bool) {
         return (runtime, hooked);
     }
     let runtimes = &meter.runtimes;
-    let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, meter.id));
-    let runtime = known.unwrap_or_else(|| runtimes.other(meter.id));
+    let known = handle.and_then(|handle| runtimes.find_or_attach(&handle, meter));
+    let runtime = known.unwrap_or_else(|| runtimes.other(meter));
     // There are at most MAX_RUNTIMES of them.
     let (runtime_id, hooked) = (runtime.id, runtime.is_hooked());
     if let (Some(thread), Some(id)) = (thread, id) {

@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn a_poll_takes_what_was_left_on_it() {
         let meter = Meter::of(1_000_000_000, 10);
-        let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
+        let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let thread = attached(&meter).unwrap();
         let slot = &thread.state.slot;
         let place = Location::caller();

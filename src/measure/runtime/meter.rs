@@ -75,7 +75,7 @@ impl Meter {
     pub(crate) fn new(settings: Settings) -> Arc<Meter> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let clock = Clock::new();
-        Arc::new_cyclic(|me| Meter {
+        Arc::new(Meter {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: std::process::id(),
             wake: Arc::new(Wake::new(clock.clone())),
@@ -85,7 +85,7 @@ impl Meter {
             route_histograms: settings.route_histograms,
             sites: Sites::new(settings.max_sites, super::probe::FILE),
             routes: Routes::new(settings.max_routes),
-            runtimes: Runtimes::new(me.clone()),
+            runtimes: Runtimes::default(),
             lag_holders: AtomicU32::new(0),
             hook_panics: AtomicU64::new(0),
             panics: Panics::default(),

@@ -155,7 +155,7 @@ impl Drop for Task {
         let waker = lock(&self.runtime.probe.waker).take();
         drop(waker);
         self.runtime.probe.withdraw();
-        self.runtime.gone(self.generation);
+        self.runtime.on_probe_dropped(self.generation);
     }
 }
 
