@@ -10,13 +10,13 @@ use super::stack_coverage;
 use super::track::{Change, Exoneration, Poll};
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::task_id;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::coverage::StackCoverage;
 use crate::model::event::{BlockedRequest, Event, Notice, StallOrigin, StallProgress, StallStarted, TaskGroup};
-use crate::model::id::{PollKey, RuntimeId};
+use crate::model::id::{FrameNumber, PollKey, RuntimeId};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -142,14 +142,14 @@ impl Emitter {
         let baseline = waiting.map(|cpu| Baseline { cpu, at: begin, run_delay: None });
         let found = examiner.examine(&thread, &identity, baseline, None);
         let poll = Poll {
-            key: PollKey { thread: thread.id, number: 0 },
+            key: PollKey { thread: thread.id, number: FrameNumber::NONE },
             begin,
             runtime,
             site: SiteId::OTHER,
             watched: None,
             request: None,
             parent_route: None,
-            task: 0,
+            task: TaskBits::NONE,
             paused_since: None,
             waited: 0,
         };
@@ -212,8 +212,8 @@ impl Emitter {
     pub(super) fn emit_task_panics(&mut self) {
         for panic in self.meter.panics.take() {
             let group = self.task_group((panic.runtime, panic.site));
-            // SAFETY: the bits are those that `to_bits` made in the panic's task.
-            let task = unsafe { task_id::from_bits(panic.task) };
+            // SAFETY: the bits are those that `TaskBits::of` made in the panic's task.
+            let task = unsafe { panic.task.id() };
             self.emit(Event::Notice(Notice::TaskPanicked { group, task, message: panic.text }));
         }
     }
@@ -250,9 +250,9 @@ impl Emitter {
             runtime: self.runtime_name(poll.runtime),
             worker: Some(worker as usize),
             thread: thread.name.clone(),
-            // SAFETY: the bits are those that a poll of this process published, made by `to_bits`,
-            // or 0.
-            task: unsafe { task_id::from_bits(poll.task) },
+            // SAFETY: the bits are those that a poll of this process published, made by
+            // `TaskBits::of`, or 0.
+            task: unsafe { poll.task.id() },
             site: meter.sites.get(poll.site),
             watched: poll.watched.map(|site| meter.sites.get(site)),
             route: None,

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::measure::runtime::worker_threads::ThreadEntry;
 use crate::measure::thread::ThreadState;
 use crate::model::event::Liveness;
+use crate::model::id::FrameNumber;
 use crate::sys;
 
 /// What makes up a stall: the stall lasts as long as this is current.
 #[derive(Clone, Debug)]
 pub(crate) enum StallIdentity {
     /// The poll with this frame number.
-    Poll(u64),
+    Poll(FrameNumber),
     /// A worker that is in no measured frame.
     Worker(BlockedWorker),
 }
@@ -53,12 +54,12 @@ pub(super) struct TrackedStall {
 }
 
 impl Liveness for TrackedStall {
-    fn open_frames(&self) -> Option<Vec<u64>> {
+    fn open_frames(&self) -> Option<Vec<FrameNumber>> {
         let reading = self.thread.slot.read();
         let is_current = match &self.identity {
             StallIdentity::Poll(number) => reading.as_ref().is_some_and(|reading| {
                 let mut polls = reading.polls();
-                polls.any(|(frame, _, paused_at)| frame.number == *number && paused_at.is_none())
+                polls.any(|poll| poll.frame.number == *number && poll.paused_since.is_none())
             }),
             StallIdentity::Worker(worker) => worker.is_current(&self.thread),
         };

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use super::track::{Poll, PollState, Request};
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::site::SiteId;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
-use crate::measure::thread::slot::{Frame, FrameTag, Reading};
-use crate::model::id::PollKey;
+use crate::measure::thread::slot::{Frame, FrameTag, PollFrame, SlotReading};
+use crate::model::id::{FrameNumber, PollKey};
 use crate::model::time::Nanos;
 
 /// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`:
 /// its thread is not blocked.
-pub(super) fn read_slots(meter: &Meter) -> impl Iterator<Item = (Arc<ThreadState>, Option<Reading>)> {
+pub(super) fn read_slots(meter: &Meter) -> impl Iterator<Item = (Arc<ThreadState>, Option<SlotReading>)> {
     meter.threads().into_iter().map(|thread| {
         let reading = thread.slot.read();
         (thread, reading)
@@ -25,36 +26,42 @@ pub(super) fn read_slots(meter: &Meter) -> impl Iterator<Item = (Arc<ThreadState
 }
 
 /// Returns the polls in a slot, outermost first, each with its frame.
-pub(super) fn polls_in(meter: &Meter, thread: &ThreadState, reading: &Reading) -> impl Iterator<Item = (Poll, Frame)> {
-    reading.polls().map(move |(frame, what, paused_at)| {
-        let mut poll = poll_of(meter, thread, what, (frame.number, frame.begin, frame.task));
+pub(super) fn polls_in(
+    meter: &Meter,
+    thread: &ThreadState,
+    reading: &SlotReading,
+) -> impl Iterator<Item = (Poll, Frame)> {
+    reading.polls().map(move |PollFrame { frame, tag, paused_since }| {
+        let mut poll = poll_of(meter, thread, frame.number, frame.start, tag, frame.task);
         poll.watched = reading.scope_of(frame);
         poll.parent_route = reading.parent_route(frame);
         poll.request = reading.request_of(frame).map(|(request, route)| Request {
             frame: request.number,
             route,
-            begin: meter.clock.nanos(Ticks(request.begin)).0,
+            begin: meter.clock.nanos(request.start).0,
         });
-        poll.paused_since = paused_at.map(|at| meter.clock.nanos(Ticks(at)).0);
+        poll.paused_since = paused_since.map(|at| meter.clock.nanos(at).0);
         (poll, *frame)
     })
 }
 
-/// Returns what a frame's number, begin, task and tag say by themselves about a poll.
+/// Returns what a frame's number, start, tag and task say by themselves about a poll.
 pub(super) fn poll_of(
     meter: &Meter,
     thread: &ThreadState,
-    what: FrameTag,
-    (number, begin, task): (u64, u64, u64),
+    number: FrameNumber,
+    start: Ticks,
+    tag: FrameTag,
+    task: TaskBits,
 ) -> Poll {
     Poll {
         key: PollKey { thread: thread.id, number },
-        begin: meter.clock.nanos(Ticks(begin)).0,
-        runtime: what.runtime,
-        site: thread.counters.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
+        begin: meter.clock.nanos(start).0,
+        runtime: tag.runtime,
+        site: thread.counters.cell(tag.index).map_or(SiteId::OTHER, |cell| cell.site()),
         watched: None,
         request: None,
-        parent_route: what.route,
+        parent_route: tag.route,
         task,
         paused_since: None,
         waited: 0,

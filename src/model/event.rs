@@ -12,7 +12,7 @@ use pollwatch_stack::RawStack;
 use super::cause::{Cause, Syscall};
 #[cfg(feature = "server")]
 use super::id::PollKey;
-use super::id::{RouteId, RuntimeId, SiteId};
+use super::id::{FrameNumber, RouteId, RuntimeId, SiteId};
 use super::site::Site;
 use super::stall::Stall;
 use super::time::Nanos;
@@ -82,8 +82,8 @@ pub(crate) struct StallProgress {
 pub(crate) struct BlockedRequest {
     /// The stall's id.
     pub(crate) stall: u64,
-    /// The number of the request's frame, which tells it from others of the same stall.
-    pub(crate) frame: u64,
+    /// The number of the request's frame, which distinguishes it from others of the same stall.
+    pub(crate) frame: FrameNumber,
     pub(crate) route: RouteId,
     pub(crate) route_name: Arc<str>,
     pub(crate) elapsed: Nanos,
@@ -118,5 +118,5 @@ pub(crate) struct TaskGroup {
 pub(crate) trait Liveness: fmt::Debug + Send + Sync {
     /// Returns the numbers of the frames that the stalled thread is in, or `None` when the stall is
     /// over or in a part that is meant to block.
-    fn open_frames(&self) -> Option<Vec<u64>>;
+    fn open_frames(&self) -> Option<Vec<FrameNumber>>;
 }

@@ -59,11 +59,20 @@ impl RouteId {
     }
 }
 
+/// The push number of a frame in a thread's slot: unique on that thread, and higher for later frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FrameNumber(pub(crate) u64);
+
+impl FrameNumber {
+    /// No frame: nothing is measured, or the frame is too deep to be published.
+    pub(crate) const NONE: FrameNumber = FrameNumber(0);
+}
+
 /// One poll, unlike all others of the same watchdog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PollKey {
     /// The measured thread, by its number in the watchdog.
     pub(crate) thread: u64,
     /// The number of the poll's frame on that thread.
-    pub(crate) number: u64,
+    pub(crate) number: FrameNumber,
 }

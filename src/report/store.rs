@@ -10,7 +10,7 @@ use crate::model::cause::{Cause, Certainty, Syscall};
 use crate::model::event::{BlockedRequest, Liveness, StallOrigin, StallStarted};
 #[cfg(feature = "server")]
 use crate::model::id::PollKey;
-use crate::model::id::{RouteId, RuntimeId};
+use crate::model::id::{FrameNumber, RouteId, RuntimeId};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -29,7 +29,7 @@ pub(crate) struct StallRecord {
 /// An ongoing request of an ongoing stall.
 #[derive(Debug)]
 struct OngoingRequest {
-    frame: u64,
+    frame: FrameNumber,
     route: RouteId,
     elapsed: Nanos,
     /// The moment at which `elapsed` was measured.
@@ -53,7 +53,7 @@ pub(crate) struct OngoingStall {
     requests: Vec<OngoingRequest>,
     /// The frames of requests that are over. A scan may find one once more, since its end is
     /// published before its frame goes.
-    ended_requests: VecDeque<u64>,
+    ended_requests: VecDeque<FrameNumber>,
 }
 
 /// A worker that is blocked by a task that was not wrapped.

@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::detect::track::Poll;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::lag::{Lag, LagSource};
-use crate::model::id::PollKey;
+use crate::model::id::{FrameNumber, PollKey};
 use crate::model::lag::ScheduleDelay;
 
 const MS: u64 = 1_000_000;
@@ -54,14 +55,14 @@ fn a_wait_counts_by_the_polls_that_began_meanwhile() {
     let sent = fixture.meter.clock.now().0;
     let mut scan = Scan::default();
     let poll = |number, after: u64| Poll {
-        key: PollKey { thread: 1, number },
+        key: PollKey { thread: 1, number: FrameNumber(number) },
         begin: fixture.meter.clock.nanos(Ticks(sent)).0 + after,
         runtime: fixture.runtime.id,
         site: crate::model::id::SiteId::OTHER,
         watched: None,
         request: None,
         parent_route: None,
-        task: 0,
+        task: TaskBits::NONE,
         paused_since: None,
         waited: 0,
     };

@@ -231,7 +231,7 @@ impl WorkerScan {
             return;
         }
         let at = meter.clock.nanos(meter.clock.now()).0;
-        let mark = (event.packed, reading.state);
+        let mark = (event.packed, reading.version);
         self.observations.push(WorkerObservation { thread: seat.id, mark, progress, cpu, at });
         let identity = BlockedWorker { seat: seat.clone(), mark, cpu: Some(cpu) };
         let pool = self.pools.len();

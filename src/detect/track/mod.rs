@@ -6,7 +6,8 @@ mod requests;
 use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
-use crate::model::id::{PollKey, RouteId, RuntimeId, SiteId};
+use crate::measure::primitives::task_id::TaskBits;
+use crate::model::id::{FrameNumber, PollKey, RouteId, RuntimeId, SiteId};
 use crate::util::backoff::next_doubling;
 
 use requests::PendingRequests;
@@ -25,7 +26,7 @@ pub(crate) struct Poll {
     pub(crate) request: Option<Request>,
     /// The route of the request whose handler spawned the task.
     pub(crate) parent_route: Option<RouteId>,
-    pub(crate) task: u64,
+    pub(crate) task: TaskBits,
     /// The moment since which the poll does not count, because a part of it is meant to block.
     pub(crate) paused_since: Option<u64>,
     /// How long the poll's thread was kept from a CPU since shortly before the poll began. It is
@@ -82,7 +83,7 @@ pub(crate) enum Change {
     /// `over`. Repeated at each scan.
     Request {
         id: u64,
-        frame: u64,
+        frame: FrameNumber,
         route: RouteId,
         elapsed: u64,
         over: bool,

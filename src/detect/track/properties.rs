@@ -86,12 +86,12 @@ fn world(threads: &[Vec<Plan>]) -> Vec<Truth> {
             let begin = now + plan.gap;
             now = begin + plan.nanos;
             let request = plan.request.filter(|offset| *offset < plan.nanos).map(|offset| Request {
-                frame: number as u64,
+                frame: FrameNumber(number as u64),
                 route: RouteId::OTHER,
                 begin: begin + offset,
             });
             let poll = Poll {
-                key: PollKey { thread: thread as u64, number: number as u64 },
+                key: PollKey { thread: thread as u64, number: FrameNumber(number as u64) },
                 request,
                 ..super::tests::poll(0, begin)
             };

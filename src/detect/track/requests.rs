@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use super::{Change, Poll, PollKey, Scan, effective};
 use crate::detect::pause::Pauses;
-use crate::model::id::RouteId;
+use crate::model::id::{FrameNumber, RouteId};
 
 /// A request inside a running poll. Times are in nanoseconds of the watchdog's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     /// The number of the request's frame.
-    pub(crate) frame: u64,
+    pub(crate) frame: FrameNumber,
     pub(crate) route: RouteId,
     pub(crate) begin: u64,
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn request(frame: u64, begin: u64) -> Request {
-        Request { frame, route: route(frame as u16), begin }
+        Request { frame: FrameNumber(frame), route: route(frame as u16), begin }
     }
 
     /// A poll that begins at 0, in a request since `begin`.
@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn reported(id: u64, frame: u64, elapsed: u64, over: bool) -> Change {
-        Change::Request { id, frame, route: route(frame as u16), elapsed, over }
+        Change::Request { id, frame: FrameNumber(frame), route: route(frame as u16), elapsed, over }
     }
 
     #[test]

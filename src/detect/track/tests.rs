@@ -6,14 +6,14 @@ pub(super) const T: u64 = 10 * MS;
 
 pub(super) fn poll(number: u64, begin: u64) -> Poll {
     Poll {
-        key: PollKey { thread: 1, number },
+        key: PollKey { thread: 1, number: FrameNumber(number) },
         begin,
         runtime: crate::model::id::RuntimeId(1),
         site: SiteId(1),
         watched: None,
         request: None,
         parent_route: None,
-        task: 9,
+        task: TaskBits(9),
         paused_since: None,
         waited: 0,
     }

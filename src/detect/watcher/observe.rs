@@ -9,10 +9,9 @@ use crate::detect::outside::workers;
 use crate::detect::procfs;
 use crate::detect::scan;
 use crate::detect::track::{EndedPoll, EndedRequest, Request, Scan};
-use crate::measure::primitives::clock::Ticks;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::thread::ThreadState;
-use crate::measure::thread::slot::{FrameKind, FrameTag};
-use crate::measure::thread::slow_polls::SlowPoll;
+use crate::measure::thread::slow_polls::{SlowPoll, SlowSubject};
 use crate::model::id::PollKey;
 
 /// What a scan found, with the threads that it concerns.
@@ -38,7 +37,7 @@ impl Watcher {
         for (thread, reading) in scan::read_slots(&meter) {
             match reading {
                 Some(reading) => {
-                    fingerprint = fingerprint.wrapping_add(reading.state);
+                    fingerprint = fingerprint.wrapping_add(reading.version);
                     for (mut poll, _) in scan::polls_in(&meter, &thread, &reading) {
                         let end = poll.paused_since.unwrap_or_else(|| meter.clock.nanos(meter.clock.now()).0);
                         // The run delay matters until the poll is tracked. Some never are, and
@@ -70,22 +69,22 @@ impl Watcher {
     }
 
     fn take_slow_polls(&self, thread: &ThreadState, found: &mut Scan) {
-        thread.slow_polls.drain(|ended| match FrameTag::unpack(ended.what) {
-            FrameTag { kind: FrameKind::Route, route, .. } => found.ended_requests.extend(route.map(|route| {
-                let begin = self.meter.clock.nanos(Ticks(ended.begin)).0;
-                let poll = PollKey { thread: thread.id, number: ended.task };
-                EndedRequest { poll, request: Request { frame: ended.number, route, begin }, nanos: ended.nanos }
+        thread.slow_polls.drain(|ended| match ended.subject {
+            SlowSubject::Request { poll } => found.ended_requests.extend(ended.tag.unpack().route.map(|route| {
+                let begin = self.meter.clock.nanos(ended.start).0;
+                let poll = PollKey { thread: thread.id, number: poll };
+                EndedRequest { poll, request: Request { frame: ended.number, route, begin }, nanos: ended.duration.0 }
             })),
-            what => found.ended.push(self.ended_poll(thread, &ended, what)),
+            SlowSubject::Poll { task, worker } => found.ended.push(self.ended_poll(thread, &ended, task, worker)),
         });
     }
 
-    fn ended_poll(&self, thread: &ThreadState, ended: &SlowPoll, what: FrameTag) -> EndedPoll {
-        let mut poll = scan::poll_of(&self.meter, thread, what, (ended.number, ended.begin, ended.task));
-        if ended.worker.is_some() && !self.tracker.is_tracked(&poll.key) {
+    fn ended_poll(&self, thread: &ThreadState, ended: &SlowPoll, task: TaskBits, worker: Option<u16>) -> EndedPoll {
+        let mut poll = scan::poll_of(&self.meter, thread, ended.number, ended.start, ended.tag.unpack(), task);
+        if worker.is_some() && !self.tracker.is_tracked(&poll.key) {
             poll.waited = self.waited(thread, poll.begin);
         }
-        EndedPoll { poll, nanos: ended.nanos, worker: ended.worker }
+        EndedPoll { poll, nanos: ended.duration.0, worker }
     }
 
     /// Returns how long a thread has been kept from a CPU since shortly before a poll of it began;

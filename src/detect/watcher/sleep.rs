@@ -12,7 +12,6 @@ use crate::detect::outside::workers;
 use crate::detect::pause::Sleep;
 use crate::detect::procfs;
 use crate::detect::run_delay::WatchedThread;
-use crate::measure::primitives::clock::Ticks;
 use crate::model::id::PollKey;
 use crate::sys;
 
@@ -80,7 +79,7 @@ impl Watcher {
         self.delay = self.own_run_delay.nanos();
         let meter = &self.meter;
         let (fingerprint, mut slept) = (self.fingerprint, false);
-        let begin = meter.clock.now().0;
+        let begin = meter.clock.now();
         let woken = meter.wake.fall_asleep(|| {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.version());
@@ -92,7 +91,7 @@ impl Watcher {
             // The next scan notices a pause between the begin of the poll that woke this thread and
             // now. A reading of an earlier sleep, by a thread that was kept from publishing it,
             // says nothing.
-            let woken = woken.filter(|woken| *woken >= begin).map(|woken| meter.clock.nanos(Ticks(woken)).0);
+            let woken = woken.filter(|woken| *woken >= begin).map(|woken| meter.clock.nanos(woken).0);
             self.last_confirmed = woken.unwrap_or_else(|| self.now());
         }
         // Whatever woke this thread, there is something to watch for a while.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::measure::primitives::site::SiteId;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::model::id::RuntimeId;
 use crate::util::lock;
 
@@ -18,8 +19,7 @@ const TEXT: usize = 300;
 pub(crate) struct TaskPanic {
     pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
-    /// Bits of the task's id.
-    pub(crate) task: u64,
+    pub(crate) task: TaskBits,
     pub(crate) text: String,
 }
 
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn panic(task: u64) -> TaskPanic {
-        TaskPanic { runtime: RuntimeId(1), site: SiteId(1), task, text: String::new() }
+        TaskPanic { runtime: RuntimeId(1), site: SiteId(1), task: TaskBits(task), text: String::new() }
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
             panics.leave(panic(task));
         }
         assert!(panics.any());
-        assert!(panics.take().iter().map(|p| p.task).eq(0..WAITING as u64));
+        assert!(panics.take().iter().map(|p| p.task.0).eq(0..WAITING as u64));
         assert!(!panics.any() && panics.take().is_empty());
         assert_eq!(panics.lost(), 3);
         panics.leave(panic(9));

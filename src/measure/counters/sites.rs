@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::measure::primitives::frame::{FrameKind, FrameTag, MAX_RUNTIMES};
+use crate::measure::primitives::frame::{FrameKind, FrameTag, MAX_RUNTIMES, PackedTag};
 use crate::measure::primitives::histogram::{Histogram, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
 use crate::model::id::RuntimeId;
@@ -36,7 +36,7 @@ pub(crate) struct SiteCounters {
     busy: AtomicU64,
     max: AtomicU64,
     /// The runtime, and the index of these counters, packed as in [`FrameTag`].
-    what: AtomicU64,
+    tag: AtomicU64,
     /// The histogram of the runtime on this thread.
     histogram: OnceLock<Arc<Histogram>>,
     site: AtomicU32,
@@ -52,7 +52,7 @@ impl SiteCounters {
             polls: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             max: AtomicU64::new(0),
-            what: AtomicU64::new(0),
+            tag: AtomicU64::new(0),
             site: AtomicU32::new(0),
             histogram: OnceLock::new(),
             events: [const { AtomicU64::new(0) }; EVENTS],
@@ -98,14 +98,14 @@ impl SiteCounters {
         add(&self.events[event as usize], 1);
     }
 
-    /// Returns the packed runtime and index, for [`What::pack_poll`].
+    /// Returns the runtime and the index, in the bits that a frame's tag has for them.
     #[inline]
-    pub(crate) fn what(&self) -> u64 {
-        self.what.load(Ordering::Relaxed)
+    pub(crate) fn tag(&self) -> PackedTag {
+        PackedTag(self.tag.load(Ordering::Relaxed))
     }
 
     fn key(&self) -> (RuntimeId, SiteId) {
-        (FrameTag::unpack(self.what()).runtime, self.site())
+        (self.tag().unpack().runtime, self.site())
     }
 
     pub(crate) fn site(&self) -> SiteId {
@@ -183,8 +183,8 @@ impl ThreadCounters {
         let chunk =
             self.chunks[index as usize / CHUNK].get_or_init(|| Box::new([const { SiteCounters::new() }; CHUNK]));
         let cell = &chunk[index as usize % CHUNK];
-        let what = FrameTag { kind: FrameKind::Task, runtime, route: None, index };
-        cell.what.store(what.pack(), Ordering::Relaxed);
+        let tag = FrameTag { kind: FrameKind::Task, runtime, route: None, index };
+        cell.tag.store(tag.pack().0, Ordering::Relaxed);
         cell.site.store(site.0, Ordering::Relaxed);
         let histogram = self.histograms[runtime.index() % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
         let _ = cell.histogram.set(histogram.clone());

@@ -31,11 +31,11 @@ struct Scope {
 
 impl Scope {
     fn enter(reason: &'static str) -> Scope {
-        let what = FrameTag { kind: FrameKind::Allowed, runtime: RuntimeId::OTHER, route: None, index: 0 }.pack();
+        let tag = FrameTag { kind: FrameKind::Allowed, runtime: RuntimeId::OTHER, route: None, index: 0 }.pack();
         thread::for_each(|thread| {
             // A worker may be observed from outside though its poll is not measured.
             if thread.state.slot.depth() > 0 || crate::measure::runtime::worker_threads::is_worker() {
-                thread.state.push(thread.state.now(), what, 0, None);
+                thread.state.push(thread.state.now(), tag);
             }
         });
         Scope { reason }
@@ -47,15 +47,14 @@ impl Drop for Scope {
         thread::for_each(|thread| {
             let slot = &thread.state.slot;
             let top = match slot.top() {
-                Some(top) if FrameTag::unpack(top.what()).kind == FrameKind::Allowed => top,
+                Some(top) if top.tag().kind == FrameKind::Allowed => top,
                 // Too deep to be published.
                 None if slot.depth() > 0 => return slot.pop(),
                 _ => return,
             };
-            let now = thread.state.now();
-            let began = top.begin();
-            slot.pop_allowed(now.saturating_sub(began));
-            thread.count_allowed(self.reason, began, now);
+            let (start, now) = (top.start(), thread.state.now());
+            slot.pop_allowed(now.saturating_sub(start));
+            thread.count_allowed(self.reason, start, now);
         });
     }
 }

@@ -11,10 +11,10 @@ use tokio::runtime::Handle;
 
 use crate::measure::counters::panics::{self, TaskPanic};
 use crate::measure::counters::sites::Event;
-use crate::measure::entry::poll::{self, Entered};
+use crate::measure::entry::poll::{self, PushedFrame, WrapperOrigin};
 use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::task_id::to_bits;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, SpawnSite, attached};
 use crate::model::id::RuntimeId;
@@ -110,7 +110,7 @@ impl<F> Watched<F> {
     #[cold]
     pub(super) fn leave_panic(&self, payload: &(dyn Any + Send)) {
         let Tag { meter, site, runtime, .. } = &self.tag;
-        let task = to_bits(tokio::task::try_id());
+        let task = TaskBits::current();
         meter.panics.leave(TaskPanic { runtime: *runtime, site: *site, task, text: panics::text(payload) });
         meter.wake.wake();
     }
@@ -135,7 +135,7 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> (RuntimeId, bool) {
     if let (Some(thread), Some(id)) = (thread, id) {
         thread.last_runtime.set(Some((id, runtime_id, hooked)));
         // The cache may be of a runtime that had this id before.
-        thread.place.forget(runtime.id);
+        thread.ownership.forget(runtime.id);
     }
     (runtime_id, hooked)
 }
@@ -192,7 +192,7 @@ impl Drop for Tag {
 
 /// Pops the frame when the poll unwinds.
 struct Unwinds<'a> {
-    entered: Option<(&'a LocalHandle, Entered)>,
+    entered: Option<(&'a LocalHandle, PushedFrame)>,
     outcome: &'a mut Outcome,
 }
 
@@ -206,7 +206,7 @@ impl Drop for Unwinds<'_> {
 }
 
 #[inline(always)]
-fn leave(entered: Option<(&LocalHandle, Entered)>) {
+fn leave(entered: Option<(&LocalHandle, PushedFrame)>) {
     if let Some((thread, entered)) = entered {
         poll::leave(thread, entered);
     }
@@ -224,10 +224,9 @@ impl<F: Future> Future for Watched<F> {
         }
         let Tag { meter, site, spawned, runtime, outcome } = tag;
         let entered = attached(meter).and_then(|thread| {
-            let made = (*site, spawned.under());
-            let known = *runtime;
+            let origin = WrapperOrigin { site: *site, parent_route: spawned.under(), runtime: *runtime };
             let resolve = || resolve_cold(meter, *site, runtime);
-            let entered = poll::enter(thread, known, made, || to_bits(tokio::task::try_id()), resolve)?;
+            let entered = poll::enter(thread, origin, TaskBits::current, resolve)?;
             Some((thread, entered))
         });
         let unwinds = Unwinds { entered, outcome };

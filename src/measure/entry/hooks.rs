@@ -47,14 +47,13 @@ impl Hooks {
 #[cfg(tokio_unstable)]
 mod imp {
     use std::fmt;
-    use std::panic::Location;
     use std::sync::atomic::Ordering;
     use std::sync::{Arc, Weak};
 
     use tokio::runtime::{Builder, TaskMeta};
 
     use crate::measure::entry::poll;
-    use crate::measure::primitives::task_id::to_bits;
+    use crate::measure::primitives::task_id::TaskBits;
     use crate::measure::runtime::Runtime;
     use crate::measure::runtime::callbacks::ThreadCallbacks;
     use crate::measure::runtime::meter::Meter;
@@ -123,10 +122,6 @@ mod imp {
         }
     }
 
-    fn place(meta: &TaskMeta<'_>) -> &'static Location<'static> {
-        meta.spawned_at()
-    }
-
     #[inline(never)]
     fn run_user(runtime: &Runtime, hook: &Hook, meta: &TaskMeta<'_>) {
         run_user_of(&runtime.meter, hook, meta);
@@ -146,33 +141,33 @@ mod imp {
         let rt = runtime.clone();
         match user.before {
             None => builder.on_before_task_poll(move |meta| {
-                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+                poll::start_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             }),
             Some(hook) => builder.on_before_task_poll(move |meta| {
                 run_user(&rt, &hook, meta);
-                poll::begin_task(&rt, place(meta), to_bits(Some(meta.id())));
+                poll::start_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             }),
         };
         let rt = runtime.clone();
         match user.after {
             None => builder.on_after_task_poll(move |meta| {
-                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+                poll::end_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             }),
             Some(hook) => builder.on_after_task_poll(move |meta| {
-                poll::end_task(&rt, place(meta), to_bits(Some(meta.id())));
+                poll::end_task_poll(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
                 run_user(&rt, &hook, meta);
             }),
         };
         let rt = runtime.clone();
         builder.on_task_spawn(move |meta| {
-            poll::spawned(&rt, place(meta), to_bits(Some(meta.id())));
+            poll::count_spawn(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             if let Some(hook) = &user.spawn {
                 run_user(&rt, hook, meta);
             }
         });
         let rt = runtime.clone();
         builder.on_task_terminate(move |meta| {
-            poll::terminated(&rt, place(meta), to_bits(Some(meta.id())));
+            poll::count_task_end(&rt, meta.spawned_at(), TaskBits::of(meta.id()));
             if let Some(hook) = &user.terminate {
                 run_user(&rt, hook, meta);
             }

@@ -9,14 +9,18 @@ use std::panic::Location;
 
 #[cfg(tokio_unstable)]
 use crate::measure::counters::sites::Event;
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
+use crate::measure::primitives::task_id::TaskBits;
 #[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
+use crate::measure::runtime::ownership;
 use crate::measure::thread::slot::{FrameCell, FrameKind, FrameTag};
-use crate::measure::thread::slow_polls::SlowPoll;
+use crate::measure::thread::slow_polls::{SlowPoll, SlowSubject};
 use crate::measure::thread::{LocalHandle, SpawnSite};
-use crate::model::id::RuntimeId;
+use crate::model::id::{FrameNumber, RuntimeId};
+use crate::model::time::Nanos;
 
 #[cfg(tokio_unstable)]
 #[inline(always)]
@@ -26,34 +30,29 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
 
 /// Starts a poll that tokio's hooks report.
 ///
-/// The fast path, here and in [`end_task`], calls nothing except at its very end, so that no
-/// register has to be saved. Whatever else happens starts over in a function out of line.
+/// The fast path, here and in [`end_task_poll`], calls nothing except at its very end, so that no
+/// register has to be saved. All other cases start over in a function out of line.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn begin_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
-    let begun = crate::measure::thread::with_first(runtime, |thread| {
-        let (cell, what) = thread.cached(SpawnSite::Location(place), runtime.runtime_tag)?;
-        thread.state.push_poll(
-            thread.state.fast_now()?,
-            FrameTag::pack_poll(FrameKind::Task, None, what),
-            task,
-            None,
-            cell,
-        );
+pub(crate) fn start_task_poll(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
+    let started = crate::measure::thread::with_first(runtime, |thread| {
+        let (counters, tag) = thread.cached(SpawnSite::Location(location), runtime.runtime_tag)?;
+        let now = thread.state.fast_now()?;
+        thread.state.push_poll(now, tag.with(FrameKind::Task, None), task, None, counters);
         Some(())
     });
-    if begun.flatten().is_none() {
-        begin_task_cold(runtime, place, task);
+    if started.flatten().is_none() {
+        start_task_poll_cold(runtime, location, task);
     }
 }
 
 #[cfg(tokio_unstable)]
 #[cold]
 #[inline(never)]
-fn begin_task_cold(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+fn start_task_poll_cold(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| {
-        if let Some(cell) = thread.cell(SpawnSite::Location(place), runtime.id) {
-            thread.push_poll(FrameTag::pack_poll(FrameKind::Task, None, cell.what()), task, None, cell);
+        if let Some(counters) = thread.cell(SpawnSite::Location(location), runtime.id) {
+            thread.push_poll(counters.tag().with(FrameKind::Task, None), task, None, counters);
         }
     });
 }
@@ -61,27 +60,28 @@ fn begin_task_cold(runtime: &Runtime, place: &'static Location<'static>, task: u
 /// Ends a poll that tokio's hooks report: it returned, it panicked, or the task was aborted.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn end_task(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+pub(crate) fn end_task_poll(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     let ended = crate::measure::thread::with_first(runtime, |thread| {
         let top = thread.state.slot.top().filter(|top| top.task() == task)?;
         finish_fast(thread, top).then(|| thread.state.slot.pop())
     });
     if ended.flatten().is_none() {
-        end_task_slow(runtime, place, task);
+        end_task_poll_slow(runtime, location, task);
     }
 }
 
 #[cfg(tokio_unstable)]
 #[cold]
 #[inline(never)]
-fn end_task_slow(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+fn end_task_poll_slow(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| match thread.state.slot.top() {
         Some(top) if top.task() == task => {
             finish(thread, top);
             thread.state.slot.pop();
         }
         // Guards on the stack pop the frames within that of a task. Only an abandoned stack (of a
-        // stackful coroutine) leaves some behind; its guards, when they run, find them gone.
+        // stackful coroutine) leaves frames behind. If its guards run later, they find that their
+        // frames are gone.
         Some(_) if thread.state.slot.is_polling(task) => {
             let slot = &thread.state.slot;
             while slot.top().is_some_and(|top| top.task() != task) {
@@ -94,15 +94,15 @@ fn end_task_slow(runtime: &Runtime, place: &'static Location<'static>, task: u64
         }
         // pollwatch's own task has no frame; the innermost one belongs to an enclosing poll.
         Some(_) => {}
-        None => end_unpublished(thread, runtime, place),
+        None => end_unpublished(thread, runtime, location),
     });
 }
 
 /// Ends a poll that was too deep to be published. It counts in the depth, unless it is pollwatch's
 /// own task.
 #[cfg(tokio_unstable)]
-fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, place: &'static Location<'static>) {
-    if thread.state.slot.depth() > 0 && thread.cell(SpawnSite::Location(place), runtime.id).is_some() {
+fn end_unpublished(thread: &LocalHandle, runtime: &Runtime, location: &'static Location<'static>) {
+    if thread.state.slot.depth() > 0 && thread.cell(SpawnSite::Location(location), runtime.id).is_some() {
         thread.state.slot.pop();
     }
 }
@@ -119,20 +119,20 @@ fn finish(thread: &LocalHandle, top: &FrameCell) {
 /// does nothing and returns `false`.
 #[inline(always)]
 fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
-    let is_fast = |nanos: &u64| *nanos < thread.state.fast_limit;
-    let Some(nanos) = thread.state.fast_since(top.begin()).filter(is_fast) else { return false };
-    thread.cell_of(top).fast_poll(nanos);
+    let is_fast = |duration: &Nanos| *duration < thread.state.fast_limit;
+    let Some(duration) = thread.state.fast_since(top.start()).filter(is_fast) else { return false };
+    thread.cell_of(top).fast_poll(duration.0);
     true
 }
 
 #[cold]
 #[inline(never)]
 fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
-    let begin = top.begin();
-    let nanos = thread.state.since(begin);
-    thread.cell_of(top).poll(nanos);
-    if nanos >= thread.state.threshold {
-        publish_slow_poll(thread, top, begin, nanos);
+    let start = top.start();
+    let duration = thread.state.since(start);
+    thread.cell_of(top).poll(duration.0);
+    if duration >= thread.state.threshold {
+        publish_slow_poll(thread, top, start, duration);
     }
 }
 
@@ -140,85 +140,92 @@ fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
 /// poll.
 #[cfg(feature = "tower")]
 #[inline(never)]
-pub(crate) fn leave_call(thread: &LocalHandle, entered: Entered) {
-    if let Some(top) = thread.state.slot.top().filter(|top| entered.poll && top.number() == entered.number) {
-        let begin = top.begin();
-        let nanos = thread.state.since(begin);
-        thread.cell_of(top).part(nanos);
-        if nanos >= thread.state.threshold {
-            publish_slow_poll(thread, top, begin, nanos);
+pub(crate) fn leave_call(thread: &LocalHandle, pushed: PushedFrame) {
+    if let Some(top) = thread.state.slot.top().filter(|top| pushed.is_poll && top.number() == pushed.number) {
+        let start = top.start();
+        let duration = thread.state.since(start);
+        thread.cell_of(top).part(duration.0);
+        if duration >= thread.state.threshold {
+            publish_slow_poll(thread, top, start, duration);
         }
     }
-    leave(thread, Entered { poll: false, ..entered });
+    leave(thread, PushedFrame { is_poll: false, ..pushed });
 }
 
 /// Pushes the finished poll to the slow-poll ring *before* popping its frame, so that the watchdog
 /// always finds one or the other.
-fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
+fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, start: Ticks, duration: Nanos) {
     let frame = top.load();
-    let runtime = FrameTag::unpack(frame.what).runtime;
+    let runtime = frame.tag.unpack().runtime;
     let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, &frame));
-    thread.state.slow_polls.push(SlowPoll {
-        number: frame.number,
-        begin,
-        nanos,
-        what: frame.what,
-        task: frame.task,
-        worker,
-    });
+    let subject = SlowSubject::Poll { task: frame.task, worker };
+    thread.state.slow_polls.push(SlowPoll { number: frame.number, start, duration, tag: frame.tag, subject });
 }
 
-/// The frame that a wrapper pushed, for the wrapper to pop.
+/// The frame that a wrapper has pushed, and has to pop.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entered {
-    number: u64,
-    poll: bool,
+pub(crate) struct PushedFrame {
+    number: FrameNumber,
+    /// The frame is a poll, and not a part of one.
+    is_poll: bool,
 }
 
-/// Starts a wrapper's poll of a future that was made at `site` and spawned under `route`. It is a
-/// poll of its own, unless this thread is within a poll of the same runtime already. Within a poll
-/// of another runtime, the future may have moved there: `resolve` finds its runtime again.
+/// The origin of a wrapper's future.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WrapperOrigin {
+    /// The site where the future was wrapped.
+    pub(crate) site: SiteId,
+    /// The route under which the future was spawned.
+    pub(crate) parent_route: Option<RouteId>,
+    /// The runtime that polled the future last.
+    pub(crate) runtime: RuntimeId,
+}
+
+/// Starts a wrapper's poll of a future. It is a poll of its own, unless this thread is within a poll
+/// of the same runtime already. Within a poll of another runtime, the future may have moved there:
+/// `resolve` finds its runtime again.
 #[inline(always)]
 pub(crate) fn enter(
     thread: &LocalHandle,
-    runtime: RuntimeId,
-    (site, route): (SiteId, Option<RouteId>),
-    task: impl FnOnce() -> u64,
+    origin: WrapperOrigin,
+    task: impl FnOnce() -> TaskBits,
     resolve: impl FnOnce() -> RuntimeId,
-) -> Option<Entered> {
+) -> Option<PushedFrame> {
+    let WrapperOrigin { site, parent_route, runtime } = origin;
     let slot = &thread.state.slot;
-    let around = if slot.depth() > 0 { slot.innermost_poll().map(|(_, what)| what.runtime) } else { None };
-    let runtime = match around {
-        Some(around) if around != runtime => resolve(),
+    let enclosing = if slot.depth() > 0 { slot.innermost_poll().map(|(_, tag)| tag.runtime) } else { None };
+    let runtime = match enclosing {
+        Some(enclosing) if enclosing != runtime => resolve(),
         _ => runtime,
     };
-    let within = around == Some(runtime);
-    let number = if within {
-        // A scope carries no task, because the hooks pop only frames of polls, and no start of its
+    let is_part = enclosing == Some(runtime);
+    let number = if is_part {
+        // A scope has no task, because the hooks pop only frames of polls. It has no start of its
         // own, because its time is not counted.
-        let begin = slot.top().map_or(0, FrameCell::begin);
-        thread.state.push(begin, FrameTag { kind: FrameKind::Scope, runtime, route, index: site.0 }.pack(), 0, None)
+        let start = slot.top().map_or(Ticks(0), FrameCell::start);
+        let tag = FrameTag { kind: FrameKind::Scope, runtime, route: parent_route, index: site.0 };
+        thread.state.push(start, tag.pack())
     } else {
-        let cell = thread.cell(SpawnSite::Interned(site), runtime)?;
-        let place = crate::measure::runtime::ownership::observe(thread, runtime, slot.depth() > 0);
-        thread.push_poll(FrameTag::pack_poll(FrameKind::Watched, route, cell.what()), task(), place, cell)
+        let counters = thread.cell(SpawnSite::Interned(site), runtime)?;
+        let observed = ownership::observe(thread, runtime, slot.depth() > 0);
+        thread.push_poll(counters.tag().with(FrameKind::Watched, parent_route), task(), observed, counters)
     };
-    Some(Entered { number, poll: !within })
+    Some(PushedFrame { number, is_poll: !is_part })
 }
 
 /// Ends a wrapper's poll, by a return or an unwind.
 #[inline(always)]
-pub(crate) fn leave(thread: &LocalHandle, entered: Entered) {
+pub(crate) fn leave(thread: &LocalHandle, pushed: PushedFrame) {
     let slot = &thread.state.slot;
     match slot.top() {
-        Some(top) if top.number() == entered.number => {
-            if entered.poll {
+        Some(top) if top.number() == pushed.number => {
+            if pushed.is_poll {
                 finish(thread, top);
             }
             slot.pop();
         }
         // Too deep to be published, or popped already.
-        None if entered.number == 0 && slot.depth() > 0 => slot.pop(),
+        None if pushed.number == FrameNumber::NONE && slot.depth() > 0 => slot.pop(),
         _ => {}
     }
 }
@@ -226,42 +233,43 @@ pub(crate) fn leave(thread: &LocalHandle, entered: Entered) {
 /// Counts a spawned task; on any thread.
 #[cfg(tokio_unstable)]
 #[inline]
-pub(crate) fn spawned(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
+pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| {
-        let Some(cell) = thread.cell(SpawnSite::Location(place), runtime.id) else { return };
-        cell.event(Event::Spawned);
-        if thread.unplaced.get() == task {
-            cell.event(Event::Terminated);
+        let Some(counters) = thread.cell(SpawnSite::Location(location), runtime.id) else { return };
+        counters.event(Event::Spawned);
+        if thread.ended_before_spawn.get() == task {
+            counters.event(Event::Terminated);
         }
     });
 }
 
 /// Counts a task that ended.
 ///
-/// Within its own poll it is a task that the hooks saw spawned. Outside of one it was dropped at
-/// the shutdown of the runtime, or it is no task at all: `spawn_blocking` and the hand-over of
-/// `block_in_place` call the hook for the end, too, but none for a spawn. So their locations are
-/// not interned here. Where one location has both, a multi-thread runtime still tells them apart:
-/// its workers do the shutdown, and threads of the blocking pool run the others.
+/// A task that ends within its own poll is one whose spawn the hooks reported. A task that ends
+/// outside of its poll was dropped at the shutdown of the runtime, or is no task at all:
+/// `spawn_blocking` and the hand-over of `block_in_place` call the hook for the end, too, but not
+/// the one for the spawn. So their locations are not interned here.
+///
+/// Where one location has both, a multi-thread runtime still distinguishes them: its workers do the
+/// shutdown, and threads of the blocking pool run the others.
 #[cfg(tokio_unstable)]
 #[inline]
-pub(crate) fn terminated(runtime: &Runtime, place: &'static Location<'static>, task: u64) {
-    if crate::measure::thread::is_stranger(runtime, place) {
+pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
+    if crate::measure::thread::is_stranger(runtime, location) {
         return;
     }
     with(runtime, |thread| {
-        let polled = thread.state.slot.top().is_some_and(|top| top.task() == task);
-        let cell = if polled {
-            thread.cell(SpawnSite::Location(place), runtime.id)
+        let is_in_poll = thread.state.slot.top().is_some_and(|top| top.task() == task);
+        let counters = if is_in_poll {
+            thread.cell(SpawnSite::Location(location), runtime.id)
         } else if tokio::runtime::worker_index().is_some() || !runtime.is_multi_thread() {
-            thread.known_cell(SpawnSite::Location(place), runtime.id)
+            thread.known_cell(SpawnSite::Location(location), runtime.id)
         } else {
             None
         };
-        match cell {
-            Some(cell) => cell.event(Event::Terminated),
-            // On a runtime that is shut down, tokio reports a task's end before its spawn.
-            None => thread.unplaced.set(task),
+        match counters {
+            Some(counters) => counters.event(Event::Terminated),
+            None => thread.ended_before_spawn.set(task),
         }
     });
 }
@@ -279,51 +287,44 @@ pub(crate) enum RequestPhase {
 /// Starts a phase of a request.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> Entered {
-    let what = FrameTag { kind: FrameKind::Route, runtime: RuntimeId::OTHER, route: Some(route), index: 0 };
-    Entered { number: thread.state.push(thread.state.now(), what.pack(), 0, None), poll: false }
+pub(crate) fn enter_route(thread: &LocalHandle, route: RouteId) -> PushedFrame {
+    let tag = FrameTag { kind: FrameKind::Route, runtime: RuntimeId::OTHER, route: Some(route), index: 0 };
+    PushedFrame { number: thread.state.push(thread.state.now(), tag.pack()), is_poll: false }
 }
 
 /// Ends a phase of a request, by a return or an unwind.
 #[cfg(feature = "tower")]
 #[inline]
-pub(crate) fn leave_route(thread: &LocalHandle, entered: Entered, route: RouteId, phase: RequestPhase) {
+pub(crate) fn leave_route(thread: &LocalHandle, pushed: PushedFrame, route: RouteId, phase: RequestPhase) {
     let slot = &thread.state.slot;
-    let Some(top) = slot.top().filter(|top| top.number() == entered.number) else {
-        return leave(thread, entered);
+    let Some(top) = slot.top().filter(|top| top.number() == pushed.number) else {
+        return leave(thread, pushed);
     };
-    let begin = top.begin();
-    let nanos = thread.state.since(begin);
-    if let Some(cell) = thread.state.routes.cell(route) {
+    let start = top.start();
+    let duration = thread.state.since(start);
+    if let Some(counters) = thread.state.routes.cell(route) {
         match phase {
-            RequestPhase::Call => cell.part(nanos),
-            RequestPhase::Poll => cell.poll(nanos, thread.state.route_histograms),
+            RequestPhase::Call => counters.part(duration.0),
+            RequestPhase::Poll => counters.poll(duration.0, thread.state.route_histograms),
         }
     }
-    if nanos >= thread.state.threshold {
-        publish_slow_request(thread, top, begin, nanos);
+    if duration >= thread.state.threshold {
+        publish_slow_request(thread, top, start, duration);
     }
     // A request within another one (a service that calls a service) has its own time.
-    slot.delay_requests_around(|| thread.state.now());
-    leave(thread, entered);
+    slot.delay_enclosing_requests(|| thread.state.now());
+    leave(thread, pushed);
 }
 
-/// Pushes a request to the slow-poll ring, like [`publish_slow_poll`]; in place of a task it has
-/// the push number of the enclosing poll.
+/// Pushes a request to the slow-poll ring, like [`publish_slow_poll`].
 #[cfg(feature = "tower")]
 #[cold]
 #[inline(never)]
-fn publish_slow_request(thread: &LocalHandle, top: &FrameCell, begin: u64, nanos: u64) {
+fn publish_slow_request(thread: &LocalHandle, top: &FrameCell, start: Ticks, duration: Nanos) {
     let frame = top.load();
     let Some((poll, _)) = thread.state.slot.innermost_poll() else { return };
-    thread.state.slow_polls.push(SlowPoll {
-        number: frame.number,
-        begin,
-        nanos,
-        what: frame.what,
-        task: poll.number(),
-        worker: None,
-    });
+    let subject = SlowSubject::Request { poll: poll.number() };
+    thread.state.slow_polls.push(SlowPoll { number: frame.number, start, duration, tag: frame.tag, subject });
 }
 
 #[cfg(all(test, tokio_unstable, not(pollwatch_loom)))]
@@ -334,26 +335,27 @@ mod tests {
 
     /// A stackful coroutine that is abandoned within a watched future leaves frames behind.
     #[test]
-    fn a_poll_takes_what_was_left_on_it() {
+    fn the_end_of_a_poll_pops_the_frames_that_were_left_in_it() {
         let meter = Meter::of(1_000_000_000, 10);
         let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let thread = attached(&meter).unwrap();
         let slot = &thread.state.slot;
-        let place = Location::caller();
-        begin_task(&runtime, place, 7);
-        begin_task(&runtime, place, 8);
-        let site = meter.sites.intern(place);
-        let left = enter(thread, runtime.id, (site, None), || 8, || runtime.id).unwrap();
-        enter(thread, runtime.id, (site, None), || 8, || runtime.id).unwrap();
+        let location = Location::caller();
+        let [outer, inner, unknown] = [7, 8, 9].map(TaskBits);
+        start_task_poll(&runtime, location, outer);
+        start_task_poll(&runtime, location, inner);
+        let origin = WrapperOrigin { site: meter.sites.intern(location), parent_route: None, runtime: runtime.id };
+        let left = enter(thread, origin, || inner, || runtime.id).unwrap();
+        enter(thread, origin, || inner, || runtime.id).unwrap();
         assert_eq!(slot.depth(), 4);
-        end_task(&runtime, place, 9);
+        end_task_poll(&runtime, location, unknown);
         assert_eq!(slot.depth(), 4, "of no task that is polled");
-        end_task(&runtime, place, 8);
+        end_task_poll(&runtime, location, inner);
         assert_eq!(slot.depth(), 1);
-        assert!(slot.is_polling(7) && !slot.is_polling(8));
+        assert!(slot.is_polling(outer) && !slot.is_polling(inner));
         leave(thread, left);
-        assert_eq!(slot.depth(), 1, "its guard comes late");
-        end_task(&runtime, place, 7);
+        assert_eq!(slot.depth(), 1, "its guard runs after its frame was popped");
+        end_task_poll(&runtime, location, outer);
         assert_eq!(slot.depth(), 0);
     }
 }

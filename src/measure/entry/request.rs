@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::measure::counters::routes::Status;
 use crate::measure::entry::future::{UNRESOLVED, resolve};
-use crate::measure::entry::poll::{self, Entered, RequestPhase};
+use crate::measure::entry::poll::{self, PushedFrame, RequestPhase, WrapperOrigin};
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::task_id::to_bits;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, attached};
 use crate::model::id::RuntimeId;
@@ -72,17 +72,18 @@ pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
 }
 
 #[inline(never)]
-fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Option<Entered> {
+fn enter_poll(thread: &LocalHandle, meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Option<PushedFrame> {
     if *runtime == UNRESOLVED {
         (*runtime, _) = resolve(meter);
     }
-    poll::enter(thread, *runtime, (site, None), || to_bits(tokio::task::try_id()), || *runtime)
+    let origin = WrapperOrigin { site, parent_route: None, runtime: *runtime };
+    poll::enter(thread, origin, TaskBits::current, || *runtime)
 }
 
 struct Within<'a> {
     thread: &'a LocalHandle,
-    around: Option<Entered>,
-    entered: Entered,
+    around: Option<PushedFrame>,
+    entered: PushedFrame,
     route: RouteId,
     phase: RequestPhase,
 }

@@ -68,7 +68,7 @@ mod tests {
             (meter.panics.take(), id)
         });
         let [panic] = &panics[..] else { panic!("{panics:?}") };
-        assert_eq!(panic.task, crate::measure::primitives::task_id::to_bits(Some(id)));
+        assert_eq!(panic.task, crate::measure::primitives::task_id::TaskBits::of(id));
         assert_eq!(meter.sites.get(panic.site).location().unwrap().file(), file!());
         assert_eq!(meter.threads()[0].slot.depth(), 0);
         let totals = *meter.sum().cells.values().next().expect("one site");

@@ -10,10 +10,24 @@ use std::time::Instant;
 
 use crate::model::time::Nanos;
 
-/// A reading of a [`Clock`], in ticks of its source. Only that clock and its clones know how long a
-/// tick is.
+/// A number of ticks of a [`Clock`]: a reading of it, or the time between two readings. Only that
+/// clock and its clones know how long a tick is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticks(pub(crate) u64);
+
+impl Ticks {
+    /// Returns the ticks from `earlier` to this reading, zero where they are in the wrong order.
+    #[inline(always)]
+    pub(crate) fn saturating_sub(self, earlier: Ticks) -> Ticks {
+        Ticks(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Returns the reading that is this many ticks later.
+    #[inline(always)]
+    pub(crate) fn saturating_add(self, ticks: Ticks) -> Ticks {
+        Ticks(self.0.saturating_add(ticks.0))
+    }
+}
 
 /// Where readings come from.
 #[derive(Clone, Debug)]
@@ -62,7 +76,7 @@ impl Clock {
     }
 
     /// Returns a raw reading where that takes no call; `None` elsewhere.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    #[cfg(tokio_unstable)]
     #[inline(always)]
     pub(crate) fn fast_now(&self) -> Option<Ticks> {
         match &self.source {

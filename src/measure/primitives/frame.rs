@@ -1,4 +1,4 @@
-//! The identity of what a frame polls, packed into one word.
+//! The words of a frame: the identity of what it polls, and the worker that it was pushed on.
 
 use super::route::RouteId;
 use crate::model::id::RuntimeId;
@@ -48,21 +48,26 @@ const _: () = assert!(MAX_RUNTIMES <= 1 << 8);
 
 impl FrameTag {
     #[inline]
-    pub(crate) fn pack(self) -> u64 {
-        (self.kind as u64) << 56
-            | u64::from(RouteId::to_bits(self.route)) << 40
-            | u64::from(self.runtime.0) << 32
-            | u64::from(self.index)
+    pub(crate) fn pack(self) -> PackedTag {
+        PackedTag(u64::from(self.runtime.0) << 32 | u64::from(self.index)).with(self.kind, self.route)
     }
+}
 
-    /// Packs the identity of a poll. `counted` is what its counters hold of it.
+/// A [`FrameTag`] in one word. From the highest bits: the kind (8), the route (16), the runtime (8),
+/// and the index (32).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PackedTag(pub(crate) u64);
+
+impl PackedTag {
+    /// Adds a kind and a route to the tag of counters, which has a runtime and an index only.
     #[inline(always)]
-    pub(crate) fn pack_poll(kind: FrameKind, route: Option<RouteId>, counted: u64) -> u64 {
-        (kind as u64) << 56 | u64::from(RouteId::to_bits(route)) << 40 | counted
+    pub(crate) fn with(self, kind: FrameKind, route: Option<RouteId>) -> PackedTag {
+        PackedTag((kind as u64) << 56 | u64::from(RouteId::to_bits(route)) << 40 | self.0)
     }
 
     #[inline]
-    pub(crate) fn unpack(word: u64) -> FrameTag {
+    pub(crate) fn unpack(self) -> FrameTag {
+        let word = self.0;
         FrameTag {
             kind: match word >> 56 {
                 0 => FrameKind::Task,
@@ -78,16 +83,21 @@ impl FrameTag {
     }
 }
 
+/// A record of the worker that a wrapper found its thread to be at the push of a frame, in one word.
+/// `runtime::ownership` defines the bits; 0 says that the thread is no worker of another runtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OwnershipRecord(pub(crate) u64);
+
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_survives_packing() {
+    fn a_tag_survives_packing() {
         for kind in [FrameKind::Task, FrameKind::Watched, FrameKind::Scope, FrameKind::Route, FrameKind::Allowed] {
             for route in [None, RouteId::from_bits(1), RouteId::from_bits(u16::MAX)] {
-                let what = FrameTag { kind, runtime: RuntimeId(63), route, index: u32::MAX };
-                assert_eq!(FrameTag::unpack(what.pack()), what);
+                let tag = FrameTag { kind, runtime: RuntimeId(63), route, index: u32::MAX };
+                assert_eq!(tag.pack().unpack(), tag);
             }
         }
     }

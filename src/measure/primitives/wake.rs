@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::thread::Thread;
 use std::time::Duration;
 
-use crate::measure::primitives::clock::Clock;
+use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// The interval between scans of a watchdog that cannot rely on being woken.
@@ -110,12 +110,12 @@ impl Wake {
 
     /// Sleeps until a poll starts, unless `is_idle` finds, after the flag is up, that one already
     /// has. Returns the clock reading at which a poll woke the watchdog, which is the only caller.
-    pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<u64> {
+    pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<Ticks> {
         self.woken.store(0, Ordering::Relaxed);
         // A wake-up before this has left a token, with which either call returns at once.
         let park = |exact| if exact { std::thread::park() } else { std::thread::park_timeout(TICK) };
         self.flag.sleep(|| self.barrier && crate::sys::barrier(), is_idle, park);
-        Some(self.woken.load(Ordering::Relaxed)).filter(|woken| *woken != 0)
+        Some(Ticks(self.woken.load(Ordering::Relaxed))).filter(|woken| *woken != Ticks(0))
     }
 }
 

@@ -38,9 +38,9 @@ use crate::measure::runtime::ownership::WorkerOwners;
 use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::RuntimeStats;
 use crate::measure::runtime::worker_threads::WorkerThreads;
-use crate::measure::thread::ThreadState;
 #[cfg(tokio_unstable)]
-use crate::measure::thread::runtime_tag;
+use crate::measure::thread::RuntimeTag;
+use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::Frame;
 use crate::model::id::RuntimeId;
 use crate::model::snapshot::TokioSnapshot;
@@ -54,9 +54,9 @@ pub(crate) struct Runtime {
     /// The id of its meter, by which a hook finds the handle of its thread.
     #[cfg(tokio_unstable)]
     pub(crate) meter_id: u64,
-    /// The [`runtime_tag`] of its id.
+    /// The tag of its id, by which a thread finds the counters of a site.
     #[cfg(tokio_unstable)]
-    pub(crate) runtime_tag: u64,
+    pub(crate) runtime_tag: RuntimeTag,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
     pub(crate) lag: LagCell,
@@ -104,7 +104,7 @@ impl Runtime {
             #[cfg(tokio_unstable)]
             meter_id: meter.id,
             #[cfg(tokio_unstable)]
-            runtime_tag: runtime_tag(id),
+            runtime_tag: RuntimeTag::of(id),
             meter: Arc::downgrade(meter),
             probe: Probe::new(),
             lag: LagCell::new(),

@@ -6,6 +6,7 @@
 
 use tokio::runtime::RuntimeMetrics;
 
+use crate::measure::primitives::frame::OwnershipRecord;
 use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{LocalHandle, ThreadState};
 use crate::model::id::RuntimeId;
@@ -31,7 +32,7 @@ pub(crate) fn worker_of(
 mod imp {
     use super::*;
     use crate::measure::primitives::frame::MAX_RUNTIMES;
-    use crate::measure::thread::slot::{FrameKind, FrameTag};
+    use crate::measure::thread::slot::FrameKind;
     use std::cell::Cell;
 
     /// The runtimes for which wrappers have polled on this thread, a bit each, and those of them
@@ -52,24 +53,24 @@ mod imp {
     const _: () = assert!(MAX_RUNTIMES <= u64::BITS as usize);
 
     /// The thread does not drive the runtime.
-    const NOT_DRIVING: u64 = 1;
+    const NOT_DRIVING: OwnershipRecord = OwnershipRecord(1);
 
     /// Returns what the frame of a wrapper's poll records. Polls that the hooks see need no record:
     /// they run on a thread that drives the runtime.
     #[inline]
-    pub(crate) fn observe(thread: &LocalHandle, runtime: RuntimeId, _nested: bool) -> Option<u64> {
+    pub(crate) fn observe(thread: &LocalHandle, runtime: RuntimeId, _nested: bool) -> Option<OwnershipRecord> {
         let bit = 1 << runtime.0;
-        if thread.place.known.get() & bit == 0 {
+        if thread.ownership.known.get() & bit == 0 {
             learn(thread, runtime);
         }
-        let is_guest = thread.place.single.get() & bit != 0 && tokio::runtime::worker_index().is_none();
-        Some(if is_guest { NOT_DRIVING } else { 0 })
+        let is_guest = thread.ownership.single.get() & bit != 0 && tokio::runtime::worker_index().is_none();
+        Some(if is_guest { NOT_DRIVING } else { OwnershipRecord::default() })
     }
 
     #[cold]
     #[inline(never)]
     fn learn(thread: &LocalHandle, runtime: RuntimeId) {
-        let OwnershipCache { known, single } = &thread.place;
+        let OwnershipCache { known, single } = &thread.ownership;
         known.set(known.get() | 1 << runtime.0);
         let is_single = thread.runtime(runtime).is_some_and(|entry| !entry.is_multi_thread());
         single.set(single.get() & !(1 << runtime.0) | u64::from(is_single) << runtime.0);
@@ -92,7 +93,7 @@ mod imp {
         frame: &Frame,
     ) -> Option<u16> {
         // The frame of a task still has the field of the last wrapper's frame at this depth.
-        if frame.place == NOT_DRIVING && FrameTag::unpack(frame.what).kind == FrameKind::Watched {
+        if frame.ownership == NOT_DRIVING && frame.tag.unpack().kind == FrameKind::Watched {
             return None;
         }
         (0..metrics.num_workers())
@@ -184,16 +185,17 @@ mod imp {
     /// that is `nested` in one of another runtime, the index belongs to that runtime. If the outer
     /// task is not watched, the two cannot be told apart.
     #[inline]
-    pub(crate) fn observe(thread: &LocalHandle, runtime: RuntimeId, nested: bool) -> Option<u64> {
+    pub(crate) fn observe(thread: &LocalHandle, runtime: RuntimeId, nested: bool) -> Option<OwnershipRecord> {
         if nested && thread.runtime(runtime).is_none_or(|entry| entry.is_multi_thread()) {
-            return Some(0);
+            return Some(OwnershipRecord::default());
         }
-        Some(tokio::runtime::worker_index().and_then(|worker| place(thread, runtime, worker)).unwrap_or(0))
+        let word = tokio::runtime::worker_index().and_then(|worker| place(thread, runtime, worker));
+        Some(OwnershipRecord(word.unwrap_or(0)))
     }
 
     #[inline]
     fn place(thread: &LocalHandle, runtime: RuntimeId, worker: usize) -> Option<u64> {
-        let cached = thread.place.0.try_borrow().ok()?;
+        let cached = thread.ownership.0.try_borrow().ok()?;
         match &*cached {
             Some(cached) if cached.runtime == runtime => cached.place(worker, thread),
             _ => {
@@ -211,7 +213,7 @@ mod imp {
         let workers = metrics.as_ref().map_or(1, RuntimeMetrics::num_workers);
         let cached = Cached { runtime, workers, metrics, owners: entry.owners()? };
         let place = cached.place(worker, thread);
-        *thread.place.0.try_borrow_mut().ok()? = Some(cached);
+        *thread.ownership.0.try_borrow_mut().ok()? = Some(cached);
         place
     }
 
@@ -236,7 +238,7 @@ mod imp {
         thread: &ThreadState,
         frame: &Frame,
     ) -> Option<u16> {
-        let place = frame.place;
+        let place = frame.ownership.0;
         let worker = (place & WORKER_MASK).checked_sub(1)?;
         // The one worker of a current-thread runtime never hands its index on.
         if worker as usize >= metrics.num_workers() {
@@ -251,6 +253,7 @@ mod imp {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
+    use crate::measure::primitives::frame::OwnershipRecord;
     use crate::model::id::RuntimeId;
     use std::pin::pin;
     use std::task::{Context, Waker};
@@ -261,11 +264,11 @@ mod tests {
     use crate::measure::runtime::meter::Meter;
 
     /// Our id, and what a poll on a thread that does not drive the runtime publishes of its place.
-    fn polled_by_a_guest(meter: &std::sync::Arc<Meter>, builder: &mut Builder) -> (RuntimeId, u64) {
+    fn polled_by_a_guest(meter: &std::sync::Arc<Meter>, builder: &mut Builder) -> (RuntimeId, OwnershipRecord) {
         let runtime = builder.build().unwrap();
         let _entered = runtime.enter();
         let inside = meter.clone();
-        let place = Watched::new(meter, async move { inside.threads()[0].slot.read().unwrap().frames()[0].place });
+        let place = Watched::new(meter, async move { inside.threads()[0].slot.read().unwrap().frames()[0].ownership });
         let std::task::Poll::Ready(place) = pin!(place).poll(&mut Context::from_waker(Waker::noop())) else { panic!() };
         let id = meter.runtimes.find(runtime.handle().id()).unwrap().id;
         (id, place)

@@ -15,19 +15,22 @@ use crate::measure::counters::routes::RouteCounters;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
 use crate::measure::entry::spans;
 use crate::measure::primitives::clock::{Clock, Ticks};
+use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
 use crate::measure::primitives::histogram::SLOW_NANOS;
 #[cfg(feature = "tower")]
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::measure::primitives::site::SiteId;
 #[cfg(feature = "spans")]
 use crate::measure::primitives::span_slot::SpanSlot;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::OwnershipCache;
 use crate::measure::thread::slot::{FrameCell, Slot};
 use crate::measure::thread::slow_polls::SlowPollRing;
-use crate::model::id::RuntimeId;
+use crate::model::id::{FrameNumber, RuntimeId};
+use crate::model::time::Nanos;
 
 mod local;
 pub(crate) mod slot;
@@ -46,17 +49,15 @@ pub(crate) struct ThreadState {
     #[cfg(feature = "spans")]
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
     clock: Clock,
-    /// The threshold in nanoseconds.
-    pub(crate) threshold: u64,
-    /// A shorter poll, in nanoseconds, is only counted: it is slow neither for the histogram's
-    /// exact buckets nor for the watchdog.
-    pub(crate) fast_limit: u64,
-    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
+    pub(crate) threshold: Nanos,
+    /// The duration from which a poll takes the slow path at its end. Shorter ones are only counted:
+    /// they are slow neither for the histogram's exact buckets nor for the watchdog.
+    pub(crate) fast_limit: Nanos,
+    #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
     wake: Arc<Wake>,
     /// Unique within the watchdog, never reused.
     pub(crate) id: u64,
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
     pub(crate) thread: ThreadId,
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
@@ -78,8 +79,9 @@ impl ThreadState {
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
-            threshold: meter.threshold,
-            fast_limit: meter.threshold.min(SLOW_NANOS),
+            threshold: Nanos(meter.threshold),
+            fast_limit: Nanos(meter.threshold.min(SLOW_NANOS)),
+            #[cfg(feature = "tower")]
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
@@ -93,8 +95,8 @@ impl ThreadState {
 
     /// Publishes a frame that is counted nowhere, otherwise like [`push_poll`](Self::push_poll).
     #[inline(always)]
-    pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
-        self.push_poll(begin, what, task, place, &NO_COUNTERS)
+    pub(crate) fn push(&self, start: Ticks, tag: PackedTag) -> FrameNumber {
+        self.push_poll(start, tag, TaskBits::NONE, None, &NO_COUNTERS)
     }
 
     /// Publishes the frame of a poll, and wakes the watchdog if it sleeps. Returns what
@@ -103,8 +105,15 @@ impl ThreadState {
     /// The store of the frame may still be in this CPU's store buffer when the flag is read. The
     /// watchdog makes up for that: see [`Wake::fall_asleep`].
     #[inline(always)]
-    pub(crate) fn push_poll(&self, begin: u64, what: u64, task: u64, place: Option<u64>, cell: &SiteCounters) -> u64 {
-        let number = self.slot.push_poll(begin, what, task, place, cell);
+    pub(crate) fn push_poll(
+        &self,
+        start: Ticks,
+        tag: PackedTag,
+        task: TaskBits,
+        ownership: Option<OwnershipRecord>,
+        counters: &SiteCounters,
+    ) -> FrameNumber {
+        let number = self.slot.push_poll(start, tag, task, ownership, counters);
         compiler_fence(Ordering::SeqCst);
         self.wake.check();
         number
@@ -112,27 +121,27 @@ impl ThreadState {
 
     /// Reads the clock.
     #[inline(always)]
-    pub(crate) fn now(&self) -> u64 {
-        self.clock.now().0
+    pub(crate) fn now(&self) -> Ticks {
+        self.clock.now()
     }
 
     /// Reads the clock where that takes no call; `None` elsewhere.
     #[cfg(tokio_unstable)]
     #[inline(always)]
-    pub(crate) fn fast_now(&self) -> Option<u64> {
-        self.clock.fast_now().map(|now| now.0)
+    pub(crate) fn fast_now(&self) -> Option<Ticks> {
+        self.clock.fast_now()
     }
 
-    /// Returns the nanoseconds since a reading where that takes no call; `None` elsewhere.
+    /// Returns the time since a reading where that takes no call; `None` elsewhere.
     #[inline(always)]
-    pub(crate) fn fast_since(&self, begin: u64) -> Option<u64> {
-        self.clock.fast_since(Ticks(begin)).map(|nanos| nanos.0)
+    pub(crate) fn fast_since(&self, start: Ticks) -> Option<Nanos> {
+        self.clock.fast_since(start)
     }
 
-    /// Returns the nanoseconds since a reading.
+    /// Returns the time since a reading.
     #[inline(always)]
-    pub(crate) fn since(&self, begin: u64) -> u64 {
-        self.clock.since(Ticks(begin)).0
+    pub(crate) fn since(&self, start: Ticks) -> Nanos {
+        self.clock.since(start)
     }
 }
 
@@ -154,37 +163,53 @@ pub(crate) enum SpawnSite {
 }
 
 impl SpawnSite {
-    /// Returns the site and a runtime (its [`runtime_tag`]) in one word, which is never 0.
-    /// Locations are aligned, so that their keys are multiples of 8; those of interned sites are
-    /// not.
+    /// Returns the bits of the site, which are never 0. Locations are aligned, so that their bits
+    /// are multiples of 8; those of interned sites are not.
     #[inline(always)]
-    fn key(self, runtime_tag: u64) -> u64 {
-        let key = match self {
+    fn bits(self) -> u64 {
+        match self {
             SpawnSite::Location(location) => std::ptr::from_ref(location) as u64,
             SpawnSite::Interned(site) => u64::from(site.0) << 3 | 1,
-        };
-        key ^ runtime_tag
+        }
     }
+
+    #[inline(always)]
+    fn key(self, runtime: RuntimeTag) -> CountersKey {
+        CountersKey(self.bits() ^ runtime.0)
+    }
+}
+
+/// A spawn site and a runtime in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct CountersKey(u64);
+
+impl CountersKey {
+    /// The key of an empty entry.
+    const NONE: CountersKey = CountersKey(0);
 }
 
 const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>() != 8);
 
-/// Returns the bits that distinguish the keys of a runtime from those of others. They are the
-/// highest, which no address uses.
-#[inline(always)]
-pub(crate) const fn runtime_tag(runtime: RuntimeId) -> u64 {
-    (runtime.0 as u64) << 57
+/// The bits that distinguish the keys of a runtime from those of others. They are the highest, which
+/// no address uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RuntimeTag(u64);
+
+impl RuntimeTag {
+    #[inline(always)]
+    pub(crate) const fn of(runtime: RuntimeId) -> RuntimeTag {
+        RuntimeTag((runtime.0 as u64) << 57)
+    }
 }
 
-/// An entry of the table from spawn sites to counters.
+/// An entry of the direct-mapped cache from spawn sites to counters.
 #[derive(Debug)]
-struct Cached {
-    /// 0 for none.
-    key: Cell<u64>,
+struct CacheEntry {
+    key: Cell<CountersKey>,
     /// Counters of the same thread.
-    cell: Cell<&'static SiteCounters>,
-    /// A copy of the identity in the counters, which saves the poll a dependent load.
-    what: Cell<u64>,
+    counters: Cell<&'static SiteCounters>,
+    /// A copy of the tag in the counters, which saves the poll a dependent load.
+    tag: Cell<PackedTag>,
 }
 
 /// A thread's private handle to one watchdog: its state, and its table from spawn sites to
@@ -195,19 +220,20 @@ pub(crate) struct LocalHandle {
     meter: Weak<Meter>,
     pub(crate) state: Arc<ThreadState>,
     /// Inline, not behind a pointer, which saves the poll a dependent load.
-    cache: [Cached; CACHE],
-    cells: RefCell<HashMap<u64, u32>>,
+    cache: [CacheEntry; CACHE],
+    cells: RefCell<HashMap<CountersKey, u32>>,
     by_site: RefCell<HashMap<(SiteId, RuntimeId), u32>>,
     sites: RefCell<HashMap<usize, SiteId>>,
     #[cfg(feature = "tower")]
     routes: RefCell<HashMap<Box<str>, RouteId>>,
-    pub(crate) place: OwnershipCache,
+    pub(crate) ownership: OwnershipCache,
     /// The runtime of the last future that was resolved here: tokio's id (which is never reused),
     /// pollwatch's id, and whether it has task hooks.
     pub(crate) last_runtime: Cell<Option<(tokio::runtime::Id, RuntimeId, bool)>>,
-    /// The last task that ended here at a location where none was spawned so far.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
-    pub(crate) unplaced: Cell<u64>,
+    /// The last task whose end was reported here, at a location where no task was spawned so far.
+    /// On a runtime that is shut down, tokio reports a task's end before its spawn.
+    #[cfg(tokio_unstable)]
+    pub(crate) ended_before_spawn: Cell<TaskBits>,
 }
 
 impl LocalHandle {
@@ -218,26 +244,27 @@ impl LocalHandle {
             meter_id: meter.id,
             meter: Arc::downgrade(meter),
             state,
-            cache: std::array::from_fn(|_| Cached {
-                key: Cell::new(0),
-                cell: Cell::new(&NO_COUNTERS),
-                what: Cell::new(0),
+            cache: std::array::from_fn(|_| CacheEntry {
+                key: Cell::new(CountersKey::NONE),
+                counters: Cell::new(&NO_COUNTERS),
+                tag: Cell::default(),
             }),
             cells: RefCell::default(),
             by_site: RefCell::default(),
             sites: RefCell::default(),
             #[cfg(feature = "tower")]
             routes: RefCell::default(),
-            place: Default::default(),
+            ownership: Default::default(),
             last_runtime: Cell::default(),
-            unplaced: Cell::default(),
+            #[cfg(tokio_unstable)]
+            ended_before_spawn: Cell::default(),
         })
     }
 
     /// Counts the time of a scope of allowed blocking.
-    pub(crate) fn count_allowed(&self, reason: &'static str, began: u64, ended: u64) {
+    pub(crate) fn count_allowed(&self, reason: &'static str, start: Ticks, end: Ticks) {
         if let Some(meter) = self.meter.upgrade() {
-            meter.count_allowed(reason, meter.clock.delta(Ticks(began), Ticks(ended)).0);
+            meter.count_allowed(reason, meter.clock.delta(start, end).0);
         }
     }
 
@@ -274,7 +301,7 @@ impl LocalHandle {
     /// own tasks.
     #[inline(always)]
     pub(crate) fn cell(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
-        match self.cached(site, runtime_tag(runtime)) {
+        match self.cached(site, RuntimeTag::of(runtime)) {
             Some((cell, _)) => Some(cell),
             // One call for each kind, so that the fast path does not build a `SpawnSite` in memory.
             _ => match site {
@@ -284,11 +311,11 @@ impl LocalHandle {
         }
     }
 
-    /// Returns the counters of a spawn site and their identity if they are in the table.
+    /// Returns the counters of a spawn site and their tag if they are in the cache.
     #[inline(always)]
-    pub(crate) fn cached(&self, site: SpawnSite, runtime_tag: u64) -> Option<(&SiteCounters, u64)> {
+    pub(crate) fn cached(&self, site: SpawnSite, runtime: RuntimeTag) -> Option<(&SiteCounters, PackedTag)> {
         let entry = self.entry(site);
-        (entry.key.get() == site.key(runtime_tag)).then(|| (entry.cell.get(), entry.what.get()))
+        (entry.key.get() == site.key(runtime)).then(|| (entry.counters.get(), entry.tag.get()))
     }
 
     #[cold]
@@ -304,7 +331,7 @@ impl LocalHandle {
     }
 
     /// Returns the counters of a spawn site where a task was spawned before.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    #[cfg(tokio_unstable)]
     pub(crate) fn known_cell(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
         self.state.counters.cell(self.find(site, runtime, false))
     }
@@ -312,8 +339,14 @@ impl LocalHandle {
     /// Publishes the frame of a poll that starts now. `cell` are counters of this thread. Returns
     /// what [`Slot::push_poll`] does.
     #[inline(always)]
-    pub(crate) fn push_poll(&self, what: u64, task: u64, place: Option<u64>, cell: &SiteCounters) -> u64 {
-        self.state.push_poll(self.state.now(), what, task, place, cell)
+    pub(crate) fn push_poll(
+        &self,
+        tag: PackedTag,
+        task: TaskBits,
+        ownership: Option<OwnershipRecord>,
+        counters: &SiteCounters,
+    ) -> FrameNumber {
+        self.state.push_poll(self.state.now(), tag, task, ownership, counters)
     }
 
     /// Returns the counters of a poll, by its frame in this thread's slot.
@@ -327,8 +360,8 @@ impl LocalHandle {
     /// Returns the entry of a spawn site. The runtime is not part of the index: a thread polls one
     /// runtime, as a rule, and this saves the poll a dependent load.
     #[inline(always)]
-    fn entry(&self, site: SpawnSite) -> &Cached {
-        &self.cache[(site.key(0) >> 3) as usize % CACHE]
+    fn entry(&self, site: SpawnSite) -> &CacheEntry {
+        &self.cache[(site.bits() >> 3) as usize % CACHE]
     }
 
     fn find_and_cache(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
@@ -336,14 +369,14 @@ impl LocalHandle {
         // SAFETY: as in `cell_of`; cached counters are lent only for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
         let entry = self.entry(site);
-        entry.cell.set(kept);
-        entry.what.set(kept.what());
-        entry.key.set(site.key(runtime_tag(runtime)));
+        entry.counters.set(kept);
+        entry.tag.set(kept.tag());
+        entry.key.set(site.key(RuntimeTag::of(runtime)));
         Some(cell)
     }
 
     fn find(&self, site: SpawnSite, runtime: RuntimeId, make: bool) -> u32 {
-        let key = site.key(runtime_tag(runtime));
+        let key = site.key(RuntimeTag::of(runtime));
         let known = self.cells.borrow().get(&key).copied();
         match known {
             Some(UNKNOWN_CELL) if make => {}

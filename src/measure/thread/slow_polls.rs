@@ -1,27 +1,39 @@
-//! The slow polls of a thread that have ended: a ring that the thread fills and the watchdog
-//! empties.
+//! The ring of a thread's finished slow polls, which the thread fills and the watchdog empties.
 //!
-//! A poll is pushed when it ends after at least the threshold. From the ring the watchdog learns
-//! the exact duration of a stall, and learns of a stall that ended before a scan saw it.
+//! A poll is pushed when it ends after at least the threshold. The entry has the exact duration of
+//! the stall. It is also the only trace of a stall that ended before a scan observed it.
 
+use crate::measure::primitives::clock::Ticks;
+use crate::measure::primitives::frame::{FrameKind, PackedTag};
+use crate::measure::primitives::task_id::TaskBits;
+use crate::model::id::FrameNumber;
+use crate::model::time::Nanos;
 use crate::sync::ring::Ring;
 
-/// A poll that lasted at least the threshold and is over.
+/// A poll, or a request within one, that has ended after at least the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlowPoll {
-    /// Its frame's push number.
-    pub(crate) number: u64,
-    /// Clock reading at its begin.
-    pub(crate) begin: u64,
-    /// How long it took.
-    pub(crate) nanos: u64,
-    /// `FrameTag`, packed.
-    pub(crate) what: u64,
-    /// The task id's bits, 0 where there is none; of a request, the push number of the poll that it
-    /// is a part of.
-    pub(crate) task: u64,
-    /// The worker that it was still blocking at its end, if it was.
-    pub(crate) worker: Option<u16>,
+    /// The push number of its frame.
+    pub(crate) number: FrameNumber,
+    pub(crate) start: Ticks,
+    pub(crate) duration: Nanos,
+    /// The tag of its frame. The kind `Route` distinguishes requests from polls.
+    pub(crate) tag: PackedTag,
+    pub(crate) subject: SlowSubject,
+}
+
+/// The part of a [`SlowPoll`] that depends on its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlowSubject {
+    Poll {
+        task: TaskBits,
+        /// The worker that the poll still blocked at its end.
+        worker: Option<u16>,
+    },
+    Request {
+        /// The poll that the request is a part of.
+        poll: FrameNumber,
+    },
 }
 
 /// The ring of one thread. The model uses a short one.
@@ -56,13 +68,32 @@ impl<const LEN: usize> SlowPollRing<LEN> {
 
 impl SlowPoll {
     fn to_words(self) -> [u64; 6] {
-        let worker = self.worker.map_or(0, |worker| u64::from(worker) + 1);
-        [self.number, self.begin, self.nanos, self.what, self.task, worker]
+        let (subject, worker) = match self.subject {
+            SlowSubject::Poll { task, worker } => (task.0, worker.map_or(0, |worker| u64::from(worker) + 1)),
+            SlowSubject::Request { poll } => (poll.0, 0),
+        };
+        [self.number.0, self.start.0, self.duration.0, self.tag.0, subject, worker]
     }
 
-    fn from_words([number, begin, nanos, what, task, worker]: [u64; 6]) -> SlowPoll {
-        let worker = worker.checked_sub(1).map(|worker| worker as u16);
-        SlowPoll { number, begin, nanos, what, task, worker }
+    fn from_words([number, start, duration, tag, subject, worker]: [u64; 6]) -> SlowPoll {
+        let tag = PackedTag(tag);
+        let subject = match tag.unpack().kind {
+            FrameKind::Route => SlowSubject::Request { poll: FrameNumber(subject) },
+            _ => {
+                let worker = worker.checked_sub(1).map(|worker| worker as u16);
+                SlowSubject::Poll { task: TaskBits(subject), worker }
+            }
+        };
+        SlowPoll { number: FrameNumber(number), start: Ticks(start), duration: Nanos(duration), tag, subject }
+    }
+}
+
+#[cfg(test)]
+impl SlowPoll {
+    /// Returns a poll of these words, for tests.
+    fn of_words(number: FrameNumber, start: u64, duration: u64, task: u64, worker: Option<u16>) -> SlowPoll {
+        let subject = SlowSubject::Poll { task: TaskBits(task), worker };
+        SlowPoll { number, start: Ticks(start), duration: Nanos(duration), tag: PackedTag(4), subject }
     }
 }
 
@@ -72,12 +103,14 @@ mod tests {
 
     #[test]
     fn a_poll_survives_the_ring() {
-        for worker in [None, Some(0), Some(u16::MAX)] {
-            let poll = SlowPoll { number: 1, begin: 2, nanos: 3, what: 4, task: 5, worker };
+        let poll = |worker| SlowPoll::of_words(FrameNumber(1), 2, 3, 5, worker);
+        let tag = PackedTag(4).with(FrameKind::Route, None);
+        let request = SlowPoll { tag, subject: SlowSubject::Request { poll: FrameNumber(5) }, ..poll(None) };
+        for pushed in [poll(None), poll(Some(0)), poll(Some(u16::MAX)), request] {
             let (ring, mut taken) = (SlowPollRing::<64>::new(), Vec::new());
-            ring.push(poll);
+            ring.push(pushed);
             ring.drain(|poll| taken.push(poll));
-            assert_eq!(taken, [poll]);
+            assert_eq!(taken, [pushed]);
         }
     }
 }
@@ -88,28 +121,28 @@ mod models {
     use crate::measure::thread::slot::Slot;
 
     /// A slow poll is pushed to the ring before its frame is popped, and the watchdog reads slots
-    /// before rings. So a poll that a scan has seen is found in one of the two ever after, and no
-    /// stall is taken for one that ended without a duration.
+    /// before rings. So a poll that one scan has found in the slot is in the slot or in the ring at
+    /// the next scan: no stall ends without its duration.
     #[test]
     fn a_poll_is_in_the_slot_or_in_the_ring() {
         type Model = (Slot, SlowPollRing<2>);
         let new = || (Slot::new(), SlowPollRing::new());
         let write = |(slot, ring): &Model| {
             let number = slot.push(1, 1, 1, None);
-            ring.push(SlowPoll { number, begin: 1, nanos: 1, what: 1, task: 1, worker: Some(1) });
+            ring.push(SlowPoll::of_words(number, 1, 1, 1, Some(1)));
             slot.pop();
         };
         let read = |(slot, ring): &Model| {
             let scan = || {
-                // Nothing is concluded of a slot that changes too fast to be read.
-                let seen = slot.read().is_none_or(|reading| !reading.frames().is_empty());
+                // A slot that changes too fast to be read says nothing.
+                let in_slot = slot.read().is_none_or(|reading| !reading.frames().is_empty());
                 let mut pushed = 0;
                 ring.drain(|_| pushed += 1);
-                (seen, pushed)
+                (in_slot, pushed)
             };
             let ((first, early), (second, late)) = (scan(), scan());
             assert!(early + late <= 1);
-            assert!(!first || second || early + late == 1, "it was seen, and is in neither");
+            assert!(!first || second || early + late == 1, "a scan found it, and now it is in neither");
             first && !second
         };
         crate::sync::model_one_writer(new, write, read, |(slot, _)| assert_eq!(slot.depth(), 0));

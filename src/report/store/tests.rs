@@ -10,20 +10,20 @@ const ORIGIN: StallOrigin = StallOrigin { runtime: RuntimeId(1), site: SiteId(1)
 
 /// The frames of a thread that a test invents.
 #[derive(Debug)]
-struct Frames(Mutex<Option<Vec<u64>>>);
+struct Frames(Mutex<Option<Vec<FrameNumber>>>);
 
 impl Frames {
     fn open(frames: &[u64]) -> Arc<Frames> {
-        Arc::new(Frames(Mutex::new(Some(frames.to_vec()))))
+        Arc::new(Frames(Mutex::new(Some(frames.iter().copied().map(FrameNumber).collect()))))
     }
 
     fn set(&self, frames: Option<&[u64]>) {
-        *lock(&self.0) = frames.map(<[u64]>::to_vec);
+        *lock(&self.0) = frames.map(|frames| frames.iter().copied().map(FrameNumber).collect());
     }
 }
 
 impl Liveness for Frames {
-    fn open_frames(&self) -> Option<Vec<u64>> {
+    fn open_frames(&self) -> Option<Vec<FrameNumber>> {
         lock(&self.0).clone()
     }
 }
@@ -61,7 +61,7 @@ fn started(stall: Stall, liveness: Arc<Frames>) -> StallStarted {
         stall,
         origin: ORIGIN,
         #[cfg(feature = "server")]
-        poll: Some(PollKey { thread: 7, number: 1 }),
+        poll: Some(PollKey { thread: 7, number: FrameNumber(1) }),
         at: Nanos::ZERO,
         liveness,
         stack: None,
@@ -70,7 +70,7 @@ fn started(stall: Stall, liveness: Arc<Frames>) -> StallStarted {
 
 fn request(stall: u64, frame: u64, elapsed: u64, is_over: bool) -> BlockedRequest {
     let route = RouteId::OTHER;
-    let (elapsed, at) = (Nanos(elapsed), Nanos::ZERO);
+    let (frame, elapsed, at) = (FrameNumber(frame), Nanos(elapsed), Nanos::ZERO);
     BlockedRequest { stall, frame, route, route_name: "other".into(), elapsed, at, is_over }
 }
 
@@ -143,8 +143,8 @@ fn keeps_the_recent_and_the_ongoing() {
 fn an_ongoing_stall_is_found_by_its_poll() {
     let mut store = StallStore::default();
     store.insert_ongoing(started(stall(1, 10), Frames::open(&[1])));
-    assert_eq!(store.id_of(PollKey { thread: 7, number: 1 }), Some(1));
-    assert_eq!(store.id_of(PollKey { thread: 7, number: 2 }), None);
+    assert_eq!(store.id_of(PollKey { thread: 7, number: FrameNumber(1) }), Some(1));
+    assert_eq!(store.id_of(PollKey { thread: 7, number: FrameNumber(2) }), None);
     store.resolve(1, Duration::from_millis(12));
-    assert_eq!(store.id_of(PollKey { thread: 7, number: 1 }), None);
+    assert_eq!(store.id_of(PollKey { thread: 7, number: FrameNumber(1) }), None);
 }

@@ -10,17 +10,18 @@ use std::sync::Arc;
 
 use crate::measure::primitives::span_slot::Entered;
 use crate::measure::thread::ThreadState;
+use crate::model::id::FrameNumber;
 pub(crate) use thread::hand_over;
 
 /// The spans that the thread is in during the poll with this push number, outermost first, each once. Left out are those that
 /// were entered in a poll that is over, and those that another task entered outside of any poll that is measured.
-pub(crate) fn of_poll(thread: &ThreadState, number: u64) -> Vec<Arc<str>> {
+pub(crate) fn of_poll(thread: &ThreadState, number: FrameNumber) -> Vec<Arc<str>> {
     let Some(spans) = thread.spans.get().and_then(|spans| spans.read()) else { return Vec::new() };
     let Some(polls) = thread.slot.read() else { return Vec::new() };
-    let task = polls.frames().iter().find(|frame| frame.number == number).map_or(0, |frame| frame.task);
+    let task = polls.frames().iter().find(|frame| frame.number == number).map_or(0, |frame| frame.task.0);
     let counts = |entered: &Entered| match entered.place.poll {
         0 => entered.place.task == 0 || entered.place.task == task,
-        poll => polls.frames().iter().any(|frame| frame.number == poll),
+        poll => polls.frames().iter().any(|frame| frame.number.0 == poll),
     };
     let mut told: Vec<(u64, Arc<str>)> = Vec::new();
     for entered in spans.entered.iter().filter(|entered| counts(entered)) {

@@ -8,10 +8,11 @@ use std::sync::{Arc, Weak};
 
 use crate::measure::primitives::span_slot::text::Text;
 use crate::measure::primitives::span_slot::{Key, Place, SpanSlot};
-use crate::measure::primitives::task_id;
+use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::slot::Slot;
 use crate::measure::thread::{self, ThreadState};
+use crate::model::id::FrameNumber;
 
 /// Spans beyond the levels that are told apart; further ones are taken to be left in the reverse order.
 const APART: usize = 256;
@@ -101,8 +102,8 @@ impl Here {
 
     #[inline]
     fn enter(&mut self, key: Key, text: &Text) {
-        let poll = self.thread.as_ref().map_or(0, |thread| thread.slot.innermost_poll_number());
-        let task = if poll == 0 { task_id::to_bits(tokio::task::try_id()) } else { 0 };
+        let poll = self.thread.as_ref().map_or(0, |thread| thread.slot.innermost_poll_number().0);
+        let task = if poll == 0 { TaskBits::current().0 } else { 0 };
         // As long as the poll of the innermost span lasts, so do those of all others: they were looked through when it was entered.
         if self.slot.top_place().is_some_and(|top| top.poll != 0 && top.poll != poll) {
             self.drop_those_left_behind();
@@ -120,7 +121,9 @@ impl Here {
     fn drop_those_left_behind(&mut self) {
         let slot = self.thread.as_ref().map(|thread| &thread.slot);
         let before = self.slot.len();
-        self.slot.retain(|_, place| place.poll == 0 || slot.is_some_and(|slot: &Slot| slot.has_frame(place.poll)));
+        self.slot.retain(|_, place| {
+            place.poll == 0 || slot.is_some_and(|slot: &Slot| slot.has_frame(FrameNumber(place.poll)))
+        });
         if self.slot.len() < before {
             self.deep.clear();
             self.deepest = 0;

@@ -2,21 +2,25 @@
 //!
 //! The version of the seqlock holds the number of the last push and the depth. A push stores a
 //! frame that is not visible yet and publishes the next version; a pop publishes a lower depth.
-//! Every push has a version of its own, so that a frame that replaced another at the same depth is
-//! told apart.
+//! Every push has a version of its own, which distinguishes a frame from one that it replaced at the
+//! same depth.
 //!
-//! One field of a visible frame is changed in place: `begin`, by time that does not count as the
-//! frame's own. A reader sees the value before or after that.
+//! One field of a visible frame is changed in place: `start`, by time that does not count as the
+//! frame's own. A reader copies the value before the change or after it.
 
 mod owner;
 mod reading;
 
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters};
+use crate::measure::primitives::clock::Ticks;
+use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
+use crate::measure::primitives::task_id::TaskBits;
+use crate::model::id::FrameNumber;
 use crate::sync::seqlock::{Field, Version};
 use crate::sync::{AtomicPtr, Ordering};
 
 pub(crate) use crate::measure::primitives::frame::{FrameKind, FrameTag};
-pub(crate) use reading::Reading;
+pub(crate) use reading::{PollFrame, SlotReading};
 
 /// The number of frames that are published. Deeper ones are only counted in the depth.
 pub(crate) const MAX_FRAMES: usize = 16;
@@ -27,28 +31,29 @@ const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
 /// A copy of one frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// The push number: unique on this thread, never 0, and higher for later frames.
-    pub(crate) number: u64,
+    /// The push number.
+    pub(crate) number: FrameNumber,
     /// The clock reading at the push, plus all time within the frame that is not its own.
-    pub(crate) begin: u64,
-    /// [`FrameTag`], packed.
-    pub(crate) what: u64,
-    /// The bits of the task's id, 0 where there is none.
-    pub(crate) task: u64,
-    /// The worker that a wrapper observed at the push; see `runtime::ownership`.
-    pub(crate) place: u64,
+    pub(crate) start: Ticks,
+    /// The identity of what is polled.
+    pub(crate) tag: PackedTag,
+    /// The task that is polled. A scope, a request and a poll outside of a task have none.
+    pub(crate) task: TaskBits,
+    /// The worker that a wrapper observed at the push. Frames that record none have the value of an
+    /// earlier frame at the same depth.
+    pub(crate) ownership: OwnershipRecord,
 }
 
-/// The memory of one frame.
+/// The memory of one frame: the fields of [`Frame`], each an atomic word, and the frame's counters.
 #[derive(Debug)]
 pub(crate) struct FrameCell {
     number: Field,
-    begin: Field,
-    what: Field,
+    start: Field,
+    tag: Field,
     task: Field,
-    place: Field,
-    /// The counters of a poll, `NO_COUNTERS` for a part of one. Only the owning thread reads it,
-    /// and saves the lookup at the end of a poll.
+    ownership: Field,
+    /// The counters of a poll, `NO_COUNTERS` for a part of one. Only the owning thread reads the
+    /// pointer, which saves the lookup at the end of a poll.
     counters: AtomicPtr<SiteCounters>,
 }
 
@@ -67,45 +72,46 @@ impl Slot {
             version: Version::new(),
             frames: std::array::from_fn(|_| FrameCell {
                 number: Field::new(),
-                begin: Field::new(),
-                what: Field::new(),
+                start: Field::new(),
+                tag: Field::new(),
                 task: Field::new(),
-                place: Field::new(),
+                ownership: Field::new(),
                 counters: AtomicPtr::new(std::ptr::from_ref(&NO_COUNTERS).cast_mut()),
             }),
         }
     }
 
-    /// Publishes a frame that is counted nowhere; the owning thread only. Returns its push number,
-    /// or 0 for a frame too deep to be published.
+    /// Publishes a frame of these words without counters, for tests.
     #[cfg(test)]
-    pub(crate) fn push(&self, begin: u64, what: u64, task: u64, place: Option<u64>) -> u64 {
-        self.push_poll(begin, what, task, place, &NO_COUNTERS)
+    pub(crate) fn push(&self, start: u64, tag: u64, task: u64, ownership: Option<u64>) -> FrameNumber {
+        let ownership = ownership.map(OwnershipRecord);
+        self.push_poll(Ticks(start), PackedTag(tag), TaskBits(task), ownership, &NO_COUNTERS)
     }
 
-    /// Publishes the frame of a poll with its counters, otherwise like [`push`](Self::push).
+    /// Publishes a frame with its counters; the owning thread only. Returns its push number, or
+    /// [`FrameNumber::NONE`] for a frame that is too deep to be published.
     #[inline(always)]
     pub(crate) fn push_poll(
         &self,
-        begin: u64,
-        what: u64,
-        task: u64,
-        place: Option<u64>,
+        start: Ticks,
+        tag: PackedTag,
+        task: TaskBits,
+        ownership: Option<OwnershipRecord>,
         counters: &SiteCounters,
-    ) -> u64 {
+    ) -> FrameNumber {
         let version = self.version.get();
         let next = version.wrapping_add((1 << DEPTH_BITS) + 1);
-        let mut number = 0;
+        let mut number = FrameNumber::NONE;
         if let Some(frame) = self.frames.get((version & DEPTH_MASK) as usize) {
             // The whole version serves as the number: it is as unique, and needs no masking.
-            number = next;
-            frame.number.set(number);
-            frame.begin.set(begin);
-            frame.what.set(what);
-            frame.task.set(task);
+            number = FrameNumber(next);
+            frame.number.set(number.0);
+            frame.start.set(start.0);
+            frame.tag.set(tag.0);
+            frame.task.set(task.0);
             frame.counters.store(std::ptr::from_ref(counters).cast_mut(), Ordering::Relaxed);
-            if let Some(place) = place {
-                frame.place.set(place);
+            if let Some(ownership) = ownership {
+                frame.ownership.set(ownership.0);
             }
         }
         self.version.publish(next);
@@ -138,15 +144,15 @@ impl Slot {
         self.version.observe()
     }
 
-    /// Returns whether the frame with this push number is still there.
-    pub(crate) fn has_frame(&self, number: u64) -> bool {
+    /// Returns whether the frame with this push number has not been popped yet.
+    pub(crate) fn has_frame(&self, number: FrameNumber) -> bool {
         self.read().is_some_and(|reading| reading.frames().iter().any(|f| f.number == number))
     }
 
     /// Returns a consistent copy, or `None` when the thread pushes and pops faster than it can be
     /// read. Such a thread is not blocked.
-    pub(crate) fn read(&self) -> Option<Reading> {
-        let (state, (frames, len)) = self.version.read(|version| {
+    pub(crate) fn read(&self) -> Option<SlotReading> {
+        let (version, (frames, len)) = self.version.read(|version| {
             let len = ((version & DEPTH_MASK) as usize).min(MAX_FRAMES);
             let mut frames = [Frame::default(); MAX_FRAMES];
             for (copy, frame) in frames.iter_mut().zip(&self.frames).take(len) {
@@ -154,31 +160,31 @@ impl Slot {
             }
             (frames, len)
         })?;
-        Some(Reading { state, frames, len })
+        Some(SlotReading { version, frames, len })
     }
 }
 
 /// For the owning thread only, except for [`load`](Self::load).
 impl FrameCell {
     #[inline]
-    pub(crate) fn number(&self) -> u64 {
-        self.number.get()
+    pub(crate) fn number(&self) -> FrameNumber {
+        FrameNumber(self.number.get())
     }
 
     #[inline]
-    pub(crate) fn begin(&self) -> u64 {
-        self.begin.get()
+    pub(crate) fn start(&self) -> Ticks {
+        Ticks(self.start.get())
     }
 
     #[inline]
-    pub(crate) fn what(&self) -> u64 {
-        self.what.get()
+    pub(crate) fn tag(&self) -> FrameTag {
+        PackedTag(self.tag.get()).unpack()
     }
 
     #[cfg(tokio_unstable)]
     #[inline]
-    pub(crate) fn task(&self) -> u64 {
-        self.task.get()
+    pub(crate) fn task(&self) -> TaskBits {
+        TaskBits(self.task.get())
     }
 
     /// Returns the counters that were pushed with the frame.
@@ -187,19 +193,19 @@ impl FrameCell {
         self.counters.load(Ordering::Relaxed)
     }
 
-    /// Moves the start of the frame, which leaves time within it out of its duration.
-    fn delay(&self, ticks: u64) {
-        self.begin.set(self.begin.get().saturating_add(ticks));
+    /// Moves the start of the frame, which excludes time within it from its duration.
+    fn delay_start(&self, ticks: Ticks) {
+        self.start.set(self.start().saturating_add(ticks).0);
     }
 
     #[inline]
     pub(crate) fn load(&self) -> Frame {
         Frame {
-            number: self.number.get(),
-            begin: self.begin.get(),
-            what: self.what.get(),
-            task: self.task.get(),
-            place: self.place.get(),
+            number: self.number(),
+            start: self.start(),
+            tag: PackedTag(self.tag.get()),
+            task: TaskBits(self.task.get()),
+            ownership: OwnershipRecord(self.ownership.get()),
         }
     }
 }
@@ -214,15 +220,15 @@ mod tests {
         assert!(slot.read().unwrap().frames().is_empty());
         assert!(slot.top().is_none());
         let first = slot.push(10, 7, 1, None);
-        assert!(first > 0 && slot.push(20, 8, 2, Some(5)) > first);
+        assert!(first > FrameNumber::NONE && slot.push(20, 8, 2, Some(5)) > first);
         let reading = slot.read().unwrap();
-        assert_eq!(reading.frames().iter().map(|f| f.begin).collect::<Vec<_>>(), [10, 20]);
-        assert_eq!(slot.top().unwrap().load().place, 5);
+        assert_eq!(reading.frames().iter().map(|f| f.start).collect::<Vec<_>>(), [Ticks(10), Ticks(20)]);
+        assert_eq!(slot.top().unwrap().load().ownership, OwnershipRecord(5));
         let outer = reading.frames()[0].number;
         slot.pop();
         assert!(slot.has_frame(outer));
         slot.push(30, 9, 3, None);
-        assert_ne!(slot.version(), reading.state, "another frame at the same depth is another state");
+        assert_ne!(slot.version(), reading.version, "another frame at the same depth has another version");
         slot.pop();
         slot.pop();
         assert!(!slot.has_frame(outer));
@@ -233,7 +239,7 @@ mod tests {
         let slot = Slot::new();
         for i in 0..MAX_FRAMES as u64 + 4 {
             let number = slot.push(i, 0, 0, None);
-            assert_eq!(number != 0, i < MAX_FRAMES as u64);
+            assert_eq!(number != FrameNumber::NONE, i < MAX_FRAMES as u64);
         }
         assert!(slot.top().is_none());
         assert_eq!(slot.read().unwrap().frames().len(), MAX_FRAMES);
@@ -260,8 +266,9 @@ mod models {
         let read = |slot: &Slot| {
             let Some(reading) = slot.read() else { return false };
             for f in reading.frames() {
-                assert_eq!(f.number, f.place, "{f:?}");
-                assert!([f.begin, f.what, f.task].iter().all(|word| *word == f.number >> DEPTH_BITS), "{f:?}");
+                assert_eq!(f.number.0, f.ownership.0, "{f:?}");
+                let words = [f.start.0, f.tag.0, f.task.0];
+                assert!(words.iter().all(|word| *word == f.number.0 >> DEPTH_BITS), "{f:?}");
             }
             !reading.frames().is_empty()
         };

@@ -15,18 +15,18 @@ fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
     meter
 }
 
-fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, u64) {
+fn begin(meter: &Arc<Meter>) -> (Arc<ThreadState>, FrameNumber) {
     let tied = thread::attached(meter).expect("a thread");
-    let number = tied.state.push(
+    let number = tied.state.slot.push(
         1,
-        FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 }.pack(),
+        FrameTag { kind: FrameKind::Task, runtime: crate::model::id::RuntimeId::OTHER, route: None, index: 0 }.pack().0,
         7,
         None,
     );
     (tied.state.clone(), number)
 }
 
-fn told(state: &ThreadState, number: u64) -> Vec<String> {
+fn told(state: &ThreadState, number: FrameNumber) -> Vec<String> {
     of_poll(state, number).iter().map(|text| text.to_string()).collect()
 }
 
@@ -116,7 +116,7 @@ fn a_thread_that_is_being_destroyed() {
             // Destroyed in the reverse order of their first use, or not: both must do.
             AT_EXIT.with_borrow_mut(|it| it.0 = Some(info_span!("early").entered()));
             let (_, number) = begin(&meter);
-            assert!(number > 0);
+            assert!(number > FrameNumber::NONE);
         });
         assert!(meter.threads().is_empty(), "it is gone");
     }
