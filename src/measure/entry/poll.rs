@@ -207,7 +207,7 @@ pub(crate) fn enter(
         thread.state.push(start, tag.pack())
     } else {
         let counters = thread.cell(SpawnSite::Interned(site), runtime)?;
-        let observed = ownership::observe(thread, runtime, slot.depth() > 0);
+        let observed = Some(ownership::observe(thread, runtime, slot.depth() > 0));
         thread.push_poll(counters.tag().with(FrameKind::Watched, parent_route), task(), observed, counters)
     };
     Some(PushedFrame { number, is_poll: !is_part })
