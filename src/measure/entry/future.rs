@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
 use crate::measure::counters::panics::{self, TaskPanic};
-use crate::measure::counters::sites::Event;
+use crate::measure::counters::sites::SiteEvent;
 use crate::measure::entry::poll::{self, PushedFrame, WrapperOrigin};
 use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::SiteId;
@@ -101,7 +101,7 @@ impl<F> Watched<F> {
         let route = attached(meter).and_then(|thread| thread.state.slot.current_route());
         watched.tag.spawned = Spawned(RouteId::to_bits(route) | if hooked { 0 } else { COUNTED });
         if !hooked {
-            watched.tag.count(Event::Spawned);
+            watched.tag.count(SiteEvent::Spawned);
         }
         watched
     }
@@ -148,12 +148,12 @@ fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Ru
     let (now, _) = resolve(meter);
     if now != *runtime {
         *runtime = now;
-        count(meter, site, now, Event::Watched);
+        count(meter, site, now, SiteEvent::Watched);
     }
     now
 }
 
-fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: Event) {
+fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: SiteEvent) {
     let Some(thread) = attached(meter) else { return };
     if let Some(cell) = thread.cell(SpawnSite::Interned(site), runtime) {
         cell.event(event);
@@ -165,11 +165,11 @@ impl Tag {
     fn resolve(&mut self) -> bool {
         let (runtime, hooked) = resolve(&self.meter);
         self.runtime = runtime;
-        self.count(Event::Watched);
+        self.count(SiteEvent::Watched);
         hooked
     }
 
-    fn count(&self, event: Event) {
+    fn count(&self, event: SiteEvent) {
         count(&self.meter, self.site, self.runtime, event);
     }
 }
@@ -180,12 +180,12 @@ impl Drop for Tag {
             return;
         }
         self.count(match self.outcome {
-            Outcome::Pending => Event::Cancelled,
-            Outcome::Completed => Event::Completed,
-            Outcome::Panicked => Event::Panicked,
+            Outcome::Pending => SiteEvent::Cancelled,
+            Outcome::Completed => SiteEvent::Completed,
+            Outcome::Panicked => SiteEvent::Panicked,
         });
         if self.spawned.is_counted() {
-            self.count(Event::Terminated);
+            self.count(SiteEvent::Terminated);
         }
     }
 }
@@ -243,7 +243,7 @@ impl<F: Future> Future for Watched<F> {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::counters::sites::Totals;
+    use crate::measure::counters::sites::SiteTotals;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::task::Waker;
 
@@ -255,8 +255,8 @@ mod tests {
         meter.threads()[0].slot.depth()
     }
 
-    fn totals(meter: &Meter) -> Totals {
-        *meter.sum().cells.values().next().expect("one site")
+    fn totals(meter: &Meter) -> SiteTotals {
+        *meter.sum().sites.values().next().expect("one site")
     }
 
     #[test]
@@ -269,12 +269,12 @@ mod tests {
             panic!("on purpose");
         }));
         assert!(poll(&mut unwinds).is_pending());
-        assert_eq!((depth(&meter), totals(&meter).event(Event::Panicked)), (0, 0));
+        assert_eq!((depth(&meter), totals(&meter).event(SiteEvent::Panicked)), (0, 0));
         assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut unwinds))).is_err());
         assert_eq!(depth(&meter), 0);
         drop(unwinds);
         let totals = totals(&meter);
-        assert_eq!((totals.polls, totals.event(Event::Panicked), totals.event(Event::Cancelled)), (2, 1, 0));
+        assert_eq!((totals.polls, totals.event(SiteEvent::Panicked), totals.event(SiteEvent::Cancelled)), (2, 1, 0));
     }
 
     /// The outer poll holds the thread's handle to its own watchdog meanwhile.
@@ -286,7 +286,7 @@ mod tests {
         });
         assert!(poll(&mut Box::pin(nested)).is_ready());
         for meter in [&outer, &inner, &innermost] {
-            assert_eq!((totals(meter).polls, totals(meter).event(Event::Completed), depth(meter)), (1, 1, 0));
+            assert_eq!((totals(meter).polls, totals(meter).event(SiteEvent::Completed), depth(meter)), (1, 1, 0));
         }
     }
 }

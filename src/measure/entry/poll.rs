@@ -8,7 +8,7 @@
 use std::panic::Location;
 
 #[cfg(tokio_unstable)]
-use crate::measure::counters::sites::Event;
+use crate::measure::counters::sites::SiteEvent;
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
@@ -121,7 +121,7 @@ fn finish(thread: &LocalHandle, top: &FrameCell) {
 fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
     let is_fast = |duration: &Nanos| *duration < thread.state.fast_limit;
     let Some(duration) = thread.state.fast_since(top.start()).filter(is_fast) else { return false };
-    thread.cell_of(top).fast_poll(duration.0);
+    thread.cell_of(top).fast_poll(duration);
     true
 }
 
@@ -130,7 +130,7 @@ fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
 fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
     let start = top.start();
     let duration = thread.state.since(start);
-    thread.cell_of(top).poll(duration.0);
+    thread.cell_of(top).poll(duration);
     if duration >= thread.state.threshold {
         publish_slow_poll(thread, top, start, duration);
     }
@@ -144,7 +144,7 @@ pub(crate) fn leave_call(thread: &LocalHandle, pushed: PushedFrame) {
     if let Some(top) = thread.state.slot.top().filter(|top| pushed.is_poll && top.number() == pushed.number) {
         let start = top.start();
         let duration = thread.state.since(start);
-        thread.cell_of(top).part(duration.0);
+        thread.cell_of(top).part(duration);
         if duration >= thread.state.threshold {
             publish_slow_poll(thread, top, start, duration);
         }
@@ -236,9 +236,9 @@ pub(crate) fn leave(thread: &LocalHandle, pushed: PushedFrame) {
 pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| {
         let Some(counters) = thread.cell(SpawnSite::Location(location), runtime.id) else { return };
-        counters.event(Event::Spawned);
+        counters.event(SiteEvent::Spawned);
         if thread.ended_before_spawn.get() == task {
-            counters.event(Event::Terminated);
+            counters.event(SiteEvent::Terminated);
         }
     });
 }
@@ -268,7 +268,7 @@ pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'sta
             None
         };
         match counters {
-            Some(counters) => counters.event(Event::Terminated),
+            Some(counters) => counters.event(SiteEvent::Terminated),
             None => thread.ended_before_spawn.set(task),
         }
     });
@@ -302,10 +302,10 @@ pub(crate) fn leave_route(thread: &LocalHandle, pushed: PushedFrame, route: Rout
     };
     let start = top.start();
     let duration = thread.state.since(start);
-    if let Some(counters) = thread.state.routes.cell(route) {
+    if let Some(counters) = thread.state.routes.get_or_create(route) {
         match phase {
-            RequestPhase::Call => counters.part(duration.0),
-            RequestPhase::Poll => counters.poll(duration.0, thread.state.route_histograms),
+            RequestPhase::Call => counters.part(duration),
+            RequestPhase::Poll => counters.poll(duration, thread.state.route_histograms),
         }
     }
     if duration >= thread.state.threshold {

@@ -11,12 +11,12 @@ use std::thread::ThreadId;
 
 use pollwatch_stack::{StackBounds, Tid};
 
-use crate::measure::counters::routes::RouteCounters;
+use crate::measure::counters::routes::ThreadRouteCounters;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
 use crate::measure::entry::spans;
 use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
-use crate::measure::primitives::histogram::SLOW_NANOS;
+use crate::measure::primitives::histogram::SLOW;
 #[cfg(feature = "tower")]
 use crate::measure::primitives::route::{Proof, RouteId};
 use crate::measure::primitives::site::SiteId;
@@ -43,7 +43,7 @@ pub(crate) use local::*;
 pub(crate) struct ThreadState {
     pub(crate) slot: Slot,
     pub(crate) counters: ThreadCounters,
-    pub(crate) routes: RouteCounters,
+    pub(crate) routes: ThreadRouteCounters,
     pub(crate) slow_polls: SlowPollRing,
     /// The thread's span slot, from its first span on.
     #[cfg(feature = "spans")]
@@ -74,13 +74,13 @@ impl ThreadState {
         ThreadState {
             slot: Slot::new(),
             counters: ThreadCounters::new(meter.max_sites),
-            routes: RouteCounters::new(meter.routes.capacity()),
+            routes: ThreadRouteCounters::new(meter.routes.capacity()),
             slow_polls: SlowPollRing::new(),
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
             threshold: Nanos(meter.threshold),
-            fast_limit: Nanos(meter.threshold.min(SLOW_NANOS)),
+            fast_limit: Nanos(meter.threshold).min(SLOW),
             #[cfg(feature = "tower")]
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
@@ -264,7 +264,7 @@ impl LocalHandle {
     /// Counts the time of a scope of allowed blocking.
     pub(crate) fn count_allowed(&self, reason: &'static str, start: Ticks, end: Ticks) {
         if let Some(meter) = self.meter.upgrade() {
-            meter.count_allowed(reason, meter.clock.delta(start, end).0);
+            meter.count_allowed(reason, meter.clock.delta(start, end));
         }
     }
 
@@ -333,7 +333,7 @@ impl LocalHandle {
     /// Returns the counters of a spawn site where a task was spawned before.
     #[cfg(tokio_unstable)]
     pub(crate) fn known_cell(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
-        self.state.counters.cell(self.find(site, runtime, false))
+        self.state.counters.get(self.find(site, runtime, false))
     }
 
     /// Publishes the frame of a poll that starts now. `cell` are counters of this thread. Returns
@@ -365,7 +365,7 @@ impl LocalHandle {
     }
 
     fn find_and_cache(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
-        let cell = self.state.counters.cell(self.find(site, runtime, true))?;
+        let cell = self.state.counters.get(self.find(site, runtime, true))?;
         // SAFETY: as in `cell_of`; cached counters are lent only for as long as `self` is borrowed.
         let kept = unsafe { &*std::ptr::from_ref(cell) };
         let entry = self.entry(site);
@@ -403,7 +403,7 @@ impl LocalHandle {
         if let Some(cell) = known {
             return cell;
         }
-        let cell = match self.state.counters.add_cell(runtime, site) {
+        let cell = match self.state.counters.create(runtime, site) {
             Some(cell) => cell,
             None if site == SiteId::OTHER => OWN_CELL,
             None => self.cell_of_site(SiteId::OTHER, runtime),
