@@ -32,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) max_sites: usize,
     pub(crate) max_routes: usize,
     /// `true` if the polls of each route have a histogram.
+    #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
 }
 
@@ -45,6 +46,7 @@ pub(crate) struct Meter {
     /// In nanoseconds.
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
+    #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
@@ -81,7 +83,13 @@ impl Meter {
     /// Makes a meter with what most tests set.
     #[cfg(test)]
     pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
-        Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false })
+        Meter::new(Settings {
+            threshold,
+            max_sites,
+            max_routes: 10,
+            #[cfg(feature = "tower")]
+            route_histograms: false,
+        })
     }
 
     pub(crate) fn new(settings: Settings) -> Arc<Meter> {
@@ -94,6 +102,7 @@ impl Meter {
             clock,
             threshold: settings.threshold,
             max_sites: settings.max_sites,
+            #[cfg(feature = "tower")]
             route_histograms: settings.route_histograms,
             sites: Sites::new(settings.max_sites, super::probe::FILE),
             routes: Routes::new(settings.max_routes),
