@@ -31,7 +31,7 @@ pub(crate) struct BlockedWorker {
 impl BlockedWorker {
     pub(super) fn is_current(&self, thread: &ThreadState) -> bool {
         let has_not_run = |cpu| self.seat.tid.and_then(sys::thread_cpu_nanos) == Some(cpu);
-        (self.seat.event().map_or(0, |event| event.word), thread.slot.version()) == self.mark
+        (self.seat.last_event().map_or(0, |event| event.packed), thread.slot.version()) == self.mark
             && self.cpu.is_none_or(has_not_run)
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn poll_of(
         key: PollKey { thread: thread.id, number },
         begin: meter.clock.nanos(start).0,
         runtime: tag.runtime,
-        site: thread.counters.cell(tag.index).map_or(SiteId::OTHER, |cell| cell.site()),
+        site: thread.counters.get(tag.index).map_or(SiteId::OTHER, |counters| counters.site()),
         watched: None,
         request: None,
         parent_route: tag.route,

@@ -62,6 +62,7 @@ impl Config {
             threshold: self.threshold.as_nanos() as u64,
             max_sites: self.max_sites,
             max_routes: self.max_routes,
+            #[cfg(feature = "tower")]
             route_histograms: self.route_histograms,
         }
     }

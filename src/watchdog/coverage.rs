@@ -15,7 +15,7 @@ pub(super) fn of_runtime(runtime: &Runtime) -> RuntimeCoverage {
         name: runtime.name.clone(),
         alive: runtime.is_live(),
         every_task: runtime.is_hooked(),
-        workers: runtime.pool().is_some(),
+        workers: runtime.worker_threads().is_some(),
     }
 }
 

@@ -145,7 +145,7 @@ impl Threads {
         self.state.meter.wake.kick();
         #[cfg(feature = "server")]
         drop(lock(&self.server).take());
-        self.state.meter.runtimes.release_all();
+        self.state.meter.runtimes.stop_all();
         std::mem::take(&mut *lock(&self.running))
     }
 }

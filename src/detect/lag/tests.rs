@@ -21,7 +21,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Fixture {
         let meter = Meter::of(10 * MS, 10);
-        let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
+        let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let lag = LagSource::new(&meter).get("main").unwrap();
         Fixture { meter, runtime, lag, publisher: LagPublisher::default(), now: 10_000 * MS }
     }

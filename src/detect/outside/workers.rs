@@ -15,7 +15,7 @@ use crate::detect::identity::{BlockedWorker, StallIdentity};
 use crate::detect::procfs::{self, SyscallState as Syscall};
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
-use crate::measure::runtime::worker_threads::{Event, ThreadEntry, WorkerThreads};
+use crate::measure::runtime::worker_threads::{ParkEvent, ThreadEntry, WorkerThreads};
 use crate::measure::thread::ThreadState;
 use crate::model::id::RuntimeId;
 use crate::sys;
@@ -73,7 +73,7 @@ struct PoolScan {
     /// Those that are no workers.
     spare: Vec<Arc<ThreadEntry>>,
     /// A worker that is parked.
-    parked: Option<(Arc<ThreadEntry>, Event)>,
+    parked: Option<(Arc<ThreadEntry>, ParkEvent)>,
     /// The earliest clock reading at which one of the workers that have not parked was unparked.
     earliest_unpark: u64,
     /// A stack of at most so many bytes runs no worker.
@@ -105,7 +105,7 @@ impl WorkerScan {
 
 /// Returns a sum that changes whenever a worker parks or unparks.
 pub(crate) fn fingerprint(meter: &Meter) -> u64 {
-    let pools = meter.runtimes.all().into_iter().filter_map(|runtime| runtime.pool());
+    let pools = meter.runtimes.all().into_iter().filter_map(|runtime| runtime.worker_threads());
     pools.fold(0, |sum, pool| sum.wrapping_add(pool.fingerprint()))
 }
 
@@ -115,8 +115,8 @@ impl Workers {
     pub(crate) fn scan(&mut self, meter: &Meter) -> WorkerScan {
         let mut scan = WorkerScan { fingerprint: fingerprint(meter), ..WorkerScan::default() };
         for runtime in meter.runtimes.all() {
-            let Some((pool, metrics)) = runtime.pool().zip(runtime.metrics()) else { continue };
-            let seats = pool.seats();
+            let Some((pool, metrics)) = runtime.worker_threads().zip(runtime.metrics()) else { continue };
+            let seats = pool.entries();
             let (workers, spare) = sort(&seats);
             let depth = workers.iter().filter_map(|(seat, _)| seat.parked_depth()).min().unwrap_or(0);
             let shallow = depth * SHALLOW.0 / SHALLOW.1;
@@ -131,7 +131,7 @@ impl Workers {
                     in_pool.parked = Some((seat, event));
                     continue;
                 }
-                in_pool.earliest_unpark = in_pool.earliest_unpark.min(event.at());
+                in_pool.earliest_unpark = in_pool.earliest_unpark.min(event.at().0);
                 scan.observe_worker(meter, &runtime, &metrics, seat, event);
             }
             scan.pools.push(in_pool);
@@ -165,7 +165,7 @@ impl Workers {
             }
             let Some((seat, event)) = &in_pool.parked else { continue };
             let Some(state) = seat.state() else { continue };
-            let worker = BlockedWorker { seat: seat.clone(), mark: (event.word, state.slot.version()), cpu: None };
+            let worker = BlockedWorker { seat: seat.clone(), mark: (event.packed, state.slot.version()), cpu: None };
             let addresses = examiner.addresses(state, &StallIdentity::Worker(worker));
             self.parked_stacks.insert(in_pool.pool.id, addresses.map(Arc::from).ok_or(now + LEARN_INTERVAL));
         }
@@ -198,7 +198,7 @@ impl Workers {
         }
         // No thread has joined the pool since, or is about to, and none has published another
         // worker.
-        let seats = in_pool.pool.seats();
+        let seats = in_pool.pool.entries();
         let known: HashSet<u64> = in_pool.seats.iter().map(|seat| seat.id).collect();
         let tids: HashSet<Tid> = seats.iter().filter_map(|seat| seat.tid).collect();
         if !seats.iter().all(|seat| known.contains(&seat.id)) || procfs::is_one_starting(&tids) {
@@ -216,7 +216,7 @@ impl WorkerScan {
         runtime: &Runtime,
         metrics: &RuntimeMetrics,
         seat: Arc<ThreadEntry>,
-        event: Event,
+        event: ParkEvent,
     ) {
         let index = usize::from(event.worker);
         let reading = seat.state().and_then(|state| state.slot.read());
@@ -231,7 +231,7 @@ impl WorkerScan {
             return;
         }
         let at = meter.clock.nanos(meter.clock.now()).0;
-        let mark = (event.word, reading.version);
+        let mark = (event.packed, reading.version);
         self.observations.push(WorkerObservation { thread: seat.id, mark, progress, cpu, at });
         let identity = BlockedWorker { seat: seat.clone(), mark, cpu: Some(cpu) };
         let pool = self.pools.len();
@@ -241,7 +241,7 @@ impl WorkerScan {
 }
 
 /// A worker's thread, and the last event that it published.
-type WorkerThread = (Arc<ThreadEntry>, Event);
+type WorkerThread = (Arc<ThreadEntry>, ParkEvent);
 
 /// Returns what the runtime publishes of a worker. Parks and busy time only grow, so their sum
 /// moves with either.
@@ -261,9 +261,9 @@ fn is_shallow(in_pool: &PoolScan, seat: &ThreadEntry, sp: u64) -> bool {
 /// The thread that published a worker last is that worker: when another thread does, the worker has
 /// been handed on.
 fn sort(seats: &[Arc<ThreadEntry>]) -> (Vec<WorkerThread>, Vec<Arc<ThreadEntry>>) {
-    let mut workers: HashMap<u16, (usize, Event)> = HashMap::new();
+    let mut workers: HashMap<u16, (usize, ParkEvent)> = HashMap::new();
     for (i, seat) in seats.iter().enumerate() {
-        let Some(event) = seat.event() else { continue };
+        let Some(event) = seat.last_event() else { continue };
         match workers.get(&event.worker) {
             Some((_, other)) if other.at() >= event.at() => {}
             _ => drop(workers.insert(event.worker, (i, event))),

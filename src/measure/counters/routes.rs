@@ -1,122 +1,136 @@
-//! What one thread counts of each route. Each counter has one writer, like those of sites.
+//! The counters of one thread by route. Each counter has one writer, like those of sites.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::primitives::route::RouteId;
+use crate::model::time::Nanos;
+#[cfg(feature = "tower")]
 use crate::sync::add_single_writer as add;
 
+/// The number of routes whose counters are allocated at a time.
 const CHUNK: usize = 32;
 
 /// The values of the label `method`. Methods that are not listed count as the last.
 pub(crate) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other"];
 
-/// The outcome of a request, an index of [`STATUSES`]: the class of its status code, or the reason why
-/// it has none.
+/// The outcome of a request, an index of [`STATUSES`]: the class of its status code, or the reason
+/// why it has none.
+#[cfg(feature = "tower")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Status(u8);
+pub(crate) struct RequestStatus(u8);
 
 /// The values of the label `status`.
 pub(crate) const STATUSES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "error", "cancelled", "panicked"];
 
-#[cfg_attr(not(feature = "tower"), allow(dead_code))]
-impl Status {
+#[cfg(feature = "tower")]
+impl RequestStatus {
     /// The service returned an error instead of a response.
-    pub(crate) const ERROR: Status = Status(5);
-    /// The request was dropped before there was a response: the client disconnected, or a time limit
-    /// passed.
-    pub(crate) const CANCELLED: Status = Status(6);
+    pub(crate) const ERROR: RequestStatus = RequestStatus(5);
+    /// The request was dropped before there was a response: the client disconnected, or a time
+    /// limit passed.
+    pub(crate) const CANCELLED: RequestStatus = RequestStatus(6);
     /// The service panicked.
-    pub(crate) const PANICKED: Status = Status(7);
+    pub(crate) const PANICKED: RequestStatus = RequestStatus(7);
 
     /// Returns the class of a status code. A code of no class counts as an error of the server.
-    pub(crate) fn of_code(code: u16) -> Status {
-        Status(match code / 100 {
+    pub(crate) fn of_code(code: u16) -> RequestStatus {
+        RequestStatus(match code / 100 {
             class @ 1..=5 => class as u8 - 1,
             _ => 4,
         })
     }
 }
 
-/// The upper bounds of the histogram of a route's polls, in nanoseconds.
-pub(crate) const BOUNDS: [u64; 8] =
-    [500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 100_000_000, 1_000_000_000];
+/// The upper bounds of the histogram of a route's polls.
+pub(crate) const ROUTE_BOUNDS: [Nanos; 8] = [
+    Nanos(500_000),
+    Nanos(1_000_000),
+    Nanos(2_500_000),
+    Nanos(5_000_000),
+    Nanos(10_000_000),
+    Nanos(25_000_000),
+    Nanos(100_000_000),
+    Nanos(1_000_000_000),
+];
 
 /// The requests by method and status.
 type Requests = [AtomicU64; METHODS.len() * STATUSES.len()];
-/// The polls by duration: one for each of [`BOUNDS`], and one for longer polls.
-type Durations = [AtomicU64; BOUNDS.len() + 1];
+/// The polls by duration: one counter for each of [`ROUTE_BOUNDS`], and one for longer polls.
+type Durations = [AtomicU64; ROUTE_BOUNDS.len() + 1];
 
 /// The counters of one route on one thread.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Cell {
+pub(crate) struct RouteCounters {
     polls: AtomicU64,
+    /// The sum of all polls, in nanoseconds.
     busy: AtomicU64,
+    /// The longest poll, in nanoseconds.
     max: AtomicU64,
     requests: OnceLock<Box<Requests>>,
     durations: OnceLock<Box<Durations>>,
 }
 
-#[cfg_attr(not(feature = "tower"), allow(dead_code))]
-impl Cell {
-    /// Counts one poll. Only the owning thread calls this and the other writing methods.
+#[cfg(feature = "tower")]
+impl RouteCounters {
+    /// Counts one poll, also by its duration if `has_histogram` is set. Only the owning thread calls
+    /// this and the other writing methods.
     #[inline]
-    pub(crate) fn poll(&self, nanos: u64, histogram: bool) {
+    pub(crate) fn poll(&self, duration: Nanos, has_histogram: bool) {
         add(&self.polls, 1);
-        self.part(nanos);
-        if histogram {
+        self.part(duration);
+        if has_histogram {
             let durations = self.durations.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-            add(&durations[BOUNDS.partition_point(|bound| *bound < nanos)], 1);
+            add(&durations[ROUTE_BOUNDS.partition_point(|bound| *bound < duration)], 1);
         }
     }
 
     /// Counts the time of a call, which is a part of a poll.
     #[inline]
-    pub(crate) fn part(&self, nanos: u64) {
-        add(&self.busy, nanos);
-        if nanos > self.max.load(Ordering::Relaxed) {
-            self.max.store(nanos, Ordering::Relaxed);
+    pub(crate) fn part(&self, duration: Nanos) {
+        add(&self.busy, duration.0);
+        if duration.0 > self.max.load(Ordering::Relaxed) {
+            self.max.store(duration.0, Ordering::Relaxed);
         }
     }
 
     /// Counts one request. `method` is an index of [`METHODS`].
     #[inline]
-    pub(crate) fn request(&self, method: usize, status: Status) {
-        add(&self.counts()[method * STATUSES.len() + status.0 as usize], 1);
-    }
-
-    fn counts(&self) -> &Requests {
-        self.requests.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))))
+    pub(crate) fn request(&self, method: usize, status: RequestStatus) {
+        let requests = self.requests.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
+        add(&requests[method * STATUSES.len() + status.0 as usize], 1);
     }
 }
 
-/// The sum of the counters of all threads; times in nanoseconds.
+/// The counters of one route, summed over threads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
+pub(crate) struct RouteTotals {
     pub(crate) polls: u64,
-    pub(crate) busy: u64,
-    pub(crate) max: u64,
+    /// The sum of all polls.
+    pub(crate) busy: Nanos,
+    /// The longest poll.
+    pub(crate) max: Nanos,
     requests: Vec<u64>,
-    /// The polls by [`BOUNDS`]; empty where they are not kept.
+    /// The polls by [`ROUTE_BOUNDS`]; empty where there is no histogram.
     durations: Vec<u64>,
 }
 
-impl Totals {
-    fn add(&mut self, cell: &Cell) {
+impl RouteTotals {
+    fn add(&mut self, counters: &RouteCounters) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        self.polls += read(&cell.polls);
-        self.busy += read(&cell.busy);
-        self.max = self.max.max(read(&cell.max));
+        self.polls += read(&counters.polls);
+        self.busy += Nanos(read(&counters.busy));
+        self.max = self.max.max(Nanos(read(&counters.max)));
         let merge = |sums: &mut Vec<u64>, counters: Option<&[AtomicU64]>| {
             let Some(counters) = counters else { return };
             sums.resize(counters.len(), 0);
             sums.iter_mut().zip(counters).for_each(|(sum, counter)| *sum += read(counter));
         };
-        merge(&mut self.requests, cell.requests.get().map(|requests| &requests[..]));
-        merge(&mut self.durations, cell.durations.get().map(|durations| &durations[..]));
+        merge(&mut self.requests, counters.requests.get().map(|requests| &requests[..]));
+        merge(&mut self.durations, counters.durations.get().map(|durations| &durations[..]));
     }
 
     /// Returns the requests by method and status, except where there were none.
@@ -125,8 +139,8 @@ impl Totals {
         some.map(|(i, count)| (METHODS[i / STATUSES.len()], STATUSES[i % STATUSES.len()], *count))
     }
 
-    /// Returns how many polls took at most each of [`BOUNDS`], and how many polls there were; `None`
-    /// where that is not kept.
+    /// Returns how many polls took at most each of [`ROUTE_BOUNDS`], and how many polls there were;
+    /// `None` where there is no histogram.
     pub(crate) fn durations(&self) -> Option<(Vec<u64>, u64)> {
         let (_, bounded) = self.durations.split_last()?;
         let mut sum = 0;
@@ -138,38 +152,39 @@ impl Totals {
     }
 }
 
-/// The counters of all routes on one thread, made as the thread meets them.
+/// The counters of all routes on one thread, allocated when the thread meets a route.
 #[derive(Debug)]
-pub(crate) struct RouteCounters(Box<[OnceLock<Box<[Cell; CHUNK]>>]>);
+pub(crate) struct ThreadRouteCounters(Box<[OnceLock<Box<[RouteCounters; CHUNK]>>]>);
 
-impl RouteCounters {
-    pub(crate) fn new(capacity: usize) -> RouteCounters {
-        RouteCounters((0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
+impl ThreadRouteCounters {
+    pub(crate) fn new(capacity: usize) -> ThreadRouteCounters {
+        ThreadRouteCounters((0..capacity.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
     }
 
-    /// Returns the counters of a route, and makes them. Only the owning thread calls this.
-    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
+    /// Returns the counters of a route, and makes them if they are new; `None` for an id beyond the
+    /// capacity. Only the owning thread calls this.
+    #[cfg(feature = "tower")]
     #[inline]
-    pub(crate) fn cell(&self, route: RouteId) -> Option<&Cell> {
+    pub(crate) fn get_or_create(&self, route: RouteId) -> Option<&RouteCounters> {
         let chunk = self.0.get(route.index() / CHUNK)?;
-        let cells = chunk.get_or_init(|| Box::new(std::array::from_fn(|_| Cell::default())));
-        Some(&cells[route.index() % CHUNK])
+        let chunk = chunk.get_or_init(|| Box::new(std::array::from_fn(|_| RouteCounters::default())));
+        Some(&chunk[route.index() % CHUNK])
     }
 
     /// Adds the counters to `sums`. Any thread may call this.
-    pub(crate) fn add_to(&self, sums: &mut HashMap<RouteId, Totals>) {
+    pub(crate) fn add_to(&self, sums: &mut HashMap<RouteId, RouteTotals>) {
         for (i, chunk) in self.0.iter().enumerate() {
-            for (j, cell) in chunk.get().into_iter().flat_map(|cells| cells.iter()).enumerate() {
-                let is_used = cell.polls.load(Ordering::Relaxed) > 0 || cell.requests.get().is_some();
+            for (j, counters) in chunk.get().into_iter().flat_map(|chunk| chunk.iter()).enumerate() {
+                let is_used = counters.polls.load(Ordering::Relaxed) > 0 || counters.requests.get().is_some();
                 if let Some(route) = RouteId::from_bits((i * CHUNK + j + 1) as u16).filter(|_| is_used) {
-                    sums.entry(route).or_default().add(cell);
+                    sums.entry(route).or_default().add(counters);
                 }
             }
         }
     }
 }
 
-#[cfg(all(test, not(pollwatch_loom)))]
+#[cfg(all(test, feature = "tower", not(pollwatch_loom)))]
 mod tests {
     use super::*;
 
@@ -178,29 +193,30 @@ mod tests {
         let mut sums = HashMap::new();
         let route = RouteId::from_bits(40).unwrap();
         for nanos in [400_000, 3_000_000] {
-            let tally = RouteCounters::new(100);
-            let cell = tally.cell(route).unwrap();
-            cell.poll(nanos, true);
-            cell.request(2, Status::of_code(204));
-            cell.request(9, Status::CANCELLED);
-            tally.add_to(&mut sums);
+            let thread = ThreadRouteCounters::new(100);
+            let counters = thread.get_or_create(route).unwrap();
+            counters.poll(Nanos(nanos), true);
+            counters.request(2, RequestStatus::of_code(204));
+            counters.request(9, RequestStatus::CANCELLED);
+            thread.add_to(&mut sums);
         }
-        assert_eq!(sums.len(), 1, "only what was met");
+        assert_eq!(sums.len(), 1, "only the route that was counted");
         let totals = &sums[&route];
-        assert_eq!((totals.polls, totals.busy, totals.max), (2, 3_400_000, 3_000_000));
+        assert_eq!((totals.polls, totals.busy, totals.max), (2, Nanos(3_400_000), Nanos(3_000_000)));
         assert_eq!(totals.requests().collect::<Vec<_>>(), [("POST", "2xx", 2), ("other", "cancelled", 2)]);
         assert_eq!(totals.durations(), Some((vec![1, 1, 1, 2, 2, 2, 2, 2], 2)));
     }
 
     #[test]
-    fn a_cell_is_one_cache_line() {
-        assert!(size_of::<usize>() != 8 || size_of::<Cell>() == 64);
+    fn the_counters_of_a_route_are_one_cache_line() {
+        assert!(size_of::<usize>() != 8 || size_of::<RouteCounters>() == 64);
     }
 
     #[test]
     fn a_status_is_a_class() {
-        let class = |code| STATUSES[Status::of_code(code).0 as usize];
+        let class = |code| STATUSES[RequestStatus::of_code(code).0 as usize];
         assert_eq!([100, 204, 304, 404, 599, 999, 0].map(class), ["1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx"]);
-        assert_eq!([Status::ERROR, Status::CANCELLED, Status::PANICKED].map(|s| STATUSES[s.0 as usize]), STATUSES[5..]);
+        let others = [RequestStatus::ERROR, RequestStatus::CANCELLED, RequestStatus::PANICKED];
+        assert_eq!(others.map(|s| STATUSES[s.0 as usize]), STATUSES[5..]);
     }
 }

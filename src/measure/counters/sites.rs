@@ -1,5 +1,7 @@
-//! What one thread counts of each pair of runtime and site, and a histogram for each runtime. The
-//! owning thread is the only writer.
+//! The counters of one thread by runtime and site, and a histogram of its polls for each runtime.
+//!
+//! The owning thread is the only writer, so that a count is a relaxed load and a store. The watchdog
+//! and scrapes read, and sum over all threads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,13 +11,15 @@ use crate::measure::primitives::frame::{FrameKind, FrameTag, MAX_RUNTIMES, Packe
 use crate::measure::primitives::histogram::{Histogram, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
 use crate::model::id::RuntimeId;
+use crate::model::time::Nanos;
 use crate::sync::add_single_writer as add;
 
+/// The number of sites whose counters are allocated at a time.
 const CHUNK: usize = 64;
 
 /// The events that are counted besides polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum SiteEvent {
     Spawned,
     Terminated,
     Completed,
@@ -33,9 +37,11 @@ const EVENTS: usize = 6;
 #[repr(C, align(64))]
 pub(crate) struct SiteCounters {
     polls: AtomicU64,
+    /// The sum of all polls, in nanoseconds.
     busy: AtomicU64,
+    /// The longest poll, in nanoseconds.
     max: AtomicU64,
-    /// The runtime, and the index of these counters, packed as in [`FrameTag`].
+    /// The runtime, and the index of these counters, in the bits of a [`PackedTag`].
     tag: AtomicU64,
     /// The histogram of the runtime on this thread.
     histogram: OnceLock<Arc<Histogram>>,
@@ -43,7 +49,7 @@ pub(crate) struct SiteCounters {
     events: [AtomicU64; EVENTS],
 }
 
-/// Counters that stand for none. Nothing is counted in them.
+/// Counters of no site, for frames that are not counted. Nothing writes to them.
 pub(crate) static NO_COUNTERS: SiteCounters = SiteCounters::new();
 
 impl SiteCounters {
@@ -60,41 +66,41 @@ impl SiteCounters {
     }
 
     /// Counts one poll, also in the histogram of its runtime; the owning thread only.
-    pub(crate) fn poll(&self, nanos: u64) {
+    pub(crate) fn poll(&self, duration: Nanos) {
         if let Some(histogram) = self.histogram.get() {
-            histogram.record(nanos);
+            histogram.record(duration);
         }
-        self.count(nanos);
+        self.count(duration);
     }
 
-    /// As [`poll`](Self::poll), of one below
-    /// [`SLOW_NANOS`](crate::measure::primitives::histogram::SLOW_NANOS).
+    /// Counts like [`poll`](Self::poll) one below
+    /// [`SLOW`](crate::measure::primitives::histogram::SLOW).
     #[inline(always)]
-    pub(crate) fn fast_poll(&self, nanos: u64) {
+    pub(crate) fn fast_poll(&self, duration: Nanos) {
         if let Some(histogram) = self.histogram.get() {
-            histogram.record_fast(nanos);
+            histogram.record_fast(duration);
         }
-        self.count(nanos);
+        self.count(duration);
     }
 
     #[inline(always)]
-    fn count(&self, nanos: u64) {
+    fn count(&self, duration: Nanos) {
         add(&self.polls, 1);
-        self.part(nanos);
+        self.part(duration);
     }
 
     /// Counts the time of a part of a poll that is not measured as a whole.
     #[inline(always)]
-    pub(crate) fn part(&self, nanos: u64) {
-        add(&self.busy, nanos);
-        if nanos > self.max.load(Ordering::Relaxed) {
-            self.max.store(nanos, Ordering::Relaxed);
+    pub(crate) fn part(&self, duration: Nanos) {
+        add(&self.busy, duration.0);
+        if duration.0 > self.max.load(Ordering::Relaxed) {
+            self.max.store(duration.0, Ordering::Relaxed);
         }
     }
 
     /// Counts one event; the owning thread only.
     #[inline]
-    pub(crate) fn event(&self, event: Event) {
+    pub(crate) fn event(&self, event: SiteEvent) {
         add(&self.events[event as usize], 1);
     }
 
@@ -113,21 +119,23 @@ impl SiteCounters {
     }
 }
 
-/// A sum of counters, as plain numbers; times in nanoseconds.
+/// The counters of one pair of runtime and site, summed over threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
+pub(crate) struct SiteTotals {
     pub(crate) polls: u64,
-    pub(crate) busy: u64,
-    pub(crate) max: u64,
+    /// The sum of all polls.
+    pub(crate) busy: Nanos,
+    /// The longest poll.
+    pub(crate) max: Nanos,
     events: [u64; EVENTS],
 }
 
-impl Totals {
-    pub(crate) fn event(&self, event: Event) -> u64 {
+impl SiteTotals {
+    pub(crate) fn event(&self, event: SiteEvent) -> u64 {
         self.events[event as usize]
     }
 
-    pub(crate) fn merge(&mut self, other: &Totals) {
+    pub(crate) fn merge(&mut self, other: &SiteTotals) {
         self.polls += other.polls;
         self.busy += other.busy;
         self.max = self.max.max(other.max);
@@ -136,24 +144,26 @@ impl Totals {
         }
     }
 
-    fn add(&mut self, cell: &SiteCounters) {
-        self.merge(&Totals {
-            polls: cell.polls.load(Ordering::Relaxed),
-            busy: cell.busy.load(Ordering::Relaxed),
-            max: cell.max.load(Ordering::Relaxed),
-            events: std::array::from_fn(|i| cell.events[i].load(Ordering::Relaxed)),
+    fn add(&mut self, counters: &SiteCounters) {
+        self.merge(&SiteTotals {
+            polls: counters.polls.load(Ordering::Relaxed),
+            busy: Nanos(counters.busy.load(Ordering::Relaxed)),
+            max: Nanos(counters.max.load(Ordering::Relaxed)),
+            events: std::array::from_fn(|i| counters.events[i].load(Ordering::Relaxed)),
         });
     }
 }
 
-/// The sums of all threads.
+/// The sums over all threads.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sum {
-    pub(crate) cells: HashMap<(RuntimeId, SiteId), Totals>,
+pub(crate) struct CounterSums {
+    pub(crate) sites: HashMap<(RuntimeId, SiteId), SiteTotals>,
+    /// The durations of the polls of each runtime.
     pub(crate) polls: HashMap<RuntimeId, HistogramTotals>,
 }
 
-/// The counters of one thread.
+/// The counters of all sites on one thread. They are made when the thread meets a site, and are
+/// found by an index from then on.
 #[derive(Debug)]
 pub(crate) struct ThreadCounters {
     chunks: Box<[OnceLock<Box<[SiteCounters; CHUNK]>>]>,
@@ -174,50 +184,50 @@ impl ThreadCounters {
 
     /// Makes counters and returns their index; the owning thread only. Returns `None` when only
     /// those for `other` are left.
-    pub(crate) fn add_cell(&self, runtime: RuntimeId, site: SiteId) -> Option<u32> {
+    pub(crate) fn create(&self, runtime: RuntimeId, site: SiteId) -> Option<u32> {
         let index = self.used.load(Ordering::Relaxed);
-        let spare = if site == SiteId::OTHER { 0 } else { MAX_RUNTIMES };
-        if index as usize + spare >= self.chunks.len() * CHUNK {
+        let reserved = if site == SiteId::OTHER { 0 } else { MAX_RUNTIMES };
+        if index as usize + reserved >= self.chunks.len() * CHUNK {
             return None;
         }
         let chunk =
             self.chunks[index as usize / CHUNK].get_or_init(|| Box::new([const { SiteCounters::new() }; CHUNK]));
-        let cell = &chunk[index as usize % CHUNK];
+        let counters = &chunk[index as usize % CHUNK];
         let tag = FrameTag { kind: FrameKind::Task, runtime, route: None, index };
-        cell.tag.store(tag.pack().0, Ordering::Relaxed);
-        cell.site.store(site.0, Ordering::Relaxed);
+        counters.tag.store(tag.pack().0, Ordering::Relaxed);
+        counters.site.store(site.0, Ordering::Relaxed);
         let histogram = self.histograms[runtime.index() % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
-        let _ = cell.histogram.set(histogram.clone());
+        let _ = counters.histogram.set(histogram.clone());
         self.used.store(index + 1, Ordering::Release);
         Some(index)
     }
 
     #[inline]
-    pub(crate) fn cell(&self, index: u32) -> Option<&SiteCounters> {
+    pub(crate) fn get(&self, index: u32) -> Option<&SiteCounters> {
         Some(&self.chunks.get(index as usize / CHUNK)?.get()?[index as usize % CHUNK])
     }
 
     /// Calls `f` with the number of an event by runtime and site, where it is not 0; any thread.
-    pub(crate) fn each(&self, event: Event, mut f: impl FnMut((RuntimeId, SiteId), u64)) {
+    pub(crate) fn for_each_event(&self, event: SiteEvent, mut f: impl FnMut((RuntimeId, SiteId), u64)) {
         for index in 0..self.used.load(Ordering::Acquire) {
-            if let Some(cell) = self.cell(index)
-                && let n @ 1.. = cell.events[event as usize].load(Ordering::Relaxed)
+            if let Some(counters) = self.get(index)
+                && let n @ 1.. = counters.events[event as usize].load(Ordering::Relaxed)
             {
-                f(cell.key(), n);
+                f(counters.key(), n);
             }
         }
     }
 
-    /// Adds all counters to `sum`; any thread.
-    pub(crate) fn add_to(&self, sum: &mut Sum) {
+    /// Adds all counters to `sums`; any thread.
+    pub(crate) fn add_to(&self, sums: &mut CounterSums) {
         for index in 0..self.used.load(Ordering::Acquire) {
-            if let Some(cell) = self.cell(index) {
-                sum.cells.entry(cell.key()).or_default().add(cell);
+            if let Some(counters) = self.get(index) {
+                sums.sites.entry(counters.key()).or_default().add(counters);
             }
         }
         for (runtime, histogram) in self.histograms.iter().enumerate() {
             if let Some(histogram) = histogram.get() {
-                histogram.add_to(sum.polls.entry(RuntimeId(runtime as u8)).or_default());
+                histogram.add_to(sums.polls.entry(RuntimeId(runtime as u8)).or_default());
             }
         }
     }
@@ -228,36 +238,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_tally_keeps_room_for_other() {
-        let tally = ThreadCounters::new(10);
+    fn a_full_table_has_room_for_other() {
+        let thread = ThreadCounters::new(10);
         let mut made = 0;
-        while tally.add_cell(RuntimeId(1), SiteId(made + 1)).is_some() {
+        while thread.create(RuntimeId(1), SiteId(made + 1)).is_some() {
             made += 1;
         }
         assert!(made >= 10);
         for runtime in (0..MAX_RUNTIMES as u8).map(RuntimeId) {
-            let index = tally.add_cell(runtime, SiteId::OTHER).expect("other always fits");
-            tally.cell(index).unwrap().poll(5);
+            let index = thread.create(runtime, SiteId::OTHER).expect("other always fits");
+            thread.get(index).unwrap().poll(Nanos(5));
         }
-        let mut sum = Sum::default();
-        tally.add_to(&mut sum);
-        assert_eq!(sum.cells[&(RuntimeId(3), SiteId::OTHER)].polls, 1);
-        assert_eq!(tally.cell(u32::MAX).map(SiteCounters::site), None);
+        let mut sums = CounterSums::default();
+        thread.add_to(&mut sums);
+        assert_eq!(sums.sites[&(RuntimeId(3), SiteId::OTHER)].polls, 1);
+        assert_eq!(thread.get(u32::MAX).map(SiteCounters::site), None);
     }
 
     #[test]
     fn sums_over_threads() {
-        let mut sum = Sum::default();
+        let mut sums = CounterSums::default();
         for nanos in [100, 300] {
-            let tally = ThreadCounters::new(10);
-            let index = tally.add_cell(RuntimeId(2), SiteId(7)).unwrap();
-            let cell = tally.cell(index).unwrap();
-            cell.poll(nanos);
-            cell.event(Event::Spawned);
-            tally.add_to(&mut sum);
+            let thread = ThreadCounters::new(10);
+            let index = thread.create(RuntimeId(2), SiteId(7)).unwrap();
+            let counters = thread.get(index).unwrap();
+            counters.poll(Nanos(nanos));
+            counters.event(SiteEvent::Spawned);
+            thread.add_to(&mut sums);
         }
-        let totals = sum.cells[&(RuntimeId(2), SiteId(7))];
-        assert_eq!((totals.polls, totals.busy, totals.max, totals.event(Event::Spawned)), (2, 400, 300, 2));
-        assert_eq!(sum.polls[&RuntimeId(2)].count(), 2);
+        let totals = sums.sites[&(RuntimeId(2), SiteId(7))];
+        assert_eq!((totals.polls, totals.event(SiteEvent::Spawned)), (2, 2));
+        assert_eq!((totals.busy, totals.max), (Nanos(400), Nanos(300)));
+        assert_eq!(sums.polls[&RuntimeId(2)].count(), 2);
     }
 }

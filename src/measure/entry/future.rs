@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
 use crate::measure::counters::panics::{self, TaskPanic};
-use crate::measure::counters::sites::Event;
+use crate::measure::counters::sites::SiteEvent;
 use crate::measure::entry::poll::{self, PushedFrame, WrapperOrigin};
 use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::SiteId;
@@ -110,7 +110,7 @@ impl<F> Watched<F> {
         let route = local_handle(meter).and_then(|thread| thread.state.slot.current_route());
         watched.state.spawn = SpawnRecord::new(route, !is_hooked);
         if !is_hooked {
-            watched.state.count(Event::Spawned);
+            watched.state.count(SiteEvent::Spawned);
         }
         watched
     }
@@ -138,8 +138,8 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> ResolvedRuntime {
         return last;
     }
     let runtimes = &meter.runtimes;
-    let known = handle.and_then(|handle| runtimes.find_or_adopt(&handle, meter.id));
-    let runtime = known.unwrap_or_else(|| runtimes.other(meter.id));
+    let known = handle.and_then(|handle| runtimes.find_or_attach(&handle, meter));
+    let runtime = known.unwrap_or_else(|| runtimes.other(meter));
     let resolved = ResolvedRuntime { tokio_id, id: runtime.id, is_hooked: runtime.is_hooked() };
     if let Some(thread) = thread.filter(|_| tokio_id.is_some()) {
         thread.last_runtime.set(Some(resolved));
@@ -157,12 +157,12 @@ fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> Ru
     let now = resolve(meter).id;
     if now != *runtime {
         *runtime = now;
-        count(meter, site, now, Event::Watched);
+        count(meter, site, now, SiteEvent::Watched);
     }
     now
 }
 
-fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: Event) {
+fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: SiteEvent) {
     let Some(thread) = local_handle(meter) else { return };
     if let Some(counters) = thread.counters(SpawnSite::Interned(site), runtime) {
         counters.event(event);
@@ -174,11 +174,11 @@ impl WatchState {
     fn resolve(&mut self) -> bool {
         let resolved = resolve(&self.meter);
         self.runtime = resolved.id;
-        self.count(Event::Watched);
+        self.count(SiteEvent::Watched);
         resolved.is_hooked
     }
 
-    fn count(&self, event: Event) {
+    fn count(&self, event: SiteEvent) {
         count(&self.meter, self.site, self.runtime, event);
     }
 }
@@ -189,12 +189,12 @@ impl Drop for WatchState {
             return;
         }
         self.count(match self.outcome {
-            FutureOutcome::Pending => Event::Cancelled,
-            FutureOutcome::Completed => Event::Completed,
-            FutureOutcome::Panicked => Event::Panicked,
+            FutureOutcome::Pending => SiteEvent::Cancelled,
+            FutureOutcome::Completed => SiteEvent::Completed,
+            FutureOutcome::Panicked => SiteEvent::Panicked,
         });
         if self.spawn.is_counted() {
-            self.count(Event::Terminated);
+            self.count(SiteEvent::Terminated);
         }
     }
 }
@@ -251,7 +251,7 @@ impl<F: Future> Future for Watched<F> {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::counters::sites::Totals;
+    use crate::measure::counters::sites::SiteTotals;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::task::Waker;
 
@@ -263,8 +263,8 @@ mod tests {
         meter.threads()[0].slot.depth()
     }
 
-    fn totals(meter: &Meter) -> Totals {
-        *meter.sum().cells.values().next().expect("one site")
+    fn totals(meter: &Meter) -> SiteTotals {
+        *meter.sum().sites.values().next().expect("one site")
     }
 
     #[test]
@@ -277,12 +277,12 @@ mod tests {
             panic!("on purpose");
         }));
         assert!(poll(&mut unwinds).is_pending());
-        assert_eq!((depth(&meter), totals(&meter).event(Event::Panicked)), (0, 0));
+        assert_eq!((depth(&meter), totals(&meter).event(SiteEvent::Panicked)), (0, 0));
         assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut unwinds))).is_err());
         assert_eq!(depth(&meter), 0);
         drop(unwinds);
         let totals = totals(&meter);
-        assert_eq!((totals.polls, totals.event(Event::Panicked), totals.event(Event::Cancelled)), (2, 1, 0));
+        assert_eq!((totals.polls, totals.event(SiteEvent::Panicked), totals.event(SiteEvent::Cancelled)), (2, 1, 0));
     }
 
     /// The outer poll borrows the thread's handle to its own watchdog meanwhile.
@@ -294,7 +294,7 @@ mod tests {
         });
         assert!(poll(&mut Box::pin(nested)).is_ready());
         for meter in [&outer, &inner, &innermost] {
-            assert_eq!((totals(meter).polls, totals(meter).event(Event::Completed), depth(meter)), (1, 1, 0));
+            assert_eq!((totals(meter).polls, totals(meter).event(SiteEvent::Completed), depth(meter)), (1, 1, 0));
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::panic::Location;
 
 #[cfg(tokio_unstable)]
-use crate::measure::counters::sites::Event;
+use crate::measure::counters::sites::SiteEvent;
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
@@ -122,7 +122,7 @@ fn finish(thread: &LocalHandle, top: &FrameCell) {
 fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
     let is_fast = |duration: &Nanos| *duration < thread.state.fast_limit;
     let Some(duration) = thread.state.fast_since(top.start()).filter(is_fast) else { return false };
-    thread.counters_of(top).fast_poll(duration.0);
+    thread.counters_of(top).fast_poll(duration);
     true
 }
 
@@ -131,7 +131,7 @@ fn finish_fast(thread: &LocalHandle, top: &FrameCell) -> bool {
 fn finish_slow(thread: &LocalHandle, top: &FrameCell) {
     let start = top.start();
     let duration = thread.state.since(start);
-    thread.counters_of(top).poll(duration.0);
+    thread.counters_of(top).poll(duration);
     if duration >= thread.state.threshold {
         publish_slow_poll(thread, top, start, duration);
     }
@@ -145,7 +145,7 @@ pub(crate) fn leave_call(thread: &LocalHandle, pushed: PushedFrame) {
     if let Some(top) = thread.state.slot.top().filter(|top| pushed.is_poll && top.number() == pushed.number) {
         let start = top.start();
         let duration = thread.state.since(start);
-        thread.counters_of(top).part(duration.0);
+        thread.counters_of(top).part(duration);
         if duration >= thread.state.threshold {
             publish_slow_poll(thread, top, start, duration);
         }
@@ -208,7 +208,7 @@ pub(crate) fn enter(
         thread.state.push(start, tag.pack())
     } else {
         let counters = thread.counters(SpawnSite::Interned(site), runtime)?;
-        let observed = ownership::observe(thread, runtime, slot.depth() > 0);
+        let observed = Some(ownership::observe(thread, runtime, slot.depth() > 0));
         thread.push_poll(counters.tag().with(FrameKind::Watched, parent_route), task(), observed, counters)
     };
     Some(PushedFrame { number, is_poll: !is_part })
@@ -237,9 +237,9 @@ pub(crate) fn leave(thread: &LocalHandle, pushed: PushedFrame) {
 pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
     with(runtime, |thread| {
         let Some(counters) = thread.counters(SpawnSite::Location(location), runtime.id) else { return };
-        counters.event(Event::Spawned);
+        counters.event(SiteEvent::Spawned);
         if thread.ended_before_spawn.get() == task {
-            counters.event(Event::Terminated);
+            counters.event(SiteEvent::Terminated);
         }
     });
 }
@@ -269,7 +269,7 @@ pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'sta
             None
         };
         match counters {
-            Some(counters) => counters.event(Event::Terminated),
+            Some(counters) => counters.event(SiteEvent::Terminated),
             None => thread.ended_before_spawn.set(task),
         }
     });
@@ -303,10 +303,10 @@ pub(crate) fn leave_route(thread: &LocalHandle, pushed: PushedFrame, route: Rout
     };
     let start = top.start();
     let duration = thread.state.since(start);
-    if let Some(counters) = thread.state.routes.cell(route) {
+    if let Some(counters) = thread.state.routes.get_or_create(route) {
         match phase {
-            RequestPhase::Call => counters.part(duration.0),
-            RequestPhase::Poll => counters.poll(duration.0, thread.state.route_histograms),
+            RequestPhase::Call => counters.part(duration),
+            RequestPhase::Poll => counters.poll(duration, thread.state.route_histograms),
         }
     }
     if duration >= thread.state.threshold {
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn the_end_of_a_poll_pops_the_frames_that_were_left_in_it() {
         let meter = Meter::of(1_000_000_000, 10);
-        let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
+        let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let thread = local_handle(&meter).unwrap();
         let slot = &thread.state.slot;
         let location = Location::caller();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::measure::counters::routes::Status;
+use crate::measure::counters::routes::RequestStatus;
 use crate::measure::entry::future::{UNRESOLVED, resolve};
 use crate::measure::entry::poll::{self, PushedFrame, RequestPhase, WrapperOrigin};
 use crate::measure::primitives::route::{Proof, RouteId};
@@ -48,12 +48,12 @@ impl ActiveRequest {
 
     /// Counts the request with its outcome. `method` is an index of
     /// [`METHODS`](crate::measure::counters::routes::METHODS).
-    pub(crate) fn count(&self, method: usize, status: Status) {
+    pub(crate) fn count(&self, method: usize, status: RequestStatus) {
         if self.route == RouteId::OTHER {
             self.meter.routes.count_overflow();
         }
         let Some(thread) = local_handle(&self.meter) else { return };
-        if let Some(counters) = thread.state.routes.cell(self.route) {
+        if let Some(counters) = thread.state.routes.get_or_create(self.route) {
             counters.request(method, status);
         }
     }

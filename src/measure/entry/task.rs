@@ -71,8 +71,8 @@ mod tests {
         assert_eq!(panic.task, crate::measure::primitives::task_id::TaskBits::of(id));
         assert_eq!(meter.sites.get(panic.site).location().unwrap().file(), file!());
         assert_eq!(meter.threads()[0].slot.depth(), 0);
-        let totals = *meter.sum().cells.values().next().expect("one site");
-        assert_eq!(totals.event(crate::measure::counters::sites::Event::Panicked), 1);
+        let totals = *meter.sum().sites.values().next().expect("one site");
+        assert_eq!(totals.event(crate::measure::counters::sites::SiteEvent::Panicked), 1);
     }
 
     /// Returns the number of frames of this thread.

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::WatchBody;
 use super::name::{Claim, is_grpc};
-use crate::measure::counters::routes::Status;
+use crate::measure::counters::routes::RequestStatus;
 use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::ActiveRequest;
 
@@ -86,7 +86,7 @@ impl Pending {
         result
     }
 
-    fn count(&mut self, status: Status) {
+    fn count(&mut self, status: RequestStatus) {
         if self.outcome != OutcomeOnDrop::Counted {
             self.outcome = OutcomeOnDrop::Counted;
             if let Some(request) = &self.request {
@@ -114,8 +114,8 @@ impl Drop for Pending {
     fn drop(&mut self) {
         match self.outcome {
             OutcomeOnDrop::Counted => {}
-            OutcomeOnDrop::Cancelled => self.count(Status::CANCELLED),
-            OutcomeOnDrop::Panicked => self.count(Status::PANICKED),
+            OutcomeOnDrop::Cancelled => self.count(RequestStatus::CANCELLED),
+            OutcomeOnDrop::Panicked => self.count(RequestStatus::PANICKED),
         }
     }
 }
@@ -132,12 +132,12 @@ where
         match pending.poll(|| inner.poll(cx)) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => {
-                pending.count(Status::ERROR);
+                pending.count(RequestStatus::ERROR);
                 Poll::Ready(Err(error))
             }
             Poll::Ready(Ok(response)) => {
                 pending.prove(&response);
-                pending.count(Status::of_code(response.status().as_u16()));
+                pending.count(RequestStatus::of_code(response.status().as_u16()));
                 let request = pending.request.take();
                 Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request))))
             }

@@ -1,8 +1,27 @@
-//! tokio's thread callbacks: pollwatch's, where workers are observed from outside (stable mode),
-//! and the user's around them.
+//! Thread callbacks of tokio's builder: pollwatch's own, which observe workers from outside (stable
+//! mode), and the user's, which run around them.
 //!
-//! tokio keeps one callback of a kind and overwrites silently. Its builder tells in its `Debug`
-//! text only which are set, and lets none be taken out again.
+//! What tokio does: its builder keeps one callback of each kind and overwrites an earlier one
+//! silently. A callback cannot be read or removed. The `Debug` text of the builder shows only which
+//! kinds are set.
+//!
+//! What follows from it:
+//!
+//! - A callback of the user's that is already on the builder would be lost. [`install`] finds it by
+//!   the `Debug` text, and refuses the builder.
+//! - After the build, pollwatch's callbacks cannot be removed. [`uninstall`] replaces them by
+//!   callbacks without effect, so that the next runtime from this builder does not publish to the
+//!   worker threads of this one.
+//! - The `Debug` text shows those placeholders like callbacks of the user's. A second build with the
+//!   same builder must not be refused because of them.
+//!
+//! What is stored: [`PLACEHOLDERS`], the list of all placeholders. The address of the builder
+//! identifies them, since tokio offers nothing else. Each placeholder owns a token, which is
+//! dropped with it, so that a callback that the user set over a placeholder is not mistaken for it.
+//! One case remains: a placeholder may live on in a runtime that was built from the builder, or in
+//! the builder after a move, while the user sets a callback on another builder at the old address.
+//! That callback is replaced without an error, as the documentation of `Watchdog::build_runtime`
+//! says.
 
 use std::fmt;
 use std::io;
@@ -15,13 +34,13 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::util::{call_user, lock};
 
-/// Whether pollwatch installs callbacks. Task hooks see more, and only Linux offers what is needed
-/// to judge a worker by.
+/// Whether pollwatch has thread callbacks of its own. Where there are task hooks, they report more.
+/// Elsewhere than on Linux, a worker's thread cannot be observed well enough.
 pub(crate) const INSTALLED: bool = cfg!(all(not(tokio_unstable), target_os = "linux"));
 
 type Callback = Box<dyn Fn() + Send + Sync>;
 
-/// The user's callbacks.
+/// The user's callbacks for threads, one of each kind.
 #[derive(Default)]
 pub(crate) struct ThreadCallbacks {
     pub(crate) start: Option<Callback>,
@@ -49,6 +68,7 @@ impl fmt::Debug for ThreadCallbacks {
     }
 }
 
+/// The kinds of thread callbacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CallbackKind {
     Start,
@@ -70,6 +90,7 @@ impl CallbackKind {
         }
     }
 
+    /// Returns the name of the method that sets it, in tokio's builder and in `Hooks`.
     fn method(self) -> &'static str {
         match self {
             CallbackKind::Start => "on_thread_start",
@@ -79,10 +100,10 @@ impl CallbackKind {
         }
     }
 
-    /// Whether the builder has one. The name that the user gave stands before the fields, so the
-    /// last of them counts.
-    fn is_set(self, text: &str) -> bool {
-        text.rfind(self.field()).is_some_and(|at| text[at + self.field().len()..].starts_with("Some("))
+    /// Returns whether the builder with this `Debug` text has a callback of this kind. The name of
+    /// the runtime, which the user chooses, comes before the fields. So the last match counts.
+    fn is_set(self, debug_text: &str) -> bool {
+        debug_text.rfind(self.field()).is_some_and(|at| debug_text[at + self.field().len()..].starts_with("Some("))
     }
 
     fn set(self, builder: &mut Builder, f: impl Fn() + Send + Sync + 'static) {
@@ -95,108 +116,134 @@ impl CallbackKind {
     }
 }
 
-/// The callbacks without effect that we left behind in builders that may still be used: where the
-/// builder is, which, and whether it is still there: in the builder, or in a runtime that was built
-/// from it. Where that lives on elsewhere, a user's callback in another builder at its old place is
-/// taken for one of these; tokio lets nobody look closer. `Watchdog::build_runtime` says so.
-static LEFT: Mutex<Vec<(usize, CallbackKind, Weak<()>)>> = Mutex::new(Vec::new());
-
-fn is_left(builder: &Builder, kind: CallbackKind) -> bool {
-    let here = std::ptr::from_ref(builder) as usize;
-    lock(&LEFT).iter().any(|(at, which, token)| (*at, *which) == (here, kind) && token.strong_count() > 0)
+/// A callback without effect that [`uninstall`] has set on a builder.
+struct Placeholder {
+    /// The address of the builder.
+    builder: usize,
+    kind: CallbackKind,
+    /// The token that the callback owns. It is dropped once no builder and no runtime has the
+    /// callback any more.
+    token: Weak<()>,
 }
 
-fn leave(builder: &mut Builder, kind: CallbackKind) {
+/// All placeholders that may still be on a builder.
+static PLACEHOLDERS: Mutex<Vec<Placeholder>> = Mutex::new(Vec::new());
+
+fn address(builder: &Builder) -> usize {
+    std::ptr::from_ref(builder) as usize
+}
+
+/// Returns whether the builder's callback of this kind is a placeholder.
+fn has_placeholder(builder: &Builder, kind: CallbackKind) -> bool {
+    let is_here = |known: &Placeholder| (known.builder, known.kind) == (address(builder), kind);
+    lock(&PLACEHOLDERS).iter().any(|known| is_here(known) && known.token.strong_count() > 0)
+}
+
+/// Replaces the builder's callback of this kind by a placeholder.
+fn set_placeholder(builder: &mut Builder, kind: CallbackKind) {
     let token = Arc::new(());
-    let entry = (std::ptr::from_ref(builder) as usize, kind, Arc::downgrade(&token));
-    // The one that was there before goes here, and what the user's closure holds with it.
+    let placeholder = Placeholder { builder: address(builder), kind, token: Arc::downgrade(&token) };
+    // This drops the previous callback, with everything that the user's closure owns. It happens
+    // before the lock is taken, because such a drop is user code.
     kind.set(builder, move || {
         let _ = &token;
     });
-    let mut left = lock(&LEFT);
-    left.retain(|(_, _, token)| token.strong_count() > 0);
-    left.push(entry);
+    let mut placeholders = lock(&PLACEHOLDERS);
+    placeholders.retain(|known| known.token.strong_count() > 0);
+    placeholders.push(placeholder);
 }
 
-/// What was put into a builder, to be taken out again.
-pub(crate) struct Installed(Vec<CallbackKind>);
+/// The callbacks that [`install`] has set on a builder, for [`uninstall`].
+pub(crate) struct InstalledCallbacks {
+    kinds: Vec<CallbackKind>,
+    /// The list to which pollwatch's callbacks publish; `None` where only the user's are set.
+    pub(crate) worker_threads: Option<Arc<WorkerThreads>>,
+}
 
-/// Puts our callbacks, where they are `wanted`, and the user's around them into the builder, with
-/// the pool that they speak of.
+/// Sets the user's callbacks on the builder, with pollwatch's own if the threads are to be
+/// `observed` and this build has any ([`INSTALLED`]).
 ///
 /// # Errors
 ///
-/// When the builder has one of its own that would be lost.
+/// `InvalidInput` when the builder already has a callback of the user's that would be lost.
 pub(crate) fn install(
     builder: &mut Builder,
     meter: &Arc<Meter>,
     user: ThreadCallbacks,
-    wanted: bool,
-) -> io::Result<(Installed, Option<Arc<WorkerThreads>>)> {
-    let ours = INSTALLED && wanted;
-    let kinds: Vec<CallbackKind> = CallbackKind::ALL.into_iter().filter(|kind| ours || user.has(*kind)).collect();
-    let text = format!("{builder:?}");
-    let lost = kinds.iter().filter(|kind| kind.is_set(&text) && !is_left(builder, **kind));
-    let lost: Vec<&str> = lost.map(|kind| kind.method()).collect();
-    if !lost.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "the builder has {} of its own, and tokio keeps one of a kind: give yours to pollwatch::Hooks, which has methods \
-                 of the same names, and those to Watchdog::build_runtime_with",
-                lost.join(", ")
-            ),
-        ));
-    }
-    let pool = ours.then(|| WorkerThreads::new(meter));
+    observed: bool,
+) -> io::Result<InstalledCallbacks> {
+    let observed = observed && INSTALLED;
+    let kinds: Vec<CallbackKind> = CallbackKind::ALL.into_iter().filter(|kind| observed || user.has(*kind)).collect();
+    refuse_lost_callbacks(builder, &kinds)?;
+    let worker_threads = observed.then(|| WorkerThreads::new(meter));
     let ThreadCallbacks { start, stop, park, unpark } = user;
-    for (kind, user) in [
+    let by_kind = [
         (CallbackKind::Start, start),
         (CallbackKind::Stop, stop),
         (CallbackKind::Park, park),
         (CallbackKind::Unpark, unpark),
-    ] {
-        if kinds.contains(&kind) {
-            put(builder, kind, pool.clone(), Arc::downgrade(meter), user);
-        }
+    ];
+    for (kind, user) in by_kind.into_iter().filter(|(kind, _)| kinds.contains(kind)) {
+        install_kind(builder, kind, worker_threads.clone(), Arc::downgrade(meter), user);
     }
-    Ok((Installed(kinds), pool))
+    Ok(InstalledCallbacks { kinds, worker_threads })
 }
 
-/// The user's own run outside of the time in which the worker is ours to judge.
-fn put(
+/// Returns an error if the builder has callbacks of these kinds that are not placeholders.
+fn refuse_lost_callbacks(builder: &Builder, kinds: &[CallbackKind]) -> io::Result<()> {
+    let debug_text = format!("{builder:?}");
+    let lost = kinds.iter().filter(|kind| kind.is_set(&debug_text) && !has_placeholder(builder, **kind));
+    let lost: Vec<&str> = lost.map(|kind| kind.method()).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "the builder has callbacks of its own that would be lost, because tokio keeps one of each kind: {}. Set them \
+             on pollwatch::Hooks, which has methods of the same names, and pass that to Watchdog::build_runtime_with",
+            lost.join(", ")
+        ),
+    ))
+}
+
+/// Sets one callback. The user's callbacks for park and unpark run while the thread counts as
+/// parked, so that their time is never observed as a worker's.
+fn install_kind(
     builder: &mut Builder,
     kind: CallbackKind,
-    pool: Option<Arc<WorkerThreads>>,
+    worker_threads: Option<Arc<WorkerThreads>>,
     meter: Weak<Meter>,
     user: Option<Callback>,
 ) {
     kind.set(builder, move || {
-        if let Some(pool) = &pool {
+        if let Some(threads) = &worker_threads {
             match kind {
-                CallbackKind::Start if is_multi_thread() => pool.enter(),
-                CallbackKind::Park => pool.park(),
+                CallbackKind::Start if is_multi_thread() => threads.register(),
+                CallbackKind::Park => threads.publish_park(),
                 _ => {}
             }
         }
         if let Some(user) = &user {
             run_user(&meter, user);
         }
-        if let Some(pool) = &pool {
+        if let Some(threads) = &worker_threads {
             match kind {
-                CallbackKind::Unpark => pool.unpark(),
-                CallbackKind::Stop if is_multi_thread() => pool.leave(),
+                CallbackKind::Unpark => threads.publish_unpark(),
+                CallbackKind::Stop if is_multi_thread() => threads.unregister(),
                 _ => {}
             }
         }
     });
 }
 
-/// The workers of a current-thread runtime are not in its pool.
+/// Returns whether the calling thread belongs to a multi-thread runtime. The pool of a
+/// current-thread runtime has no workers: its one worker is the thread that calls `block_on`.
 fn is_multi_thread() -> bool {
     Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
+/// Runs a callback of the user's, and counts its panic.
 #[inline(never)]
 fn run_user(meter: &Weak<Meter>, user: &Callback) {
     if call_user(user)
@@ -206,11 +253,11 @@ fn run_user(meter: &Weak<Meter>, user: &Callback) {
     }
 }
 
-/// Takes them out again, so that what the user builds next from the same builder does not speak of
-/// this pool.
-pub(crate) fn uninstall(builder: &mut Builder, installed: &Installed) {
-    for &kind in &installed.0 {
-        leave(builder, kind);
+/// Replaces the installed callbacks by placeholders, so that the next runtime that is built from
+/// this builder does not publish to the worker threads of this one.
+pub(crate) fn uninstall(builder: &mut Builder, installed: &InstalledCallbacks) {
+    for &kind in &installed.kinds {
+        set_placeholder(builder, kind);
     }
 }
 
@@ -218,34 +265,35 @@ pub(crate) fn uninstall(builder: &mut Builder, installed: &Installed) {
 mod tests {
     use super::*;
 
-    fn set(builder: &Builder) -> Vec<&'static str> {
-        let text = format!("{builder:?}");
-        CallbackKind::ALL.into_iter().filter(|kind| kind.is_set(&text)).map(CallbackKind::method).collect()
+    /// Returns the methods whose callbacks are set.
+    fn set_methods(builder: &Builder) -> Vec<&'static str> {
+        let debug_text = format!("{builder:?}");
+        CallbackKind::ALL.into_iter().filter(|kind| kind.is_set(&debug_text)).map(CallbackKind::method).collect()
     }
 
     #[test]
-    fn tokios_text_tells_which_are_set() {
+    fn the_debug_text_shows_which_are_set() {
         let mut builder = Builder::new_multi_thread();
         builder.thread_name("after_start: Some(");
-        assert!(set(&builder).is_empty(), "{builder:?}");
+        assert!(set_methods(&builder).is_empty(), "{builder:?}");
         builder.on_thread_stop(|| {}).on_thread_unpark(|| {});
-        assert_eq!(set(&builder), ["on_thread_stop", "on_thread_unpark"], "{builder:?}");
+        assert_eq!(set_methods(&builder), ["on_thread_stop", "on_thread_unpark"], "{builder:?}");
         builder.on_thread_start(|| {}).on_thread_park(|| {});
-        assert_eq!(set(&builder).len(), 4, "{builder:?}");
+        assert_eq!(set_methods(&builder).len(), 4, "{builder:?}");
     }
 
     #[test]
-    fn what_was_left_behind_is_told_from_the_users_own() {
+    fn a_placeholder_is_not_mistaken_for_a_callback_of_the_user() {
         let mut builder = Builder::new_multi_thread();
         builder.on_thread_start(|| {});
-        assert!(!is_left(&builder, CallbackKind::Start));
-        leave(&mut builder, CallbackKind::Park);
-        assert!(is_left(&builder, CallbackKind::Park) && !is_left(&builder, CallbackKind::Start));
+        assert!(!has_placeholder(&builder, CallbackKind::Start));
+        set_placeholder(&mut builder, CallbackKind::Park);
+        assert!(has_placeholder(&builder, CallbackKind::Park) && !has_placeholder(&builder, CallbackKind::Start));
         builder.on_thread_park(|| {});
-        assert!(!is_left(&builder, CallbackKind::Park), "the user has set another since");
-        leave(&mut builder, CallbackKind::Park);
-        leave(&mut builder, CallbackKind::Park);
-        assert!(is_left(&builder, CallbackKind::Park));
-        assert!(!is_left(&Builder::new_multi_thread(), CallbackKind::Park));
+        assert!(!has_placeholder(&builder, CallbackKind::Park), "the user has set another since");
+        set_placeholder(&mut builder, CallbackKind::Park);
+        set_placeholder(&mut builder, CallbackKind::Park);
+        assert!(has_placeholder(&builder, CallbackKind::Park));
+        assert!(!has_placeholder(&Builder::new_multi_thread(), CallbackKind::Park));
     }
 }

@@ -261,7 +261,7 @@ impl LagSource {
     /// ```
     pub fn current(&self) -> Option<Lag> {
         let handle = Handle::try_current().ok()?;
-        let runtime = self.meter.runtimes.find_or_adopt(&handle, self.meter.id)?;
+        let runtime = self.meter.runtimes.find_or_attach(&handle, &self.meter)?;
         Some(Lag::new(&self.meter, runtime))
     }
 
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn holders_are_counted() {
         let meter = Meter::of(10 * MS, 10);
-        let runtime = meter.runtimes.reserve("main", meter.id).unwrap().unwrap();
+        let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let source = LagSource::new(&meter);
         assert!(source.get("other name").is_none() && source.current().is_none() && source.all().is_empty());
         assert!(source == source.clone() && source != LagSource::new(&Meter::of(10 * MS, 10)));

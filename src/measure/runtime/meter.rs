@@ -1,11 +1,12 @@
-//! The meter of one watchdog: what all measured threads share.
+//! The meter of one watchdog: the state that all measured threads share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex};
 
 use crate::measure::counters::panics::Panics;
-use crate::measure::counters::sites::{Event, Sum};
+use crate::measure::counters::routes::RouteTotals;
+use crate::measure::counters::sites::{CounterSums, SiteEvent};
 use crate::measure::primitives::clock::Clock;
 use crate::measure::primitives::route::{RouteId, Routes};
 use crate::measure::primitives::site::{SiteId, Sites};
@@ -13,13 +14,14 @@ use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::Runtimes;
 use crate::measure::thread::ThreadState;
 use crate::model::id::RuntimeId;
+use crate::model::time::Nanos;
 use crate::util::lock;
 
-/// Threads measured at a time; further ones are counted and left alone.
+/// The number of threads that are measured at a time. Further ones are counted, and not measured.
 const MAX_THREADS: usize = 4096;
-/// Exited threads kept for the watchdog to take their last slow polls from.
+/// The number of exited threads that are kept for the watchdog to drain their slow-poll rings.
 const MAX_DEPARTED: usize = 256;
-/// Reasons to block told apart.
+/// The number of reasons for allowed blocking that are distinguished.
 const MAX_REASONS: usize = 64;
 
 /// The settings that concern measuring.
@@ -29,7 +31,8 @@ pub(crate) struct Settings {
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
     pub(crate) max_routes: usize,
-    /// Whether the polls of each route have a histogram.
+    /// `true` if the polls of each route have a histogram.
+    #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
 }
 
@@ -43,49 +46,67 @@ pub(crate) struct Meter {
     /// In nanoseconds.
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
+    #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
     pub(crate) runtimes: Runtimes,
-    /// How many [`Lag`](crate::Lag)s there are, of whatever runtime; clones count as one.
+    /// The number of [`Lag`](crate::Lag)s of all runtimes; clones count as one.
     pub(crate) lag_holders: AtomicU32,
     pub(crate) wake: Arc<Wake>,
-    /// Panics in hooks that the user gave.
+    /// The number of panics in hooks and callbacks of the user's.
     pub(crate) hook_panics: AtomicU64,
-    /// Panics of tasks.
+    /// The panics of tasks that the watchdog has not taken yet.
     pub(crate) panics: Panics,
     threads: Mutex<Vec<Arc<ThreadState>>>,
     /// The counters of exited threads. Locked before `threads` where both are.
-    retired: Mutex<(Sum, HashMap<RouteId, crate::measure::counters::routes::Totals>)>,
+    retired: Mutex<RetiredCounters>,
+    /// Exited threads that have slow polls left in their rings.
     departed: Mutex<Vec<Arc<ThreadState>>>,
-    /// The nanoseconds of allowed blocking by reason.
-    allowed: Mutex<BTreeMap<&'static str, u64>>,
+    /// The time of allowed blocking by reason.
+    allowed: Mutex<BTreeMap<&'static str, Nanos>>,
     next_thread: AtomicU64,
+    /// The number of threads that were not registered.
     refused: AtomicU64,
+    /// The number of slow polls that exited threads have lost.
     lost: AtomicU64,
+}
+
+/// The summed counters of exited threads.
+#[derive(Default)]
+struct RetiredCounters {
+    sites: CounterSums,
+    routes: HashMap<RouteId, RouteTotals>,
 }
 
 impl Meter {
     /// Makes a meter with what most tests set.
     #[cfg(test)]
     pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
-        Meter::new(Settings { threshold, max_sites, max_routes: 10, route_histograms: false })
+        Meter::new(Settings {
+            threshold,
+            max_sites,
+            max_routes: 10,
+            #[cfg(feature = "tower")]
+            route_histograms: false,
+        })
     }
 
     pub(crate) fn new(settings: Settings) -> Arc<Meter> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let clock = Clock::new();
-        Arc::new_cyclic(|me| Meter {
+        Arc::new(Meter {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: std::process::id(),
             wake: Arc::new(Wake::new(clock.clone())),
             clock,
             threshold: settings.threshold,
             max_sites: settings.max_sites,
+            #[cfg(feature = "tower")]
             route_histograms: settings.route_histograms,
             sites: Sites::new(settings.max_sites, super::probe::FILE),
             routes: Routes::new(settings.max_routes),
-            runtimes: Runtimes::new(me.clone()),
+            runtimes: Runtimes::default(),
             lag_holders: AtomicU32::new(0),
             hook_panics: AtomicU64::new(0),
             panics: Panics::default(),
@@ -128,8 +149,8 @@ impl Meter {
             return;
         }
         let mut retired = lock(&self.retired);
-        state.counters.add_to(&mut retired.0);
-        state.routes.add_to(&mut retired.1);
+        state.counters.add_to(&mut retired.sites);
+        state.routes.add_to(&mut retired.routes);
         self.lost.fetch_add(state.slow_polls.lost(), Ordering::Relaxed);
         // Before it is removed from the list: a scan in between finds the thread twice rather than
         // not at all, and drains its ring once.
@@ -145,14 +166,14 @@ impl Meter {
     }
 
     /// Counts the time of a scope of allowed blocking.
-    pub(crate) fn count_allowed(&self, reason: &'static str, nanos: u64) {
+    pub(crate) fn count_allowed(&self, reason: &'static str, duration: Nanos) {
         let mut allowed = lock(&self.allowed);
         let known = allowed.contains_key(reason) || allowed.len() < MAX_REASONS;
-        *allowed.entry(if known { reason } else { "other" }).or_default() += nanos;
+        *allowed.entry(if known { reason } else { "other" }).or_default() += duration;
     }
 
-    /// Returns the nanoseconds of allowed blocking by reason.
-    pub(crate) fn allowed(&self) -> BTreeMap<&'static str, u64> {
+    /// Returns the time of allowed blocking by reason.
+    pub(crate) fn allowed(&self) -> BTreeMap<&'static str, Nanos> {
         lock(&self.allowed).clone()
     }
 
@@ -173,9 +194,9 @@ impl Meter {
 
     /// Returns the sum of all counters by site. A thread that exits meanwhile waits for the lock,
     /// so that it is counted once.
-    pub(crate) fn sum(&self) -> Sum {
+    pub(crate) fn sum(&self) -> CounterSums {
         let retired = lock(&self.retired);
-        let mut sum = retired.0.clone();
+        let mut sum = retired.sites.clone();
         for thread in self.threads() {
             thread.counters.add_to(&mut sum);
         }
@@ -183,9 +204,9 @@ impl Meter {
     }
 
     /// Returns the sum of all counters by route, like [`sum`](Self::sum).
-    pub(crate) fn sum_of_routes(&self) -> HashMap<RouteId, crate::measure::counters::routes::Totals> {
+    pub(crate) fn sum_of_routes(&self) -> HashMap<RouteId, RouteTotals> {
         let retired = lock(&self.retired);
-        let mut sum = retired.1.clone();
+        let mut sum = retired.routes.clone();
         for thread in self.threads() {
             thread.routes.add_to(&mut sum);
         }
@@ -198,10 +219,10 @@ impl Meter {
     pub(crate) fn alive(&self) -> HashMap<(RuntimeId, SiteId), u64> {
         // An exiting thread waits for this lock, so that none is missed or counted twice.
         let retired = lock(&self.retired);
-        let retired_of = |event| retired.0.cells.iter().map(move |(key, totals)| (*key, totals.event(event)));
-        let mut alive: HashMap<_, u64> = retired_of(Event::Spawned).filter(|(_, n)| *n > 0).collect();
+        let retired_of = |event| retired.sites.sites.iter().map(move |(key, totals)| (*key, totals.event(event)));
+        let mut alive: HashMap<_, u64> = retired_of(SiteEvent::Spawned).filter(|(_, n)| *n > 0).collect();
         for thread in self.threads() {
-            thread.counters.each(Event::Spawned, |key, n| *alive.entry(key).or_default() += n);
+            thread.counters.for_each_event(SiteEvent::Spawned, |key, n| *alive.entry(key).or_default() += n);
         }
         fence(Ordering::Acquire);
         let mut end = |key, n| {
@@ -209,9 +230,9 @@ impl Meter {
                 *alive = alive.saturating_sub(n);
             }
         };
-        retired_of(Event::Terminated).for_each(|(key, n)| end(key, n));
+        retired_of(SiteEvent::Terminated).for_each(|(key, n)| end(key, n));
         for thread in self.threads() {
-            thread.counters.each(Event::Terminated, &mut end);
+            thread.counters.for_each_event(SiteEvent::Terminated, &mut end);
         }
         alive.retain(|(_, site), _| *site != SiteId::OTHER);
         alive
@@ -224,7 +245,7 @@ impl Meter {
 
     /// Returns how many slow polls were dropped because a ring was full.
     pub(crate) fn lost_polls(&self) -> u64 {
-        let _nobody_leaves = lock(&self.retired);
+        let _no_thread_exits = lock(&self.retired);
         self.lost.load(Ordering::Relaxed) + self.threads().iter().map(|t| t.slow_polls.lost()).sum::<u64>()
     }
 }
@@ -235,7 +256,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_forked_thread_waits_for_no_lock() {
+    fn a_forked_child_takes_no_lock() {
         let meter = Meter::of(1, 10);
         let thread = meter.register_thread().unwrap();
         let held = lock(&meter.retired);
@@ -251,23 +272,23 @@ mod tests {
     #[test]
     fn what_is_alive_is_summed_over_threads() {
         let meter = Meter::of(1, 10);
-        let count = |site, events: &[(Event, u64)], exits: bool| {
+        let count = |site, events: &[(SiteEvent, u64)], exits: bool| {
             let thread = meter.register_thread().unwrap();
-            let cell = thread.counters.add_cell(RuntimeId(1), site).unwrap();
+            let index = thread.counters.create(RuntimeId(1), site).unwrap();
             for (event, n) in events {
-                (0..*n).for_each(|_| thread.counters.cell(cell).unwrap().event(*event));
+                (0..*n).for_each(|_| thread.counters.get(index).unwrap().event(*event));
             }
             if exits {
                 meter.retire_thread(&thread);
             }
         };
-        count(SiteId(1), &[(Event::Spawned, 5)], false);
-        count(SiteId(1), &[(Event::Spawned, 2), (Event::Terminated, 3)], true);
-        count(SiteId(1), &[(Event::Terminated, 1)], false);
-        count(SiteId(2), &[(Event::Terminated, 4), (Event::Panicked, 1)], false);
-        count(SiteId::OTHER, &[(Event::Spawned, 9)], false);
+        count(SiteId(1), &[(SiteEvent::Spawned, 5)], false);
+        count(SiteId(1), &[(SiteEvent::Spawned, 2), (SiteEvent::Terminated, 3)], true);
+        count(SiteId(1), &[(SiteEvent::Terminated, 1)], false);
+        count(SiteId(2), &[(SiteEvent::Terminated, 4), (SiteEvent::Panicked, 1)], false);
+        count(SiteId::OTHER, &[(SiteEvent::Spawned, 9)], false);
         assert_eq!(meter.alive(), HashMap::from([((RuntimeId(1), SiteId(1)), 3)]));
-        count(SiteId(1), &[(Event::Terminated, 9)], true);
+        count(SiteId(1), &[(SiteEvent::Terminated, 9)], true);
         assert_eq!(meter.alive()[&(RuntimeId(1), SiteId(1))], 0, "never less than none");
     }
 }

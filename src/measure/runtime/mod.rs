@@ -1,4 +1,20 @@
-//! The runtimes of a watchdog, and the meter that lists its threads.
+//! The runtimes of a watchdog, and what is measured of each as a whole.
+//!
+//! What tokio does: a [`Handle`] gives access to the metrics of a runtime. It keeps the scheduler's
+//! shared state alive, and that state owns the hooks. When a runtime shuts down, it drops all its
+//! tasks.
+//!
+//! What follows from it:
+//!
+//! - The hooks hold the [`Runtime`] entry, so an entry that held a handle for ever would be a cycle
+//!   and leak. The entry holds tokio's handle only while the runtime lives ([`LiveRuntime`]).
+//! - The drop of a task of pollwatch's own, the [`probe`], reports the shutdown.
+//! - A new runtime may take the name of one that was shut down. A probe of the old runtime may be
+//!   dropped later. The generation number of the entry distinguishes the two.
+//!
+//! What is stored: one [`Runtime`] for each name, for the life of the watchdog, in the list of
+//! [`Runtimes`]. Its index in the list is its [`RuntimeId`]; index 0 is `other`, which counts for
+//! all unknown runtimes. The meter ([`meter`]) owns the list.
 
 pub(crate) mod callbacks;
 pub(crate) mod lag;
@@ -22,63 +38,74 @@ use crate::measure::runtime::ownership::WorkerOwners;
 use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::RuntimeStats;
 use crate::measure::runtime::worker_threads::WorkerThreads;
+#[cfg(tokio_unstable)]
+use crate::measure::thread::RuntimeTag;
+use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::Frame;
-use crate::measure::thread::{RuntimeTag, ThreadState};
 use crate::model::id::RuntimeId;
 use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
 
-/// One named runtime. The entry outlives the runtime: another one of the same name continues its
-/// counters.
+/// One named runtime. The entry outlives tokio's runtime: another one of the same name continues
+/// its counters.
 pub(crate) struct Runtime {
     pub(crate) id: RuntimeId,
     pub(crate) name: Arc<str>,
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    /// The id of its meter, by which a hook finds the handle of its thread.
+    #[cfg(tokio_unstable)]
     pub(crate) meter_id: u64,
-    /// The tag of its id.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    /// The tag of its id, by which a thread finds the counters of a site.
+    #[cfg(tokio_unstable)]
     pub(crate) runtime_tag: RuntimeTag,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
     pub(crate) lag: LagCell,
     /// The delays from waking the probe to its poll.
     pub(crate) delay: Histogram,
-    /// Whether tokio's hooks see every task of this runtime.
+    /// `true` if tokio's hooks report every task of this runtime.
     hooked: AtomicBool,
     multi_thread: AtomicBool,
     /// The number of tokio runtimes that have had this name.
     generation: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<RuntimeState>,
 }
 
+/// The part of a [`Runtime`] that changes when tokio's runtime starts and ends.
 #[derive(Default)]
-struct State {
+struct RuntimeState {
+    /// `true` from the reservation of the name until the runtime is shut down.
     reserved: bool,
-    live: Option<Live>,
-    /// The runtime that was live when the watchdog stopped. What it still counts belongs here.
+    live: Option<LiveRuntime>,
+    /// The runtime that was live when the watchdog stopped. Its tasks are still counted under this
+    /// name.
     stopped: Option<Id>,
+    /// tokio's own metrics, summed over all runtimes of this name.
     totals: TokioSnapshot,
 }
 
-/// What holds tokio's handle. It must be dropped with the runtime: the handle holds the hooks, and
-/// the hooks hold this entry.
-struct Live {
+/// The part of a [`Runtime`] that holds tokio's handle.
+///
+/// It must be dropped when tokio's runtime shuts down: the handle owns the hooks, and the hooks own
+/// the entry.
+struct LiveRuntime {
     id: Id,
     metrics: RuntimeMetrics,
     owners: WorkerOwners,
     stats: RuntimeStats,
-    /// Its threads, where they publish their parks.
-    pool: Option<Arc<WorkerThreads>>,
+    /// The runtime's threads, where they publish their parks.
+    worker_threads: Option<Arc<WorkerThreads>>,
 }
 
 impl Runtime {
-    fn new(id: RuntimeId, name: &str, meter: &Weak<Meter>, meter_id: u64) -> Arc<Runtime> {
+    fn new(id: RuntimeId, name: &str, meter: &Arc<Meter>) -> Arc<Runtime> {
         Arc::new(Runtime {
             id,
             name: name.into(),
-            meter_id,
+            #[cfg(tokio_unstable)]
+            meter_id: meter.id,
+            #[cfg(tokio_unstable)]
             runtime_tag: RuntimeTag::of(id),
-            meter: meter.clone(),
+            meter: Arc::downgrade(meter),
             probe: Probe::new(),
             lag: LagCell::new(),
             delay: Histogram::new(),
@@ -89,28 +116,30 @@ impl Runtime {
         })
     }
 
-    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped.
-    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, pool: Option<Arc<WorkerThreads>>) {
+    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped. `hooked`
+    /// says that pollwatch's hooks are installed there.
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, worker_threads: Option<Arc<WorkerThreads>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         // The one worker of a current-thread runtime is the thread that calls `block_on`, and no
         // callback reports when that returns.
-        let pool = pool.filter(|_| self.is_multi_thread());
+        let worker_threads = worker_threads.filter(|_| self.is_multi_thread());
         let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
         let owners = WorkerOwners::of(metrics.num_workers());
-        lock(&self.state).live = Some(Live { id: handle.id(), metrics, owners, stats, pool });
+        lock(&self.state).live = Some(LiveRuntime { id: handle.id(), metrics, owners, stats, worker_threads });
         crate::measure::runtime::probe::spawn(handle, self, generation);
     }
 
-    /// Handles the drop of the probe: the runtime drops its tasks, because it shuts down.
-    pub(super) fn gone(&self, generation: u64) {
+    /// Handles the drop of a probe, which belonged to the tokio runtime of this generation: that
+    /// runtime drops its tasks, because it shuts down.
+    pub(super) fn on_probe_dropped(&self, generation: u64) {
         if self.generation.load(Ordering::Relaxed) == generation {
             self.release();
         }
     }
 
-    /// Drops tokio's handle.
+    /// Drops tokio's handle, and makes the name free for another runtime.
     pub(crate) fn release(&self) {
         let live = {
             let mut state = lock(&self.state);
@@ -121,10 +150,12 @@ impl Runtime {
             }
             live
         };
+        // Without the lock: this may drop the last reference to the scheduler, and with it the
+        // user's hooks.
         drop(live);
     }
 
-    /// Drops tokio's handle when the watchdog stops and the runtime continues.
+    /// Drops tokio's handle because the watchdog stops. tokio's runtime may continue.
     fn stop(&self) {
         let mut state = lock(&self.state);
         state.stopped = state.live.as_ref().map(|live| live.id).or(state.stopped);
@@ -133,11 +164,13 @@ impl Runtime {
         self.release();
     }
 
+    /// Returns whether tokio's runtime with this id is counted under this name.
     fn is(&self, id: Id) -> bool {
         let state = lock(&self.state);
         state.live.as_ref().map(|live| live.id).or(state.stopped) == Some(id)
     }
 
+    /// Returns whether tokio's hooks report every task of this runtime.
     pub(crate) fn is_hooked(&self) -> bool {
         self.hooked.load(Ordering::Relaxed)
     }
@@ -146,6 +179,7 @@ impl Runtime {
         self.multi_thread.load(Ordering::Relaxed)
     }
 
+    /// Returns whether tokio's runtime is running and watched.
     pub(crate) fn is_live(&self) -> bool {
         lock(&self.state).live.is_some()
     }
@@ -153,31 +187,31 @@ impl Runtime {
     /// Returns the worker of this runtime that a thread's poll blocks; see [`ownership`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
         let state = lock(&self.state);
-        let Live { metrics, owners, .. } = state.live.as_ref()?;
+        let LiveRuntime { metrics, owners, .. } = state.live.as_ref()?;
         let (metrics, owners) = (metrics.clone(), owners.clone());
         drop(state);
         ownership::worker_of(&metrics, &owners, thread, frame)
     }
 
-    /// Returns the owners of its workers, while the runtime lives.
+    /// Returns the owners of the runtime's workers, while it is live.
     #[cfg(not(tokio_unstable))]
     pub(crate) fn owners(&self) -> Option<WorkerOwners> {
         lock(&self.state).live.as_ref().map(|live| live.owners.clone())
     }
 
-    /// Returns tokio's metrics, while the runtime lives.
+    /// Returns tokio's metrics, while the runtime is live.
     pub(crate) fn metrics(&self) -> Option<RuntimeMetrics> {
         lock(&self.state).live.as_ref().map(|live| live.metrics.clone())
     }
 
-    /// Returns tokio's id of the runtime, while it lives.
+    /// Returns tokio's id of the runtime, while it is live.
     pub(crate) fn tokio_id(&self) -> Option<Id> {
         lock(&self.state).live.as_ref().map(|live| live.id)
     }
 
-    /// Returns its threads, while the runtime lives and where they publish their parks.
-    pub(crate) fn pool(&self) -> Option<Arc<WorkerThreads>> {
-        lock(&self.state).live.as_ref()?.pool.clone()
+    /// Returns the runtime's threads, while it is live and where they publish their parks.
+    pub(crate) fn worker_threads(&self) -> Option<Arc<WorkerThreads>> {
+        lock(&self.state).live.as_ref()?.worker_threads.clone()
     }
 
     /// Returns tokio's own metrics, summed over all runtimes that have had this name.
@@ -192,32 +226,29 @@ impl Runtime {
 }
 
 /// All runtimes of one watchdog, by id.
+#[derive(Default)]
 pub(crate) struct Runtimes {
-    meter: Weak<Meter>,
     list: Mutex<Vec<Arc<Runtime>>>,
-    adopting: Mutex<()>,
-    /// The number of runtimes that were built when all ids were taken.
+    /// Held while a runtime that exists already is looked up and attached.
+    attach: Mutex<()>,
+    /// The number of runtimes that were built when all names were taken.
     unnamed: AtomicU64,
 }
 
 impl Runtimes {
-    pub(crate) fn new(meter: Weak<Meter>) -> Runtimes {
-        Runtimes { meter, list: Mutex::default(), adopting: Mutex::default(), unnamed: AtomicU64::new(0) }
-    }
-
-    /// Reserves a name for a runtime about to be built or attached; `None` when other names have
-    /// all ids.
-    pub(crate) fn reserve(&self, name: &str, meter_id: u64) -> Result<Option<Arc<Runtime>>, Error> {
+    /// Reserves a name for a runtime that is about to be built or attached. Returns `None` when all
+    /// names are taken.
+    pub(crate) fn reserve(&self, name: &str, meter: &Arc<Meter>) -> Result<Option<Arc<Runtime>>, Error> {
         if name.trim().is_empty() {
             return Err(Error::invalid("a runtime's name must not be empty: it is the `runtime` label of its metrics"));
         }
-        let mut list = self.with_other(meter_id);
+        let mut list = self.list_with_other(meter);
         let known = list.iter().find(|r| &*r.name == name).cloned();
         let runtime = match known {
             Some(runtime) => runtime,
             None if list.len() >= MAX_RUNTIMES => return Ok(None),
             None => {
-                let runtime = Runtime::new(RuntimeId(list.len() as u8), name, &self.meter, meter_id);
+                let runtime = Runtime::new(RuntimeId(list.len() as u8), name, meter);
                 list.push(runtime.clone());
                 runtime
             }
@@ -225,8 +256,8 @@ impl Runtimes {
         let mut state = lock(&runtime.state);
         if runtime.id == RuntimeId::OTHER || state.reserved {
             return Err(Error::invalid(format!(
-                "a runtime named {name:?} is watched already: two would share one `runtime` label, so give this one another \
-                 name, or shut the first one down before"
+                "a runtime named {name:?} is watched already, and two would share one `runtime` label. Give this runtime \
+                 another name, or shut the first one down before"
             )));
         }
         state.reserved = true;
@@ -234,50 +265,52 @@ impl Runtimes {
         Ok(Some(runtime))
     }
 
-    /// Counts a runtime that was built without a place; whether it is the first one.
+    /// Counts a runtime that was built when all names were taken. Returns whether it is the first.
     pub(crate) fn count_unnamed(&self) -> bool {
         self.unnamed.fetch_add(1, Ordering::Relaxed) == 0
     }
 
-    /// How many there were.
+    /// Returns the number of runtimes that were built when all names were taken.
     pub(crate) fn unnamed(&self) -> u64 {
         self.unnamed.load(Ordering::Relaxed)
     }
 
-    fn with_other(&self, meter_id: u64) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
+    /// Locks the list, which has at least the runtime `other`.
+    fn list_with_other(&self, meter: &Arc<Meter>) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
         let mut list = lock(&self.list);
         if list.is_empty() {
-            list.push(Runtime::new(RuntimeId::OTHER, "other", &self.meter, meter_id));
+            list.push(Runtime::new(RuntimeId::OTHER, "other", meter));
         }
         list
     }
 
-    /// The runtime that stands for all unknown ones.
-    pub(crate) fn other(&self, meter_id: u64) -> Arc<Runtime> {
-        self.with_other(meter_id)[RuntimeId::OTHER.index()].clone()
+    /// Returns the runtime `other`, which counts for all unknown runtimes.
+    pub(crate) fn other(&self, meter: &Arc<Meter>) -> Arc<Runtime> {
+        self.list_with_other(meter)[RuntimeId::OTHER.index()].clone()
     }
 
     pub(crate) fn get(&self, id: RuntimeId) -> Option<Arc<Runtime>> {
         lock(&self.list).get(id.index()).cloned()
     }
 
-    /// While this is held, nobody else comes to watch a runtime that is there already.
-    pub(crate) fn adopting(&self) -> MutexGuard<'_, ()> {
-        lock(&self.adopting)
+    /// Locks the attaching of runtimes: while the guard is held, no other thread attaches one.
+    pub(crate) fn lock_attach(&self) -> MutexGuard<'_, ()> {
+        lock(&self.attach)
     }
 
-    /// The runtime of this handle; one that nobody has named is watched from here on, under tokio's
-    /// name for it, else under the first of `runtime-1`, `runtime-2` ... that no living one has: a
-    /// process that makes a runtime for each job, or each test, needs as many names as there are at
-    /// a time.
-    pub(crate) fn find_or_adopt(&self, handle: &Handle, meter_id: u64) -> Option<Arc<Runtime>> {
-        let _one_at_a_time = self.adopting();
+    /// Returns the entry of a handle's runtime, and attaches the runtime if it is not watched yet.
+    ///
+    /// Its name is tokio's name for it, or else the first of `runtime-1`, `runtime-2` ... that is
+    /// free. A process that makes a runtime for each job or each test then needs only as many names
+    /// as there are runtimes at a time.
+    pub(crate) fn find_or_attach(&self, handle: &Handle, meter: &Arc<Meter>) -> Option<Arc<Runtime>> {
+        let _guard = self.lock_attach();
         if let Some(known) = self.find(handle.id()) {
             return Some(known);
         }
-        let reserve = |name: &str| self.reserve(name, meter_id).ok().flatten();
-        let unnamed = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
-        let runtime = handle.name().and_then(reserve).or_else(unnamed)?;
+        let reserve = |name: &str| self.reserve(name, meter).ok().flatten();
+        let numbered = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
+        let runtime = handle.name().and_then(reserve).or_else(numbered)?;
         runtime.go_live(handle, false, None);
         Some(runtime)
     }
@@ -286,13 +319,13 @@ impl Runtimes {
         lock(&self.list).clone()
     }
 
-    /// The live runtime with tokio's id.
+    /// Returns the entry under which tokio's runtime with this id is counted.
     pub(crate) fn find(&self, id: Id) -> Option<Arc<Runtime>> {
         self.all().into_iter().find(|r| r.is(id))
     }
 
-    /// Lets go of all tokio handles; the watchdog stops.
-    pub(crate) fn release_all(&self) {
+    /// Drops all handles of tokio's runtimes, because the watchdog stops.
+    pub(crate) fn stop_all(&self) {
         self.all().iter().for_each(|runtime| runtime.stop());
     }
 }

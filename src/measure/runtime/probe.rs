@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
+use crate::model::time::Nanos;
 use crate::util::lock;
 
 /// Every task that is spawned in this file is pollwatch's own.
@@ -131,7 +132,7 @@ impl Future for Task {
         let lag = meter.clock.delta(Ticks(sent), meter.clock.now()).0;
         if sent != 0 && sent != this.halfway {
             // This task is the only writer; one thread at a time polls it.
-            this.runtime.delay.record_and_sum(lag);
+            this.runtime.delay.record_and_sum(Nanos(lag));
             if this.runtime.lag.is_held() {
                 this.halfway = sent;
                 // A wake within its own poll puts the task at the back of the worker's queue.
@@ -155,7 +156,7 @@ impl Drop for Task {
         let waker = lock(&self.runtime.probe.waker).take();
         drop(waker);
         self.runtime.probe.withdraw();
-        self.runtime.gone(self.generation);
+        self.runtime.on_probe_dropped(self.generation);
     }
 }
 

@@ -1,9 +1,20 @@
-//! The threads of a runtime in stable mode, and what each publishes through tokio's thread
-//! callbacks: as which worker it last parked or unparked, and when.
+//! The threads of a runtime in stable mode, and the last park or unpark that each has published.
 //!
-//! tokio keeps workers and the threads of `spawn_blocking` in one pool, and calls the callbacks on
-//! both. Only a worker parks, so that a thread counts as a worker from its first park on. The
-//! thread itself is the only writer.
+//! What tokio does: it runs its workers and the closures of `spawn_blocking` on the same pool of
+//! threads. It calls the callbacks for the start and the end of a thread on every thread of the
+//! pool, and those for a park and an unpark on a thread that runs a worker, around the park. A
+//! worker is not bound to its thread: `block_in_place` hands the worker's core (the scheduler's
+//! state of one worker) to another thread of the pool.
+//!
+//! What follows from it:
+//!
+//! - A thread counts as a worker from its first park or unpark on.
+//! - From an unpark until the next park the thread runs that worker, or has handed its core on.
+//! - A worker that blocks publishes nothing. Its last event stays an unpark, and does not change.
+//!
+//! What is stored: a [`ThreadEntry`] for each thread of the pool. It holds the thread's kernel id,
+//! the worker index and the time of the last event, and two stack pointers, which show how much
+//! stack the worker loop takes. The thread itself is the only writer of its entry.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence};
@@ -11,14 +22,15 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use pollwatch_stack::Tid;
 
-use crate::measure::primitives::clock::Clock;
+use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{self, ThreadState};
 use crate::util::lock;
 
-/// The number of threads that are listed. While there are more, nothing is certain.
-const MAX_SEATS: usize = 4096;
+/// The number of threads that are listed. While there are more, the list is incomplete and no
+/// conclusion is drawn from it.
+const MAX_ENTRIES: usize = 4096;
 
 /// The threads of one runtime. The callbacks that pollwatch installs hold it.
 #[derive(Debug)]
@@ -28,7 +40,8 @@ pub(crate) struct WorkerThreads {
     meter: Weak<Meter>,
     clock: Clock,
     wake: Arc<Wake>,
-    seats: Mutex<Vec<Arc<ThreadEntry>>>,
+    entries: Mutex<Vec<Arc<ThreadEntry>>>,
+    /// The number of living threads that are not in `entries`.
     unlisted: AtomicU64,
 }
 
@@ -39,42 +52,50 @@ pub(crate) struct ThreadEntry {
     pub(crate) id: u64,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<Tid>,
-    /// The clock reading of the last park or unpark, and in the lowest bit whether it was a park; 0
-    /// before the first. No two events have the same value.
+    /// The last event, as [`ParkEvent::packed`] has it; 0 before the first one.
     event: AtomicU64,
-    /// The worker that the thread was at that event, plus 1.
+    /// The worker index at that event, plus 1.
     worker: AtomicU64,
     /// The state of the measured thread, from its first park on.
     state: OnceLock<Arc<ThreadState>>,
-    /// The approximate stack pointer when the thread joined the pool, and when it last parked as
-    /// another worker than before.
-    joined: usize,
-    parked: AtomicUsize,
+    /// The approximate stack pointer when the thread started.
+    start_sp: usize,
+    /// The approximate stack pointer at the first event as the current worker; 0 before that.
+    parked_sp: AtomicUsize,
 }
 
 /// The last park or unpark of a thread that has been a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
-    /// The published value: no other event is equal.
-    pub(crate) word: u64,
+pub(crate) struct ParkEvent {
+    /// The clock reading of the event, shifted left by one, with the lowest bit set for a park.
+    /// Unique among the events of a thread.
+    pub(crate) packed: u64,
+    /// The index of the worker that the thread ran.
     pub(crate) worker: u16,
 }
 
-impl Event {
+impl ParkEvent {
     /// Returns whether the event was a park.
     pub(crate) fn is_parked(self) -> bool {
-        self.word & 1 == 1
+        self.packed & 1 == 1
     }
 
     /// Returns the clock reading of the event.
-    pub(crate) fn at(self) -> u64 {
-        self.word >> 1
+    pub(crate) fn at(self) -> Ticks {
+        Ticks(self.packed >> 1)
     }
 }
 
+/// The registration of a thread with its runtime.
+struct Registration {
+    /// The id of the [`WorkerThreads`] that lists the thread.
+    worker_threads: u64,
+    entry: Arc<ThreadEntry>,
+}
+
 thread_local! {
-    /// The pool's id and the thread's entry. A thread stays in one pool until it ends.
-    static SEAT: RefCell<Option<(u64, Arc<ThreadEntry>)>> = const { RefCell::new(None) };
+    /// The registration of this thread. A thread stays in one pool until it ends.
+    static REGISTRATION: RefCell<Option<Registration>> = const { RefCell::new(None) };
 }
 
 fn next_id() -> u64 {
@@ -84,58 +105,57 @@ fn next_id() -> u64 {
 
 /// Returns an address in the caller's stack frame.
 #[inline(always)]
-fn here() -> usize {
+fn stack_pointer() -> usize {
     let local = 0u8;
     std::hint::black_box(std::ptr::from_ref(&local)) as usize
 }
 
-/// Returns whether this thread has parked as a worker, and is in its pool still.
+/// Returns whether this thread is listed and has published a park or unpark as a worker.
 pub(crate) fn is_worker() -> bool {
-    SEAT.try_with(|seat| {
-        seat.try_borrow().is_ok_and(|seat| seat.as_ref().is_some_and(|(_, seat)| seat.state.get().is_some()))
-    })
-    .unwrap_or(false)
+    let has_state = |registration: &Registration| registration.entry.state.get().is_some();
+    REGISTRATION
+        .try_with(|registration| registration.try_borrow().is_ok_and(|own| own.as_ref().is_some_and(has_state)))
+        .unwrap_or(false)
 }
 
 impl WorkerThreads {
-    #[cfg_attr(not(all(not(tokio_unstable), target_os = "linux")), allow(dead_code))]
     pub(crate) fn new(meter: &Arc<Meter>) -> Arc<WorkerThreads> {
         Arc::new(WorkerThreads {
             id: next_id(),
             meter: Arc::downgrade(meter),
             clock: meter.clock.clone(),
             wake: meter.wake.clone(),
-            seats: Mutex::default(),
+            entries: Mutex::default(),
             unlisted: AtomicU64::new(0),
         })
     }
 
-    /// Adds the calling thread to the pool.
-    pub(crate) fn enter(&self) {
-        let seat = Arc::new(ThreadEntry {
+    /// Lists the calling thread, which has just started.
+    pub(crate) fn register(&self) {
+        let entry = Arc::new(ThreadEntry {
             id: next_id(),
             tid: Tid::current(),
             event: AtomicU64::new(0),
             worker: AtomicU64::new(0),
             state: OnceLock::new(),
-            joined: here(),
-            parked: AtomicUsize::new(0),
+            start_sp: stack_pointer(),
+            parked_sp: AtomicUsize::new(0),
         });
         {
-            let mut seats = lock(&self.seats);
-            if seats.len() >= MAX_SEATS {
+            let mut entries = lock(&self.entries);
+            if entries.len() >= MAX_ENTRIES {
                 self.unlisted.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            seats.push(seat.clone());
+            entries.push(entry.clone());
         }
-        let _ = SEAT.try_with(|own| own.replace(Some((self.id, seat))));
+        let _ = REGISTRATION.try_with(|own| own.replace(Some(Registration { worker_threads: self.id, entry })));
     }
 
-    /// Removes the calling thread from the pool.
-    pub(crate) fn leave(&self) {
-        match SEAT.try_with(RefCell::take) {
-            Ok(Some((_, seat))) => lock(&self.seats).retain(|other| other.id != seat.id),
+    /// Removes the calling thread, which is about to end, from the list.
+    pub(crate) fn unregister(&self) {
+        match REGISTRATION.try_with(RefCell::take) {
+            Ok(Some(own)) => lock(&self.entries).retain(|other| other.id != own.entry.id),
             Ok(None) => {
                 self.unlisted.fetch_sub(1, Ordering::Relaxed);
             }
@@ -143,99 +163,100 @@ impl WorkerThreads {
         }
     }
 
-    /// Publishes that the calling thread is about to park, if it is a worker of this pool.
+    /// Publishes that the calling thread is about to park, if it runs a worker of this runtime.
     #[inline]
-    pub(crate) fn park(&self) {
-        self.publish(1);
+    pub(crate) fn publish_park(&self) {
+        self.publish(true);
     }
 
-    /// Publishes that the calling thread was unparked, if it is a worker of this pool, and wakes
-    /// the watchdog if it sleeps.
+    /// Publishes that the calling thread was unparked, if it runs a worker of this runtime, and
+    /// wakes the watchdog if it sleeps.
     ///
     /// As with a poll, the store may still be in this CPU's store buffer when the flag is read: see
     /// [`Wake::fall_asleep`].
     #[inline]
-    pub(crate) fn unpark(&self) {
-        self.publish(0);
+    pub(crate) fn publish_unpark(&self) {
+        self.publish(false);
         compiler_fence(Ordering::SeqCst);
         self.wake.check();
     }
 
     #[inline]
-    fn publish(&self, parked: u64) {
-        let _ = SEAT.try_with(|own| {
+    fn publish(&self, is_park: bool) {
+        let _ = REGISTRATION.try_with(|own| {
             if let Ok(own) = own.try_borrow()
-                && let Some((pool, seat)) = &*own
-                && *pool == self.id
+                && let Some(Registration { worker_threads, entry }) = &*own
+                && *worker_threads == self.id
                 && let Some(worker) = tokio::runtime::worker_index()
             {
                 let worker = worker as u64 + 1;
-                if seat.worker.load(Ordering::Relaxed) != worker {
-                    self.claim_worker(seat, worker);
+                if entry.worker.load(Ordering::Relaxed) != worker {
+                    self.claim_worker(entry, worker);
                 }
-                seat.event.store(self.clock.now().0 << 1 | parked, Ordering::Release);
+                entry.event.store(self.clock.now().0 << 1 | u64::from(is_park), Ordering::Release);
             }
         });
     }
 
-    /// Publishes another worker than before, or the first.
+    /// Publishes that the calling thread runs another worker than before, or its first one.
     #[cold]
     #[inline(never)]
-    fn claim_worker(&self, seat: &ThreadEntry, worker: u64) {
+    fn claim_worker(&self, entry: &ThreadEntry, worker: u64) {
         if let Some(meter) = self.meter.upgrade()
             && let Some(attached) = thread::local_handle(&meter)
         {
-            let _ = seat.state.set(attached.state.clone());
+            let _ = entry.state.set(attached.state.clone());
         }
-        seat.parked.store(here(), Ordering::Relaxed);
+        entry.parked_sp.store(stack_pointer(), Ordering::Relaxed);
         // The event is 0 while the worker changes, so that no reader pairs a new worker with an old
         // event.
-        seat.event.store(0, Ordering::Release);
-        seat.worker.store(worker, Ordering::Release);
+        entry.event.store(0, Ordering::Release);
+        entry.worker.store(worker, Ordering::Release);
     }
 
-    /// Returns the threads that are in the pool now.
-    pub(crate) fn seats(&self) -> Vec<Arc<ThreadEntry>> {
-        lock(&self.seats).clone()
+    /// Returns the listed threads.
+    pub(crate) fn entries(&self) -> Vec<Arc<ThreadEntry>> {
+        lock(&self.entries).clone()
     }
 
-    /// Returns whether [`seats`](Self::seats) lacks a thread.
+    /// Returns whether [`entries`](Self::entries) lacks a thread, because there are too many.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.unlisted.load(Ordering::Relaxed) > 0
     }
 
     /// Returns a value that changes whenever a worker parks or unparks.
     pub(crate) fn fingerprint(&self) -> u64 {
-        lock(&self.seats).iter().fold(0, |sum, seat| sum.wrapping_add(seat.event.load(Ordering::Acquire)))
+        lock(&self.entries).iter().fold(0, |sum, entry| sum.wrapping_add(entry.event.load(Ordering::Acquire)))
     }
 }
 
 impl ThreadEntry {
-    /// Returns the last event; `None` for a thread that never was a worker.
-    pub(crate) fn event(&self) -> Option<Event> {
-        let word = self.event.load(Ordering::Acquire);
+    /// Returns the last event, or `None` for a thread that never was a worker.
+    pub(crate) fn last_event(&self) -> Option<ParkEvent> {
+        let packed = self.event.load(Ordering::Acquire);
         let worker = self.worker.load(Ordering::Acquire);
-        // The two belong together if the event is the same afterwards. Otherwise the thread runs,
-        // and this scan reports nothing of it.
-        let same = self.event.load(Ordering::Acquire) == word;
-        (word != 0 && same).then_some(Event { word, worker: u16::try_from(worker.checked_sub(1)?).ok()? })
+        // The worker belongs to the event if the event is the same afterwards. Otherwise the thread
+        // is running, and this scan finds no event of it.
+        let is_unchanged = self.event.load(Ordering::Acquire) == packed;
+        let worker = u16::try_from(worker.checked_sub(1)?).ok()?;
+        (packed != 0 && is_unchanged).then_some(ParkEvent { packed, worker })
     }
 
     /// Returns the bytes of stack between the thread's start and a stack pointer.
     pub(crate) fn depth(&self, sp: u64) -> usize {
-        self.joined.saturating_sub(sp as usize)
+        self.start_sp.saturating_sub(sp as usize)
     }
 
-    /// Returns the depth at which the thread parked as a worker; `None` if it never was one.
+    /// Returns the depth at which the thread parked as a worker, or `None` if it never was one.
     pub(crate) fn parked_depth(&self) -> Option<usize> {
-        match self.parked.load(Ordering::Relaxed) {
+        match self.parked_sp.load(Ordering::Relaxed) {
             0 => None,
             sp => Some(self.depth(sp as u64)),
         }
     }
 
-    /// Returns the state of the measured thread; `None` for a thread that never was a worker, or
-    /// when there are too many threads.
+    /// Returns the state of the measured thread, or `None` for a thread that never was a worker or
+    /// that was not registered with the meter because there are too many threads.
     pub(crate) fn state(&self) -> Option<&Arc<ThreadState>> {
         self.state.get()
     }
@@ -253,59 +274,59 @@ mod tests {
     #[test]
     fn a_worker_is_known_from_its_first_park_on() {
         let meter = Meter::of(1_000_000, 10);
-        let pool = WorkerThreads::new(&meter);
+        let threads = WorkerThreads::new(&meter);
         let other = WorkerThreads::new(&meter);
         on_a_worker({
-            let pool = pool.clone();
+            let threads = threads.clone();
             move || {
-                pool.enter();
-                let seat = pool.seats().pop().unwrap();
-                assert!(seat.event().is_none() && !is_worker());
-                pool.park();
-                let parked = seat.event().unwrap();
+                threads.register();
+                let entry = threads.entries().pop().unwrap();
+                assert!(entry.last_event().is_none() && !is_worker());
+                threads.publish_park();
+                let parked = entry.last_event().unwrap();
                 assert!(parked.is_parked() && parked.worker == 0 && is_worker());
-                assert!(seat.parked_depth().is_some() && seat.depth(here() as u64 - 4_096) > 0);
-                let before = pool.fingerprint();
-                pool.unpark();
-                let unparked = seat.event().unwrap();
+                assert!(entry.parked_depth().is_some() && entry.depth(stack_pointer() as u64 - 4_096) > 0);
+                let before = threads.fingerprint();
+                threads.publish_unpark();
+                let unparked = entry.last_event().unwrap();
                 assert!(!unparked.is_parked() && unparked.at() >= parked.at());
-                assert_ne!(pool.fingerprint(), before);
-                other.park();
-                assert_eq!(seat.event(), Some(unparked), "another runtime that is driven on this thread");
-                pool.leave();
-                assert!(pool.seats().is_empty() && !is_worker());
+                assert_ne!(threads.fingerprint(), before);
+                other.publish_park();
+                assert_eq!(entry.last_event(), Some(unparked), "another runtime that is driven on this thread");
+                threads.unregister();
+                assert!(threads.entries().is_empty() && !is_worker());
             }
         });
     }
 
     #[test]
-    fn no_worker_publishes_nothing() {
+    fn a_thread_without_a_worker_publishes_nothing() {
         let meter = Meter::of(1_000_000, 10);
-        let pool = WorkerThreads::new(&meter);
-        pool.enter();
-        pool.park();
-        assert!(pool.seats()[0].event().is_none(), "a thread of the pool that runs no worker");
+        let threads = WorkerThreads::new(&meter);
+        threads.register();
+        threads.publish_park();
+        assert!(threads.entries()[0].last_event().is_none(), "a thread of the pool that runs no worker");
         assert!(meter.threads().is_empty(), "nor is it measured");
-        pool.leave();
-        pool.park();
-        assert!(pool.seats().is_empty());
+        threads.unregister();
+        threads.publish_park();
+        assert!(threads.entries().is_empty());
     }
 
     #[test]
-    fn too_many_threads_are_known_to_be_missing() {
-        let pool = WorkerThreads::new(&Meter::of(1_000_000, 10));
+    fn a_list_with_too_many_threads_is_incomplete() {
+        let threads = WorkerThreads::new(&Meter::of(1_000_000, 10));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                (0..MAX_SEATS).for_each(|_| pool.enter());
-                assert!(!pool.is_incomplete());
+                (0..MAX_ENTRIES).for_each(|_| threads.register());
+                assert!(!threads.is_incomplete());
             });
         });
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                pool.enter();
-                assert!(pool.is_incomplete());
-                pool.leave();
-                assert!(!pool.is_incomplete());
+                threads.register();
+                assert!(threads.is_incomplete());
+                threads.unregister();
+                assert!(!threads.is_incomplete());
             });
         });
     }

@@ -162,7 +162,7 @@ impl LocalHandle {
     /// Counts the time of a scope of allowed blocking.
     pub(crate) fn count_allowed(&self, reason: &'static str, start: Ticks, end: Ticks) {
         if let Some(meter) = self.meter.upgrade() {
-            meter.count_allowed(reason, meter.clock.delta(start, end).0);
+            meter.count_allowed(reason, meter.clock.delta(start, end));
         }
     }
 
@@ -252,7 +252,7 @@ impl LocalHandle {
                 }
             },
         };
-        self.state.counters.cell(index?)
+        self.state.counters.get(index?)
     }
 
     /// Publishes the frame of a poll that starts now. `counters` are of this thread. Returns what
@@ -297,7 +297,7 @@ impl LocalHandle {
                 self.add_known(key, site, runtime)
             }
         };
-        let counters = self.state.counters.cell(index?)?;
+        let counters = self.state.counters.get(index?)?;
         // SAFETY: as in `counters_of`. `cached` returns the reference only for as long as `self` is
         // borrowed.
         let kept = unsafe { &*std::ptr::from_ref(counters) };
@@ -322,7 +322,7 @@ impl LocalHandle {
         if let Some(index) = known {
             return index;
         }
-        let index = match self.state.counters.add_cell(runtime, site) {
+        let index = match self.state.counters.create(runtime, site) {
             Some(index) => Some(index),
             None if site == SiteId::OTHER => None,
             None => self.index_of_site(SiteId::OTHER, runtime),

@@ -8,11 +8,11 @@ use std::thread::ThreadId;
 
 use pollwatch_stack::{StackBounds, Tid};
 
-use crate::measure::counters::routes::RouteCounters;
+use crate::measure::counters::routes::ThreadRouteCounters;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
 use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
-use crate::measure::primitives::histogram::SLOW_NANOS;
+use crate::measure::primitives::histogram::SLOW;
 #[cfg(feature = "spans")]
 use crate::measure::primitives::span_slot::SpanSlot;
 use crate::measure::primitives::task_id::TaskBits;
@@ -36,7 +36,7 @@ pub(crate) use local::*;
 pub(crate) struct ThreadState {
     pub(crate) slot: Slot,
     pub(crate) counters: ThreadCounters,
-    pub(crate) routes: RouteCounters,
+    pub(crate) routes: ThreadRouteCounters,
     pub(crate) slow_polls: SlowPollRing,
     /// The thread's span slot, from its first span on.
     #[cfg(feature = "spans")]
@@ -67,13 +67,13 @@ impl ThreadState {
         ThreadState {
             slot: Slot::new(),
             counters: ThreadCounters::new(meter.max_sites),
-            routes: RouteCounters::new(meter.routes.capacity()),
+            routes: ThreadRouteCounters::new(meter.routes.capacity()),
             slow_polls: SlowPollRing::new(),
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
             threshold: Nanos(meter.threshold),
-            fast_limit: Nanos(meter.threshold.min(SLOW_NANOS)),
+            fast_limit: Nanos(meter.threshold).min(SLOW),
             #[cfg(feature = "tower")]
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),

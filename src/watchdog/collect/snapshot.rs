@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::detect::outcome::Outcome;
-use crate::measure::counters::routes;
-use crate::measure::counters::sites::{Event, Sum, Totals};
+use crate::measure::counters::routes::{ROUTE_BOUNDS, RouteTotals};
+use crate::measure::counters::sites::{CounterSums, SiteEvent, SiteTotals};
 use crate::measure::primitives::histogram::{BOUNDS, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::Runtime;
@@ -17,6 +17,7 @@ use crate::model::snapshot::{
     AllowedSnapshot, BucketSnapshot, CaptureSnapshot, CauseSnapshot, RequestsSnapshot, RouteSnapshot, RuntimeSnapshot,
     SiteSnapshot, Snapshot, StallSnapshot, WatchdogSnapshot,
 };
+use crate::model::time::Nanos;
 use crate::report::totals::{CountAndTime, StallTotals};
 use crate::watchdog::WatchdogState;
 
@@ -27,7 +28,7 @@ pub(in crate::watchdog) fn snapshot(state: &WatchdogState) -> Snapshot {
     let stalls = state.totals();
     let known = meter.runtimes.all();
     let names: Vec<Arc<str>> = known.iter().map(|r| r.name.clone()).collect();
-    let sites = sites(state, &sum.cells, &stalls, &names);
+    let sites = sites(state, &sum.sites, &stalls, &names);
     // The runtime `other` appears once a poll outside of all known runtimes was measured.
     let counted: Vec<_> =
         known.into_iter().filter(|r| r.id != RuntimeId::OTHER || sum.polls.contains_key(&RuntimeId::OTHER)).collect();
@@ -43,10 +44,10 @@ fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
     let meter = &state.meter;
     let capture =
         |outcome: Outcome| CaptureSnapshot { result: outcome.as_str(), count: state.status.captures(outcome) };
-    let allowed = |(reason, nanos)| AllowedSnapshot { reason, time: Duration::from_nanos(nanos) };
+    let allowed = |(reason, time): (_, Nanos)| AllowedSnapshot { reason, time: time.to_duration() };
     WatchdogSnapshot {
         threshold: Duration::from_nanos(meter.threshold),
-        bucket_bounds: BOUNDS.map(Duration::from_nanos).into(),
+        bucket_bounds: BOUNDS.map(Nanos::to_duration).into(),
         coverage: state.coverage(),
         reports_suppressed: state.report_counters.suppressed.load(Ordering::Relaxed),
         reports_lost: state.report_counters.lost.load(Ordering::Relaxed) + meter.panics.lost(),
@@ -65,9 +66,9 @@ fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
     }
 }
 
-fn runtime(state: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &StallTotals) -> RuntimeSnapshot {
-    let cells = || sum.cells.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
-    let (busy, polls_total) = (cells().map(|t| t.busy).sum(), cells().map(|t| t.polls).sum());
+fn runtime(state: &WatchdogState, runtime: &Runtime, sum: &mut CounterSums, stalls: &StallTotals) -> RuntimeSnapshot {
+    let cells = || sum.sites.iter().filter(|((id, _), _)| *id == runtime.id).map(|(_, totals)| totals);
+    let (busy, polls_total) = (cells().fold(Nanos::ZERO, |sum, t| sum + t.busy), cells().map(|t| t.polls).sum());
     let blocked = state.blocked_workers(runtime);
     let mut delay = HistogramTotals::default();
     runtime.delay.add_to(&mut delay);
@@ -87,7 +88,7 @@ fn runtime(state: &WatchdogState, runtime: &Runtime, sum: &mut Sum, stalls: &Sta
 
 fn sites(
     state: &WatchdogState,
-    cells: &HashMap<(RuntimeId, SiteId), Totals>,
+    cells: &HashMap<(RuntimeId, SiteId), SiteTotals>,
     stalls: &StallTotals,
     names: &[Arc<str>],
 ) -> Vec<SiteSnapshot> {
@@ -99,15 +100,15 @@ fn sites(
             runtime: names.get(key.0.index())?.clone(),
             site: state.meter.sites.get(key.1),
             polls: totals.polls,
-            busy: Duration::from_nanos(totals.busy),
-            poll_max: Duration::from_nanos(totals.max),
+            busy: totals.busy.to_duration(),
+            poll_max: totals.max.to_duration(),
             stalls: total(stalls.sites.get(&(key.0, key.1))),
-            spawned: totals.event(Event::Spawned),
-            terminated: totals.event(Event::Terminated),
-            completed: totals.event(Event::Completed),
-            cancelled: totals.event(Event::Cancelled),
-            panicked: totals.event(Event::Panicked),
-            has_outcomes: totals.event(Event::Watched) > 0,
+            spawned: totals.event(SiteEvent::Spawned),
+            terminated: totals.event(SiteEvent::Terminated),
+            completed: totals.event(SiteEvent::Completed),
+            cancelled: totals.event(SiteEvent::Cancelled),
+            panicked: totals.event(SiteEvent::Panicked),
+            has_outcomes: totals.event(SiteEvent::Watched) > 0,
         })
     };
     keys.into_iter().filter_map(snapshot).collect()
@@ -126,16 +127,16 @@ fn routes(state: &WatchdogState, stalls: &StallTotals) -> Vec<RouteSnapshot> {
     totals.into_iter().map(route_of).collect()
 }
 
-fn route(route: Arc<str>, totals: &routes::Totals, stalls: StallSnapshot) -> RouteSnapshot {
+fn route(route: Arc<str>, totals: &RouteTotals, stalls: StallSnapshot) -> RouteSnapshot {
     let (buckets, polls_in_buckets) = totals.durations().unwrap_or_default();
     let requests = totals.requests().map(|(method, status, count)| RequestsSnapshot { method, status, count });
     RouteSnapshot {
         route,
         requests: requests.collect(),
         polls: totals.polls,
-        busy: Duration::from_nanos(totals.busy),
-        poll_max: Duration::from_nanos(totals.max),
-        poll_buckets: BucketSnapshot::list(&routes::BOUNDS, buckets),
+        busy: totals.busy.to_duration(),
+        poll_max: totals.max.to_duration(),
+        poll_buckets: BucketSnapshot::list(&ROUTE_BOUNDS.map(|bound| bound.0), buckets),
         polls_in_buckets,
         stalls,
     }
@@ -146,18 +147,18 @@ fn total(amount: Option<&CountAndTime>) -> StallSnapshot {
     StallSnapshot::new(amount.count, Duration::from_nanos(amount.nanos))
 }
 
-#[cfg(all(test, not(pollwatch_loom)))]
+#[cfg(all(test, feature = "tower", not(pollwatch_loom)))]
 mod tests {
     use super::*;
-    use crate::measure::counters::routes::RouteCounters;
+    use crate::measure::counters::routes::ThreadRouteCounters;
     use crate::measure::primitives::route::RouteId;
 
     /// Threads continue to count while their counters are summed.
     #[test]
     fn no_bucket_of_a_route_is_above_its_count() {
-        let (counters, id, mut sums) = (RouteCounters::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
-        (0..16).for_each(|_| counters.cell(id).unwrap().poll(600_000, true));
-        counters.cell(id).unwrap().poll(2_000_000_000, true);
+        let (counters, id, mut sums) = (ThreadRouteCounters::new(1), RouteId::from_bits(1).unwrap(), HashMap::new());
+        (0..16).for_each(|_| counters.get_or_create(id).unwrap().poll(Nanos(600_000), true));
+        counters.get_or_create(id).unwrap().poll(Nanos(2_000_000_000), true);
         counters.add_to(&mut sums);
         let snapshot = route("/".into(), &sums[&id], StallSnapshot::default());
         let buckets: Vec<_> = snapshot.poll_buckets.iter().map(|bucket| bucket.count).collect();
