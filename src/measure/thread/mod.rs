@@ -43,8 +43,8 @@ pub(crate) struct ThreadState {
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
     clock: Clock,
     pub(crate) threshold: Nanos,
-    /// The duration from which a poll takes the slow path at its end. Shorter ones are only counted:
-    /// they are slow neither for the histogram's exact buckets nor for the watchdog.
+    /// The duration from which a poll takes the slow path at its end. Shorter ones are only
+    /// counted: they are slow neither for the histogram's exact buckets nor for the watchdog.
     pub(crate) fast_limit: Nanos,
     #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
