@@ -43,6 +43,7 @@ pub(crate) struct Meter {
     /// In nanoseconds.
     pub(crate) threshold: u64,
     pub(crate) max_sites: usize,
+    #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
     pub(crate) sites: Sites,
     pub(crate) routes: Routes,
@@ -75,6 +76,9 @@ impl Meter {
     pub(crate) fn new(settings: Settings) -> Arc<Meter> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let clock = Clock::new();
+        // Without requests there are no routes to measure, and the setting has no effect.
+        #[cfg(not(feature = "tower"))]
+        let _ = settings.route_histograms;
         Arc::new_cyclic(|me| Meter {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             process: std::process::id(),
@@ -82,6 +86,7 @@ impl Meter {
             clock,
             threshold: settings.threshold,
             max_sites: settings.max_sites,
+            #[cfg(feature = "tower")]
             route_histograms: settings.route_histograms,
             sites: Sites::new(settings.max_sites, super::probe::FILE),
             routes: Routes::new(settings.max_routes),

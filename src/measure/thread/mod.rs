@@ -4,6 +4,7 @@ use std::sync::Arc;
 #[cfg(feature = "spans")]
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
+#[cfg(tokio_unstable)]
 use std::thread::ThreadId;
 
 use pollwatch_stack::{StackBounds, Tid};
@@ -51,6 +52,7 @@ pub(crate) struct ThreadState {
     wake: Arc<Wake>,
     /// The number of the thread in its watchdog, never reused.
     pub(crate) id: u64,
+    #[cfg(tokio_unstable)]
     pub(crate) thread: ThreadId,
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
@@ -78,6 +80,7 @@ impl ThreadState {
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
+            #[cfg(tokio_unstable)]
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
             tid: Tid::current(),
