@@ -8,10 +8,10 @@ use crate::model::id::RuntimeId;
 /// (`pollwatch_allowed_blocking_seconds_total`) and left out of the enclosing poll. The rest of the
 /// poll is measured as usual. An ongoing stall does not grow during the call.
 ///
-/// Scopes nest; the time of an inner one is not counted in the outer one. Outside of a measured poll, and of a
-/// worker that is observed from outside in stable mode, the function only runs `f`. It changes
-/// nothing for the other tasks of the worker, which do wait. Use it where they may wait (at
-/// start-up, in a tool, for a bounded call that has no async form), and
+/// Scopes nest; the time of an inner one is not counted in the outer one. Outside of a measured
+/// poll, and of a worker that is observed from outside in stable mode, the function only runs `f`.
+/// It changes nothing for the other tasks of the worker, which do wait. Use it where they may wait
+/// (at start-up, in a tool, for a bounded call that has no async form), and
 /// [`tokio::task::spawn_blocking`] everywhere else.
 ///
 /// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.

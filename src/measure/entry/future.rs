@@ -149,8 +149,8 @@ pub(super) fn resolve(meter: &Arc<Meter>) -> ResolvedRuntime {
     resolved
 }
 
-/// Returns the runtime that polls a future now. Another one may have polled it before it was spawned
-/// here.
+/// Returns the runtime that polls a future now. Another one may have polled it before it was
+/// spawned here.
 #[cold]
 #[inline(never)]
 fn resolve_cold(meter: &Arc<Meter>, site: SiteId, runtime: &mut RuntimeId) -> RuntimeId {

@@ -1,6 +1,6 @@
 //! The entry point of tokio's task hooks, which see every task of a runtime, third-party ones too
-//! (`tokio_unstable`). In stable mode nothing is installed. Thread callbacks exist in both modes; see
-//! [`callbacks`](crate::measure::runtime::callbacks).
+//! (`tokio_unstable`). In stable mode nothing is installed. Thread callbacks exist in both modes;
+//! see [`callbacks`](crate::measure::runtime::callbacks).
 
 pub use imp::Hooks;
 pub(crate) use imp::{INSTALLED, install, install_user, uninstall};
@@ -91,9 +91,9 @@ mod imp {
     /// The user's own hooks and thread callbacks, for
     /// [`Watchdog::build_runtime_with`](crate::Watchdog::build_runtime_with).
     ///
-    /// tokio keeps one callback for each hook, and overwrites it silently. Task hooks that were set on
-    /// the builder before are lost; those given here run as well. They run outside of the time that
-    /// pollwatch measures. A panic in one is caught and counted
+    /// tokio keeps one callback for each hook, and overwrites it silently. Task hooks that were set
+    /// on the builder before are lost; those given here run as well. They run outside of the time
+    /// that pollwatch measures. A panic in one is caught and counted
     /// (`pollwatch_callback_panics_total`).
     ///
     /// Thread callbacks (`on_thread_start` and the like) may stay on the builder: with
@@ -230,8 +230,8 @@ mod imp {
         builder.on_task_spawn(wrap(user.spawn)).on_task_terminate(wrap(user.terminate));
     }
 
-    /// Replaces the hooks by empty ones, so that the next runtime of the same builder is not counted
-    /// under this name.
+    /// Replaces the hooks by empty ones, so that the next runtime of the same builder is not
+    /// counted under this name.
     pub(crate) fn uninstall(builder: &mut Builder) {
         builder.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).on_task_spawn(|_| {}).on_task_terminate(|_| {});
     }

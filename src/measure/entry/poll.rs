@@ -182,9 +182,9 @@ pub(crate) struct WrapperOrigin {
     pub(crate) runtime: RuntimeId,
 }
 
-/// Starts a wrapper's poll of a future. It is a poll of its own, unless this thread is within a poll
-/// of the same runtime already. Within a poll of another runtime, the future may have moved there:
-/// `resolve` finds its runtime again.
+/// Starts a wrapper's poll of a future. It is a poll of its own, unless this thread is within a
+/// poll of the same runtime already. Within a poll of another runtime, the future may have moved
+/// there: `resolve` finds its runtime again.
 #[inline(always)]
 pub(crate) fn enter(
     thread: &LocalHandle,

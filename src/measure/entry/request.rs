@@ -1,5 +1,5 @@
-//! The entry point of requests: the tower layer enters here around each poll of a response and of its
-//! body.
+//! The entry point of requests: the tower layer enters here around each poll of a response and of
+//! its body.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::model::id::RuntimeId;
 /// A request that is being handled. Its future owns this, and after that its body.
 pub(crate) struct ActiveRequest {
     meter: Arc<Meter>,
-    /// The location where the layer was made. It is the site of polls that nothing else measures, as
-    /// in stable mode.
+    /// The location where the layer was made. It is the site of polls that nothing else measures,
+    /// as in stable mode.
     site: SiteId,
     route: RouteId,
     runtime: RuntimeId,
@@ -40,8 +40,8 @@ impl ActiveRequest {
         PhaseGuard(Some(EnteredPhase { thread, poll, request, route: *route, phase }))
     }
 
-    /// Returns whether this thread works for the request's route already, because an outer layer has
-    /// named the same request.
+    /// Returns whether this thread works for the request's route already, because an outer layer
+    /// has named the same request.
     pub(crate) fn is_within_its_route(&self) -> bool {
         local_handle(&self.meter).is_some_and(|thread| thread.state.slot.innermost_request() == Some(self.route))
     }
@@ -58,8 +58,8 @@ impl ActiveRequest {
         }
     }
 
-    /// Names the request by a name that the service has proven by its answer. As a mere claim the name
-    /// did not fit into the table.
+    /// Names the request by a name that the service has proven by its answer. As a mere claim the
+    /// name did not fit into the table.
     #[cold]
     pub(crate) fn prove(&mut self, name: &str) {
         self.route = route(&self.meter, name, Proof::Known);

@@ -18,7 +18,6 @@ pub(crate) enum FrameKind {
     /// A watched future within a poll. It is a part of that poll.
     Scope,
     /// A request within a poll. It is a part of that poll.
-    #[cfg_attr(not(feature = "tower"), allow(dead_code))]
     Route,
     /// A scope of allowed blocking. While it is open, no time counts for the enclosing polls.
     Allowed,
@@ -53,8 +52,8 @@ impl FrameTag {
     }
 }
 
-/// A [`FrameTag`] in one word. From the highest bits: the kind (8), the route (16), the runtime (8),
-/// and the index (32).
+/// A [`FrameTag`] in one word. From the highest bits: the kind (8), the route (16), the runtime
+/// (8), and the index (32).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PackedTag(pub(crate) u64);
 
@@ -83,8 +82,9 @@ impl PackedTag {
     }
 }
 
-/// A record of the worker that a wrapper found its thread to be at the push of a frame, in one word.
-/// `runtime::ownership` defines the bits; 0 says that the thread is no worker of another runtime.
+/// A record of the worker that a wrapper found its thread to be at the push of a frame, in one
+/// word. `runtime::ownership` defines the bits; 0 says that the thread is no worker of another
+/// runtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OwnershipRecord(pub(crate) u64);
 

@@ -22,9 +22,9 @@ impl TaskBits {
         if !FITS {
             return TaskBits::NONE;
         }
-        // SAFETY: source and target have the same size (checked), and `Id` wraps one integer: it has
-        // no padding. If that changes, an integer of the same size cannot have padding either, and a
-        // larger `Id` fails `FITS`.
+        // SAFETY: source and target have the same size (checked), and `Id` wraps one integer: it
+        // has no padding. If that changes, an integer of the same size cannot have padding either,
+        // and a larger `Id` fails `FITS`.
         TaskBits(unsafe { std::mem::transmute_copy::<Id, u64>(&id) })
     }
 
@@ -43,8 +43,8 @@ impl TaskBits {
         if self == TaskBits::NONE || !FITS {
             return None;
         }
-        // SAFETY: the caller promises that these are the bits of a valid `Id`, whose size is checked
-        // above.
+        // SAFETY: the caller promises that these are the bits of a valid `Id`, whose size is
+        // checked above.
         Some(unsafe { std::mem::transmute_copy::<u64, Id>(&self.0) })
     }
 }

@@ -70,7 +70,7 @@ impl Wake {
         Wake { flag: Flag::new(), thread: OnceLock::new(), barrier, clock, woken: AtomicU64::new(0) }
     }
 
-    /// Names the thread to wake.
+    /// Sets the thread to wake.
     pub(crate) fn set_thread(&self, thread: Thread) {
         let _ = self.thread.set(thread);
     }
@@ -80,6 +80,7 @@ impl Wake {
         self.barrier
     }
 
+    /// Wakes the watchdog if the flag is up; at the start of each poll.
     #[inline]
     pub(crate) fn check(&self) {
         if self.flag.is_up() {

@@ -1,7 +1,7 @@
 //! A thread's private handle to one watchdog, with its map from spawn sites to counters.
 //!
-//! The map has two levels. A direct-mapped cache, inline in the handle, answers almost every poll with
-//! one comparison. A hash map behind it has all spawn sites that the thread has met.
+//! The map has two levels. A direct-mapped cache, inline in the handle, answers almost every poll
+//! with one comparison. A hash map behind it has all spawn sites that the thread has met.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -58,8 +58,8 @@ impl SpawnSite {
 
 const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>() != 8);
 
-/// The bits that distinguish the keys of a runtime from those of others. They are the highest, which
-/// no address uses.
+/// The bits that distinguish the keys of a runtime from those of others. They are the highest,
+/// which no address uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RuntimeTag(u64);
 
@@ -113,8 +113,8 @@ pub(crate) struct LocalHandle {
     /// Inline, not behind a pointer, which saves the poll a dependent load.
     cache: [CacheEntry; CACHE],
     known: RefCell<HashMap<CountersKey, CountersIndex>>,
-    /// The keys of locations that had no site when the end of a task was reported for them. They are
-    /// not looked up again for that. A spawn adds them to `known`.
+    /// The keys of locations that had no site when the end of a task was reported for them. They
+    /// are not looked up again for that. A spawn adds them to `known`.
     #[cfg(tokio_unstable)]
     never_spawned: RefCell<HashSet<CountersKey>>,
     by_site: RefCell<HashMap<(SiteId, RuntimeId), CountersIndex>>,
@@ -271,8 +271,9 @@ impl LocalHandle {
     /// Returns the counters of a poll, by its frame in this thread's slot.
     #[inline(always)]
     pub(crate) fn counters_of(&self, poll: &FrameCell) -> &SiteCounters {
-        // SAFETY: the pointer is to `NO_COUNTERS`, or to counters of this thread (`push_poll`). They
-        // stay where they are until the `ThreadCounters` are dropped, which `self.state` keeps alive.
+        // SAFETY: the pointer is to `NO_COUNTERS`, or to counters of this thread (`push_poll`).
+        // They stay where they are until the `ThreadCounters` are dropped, which `self.state` keeps
+        // alive.
         unsafe { &*poll.counters() }
     }
 

@@ -64,13 +64,13 @@ impl Drop for LocalHandles {
 /// `None` when the thread is exiting, or when there are too many threads.
 #[inline(always)]
 pub(crate) fn local_handle(meter: &Arc<Meter>) -> Option<&LocalHandle> {
-    // SAFETY: the meter is borrowed for as long as the handle, so the meter exists. The borrower is a
-    // poll on this thread's stack, which returns before the thread destroys its thread-locals.
+    // SAFETY: the meter is borrowed for as long as the handle, so the meter exists. The borrower is
+    // a poll on this thread's stack, which returns before the thread destroys its thread-locals.
     unsafe { first(meter.id).or_else(|| find_or_register(meter.id, || Some(meter.clone()))) }
 }
 
-/// Calls `f` with this thread's handle to a runtime's meter, as [`local_handle`] finds it. `f` must not
-/// call user code, nor anything that could register the thread.
+/// Calls `f` with this thread's handle to a runtime's meter, as [`local_handle`] finds it. `f` must
+/// not call user code, nor anything that could register the thread.
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
@@ -124,8 +124,8 @@ unsafe fn find_or_register<'a>(meter_id: u64, meter: impl FnOnce() -> Option<Arc
 }
 
 /// Returns whether the end of a task is to be ignored, because no spawn was counted for it
-/// (`spawn_blocking`): this thread is not registered, and the location is not interned. The function
-/// does not register the thread. It caches the last such location.
+/// (`spawn_blocking`): this thread is not registered, and the location is not interned. The
+/// function does not register the thread. It caches the last such location.
 #[cfg(tokio_unstable)]
 pub(crate) fn is_spawn_unknown(runtime: &Runtime, location: &'static Location<'static>) -> bool {
     thread_local! {

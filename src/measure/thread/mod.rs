@@ -4,6 +4,7 @@ use std::sync::Arc;
 #[cfg(feature = "spans")]
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
+#[cfg(tokio_unstable)]
 use std::thread::ThreadId;
 
 use pollwatch_stack::{StackBounds, Tid};
@@ -28,7 +29,9 @@ mod local;
 pub(crate) mod slot;
 pub(crate) mod slow_polls;
 
-pub(crate) use handle::{LocalHandle, ResolvedRuntime, RuntimeTag, SpawnSite};
+#[cfg(tokio_unstable)]
+pub(crate) use handle::RuntimeTag;
+pub(crate) use handle::{LocalHandle, ResolvedRuntime, SpawnSite};
 pub(crate) use local::*;
 
 /// The published state of one thread. The thread writes it, any thread reads it.
@@ -43,14 +46,15 @@ pub(crate) struct ThreadState {
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
     clock: Clock,
     pub(crate) threshold: Nanos,
-    /// The duration from which a poll takes the slow path at its end. Shorter ones are only counted:
-    /// they are slow neither for the histogram's exact buckets nor for the watchdog.
+    /// The duration from which a poll takes the slow path at its end. Shorter ones are only
+    /// counted: they are slow neither for the histogram's exact buckets nor for the watchdog.
     pub(crate) fast_limit: Nanos,
     #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
     wake: Arc<Wake>,
     /// The number of the thread in its watchdog, never reused.
     pub(crate) id: u64,
+    #[cfg(tokio_unstable)]
     pub(crate) thread: ThreadId,
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
@@ -78,6 +82,7 @@ impl ThreadState {
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
             id,
+            #[cfg(tokio_unstable)]
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
             tid: Tid::current(),

@@ -38,14 +38,17 @@ fn workers(state: &WatchdogState, runtime: &Runtime) -> Option<Vec<WorkerActivit
     let metrics = runtime.metrics()?;
     let polls = worker_polls(&state.meter, runtime, Nanos::ZERO);
     let blocked = state.blocked_workers(runtime);
+    #[cfg(tokio_unstable)]
     let threads = state.meter.threads();
     let idle = |index| {
         #[cfg(tokio_unstable)]
-        let thread = metrics.worker_thread_id(index);
+        let name = {
+            let id = metrics.worker_thread_id(index);
+            threads.iter().find(|thread| Some(thread.thread) == id).map(|thread| thread.name.clone())
+        };
         #[cfg(not(tokio_unstable))]
-        let thread = None;
-        let thread = threads.iter().find(|known| Some(known.thread) == thread);
-        WorkerActivity::idle(index, thread.map(|known| known.name.clone()))
+        let name = None;
+        WorkerActivity::idle(index, name)
     };
     let worker = |index| {
         let worker = match polls.iter().find(|poll| usize::from(poll.worker) == index) {

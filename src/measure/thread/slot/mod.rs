@@ -2,8 +2,8 @@
 //!
 //! The version of the seqlock holds the number of the last push and the depth. A push stores a
 //! frame that is not visible yet and publishes the next version; a pop publishes a lower depth.
-//! Every push has a version of its own, which distinguishes a frame from one that it replaced at the
-//! same depth.
+//! Every push has a version of its own, which distinguishes a frame from one that it replaced at
+//! the same depth.
 //!
 //! One field of a visible frame is changed in place: `start`, by time that does not count as the
 //! frame's own. A reader copies the value before the change or after it.

@@ -39,9 +39,9 @@ impl Slot {
         parts.filter(|(_, tag)| tag.kind == FrameKind::Route).find_map(|(_, tag)| tag.route)
     }
 
-    /// Excludes the time of the innermost frame, a request, from the requests that enclose it. Those
-    /// outside of a scope of allowed blocking are not changed, because the scope excludes all of its
-    /// own time from them.
+    /// Excludes the time of the innermost frame, a request, from the requests that enclose it.
+    /// Those outside of a scope of allowed blocking are not changed, because the scope excludes all
+    /// of its own time from them.
     #[cfg(feature = "tower")]
     #[inline]
     pub(crate) fn delay_enclosing_requests(&self, now: impl FnOnce() -> Ticks) {
