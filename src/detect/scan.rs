@@ -1,18 +1,18 @@
 //! The scan of all slots: which polls are running at this moment, and which of them block a worker.
 //!
-//! This is the only walk over the slots. The watchdog thread uses it to find stalls, and any other
-//! thread to read what is running now. That answer is right even while the watchdog thread is late.
+//! No other module walks over the slots. The watchdog thread uses this scan to find stalls, and any
+//! other thread to read what is running now. That reading does not depend on the watchdog thread.
 
 use std::sync::Arc;
 
-use super::track::{Poll, PollState, Request};
+use super::track::{OpenRequest, Poll, PollState};
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::{Frame, FrameTag, Reading};
-use crate::model::id::PollKey;
+use crate::model::id::{PollKey, ThreadNumber, WorkerIndex};
 use crate::model::time::Nanos;
 
 /// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`:
@@ -27,48 +27,55 @@ pub(super) fn read_slots(meter: &Meter) -> impl Iterator<Item = (Arc<ThreadState
 /// Returns the polls in a slot, outermost first, each with its frame.
 pub(super) fn polls_in(meter: &Meter, thread: &ThreadState, reading: &Reading) -> impl Iterator<Item = (Poll, Frame)> {
     reading.polls().map(move |(frame, what, paused_at)| {
-        let mut poll = poll_of(meter, thread, what, (frame.number, frame.begin, frame.task));
+        let fields = FrameFields { number: frame.number, start: Ticks(frame.begin), task: frame.task, tag: what };
+        let mut poll = poll_of(meter, thread, fields);
         poll.watched = reading.scope_of(frame);
         poll.parent_route = reading.parent_route(frame);
-        poll.request = reading.request_of(frame).map(|(request, route)| Request {
+        poll.request = reading.request_of(frame).map(|(request, route)| OpenRequest {
             frame: request.number,
             route,
-            begin: meter.clock.nanos(Ticks(request.begin)).0,
+            start: meter.clock.nanos(Ticks(request.begin)),
         });
-        poll.paused_since = paused_at.map(|at| meter.clock.nanos(Ticks(at)).0);
+        poll.paused_since = paused_at.map(|at| meter.clock.nanos(Ticks(at)));
         (poll, *frame)
     })
 }
 
-/// Returns what a frame's number, begin, task and tag say by themselves about a poll.
-pub(super) fn poll_of(
-    meter: &Meter,
-    thread: &ThreadState,
-    what: FrameTag,
-    (number, begin, task): (u64, u64, u64),
-) -> Poll {
+/// The fields that the frame of a running poll and the record of a finished one have in common.
+pub(super) struct FrameFields {
+    pub(super) number: u64,
+    pub(super) start: Ticks,
+    /// The bits of the task's id, 0 where it has none.
+    pub(super) task: u64,
+    pub(super) tag: FrameTag,
+}
+
+/// Returns a poll with all that its own frame says about it, and nothing of the frames inside.
+pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, frame: FrameFields) -> Poll {
+    let FrameFields { number, start, task, tag } = frame;
     Poll {
-        key: PollKey { thread: thread.id, number },
-        begin: meter.clock.nanos(Ticks(begin)).0,
-        runtime: what.runtime,
-        site: thread.counters.cell(what.index).map_or(SiteId::OTHER, |cell| cell.site()),
+        key: PollKey { thread: ThreadNumber(thread.id), number },
+        start: meter.clock.nanos(start),
+        runtime: tag.runtime,
+        site: thread.counters.cell(tag.index).map_or(SiteId::OTHER, |cell| cell.site()),
         watched: None,
         request: None,
-        parent_route: what.route,
+        parent_route: tag.route,
         task,
         paused_since: None,
-        waited: 0,
+        run_delay: Nanos::ZERO,
     }
 }
 
-/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which.
-/// Takes tokio's locks.
+/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which
+/// one. Takes tokio's locks.
 pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> PollState {
     let worker = runtime.worker_of(thread, frame);
-    // Read last: while the poll lasts, what was said about its thread is true of it.
+    // The slot is read last. If it still has the frame, the poll was running when the worker was
+    // looked up, so that the worker is that of the poll.
     match (thread.slot.has_frame(frame.number), worker) {
         (false, _) => PollState::Finished,
-        (true, Some(worker)) => PollState::OnWorker(worker),
+        (true, Some(worker)) => PollState::OnWorker(WorkerIndex(worker)),
         (true, None) => PollState::OffWorker,
     }
 }
@@ -76,7 +83,7 @@ pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame)
 /// A worker and the poll that it is in.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerPoll {
-    pub(crate) worker: u16,
+    pub(crate) worker: WorkerIndex,
     /// The time for which the poll has lasted so far.
     pub(crate) elapsed: Nanos,
     #[cfg(feature = "server")]
@@ -91,9 +98,9 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
     let mut found: Vec<WorkerPoll> = Vec::new();
     for (thread, reading) in read_slots(meter) {
         let Some(reading) = reading else { continue };
-        let now = meter.clock.nanos(meter.clock.now()).0;
+        let now = meter.clock.nanos(meter.clock.now());
         for (poll, frame) in polls_in(meter, &thread, &reading) {
-            let elapsed = Nanos(poll.paused_since.unwrap_or(now).saturating_sub(poll.begin));
+            let elapsed = poll.paused_since.unwrap_or(now).saturating_sub(poll.start);
             if poll.runtime != runtime.id || elapsed < min_elapsed {
                 continue;
             }
@@ -106,9 +113,9 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
                 #[cfg(feature = "server")]
                 poll,
             };
-            match found.iter_mut().find(|known| known.worker == worker) {
-                Some(known) if known.elapsed >= elapsed => {}
-                Some(known) => *known = this,
+            match found.iter_mut().find(|other| other.worker == worker) {
+                Some(other) if other.elapsed >= elapsed => {}
+                Some(other) => *other = this,
                 None => found.push(this),
             }
         }
