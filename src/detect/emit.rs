@@ -68,8 +68,8 @@ impl Emitter {
         Emitter { meter, sink, stacks, ongoing: HashMap::new(), has_reported_degradation: false }
     }
 
-    /// Emits the event of a change, and examines the stall's thread before where that is due. `at` is
-    /// the moment of the scan; `context` returns the thread of a poll.
+    /// Emits the event of a change, and examines the stall's thread before where that is due. `at`
+    /// is the moment of the scan; `context` returns the thread of a poll.
     pub(super) fn emit_change(
         &mut self,
         examiner: &mut Examiner,

@@ -201,14 +201,14 @@ impl Examiner {
         }
     }
 
-    /// Returns whether any thread has been examined since the previous call. An examination may take
-    /// a while.
+    /// Returns whether any thread has been examined since the previous call. An examination may
+    /// take a while.
     pub(crate) fn take_has_examined(&mut self) -> bool {
         std::mem::take(&mut self.has_examined)
     }
 
-    /// Returns the addresses in a thread's stack, outermost first. `None` where the capture fails or
-    /// is incomplete, and while captures still have to load libraries.
+    /// Returns the addresses in a thread's stack, outermost first. `None` where the capture fails
+    /// or is incomplete, and while captures still have to load libraries.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, identity: &StallIdentity) -> Option<Vec<Address>> {
         if !is_preloaded() {
             return None;

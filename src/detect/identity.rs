@@ -32,8 +32,8 @@ pub(crate) struct BusyPeriod {
 pub(crate) struct BlockedWorker {
     pub(crate) entry: Arc<ThreadEntry>,
     pub(crate) period: BusyPeriod,
-    /// The CPU time of a thread that waits: the stall ends when the thread runs. `None` for a thread
-    /// that computes.
+    /// The CPU time of a thread that waits: the stall ends when the thread runs. `None` for a
+    /// thread that computes.
     pub(crate) cpu: Option<Nanos>,
 }
 

@@ -15,8 +15,8 @@ use crate::model::time::Nanos;
 const MIN_LOWER_BOUND: Nanos = Nanos::from_millis(20);
 /// A runtime with a delay of this length is late: it is probed on, also while no scan meets a poll.
 const LATE: Nanos = Nanos::from_millis(1);
-/// The time for which a late runtime is probed on. Load shedding may make its polls so short that no
-/// scan meets one, and has to learn that the delay is gone.
+/// The time for which a late runtime is probed on. Load shedding may make its polls so short that
+/// no scan meets one, and has to learn that the delay is gone.
 const PROBE_LATE_FOR: Nanos = Nanos::from_secs(4);
 
 /// The delay of a runtime since the latest wake of its probe.

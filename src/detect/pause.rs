@@ -38,12 +38,12 @@ impl Sleep {
 
     /// Returns what the process did in the oversleep. The watchdog thread's own run delay and the
     /// CPU time of the polling threads are the evidence. Without either, the sleep excuses nobody.
-    fn period(&self) -> Period {
+    fn cause(&self) -> OversleepCause {
         if self.others_ran() || self.own_run_delay.is_none() && self.busiest.is_none() {
-            return Period::Running;
+            return OversleepCause::OthersRan;
         }
         let was_starved = self.own_run_delay.is_some_and(|delay| delay >= self.late() / 2);
-        if was_starved { Period::Starved } else { Period::Stopped }
+        if was_starved { OversleepCause::Starved } else { OversleepCause::Stopped }
     }
 
     /// Returns whether a thread that was in a poll ran during the sleep.
@@ -54,9 +54,9 @@ impl Sleep {
 
 /// What the process did while the watchdog thread overslept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Period {
+enum OversleepCause {
     /// At least one other thread ran, or nothing is known.
-    Running,
+    OthersRan,
     /// Processes other than this one had the CPUs.
     Starved,
     /// The process or the machine was stopped.
@@ -65,7 +65,7 @@ enum Period {
 
 /// The moments from `start` to `end`.
 #[derive(Clone, Copy, Debug)]
-struct Interval {
+struct Period {
     start: Nanos,
     end: Nanos,
 }
@@ -73,8 +73,8 @@ struct Interval {
 /// The latest periods in which the process was stopped, and those in which it was given no CPU.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
-    stopped: VecDeque<Interval>,
-    starved: VecDeque<Interval>,
+    stopped: VecDeque<Period>,
+    starved: VecDeque<Period>,
 }
 
 impl Pauses {
@@ -83,17 +83,17 @@ impl Pauses {
         if !sleep.overslept(threshold) {
             return None;
         }
-        let period = sleep.period();
-        let list = match period {
-            Period::Running => return None,
-            Period::Starved => &mut self.starved,
-            Period::Stopped => &mut self.stopped,
+        let cause = sleep.cause();
+        let list = match cause {
+            OversleepCause::OthersRan => return None,
+            OversleepCause::Starved => &mut self.starved,
+            OversleepCause::Stopped => &mut self.stopped,
         };
         if list.len() == MAX_PERIODS {
             list.pop_front();
         }
-        list.push_back(Interval { start: sleep.start, end: sleep.end });
-        (period == Period::Stopped).then(|| sleep.end.saturating_sub(sleep.start))
+        list.push_back(Period { start: sleep.start, end: sleep.end });
+        (cause == OversleepCause::Stopped).then(|| sleep.end.saturating_sub(sleep.start))
     }
 
     /// Returns how much of `start..end` was a pause.
@@ -108,7 +108,7 @@ impl Pauses {
 }
 
 /// Returns the total overlap of `intervals` with `start..end`.
-fn overlap(intervals: &VecDeque<Interval>, start: Nanos, end: Nanos) -> Nanos {
+fn overlap(intervals: &VecDeque<Period>, start: Nanos, end: Nanos) -> Nanos {
     intervals.iter().map(|period| period.end.min(end).saturating_sub(period.start.max(start))).sum()
 }
 

@@ -1,9 +1,9 @@
 //! Run delays: how long threads had to wait for a CPU before a poll started. Pure.
 //!
 //! The kernel counts the run delay from the start of a thread. The delay within a poll is therefore
-//! a difference, and needs a reading from before the poll. Each thread is read repeatedly while CPUs
-//! are short, and occasionally otherwise. One scan reads only a few threads, since each reading is
-//! that of a file.
+//! a difference, and needs a reading from before the poll. Each thread is read repeatedly while
+//! CPUs are short, and occasionally otherwise. One scan reads only a few threads, since each
+//! reading is that of a file.
 
 use std::collections::HashMap;
 

@@ -5,17 +5,17 @@
 //! whether it has parked, the CPU time of its thread, and the metrics that tokio publishes. From
 //! these, two kinds of stalls are inferred:
 //!
-//! - **The worker waits.** It has not parked, its thread has used no CPU time for the threshold, and
-//!   is in one system call all the time. A worker waits in a system call only when it parks, so that
-//!   a task must have made the call. One case looks the same and blocks nothing: the task used
+//! - **The worker waits.** It has not parked, its thread has used no CPU time for the threshold,
+//!   and is in one system call all the time. A worker waits in a system call only when it parks, so
+//!   that a task must have made the call. One case looks the same and blocks nothing: the task used
 //!   `block_in_place`, and another thread has taken the worker over. Where that is excluded, the
 //!   stall is [observed](Certainty::Observed). Where not, it is [suspected](Certainty::Suspected)
 //!   after twice the threshold.
 //! - **The worker computes in one location.** tokio publishes a worker's metrics when it parks and
-//!   every [`EVENT_INTERVAL`] ticks. A tick is one poll, or up to four where tasks wake one another.
-//!   A worker that runs without publishing for `EVENT_INTERVAL` quarters of a threshold has ticks of
-//!   more than a quarter of a threshold on average. If several stack samples in that time are in
-//!   the same task's code, the worker is suspected to be in one long poll.
+//!   every [`EVENT_INTERVAL`] ticks. A tick is one poll, or up to four where tasks wake one
+//!   another. A worker that runs without publishing for `EVENT_INTERVAL` quarters of a threshold
+//!   has ticks of more than a quarter of a threshold on average. If several stack samples in that
+//!   time are in the same task's code, the worker is suspected to be in one long poll.
 //!
 //! tokio updates a worker's metrics only on the thread that drives the worker. If they change while
 //! the thread has not run, another thread has taken the worker over.
@@ -106,8 +106,8 @@ impl BlockedWorkerDetector {
         BlockedWorkerDetector { threshold, workers: HashMap::new() }
     }
 
-    /// Returns the changes by the scan at the moment `now`. `observations` has all workers that have
-    /// not parked. A worker that is not among them has parked, or can no longer be observed.
+    /// Returns the changes by the scan at the moment `now`. `observations` has all workers that
+    /// have not parked. A worker that is not among them has parked, or can no longer be observed.
     pub(crate) fn step(
         &mut self,
         now: Nanos,
@@ -179,7 +179,8 @@ impl<I: Inspector> Step<'_, I> {
             self.changes.extend(worker.end());
             worker.computing = ComputingEvidence::new(observation.at, worker.computing.next_sample);
             if !has_run {
-                // A thread that has not run cannot have published, so another one drives the worker.
+                // A thread that has not run cannot have published, so another one drives the
+                // worker.
                 worker.state = BlockState::HandedOn;
             }
         }

@@ -2,8 +2,8 @@
 //! [detector](super::detector).
 //!
 //! Each thread of a runtime publishes its last park or unpark, and the worker that it drove then.
-//! The other facts are read from the kernel and from tokio: CPU time, run delay, system call, stack,
-//! and the metrics of the worker.
+//! The other facts are read from the kernel and from tokio: CPU time, run delay, system call,
+//! stack, and the metrics of the worker.
 //!
 //! **Which thread drives a worker** is an inference. The thread that published a worker last is
 //! taken as its driver. That is wrong while a task is in `block_in_place`: tokio then hands the
@@ -19,9 +19,9 @@
 //!
 //! The second case needs CPU times from earlier scans, so that [`Workers`] keeps them.
 //!
-//! **Where a worker computes** is read from its stack. The stack of a parked worker is captured once
-//! for each runtime. The frames that it has in common with the stack of a busy worker are those of
-//! the worker's loop. The frames after them name the task.
+//! **Where a worker computes** is read from its stack. The stack of a parked worker is captured
+//! once for each runtime. The frames that it has in common with the stack of a busy worker are
+//! those of the worker's loop. The frames after them name the task.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -46,8 +46,8 @@ use crate::model::time::Nanos;
 /// no driver is confirmed.
 const MAX_OTHERS: usize = 64;
 /// The depth of a shallow stack, as a share of the depth of a parked worker's: a numerator and a
-/// denominator. A thread that idles in the pool has next to no stack, and a call in `spawn_blocking`
-/// about a third.
+/// denominator. A thread that idles in the pool has next to no stack, and a call in
+/// `spawn_blocking` about a third.
 const SHALLOW: (usize, usize) = (3, 5);
 /// The interval at which a failed capture of a parked worker's stack is tried again.
 const CAPTURE_INTERVAL: Nanos = Nanos::from_millis(100);
@@ -179,8 +179,8 @@ impl Workers {
         self.parked_stacks.retain(|id, _| scan.pools.iter().any(|pool| pool.pool.id == *id));
     }
 
-    /// Captures the stack of a parked worker of each pool, once. A failed capture is repeated after a
-    /// while.
+    /// Captures the stack of a parked worker of each pool, once. A failed capture is repeated after
+    /// a while.
     pub(crate) fn capture_parked_stacks(&mut self, scan: &WorkerScan, now: Nanos, examiner: &mut Examiner) {
         for pool in &scan.pools {
             match self.parked_stacks.get(&pool.pool.id) {

@@ -225,7 +225,8 @@ impl Tracker {
                     changes.push(Change::Unchanged { id, elapsed });
                 }
             }
-            // The poll left its worker at an unknown moment after the scan that last found it there.
+            // The poll left its worker at an unknown moment after the scan that last found it
+            // there.
             PollState::OffWorker => {
                 changes.push(Change::Ended { id, elapsed: *confirmed });
                 self.tracked.insert(poll.key, TrackedPoll::Ignored);
@@ -249,7 +250,8 @@ impl Tracker {
                 let elapsed = context.effective(poll.start, ended.duration).max(confirmed);
                 changes.push(Change::Ended { id, elapsed });
             }
-            // The poll left its worker at an unknown moment after the scan that last found it there.
+            // The poll left its worker at an unknown moment after the scan that last found it
+            // there.
             (Some(TrackedPoll::Stall { id, confirmed, .. }), None) => {
                 changes.push(Change::Ended { id, elapsed: confirmed });
             }
@@ -286,8 +288,8 @@ impl Tracker {
         changes.extend(requests.filter(|_| exoneration.is_none()));
     }
 
-    /// Ends the stalls whose end was lost (a full ring, a thread that exited) with the duration that
-    /// was last confirmed.
+    /// Ends the stalls whose end was lost (a full ring, a thread that exited) with the duration
+    /// that was last confirmed.
     fn end_vanished(&mut self, scan: &Scan, changes: &mut Vec<Change>) {
         if self.tracked.is_empty() {
             return;

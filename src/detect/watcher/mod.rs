@@ -153,13 +153,14 @@ impl Watcher {
                 self.panic_budget.reset();
             }
         }
-        // Also where the last scan panicked. Otherwise load shedding would act on the last published
-        // lag for ever.
+        // Also where the last scan panicked. Otherwise load shedding would act on the last
+        // published lag for ever.
         call_user(|| LagPublisher::clear(&self.meter));
         self.status.has_ended();
     }
 
-    /// Handles a scan that panicked, which is a defect of pollwatch. Returns whether the thread continues.
+    /// Handles a scan that panicked, which is a defect of pollwatch. Returns whether the thread
+    /// continues.
     fn recover(&mut self) -> bool {
         self.status.panics.fetch_add(1, Ordering::Relaxed);
         match self.panic_budget.spend() {

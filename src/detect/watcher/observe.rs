@@ -28,8 +28,8 @@ pub(super) struct Observation {
 }
 
 impl Watcher {
-    /// Reads all slots, and after that the slow-poll rings. A thread pushes a poll to its ring before
-    /// it pops the frame, so that a poll that is in neither started later.
+    /// Reads all slots, and after that the slow-poll rings. A thread pushes a poll to its ring
+    /// before it pops the frame, so that a poll that is in neither started later.
     pub(super) fn observe(&mut self) -> Observation {
         let meter = self.meter.clone();
         let at = meter.clock.now();

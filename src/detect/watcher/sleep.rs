@@ -40,8 +40,8 @@ impl Watcher {
         self.read_run_delays(observation, waited);
         self.own_delay_before_sleep = own_delay;
         self.read_cpu_times(observation);
-        // The sleep starts at the moment up to which oversleeps have been checked, so that no time is
-        // left unchecked.
+        // The sleep starts at the moment up to which oversleeps have been checked, so that no time
+        // is left unchecked.
         let start = self.last_confirmed;
         let mut due = self
             .tracker
@@ -103,8 +103,8 @@ impl Watcher {
         }
     }
 
-    /// Reads the run delays of some threads. `own` is how long this thread waited for a CPU since the
-    /// previous scan.
+    /// Reads the run delays of some threads. `own` is how long this thread waited for a CPU since
+    /// the previous scan.
     fn read_run_delays(&mut self, observation: &Observation, own: Nanos) {
         let mut starts: HashMap<ThreadNumber, Nanos> = HashMap::new();
         for poll in &observation.scan.running {
@@ -130,7 +130,8 @@ impl Watcher {
             let known = self.cpu_times.get(&poll.key.thread).filter(|cpu| cpu.poll == poll.key);
             let new = || Baseline { cpu: latest, at: self.now(), run_delay: None };
             let mut baseline = known.map_or_else(new, |cpu| cpu.baseline);
-            // This reading takes some microseconds. Polls of a healthy service are too short for it.
+            // This reading takes some microseconds. Polls of a healthy service are too short for
+            // it.
             if baseline.run_delay.is_none() && observation.now.saturating_sub(poll.start) >= LONG_POLL {
                 baseline.run_delay = procfs::run_delay(tid);
             }
