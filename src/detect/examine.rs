@@ -10,7 +10,7 @@ use super::capture_outcome::CaptureOutcome;
 use super::classify::{Evidence, classify, describe};
 use super::identity::StallIdentity;
 use super::poll_entry::is_poll_entry;
-use super::procfs::{self, SyscallState as ThreadPosition};
+use super::procfs::{self, SyscallState};
 use super::status::WatcherStatus;
 use super::track::{Poll, spent_most_waiting};
 use crate::measure::entry::spans;
@@ -101,9 +101,9 @@ impl Examiner {
         run_delay_before: Option<Nanos>,
     ) -> Diagnosis {
         self.has_examined = true;
-        let position = thread.tid.and_then(procfs::syscall);
-        let CpuUsage { used: on_cpu, share, baseline } = self.cpu_usage(thread, baseline, position);
-        let mut cause = classify(Evidence { at: position, on_cpu: share });
+        let state = thread.tid.and_then(procfs::syscall);
+        let CpuUsage { used: on_cpu, share, baseline } = self.cpu_usage(thread, baseline, state);
+        let mut cause = classify(Evidence { state, on_cpu: share });
         if cause == Cause::Starved && !self.was_starved(thread, baseline, run_delay_before, on_cpu) {
             // The thread waited for something else, and happens to run again just now.
             cause = Cause::Unknown;
@@ -111,8 +111,8 @@ impl Examiner {
         // A thread that gets no CPU at all handles the signal of a capture late. The watchdog would
         // wait for it and learn little.
         let gets_no_cpu = cause == Cause::Starved && share.is_some_and(|share| share < MIN_CAPTURE_SHARE);
-        let stack = if gets_no_cpu { None } else { self.capture(thread, identity, position, 0) };
-        let syscall = syscall(position);
+        let stack = if gets_no_cpu { None } else { self.capture(thread, identity, state, 0) };
+        let syscall = syscall(state);
         // Spans that a thread entered outside of any measured poll may belong to any task.
         let spans = match identity {
             StallIdentity::Poll(number) => Some(spans::of_poll(thread, *number)),
@@ -125,18 +125,13 @@ impl Examiner {
     }
 
     /// Measures the CPU time since the baseline, which is now where there is none.
-    fn cpu_usage(
-        &self,
-        thread: &ThreadState,
-        baseline: Option<Baseline>,
-        position: Option<ThreadPosition>,
-    ) -> CpuUsage {
+    fn cpu_usage(&self, thread: &ThreadState, baseline: Option<Baseline>, state: Option<SyscallState>) -> CpuUsage {
         let none = |baseline| CpuUsage { used: None, share: None, baseline };
         let Some(tid) = thread.tid else { return none(None) };
         let sample = || Some(Baseline { cpu: procfs::cpu_time(tid)?, at: self.now(), run_delay: None });
         let Some(mut now) = sample() else { return none(None) };
         let baseline = baseline.unwrap_or(now);
-        let is_waiting = matches!(position, Some(ThreadPosition::Waiting { .. }));
+        let is_waiting = matches!(state, Some(SyscallState::Waiting { .. }));
         if now.at.saturating_sub(baseline.at) < MIN_WINDOW && !is_waiting {
             std::thread::sleep(MIN_WINDOW.to_duration());
             let Some(later) = sample() else { return none(Some(baseline)) };
@@ -170,7 +165,7 @@ impl Examiner {
         }
         let cpu = procfs::cpu_time(tid);
         std::thread::sleep(MIN_WINDOW.to_duration());
-        cpu == procfs::cpu_time(tid) && procfs::syscall(tid) == Some(ThreadPosition::Running)
+        cpu == procfs::cpu_time(tid) && procfs::syscall(tid) == Some(SyscallState::Running)
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
     }
 
@@ -214,8 +209,8 @@ impl Examiner {
             return None;
         }
         self.has_examined = true;
-        let position = thread.tid.and_then(procfs::syscall);
-        let stack = self.capture(thread, identity, position, RESERVED_FOR_STALLS)?;
+        let state = thread.tid.and_then(procfs::syscall);
+        let stack = self.capture(thread, identity, state, RESERVED_FOR_STALLS)?;
         stack.is_complete().then(|| stack.addresses().rev().collect())
     }
 
@@ -225,7 +220,7 @@ impl Examiner {
         &mut self,
         thread: &ThreadState,
         identity: &StallIdentity,
-        position: Option<ThreadPosition>,
+        state: Option<SyscallState>,
         reserve: u32,
     ) -> Option<RawStack> {
         if !self.captures {
@@ -237,7 +232,7 @@ impl Examiner {
             _ if !self.bucket.take_above(reserve, now) => (CaptureOutcome::Limited, None),
             None => (CaptureOutcome::Unavailable, None),
             Some(target) => {
-                let result = self.capturer.capture_if_current(target, position, || identity.is_current(thread));
+                let result = self.capturer.capture_if_current(target, state, || identity.is_current(thread));
                 (CaptureOutcome::of(&result), result.ok())
             }
         };
@@ -250,8 +245,8 @@ impl Examiner {
     }
 }
 
-fn syscall(position: Option<ThreadPosition>) -> Option<Syscall> {
-    let ThreadPosition::Waiting { call: Some(call), .. } = position? else { return None };
+fn syscall(state: Option<SyscallState>) -> Option<Syscall> {
+    let SyscallState::Waiting { call: Some(call), .. } = state? else { return None };
     let (name, purpose) = describe(call.number);
     let target = matches!(purpose, Purpose::Io | Purpose::FileLock).then(|| target(call.first_argument)).flatten();
     Some(Syscall { name, target, purpose })

@@ -109,8 +109,7 @@ pub struct Syscall {
     pub(crate) purpose: Purpose,
 }
 
-/// What a system call is for.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+/// The purpose of a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Sleep,
