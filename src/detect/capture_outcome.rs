@@ -1,11 +1,11 @@
-//! How captures end, for the metrics.
+//! The outcomes of captures, for the metrics.
 
 use pollwatch_stack::{CaptureError, RawStack};
 
-/// How a capture ended: the label `result` of `captures_total`.
+/// The outcome of a capture: the label `result` of `captures_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CaptureOutcome {
-    /// A stack up to the thread's first function.
+    /// A stack that reaches the thread's first function.
     Ok,
     /// A stack whose outer part is missing.
     Incomplete,
@@ -32,7 +32,7 @@ impl CaptureOutcome {
         CaptureOutcome::Limited,
     ];
 
-    /// Returns how a capture ended.
+    /// Returns the outcome of a capture.
     pub(crate) fn of(result: &Result<RawStack, CaptureError>) -> CaptureOutcome {
         match result {
             Ok(stack) if stack.is_complete() => CaptureOutcome::Ok,

@@ -1,5 +1,5 @@
-//! Classification of a blocked thread, by the state that the kernel reports and by the thread's share
-//! of a CPU. Pure.
+//! Classification of a blocked thread, by the state that the kernel reports and by the thread's
+//! share of a CPU. Pure.
 
 use super::procfs::SyscallState;
 use crate::model::cause::{Cause, Purpose};

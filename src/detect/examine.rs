@@ -26,9 +26,9 @@ const CAPTURES: RateLimit = RateLimit { burst: 64, interval: Duration::from_mill
 /// The captures of a burst that are reserved for stalls, while the search for blocked workers
 /// captures stacks as well.
 const RESERVED_FOR_STALLS: u32 = CAPTURES.burst / 2;
-/// The shortest window over which a share of CPU time is judged.
+/// The shortest window over which a share of CPU time is measured.
 const MIN_WINDOW: Nanos = Nanos::from_millis(1);
-/// A starved thread with a smaller share of a CPU than this is not asked for its stack.
+/// The share of a CPU below which the stack of a starved thread is not captured.
 const MIN_CAPTURE_SHARE: f64 = 0.05;
 
 /// The CPU time of a thread at the moment `at`, from which an examination counts.
@@ -71,7 +71,7 @@ struct CpuUsage {
 pub(crate) struct Examiner {
     meter: Arc<Meter>,
     status: Arc<WatcherStatus>,
-    /// Whether stacks are captured at all.
+    /// True unless the user switched captures off.
     captures: bool,
     capturer: Capturer,
     bucket: TokenBucket,
@@ -124,7 +124,7 @@ impl Examiner {
         Diagnosis { cause, syscall, on_cpu: on_cpu.map(Nanos::to_duration), baseline, stack, spans }
     }
 
-    /// Measures the CPU time since the baseline, which is now where there is none.
+    /// Measures the CPU time since the baseline. Where there is none, the baseline is this moment.
     fn cpu_usage(&self, thread: &ThreadState, baseline: Option<Baseline>, state: Option<SyscallState>) -> CpuUsage {
         let none = |baseline| CpuUsage { used: None, share: None, baseline };
         let Some(tid) = thread.tid else { return none(None) };

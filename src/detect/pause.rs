@@ -18,7 +18,7 @@ pub(crate) struct Sleep {
     /// The moment at which the thread should have woken up.
     pub(crate) due: Nanos,
     pub(crate) end: Nanos,
-    /// How long the watchdog thread waited for a CPU during the sleep, if that is known.
+    /// The time that the watchdog thread waited for a CPU during the sleep, if that is known.
     pub(crate) own_run_delay: Option<Nanos>,
     /// The most CPU time that one thread used during the sleep, of the threads that were in a poll
     /// when the sleep started.
@@ -36,7 +36,7 @@ impl Sleep {
         self.end.saturating_sub(self.due)
     }
 
-    /// Returns what the process did in the oversleep. The watchdog thread's own run delay and the
+    /// Returns the cause of an oversleep. The watchdog thread's own run delay and the
     /// CPU time of the polling threads are the evidence. Without either, the sleep excuses nobody.
     fn cause(&self) -> OversleepCause {
         if self.others_ran() || self.own_run_delay.is_none() && self.busiest.is_none() {
@@ -52,7 +52,7 @@ impl Sleep {
     }
 }
 
-/// What the process did while the watchdog thread overslept.
+/// The cause of an oversleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OversleepCause {
     /// At least one other thread ran, or nothing is known.
@@ -107,9 +107,9 @@ impl Pauses {
     }
 }
 
-/// Returns the total overlap of `intervals` with `start..end`.
-fn overlap(intervals: &VecDeque<Period>, start: Nanos, end: Nanos) -> Nanos {
-    intervals.iter().map(|period| period.end.min(end).saturating_sub(period.start.max(start))).sum()
+/// Returns the total overlap of `periods` with `start..end`.
+fn overlap(periods: &VecDeque<Period>, start: Nanos, end: Nanos) -> Nanos {
+    periods.iter().map(|period| period.end.min(end).saturating_sub(period.start.max(start))).sum()
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

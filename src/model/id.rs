@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 pub(crate) struct RuntimeId(pub(crate) u8);
 
 impl RuntimeId {
-    /// The runtime that stands for all that is not known: polls outside of any runtime, or of one
-    /// that did not fit into the table.
+    /// The runtime `other`: of polls outside of any runtime, and of the runtimes that did not fit
+    /// into the table.
     pub(crate) const OTHER: RuntimeId = RuntimeId(0);
 
     /// Returns the index in lists: 0, 1, 2 ...

@@ -1,14 +1,14 @@
-//! Places in the user's code.
+//! Locations in the user's code.
 
 use std::fmt;
 use std::panic::Location;
 
 use pollwatch_stack::paths::portable_path;
 
-/// A place in the code: where a task was spawned, or a future was wrapped.
+/// A location in the code: where a task was spawned, or a future was wrapped.
 ///
 /// Displays as `file:line:column` (the file below its crate or registry, without the folders of the
-/// machine that built it), or as `other` for the places beyond
+/// machine that built it), or as `other` for the locations beyond
 /// [`max_sites`](crate::WatchdogBuilder::max_sites).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Site(Option<&'static Location<'static>>);
@@ -19,7 +19,7 @@ impl Site {
         Site(location)
     }
 
-    /// The place itself, `None` for `other`.
+    /// The location, `None` for `other`.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0
     }

@@ -28,9 +28,9 @@ pub(crate) struct BlockedIn {
     /// A digest of the system call and of how often the thread has been given a CPU. Two different
     /// waits have different digests.
     pub(crate) digest: u64,
-    /// Whether the thread is in a system call. Otherwise it waits for a page of memory.
+    /// True in a system call. Otherwise the thread waits for a page of memory.
     pub(crate) in_syscall: bool,
-    /// Whether the thread's stack is too shallow to run a worker.
+    /// True if the thread's stack is too shallow to run a worker.
     pub(crate) is_shallow: bool,
 }
 

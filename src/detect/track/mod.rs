@@ -33,9 +33,9 @@ pub(crate) struct Poll {
     pub(crate) task: u64,
     /// The moment since which the poll does not count, because a part of it is meant to block.
     pub(crate) paused_since: Option<Nanos>,
-    /// How long the poll's thread was kept from a CPU since shortly before the poll started. It is
-    /// read once the poll has lasted for the threshold and until the poll is tracked; zero where it
-    /// is unknown.
+    /// The time that the poll's thread was kept from a CPU since shortly before the poll started.
+    /// It is read once the poll has lasted for the threshold and until the poll is tracked; zero
+    /// where it is unknown.
     pub(crate) run_delay: Nanos,
 }
 

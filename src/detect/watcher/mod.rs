@@ -53,7 +53,7 @@ const PANIC_DELAY: Duration = Duration::from_millis(10);
 /// The settings of the watchdog thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatcherSettings {
-    /// Whether stacks are captured.
+    /// True unless the user switched captures off.
     pub(crate) capture_stacks: bool,
     /// The stacks that can be captured, as far as that is known at the start.
     pub(crate) stacks: StackCoverage,
@@ -96,9 +96,9 @@ pub(crate) struct Watcher {
     /// The ongoing stalls that the detector has found, by thread.
     unwatched: HashMap<EntryId, StallId>,
     panic_budget: PanicBudget,
-    /// The fingerprint of the latest scan at which anything was active, and the moment of that
-    /// scan.
+    /// The fingerprint of the latest scan that found any activity.
     fingerprint: u64,
+    /// The moment of that scan.
     active_at: Nanos,
 }
 
