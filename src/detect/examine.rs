@@ -203,7 +203,7 @@ impl Examiner {
     }
 
     /// Returns the addresses in a thread's stack, outermost first. `None` where the capture fails
-    /// or is incomplete, and while captures still have to load libraries.
+    /// or is incomplete, and as long as the unwind tables have not been read.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, identity: &StallIdentity) -> Option<Vec<Address>> {
         if !is_preloaded() {
             return None;
