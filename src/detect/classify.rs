@@ -1,112 +1,135 @@
-//! Classification of a blocked thread, by the position that the kernel reports and by its share of
-//! CPU time. Pure.
+//! Classification of a blocked thread, by the state that the kernel reports and by the thread's
+//! share of a CPU. Pure.
 
-use super::procfs::SyscallState as Syscall;
+use super::procfs::SyscallState;
 use crate::model::cause::{Cause, Purpose};
 
-/// A runnable thread with more than this share of a CPU computes; with less, it was given none.
-const COMPUTING: f64 = 0.5;
-/// A thread with more than this share of a CPU computes, even if it happens to wait at this moment.
-const NEARLY_ALL: f64 = 0.9;
+/// The share of a CPU above which a runnable thread computes. Below, it is starved.
+const COMPUTING_SHARE: f64 = 0.5;
+/// The share of a CPU above which a thread computes, even if it waits at this moment.
+const COMPUTING_SHARE_OF_WAITING: f64 = 0.9;
 
 /// The observations of a thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Evidence {
-    /// The position of the thread, as the kernel reports it.
-    pub(crate) at: Option<Syscall>,
-    /// The share of the sampled window that the thread was on a CPU.
+    /// The state of the thread, if the kernel reports it.
+    pub(crate) state: Option<SyscallState>,
+    /// The share of the sampled window in which the thread was on a CPU.
     pub(crate) on_cpu: Option<f64>,
 }
 
 /// Returns the cause that the evidence shows.
 pub(crate) fn classify(evidence: Evidence) -> Cause {
     let share = evidence.on_cpu;
-    match evidence.at {
-        Some(Syscall::Waiting { .. }) if share.is_some_and(|share| share > NEARLY_ALL) => Cause::Cpu,
-        Some(Syscall::Waiting { call: Some(call), .. }) if describe(call.number).1 == Purpose::Futex => Cause::Lock,
-        Some(Syscall::Waiting { .. }) => Cause::Syscall,
-        Some(Syscall::Running) => match share {
-            Some(share) if share > COMPUTING => Cause::Cpu,
+    match evidence.state {
+        Some(SyscallState::Waiting { .. }) if share.is_some_and(|share| share > COMPUTING_SHARE_OF_WAITING) => {
+            Cause::Cpu
+        }
+        Some(SyscallState::Waiting { call: Some(call), .. }) if describe(call.number).1 == Purpose::Futex => {
+            Cause::Lock
+        }
+        Some(SyscallState::Waiting { .. }) => Cause::Syscall,
+        Some(SyscallState::Running) => match share {
+            Some(share) if share > COMPUTING_SHARE => Cause::Cpu,
             Some(_) => Cause::Starved,
             None => Cause::Unknown,
         },
-        None if share.is_some_and(|share| share > COMPUTING) => Cause::Cpu,
+        None if share.is_some_and(|share| share > COMPUTING_SHARE) => Cause::Cpu,
         None => Cause::Unknown,
     }
 }
 
-/// The name and the purpose of a system call of this processor; those that block, as far as
-/// programs make them.
-#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
-pub(crate) fn describe(_number: i64) -> (&'static str, Purpose) {
-    ("another", Purpose::Other)
+/// Returns the name and the purpose of a system call. The table has the calls that block in
+/// practice; the others are `another`.
+pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
+    let name = name(number);
+    (name, purpose(name))
 }
 
-/// The name and the purpose of a system call of this processor; those that block, as far as
-/// programs make them.
+/// Returns the purpose of a system call by its name.
+fn purpose(name: &str) -> Purpose {
+    match name {
+        "pause" | "nanosleep" | "clock_nanosleep" => Purpose::Sleep,
+        "read" | "write" | "readv" | "writev" | "pread64" | "pwrite64" | "preadv" | "pwritev" | "recvfrom"
+        | "sendto" | "recvmsg" | "sendmsg" | "connect" | "accept" | "accept4" | "fsync" | "fdatasync" | "ftruncate"
+        | "fallocate" | "getdents64" | "sendfile" => Purpose::Io,
+        "poll" | "select" | "epoll_wait" | "ppoll" | "pselect6" | "epoll_pwait" => Purpose::Poll,
+        "wait4" | "waitid" => Purpose::Process,
+        "flock" | "fcntl" => Purpose::FileLock,
+        "futex" => Purpose::Futex,
+        _ => Purpose::Other,
+    }
+}
+
+/// Returns the name of a system call of this processor.
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn name(_number: i64) -> &'static str {
+    "another"
+}
+
+/// Returns the name of a system call of this processor.
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
-    use Purpose::*;
+fn name(number: i64) -> &'static str {
     #[cfg(target_arch = "x86_64")]
     match number {
-        libc::SYS_poll => return ("poll", Poll),
-        libc::SYS_select => return ("select", Poll),
-        libc::SYS_epoll_wait => return ("epoll_wait", Poll),
-        libc::SYS_open => return ("open", Other),
-        libc::SYS_pause => return ("pause", Sleep),
+        libc::SYS_poll => return "poll",
+        libc::SYS_select => return "select",
+        libc::SYS_epoll_wait => return "epoll_wait",
+        libc::SYS_open => return "open",
+        libc::SYS_pause => return "pause",
         _ => {}
     }
     match number {
-        libc::SYS_nanosleep => ("nanosleep", Sleep),
-        libc::SYS_clock_nanosleep => ("clock_nanosleep", Sleep),
-        libc::SYS_read => ("read", Io),
-        libc::SYS_write => ("write", Io),
-        libc::SYS_readv => ("readv", Io),
-        libc::SYS_writev => ("writev", Io),
-        libc::SYS_pread64 => ("pread64", Io),
-        libc::SYS_pwrite64 => ("pwrite64", Io),
-        libc::SYS_preadv => ("preadv", Io),
-        libc::SYS_pwritev => ("pwritev", Io),
-        libc::SYS_recvfrom => ("recvfrom", Io),
-        libc::SYS_sendto => ("sendto", Io),
-        libc::SYS_recvmsg => ("recvmsg", Io),
-        libc::SYS_sendmsg => ("sendmsg", Io),
-        libc::SYS_connect => ("connect", Io),
-        libc::SYS_accept => ("accept", Io),
-        libc::SYS_accept4 => ("accept4", Io),
-        libc::SYS_fsync => ("fsync", Io),
-        libc::SYS_fdatasync => ("fdatasync", Io),
-        libc::SYS_ftruncate => ("ftruncate", Io),
-        libc::SYS_fallocate => ("fallocate", Io),
-        libc::SYS_getdents64 => ("getdents64", Io),
-        libc::SYS_sendfile => ("sendfile", Io),
-        libc::SYS_ppoll => ("ppoll", Poll),
-        libc::SYS_pselect6 => ("pselect6", Poll),
-        libc::SYS_epoll_pwait => ("epoll_pwait", Poll),
-        libc::SYS_wait4 => ("wait4", Process),
-        libc::SYS_waitid => ("waitid", Process),
-        libc::SYS_flock => ("flock", FileLock),
-        libc::SYS_fcntl => ("fcntl", FileLock),
-        libc::SYS_futex => ("futex", Futex),
-        libc::SYS_openat => ("openat", Other),
-        libc::SYS_close => ("close", Other),
-        libc::SYS_fstat => ("fstat", Other),
-        libc::SYS_newfstatat => ("newfstatat", Other),
-        libc::SYS_statx => ("statx", Other),
-        libc::SYS_unlinkat => ("unlinkat", Other),
-        libc::SYS_renameat2 => ("renameat2", Other),
-        libc::SYS_mmap => ("mmap", Other),
-        libc::SYS_munmap => ("munmap", Other),
-        libc::SYS_madvise => ("madvise", Other),
-        libc::SYS_mprotect => ("mprotect", Other),
-        libc::SYS_msync => ("msync", Other),
-        libc::SYS_sync => ("sync", Other),
-        libc::SYS_execve => ("execve", Other),
-        libc::SYS_clone => ("clone", Other),
-        libc::SYS_rt_sigtimedwait => ("rt_sigtimedwait", Other),
-        libc::SYS_semtimedop => ("semtimedop", Other),
-        libc::SYS_io_uring_enter => ("io_uring_enter", Other),
-        _ => ("another", Other),
+        libc::SYS_nanosleep => "nanosleep",
+        libc::SYS_clock_nanosleep => "clock_nanosleep",
+        libc::SYS_read => "read",
+        libc::SYS_write => "write",
+        libc::SYS_readv => "readv",
+        libc::SYS_writev => "writev",
+        libc::SYS_pread64 => "pread64",
+        libc::SYS_pwrite64 => "pwrite64",
+        libc::SYS_preadv => "preadv",
+        libc::SYS_pwritev => "pwritev",
+        libc::SYS_recvfrom => "recvfrom",
+        libc::SYS_sendto => "sendto",
+        libc::SYS_recvmsg => "recvmsg",
+        libc::SYS_sendmsg => "sendmsg",
+        libc::SYS_connect => "connect",
+        libc::SYS_accept => "accept",
+        libc::SYS_accept4 => "accept4",
+        libc::SYS_fsync => "fsync",
+        libc::SYS_fdatasync => "fdatasync",
+        libc::SYS_ftruncate => "ftruncate",
+        libc::SYS_fallocate => "fallocate",
+        libc::SYS_getdents64 => "getdents64",
+        libc::SYS_sendfile => "sendfile",
+        libc::SYS_ppoll => "ppoll",
+        libc::SYS_pselect6 => "pselect6",
+        libc::SYS_epoll_pwait => "epoll_pwait",
+        libc::SYS_wait4 => "wait4",
+        libc::SYS_waitid => "waitid",
+        libc::SYS_flock => "flock",
+        libc::SYS_fcntl => "fcntl",
+        libc::SYS_futex => "futex",
+        libc::SYS_openat => "openat",
+        libc::SYS_close => "close",
+        libc::SYS_fstat => "fstat",
+        libc::SYS_newfstatat => "newfstatat",
+        libc::SYS_statx => "statx",
+        libc::SYS_unlinkat => "unlinkat",
+        libc::SYS_renameat2 => "renameat2",
+        libc::SYS_mmap => "mmap",
+        libc::SYS_munmap => "munmap",
+        libc::SYS_madvise => "madvise",
+        libc::SYS_mprotect => "mprotect",
+        libc::SYS_msync => "msync",
+        libc::SYS_sync => "sync",
+        libc::SYS_execve => "execve",
+        libc::SYS_clone => "clone",
+        libc::SYS_rt_sigtimedwait => "rt_sigtimedwait",
+        libc::SYS_semtimedop => "semtimedop",
+        libc::SYS_io_uring_enter => "io_uring_enter",
+        _ => "another",
     }
 }
 
@@ -116,26 +139,26 @@ mod tests {
     use pollwatch_stack::Address;
     use pollwatch_stack::procfs::SyscallEntry;
 
-    fn of(at: Option<Syscall>, on_cpu: Option<f64>) -> Cause {
-        classify(Evidence { at, on_cpu })
+    fn of(state: Option<SyscallState>, on_cpu: Option<f64>) -> Cause {
+        classify(Evidence { state, on_cpu })
     }
 
-    fn waiting(call: Option<i64>) -> Option<Syscall> {
+    fn waiting(call: Option<i64>) -> Option<SyscallState> {
         let call = call.map(|number| SyscallEntry { number, first_argument: 3 });
-        Some(Syscall::Waiting { call, sp: Address::default(), ip: Address::default() })
+        Some(SyscallState::Waiting { call, sp: Address::default(), ip: Address::default() })
     }
 
     #[test]
     fn causes() {
-        assert_eq!(of(Some(Syscall::Running), Some(0.98)), Cause::Cpu);
-        assert_eq!(of(Some(Syscall::Running), Some(0.1)), Cause::Starved);
+        assert_eq!(of(Some(SyscallState::Running), Some(0.98)), Cause::Cpu);
+        assert_eq!(of(Some(SyscallState::Running), Some(0.1)), Cause::Starved);
         assert_eq!(of(waiting(Some(libc::SYS_futex)), Some(0.0)), Cause::Lock);
         assert_eq!(of(waiting(Some(libc::SYS_read)), Some(0.6)), Cause::Syscall);
         assert_eq!(of(waiting(Some(libc::SYS_write)), Some(0.97)), Cause::Cpu, "it happened to print at that moment");
         assert_eq!(of(waiting(None), Some(0.0)), Cause::Syscall, "a page that has to be read");
         assert_eq!(of(None, Some(0.9)), Cause::Cpu);
         assert_eq!(of(None, Some(0.1)), Cause::Unknown, "asleep or starved: unknown");
-        assert_eq!(of(Some(Syscall::Running), None), Cause::Unknown);
+        assert_eq!(of(Some(SyscallState::Running), None), Cause::Unknown);
     }
 
     #[test]

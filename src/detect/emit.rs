@@ -1,4 +1,4 @@
-//! Turns what the watchdog thread has found out into [`Event`]s, with all names resolved.
+//! Turns the findings of the watchdog thread into [`Event`]s, with all names resolved.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::coverage::StackCoverage;
 use crate::model::event::{BlockedRequest, Event, Notice, StallOrigin, StallProgress, StallStarted, TaskGroup};
-use crate::model::id::{FrameNumber, PollKey, RuntimeId};
+use crate::model::id::{FrameNumber, PollKey, RuntimeId, StallId, ThreadNumber, WorkerIndex};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
-/// Where events go. Called on the watchdog thread: it must neither block nor take long.
+/// The receiver of events. It is called on the watchdog thread, and must neither block nor take
+/// long.
 pub(crate) type EventSink = Box<dyn FnMut(Event) + Send>;
 
 /// An ongoing stall.
@@ -30,26 +31,26 @@ struct Ongoing {
     baseline: Option<Baseline>,
 }
 
-/// What the watchdog thread knows of a poll's thread, beside the poll.
+/// The thread of a poll, and earlier readings of that thread.
 pub(super) struct PollContext {
     pub(super) thread: Arc<ThreadState>,
     /// The thread's CPU time when the poll was first observed.
     pub(super) baseline: Option<Baseline>,
-    /// The thread's run delay before the poll began.
-    pub(super) run_delay_before: Option<u64>,
+    /// The thread's run delay before the poll started.
+    pub(super) run_delay_before: Option<Nanos>,
 }
 
-/// A worker that is blocked by a task that nobody wrapped.
+/// A worker that is blocked by a task that is not watched.
 pub(super) struct UnwatchedStall {
-    pub(super) id: u64,
+    pub(super) id: StallId,
     pub(super) runtime: RuntimeId,
-    pub(super) worker: u16,
+    pub(super) worker: WorkerIndex,
     pub(super) thread: Arc<ThreadState>,
     pub(super) identity: StallIdentity,
     pub(super) certainty: Certainty,
-    /// In nanoseconds of the watchdog's clock.
-    pub(super) begin: u64,
-    pub(super) elapsed: u64,
+    /// The moment since which the worker is known to be blocked.
+    pub(super) start: Nanos,
+    pub(super) elapsed: Nanos,
 }
 
 /// Turns findings of the watchdog thread into events.
@@ -57,7 +58,7 @@ pub(super) struct Emitter {
     meter: Arc<Meter>,
     sink: EventSink,
     stacks: StackCoverage,
-    ongoing: HashMap<u64, Ongoing>,
+    ongoing: HashMap<StallId, Ongoing>,
     has_reported_degradation: bool,
 }
 
@@ -67,8 +68,8 @@ impl Emitter {
         Emitter { meter, sink, stacks, ongoing: HashMap::new(), has_reported_degradation: false }
     }
 
-    /// Examines the stall of a change where that is due, and emits the event. `at` is the moment of
-    /// the scan; `context` gives what is known of a poll's thread.
+    /// Emits the event of a change, and examines the stall's thread before where that is due. `at`
+    /// is the moment of the scan; `context` returns the thread of a poll.
     pub(super) fn emit_change(
         &mut self,
         examiner: &mut Examiner,
@@ -81,11 +82,11 @@ impl Emitter {
                 let Some(PollContext { thread, baseline, run_delay_before }) = context(&poll) else { return };
                 let identity = StallIdentity::Poll(poll.key.number);
                 let mut found = examiner.examine(&thread, &identity, baseline, run_delay_before);
-                if examiner.is_excused(&thread, &poll, (elapsed, found.cause), run_delay_before) {
+                if examiner.is_excused(&thread, &poll, elapsed, found.cause, run_delay_before) {
                     found.cause = Cause::Starved;
                 }
                 let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
-                stall.elapsed = Duration::from_nanos(elapsed);
+                stall.elapsed = elapsed.to_duration();
                 stall.route = self.route(route);
                 let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
                 stall.latest_request = self.route(latest_request);
@@ -97,27 +98,26 @@ impl Emitter {
                 let found = examiner.examine(thread, identity, *baseline, None);
                 self.report_degradation();
                 let Diagnosis { cause, syscall, on_cpu, stack, spans, .. } = found;
-                let elapsed = Duration::from_nanos(elapsed);
+                let elapsed = elapsed.to_duration();
                 let progress = StallProgress { id, elapsed, at, cause, syscall, on_cpu, spans, stack };
                 self.emit(Event::StallProgress(Box::new(progress)));
             }
             Change::Unchanged { id, elapsed } => {
-                self.emit(Event::StallUnchanged { id, elapsed: Duration::from_nanos(elapsed), at });
+                self.emit(Event::StallUnchanged { id, elapsed: elapsed.to_duration(), at });
             }
             Change::Ended { id, elapsed } => {
                 self.ongoing.remove(&id);
-                self.emit(Event::StallEnded { id, elapsed: Duration::from_nanos(elapsed) });
+                self.emit(Event::StallEnded { id, elapsed: elapsed.to_duration() });
             }
-            Change::Request { id, frame, route, elapsed, over } => {
+            Change::RequestBlocked { id, frame, route, elapsed, is_over } => {
                 let route_name = self.meter.routes.name(route);
-                let elapsed = Nanos(elapsed);
-                let request = BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over: over };
+                let request = BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over };
                 self.emit(Event::RequestBlocked(request));
             }
             Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration } => {
                 let Some(PollContext { thread, .. }) = context(&poll) else { return };
                 let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
-                stall.elapsed = Duration::from_nanos(elapsed);
+                stall.elapsed = elapsed.to_duration();
                 stall.cause = match exoneration {
                     None => Cause::Unknown,
                     Some(Exoneration::Paused) => Cause::Paused,
@@ -130,20 +130,20 @@ impl Emitter {
         }
     }
 
-    /// Examines a worker that is blocked by a task that nobody wrapped, as observed at the moment
+    /// Examines a worker that is blocked by a task that is not watched, as observed at the moment
     /// `at`, and emits the event.
     pub(super) fn emit_unwatched(&mut self, examiner: &mut Examiner, unwatched: UnwatchedStall, at: Nanos) {
-        let UnwatchedStall { id, runtime, worker, thread, identity, certainty, begin, elapsed } = unwatched;
-        // A waiting thread has used no CPU since the stall began.
+        let UnwatchedStall { id, runtime, worker, thread, identity, certainty, start, elapsed } = unwatched;
+        // A waiting thread has used no CPU time since the stall started.
         let waiting = match &identity {
             StallIdentity::Worker(worker) => worker.cpu,
             StallIdentity::Poll(_) => None,
         };
-        let baseline = waiting.map(|cpu| Baseline { cpu, at: begin, run_delay: None });
+        let baseline = waiting.map(|cpu| Baseline { cpu, at: start, run_delay: None });
         let found = examiner.examine(&thread, &identity, baseline, None);
         let poll = Poll {
-            key: PollKey { thread: thread.id, number: FrameNumber::NONE },
-            begin,
+            key: PollKey { thread: ThreadNumber(thread.id), number: FrameNumber::NONE },
+            start,
             runtime,
             site: SiteId::OTHER,
             watched: None,
@@ -151,13 +151,13 @@ impl Emitter {
             parent_route: None,
             task: TaskBits::NONE,
             paused_since: None,
-            waited: 0,
+            run_delay: Nanos::ZERO,
         };
         let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
         stall.certainty = certainty;
         stall.elapsed_is_lower_bound = true;
-        stall.elapsed = Duration::from_nanos(elapsed);
-        let origin = StallOrigin { runtime: runtime, site: SiteId::OTHER, route: None };
+        stall.elapsed = elapsed.to_duration();
+        let origin = StallOrigin { runtime, site: SiteId::OTHER, route: None };
         self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
     }
 
@@ -169,10 +169,10 @@ impl Emitter {
         let tracked = TrackedStall { thread: ongoing.thread.clone(), identity: ongoing.identity.clone() };
         #[cfg(feature = "server")]
         let tracked_poll = match tracked.identity {
-            StallIdentity::Poll(number) => Some(PollKey { thread: tracked.thread.id, number }),
+            StallIdentity::Poll(number) => Some(PollKey { thread: ThreadNumber(tracked.thread.id), number }),
             StallIdentity::Worker(_) => None,
         };
-        self.ongoing.insert(stall.id, Ongoing { baseline: found.baseline, ..ongoing });
+        self.ongoing.insert(StallId(stall.id), Ongoing { baseline: found.baseline, ..ongoing });
         let liveness = Arc::new(tracked);
         let started = StallStarted {
             stall,
@@ -186,7 +186,7 @@ impl Emitter {
         self.emit(Event::StallStarted(Box::new(started)));
     }
 
-    /// Emits, once, what keeps stacks from being captured and was not known at the start.
+    /// Emits, once, a reason for missing stacks that was not known at the start.
     fn report_degradation(&mut self) {
         let now = stack_coverage::now(self.stacks);
         if !self.has_reported_degradation
@@ -198,14 +198,14 @@ impl Emitter {
         }
     }
 
-    /// Emits something that pollwatch cannot do.
+    /// Emits that a function of pollwatch is missing or limited.
     pub(super) fn emit_degraded(&mut self, what: impl Into<String>) {
         self.emit(Event::Notice(Notice::Degraded(what.into())));
     }
 
-    /// Emits that the process stood still for a time in nanoseconds.
-    pub(super) fn emit_pause(&mut self, nanos: u64) {
-        self.emit(Event::Notice(Notice::ProcessPaused(Duration::from_nanos(nanos))));
+    /// Emits that the process was stopped for a time.
+    pub(super) fn emit_pause(&mut self, length: Nanos) {
+        self.emit(Event::Notice(Notice::ProcessPaused(length.to_duration())));
     }
 
     /// Emits the panics of tasks since the previous call.
@@ -239,16 +239,16 @@ impl Emitter {
         route.map(|route| self.meter.routes.name(route))
     }
 
-    /// Returns a stall with all that a poll says about it.
-    fn stall(&self, id: u64, phase: Phase, poll: &Poll, worker: u16, thread: &ThreadState) -> Stall {
+    /// Returns a stall with all that is known without an examination.
+    fn stall(&self, id: StallId, phase: Phase, poll: &Poll, worker: WorkerIndex, thread: &ThreadState) -> Stall {
         let meter = &self.meter;
-        let ago = Duration::from_nanos(meter.clock.nanos(meter.clock.now()).0.saturating_sub(poll.begin));
+        let ago = meter.clock.nanos(meter.clock.now()).saturating_sub(poll.start).to_duration();
         Stall {
-            id,
+            id: id.0,
             phase,
             certainty: Certainty::Measured,
             runtime: self.runtime_name(poll.runtime),
-            worker: Some(worker as usize),
+            worker: Some(worker.index()),
             thread: thread.name.clone(),
             // SAFETY: the bits are those that a poll of this process published, made by
             // `TaskBits::of`, or 0.

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use pollwatch_stack::{Address, Capturer, RawStack, Target, is_preloaded};
 
+use super::capture_outcome::CaptureOutcome;
 use super::classify::{Evidence, classify, describe};
 use super::identity::StallIdentity;
-use super::outcome::Outcome;
 use super::poll_entry::is_poll_entry;
-use super::procfs::{self, SyscallState as ThreadPosition};
-use super::status::WatchdogStatus;
+use super::procfs::{self, SyscallState};
+use super::status::WatcherStatus;
 use super::track::{Poll, spent_most_waiting};
 use crate::measure::entry::spans;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Purpose, Syscall};
+use crate::model::time::Nanos;
 use crate::sys;
 use crate::util::token_bucket::{RateLimit, TokenBucket};
 
@@ -25,18 +26,18 @@ const CAPTURES: RateLimit = RateLimit { burst: 64, interval: Duration::from_mill
 /// The captures of a burst that are reserved for stalls, while the search for blocked workers
 /// captures stacks as well.
 const RESERVED_FOR_STALLS: u32 = CAPTURES.burst / 2;
-/// The shortest window over which a share of CPU time is judged.
-const MIN_WINDOW: u64 = 1_000_000;
-/// A starved thread with a smaller share of a CPU than this is not asked for its stack.
+/// The shortest window over which a share of CPU time is measured.
+const MIN_WINDOW: Nanos = Nanos::from_millis(1);
+/// The share of a CPU below which the stack of a starved thread is not captured.
 const MIN_CAPTURE_SHARE: f64 = 0.05;
 
-/// CPU time and clock, in nanoseconds, at the moment from which an examination counts.
+/// The CPU time of a thread at the moment `at`, from which an examination counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Baseline {
-    pub(crate) cpu: u64,
-    pub(crate) at: u64,
+    pub(crate) cpu: Nanos,
+    pub(crate) at: Nanos,
     /// The thread's run delay (`procfs::run_delay`) at that moment, if it was read.
-    pub(crate) run_delay: Option<u64>,
+    pub(crate) run_delay: Option<Nanos>,
 }
 
 /// The result of an examination.
@@ -58,10 +59,10 @@ impl Diagnosis {
     }
 }
 
-/// CPU time of a thread over a window.
+/// The CPU time of a thread over a window.
 struct CpuUsage {
-    used: Option<Duration>,
-    /// Share of the window that the thread was on a CPU.
+    used: Option<Nanos>,
+    /// The share of the window that the thread was on a CPU.
     share: Option<f64>,
     baseline: Option<Baseline>,
 }
@@ -69,8 +70,8 @@ struct CpuUsage {
 /// Examines blocked threads, and limits how often stacks are captured.
 pub(crate) struct Examiner {
     meter: Arc<Meter>,
-    status: Arc<WatchdogStatus>,
-    /// Whether stacks are captured at all.
+    status: Arc<WatcherStatus>,
+    /// True unless the user switched captures off.
     captures: bool,
     capturer: Capturer,
     bucket: TokenBucket,
@@ -78,7 +79,7 @@ pub(crate) struct Examiner {
 }
 
 impl Examiner {
-    pub(crate) fn new(meter: Arc<Meter>, status: Arc<WatchdogStatus>, captures: bool) -> Examiner {
+    pub(crate) fn new(meter: Arc<Meter>, status: Arc<WatcherStatus>, captures: bool) -> Examiner {
         let bucket = TokenBucket::new(CAPTURES, Duration::ZERO);
         Examiner {
             meter,
@@ -91,28 +92,28 @@ impl Examiner {
     }
 
     /// Examines a thread in a stall. `run_delay_before` is the thread's run delay before the stall
-    /// began. The diagnosis is empty when the stall is over before the examination is.
+    /// started. The diagnosis is empty when the stall is over before the examination is.
     pub(crate) fn examine(
         &mut self,
         thread: &ThreadState,
         identity: &StallIdentity,
         baseline: Option<Baseline>,
-        run_delay_before: Option<u64>,
+        run_delay_before: Option<Nanos>,
     ) -> Diagnosis {
         self.has_examined = true;
-        let position = thread.tid.and_then(procfs::syscall);
-        let CpuUsage { used: on_cpu, share, baseline } = self.cpu_usage(thread, baseline, position);
-        let mut cause = classify(Evidence { at: position, on_cpu: share });
+        let state = thread.tid.and_then(procfs::syscall);
+        let CpuUsage { used: on_cpu, share, baseline } = self.cpu_usage(thread, baseline, state);
+        let mut cause = classify(Evidence { state, on_cpu: share });
         if cause == Cause::Starved && !self.was_starved(thread, baseline, run_delay_before, on_cpu) {
             // The thread waited for something else, and happens to run again just now.
             cause = Cause::Unknown;
         }
-        // A thread that gets no CPU at all handles its signal late: the watchdog would wait for it,
-        // and learn little.
+        // A thread that gets no CPU at all handles the signal of a capture late. The watchdog would
+        // wait for it and learn little.
         let gets_no_cpu = cause == Cause::Starved && share.is_some_and(|share| share < MIN_CAPTURE_SHARE);
-        let stack = if gets_no_cpu { None } else { self.capture(thread, identity, position, 0) };
-        let syscall = syscall(position);
-        // Spans that a thread is in outside of any measured poll may belong to any task.
+        let stack = if gets_no_cpu { None } else { self.capture(thread, identity, state, 0) };
+        let syscall = syscall(state);
+        // Spans that a thread entered outside of any measured poll may belong to any task.
         let spans = match identity {
             StallIdentity::Poll(number) => Some(spans::during_poll(thread, *number)),
             StallIdentity::Worker(_) => Some(Vec::new()),
@@ -120,78 +121,74 @@ impl Examiner {
         if !identity.is_current(thread) {
             return Diagnosis::too_late(baseline);
         }
-        Diagnosis { cause, syscall, on_cpu, baseline, stack, spans }
+        Diagnosis { cause, syscall, on_cpu: on_cpu.map(Nanos::to_duration), baseline, stack, spans }
     }
 
-    /// Measures the CPU time since the baseline, which is now where there is none.
-    fn cpu_usage(
-        &self,
-        thread: &ThreadState,
-        baseline: Option<Baseline>,
-        position: Option<ThreadPosition>,
-    ) -> CpuUsage {
+    /// Measures the CPU time since the baseline. Where there is none, the baseline is this moment.
+    fn cpu_usage(&self, thread: &ThreadState, baseline: Option<Baseline>, state: Option<SyscallState>) -> CpuUsage {
         let none = |baseline| CpuUsage { used: None, share: None, baseline };
         let Some(tid) = thread.tid else { return none(None) };
-        let sample = || Some(Baseline { cpu: sys::thread_cpu_nanos(tid)?, at: self.now(), run_delay: None });
+        let sample = || Some(Baseline { cpu: procfs::cpu_time(tid)?, at: self.now(), run_delay: None });
         let Some(mut now) = sample() else { return none(None) };
         let baseline = baseline.unwrap_or(now);
-        let is_waiting = matches!(position, Some(ThreadPosition::Waiting { .. }));
+        let is_waiting = matches!(state, Some(SyscallState::Waiting { .. }));
         if now.at.saturating_sub(baseline.at) < MIN_WINDOW && !is_waiting {
-            std::thread::sleep(Duration::from_nanos(MIN_WINDOW));
+            std::thread::sleep(MIN_WINDOW.to_duration());
             let Some(later) = sample() else { return none(Some(baseline)) };
             now = later;
         }
         let (used, window) = (now.cpu.saturating_sub(baseline.cpu), now.at.saturating_sub(baseline.at));
         CpuUsage {
-            used: Some(Duration::from_nanos(used)),
-            share: (window > 0).then(|| used as f64 / window as f64),
+            used: Some(used),
+            share: (window > Nanos::ZERO).then(|| used.0 as f64 / window.0 as f64),
             baseline: Some(baseline),
         }
     }
 
-    /// Returns whether a runnable thread that used little CPU time was kept from a CPU. The
-    /// kernel's run delay proves it. As long as the thread has not run again, the kernel has not
-    /// counted the delay yet; then it is proven by the thread still waiting.
+    /// Returns whether a runnable thread that used little CPU time was kept from a CPU.
+    ///
+    /// The kernel's run delay proves it. The kernel counts a wait only when the thread gets a CPU.
+    /// Until then, the proof is that the thread is still ready to run and has not run.
     fn was_starved(
         &self,
         thread: &ThreadState,
         baseline: Option<Baseline>,
-        run_delay_before: Option<u64>,
-        on_cpu: Option<Duration>,
+        run_delay_before: Option<Nanos>,
+        on_cpu: Option<Nanos>,
     ) -> bool {
         let (Some(tid), Some(baseline), Some(on_cpu)) = (thread.tid, baseline, on_cpu) else { return false };
-        let off_cpu = self.now().saturating_sub(baseline.at).saturating_sub(on_cpu.as_nanos() as u64);
+        let off_cpu = self.now().saturating_sub(baseline.at).saturating_sub(on_cpu);
         let waited = || Some(procfs::run_delay(tid)?.saturating_sub(run_delay_before.or(baseline.run_delay)?));
         let Some(so_far) = waited() else { return true };
         if so_far >= off_cpu / 2 {
             return true;
         }
-        let cpu = sys::thread_cpu_nanos(tid);
-        std::thread::sleep(Duration::from_nanos(MIN_WINDOW));
-        cpu == sys::thread_cpu_nanos(tid) && procfs::syscall(tid) == Some(ThreadPosition::Running)
+        let cpu = procfs::cpu_time(tid);
+        std::thread::sleep(MIN_WINDOW.to_duration());
+        cpu == procfs::cpu_time(tid) && procfs::syscall(tid) == Some(SyscallState::Running)
             || waited().is_some_and(|waited| waited >= off_cpu / 2)
     }
 
     /// Returns whether a poll that computes, or whose cause is unknown, reached the threshold only
-    /// because it was kept from a CPU.
+    /// because its thread was kept from a CPU.
     ///
-    /// `run_delay_before` is what its thread had waited in all before the poll began. The kernel
-    /// counts a wait that is not over when the thread gets a CPU.
+    /// `run_delay_before` is the thread's run delay before the poll started.
     pub(crate) fn is_excused(
         &self,
         thread: &ThreadState,
         poll: &Poll,
-        (elapsed, cause): (u64, Cause),
-        run_delay_before: Option<u64>,
+        elapsed: Nanos,
+        cause: Cause,
+        run_delay_before: Option<Nanos>,
     ) -> bool {
         let (Some(before), Some(tid)) = (run_delay_before, thread.tid) else { return false };
         let Some(run_delay) = procfs::run_delay(tid) else { return false };
-        let (waited, threshold) = (run_delay.saturating_sub(before), self.meter.threshold);
+        let (waited, threshold) = (run_delay.saturating_sub(before), Nanos(self.meter.threshold));
         match cause {
-            // The poll is over, and was no longer than this, as far as is known.
+            // The poll is over, so that it lasted for `elapsed` as far as is known.
             Cause::Unknown => elapsed.saturating_sub(waited) < threshold,
             Cause::Cpu => {
-                let elapsed = self.now().saturating_sub(poll.begin);
+                let elapsed = self.now().saturating_sub(poll.start);
                 spent_most_waiting(waited, elapsed)
                     || elapsed.saturating_sub(waited) < threshold && waited >= elapsed / 4
             }
@@ -199,56 +196,57 @@ impl Examiner {
         }
     }
 
-    /// Returns whether any thread has been examined since the previous call: the examination may
-    /// have taken a while.
+    /// Returns whether any thread has been examined since the previous call. An examination may
+    /// take a while.
     pub(crate) fn take_has_examined(&mut self) -> bool {
         std::mem::take(&mut self.has_examined)
     }
 
-    /// Returns the addresses in a thread's stack, outermost first, or `None` where they are not all
-    /// known, or not without waiting.
+    /// Returns the addresses in a thread's stack, outermost first. `None` where the capture fails
+    /// or is incomplete, and as long as the unwind tables have not been read.
     pub(crate) fn addresses(&mut self, thread: &ThreadState, identity: &StallIdentity) -> Option<Vec<Address>> {
         if !is_preloaded() {
             return None;
         }
         self.has_examined = true;
-        let position = thread.tid.and_then(procfs::syscall);
-        let stack = self.capture(thread, identity, position, RESERVED_FOR_STALLS)?;
+        let state = thread.tid.and_then(procfs::syscall);
+        let stack = self.capture(thread, identity, state, RESERVED_FOR_STALLS)?;
         stack.is_complete().then(|| stack.addresses().rev().collect())
     }
 
-    /// Captures a stack, unless the limit of captures is reached.
+    /// Captures a stack, unless the limit of captures is reached. `reserve` captures of a burst are
+    /// left to other callers.
     fn capture(
         &mut self,
         thread: &ThreadState,
         identity: &StallIdentity,
-        position: Option<ThreadPosition>,
+        state: Option<SyscallState>,
         reserve: u32,
     ) -> Option<RawStack> {
         if !self.captures {
             return None;
         }
         let target = thread.tid.zip(thread.stack).map(|(tid, stack)| Target { tid, stack });
-        let now = Duration::from_nanos(self.now());
+        let now = self.now().to_duration();
         let (outcome, stack) = match target {
-            _ if !self.bucket.take_above(reserve, now) => (Outcome::Limited, None),
-            None => (Outcome::Unavailable, None),
+            _ if !self.bucket.take_above(reserve, now) => (CaptureOutcome::Limited, None),
+            None => (CaptureOutcome::Unavailable, None),
             Some(target) => {
-                let result = self.capturer.capture_if_current(target, position, || identity.is_current(thread));
-                (Outcome::of(&result), result.ok())
+                let result = self.capturer.capture_if_current(target, state, || identity.is_current(thread));
+                (CaptureOutcome::of(&result), result.ok())
             }
         };
         self.status.count_capture(outcome);
         stack
     }
 
-    fn now(&self) -> u64 {
-        self.meter.clock.nanos(self.meter.clock.now()).0
+    fn now(&self) -> Nanos {
+        self.meter.clock.nanos(self.meter.clock.now())
     }
 }
 
-fn syscall(position: Option<ThreadPosition>) -> Option<Syscall> {
-    let ThreadPosition::Waiting { call: Some(call), .. } = position? else { return None };
+fn syscall(state: Option<SyscallState>) -> Option<Syscall> {
+    let SyscallState::Waiting { call: Some(call), .. } = state? else { return None };
     let (name, purpose) = describe(call.number);
     let target = matches!(purpose, Purpose::Io | Purpose::FileLock).then(|| target(call.first_argument)).flatten();
     Some(Syscall { name, target, purpose })

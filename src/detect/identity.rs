@@ -1,14 +1,16 @@
-//! The identity of a stall, so that nobody reports one that is over.
+//! The identity of a stall: it shows whether a stall that was found earlier is still the same, so
+//! that no report is about one that is over.
 
 use std::sync::Arc;
 
+use super::procfs;
 use crate::measure::runtime::worker_threads::ThreadEntry;
 use crate::measure::thread::ThreadState;
 use crate::model::event::Liveness;
 use crate::model::id::FrameNumber;
-use crate::sys;
+use crate::model::time::Nanos;
 
-/// What makes up a stall: the stall lasts as long as this is current.
+/// The identity of a stall. The stall lasts as long as its identity is current.
 #[derive(Clone, Debug)]
 pub(crate) enum StallIdentity {
     /// The poll with this frame number.
@@ -17,27 +19,35 @@ pub(crate) enum StallIdentity {
     Worker(BlockedWorker),
 }
 
-/// A worker that has neither parked nor been in a measured frame since it was observed.
+/// A time in which a worker neither parks nor enters or leaves a measured frame. Two readings of a
+/// worker that yield the same value belong to the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BusyPeriod {
+    /// The published value of the thread's last park or unpark, 0 before the first.
+    pub(crate) event: u64,
+    pub(crate) slot_version: u64,
+}
+
+/// A worker in a busy period.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockedWorker {
-    pub(crate) seat: Arc<ThreadEntry>,
-    /// The worker's last unpark, and the state of its thread's slot.
-    pub(crate) mark: (u64, u64),
-    /// The CPU time of a thread that waits: it has not run since. `None` for a thread that
-    /// computes.
-    pub(crate) cpu: Option<u64>,
+    pub(crate) entry: Arc<ThreadEntry>,
+    pub(crate) period: BusyPeriod,
+    /// The CPU time of a thread that waits: the stall ends when the thread runs. `None` for a
+    /// thread that computes.
+    pub(crate) cpu: Option<Nanos>,
 }
 
 impl BlockedWorker {
     pub(super) fn is_current(&self, thread: &ThreadState) -> bool {
-        let has_not_run = |cpu| self.seat.tid.and_then(sys::thread_cpu_nanos) == Some(cpu);
-        (self.seat.last_event().map_or(0, |event| event.packed), thread.slot.version()) == self.mark
-            && self.cpu.is_none_or(has_not_run)
+        let event = self.entry.last_event().map_or(0, |event| event.packed);
+        let has_not_run = |cpu| self.entry.tid.and_then(procfs::cpu_time) == Some(cpu);
+        BusyPeriod { event, slot_version: thread.slot.version() } == self.period && self.cpu.is_none_or(has_not_run)
     }
 }
 
 impl StallIdentity {
-    /// Returns whether the stall lasts. Any thread may ask.
+    /// Returns whether the stall lasts. Any thread may call this.
     pub(crate) fn is_current(&self, thread: &ThreadState) -> bool {
         match self {
             StallIdentity::Poll(number) => thread.slot.has_frame(*number),
@@ -46,7 +56,7 @@ impl StallIdentity {
     }
 }
 
-/// A stall and its thread, for those who ask later whether it still lasts.
+/// A stall and its thread. It is the [`Liveness`] of the stall's event.
 #[derive(Debug)]
 pub(super) struct TrackedStall {
     pub(super) thread: Arc<ThreadState>,

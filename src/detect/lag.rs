@@ -1,4 +1,4 @@
-//! What the probes' answers say about the lag of the runtimes, and its publication.
+//! Publishes the lag of the runtimes, as measured by their probes.
 
 use std::collections::HashMap;
 
@@ -10,26 +10,33 @@ use crate::measure::runtime::probe::Answer;
 use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 
-/// A wait is published as a lower bound from this age on. Before that the latest answer stays
-/// readable.
-const MIN_LOWER_BOUND: u64 = 20_000_000;
-/// A longer delay keeps the probe going, also while no poll is seen.
-const LATE: u64 = 1_000_000;
-/// The time for which it does. Whoever rejects requests for a delay makes the polls so short that
+/// The delay of a probe that has not been answered is published, as a lower bound, from this length
+/// on. Until then the latest answer stays readable.
+const MIN_LOWER_BOUND: Nanos = Nanos::from_millis(20);
+/// A runtime with a delay of this length is late: it is probed on, also while no scan meets a poll.
+const LATE: Nanos = Nanos::from_millis(1);
+/// The time for which a late runtime is probed on. Load shedding may make its polls so short that
 /// no scan meets one, and has to learn that the delay is gone.
-const PROBING: u64 = 4_000_000_000;
+const PROBE_LATE_FOR: Nanos = Nanos::from_secs(4);
 
-/// What is kept from one scan to the next.
+/// The delay of a runtime since the latest wake of its probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Delay {
+    length: Nanos,
+    is_lower_bound: bool,
+}
+
+/// Publishes the lag of the runtimes after each scan.
 #[derive(Debug, Default)]
 pub(super) struct LagPublisher {
-    /// Runtimes whose probe was woken, and has not answered.
+    /// The runtimes whose probe was woken and has not answered.
     waiting: Vec<RuntimeId>,
-    /// Runtimes that were late, and the moments until which they are probed.
-    late_until: HashMap<RuntimeId, u64>,
+    /// The runtimes that were late, and the moments until which they are probed on.
+    late_until: HashMap<RuntimeId, Nanos>,
 }
 
 impl LagPublisher {
-    /// Returns the runtimes that are probed although nothing may be polling.
+    /// Returns the runtimes that are probed even if they seem not to poll.
     pub(super) fn late(&self) -> impl Iterator<Item = RuntimeId> {
         self.late_until.keys().copied()
     }
@@ -41,9 +48,9 @@ impl LagPublisher {
         }
     }
 
-    /// Publishes the lag of all runtimes that anyone reads it of. `blocked` returns the number of a
+    /// Publishes the lag of all runtimes whose lag has a reader. `blocked` returns the number of a
     /// runtime's blocked workers.
-    pub(super) fn publish(&mut self, meter: &Meter, now: u64, scan: &Scan, blocked: impl Fn(&Runtime) -> usize) {
+    pub(super) fn publish(&mut self, meter: &Meter, now: Nanos, scan: &Scan, blocked: impl Fn(&Runtime) -> usize) {
         self.late_until.retain(|_, until| now < *until);
         if !meter.has_lag_holders() {
             self.waiting.clear();
@@ -51,42 +58,42 @@ impl LagPublisher {
             return;
         }
         for runtime in meter.runtimes.all().into_iter().filter(|runtime| runtime.lag.is_held()) {
-            if let Some((delay, is_lower_bound)) = self.delay_of(meter, &runtime, scan) {
-                if delay >= LATE {
-                    self.late_until.insert(runtime.id, now + PROBING);
+            if let Some(Delay { length, is_lower_bound }) = self.delay_of(meter, &runtime, scan) {
+                if length >= LATE {
+                    self.late_until.insert(runtime.id, now + PROBE_LATE_FOR);
                 }
-                if !is_lower_bound || delay >= MIN_LOWER_BOUND {
-                    runtime.lag.publish_delay(Nanos(delay), is_lower_bound);
+                if !is_lower_bound || length >= MIN_LOWER_BOUND {
+                    runtime.lag.publish_delay(length, is_lower_bound);
                 }
             }
             runtime.lag.publish_scan(blocked(&runtime));
         }
     }
 
-    /// Returns what is known of a runtime's delay since the probe's latest wake, in nanoseconds, and
-    /// whether it is a lower bound.
-    fn delay_of(&mut self, meter: &Meter, runtime: &Runtime, scan: &Scan) -> Option<(u64, bool)> {
+    /// Returns a runtime's delay since the latest wake of its probe, if anything is known of it.
+    fn delay_of(&mut self, meter: &Meter, runtime: &Runtime, scan: &Scan) -> Option<Delay> {
         let at = self.waiting.iter().position(|id| *id == runtime.id)?;
         match runtime.probe.answer() {
-            Answer::After(nanos) => {
+            Answer::After(delay) => {
                 self.waiting.swap_remove(at);
-                Some((nanos, false))
+                Some(Delay { length: Nanos(delay), is_lower_bound: false })
             }
             Answer::Withdrawn => {
                 self.waiting.swap_remove(at);
                 None
             }
             Answer::Waiting(sent) => {
-                // Behind polls that began before it was woken, it may be the next: only polls of
-                // others that began later make it late.
+                // The probe may be the next task after the polls that were running when it was
+                // woken. Only polls of other tasks that started later show that it is late.
                 let polls = scan.running.iter().filter(|poll| poll.runtime == runtime.id);
-                let latest = polls.map(|poll| poll.begin).max()?;
-                Some((latest.saturating_sub(meter.clock.nanos(Ticks(sent)).0), true))
+                let latest = polls.map(|poll| poll.start).max()?;
+                let length = latest.saturating_sub(meter.clock.nanos(Ticks(sent)));
+                Some(Delay { length, is_lower_bound: true })
             }
         }
     }
 
-    /// Withdraws all that was published: the watchdog stops.
+    /// Withdraws all published lags, because the watchdog stops.
     pub(super) fn clear(meter: &Meter) {
         meter.runtimes.all().iter().for_each(|runtime| runtime.lag.clear());
     }

@@ -8,12 +8,13 @@
 //! All decisions are pure functions of slots, threads and time, tested with an invented clock:
 //! [`track`], [`outside`], [`pause`], [`run_delay`], [`classify`], [`lag`].
 
+pub(crate) mod capture_outcome;
 mod classify;
 mod emit;
 mod examine;
 mod identity;
 mod lag;
-pub(crate) mod outcome;
+
 mod outside;
 mod panic_budget;
 mod pause;

@@ -1,7 +1,7 @@
 //! The number of scans of the watchdog thread that may panic. A panic there is a defect of
-//! pollwatch, and must neither end detection unnoticed nor repeat for ever. Pure.
+//! pollwatch. It must neither end detection unnoticed nor repeat for ever. Pure.
 
-/// After so many panics in a row, the next scan will panic as well.
+/// The number of panics in a row after which the thread gives up.
 const MAX_IN_A_ROW: u32 = 10;
 
 /// The panics so far.
@@ -12,7 +12,7 @@ pub(super) struct PanicBudget {
     has_reported: bool,
 }
 
-/// What has to be done about a panic.
+/// The response to a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PanicResponse {
     /// Report it and continue: it is the first one.
@@ -23,12 +23,12 @@ pub(super) enum PanicResponse {
 }
 
 impl PanicBudget {
-    /// Notes a scan that did not panic.
+    /// Records a scan that did not panic.
     pub(super) fn reset(&mut self) {
         self.in_a_row = 0;
     }
 
-    /// Notes a scan that panicked.
+    /// Records a scan that panicked.
     pub(super) fn spend(&mut self) -> PanicResponse {
         self.in_a_row += 1;
         if self.in_a_row >= MAX_IN_A_ROW {

@@ -1,4 +1,4 @@
-//! Where a runtime calls the user's code: the functions by which tokio and pollwatch poll it.
+//! Poll entries: the functions by which tokio and pollwatch call the user's code.
 
 use pollwatch_stack::Frame;
 use pollwatch_stack::paths::short_path;

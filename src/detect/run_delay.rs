@@ -1,73 +1,77 @@
-//! Run delays: how long threads had to wait for a CPU before a poll began. Pure.
+//! Run delays: how long threads had to wait for a CPU before a poll started. Pure.
 //!
-//! The kernel counts the delay from the start of a thread, so that a count from before the poll is
-//! needed. The count of each thread is read repeatedly while CPUs are short, and occasionally
-//! otherwise. One scan reads only a few of them, since each is a file.
+//! The kernel counts the run delay from the start of a thread. The delay within a poll is therefore
+//! a difference, and needs a reading from before the poll. Each thread is read repeatedly while
+//! CPUs are short, and occasionally otherwise. One scan reads only a few threads, since each
+//! reading is that of a file.
 
 use std::collections::HashMap;
 
-/// When the watchdog thread itself waits this long for a CPU between two scans, CPUs are short:
-/// other threads may have waited, too.
-const SHORT: u64 = 100_000;
-/// The time for which CPUs are taken to be short after that.
-const SHORTAGE: u64 = 1_000_000_000;
-/// The interval at which counts are read while CPUs are not short: by the time that they are found
-/// to be, polls have waited for them already.
-const INTERVAL: u64 = 100_000_000;
-/// The number of counts that are read in one scan.
-const MAX_READS: usize = 16;
-/// The age up to which a count is taken as the count at the start of a poll. An older one is
-/// corrected: the thread is taken to have waited during all of the time beyond this, so that no
-/// wait from before the poll excuses the poll.
-const STALE: u64 = 4 * INTERVAL;
+use crate::model::id::ThreadNumber;
+use crate::model::time::Nanos;
 
-/// The run delay of a thread at one moment.
+/// CPUs are short when the watchdog thread itself waits this long for one between two scans: other
+/// threads may have waited, too.
+const SHORT: Nanos = Nanos::from_micros(100);
+/// The time for which CPUs are taken to be short after that.
+const SHORTAGE: Nanos = Nanos::from_secs(1);
+/// The interval at which threads are read while CPUs are not short. By the time that a shortage is
+/// noticed, polls have waited already.
+const INTERVAL: Nanos = Nanos::from_millis(100);
+/// The number of threads that are read in one scan.
+const MAX_READS: usize = 16;
+/// The age up to which a reading counts as that of the start of a poll. An older one is corrected:
+/// the thread is taken to have waited during all of the time beyond this age, so that no wait from
+/// before the poll excuses the poll.
+const STALE: Nanos = Nanos::from_millis(400);
+
+/// The run delay of a thread at the moment `at`.
 #[derive(Clone, Copy, Debug)]
-struct Count {
-    at: u64,
-    waited: u64,
+pub(crate) struct RunDelayReading {
+    pub(crate) at: Nanos,
+    pub(crate) run_delay: Nanos,
 }
 
-/// The two counts of a thread that matter: the latest, and one from before the poll that it was in
-/// at that time.
+/// The two readings of a thread that matter: the latest, and one from before the poll that the
+/// thread was in at the time of the latest.
 #[derive(Clone, Copy, Debug)]
-struct Counts {
-    before: Option<Count>,
-    latest: Count,
-    /// The moment at which the count was last requested, successfully or not.
-    asked: u64,
+struct Readings {
+    before: Option<RunDelayReading>,
+    latest: RunDelayReading,
+    /// The moment at which a reading was last tried, successfully or not.
+    tried_at: Nanos,
 }
 
 /// A measured thread in a scan.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatchedThread {
-    pub(crate) id: u64,
-    /// The start of the thread's outermost poll, if it is in one.
-    pub(crate) poll: Option<u64>,
+    pub(crate) number: ThreadNumber,
+    /// The moment at which the thread's outermost poll started, if it is in one.
+    pub(crate) poll_start: Option<Nanos>,
     /// The thread's run delay when it was first measured.
-    pub(crate) first: u64,
+    pub(crate) initial: Nanos,
 }
 
-/// Tracks the run delays of all measured threads. Times are in nanoseconds.
+/// Tracks the run delays of all measured threads.
 #[derive(Debug, Default)]
 pub(crate) struct RunDelayTracker {
     /// The moment until which CPUs are taken to be short.
-    short_until: u64,
-    /// The moment at which a count is next due.
-    next: u64,
-    threads: HashMap<u64, Counts>,
+    short_until: Nanos,
+    /// The moment at which a reading is next due.
+    next: Nanos,
+    threads: HashMap<ThreadNumber, Readings>,
 }
 
 impl RunDelayTracker {
-    /// Records a scan. `own` is how long the watchdog thread waited for a CPU since the previous
-    /// scan; `waited` reads the run delay of a thread and the moment of that reading. Threads in a
-    /// poll come first, unless others have not been read for long.
-    pub(crate) fn note(
+    /// Takes in a scan at the moment `now`. `own` is how long the watchdog thread waited for a CPU
+    /// since the previous scan; `read` reads the run delay of a thread. Threads in a poll are read
+    /// first, unless others have not been read for long.
+    pub(crate) fn update(
         &mut self,
-        now: u64,
-        own: u64,
+        now: Nanos,
+        own: Nanos,
         threads: impl Iterator<Item = WatchedThread>,
-        waited: impl Fn(u64) -> Option<(u64, u64)>,
+        read: impl Fn(ThreadNumber) -> Option<RunDelayReading>,
     ) {
         if own >= SHORT {
             self.short_until = now + SHORTAGE;
@@ -80,57 +84,61 @@ impl RunDelayTracker {
         let mut due = Vec::new();
         self.next = now + INTERVAL;
         for thread in threads {
-            let counts = known.remove(&thread.id).unwrap_or_else(|| Counts::new(&thread, now));
-            if is_short || now.saturating_sub(counts.asked) >= INTERVAL {
-                due.push((counts.asked + if thread.poll.is_some() { 0 } else { INTERVAL }, thread));
+            let readings = known.remove(&thread.number).unwrap_or_else(|| Readings::new(&thread, now));
+            if is_short || now.saturating_sub(readings.tried_at) >= INTERVAL {
+                let handicap = if thread.poll_start.is_some() { Nanos::ZERO } else { INTERVAL };
+                due.push((readings.tried_at + handicap, thread));
             } else {
-                self.next = self.next.min(counts.asked + INTERVAL);
+                self.next = self.next.min(readings.tried_at + INTERVAL);
             }
-            self.threads.insert(thread.id, counts);
+            self.threads.insert(thread.number, readings);
         }
         if due.len() > MAX_READS {
-            due.select_nth_unstable_by_key(MAX_READS - 1, |(asked, _)| *asked);
+            due.select_nth_unstable_by_key(MAX_READS - 1, |(priority, _)| *priority);
             due.truncate(MAX_READS);
             self.next = now;
         }
         for (_, thread) in due {
-            if let Some(counts) = self.threads.get_mut(&thread.id) {
-                counts.renew(thread.poll, now, waited(thread.id));
+            if let Some(readings) = self.threads.get_mut(&thread.number) {
+                readings.update(thread.poll_start, now, read(thread.number));
             }
         }
     }
 
-    /// Returns the run delay of a thread shortly before a poll of it began, or when it was first
-    /// measured if that was later. `None` where it is unknown.
-    pub(crate) fn before(&self, thread: u64, begin: u64, first: u64) -> Option<u64> {
-        // A thread without counts has been measured since the previous scan.
-        let Some(counts) = self.threads.get(&thread) else { return Some(first) };
-        counts.at(begin).map(|count| count.waited)
+    /// Returns the run delay of a thread shortly before a poll that started at `start`, or when the
+    /// thread was first measured if that was later. `None` where it is unknown.
+    pub(crate) fn before(&self, thread: ThreadNumber, start: Nanos, initial: Nanos) -> Option<Nanos> {
+        // A thread without readings has been measured since the previous scan.
+        let Some(readings) = self.threads.get(&thread) else { return Some(initial) };
+        readings.before(start).map(|reading| reading.run_delay)
     }
 }
 
-impl Counts {
-    /// The counts of a thread that has been measured since the previous scan. Its run delay at that
-    /// moment is a count as well.
-    fn new(thread: &WatchedThread, now: u64) -> Counts {
-        let latest = Count { at: thread.poll.map_or(now, |begin| begin.min(now)), waited: thread.first };
-        Counts { before: None, latest, asked: latest.at }
+impl Readings {
+    /// The readings of a thread that has been measured since the previous scan. Its run delay at
+    /// that moment is a reading as well.
+    fn new(thread: &WatchedThread, now: Nanos) -> Readings {
+        let at = thread.poll_start.map_or(now, |start| start.min(now));
+        Readings { before: None, latest: RunDelayReading { at, run_delay: thread.initial }, tried_at: at }
     }
 
-    fn renew(&mut self, poll: Option<u64>, now: u64, count: Option<(u64, u64)>) {
-        self.asked = now;
-        let Some((at, waited)) = count else { return };
-        self.before = match poll {
-            Some(begin) => self.at(begin),
+    /// Takes in a new reading, or a failed one.
+    fn update(&mut self, poll_start: Option<Nanos>, now: Nanos, reading: Option<RunDelayReading>) {
+        self.tried_at = now;
+        let Some(reading) = reading else { return };
+        self.before = match poll_start {
+            Some(start) => self.before(start),
             None => Some(self.latest),
         };
-        self.latest = Count { at, waited };
+        self.latest = reading;
     }
 
-    fn at(&self, begin: u64) -> Option<Count> {
-        let count = [Some(self.latest), self.before].into_iter().flatten().find(|count| count.at <= begin)?;
-        let unknown = (begin - count.at).saturating_sub(STALE);
-        Some(Count { at: count.at + unknown, waited: count.waited.saturating_add(unknown) })
+    /// Returns the latest reading that is no later than `start`, corrected for its age.
+    fn before(&self, start: Nanos) -> Option<RunDelayReading> {
+        let readings = [Some(self.latest), self.before].into_iter().flatten();
+        let reading = readings.into_iter().find(|reading| reading.at <= start)?;
+        let unknown = start.saturating_sub(reading.at).saturating_sub(STALE);
+        Some(RunDelayReading { at: reading.at + unknown, run_delay: reading.run_delay + unknown })
     }
 }
 
@@ -140,141 +148,142 @@ mod tests {
 
     use super::*;
 
-    const MS: u64 = 1_000_000;
+    const MS: Nanos = Nanos::from_millis(1);
 
     /// A thread in no poll.
-    fn idle(id: u64) -> WatchedThread {
-        WatchedThread { id, poll: None, first: 3 }
+    fn idle(number: u64) -> WatchedThread {
+        WatchedThread { number: ThreadNumber(number), poll_start: None, initial: Nanos(3) }
     }
 
-    /// Returns the threads whose counts one scan reads, in the order of their ids.
-    fn asked(
+    /// Returns the threads that one scan reads, in the order of their numbers.
+    fn read(
         tracker: &mut RunDelayTracker,
-        now: u64,
-        own: u64,
+        now: Nanos,
+        own: Nanos,
         threads: impl IntoIterator<Item = WatchedThread>,
     ) -> Vec<u64> {
-        let asked: RefCell<Vec<u64>> = RefCell::default();
-        tracker.note(now, own, threads.into_iter(), |id| {
-            asked.borrow_mut().push(id);
-            Some((now, 7))
+        let read: RefCell<Vec<u64>> = RefCell::default();
+        tracker.update(now, own, threads.into_iter(), |thread| {
+            read.borrow_mut().push(thread.0);
+            Some(RunDelayReading { at: now, run_delay: Nanos(7) })
         });
-        let mut asked = asked.into_inner();
-        asked.sort_unstable();
-        asked
+        let mut read = read.into_inner();
+        read.sort_unstable();
+        read
+    }
+
+    /// Returns the run delay before a poll that started at `start`.
+    fn before(tracker: &RunDelayTracker, thread: u64, start: Nanos, initial: u64) -> Option<Nanos> {
+        tracker.before(ThreadNumber(thread), start, Nanos(initial))
     }
 
     #[test]
     fn reads_at_every_scan_only_while_cpus_are_short() {
         let mut tracker = RunDelayTracker::default();
-        let mut asks = |now: u64, own: u64| !asked(&mut tracker, now, own, [idle(1)]).is_empty();
-        assert!(!asks(MS, 0), "what it had waited when it was first measured is known");
-        assert!(!asks(2 * MS, SHORT - 1));
-        assert!(asks(3 * MS, SHORT) && asks(4 * MS, 0) && asks(2 * MS + SHORTAGE, 0));
-        assert!(!asks(3 * MS + SHORTAGE, 0));
-        assert!(asks(3 * MS + SHORTAGE + INTERVAL, 0));
-        assert_eq!(tracker.before(1, 3 * MS + SHORTAGE + INTERVAL, 3), Some(7));
-        assert_eq!(
-            tracker.before(2, 3 * MS + SHORTAGE + INTERVAL, 3),
-            Some(3),
-            "a new one, of a thread that lived before"
-        );
+        let mut reads = |now: Nanos, own: Nanos| !read(&mut tracker, now, own, [idle(1)]).is_empty();
+        assert!(!reads(MS, Nanos::ZERO), "its run delay when it was first measured is known");
+        assert!(!reads(2 * MS, SHORT - Nanos(1)));
+        assert!(reads(3 * MS, SHORT) && reads(4 * MS, Nanos::ZERO) && reads(2 * MS + SHORTAGE, Nanos::ZERO));
+        assert!(!reads(3 * MS + SHORTAGE, Nanos::ZERO));
+        assert!(reads(3 * MS + SHORTAGE + INTERVAL, Nanos::ZERO));
+        let start = 3 * MS + SHORTAGE + INTERVAL;
+        assert_eq!(before(&tracker, 1, start, 3), Some(Nanos(7)));
+        assert_eq!(before(&tracker, 2, start, 3), Some(Nanos(3)), "a new one, of a thread that lived before");
     }
 
     #[test]
-    fn a_poll_keeps_the_count_from_before_it() {
+    fn the_reading_from_before_a_poll_is_kept() {
         let mut tracker = RunDelayTracker::default();
-        let mut scan = |now: u64, poll: Option<u64>, waited: u64| {
-            let thread = WatchedThread { id: 1, poll: poll.map(|begin| begin * MS), first: 0 };
-            tracker.note(now * MS, SHORT, [thread].into_iter(), |_| Some((now * MS, waited)));
-            tracker.before(1, poll.unwrap_or(now) * MS, 0)
+        let mut scan = |now: u64, poll_start: Option<u64>, run_delay: u64| {
+            let poll_start = poll_start.map(|start| start * MS);
+            let thread = WatchedThread { number: ThreadNumber(1), poll_start, initial: Nanos::ZERO };
+            let now = now * MS;
+            let reading = RunDelayReading { at: now, run_delay: Nanos(run_delay) };
+            tracker.update(now, SHORT, [thread].into_iter(), |_| Some(reading));
+            before(&tracker, 1, poll_start.unwrap_or(now), 0)
         };
-        assert_eq!(scan(10, None, 5), Some(5));
-        assert_eq!(scan(20, Some(13), 9), Some(5), "it began after the first scan");
-        assert_eq!(scan(30, Some(13), 17), Some(5), "and lasts");
-        assert_eq!(scan(40, Some(33), 18), Some(17), "the next one");
-        assert_eq!(scan(50, Some(33), 19), Some(17));
-        assert_eq!(tracker.before(1, 52 * MS, 0), Some(19), "of one that begins after it, and may end unseen");
-        assert_eq!(tracker.before(1, 2 * MS, 0), None, "too long ago");
+        assert_eq!(scan(10, None, 5), Some(Nanos(5)));
+        assert_eq!(scan(20, Some(13), 9), Some(Nanos(5)), "it started after the first scan");
+        assert_eq!(scan(30, Some(13), 17), Some(Nanos(5)), "and lasts");
+        assert_eq!(scan(40, Some(33), 18), Some(Nanos(17)), "the next one");
+        assert_eq!(scan(50, Some(33), 19), Some(Nanos(17)));
+        assert_eq!(before(&tracker, 1, 52 * MS, 0), Some(Nanos(19)), "a later poll, which may end unseen");
+        assert_eq!(before(&tracker, 1, 2 * MS, 0), None, "too long ago");
     }
 
-    /// As long as a poll lasts, the count from before it stays known.
     #[test]
-    fn a_long_poll_does_not_outlive_its_count() {
+    fn the_reading_from_before_a_poll_is_kept_as_long_as_the_poll_lasts() {
         let mut tracker = RunDelayTracker::default();
-        let thread = |poll| WatchedThread { id: 1, poll, first: 0 };
+        let thread = |poll_start| WatchedThread { number: ThreadNumber(1), poll_start, initial: Nanos::ZERO };
         for scan in 0..1_000 {
             let poll = (scan > 0).then_some(MS);
-            asked(&mut tracker, scan * 5 * MS, SHORT, [thread(poll)]);
+            read(&mut tracker, scan * 5 * MS, SHORT, [thread(poll)]);
         }
-        assert_eq!(tracker.before(1, MS, 0), Some(7));
+        assert_eq!(before(&tracker, 1, MS, 0), Some(Nanos(7)));
     }
 
-    /// While the watchdog was asleep or read other counts, the thread may have waited for what is
-    /// no part of the poll.
+    /// While the watchdog slept or read other threads, the thread may have waited outside of the
+    /// poll.
     #[test]
-    fn the_older_a_count_the_less_it_excuses() {
+    fn the_older_a_reading_the_less_it_excuses() {
         let mut tracker = RunDelayTracker::default();
-        assert_eq!(asked(&mut tracker, MS, SHORT, [idle(1)]), [1]);
-        assert_eq!(tracker.before(1, MS + INTERVAL, 3), Some(7));
-        assert_eq!(tracker.before(1, MS + STALE, 3), Some(7));
-        assert_eq!(tracker.before(1, MS + STALE + 1, 3), Some(8));
-        assert_eq!(tracker.before(1, MS + STALE + 600 * MS, 3), Some(7 + 600 * MS));
-        // Its first, too; and what is asked for in vain is no answer.
+        assert_eq!(read(&mut tracker, MS, SHORT, [idle(1)]), [1]);
+        assert_eq!(before(&tracker, 1, MS + INTERVAL, 3), Some(Nanos(7)));
+        assert_eq!(before(&tracker, 1, MS + STALE, 3), Some(Nanos(7)));
+        assert_eq!(before(&tracker, 1, MS + STALE + Nanos(1), 3), Some(Nanos(8)));
+        assert_eq!(before(&tracker, 1, MS + STALE + 600 * MS, 3), Some(Nanos(7) + 600 * MS));
+        // The same holds for the initial reading. A failed reading is none.
         let mut tracker = RunDelayTracker::default();
-        for now in [0, INTERVAL, 2 * INTERVAL, 6 * INTERVAL] {
-            tracker.note(now, SHORT, [idle(1)].into_iter(), |_| None);
+        for now in [Nanos::ZERO, INTERVAL, 2 * INTERVAL, 6 * INTERVAL] {
+            tracker.update(now, SHORT, [idle(1)].into_iter(), |_| None);
         }
         assert_eq!(
-            (tracker.before(1, INTERVAL, 3), tracker.before(1, 6 * INTERVAL, 3)),
-            (Some(3), Some(3 + 2 * INTERVAL))
+            (before(&tracker, 1, INTERVAL, 3), before(&tracker, 1, 6 * INTERVAL, 3)),
+            (Some(Nanos(3)), Some(Nanos(3) + 2 * INTERVAL))
         );
     }
 
     #[test]
     fn reads_a_few_in_a_scan_each_in_its_turn() {
         const THREADS: u64 = 500;
-        let in_poll = |id: u64| id <= 8;
-        let threads = |now: u64| {
-            (1..=THREADS).map(move |id| WatchedThread {
-                id,
-                poll: in_poll(id).then_some(now.saturating_sub(MS)),
-                first: 0,
-            })
-        };
-        for own in [SHORT, 0] {
+        let in_poll = |thread: u64| thread <= 8;
+        let watched =
+            |thread: u64, poll_start| WatchedThread { number: ThreadNumber(thread), poll_start, initial: Nanos::ZERO };
+        for own in [SHORT, Nanos::ZERO] {
             let mut tracker = RunDelayTracker::default();
-            let mut latest: HashMap<u64, u64> = HashMap::new();
-            let mut longest = [0; 2];
+            let mut latest: HashMap<u64, Nanos> = HashMap::new();
+            let mut longest = [Nanos::ZERO; 2];
             for now in (1..400).map(|scan| scan * 5 * MS) {
-                let asked = asked(&mut tracker, now, own, threads(now));
-                assert!(asked.len() <= MAX_READS, "{} at one scan", asked.len());
-                for id in asked {
-                    let ago = now - latest.insert(id, now).unwrap_or(5 * MS);
-                    let longest = &mut longest[usize::from(in_poll(id))];
+                let poll_start = now.saturating_sub(MS);
+                let threads = (1..=THREADS).map(|thread| watched(thread, in_poll(thread).then_some(poll_start)));
+                let read = read(&mut tracker, now, own, threads);
+                assert!(read.len() <= MAX_READS, "{} at one scan", read.len());
+                for thread in read {
+                    let ago = now - latest.insert(thread, now).unwrap_or(5 * MS);
+                    let longest = &mut longest[usize::from(in_poll(thread))];
                     *longest = ago.max(*longest);
                 }
             }
             assert_eq!(latest.len() as u64, THREADS, "each has its turn");
             let [others, in_polls] = longest;
-            assert!(others <= STALE, "{} ms", others / MS);
-            assert!(in_polls < others.min(2 * INTERVAL), "{} ms, {} ms", in_polls / MS, others / MS);
+            assert!(others <= STALE, "{others:?}");
+            assert!(in_polls < others.min(2 * INTERVAL), "{in_polls:?}, {others:?}");
         }
         // However many are in a poll, the others have their turn.
         let mut tracker = RunDelayTracker::default();
-        let mut idle_asked = false;
+        let mut is_idle_read = false;
         for now in (1..200).map(|scan| scan * 5 * MS) {
-            let threads = (1..=THREADS).map(|id| WatchedThread { id, poll: (id > 1).then_some(now), first: 0 });
-            idle_asked |= asked(&mut tracker, now, SHORT, threads).contains(&1);
+            let threads = (1..=THREADS).map(|thread| watched(thread, (thread > 1).then_some(now)));
+            is_idle_read |= read(&mut tracker, now, SHORT, threads).contains(&1);
         }
-        assert!(idle_asked);
+        assert!(is_idle_read);
     }
 
     #[test]
-    fn a_thread_that_is_gone_is_forgotten() {
+    fn a_thread_that_exited_is_forgotten() {
         let mut tracker = RunDelayTracker::default();
-        asked(&mut tracker, MS, SHORT, (1..=100).map(idle));
-        asked(&mut tracker, 2 * MS, SHORT, [idle(7)]);
+        read(&mut tracker, MS, SHORT, (1..=100).map(idle));
+        read(&mut tracker, 2 * MS, SHORT, [idle(7)]);
         assert_eq!(tracker.threads.len(), 1);
     }
 }

@@ -1,11 +1,11 @@
 //! The scan of all slots: which polls are running at this moment, and which of them block a worker.
 //!
-//! This is the only walk over the slots. The watchdog thread uses it to find stalls, and any other
-//! thread to read what is running now. That answer is right even while the watchdog thread is late.
+//! No other module walks over the slots. The watchdog thread uses this scan to find stalls, and any
+//! other thread to read what is running now. That reading does not depend on the watchdog thread.
 
 use std::sync::Arc;
 
-use super::track::{Poll, PollState, Request};
+use super::track::{OpenRequest, Poll, PollState};
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::TaskBits;
@@ -13,7 +13,7 @@ use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::{Frame, FrameTag, PollFrame, SlotReading};
-use crate::model::id::{FrameNumber, PollKey};
+use crate::model::id::{FrameNumber, PollKey, ThreadNumber, WorkerIndex};
 use crate::model::time::Nanos;
 
 /// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`:
@@ -32,31 +32,34 @@ pub(super) fn polls_in(
     reading: &SlotReading,
 ) -> impl Iterator<Item = (Poll, Frame)> {
     reading.polls().map(move |PollFrame { frame, tag, paused_since }| {
-        let mut poll = poll_of(meter, thread, frame.number, frame.start, tag, frame.task);
+        let fields = FrameFields { number: frame.number, start: frame.start, task: frame.task, tag };
+        let mut poll = poll_of(meter, thread, fields);
         poll.watched = reading.scope_of(frame);
         poll.parent_route = reading.parent_route(frame);
-        poll.request = reading.request_of(frame).map(|(request, route)| Request {
+        poll.request = reading.request_of(frame).map(|(request, route)| OpenRequest {
             frame: request.number,
             route,
-            begin: meter.clock.nanos(request.start).0,
+            start: meter.clock.nanos(request.start),
         });
-        poll.paused_since = paused_since.map(|at| meter.clock.nanos(at).0);
+        poll.paused_since = paused_since.map(|at| meter.clock.nanos(at));
         (poll, *frame)
     })
 }
 
-/// Returns what a frame's number, start, tag and task say by themselves about a poll.
-pub(super) fn poll_of(
-    meter: &Meter,
-    thread: &ThreadState,
-    number: FrameNumber,
-    start: Ticks,
-    tag: FrameTag,
-    task: TaskBits,
-) -> Poll {
+/// The fields that the frame of a running poll and the record of a finished one have in common.
+pub(super) struct FrameFields {
+    pub(super) number: FrameNumber,
+    pub(super) start: Ticks,
+    pub(super) task: TaskBits,
+    pub(super) tag: FrameTag,
+}
+
+/// Returns a poll with all that its own frame says about it, and nothing of the frames inside.
+pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, frame: FrameFields) -> Poll {
+    let FrameFields { number, start, task, tag } = frame;
     Poll {
-        key: PollKey { thread: thread.id, number },
-        begin: meter.clock.nanos(start).0,
+        key: PollKey { thread: ThreadNumber(thread.id), number },
+        start: meter.clock.nanos(start),
         runtime: tag.runtime,
         site: thread.counters.get(tag.index).map_or(SiteId::OTHER, |counters| counters.site()),
         watched: None,
@@ -64,18 +67,19 @@ pub(super) fn poll_of(
         parent_route: tag.route,
         task,
         paused_since: None,
-        waited: 0,
+        run_delay: Nanos::ZERO,
     }
 }
 
-/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which.
-/// Takes tokio's locks.
+/// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which
+/// one. Takes tokio's locks.
 pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame) -> PollState {
     let worker = runtime.worker_of(thread, frame);
-    // Read last: while the poll lasts, what was said about its thread is true of it.
+    // The slot is read last. If it still has the frame, the poll was running when the worker was
+    // looked up, so that the worker is that of the poll.
     match (thread.slot.has_frame(frame.number), worker) {
         (false, _) => PollState::Finished,
-        (true, Some(worker)) => PollState::OnWorker(worker),
+        (true, Some(worker)) => PollState::OnWorker(WorkerIndex(worker)),
         (true, None) => PollState::OffWorker,
     }
 }
@@ -83,7 +87,7 @@ pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame)
 /// A worker and the poll that it is in.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerPoll {
-    pub(crate) worker: u16,
+    pub(crate) worker: WorkerIndex,
     /// The time for which the poll has lasted so far.
     pub(crate) elapsed: Nanos,
     #[cfg(feature = "server")]
@@ -98,9 +102,9 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
     let mut found: Vec<WorkerPoll> = Vec::new();
     for (thread, reading) in read_slots(meter) {
         let Some(reading) = reading else { continue };
-        let now = meter.clock.nanos(meter.clock.now()).0;
+        let now = meter.clock.nanos(meter.clock.now());
         for (poll, frame) in polls_in(meter, &thread, &reading) {
-            let elapsed = Nanos(poll.paused_since.unwrap_or(now).saturating_sub(poll.begin));
+            let elapsed = poll.paused_since.unwrap_or(now).saturating_sub(poll.start);
             if poll.runtime != runtime.id || elapsed < min_elapsed {
                 continue;
             }
@@ -113,9 +117,9 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
                 #[cfg(feature = "server")]
                 poll,
             };
-            match found.iter_mut().find(|known| known.worker == worker) {
-                Some(known) if known.elapsed >= elapsed => {}
-                Some(known) => *known = this,
+            match found.iter_mut().find(|other| other.worker == worker) {
+                Some(other) if other.elapsed >= elapsed => {}
+                Some(other) => *other = this,
                 None => found.push(this),
             }
         }

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::outcome::Outcome;
+use super::capture_outcome::CaptureOutcome;
 
 /// The state and the counters of one watchdog thread.
-pub(crate) struct WatchdogStatus {
+pub(crate) struct WatcherStatus {
     stopping: AtomicBool,
     running: AtomicBool,
     /// Scans that panicked.
@@ -14,16 +14,16 @@ pub(crate) struct WatchdogStatus {
     pub(crate) oversleeps: AtomicU64,
     pub(crate) wakeups: AtomicU64,
     /// Captures by outcome.
-    captures: [AtomicU64; Outcome::ALL.len()],
+    captures: [AtomicU64; CaptureOutcome::ALL.len()],
     /// The number of scans that a test wants to panic.
     #[cfg(test)]
     pub(crate) injected_panics: AtomicU64,
 }
 
-impl WatchdogStatus {
+impl WatcherStatus {
     /// The status of a thread that is about to start.
-    pub(crate) fn new() -> WatchdogStatus {
-        WatchdogStatus {
+    pub(crate) fn new() -> WatcherStatus {
+        WatcherStatus {
             stopping: AtomicBool::new(false),
             running: AtomicBool::new(true),
             panics: AtomicU64::new(0),
@@ -54,12 +54,12 @@ impl WatchdogStatus {
         self.running.store(false, Ordering::Release);
     }
 
-    pub(super) fn count_capture(&self, outcome: Outcome) {
+    pub(super) fn count_capture(&self, outcome: CaptureOutcome) {
         self.captures[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the number of captures that ended like this.
-    pub(crate) fn captures(&self, outcome: Outcome) -> u64 {
+    pub(crate) fn captures(&self, outcome: CaptureOutcome) -> u64 {
         self.captures[outcome as usize].load(Ordering::Relaxed)
     }
 }

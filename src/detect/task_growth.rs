@@ -1,4 +1,4 @@
-//! The alarm for sites whose tasks become ever more. Pure.
+//! The alarm for sites whose number of tasks keeps growing. Pure.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,7 +6,7 @@ use std::hash::Hash;
 use crate::util::backoff::next_doubling;
 
 /// The sites whose tasks are over the limit. Each is reported when it is first over it and at each
-/// doubling, and anew after its tasks have been fewer than half of the limit.
+/// doubling, and again after its tasks have been fewer than half of the limit.
 #[derive(Debug)]
 pub(crate) struct TaskGrowthAlarm<K> {
     limit: u64,

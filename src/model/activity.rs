@@ -1,4 +1,4 @@
-//! What the runtimes and the watchdog are doing at this moment: what the pages show beside a
+//! The activity of the runtimes and of the watchdog at this moment. Pages show it beside a
 //! snapshot.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Site;
 
-/// What the workers of one living runtime are doing.
+/// The activity of the workers of one runtime that has not been shut down.
 #[derive(Clone, Debug)]
 pub(crate) struct RuntimeActivity {
     pub(crate) runtime: Arc<str>,
@@ -18,15 +18,15 @@ pub(crate) struct RuntimeActivity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WorkerState {
-    /// In no poll that is measured.
+    /// The worker is in no measured poll.
     Idle,
-    /// In a poll that is shorter than the threshold so far.
+    /// The worker is in a poll that is shorter than the threshold so far.
     Busy,
-    /// In a poll that has lasted for the threshold or longer.
+    /// The worker is in a poll that has lasted for the threshold or longer.
     Stalled,
 }
 
-/// What one worker is doing.
+/// The activity of one worker.
 #[derive(Clone, Debug)]
 pub(crate) struct WorkerActivity {
     pub(crate) index: usize,
@@ -63,13 +63,13 @@ impl WorkerActivity {
     }
 }
 
-/// The blocked workers of one living runtime.
+/// The blocked workers of one runtime that has not been shut down.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockedWorkers {
     pub(crate) runtime: Arc<str>,
     /// The number of all workers.
     pub(crate) workers: usize,
-    /// For how long each blocked worker has been blocked.
+    /// The time for which each blocked worker has been blocked.
     pub(crate) blocked_for: Vec<Duration>,
 }
 
@@ -78,13 +78,13 @@ pub(crate) struct BlockedWorkers {
 pub(crate) struct WatchdogStatus {
     /// The time since the watchdog was started.
     pub(crate) uptime: Duration,
-    /// Why stalls are no longer detected; `None` while they are.
+    /// The reason why stalls are no longer detected; `None` while they are.
     pub(crate) stopped: Option<StopReason>,
-    /// How long all workers of a runtime may be blocked before the runtime is unhealthy.
+    /// The time for which all workers of a runtime may be blocked before the runtime is unhealthy.
     pub(crate) unhealthy_after: Duration,
 }
 
-/// Why stalls are no longer detected.
+/// The reason why stalls are no longer detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum StopReason {

@@ -1,24 +1,24 @@
-//! Causes of stalls: the words that reports and metrics use.
+//! Causes of stalls, and the system calls behind them.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What a blocked thread was doing: the label `cause` of the metrics.
+/// The cause of a stall, by the activity of the blocked thread: the label `cause` of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Cause {
-    /// It computed.
+    /// The thread computed.
     Cpu,
-    /// It waited in a system call: a sleep, a file, a socket.
+    /// The thread waited in a system call: a sleep, a file, a socket.
     Syscall,
-    /// It waited for a lock, a channel or a thread (a futex).
+    /// The thread waited for a lock, a channel or a thread (a futex).
     Lock,
-    /// It was ready to run, but was given no CPU (too many threads, a CPU quota): not the task's
-    /// fault.
+    /// The thread was ready to run, but was given no CPU (too many threads, a CPU quota). The task
+    /// is not to blame.
     Starved,
-    /// The whole process or machine was paused (stopped by a signal, a debugger, or suspended): not
-    /// the task's fault.
+    /// The whole process or machine was paused (stopped by a signal or a debugger, or suspended). The
+    /// task is not to blame.
     Paused,
     /// Unknown: the stall ended before it was found, or the platform does not report it.
     Unknown,
@@ -62,15 +62,15 @@ impl fmt::Display for Cause {
     }
 }
 
-/// How a stall is known.
+/// The certainty of a stall: the evidence by which it is known.
 ///
 /// Without `tokio_unstable`, tokio reports no polls of tasks that are not wrapped. On Linux, the
 /// workers of a multi-thread runtime that [`build_runtime`](crate::Watchdog::build_runtime) built
 /// are then observed from outside, while they are in no measured poll. A stall found that way has
 /// neither task nor site. Its time counts from the first scan that found the worker blocked to the
-/// last. A worker that waits is found a quarter of a threshold after it began (half a millisecond
-/// at least, and more where the watchdog is held up), a worker that computes some 7 thresholds
-/// after.
+/// last. That is a quarter of a threshold after the start of the stall for a worker that waits
+/// (half a millisecond at least, and more where the watchdog is delayed), and some 7 thresholds
+/// after it for a worker that computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -81,7 +81,7 @@ pub enum Certainty {
     /// thread did not run in that time. It cannot have been handed on by
     /// `tokio::task::block_in_place`, since no other thread of the runtime was free to take it.
     Observed,
-    /// The worker seems to be blocked, and need not be. Either it was in one system call for twice
+    /// The worker is probably blocked. Either it was in one system call for twice
     /// the threshold, but another thread may have taken it over (or it waited for a page, and in no
     /// call). Or it was too busy to check its timers for 15 thresholds, and each stack sample was
     /// in the same task's code: that may be one poll that computes, or many short ones of the same
@@ -112,24 +112,24 @@ impl fmt::Display for Certainty {
 pub struct Syscall {
     /// Its name.
     pub name: &'static str,
-    /// What its descriptor is, where it takes one: a path, `socket to 10.0.0.1:5432`, `pipe:[..]`.
+    /// The target of its descriptor, where it takes one: a path, `socket to 10.0.0.1:5432`,
+    /// `pipe:[..]`.
     pub target: Option<Arc<str>>,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) purpose: Purpose,
 }
 
-/// What a system call is for.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+/// The purpose of a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Sleep,
     /// Its first argument is a descriptor: of a file, a socket, a pipe.
     Io,
-    /// It waits for several descriptors.
+    /// A wait for several descriptors.
     Poll,
-    /// It waits for a process.
+    /// A wait for a process.
     Process,
-    /// It waits for a lock of a file.
+    /// A wait for a lock of a file.
     FileLock,
     Futex,
     Other,

@@ -1,11 +1,11 @@
-//! What a watchdog can see, and what it cannot.
+//! The coverage of a watchdog: what it measures and observes, and what it cannot.
 
 use std::fmt;
 use std::sync::Arc;
 
 use pollwatch_stack::Capability;
 
-/// What a watchdog can see, and what it cannot; returned by
+/// The coverage of a watchdog: what it measures and observes, and what it cannot. Returned by
 /// [`Watchdog::coverage`](crate::Watchdog::coverage). `Display` shows it in a few lines.
 ///
 /// ```
@@ -22,39 +22,38 @@ use pollwatch_stack::Capability;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Coverage {
-    /// Whether tokio's task hooks are compiled in (`tokio_unstable`).
+    /// True if tokio's task hooks are compiled in (`tokio_unstable`).
     pub hooks: bool,
-    /// Whether the watchdog's thread scans for stalls. It does not after
+    /// True while the watchdog's thread scans for stalls. It does not after
     /// [`shutdown`](crate::Watchdog::shutdown), nor after ten panics in a row, which are a defect
     /// of pollwatch.
     pub watching: bool,
     /// Panics on the watchdog's thread. Each is a defect of pollwatch: a report of that moment may
     /// be wrong or missing.
     pub watchdog_panics: u64,
-    /// Whether the first poll wakes a sleeping watchdog (`membarrier`). Otherwise an idle watchdog
+    /// True if the first poll wakes a sleeping watchdog (`membarrier`). Otherwise an idle watchdog
     /// wakes up ten times a second, and the first stall after an idle time may be found up to 100
     /// ms late.
     pub exact_wakeup: bool,
     /// The source of times: `cpu counter`, or `monotonic` (slower, and as exact).
     pub clock: &'static str,
-    /// Whether stalls come with stacks.
+    /// The coverage of stacks.
     pub stacks: StackCoverage,
     /// The runtimes, in the order in which they became known.
     pub runtimes: Vec<RuntimeCoverage>,
     /// The number of runtimes that were built under a 64th name, and are not watched.
     pub unnamed_runtimes: u64,
-    /// The number of threads that are measured now: those that have polled anything of a watched
+    /// The number of threads that are measured: those that have polled anything of a watched
     /// runtime, or a watched future. At most 4,096.
     pub measured_threads: usize,
     /// The number of threads that were not measured, because there were more than 4,096 at a time.
     pub unmeasured_threads: u64,
-    /// Slow polls that came faster than the watchdog could take them: they are in the histogram,
+    /// Slow polls that ended faster than the watchdog could read them: they are in the histogram,
     /// and in no report.
     pub lost_polls: u64,
 }
 
-/// Whether stalls come with the stacks of the blocked threads. All else is reported without them,
-/// too.
+/// The coverage of stacks. A stall without a stack is reported with everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StackCoverage {
@@ -68,7 +67,7 @@ pub enum StackCoverage {
     SwitchedOff,
     /// The feature `capture` is off.
     NotCompiled,
-    /// What captures need was missing when the watchdog started, or later, for this reason.
+    /// No stacks are captured, for this reason. It may be found out only at the first capture.
     Unavailable(&'static str),
 }
 
@@ -107,18 +106,18 @@ impl fmt::Display for StackCoverage {
     }
 }
 
-/// What is seen of one runtime.
+/// The coverage of one runtime.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RuntimeCoverage {
     /// Its name.
     pub name: Arc<str>,
-    /// Whether it has not been shut down.
+    /// False once the runtime has been shut down.
     pub alive: bool,
-    /// Whether every spawned task is seen. Otherwise only what `watch` and `spawn` wrap is, and
-    /// requests below a layer.
+    /// True if the polls of every spawned task are measured. Otherwise only those of futures that
+    /// `watch` and `spawn` wrap, and of requests below a layer.
     pub every_task: bool,
-    /// Whether workers that are blocked by anything else are found by observing them from outside;
+    /// True if workers that are blocked by other tasks are found by observing them from outside;
     /// see [`Certainty`](crate::Certainty).
     pub workers: bool,
 }

@@ -1,7 +1,8 @@
-//! Events: what the watchdog thread finds out, on its way from `detect` to `report`.
+//! Events: the findings of the watchdog thread, on their way from `detect` to `report`.
 //!
-//! An event is plain data with all names resolved. Only [`Liveness`] reaches back: whoever adds up
-//! the time of an ongoing stall has to know whether it is still ongoing at that very moment.
+//! An event is plain data with all names resolved. Only [`Liveness`] reaches back to the blocked
+//! thread: `report` adds up the time of ongoing stalls, and has to know at that moment whether they
+//! are still ongoing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,44 +13,46 @@ use pollwatch_stack::RawStack;
 use super::cause::{Cause, Syscall};
 #[cfg(feature = "server")]
 use super::id::PollKey;
-use super::id::{FrameNumber, RouteId, RuntimeId, SiteId};
+use super::id::{FrameNumber, RouteId, RuntimeId, SiteId, StallId};
 use super::site::Site;
 use super::stall::Stall;
 use super::time::Nanos;
 
-/// Something that the watchdog thread found out.
+/// A finding of the watchdog thread.
 pub(crate) enum Event {
     /// A stall was found while it lasts.
     StallStarted(Box<StallStarted>),
     /// An ongoing stall was examined again.
     StallProgress(Box<StallProgress>),
-    /// An ongoing stall was seen, and not examined.
+    /// An ongoing stall was found by a scan, and not examined.
     StallUnchanged {
-        id: u64,
+        id: StallId,
         elapsed: Duration,
         /// The moment at which `elapsed` was measured.
         at: Nanos,
     },
     /// A stall that was reported as started is over.
-    StallEnded { id: u64, elapsed: Duration },
+    StallEnded { id: StallId, elapsed: Duration },
     /// A stall was over before it was found.
     StallEndedUnseen { stall: Box<Stall>, origin: StallOrigin },
     /// A request that is part of a stall has reached the threshold by itself.
     RequestBlocked(BlockedRequest),
-    /// Something else that the log has to say.
+    /// A finding that is only logged.
     Notice(Notice),
 }
 
-/// What a stall is counted under, and its log lines are limited by, beside its cause and certainty.
+/// The key under which a stall is counted and its log lines are rate-limited, beside its cause and
+/// certainty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StallOrigin {
     pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
-    /// The route apart from the site, since all connections of a web server are tasks of one site.
+    /// The route of the request. The site does not imply it: all connections of a web server are
+    /// tasks of one site.
     pub(crate) route: Option<RouteId>,
 }
 
-/// A stall, found while it lasts.
+/// A stall that was found while it lasts.
 pub(crate) struct StallStarted {
     pub(crate) stall: Stall,
     pub(crate) origin: StallOrigin,
@@ -62,9 +65,9 @@ pub(crate) struct StallStarted {
     pub(crate) stack: Option<RawStack>,
 }
 
-/// What an examination of an ongoing stall found.
+/// The result of a further examination of an ongoing stall.
 pub(crate) struct StallProgress {
-    pub(crate) id: u64,
+    pub(crate) id: StallId,
     pub(crate) elapsed: Duration,
     /// The moment at which `elapsed` was measured.
     pub(crate) at: Nanos,
@@ -80,9 +83,8 @@ pub(crate) struct StallProgress {
 /// lasts.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockedRequest {
-    /// The stall's id.
-    pub(crate) stall: u64,
-    /// The number of the request's frame, which distinguishes it from others of the same stall.
+    pub(crate) stall: StallId,
+    /// The number of the request's frame, unique among the requests of the stall.
     pub(crate) frame: FrameNumber,
     pub(crate) route: RouteId,
     pub(crate) route_name: Arc<str>,
@@ -92,20 +94,20 @@ pub(crate) struct BlockedRequest {
     pub(crate) is_over: bool,
 }
 
-/// Something that is only logged.
+/// A finding that is only logged.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// The whole process stood still.
+    /// The whole process was stopped for this time.
     ProcessPaused(Duration),
     /// A task of [`Watchdog::spawn`](crate::Watchdog::spawn) panicked.
     TaskPanicked { group: TaskGroup, task: Option<tokio::task::Id>, message: String },
     /// The tasks of a site have become more than the limit.
     TasksGrew { group: TaskGroup, alive: u64, limit: u64 },
-    /// Something that pollwatch cannot do.
+    /// A function of pollwatch is missing or limited, for this reason.
     Degraded(String),
 }
 
-/// The tasks that one runtime has from one site, by name and by key.
+/// The tasks of one site in one runtime.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskGroup {
     pub(crate) runtime: Arc<str>,
@@ -113,10 +115,10 @@ pub(crate) struct TaskGroup {
     pub(crate) key: (RuntimeId, SiteId),
 }
 
-/// Whether an ongoing stall is still ongoing at this moment, whatever the watchdog thread has seen
-/// so far.
+/// Access to the thread of an ongoing stall: it shows whether the stall is ongoing at this moment,
+/// however long ago the latest scan was.
 pub(crate) trait Liveness: fmt::Debug + Send + Sync {
-    /// Returns the numbers of the frames that the stalled thread is in, or `None` when the stall is
-    /// over or in a part that is meant to block.
+    /// Returns the numbers of the frames that the blocked thread is in. `None` when the stall is
+    /// over, or in a part that is meant to block.
     fn open_frames(&self) -> Option<Vec<FrameNumber>>;
 }

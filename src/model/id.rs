@@ -7,8 +7,8 @@ use std::num::NonZeroU16;
 pub(crate) struct RuntimeId(pub(crate) u8);
 
 impl RuntimeId {
-    /// The runtime that stands for all that is not known: polls outside of any runtime, or of one
-    /// that did not fit into the table.
+    /// The runtime `other`: of polls outside of any runtime, and of the runtimes that did not fit
+    /// into the table.
     pub(crate) const OTHER: RuntimeId = RuntimeId(0);
 
     /// Returns the index in lists: 0, 1, 2 ...
@@ -68,11 +68,31 @@ impl FrameNumber {
     pub(crate) const NONE: FrameNumber = FrameNumber(0);
 }
 
+/// The index of a worker in its runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WorkerIndex(pub(crate) u16);
+
+impl WorkerIndex {
+    /// Returns the index in lists: 0, 1, 2 ...
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// The number of a stall: 1, 2, 3 ... in each watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct StallId(pub(crate) u64);
+
+/// The number that a watchdog gives to a measured thread. Never reused within the watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ThreadNumber(pub(crate) u64);
+
 /// One poll, unlike all others of the same watchdog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PollKey {
-    /// The measured thread, by its number in the watchdog.
-    pub(crate) thread: u64,
+    /// The measured thread.
+    pub(crate) thread: ThreadNumber,
     /// The number of the poll's frame on that thread.
     pub(crate) number: FrameNumber,
 }

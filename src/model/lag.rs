@@ -1,4 +1,4 @@
-//! How late the tasks of a runtime are polled, as plain data.
+//! The lag of a runtime: the delay with which its tasks are polled. Plain data.
 
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ pub struct LagReading {
 pub struct ScheduleDelay {
     /// The delay, to 2 µs, at most 68 s.
     pub delay: Duration,
-    /// Whether the task still waited when the delay was measured, while polls of other tasks had
-    /// started after its wake. The delay was then at least 20 ms, and is a lower bound.
+    /// True if the task was still waiting when the delay was measured, and polls of other tasks had
+    /// started after its wake. The delay is then at least 20 ms, and a lower bound.
     pub is_lower_bound: bool,
     /// The moment of the measurement, to 10 ms.
     pub measured_at: Instant,

@@ -1,4 +1,4 @@
-//! Plain data that every layer speaks: identifiers, units, causes, stalls, events, stacks,
+//! Plain data that every layer uses: identifiers, units, causes, stalls, events, stacks,
 //! snapshots, coverage.
 //!
 //! Every other layer may import this module; it imports none of them.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::model::cause::Cause;
 use crate::model::snapshot::StallSnapshot;
 
-/// Where blocked time was spent since the start; returned by
+/// The blocked time since the start, by location and cause; returned by
 /// [`Watchdog::profile`](crate::Watchdog::profile).
 ///
 /// At most 2,000 different entries are kept; what exceeds them is added to entries without a stack.

@@ -128,7 +128,7 @@ pub struct SiteSnapshot {
     pub cancelled: u64,
     /// Watched futures that panicked.
     pub panicked: u64,
-    /// Whether a future was ever watched here, so that the three outcomes apply.
+    /// True once a future was watched here, so that the three outcomes apply.
     pub has_outcomes: bool,
 }
 
@@ -182,7 +182,7 @@ pub struct WatchdogSnapshot {
     /// The upper bounds of the buckets of [`RuntimeSnapshot::polls`] and
     /// [`RuntimeSnapshot::schedule_delay`], in ascending order.
     pub bucket_bounds: Vec<Duration>,
-    /// What is measured and what is not.
+    /// The coverage: what is measured and what is not.
     pub coverage: Coverage,
     /// Stalls and panics that were not logged because their site had been logged often.
     pub reports_suppressed: u64,

@@ -51,9 +51,9 @@ impl fmt::Display for Phase {
 pub struct Stall {
     /// The number of the stall, from 1 on in each watchdog. All reports of one stall have the same.
     pub id: u64,
-    /// Whether the stall is ongoing.
+    /// The phase: ongoing or resolved.
     pub phase: Phase,
-    /// How the stall is known: by its poll, or by observing the worker from outside.
+    /// The evidence by which the stall is known: its poll, or the worker observed from outside.
     pub certainty: Certainty,
     /// The name of the runtime whose worker is blocked.
     pub runtime: Arc<str>,
@@ -76,7 +76,7 @@ pub struct Stall {
     /// [`Watchdog::spawn`](crate::Watchdog::spawn) did.
     pub parent_route: Option<Arc<str>>,
     /// The route of the request that the poll was in when it was first observed, if that request
-    /// had begun much later than the poll.
+    /// had started much later than the poll.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) latest_request: Option<Arc<str>>,
     /// The tracing spans that the poll was in at the latest examination, outermost first:
@@ -84,16 +84,16 @@ pub struct Stall {
     /// without a [span layer](crate::Watchdog#method.span_layer), and for a stall that ended before
     /// it was found.
     pub spans: Vec<Arc<str>>,
-    /// What the thread was doing, as classified first.
+    /// The cause: what the thread was doing, as classified first.
     pub cause: Cause,
-    /// The moment at which the poll began.
+    /// The moment at which the poll started.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "started_at_unix_seconds"))]
     pub started_at: SystemTime,
-    /// How long the poll has lasted so far, or in all. Time in which the whole process stood still
-    /// does not count.
+    /// The duration of the poll so far, or in all. Time in which the whole process was stopped does
+    /// not count.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
-    /// Whether the stall may have lasted longer, by half of the threshold or more: the poll itself
+    /// True if the stall may have lasted longer, by half of the threshold or more: the poll itself
     /// was not [measured](Certainty::Measured).
     pub elapsed_is_lower_bound: bool,
     /// The CPU time that the thread used since the watchdog first observed the poll, until this
@@ -107,7 +107,7 @@ pub struct Stall {
     /// with the second where symbols had to be loaded first, and not with a stall that ended before
     /// it was found.
     pub stack: Option<Stack>,
-    /// Whether the latest stack is in another function than the one before; `None` until there are
+    /// True if the latest stack is in another function than the one before; `None` until there are
     /// two.
     pub location_changed: Option<bool>,
     /// The reason why it blocks, in a few words: `a sync file read`. Empty where it is unknown.

@@ -10,7 +10,7 @@ use crate::model::cause::{Cause, Certainty, Syscall};
 use crate::model::event::{BlockedRequest, Liveness, StallOrigin, StallStarted};
 #[cfg(feature = "server")]
 use crate::model::id::PollKey;
-use crate::model::id::{FrameNumber, RouteId, RuntimeId};
+use crate::model::id::{FrameNumber, RouteId, RuntimeId, StallId, WorkerIndex};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -59,8 +59,8 @@ pub(crate) struct OngoingStall {
 /// A worker that is blocked by a task that was not wrapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ObservedWorker {
-    pub(crate) worker: u16,
-    /// The time for which it had been blocked at the moment `at`.
+    pub(crate) worker: WorkerIndex,
+    /// How long it had been blocked at the moment `at`.
     pub(crate) elapsed: Nanos,
     pub(crate) at: Nanos,
 }
@@ -149,7 +149,7 @@ impl StallStore {
     }
 
     /// Updates an ongoing stall, and returns its state after that.
-    pub(crate) fn update(&mut self, id: u64, update: impl FnOnce(&mut OngoingStall)) -> Option<StallRecord> {
+    pub(crate) fn update(&mut self, id: StallId, update: impl FnOnce(&mut OngoingStall)) -> Option<StallRecord> {
         let ongoing = self.ongoing_mut(id)?;
         update(ongoing);
         let record = ongoing.record.clone();
@@ -157,9 +157,9 @@ impl StallStore {
         Some(record)
     }
 
-    /// Sets the duration of an ongoing stall at the moment `at`. The recent stalls have it from the
-    /// next update on.
-    pub(crate) fn set_elapsed(&mut self, id: u64, elapsed: Duration, at: Nanos) {
+    /// Sets how long an ongoing stall had lasted at the moment `at`. The recent stalls show it with
+    /// the next update.
+    pub(crate) fn set_elapsed(&mut self, id: StallId, elapsed: Duration, at: Nanos) {
         if let Some(ongoing) = self.ongoing_mut(id) {
             ongoing.set_elapsed(elapsed, at);
         }
@@ -170,14 +170,14 @@ impl StallStore {
     /// has the route of the request.
     pub(crate) fn record_request(&mut self, request: BlockedRequest) {
         let BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over } = request;
-        let Some(ongoing) = self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id) else {
+        let Some(ongoing) = self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id.0) else {
             return self.totals.add_request(route, 1, elapsed.0);
         };
         ongoing.record.origin.route = Some(route);
         let stall = &mut ongoing.record.stall;
         if stall.route.as_ref() != Some(&route_name) {
             stall.route = Some(route_name.clone());
-            let recent = self.recent.iter_mut().rev().find(|stall| stall.id == id);
+            let recent = self.recent.iter_mut().rev().find(|stall| stall.id == id.0);
             recent.into_iter().for_each(|stall| stall.route = Some(route_name.clone()));
         }
         if !ongoing.key.cause.is_blamed() || ongoing.ended_requests.contains(&frame) {
@@ -202,8 +202,8 @@ impl StallStore {
     }
 
     /// Ends a stall, and returns its last state.
-    pub(crate) fn resolve(&mut self, id: u64, elapsed: Duration) -> Option<StallRecord> {
-        let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id)?;
+    pub(crate) fn resolve(&mut self, id: StallId, elapsed: Duration) -> Option<StallRecord> {
+        let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id.0)?;
         let OngoingStall { mut record, key, counted, requests, .. } = self.ongoing.swap_remove(index);
         // A request whose end was not recorded is taken to have lasted until the end of the stall.
         for request in requests {
@@ -244,7 +244,7 @@ impl StallStore {
             key.certainty == Certainty::Observed && key.runtime == runtime && ongoing.liveness.open_frames().is_some()
         });
         let workers = observed.filter_map(|ongoing| {
-            let worker = u16::try_from(ongoing.record.stall.worker?).ok()?;
+            let worker = WorkerIndex(u16::try_from(ongoing.record.stall.worker?).ok()?);
             let elapsed = Nanos::from(ongoing.record.stall.elapsed);
             Some(ObservedWorker { worker, elapsed, at: ongoing.at })
         });
@@ -263,8 +263,8 @@ impl StallStore {
         ongoing.map(|ongoing| ongoing.record.stall.id)
     }
 
-    fn ongoing_mut(&mut self, id: u64) -> Option<&mut OngoingStall> {
-        self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id)
+    fn ongoing_mut(&mut self, id: StallId) -> Option<&mut OngoingStall> {
+        self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id.0)
     }
 
     fn push_recent(&mut self, stall: Stall) {

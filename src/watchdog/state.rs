@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use super::config::Config;
 use crate::detect::scan;
 use crate::detect::stack_coverage;
-use crate::detect::status::WatchdogStatus;
+use crate::detect::status::WatcherStatus;
 #[cfg(feature = "prometheus")]
 use crate::export::user_collectors::UserCollectors;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::model::coverage::StackCoverage;
+use crate::model::id::WorkerIndex;
 use crate::model::time::Nanos;
 use crate::report::dispatch::ReportCounters;
 #[cfg(feature = "server")]
@@ -23,7 +24,7 @@ use crate::util::lock;
 pub(crate) struct WatchdogState {
     pub(crate) config: Config,
     pub(crate) meter: Arc<Meter>,
-    pub(crate) status: Arc<WatchdogStatus>,
+    pub(crate) status: Arc<WatcherStatus>,
     pub(crate) report_counters: Arc<ReportCounters>,
     pub(crate) stalls: Arc<Mutex<StallStore>>,
     #[cfg(feature = "server")]
@@ -40,7 +41,7 @@ pub(crate) struct WatchdogState {
 /// A worker whose poll has lasted at least the threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blocked {
-    pub(crate) worker: u16,
+    pub(crate) worker: WorkerIndex,
     pub(crate) elapsed: Nanos,
 }
 
@@ -49,7 +50,7 @@ impl WatchdogState {
     pub(super) fn new(config: Config, #[cfg(feature = "prometheus")] collectors: UserCollectors) -> WatchdogState {
         WatchdogState {
             meter: Meter::new(config.measuring()),
-            status: Arc::new(WatchdogStatus::new()),
+            status: Arc::new(WatcherStatus::new()),
             report_counters: Arc::default(),
             stalls: Arc::default(),
             #[cfg(feature = "server")]
@@ -76,10 +77,11 @@ impl WatchdogState {
     /// thread found in its latest scan.
     pub(crate) fn blocked_workers(&self, runtime: &Runtime) -> Vec<Blocked> {
         let mut blocked: Vec<Blocked> = Vec::new();
-        let mut add = |worker: u16, elapsed: Nanos| match blocked.iter_mut().find(|known| known.worker == worker) {
-            Some(known) => known.elapsed = known.elapsed.max(elapsed),
-            None => blocked.push(Blocked { worker, elapsed }),
-        };
+        let mut add =
+            |worker: WorkerIndex, elapsed: Nanos| match blocked.iter_mut().find(|known| known.worker == worker) {
+                Some(known) => known.elapsed = known.elapsed.max(elapsed),
+                None => blocked.push(Blocked { worker, elapsed }),
+            };
         let observed = lock(&self.stalls).observed_workers(runtime.id);
         let now = self.now();
         for observed in observed {

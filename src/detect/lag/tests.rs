@@ -4,23 +4,23 @@ use super::*;
 use crate::detect::track::Poll;
 use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::lag::{Lag, LagSource};
-use crate::model::id::{FrameNumber, PollKey};
+use crate::model::id::{FrameNumber, PollKey, ThreadNumber};
 use crate::model::lag::ScheduleDelay;
 
-const MS: u64 = 1_000_000;
+const MS: Nanos = Nanos::from_millis(1);
 
-/// A runtime whose probe answers as it is told.
+/// A runtime with a fake probe.
 struct Fixture {
     meter: Arc<Meter>,
     runtime: Arc<Runtime>,
     lag: Lag,
     publisher: LagPublisher,
-    now: u64,
+    now: Nanos,
 }
 
 impl Fixture {
     fn new() -> Fixture {
-        let meter = Meter::of(10 * MS, 10);
+        let meter = Meter::of((10 * MS).0, 10);
         let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let lag = LagSource::new(&meter).get("main").unwrap();
         Fixture { meter, runtime, lag, publisher: LagPublisher::default(), now: 10_000 * MS }
@@ -42,7 +42,7 @@ impl Fixture {
 #[test]
 fn answers_are_published() {
     let mut fixture = Fixture::new();
-    let delay = fixture.step(Answer::After(60 * MS), &Scan::default()).unwrap();
+    let delay = fixture.step(Answer::After((60 * MS).0), &Scan::default()).unwrap();
     assert!(delay.delay.as_millis().abs_diff(60) <= 1 && !delay.is_lower_bound, "{delay:?}");
     assert_eq!(fixture.lag.read().unwrap().blocked_workers, 1);
     // A withdrawn probe says nothing: the latest answer stays until it expires.
@@ -50,13 +50,13 @@ fn answers_are_published() {
 }
 
 #[test]
-fn a_wait_counts_by_the_polls_that_began_meanwhile() {
+fn a_wait_counts_by_the_polls_that_started_meanwhile() {
     let mut fixture = Fixture::new();
     let sent = fixture.meter.clock.now().0;
     let mut scan = Scan::default();
-    let poll = |number, after: u64| Poll {
-        key: PollKey { thread: 1, number: FrameNumber(number) },
-        begin: fixture.meter.clock.nanos(Ticks(sent)).0 + after,
+    let poll = |number, after: Nanos| Poll {
+        key: PollKey { thread: ThreadNumber(1), number: FrameNumber(number) },
+        start: fixture.meter.clock.nanos(Ticks(sent)) + after,
         runtime: fixture.runtime.id,
         site: crate::model::id::SiteId::OTHER,
         watched: None,
@@ -64,9 +64,9 @@ fn a_wait_counts_by_the_polls_that_began_meanwhile() {
         parent_route: None,
         task: TaskBits::NONE,
         paused_since: None,
-        waited: 0,
+        run_delay: Nanos::ZERO,
     };
-    let polls = [poll(1, 0), poll(2, 10 * MS), poll(3, 30 * MS)];
+    let polls = [poll(1, Nanos::ZERO), poll(2, 10 * MS), poll(3, 30 * MS)];
     scan.running.push(polls[0]);
     assert_eq!(fixture.step(Answer::Waiting(sent), &scan), None, "it may be the next");
     scan.running.push(polls[1]);
@@ -79,9 +79,9 @@ fn a_wait_counts_by_the_polls_that_began_meanwhile() {
 #[test]
 fn a_late_runtime_is_probed_for_a_while() {
     let mut fixture = Fixture::new();
-    fixture.step(Answer::After(MS / 2), &Scan::default());
+    fixture.step(Answer::After((MS / 2).0), &Scan::default());
     assert!(!fixture.is_late());
-    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.step(Answer::After((60 * MS).0), &Scan::default());
     for _ in 0..190 {
         fixture.step(Answer::After(0), &Scan::default());
         assert!(fixture.is_late());
@@ -93,13 +93,13 @@ fn a_late_runtime_is_probed_for_a_while() {
 }
 
 #[test]
-fn nothing_is_published_that_nobody_reads() {
+fn nothing_is_published_without_a_reader() {
     let mut fixture = Fixture::new();
-    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.step(Answer::After((60 * MS).0), &Scan::default());
     LagPublisher::clear(&fixture.meter);
     assert_eq!(fixture.lag.read(), None);
     fixture.lag = LagSource::new(&fixture.meter).get("other").unwrap();
-    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.step(Answer::After((60 * MS).0), &Scan::default());
     fixture.lag = LagSource::new(&fixture.meter).get("main").unwrap();
     assert_eq!(fixture.lag.read(), None);
 }

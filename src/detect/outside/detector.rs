@@ -1,156 +1,95 @@
-//! The detector of workers that are blocked by a task that nobody wrapped (stable mode). Pure: what
-//! was observed of the workers' threads and times in, verdicts out.
+//! The detector of workers that are blocked by a task that is not watched (stable mode). Pure:
+//! observations and times in, changes out.
 //!
-//! It judges workers that have not parked and are in no measured frame. There are two kinds of
-//! evidence:
+//! Without task hooks, no slot says when such a task is polled. What can be observed of a worker is
+//! whether it has parked, the CPU time of its thread, and the metrics that tokio publishes. From
+//! these, two kinds of stalls are inferred:
 //!
-//! - **The worker waits**: it has not run at all for the threshold, and is in one system call. Then
-//!   it is blocked for certain, unless the worker was handed on by `block_in_place`. Where that
-//!   cannot be excluded, it is suspected, after twice the time.
-//! - **The worker computes in one location**: the runtime publishes a worker's figures when it
-//!   parks and every 61 ticks. If no tick took more than a quarter of the threshold, it would
-//!   publish within [`TICKS`] quarters. A worker that has not, and of which all of some stack
-//!   samples are in the same task's code, is suspected. A tick is one poll, and up to three more
-//!   where tasks wake one another. So its polls take more than a quarter of the threshold on
-//!   average, or a sixteenth.
+//! - **The worker waits.** It has not parked, its thread has used no CPU time for the threshold,
+//!   and is in one system call all the time. A worker waits in a system call only when it parks, so
+//!   that a task must have made the call. One case looks the same and blocks nothing: the task used
+//!   `block_in_place`, and another thread has taken the worker over. Where that is excluded, the
+//!   stall is [observed](Certainty::Observed). Where not, it is [suspected](Certainty::Suspected)
+//!   after twice the threshold.
+//! - **The worker computes in one location.** tokio publishes a worker's metrics when it parks and
+//!   every [`EVENT_INTERVAL`] ticks. A tick is one poll, or up to four where tasks wake one
+//!   another. A worker that runs without publishing for `EVENT_INTERVAL` quarters of a threshold
+//!   has ticks of more than a quarter of a threshold on average. If several stack samples in that
+//!   time are in the same task's code, the worker is suspected to be in one long poll.
+//!
+//! tokio updates a worker's metrics only on the thread that drives the worker. If they change while
+//! the thread has not run, another thread has taken the worker over.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use super::observation::{Activity, BlockedIn, EntryId, Inspector, WorkerChange, WorkerObservation};
 use crate::detect::pause::Pauses;
-use crate::detect::track::effective;
+use crate::detect::track::{effective, next_report};
 use crate::model::cause::Certainty;
-use crate::util::backoff::next_doubling;
+use crate::model::time::Nanos;
 
-/// The default of tokio's `event_interval`: after so many ticks, of one to four polls each, a
-/// worker publishes its figures.
-const TICKS: u64 = 61;
+/// The default of tokio's `event_interval`: a worker publishes its metrics after so many ticks.
+const EVENT_INTERVAL: u64 = 61;
 /// The number of stack samples that have to agree.
-const SAMPLES: u32 = 3;
+const MIN_SAMPLES: u32 = 3;
 
-/// One worker that has not parked, as observed from outside. Times are in nanoseconds of the
-/// watchdog's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct WorkerObservation {
-    pub(crate) thread: u64,
-    /// The worker's last unpark, and the state of its slot. Any other pair is of another time.
-    pub(crate) mark: (u64, u64),
-    /// The figures that the runtime publishes of the worker, as one number.
-    pub(crate) progress: u64,
-    /// The CPU time that the thread had used at the moment `at`.
-    pub(crate) cpu: u64,
-    /// The moment at which `cpu` was read, no earlier than the start of the scan.
-    pub(crate) at: u64,
-}
-
-/// What a thread is blocked in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockedIn {
-    /// A digest of the call and of how often the thread has been given a CPU. Any other digest is
-    /// of another wait.
-    pub(crate) digest: u64,
-    /// Whether it is a system call. Otherwise the kernel makes the thread wait by itself, for a
-    /// page.
-    pub(crate) in_call: bool,
-    /// Whether the thread's stack is too short to run a worker.
-    pub(crate) is_shallow: bool,
-}
-
-/// Answers questions about a thread that cost more than an observation.
-pub(crate) trait Inspector {
-    /// Returns what the thread is blocked in, or `None` when it is not blocked.
-    fn blocked_in(&mut self, thread: u64) -> Option<BlockedIn>;
-    /// Returns whether the thread's worker cannot have been handed on.
-    fn keeps_its_worker(&mut self, thread: u64) -> bool;
-    /// Returns how long the thread was ready to run in all, but had no CPU.
-    fn run_delay(&mut self, thread: u64) -> u64;
-    /// Returns a digest of the code that the thread's task is in, or `None` where that is unknown.
-    fn location(&mut self, thread: u64) -> Option<u64>;
-}
-
-/// What a blocked worker does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activity {
-    /// It has not run since the stall began.
-    Waiting,
-    /// It computes in one location.
-    Computing,
-}
-
-/// What a scan changes about a worker. `elapsed` excludes pauses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Started {
-        thread: u64,
-        certainty: Certainty,
-        activity: Activity,
-        /// The moment since which the worker is known to be blocked.
-        begin: u64,
-        elapsed: u64,
-    },
-    /// The stall is ongoing, and a further report is due.
-    Continued {
-        thread: u64,
-        elapsed: u64,
-    },
-    /// The stall is ongoing.
-    Unchanged {
-        thread: u64,
-        elapsed: u64,
-    },
-    Ended {
-        thread: u64,
-        elapsed: u64,
-    },
-}
-
-/// An ongoing stall.
+/// The duration of an ongoing stall.
 #[derive(Clone, Copy, Debug)]
 struct BlockedTime {
-    begin: u64,
-    /// How long it had lasted when it was last confirmed.
-    confirmed: u64,
-    /// How long it has lasted when the next report is due.
-    next_report: u64,
+    /// The moment since which the worker is known to be blocked.
+    start: Nanos,
+    /// The duration of the stall when it was last confirmed.
+    confirmed: Nanos,
+    /// The duration of the stall when the next report is due.
+    next_report: Nanos,
 }
 
-/// The states of a worker that has not parked.
+/// The state of a worker that has not parked.
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum BlockState {
     /// The worker is not known to be blocked.
     Unblocked,
     Blocked(Activity, BlockedTime),
-    /// Another thread runs the worker. Final until the thread's mark changes.
+    /// Another thread drives the worker. Final until the busy period ends.
     HandedOn,
 }
 
 /// The evidence that a worker computes in one location.
 #[derive(Clone, Copy, Debug)]
 struct ComputingEvidence {
-    /// The moment since which the runtime has published nothing of the worker.
-    unpublished_since: u64,
+    /// The moment since which tokio has published nothing of the worker.
+    unpublished_since: Nanos,
     /// The thread's run delay at that moment, once it was read.
-    run_delay: Option<u64>,
+    run_delay: Option<Nanos>,
     samples: Option<LocationSamples>,
-    next_sample: u64,
+    /// The moment at which the next stack sample is due.
+    next_sample: Nanos,
+}
+
+impl ComputingEvidence {
+    fn new(unpublished_since: Nanos, next_sample: Nanos) -> ComputingEvidence {
+        ComputingEvidence { unpublished_since, run_delay: None, samples: None, next_sample }
+    }
 }
 
 /// Successive stack samples in one location.
 #[derive(Clone, Copy, Debug)]
 struct LocationSamples {
     location: u64,
-    since: u64,
+    /// The moment of the first sample.
+    since: Nanos,
     count: u32,
 }
 
-/// What is kept of one worker from one scan to the next.
+/// A worker in one busy period, with the evidence so far.
 #[derive(Clone, Copy, Debug)]
-struct Track {
+struct TrackedWorker {
     last: WorkerObservation,
-    state: State,
-    /// The moment since which the worker has not run, and what it was blocked in when that was
-    /// first asked.
-    idle_since: u64,
+    state: BlockState,
+    /// The moment since which the worker's thread has not run.
+    idle_since: Nanos,
+    /// The wait that the thread was first found in after `idle_since`.
     blocked_in: Option<BlockedIn>,
     computing: ComputingEvidence,
 }
@@ -158,232 +97,246 @@ struct Track {
 /// Detects blocked workers.
 #[derive(Debug)]
 pub(crate) struct BlockedWorkerDetector {
-    threshold: u64,
-    tracks: HashMap<u64, Track>,
+    threshold: Nanos,
+    workers: HashMap<EntryId, TrackedWorker>,
 }
 
 impl BlockedWorkerDetector {
-    pub(crate) fn new(threshold: u64) -> BlockedWorkerDetector {
-        BlockedWorkerDetector { threshold, tracks: HashMap::new() }
+    pub(crate) fn new(threshold: Nanos) -> BlockedWorkerDetector {
+        BlockedWorkerDetector { threshold, workers: HashMap::new() }
     }
 
-    /// Returns what the scan at `now` changes. `observations` has all workers that have not parked;
-    /// a worker that is not among them has parked, or cannot be observed any more.
+    /// Returns the changes by the scan at the moment `now`. `observations` has all workers that
+    /// have not parked. A worker that is not among them has parked, or can no longer be observed.
     pub(crate) fn step(
         &mut self,
-        now: u64,
+        now: Nanos,
         observations: &[WorkerObservation],
         pauses: &Pauses,
         inspector: &mut impl Inspector,
-    ) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
-        let observed: HashSet<u64> = observations.iter().map(|observation| observation.thread).collect();
-        self.tracks.retain(|thread, track| {
+    ) -> Vec<WorkerChange> {
+        let mut changes = Vec::new();
+        let observed: HashSet<EntryId> = observations.iter().map(|observation| observation.thread).collect();
+        self.workers.retain(|thread, worker| {
             let is_observed = observed.contains(thread);
             if !is_observed {
-                verdicts.extend(track.end());
+                changes.extend(worker.end());
             }
             is_observed
         });
         for observation in observations {
-            match self.tracks.entry(observation.thread) {
-                Entry::Vacant(entry) => drop(entry.insert(Track::new(*observation))),
-                Entry::Occupied(track) => {
-                    let step = Step { now, threshold: self.threshold, pauses, inspector, verdicts: &mut verdicts };
-                    step.observe(track.into_mut(), *observation);
+            match self.workers.entry(observation.thread) {
+                Entry::Vacant(entry) => drop(entry.insert(TrackedWorker::new(*observation))),
+                Entry::Occupied(worker) => {
+                    let step = Step { now, threshold: self.threshold, pauses, inspector, changes: &mut changes };
+                    step.observe(worker.into_mut(), *observation);
                 }
             }
         }
-        verdicts
+        changes
     }
 }
 
-impl Track {
-    fn new(first: WorkerObservation) -> Track {
-        Track {
+impl TrackedWorker {
+    fn new(first: WorkerObservation) -> TrackedWorker {
+        TrackedWorker {
             last: first,
-            state: State::Unblocked,
+            state: BlockState::Unblocked,
             idle_since: first.at,
             blocked_in: None,
-            computing: ComputingEvidence {
-                unpublished_since: first.at,
-                run_delay: None,
-                samples: None,
-                next_sample: 0,
-            },
+            computing: ComputingEvidence::new(first.at, Nanos::ZERO),
         }
     }
 
     /// Ends the stall, if there is one.
-    fn end(&mut self) -> Option<Verdict> {
-        let State::Blocked(_, stall) = self.state else { return None };
-        self.state = State::Unblocked;
-        Some(Verdict::Ended { thread: self.last.thread, elapsed: stall.confirmed })
+    fn end(&mut self) -> Option<WorkerChange> {
+        let BlockState::Blocked(_, stall) = self.state else { return None };
+        self.state = BlockState::Unblocked;
+        Some(WorkerChange::Ended { thread: self.last.thread, elapsed: stall.confirmed })
     }
 }
 
 /// One scan.
 struct Step<'a, I> {
-    now: u64,
-    threshold: u64,
+    now: Nanos,
+    threshold: Nanos,
     pauses: &'a Pauses,
     inspector: &'a mut I,
-    verdicts: &'a mut Vec<Verdict>,
+    changes: &'a mut Vec<WorkerChange>,
 }
 
 impl<I: Inspector> Step<'_, I> {
-    fn observe(mut self, track: &mut Track, seen: WorkerObservation) {
-        let last = std::mem::replace(&mut track.last, seen);
-        if seen.mark != last.mark {
-            self.verdicts.extend(track.end());
-            *track = Track::new(seen);
+    /// Takes in the observation of a known worker.
+    fn observe(mut self, worker: &mut TrackedWorker, observation: WorkerObservation) {
+        let last = std::mem::replace(&mut worker.last, observation);
+        if observation.period != last.period {
+            self.changes.extend(worker.end());
+            *worker = TrackedWorker::new(observation);
             return;
         }
-        let has_run = seen.cpu != last.cpu;
-        if seen.progress != last.progress {
-            self.verdicts.extend(track.end());
-            let next_sample = track.computing.next_sample;
-            track.computing =
-                ComputingEvidence { unpublished_since: seen.at, run_delay: None, samples: None, next_sample };
+        let has_run = observation.cpu != last.cpu;
+        if observation.published != last.published {
+            self.changes.extend(worker.end());
+            worker.computing = ComputingEvidence::new(observation.at, worker.computing.next_sample);
             if !has_run {
-                // Somebody has published these figures, and a thread that did not run cannot have.
-                track.state = State::HandedOn;
+                // A thread that has not run cannot have published, so another one drives the
+                // worker.
+                worker.state = BlockState::HandedOn;
             }
         }
         if has_run {
-            if matches!(track.state, State::Blocked(Activity::Waiting, _)) {
-                self.verdicts.extend(track.end());
+            if matches!(worker.state, BlockState::Blocked(Activity::Waiting, _)) {
+                self.changes.extend(worker.end());
             }
-            (track.idle_since, track.blocked_in) = (seen.at, None);
+            (worker.idle_since, worker.blocked_in) = (observation.at, None);
         }
-        match track.state {
-            State::HandedOn => {}
-            State::Blocked(Activity::Waiting, stall) => {
-                let elapsed = self.elapsed(stall.begin);
-                self.continue_stall(track, Activity::Waiting, stall, elapsed);
+        self.advance(worker, has_run);
+    }
+
+    /// Moves a worker to its next state. `has_run` says whether its thread has run since the
+    /// previous scan.
+    fn advance(&mut self, worker: &mut TrackedWorker, has_run: bool) {
+        match worker.state {
+            BlockState::HandedOn => {}
+            BlockState::Blocked(Activity::Waiting, stall) => {
+                let elapsed = self.elapsed(stall.start);
+                self.continue_stall(worker, Activity::Waiting, stall, elapsed);
             }
-            // The worker waits, and computes no more.
-            State::Blocked(Activity::Computing, _) if !has_run && self.inspector.blocked_in(seen.thread).is_some() => {
-                self.verdicts.extend(track.end());
-                self.judge_waiting(track);
+            BlockState::Blocked(Activity::Computing, _)
+                if !has_run && self.inspector.blocked_in(worker.last.thread).is_some() =>
+            {
+                // The worker has started to wait, which is another stall.
+                self.changes.extend(worker.end());
+                self.check_waiting(worker);
             }
-            State::Blocked(Activity::Computing, stall) => self.confirm_computing(track, stall),
-            State::Unblocked if !has_run => self.judge_waiting(track),
-            State::Unblocked => self.judge_computing(track),
+            BlockState::Blocked(Activity::Computing, stall) => self.confirm_computing(worker, stall),
+            BlockState::Unblocked if !has_run => self.check_waiting(worker),
+            BlockState::Unblocked => self.check_computing(worker),
         }
     }
 
-    fn elapsed(&self, begin: u64) -> u64 {
-        effective(begin, self.now, self.pauses)
+    /// Returns the time since a moment, without pauses.
+    fn elapsed(&self, start: Nanos) -> Nanos {
+        effective(start, self.now, self.pauses)
     }
 
-    fn continue_stall(&mut self, track: &mut Track, activity: Activity, mut stall: BlockedTime, elapsed: u64) {
-        let thread = track.last.thread;
+    fn continue_stall(
+        &mut self,
+        worker: &mut TrackedWorker,
+        activity: Activity,
+        mut stall: BlockedTime,
+        elapsed: Nanos,
+    ) {
+        let thread = worker.last.thread;
         stall.confirmed = elapsed.max(stall.confirmed);
         let elapsed = stall.confirmed;
         let is_due = elapsed >= stall.next_report;
-        stall.next_report = next_doubling(self.threshold, elapsed);
-        track.state = State::Blocked(activity, stall);
-        self.verdicts.push(match is_due {
-            true => Verdict::Continued { thread, elapsed },
-            false => Verdict::Unchanged { thread, elapsed },
+        stall.next_report = next_report(self.threshold, elapsed);
+        worker.state = BlockState::Blocked(activity, stall);
+        self.changes.push(match is_due {
+            true => WorkerChange::Continued { thread, elapsed },
+            false => WorkerChange::Unchanged { thread, elapsed },
         });
     }
 
-    /// Continues the stall of a worker that computes, as far as the latest stack sample confirms it
-    /// and no further.
-    fn confirm_computing(&mut self, track: &mut Track, stall: BlockedTime) {
+    /// Continues the stall of a worker that computes, up to the latest stack sample that confirms
+    /// it.
+    fn confirm_computing(&mut self, worker: &mut TrackedWorker, stall: BlockedTime) {
         let mut elapsed = stall.confirmed;
-        if self.now >= track.computing.next_sample {
-            track.computing.next_sample = self.now.saturating_add(self.threshold.saturating_mul(2));
-            match self.inspector.location(track.last.thread) {
+        if self.now >= worker.computing.next_sample {
+            worker.computing.next_sample = self.now + 2 * self.threshold;
+            match self.inspector.location(worker.last.thread) {
                 None => {}
-                same if same == track.computing.samples.map(|samples| samples.location) => {
-                    elapsed = self.elapsed(stall.begin);
+                same if same == worker.computing.samples.map(|samples| samples.location) => {
+                    elapsed = self.elapsed(stall.start);
                 }
                 Some(_) => {
-                    self.verdicts.extend(track.end());
-                    (track.computing.samples, track.computing.next_sample) = (None, 0);
+                    self.changes.extend(worker.end());
+                    (worker.computing.samples, worker.computing.next_sample) = (None, Nanos::ZERO);
                     return;
                 }
             }
         }
-        self.continue_stall(track, Activity::Computing, stall, elapsed);
+        self.continue_stall(worker, Activity::Computing, stall, elapsed);
     }
 
-    /// Judges a worker that has not run since the previous scan.
-    fn judge_waiting(&mut self, track: &mut Track) {
-        let thread = track.last.thread;
-        let elapsed = self.elapsed(track.idle_since);
-        let due = if track.blocked_in.is_none() { 0 } else { self.threshold };
-        if elapsed < due {
+    /// Checks a worker whose thread has not run since the previous scan.
+    fn check_waiting(&mut self, worker: &mut TrackedWorker) {
+        let thread = worker.last.thread;
+        let elapsed = self.elapsed(worker.idle_since);
+        // The thread is inspected when the wait is first observed, and at the threshold.
+        if worker.blocked_in.is_some() && elapsed < self.threshold {
             return;
         }
+        let earlier = worker.blocked_in;
         let blocked_in = self.inspector.blocked_in(thread);
-        let Some(call) = blocked_in.filter(|_| track.blocked_in.is_none_or(|earlier| Some(earlier) == blocked_in))
-        else {
-            // The worker is ready to run, or has run in between.
-            (track.idle_since, track.blocked_in) = (self.now, None);
+        let is_same = |wait: &BlockedIn| earlier.is_none_or(|earlier| earlier == *wait);
+        let Some(wait) = blocked_in.filter(is_same) else {
+            // The thread is ready to run, or has run in between.
+            (worker.idle_since, worker.blocked_in) = (self.now, None);
             return;
         };
-        track.blocked_in = blocked_in;
-        if call.is_shallow {
-            // The thread waits in the pool, or does what `spawn_blocking` gave it.
-            track.state = State::HandedOn;
+        worker.blocked_in = blocked_in;
+        if wait.is_shallow {
+            // The thread has left the worker's loop: it idles in the pool, or runs a closure of
+            // `spawn_blocking`.
+            worker.state = BlockState::HandedOn;
             return;
         }
         if elapsed < self.threshold {
             return;
         }
-        if call.in_call && self.inspector.keeps_its_worker(thread) {
-            self.start(track, Activity::Waiting, Certainty::Observed, track.idle_since);
-        } else if elapsed >= self.threshold.saturating_mul(2) {
-            self.start(track, Activity::Waiting, Certainty::Suspected, track.idle_since);
+        if wait.in_syscall && self.inspector.is_confirmed_owner(thread) {
+            self.start(worker, Activity::Waiting, Certainty::Observed, worker.idle_since);
+        } else if elapsed >= 2 * self.threshold {
+            self.start(worker, Activity::Waiting, Certainty::Suspected, worker.idle_since);
         }
     }
 
-    /// Judges a worker that has run since the previous scan.
-    fn judge_computing(&mut self, track: &mut Track) {
-        let thread = track.last.thread;
-        let long = self.threshold.saturating_mul(TICKS) / 4;
-        let evidence = &mut track.computing;
+    /// Checks a worker whose thread has run since the previous scan.
+    fn check_computing(&mut self, worker: &mut TrackedWorker) {
+        let thread = worker.last.thread;
+        // A worker whose ticks take a quarter of the threshold publishes within this time.
+        let max_unpublished = EVENT_INTERVAL * self.threshold / 4;
+        let evidence = &mut worker.computing;
         let unpublished = self.elapsed(evidence.unpublished_since);
         let Some(before) = evidence.run_delay else {
-            // Not read of each worker that is busy for a moment. How long it waited for a CPU
-            // before this is unknown.
+            // The run delay is not read of each worker that is busy for a moment. The time before
+            // the first reading does not count, since the thread may have waited for a CPU.
             if unpublished >= self.threshold {
                 let run_delay = self.inspector.run_delay(thread);
                 (evidence.run_delay, evidence.unpublished_since) = (Some(run_delay), self.now);
             }
             return;
         };
-        if unpublished < long / 2 || self.now < evidence.next_sample {
+        if unpublished < max_unpublished / 2 || self.now < evidence.next_sample {
             return;
         }
-        let active = unpublished.saturating_sub(self.inspector.run_delay(thread).saturating_sub(before));
-        if active < long / 2 {
-            evidence.next_sample = self.now.saturating_add(long / 2 - active);
+        let starved = self.inspector.run_delay(thread).saturating_sub(before);
+        let active = unpublished.saturating_sub(starved);
+        if active < max_unpublished / 2 {
+            evidence.next_sample = self.now + (max_unpublished / 2).saturating_sub(active);
             return;
         }
-        evidence.next_sample = self.now.saturating_add(long / 4);
-        // A sample that failed says nothing.
+        evidence.next_sample = self.now + max_unpublished / 4;
+        // A failed sample is no evidence for or against a stall.
         let Some(location) = self.inspector.location(thread) else { return };
         let samples = match evidence.samples {
             Some(samples) if samples.location == location => LocationSamples { count: samples.count + 1, ..samples },
             _ => LocationSamples { location, since: self.now, count: 1 },
         };
         evidence.samples = Some(samples);
-        if samples.count >= SAMPLES && active >= long {
-            self.start(track, Activity::Computing, Certainty::Suspected, samples.since);
+        if samples.count >= MIN_SAMPLES && active >= max_unpublished {
+            self.start(worker, Activity::Computing, Certainty::Suspected, samples.since);
         }
     }
 
-    fn start(&mut self, track: &mut Track, activity: Activity, certainty: Certainty, begin: u64) {
-        let elapsed = self.elapsed(begin);
-        let next_report = next_doubling(self.threshold, elapsed);
-        track.state = State::Blocked(activity, BlockedTime { begin, confirmed: elapsed, next_report });
-        let thread = track.last.thread;
-        self.verdicts.push(Verdict::Started { thread, certainty, activity, begin, elapsed });
+    fn start(&mut self, worker: &mut TrackedWorker, activity: Activity, certainty: Certainty, start: Nanos) {
+        let elapsed = self.elapsed(start);
+        let next_report = next_report(self.threshold, elapsed);
+        worker.state = BlockState::Blocked(activity, BlockedTime { start, confirmed: elapsed, next_report });
+        let thread = worker.last.thread;
+        self.changes.push(WorkerChange::Started { thread, certainty, activity, start, elapsed });
     }
 }
 

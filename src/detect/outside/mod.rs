@@ -1,5 +1,8 @@
-//! Workers observed from outside, while they are in no measured poll (stable mode): [`workers`]
-//! reads what their threads do, and [`detector`] decides which of them are blocked.
+//! Observation of workers from outside, while they are in no measured poll (stable mode).
+//!
+//! [`workers`] reads what the workers' threads do. [`observation`] is what it passes on, and
+//! [`detector`] decides from it which workers are blocked.
 
 pub(super) mod detector;
+pub(super) mod observation;
 pub(super) mod workers;

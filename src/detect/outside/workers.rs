@@ -1,5 +1,27 @@
-//! What the threads of a runtime's workers do, read from outside, and what the
-//! [detector](super::detector) asks about them.
+//! Observes the threads of a runtime's workers from outside, and inspects them for the
+//! [detector](super::detector).
+//!
+//! Each thread of a runtime publishes its last park or unpark, and the worker that it drove then.
+//! The other facts are read from the kernel and from tokio: CPU time, run delay, system call,
+//! stack, and the metrics of the worker.
+//!
+//! **Which thread drives a worker** is an inference. The thread that published a worker last is
+//! taken as its driver. That is wrong while a task is in `block_in_place`: tokio then hands the
+//! worker on to another thread of the pool, which publishes nothing before its first park. A worker
+//! is handed only to a thread that drives none. So if no other thread of the pool drives a worker,
+//! no worker has been handed on, and each publisher still drives its own. A thread drives no worker
+//! in either of these cases:
+//!
+//! - Its stack is too shallow, and it waits. The stack of a driver holds the worker's loop and, in
+//!   that, what it polls. A parked worker's stack shows how deep the loop is.
+//! - It has not run since before the earliest unpark of the workers that have not parked. A worker
+//!   that was parked cannot have been handed on.
+//!
+//! The second case needs CPU times from earlier scans, so that [`Workers`] keeps them.
+//!
+//! **Where a worker computes** is read from its stack. The stack of a parked worker is captured
+//! once for each runtime. The frames that it has in common with the stack of a busy worker are
+//! those of the worker's loop. The frames after them name the task.
 
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
@@ -9,59 +31,74 @@ use std::sync::Arc;
 use pollwatch_stack::{Address, Tid};
 use tokio::runtime::RuntimeMetrics;
 
-use super::detector::{BlockedIn, Inspector, WorkerObservation};
+use super::observation::{BlockedIn, EntryId, Inspector, WorkerObservation};
 use crate::detect::examine::Examiner;
-use crate::detect::identity::{BlockedWorker, StallIdentity};
-use crate::detect::procfs::{self, SyscallState as Syscall};
+use crate::detect::identity::{BlockedWorker, BusyPeriod, StallIdentity};
+use crate::detect::procfs::{self, SyscallState};
+use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::{ParkEvent, ThreadEntry, WorkerThreads};
 use crate::measure::thread::ThreadState;
-use crate::model::id::RuntimeId;
-use crate::sys;
+use crate::model::id::{RuntimeId, WorkerIndex};
+use crate::model::time::Nanos;
 
-/// The number of threads of a pool, beside its workers, that are observed. With more of them
-/// nothing is certain.
-const MAX_SPARE: usize = 64;
-/// A stack that is at most this share as deep as a parked worker's runs no worker: a worker's stack
-/// holds the worker's loop and, within that, what it polls. A thread that waits in the pool has
-/// next to no stack, a call in `spawn_blocking` a third.
+/// The number of threads of a pool, beside its workers, that are read in a scan. With more of them
+/// no driver is confirmed.
+const MAX_OTHERS: usize = 64;
+/// The depth of a shallow stack, as a share of the depth of a parked worker's: a numerator and a
+/// denominator. A thread that idles in the pool has next to no stack, and a call in
+/// `spawn_blocking` about a third.
 const SHALLOW: (usize, usize) = (3, 5);
-/// The interval, in nanoseconds, at which the stack of a parked worker is tried to be captured,
-/// until it is known.
-const LEARN_INTERVAL: u64 = 100_000_000;
-/// The number of functions, from the worker's loop inwards, that make up a location: they include
+/// The interval at which a failed capture of a parked worker's stack is tried again.
+const CAPTURE_INTERVAL: Nanos = Nanos::from_millis(100);
+/// The number of functions, from the worker's loop inwards, that make up a location. They include
 /// the type of the polled task.
 const LOCATION_DEPTH: usize = 3;
 
-/// What is kept of all workers from one scan to the next.
+/// The state that is kept of all workers from one scan to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
-    /// Threads that are no workers, by the id of their seat.
-    spare: HashMap<u64, IdleSince>,
-    /// By the id of the pool: the addresses in the stack of a parked worker, outermost first; or
-    /// when to try again.
-    parked_stacks: HashMap<u64, Result<Arc<[Address]>, u64>>,
+    /// The threads that do not drive a worker as far as is known.
+    others: HashMap<EntryId, IdleSince>,
+    /// The stacks of parked workers, by the id of the pool.
+    parked_stacks: HashMap<u64, ParkedStack>,
 }
 
-/// A thread that is no worker as far as is known. If it has run since, it may have been handed one.
+/// The stack of a parked worker of a pool.
+#[derive(Debug)]
+enum ParkedStack {
+    /// The addresses, outermost first.
+    Known(Arc<[Address]>),
+    /// The capture failed, and is tried again at this moment.
+    RetryAt(Nanos),
+}
+
+/// The time since which a thread has not run. If it runs, it may have been handed a worker.
 #[derive(Clone, Copy, Debug)]
 struct IdleSince {
-    cpu: u64,
-    /// A clock reading since which the thread has not run.
-    since: u64,
+    cpu: Nanos,
+    /// A clock reading, in ticks as in [`ParkEvent::at`].
+    since: Ticks,
 }
 
 /// A worker that has not parked.
 #[derive(Clone, Debug)]
 pub(crate) struct BusyWorker {
     pub(crate) runtime: RuntimeId,
-    pub(crate) index: u16,
+    pub(crate) index: WorkerIndex,
     pub(crate) state: Arc<ThreadState>,
     pub(crate) identity: BlockedWorker,
     tid: Tid,
-    /// The index of its pool in the scan.
+    /// The index of the worker's pool in the scan.
     pool: usize,
+}
+
+/// A thread, and the last event that it published as a worker.
+#[derive(Clone, Debug)]
+struct WorkerThread {
+    entry: Arc<ThreadEntry>,
+    event: ParkEvent,
 }
 
 /// One pool in a scan.
@@ -69,18 +106,18 @@ pub(crate) struct BusyWorker {
 struct PoolScan {
     pool: Arc<WorkerThreads>,
     /// All threads of the pool.
-    seats: Vec<Arc<ThreadEntry>>,
-    /// Those that are no workers.
-    spare: Vec<Arc<ThreadEntry>>,
+    entries: Vec<Arc<ThreadEntry>>,
+    /// The threads that are not the last publisher of a worker.
+    others: Vec<Arc<ThreadEntry>>,
     /// A worker that is parked.
-    parked: Option<(Arc<ThreadEntry>, ParkEvent)>,
+    parked: Option<WorkerThread>,
     /// The earliest clock reading at which one of the workers that have not parked was unparked.
-    earliest_unpark: u64,
+    earliest_unpark: Ticks,
     /// A stack of at most so many bytes runs no worker.
-    shallow: usize,
-    /// The threads that are workers of this pool for certain, computed when somebody asks. The
-    /// answer stays true of every worker that has not run since the scan.
-    certain: OnceCell<HashSet<u64>>,
+    max_shallow: usize,
+    /// The threads that drive a worker for certain, computed when first needed. The result stays
+    /// true of every worker that has not run since the scan.
+    confirmed: OnceCell<HashSet<EntryId>>,
 }
 
 /// One scan of all pools.
@@ -88,19 +125,12 @@ struct PoolScan {
 pub(crate) struct WorkerScan {
     pub(crate) observations: Vec<WorkerObservation>,
     /// The observed workers, by thread.
-    pub(crate) busy: HashMap<u64, BusyWorker>,
+    pub(crate) busy: HashMap<EntryId, BusyWorker>,
     pools: Vec<PoolScan>,
-    /// The runtimes of which some worker has not parked.
+    /// The runtimes of which at least one worker has not parked.
     pub(crate) busy_runtimes: Vec<RuntimeId>,
     /// The [`fingerprint`] before anything else was read.
     pub(crate) fingerprint: u64,
-}
-
-impl WorkerScan {
-    /// Returns whether no runtime has workers that can be observed from outside.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pools.is_empty()
-    }
 }
 
 /// Returns a sum that changes whenever a worker parks or unparks.
@@ -110,175 +140,190 @@ pub(crate) fn fingerprint(meter: &Meter) -> u64 {
 }
 
 impl Workers {
-    /// Scans all pools. That reads two words of each thread, and the CPU clock of the spare ones
-    /// and of workers that have not parked.
+    /// Scans all pools. That reads two words of each thread, and the CPU clocks of the threads that
+    /// are no workers and of the workers that have not parked.
     pub(crate) fn scan(&mut self, meter: &Meter) -> WorkerScan {
         let mut scan = WorkerScan { fingerprint: fingerprint(meter), ..WorkerScan::default() };
         for runtime in meter.runtimes.all() {
             let Some((pool, metrics)) = runtime.worker_threads().zip(runtime.metrics()) else { continue };
-            let seats = pool.entries();
-            let (workers, spare) = sort(&seats);
-            let depth = workers.iter().filter_map(|(seat, _)| seat.parked_depth()).min().unwrap_or(0);
-            let shallow = depth * SHALLOW.0 / SHALLOW.1;
-            let certain = OnceCell::new();
-            let mut in_pool =
-                PoolScan { pool, seats, spare, parked: None, earliest_unpark: u64::MAX, shallow, certain };
-            if workers.iter().any(|(_, event)| !event.is_parked()) {
+            let entries = pool.entries();
+            let (workers, others) = by_role(&entries);
+            if workers.iter().any(|worker| !worker.event.is_parked()) {
                 scan.busy_runtimes.push(runtime.id);
             }
-            for (seat, event) in workers {
-                if event.is_parked() {
-                    in_pool.parked = Some((seat, event));
+            let mut pool = PoolScan::new(pool, entries, others, &workers);
+            for worker in workers {
+                if worker.event.is_parked() {
+                    pool.parked = Some(worker);
                     continue;
                 }
-                in_pool.earliest_unpark = in_pool.earliest_unpark.min(event.at().0);
-                scan.observe_worker(meter, &runtime, &metrics, seat, event);
+                pool.earliest_unpark = pool.earliest_unpark.min(worker.event.at());
+                scan.observe_worker(meter, &runtime, &metrics, worker);
             }
-            scan.pools.push(in_pool);
+            scan.pools.push(pool);
         }
-        self.update_spare(meter, &scan);
+        self.update_others(meter, &scan);
         scan
     }
 
-    /// Finds out which of the spare threads have run since the previous scan.
-    fn update_spare(&mut self, meter: &Meter, scan: &WorkerScan) {
-        let small = scan.pools.iter().filter(|pool| pool.spare.len() <= MAX_SPARE);
-        let spare: Vec<&Arc<ThreadEntry>> = small.flat_map(|pool| &pool.spare).collect();
-        let mut now = HashMap::with_capacity(spare.len());
-        for seat in spare {
-            let Some(cpu) = seat.tid.and_then(sys::thread_cpu_nanos) else { continue };
-            let known = self.spare.get(&seat.id).filter(|idle| idle.cpu == cpu);
-            now.insert(seat.id, *known.unwrap_or(&IdleSince { cpu, since: meter.clock.now().0 }));
+    /// Reads which of the threads that are no workers have run since the previous scan.
+    fn update_others(&mut self, meter: &Meter, scan: &WorkerScan) {
+        let small = scan.pools.iter().filter(|pool| pool.others.len() <= MAX_OTHERS);
+        let others: Vec<&Arc<ThreadEntry>> = small.flat_map(|pool| &pool.others).collect();
+        let mut updated = HashMap::with_capacity(others.len());
+        for entry in others {
+            let Some(cpu) = entry.tid.and_then(procfs::cpu_time) else { continue };
+            let unchanged = self.others.get(&id(entry)).filter(|idle| idle.cpu == cpu);
+            updated.insert(id(entry), *unchanged.unwrap_or(&IdleSince { cpu, since: meter.clock.now() }));
         }
-        self.spare = now;
+        self.others = updated;
         self.parked_stacks.retain(|id, _| scan.pools.iter().any(|pool| pool.pool.id == *id));
     }
 
-    /// Captures the stack of a parked worker of each pool, once. Where that fails, it is tried
-    /// again from time to time.
-    pub(crate) fn learn_parked_stacks(&mut self, scan: &WorkerScan, now: u64, examiner: &mut Examiner) {
-        for in_pool in &scan.pools {
-            match self.parked_stacks.get(&in_pool.pool.id) {
-                Some(Ok(_)) => continue,
-                Some(Err(next)) if now < *next => continue,
+    /// Captures the stack of a parked worker of each pool, once. A failed capture is repeated after
+    /// a while.
+    pub(crate) fn capture_parked_stacks(&mut self, scan: &WorkerScan, now: Nanos, examiner: &mut Examiner) {
+        for pool in &scan.pools {
+            match self.parked_stacks.get(&pool.pool.id) {
+                Some(ParkedStack::Known(_)) => continue,
+                Some(ParkedStack::RetryAt(next)) if now < *next => continue,
                 _ => {}
             }
-            let Some((seat, event)) = &in_pool.parked else { continue };
-            let Some(state) = seat.state() else { continue };
-            let worker = BlockedWorker { seat: seat.clone(), mark: (event.packed, state.slot.version()), cpu: None };
-            let addresses = examiner.addresses(state, &StallIdentity::Worker(worker));
-            self.parked_stacks.insert(in_pool.pool.id, addresses.map(Arc::from).ok_or(now + LEARN_INTERVAL));
+            let Some(WorkerThread { entry, event }) = &pool.parked else { continue };
+            let Some(state) = entry.state() else { continue };
+            let period = BusyPeriod { event: event.packed, slot_version: state.slot.version() };
+            let worker = BlockedWorker { entry: entry.clone(), period, cpu: None };
+            let stack = match examiner.addresses(state, &StallIdentity::Worker(worker)) {
+                Some(addresses) => ParkedStack::Known(addresses.into()),
+                None => ParkedStack::RetryAt(now + CAPTURE_INTERVAL),
+            };
+            self.parked_stacks.insert(pool.pool.id, stack);
         }
     }
 
-    /// Returns the threads that are workers for certain.
-    ///
-    /// Each worker's core is held by one thread, or waits for one to take it. A worker that is
-    /// handed on goes to a thread that holds none. So if no spare thread holds a worker, the
-    /// holders are those that say so. A spare thread holds none if its stack is too short for that,
-    /// now and as long as it does not run; or if it has not run since the earliest unpark of a
-    /// worker that has not parked.
-    fn certain(&self, in_pool: &PoolScan) -> HashSet<u64> {
-        let holds_none = |seat: &Arc<ThreadEntry>| {
-            let idle = self.spare.get(&seat.id);
-            idle.is_some_and(|idle| idle.since <= in_pool.earliest_unpark)
-                || seat.tid.is_some_and(|tid| waits_shallow(in_pool, seat, tid))
+    /// Returns the threads that drive a worker for certain: all last publishers of a worker, or
+    /// none where another thread may drive one. See the module's introduction.
+    fn confirmed_drivers(&self, pool: &PoolScan) -> HashSet<EntryId> {
+        let drives_none = |entry: &Arc<ThreadEntry>| {
+            let idle = self.others.get(&id(entry));
+            idle.is_some_and(|idle| idle.since <= pool.earliest_unpark)
+                || entry.tid.is_some_and(|tid| pool.waits_shallow(entry, tid))
         };
-        // All of this is true of one moment: none of them has run since the scan. None is about to
-        // run either: a thread that was handed a worker waits for nothing but a CPU.
-        let stays_idle = |seat: &Arc<ThreadEntry>| {
-            seat.tid.zip(self.spare.get(&seat.id)).is_some_and(|(tid, idle)| {
-                sys::thread_cpu_nanos(tid) == Some(idle.cpu)
-                    && matches!(procfs::syscall(tid), Some(Syscall::Waiting { .. }))
+        // The readings were made one after the other. They hold at one moment because none of these
+        // threads has run since the scan. None is about to run either: a thread that was handed a
+        // worker is ready to run, and waits in no call.
+        let is_still_idle = |entry: &Arc<ThreadEntry>| {
+            entry.tid.zip(self.others.get(&id(entry))).is_some_and(|(tid, idle)| {
+                procfs::cpu_time(tid) == Some(idle.cpu)
+                    && matches!(procfs::syscall(tid), Some(SyscallState::Waiting { .. }))
             })
         };
-        let is_unknown = in_pool.spare.len() > MAX_SPARE || in_pool.pool.is_incomplete();
-        if is_unknown || !in_pool.spare.iter().all(holds_none) || !in_pool.spare.iter().all(stays_idle) {
+        let is_incomplete = pool.others.len() > MAX_OTHERS || pool.pool.is_incomplete();
+        if is_incomplete || !pool.others.iter().all(drives_none) || !pool.others.iter().all(is_still_idle) {
             return HashSet::new();
         }
-        // No thread has joined the pool since, or is about to, and none has published another
-        // worker.
-        let seats = in_pool.pool.entries();
-        let known: HashSet<u64> = in_pool.seats.iter().map(|seat| seat.id).collect();
-        let tids: HashSet<Tid> = seats.iter().filter_map(|seat| seat.tid).collect();
-        if !seats.iter().all(|seat| known.contains(&seat.id)) || procfs::is_one_starting(&tids) {
+        // No thread has joined the pool since the scan or is about to, and the publishers are those
+        // of this moment.
+        let entries = pool.pool.entries();
+        let scanned: HashSet<u64> = pool.entries.iter().map(|entry| entry.id).collect();
+        let tids: HashSet<Tid> = entries.iter().filter_map(|entry| entry.tid).collect();
+        if !entries.iter().all(|entry| scanned.contains(&entry.id)) || procfs::is_one_starting(&tids) {
             return HashSet::new();
         }
-        sort(&seats).0.into_iter().map(|(seat, _)| seat.id).collect()
+        by_role(&entries).0.iter().map(|worker| id(&worker.entry)).collect()
+    }
+}
+
+impl PoolScan {
+    fn new(
+        pool: Arc<WorkerThreads>,
+        entries: Vec<Arc<ThreadEntry>>,
+        others: Vec<Arc<ThreadEntry>>,
+        workers: &[WorkerThread],
+    ) -> PoolScan {
+        let depth = workers.iter().filter_map(|worker| worker.entry.parked_depth()).min().unwrap_or(0);
+        PoolScan {
+            pool,
+            entries,
+            others,
+            parked: None,
+            earliest_unpark: Ticks(u64::MAX),
+            max_shallow: depth * SHALLOW.0 / SHALLOW.1,
+            confirmed: OnceCell::new(),
+        }
+    }
+
+    /// Returns whether a stack down to this stack pointer is too shallow to run a worker.
+    fn is_shallow(&self, entry: &ThreadEntry, sp: u64) -> bool {
+        entry.depth(sp) <= self.max_shallow
+    }
+
+    /// Returns whether a thread waits and is too shallow to run a worker.
+    fn waits_shallow(&self, entry: &ThreadEntry, tid: Tid) -> bool {
+        matches!(procfs::syscall(tid), Some(SyscallState::Waiting { sp, .. }) if self.is_shallow(entry, sp.get()))
     }
 }
 
 impl WorkerScan {
+    /// Returns whether no runtime has workers that can be observed from outside.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pools.is_empty()
+    }
+
     /// Observes a worker that has not parked, if it is in no measured frame.
-    fn observe_worker(
-        &mut self,
-        meter: &Meter,
-        runtime: &Runtime,
-        metrics: &RuntimeMetrics,
-        seat: Arc<ThreadEntry>,
-        event: ParkEvent,
-    ) {
-        let index = usize::from(event.worker);
-        let reading = seat.state().and_then(|state| state.slot.read());
-        let (Some(state), Some(reading), Some(tid)) = (seat.state().cloned(), reading, seat.tid) else { return };
-        if !reading.frames().is_empty() || index >= metrics.num_workers() {
+    fn observe_worker(&mut self, meter: &Meter, runtime: &Runtime, metrics: &RuntimeMetrics, worker: WorkerThread) {
+        let WorkerThread { entry, event } = worker;
+        let index = WorkerIndex(event.worker);
+        let reading = entry.state().and_then(|state| state.slot.read());
+        let (Some(state), Some(reading), Some(tid)) = (entry.state().cloned(), reading, entry.tid) else { return };
+        if !reading.frames().is_empty() || index.index() >= metrics.num_workers() {
             return;
         }
-        let progress = progress(metrics, index);
-        let Some(cpu) = sys::thread_cpu_nanos(tid) else { return };
-        // The figures have to be of the moment of the CPU clock; else the worker has moved on.
-        if progress != self::progress(metrics, index) {
+        let published = published(metrics, index);
+        let Some(cpu) = procfs::cpu_time(tid) else { return };
+        // Both readings are of one moment if the metrics are unchanged. Otherwise the worker runs,
+        // and is not observed in this scan.
+        if published != self::published(metrics, index) {
             return;
         }
-        let at = meter.clock.nanos(meter.clock.now()).0;
-        let mark = (event.packed, reading.version);
-        self.observations.push(WorkerObservation { thread: seat.id, mark, progress, cpu, at });
-        let identity = BlockedWorker { seat: seat.clone(), mark, cpu: Some(cpu) };
+        let at = meter.clock.nanos(meter.clock.now());
+        let period = BusyPeriod { event: event.packed, slot_version: reading.version };
+        let thread = id(&entry);
+        self.observations.push(WorkerObservation { thread, period, published, cpu, at });
+        let identity = BlockedWorker { entry, period, cpu: Some(cpu) };
         let pool = self.pools.len();
-        let busy = BusyWorker { runtime: runtime.id, index: event.worker, state, identity, tid, pool };
-        self.busy.insert(seat.id, busy);
+        self.busy.insert(thread, BusyWorker { runtime: runtime.id, index, state, identity, tid, pool });
     }
 }
 
-/// A worker's thread, and the last event that it published.
-type WorkerThread = (Arc<ThreadEntry>, ParkEvent);
-
-/// Returns what the runtime publishes of a worker. Parks and busy time only grow, so their sum
-/// moves with either.
-fn progress(metrics: &RuntimeMetrics, worker: usize) -> u64 {
-    let busy = metrics.worker_total_busy_duration(worker).as_nanos() as u64;
-    metrics.worker_park_unpark_count(worker).wrapping_add(busy)
+fn id(entry: &ThreadEntry) -> EntryId {
+    EntryId(entry.id)
 }
 
-/// Returns whether the stack below a stack pointer is too short for a worker.
-fn is_shallow(in_pool: &PoolScan, seat: &ThreadEntry, sp: u64) -> bool {
-    seat.depth(sp) <= in_pool.shallow
+/// Returns the sum of the metrics that tokio publishes of a worker. Parks and busy time only grow,
+/// so that the sum changes with either.
+fn published(metrics: &RuntimeMetrics, worker: WorkerIndex) -> u64 {
+    let busy = metrics.worker_total_busy_duration(worker.index()).as_nanos() as u64;
+    metrics.worker_park_unpark_count(worker.index()).wrapping_add(busy)
 }
 
-/// Returns the threads that are workers as far as they have published, with their last events; and
-/// all others.
-///
-/// The thread that published a worker last is that worker: when another thread does, the worker has
-/// been handed on.
-fn sort(seats: &[Arc<ThreadEntry>]) -> (Vec<WorkerThread>, Vec<Arc<ThreadEntry>>) {
-    let mut workers: HashMap<u16, (usize, ParkEvent)> = HashMap::new();
-    for (i, seat) in seats.iter().enumerate() {
-        let Some(event) = seat.last_event() else { continue };
-        match workers.get(&event.worker) {
+/// Returns the last publisher of each worker, and all other threads.
+fn by_role(entries: &[Arc<ThreadEntry>]) -> (Vec<WorkerThread>, Vec<Arc<ThreadEntry>>) {
+    let mut publishers: HashMap<u16, (usize, ParkEvent)> = HashMap::new();
+    for (i, entry) in entries.iter().enumerate() {
+        let Some(event) = entry.last_event() else { continue };
+        match publishers.get(&event.worker) {
             Some((_, other)) if other.at() >= event.at() => {}
-            _ => drop(workers.insert(event.worker, (i, event))),
+            _ => drop(publishers.insert(event.worker, (i, event))),
         }
     }
-    let of_workers: HashSet<usize> = workers.values().map(|(i, _)| *i).collect();
-    let spare = (0..seats.len()).filter(|i| !of_workers.contains(i)).map(|i| seats[i].clone()).collect();
-    (workers.values().map(|(i, event)| (seats[*i].clone(), *event)).collect(), spare)
+    let indexes: HashSet<usize> = publishers.values().map(|(i, _)| *i).collect();
+    let others = (0..entries.len()).filter(|i| !indexes.contains(i)).map(|i| entries[i].clone()).collect();
+    let worker = |&(i, event): &(usize, ParkEvent)| WorkerThread { entry: entries[i].clone(), event };
+    (publishers.values().map(worker).collect(), others)
 }
 
-fn waits_shallow(in_pool: &PoolScan, seat: &ThreadEntry, tid: Tid) -> bool {
-    matches!(procfs::syscall(tid), Some(Syscall::Waiting { sp, .. }) if is_shallow(in_pool, seat, sp.get()))
-}
-
-/// Answers the detector's questions about the workers of one scan.
+/// Inspects the workers of one scan for the detector.
 pub(crate) struct ThreadInspector<'a> {
     pub(crate) scan: &'a WorkerScan,
     pub(crate) workers: &'a Workers,
@@ -286,36 +331,37 @@ pub(crate) struct ThreadInspector<'a> {
 }
 
 impl Inspector for ThreadInspector<'_> {
-    fn blocked_in(&mut self, thread: u64) -> Option<BlockedIn> {
+    fn blocked_in(&mut self, thread: EntryId) -> Option<BlockedIn> {
         let busy = self.scan.busy.get(&thread)?;
-        let at = procfs::syscall(busy.tid)?;
-        let Syscall::Waiting { call, sp, ip } = at else { return None };
+        let SyscallState::Waiting { call, sp, ip } = procfs::syscall(busy.tid)? else { return None };
         let mut hasher = DefaultHasher::new();
         (call, sp, ip, procfs::ran(busy.tid)).hash(&mut hasher);
-        // What was read is true only of a thread that has not run since it was observed.
+        let is_shallow = self.scan.pools[busy.pool].is_shallow(&busy.identity.entry, sp.get());
+        // The readings belong together only if the thread has not run since it was observed.
         let is_current = busy.identity.is_current(&busy.state);
-        let is_shallow = is_shallow(&self.scan.pools[busy.pool], &busy.identity.seat, sp.get());
-        is_current.then(|| BlockedIn { digest: hasher.finish(), in_call: call.is_some(), is_shallow })
+        is_current.then(|| BlockedIn { digest: hasher.finish(), in_syscall: call.is_some(), is_shallow })
     }
 
-    fn keeps_its_worker(&mut self, thread: u64) -> bool {
+    fn is_confirmed_owner(&mut self, thread: EntryId) -> bool {
         let Some(busy) = self.scan.busy.get(&thread) else { return false };
-        let in_pool = &self.scan.pools[busy.pool];
-        in_pool.certain.get_or_init(|| self.workers.certain(in_pool)).contains(&thread)
+        let pool = &self.scan.pools[busy.pool];
+        pool.confirmed.get_or_init(|| self.workers.confirmed_drivers(pool)).contains(&thread)
     }
 
-    fn run_delay(&mut self, thread: u64) -> u64 {
-        self.scan.busy.get(&thread).and_then(|busy| procfs::run_delay(busy.tid)).unwrap_or(0)
+    fn run_delay(&mut self, thread: EntryId) -> Nanos {
+        self.scan.busy.get(&thread).and_then(|busy| procfs::run_delay(busy.tid)).unwrap_or_default()
     }
 
-    fn location(&mut self, thread: u64) -> Option<u64> {
+    fn location(&mut self, thread: EntryId) -> Option<u64> {
         let busy = self.scan.busy.get(&thread)?;
-        let parked = self.workers.parked_stacks.get(&self.scan.pools[busy.pool].pool.id)?.as_ref().ok()?;
+        let ParkedStack::Known(parked) = self.workers.parked_stacks.get(&self.scan.pools[busy.pool].pool.id)? else {
+            return None;
+        };
         let running = BlockedWorker { cpu: None, ..busy.identity.clone() };
         let addresses = self.examiner.addresses(&busy.state, &StallIdentity::Worker(running))?;
-        // Both stacks have the functions down to the worker's loop. What follows is the task's,
-        // where the worker does not park.
-        let common = addresses.iter().zip(parked.iter()).take_while(|(here, there)| here == there).count();
+        // Both stacks start with the worker's loop. The first difference is where the loop polls
+        // instead of parking.
+        let common = addresses.iter().zip(parked.iter()).take_while(|(busy, parked)| busy == parked).count();
         let task = addresses.get(common..).filter(|task| task.len() > LOCATION_DEPTH)?;
         let mut hasher = DefaultHasher::new();
         task[..LOCATION_DEPTH].hash(&mut hasher);

@@ -1,369 +1,373 @@
 //! Tracks polls from scan to scan: which of them are stalls, when each is reported again, and when
 //! the next scan is due. Pure: scans and times in, changes out.
 
+mod change;
 mod requests;
 
 use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
 use crate::measure::primitives::task_id::TaskBits;
-use crate::model::id::{FrameNumber, PollKey, RouteId, RuntimeId, SiteId};
+use crate::model::id::{PollKey, RouteId, RuntimeId, SiteId, StallId, ThreadNumber, WorkerIndex};
+use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
+pub(crate) use change::{Change, Exoneration};
 use requests::PendingRequests;
-pub(crate) use requests::{EndedRequest, Request};
+pub(crate) use requests::{EndedRequest, OpenRequest};
 
-/// An observed poll. Times are in nanoseconds of the watchdog's clock.
+/// An observed poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Poll {
     pub(crate) key: PollKey,
-    pub(crate) begin: u64,
+    /// The moment at which the poll started.
+    pub(crate) start: Nanos,
     pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
     /// The innermost watched future inside the poll.
     pub(crate) watched: Option<SiteId>,
     /// The innermost request inside the poll.
-    pub(crate) request: Option<Request>,
+    pub(crate) request: Option<OpenRequest>,
     /// The route of the request whose handler spawned the task.
     pub(crate) parent_route: Option<RouteId>,
+    /// The bits of the task's id, 0 where it has none.
     pub(crate) task: TaskBits,
     /// The moment since which the poll does not count, because a part of it is meant to block.
-    pub(crate) paused_since: Option<u64>,
-    /// How long the poll's thread was kept from a CPU since shortly before the poll began. It is
-    /// read once the poll has lasted for the threshold and until the poll is tracked; 0 where it is
-    /// unknown.
-    pub(crate) waited: u64,
+    pub(crate) paused_since: Option<Nanos>,
+    /// The time that the poll's thread was kept from a CPU since shortly before the poll started.
+    /// It is read once the poll has lasted for the threshold and until the poll is tracked; zero
+    /// where it is unknown.
+    pub(crate) run_delay: Nanos,
 }
 
 /// A finished poll that lasted at least the threshold, as its thread published it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndedPoll {
     pub(crate) poll: Poll,
-    pub(crate) nanos: u64,
+    pub(crate) duration: Nanos,
     /// The worker that the poll blocked to its end.
-    pub(crate) worker: Option<u16>,
+    pub(crate) worker: Option<WorkerIndex>,
 }
 
-/// What a poll does to the workers of its runtime at this moment.
+/// The effect of a poll on the workers of its runtime at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PollState {
-    /// It blocks this worker.
-    OnWorker(u16),
-    /// It blocks none: its thread is no worker, or the worker has been handed on.
+    /// The poll blocks this worker.
+    OnWorker(WorkerIndex),
+    /// The poll blocks no worker: its thread is none, or the worker has been handed on.
     OffWorker,
     Finished,
 }
 
-/// What a scan changes about a stall. `elapsed` excludes pauses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Started {
-        id: u64,
-        poll: Poll,
-        worker: u16,
-        elapsed: u64,
-        /// The route of a request in it that has lasted at least the threshold by itself.
-        route: Option<RouteId>,
-    },
-    /// The stall is ongoing, and a further report is due.
-    Continued {
-        id: u64,
-        elapsed: u64,
-    },
-    /// The stall is ongoing.
-    Unchanged {
-        id: u64,
-        elapsed: u64,
-    },
-    Ended {
-        id: u64,
-        elapsed: u64,
-    },
-    /// A request in the stall has lasted at least the threshold by itself, or did until it was
-    /// `over`. Repeated at each scan.
-    Request {
-        id: u64,
-        frame: FrameNumber,
-        route: RouteId,
-        elapsed: u64,
-        over: bool,
-    },
-    /// The stall was over before a scan found it. With an exoneration the poll was short by itself;
-    /// then `elapsed` is all of its time.
-    EndedUnseen {
-        id: u64,
-        poll: Poll,
-        worker: u16,
-        elapsed: u64,
-        route: Option<RouteId>,
-        exoneration: Option<Exoneration>,
-    },
-}
-
-/// The reason why a poll that was short by itself took long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exoneration {
-    /// The process stood still.
-    Paused,
-    /// The thread was given no CPU.
-    Starved,
-}
-
-/// What is kept of a poll that has crossed the threshold.
+/// The state of a poll that has crossed the threshold.
 #[derive(Debug)]
-enum Track {
+enum TrackedPoll {
     Stall {
-        id: u64,
-        /// How long the stall had lasted at the latest scan that found it on its worker.
-        seen: u64,
-        /// How long it has lasted when the next report is due.
-        next: u64,
+        id: StallId,
+        /// The duration of the stall at the latest scan that found it on its worker.
+        confirmed: Nanos,
+        /// The duration of the stall when the next report is due.
+        next_report: Nanos,
     },
     /// The poll is not, or no longer, on a worker: it is never a stall again.
     Ignored,
 }
 
-/// What one scan of all slots found.
+/// The result of one scan of all slots.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     pub(crate) running: Vec<Poll>,
     pub(crate) ended: Vec<EndedPoll>,
     pub(crate) ended_requests: Vec<EndedRequest>,
     /// The threads whose slots changed too fast to be read: nothing is concluded about them.
-    pub(crate) unread: Vec<u64>,
+    pub(crate) unread: Vec<ThreadNumber>,
 }
 
 /// Tracks the polls that have crossed the threshold.
 #[derive(Debug)]
 pub(crate) struct Tracker {
-    threshold: u64,
-    tracked: HashMap<PollKey, Track>,
+    threshold: Nanos,
+    tracked: HashMap<PollKey, TrackedPoll>,
     pending: PendingRequests,
-    last_id: u64,
+    last_id: StallId,
 }
 
-/// A request may begin later than its poll by this part of a threshold. Then the stall is reported
+/// The moment of a step, and what turns moments into durations.
+#[derive(Clone, Copy, Debug)]
+struct StepContext<'a> {
+    now: Nanos,
+    threshold: Nanos,
+    pauses: &'a Pauses,
+}
+
+impl StepContext<'_> {
+    /// Returns how long a running poll, or the part of it that started at `start`, has lasted.
+    fn elapsed(&self, poll: &Poll, start: Nanos) -> Nanos {
+        effective(start, poll.paused_since.unwrap_or(self.now).min(self.now), self.pauses)
+    }
+
+    /// Returns how long something took that started at `start` and ended `duration` later.
+    fn effective(&self, start: Nanos, duration: Nanos) -> Nanos {
+        effective(start, start + duration, self.pauses)
+    }
+}
+
+/// A request may start later than its poll by this part of a threshold. Then the stall is reported
 /// when the request has reached the threshold as well, so that the first report names the route.
 const LATE_REQUEST: u64 = 8;
 
 impl Tracker {
-    pub(crate) fn new(threshold: u64) -> Tracker {
-        Tracker { threshold, tracked: HashMap::new(), pending: PendingRequests::default(), last_id: 0 }
+    pub(crate) fn new(threshold: Nanos) -> Tracker {
+        Tracker { threshold, tracked: HashMap::new(), pending: PendingRequests::default(), last_id: StallId(0) }
     }
 
-    /// Returns what a scan changes. `state` is asked about polls over the threshold only, since it
+    /// Returns what a scan changes. `state` is called for polls over the threshold only, since it
     /// takes locks.
     pub(crate) fn step(
         &mut self,
-        now: u64,
+        now: Nanos,
         scan: &Scan,
         pauses: &Pauses,
         mut state: impl FnMut(&Poll) -> PollState,
     ) -> Vec<Change> {
+        let context = StepContext { now, threshold: self.threshold, pauses };
         let mut changes = Vec::new();
         for ended in &scan.ended_requests {
             match self.tracked.get(&ended.poll) {
-                Some(Track::Stall { id, .. }) => {
-                    changes.extend(requests::of_ended(ended, *id, self.threshold, pauses));
-                }
-                Some(Track::Ignored) => {}
+                Some(TrackedPoll::Stall { id, .. }) => changes.extend(requests::ended(ended, *id, context)),
+                Some(TrackedPoll::Ignored) => {}
                 None => self.pending.add(*ended),
             }
         }
         for poll in &scan.running {
-            let elapsed = effective(poll.begin, poll.paused_since.unwrap_or(now).min(now), pauses);
-            match self.tracked.get(&poll.key) {
-                Some(Track::Ignored) => {}
-                Some(Track::Stall { .. }) => {
-                    self.continue_stall(poll, (now, elapsed), pauses, state(poll), &mut changes);
-                }
-                None => {
-                    let due = due_after(self.threshold, poll);
-                    // A poll that may be short by itself is judged again in a moment, or is over by
-                    // then.
-                    if elapsed >= due && !may_be_short(poll, elapsed, due) {
-                        self.start_stall(poll, (now, elapsed), pauses, state(poll), &mut changes);
-                    }
-                }
-            }
+            self.step_running(poll, context, &mut state, &mut changes);
         }
         for ended in &scan.ended {
             let is_running = scan.running.iter().any(|running| running.key == ended.poll.key);
-            self.end_poll(ended, is_running, pauses, &mut changes);
+            self.end_poll(ended, is_running, context, &mut changes);
         }
-        self.pending.tidy(scan);
+        self.pending.remove_expired(scan);
         self.end_vanished(scan, &mut changes);
         changes
+    }
+
+    /// Handles a running poll.
+    fn step_running(
+        &mut self,
+        poll: &Poll,
+        context: StepContext<'_>,
+        state: &mut impl FnMut(&Poll) -> PollState,
+        changes: &mut Vec<Change>,
+    ) {
+        let elapsed = context.elapsed(poll, poll.start);
+        match self.tracked.get(&poll.key) {
+            Some(TrackedPoll::Ignored) => {}
+            Some(TrackedPoll::Stall { .. }) => self.continue_stall(poll, elapsed, state(poll), context, changes),
+            None => {
+                let due = due_after(self.threshold, poll);
+                // A poll that may be short by itself is judged again in a moment, or is over by
+                // then.
+                if elapsed >= due && !may_be_short(poll, elapsed, due) {
+                    self.start_stall(poll, elapsed, state(poll), context, changes);
+                }
+            }
+        }
     }
 
     /// Handles a running poll that has reached the threshold.
     fn start_stall(
         &mut self,
         poll: &Poll,
-        (now, elapsed): (u64, u64),
-        pauses: &Pauses,
+        elapsed: Nanos,
         state: PollState,
+        context: StepContext<'_>,
         changes: &mut Vec<Change>,
     ) {
         let worker = match state {
             PollState::OnWorker(worker) => worker,
             PollState::OffWorker => {
-                self.tracked.insert(poll.key, Track::Ignored);
+                self.tracked.insert(poll.key, TrackedPoll::Ignored);
                 return;
             }
             PollState::Finished => return,
         };
-        let (id, threshold) = (self.new_id(), self.threshold);
-        let next = next_doubling(threshold, elapsed);
-        self.tracked.insert(poll.key, Track::Stall { id, seen: elapsed, next });
-        let inside = poll.request.filter(|request| request.elapsed(poll, now, pauses) >= threshold);
-        let route = inside.map(|request| request.route);
-        let route = route.or_else(|| self.pending.last(poll.key, threshold, pauses));
+        let id = self.new_id();
+        let next_report = next_report(self.threshold, elapsed);
+        self.tracked.insert(poll.key, TrackedPoll::Stall { id, confirmed: elapsed, next_report });
+        let is_long = |request: &OpenRequest| context.elapsed(poll, request.start) >= self.threshold;
+        let route = poll.request.filter(is_long).map(|request| request.route);
+        let route = route.or_else(|| self.pending.last_route(poll.key, context));
         changes.push(Change::Started { id, poll: *poll, worker, elapsed, route });
-        self.pending.take(poll.key, id, threshold, pauses, changes);
-        changes.extend(requests::of_running(poll, id, now, threshold, pauses));
+        changes.extend(self.pending.take(poll.key, id, context));
+        changes.extend(requests::running(poll, id, context));
     }
 
     /// Handles a running poll that is a stall.
     fn continue_stall(
         &mut self,
         poll: &Poll,
-        (now, elapsed): (u64, u64),
-        pauses: &Pauses,
+        elapsed: Nanos,
         state: PollState,
+        context: StepContext<'_>,
         changes: &mut Vec<Change>,
     ) {
-        let Some(Track::Stall { id, seen, next }) = self.tracked.get_mut(&poll.key) else { return };
+        let Some(TrackedPoll::Stall { id, confirmed, next_report: due }) = self.tracked.get_mut(&poll.key) else {
+            return;
+        };
         let id = *id;
         match state {
             PollState::OnWorker(_) => {
-                *seen = elapsed.max(*seen);
-                changes.extend(requests::of_running(poll, id, now, self.threshold, pauses));
-                if elapsed >= *next {
-                    *next = next_doubling(self.threshold, elapsed);
+                *confirmed = elapsed.max(*confirmed);
+                changes.extend(requests::running(poll, id, context));
+                if elapsed >= *due {
+                    *due = next_report(self.threshold, elapsed);
                     changes.push(Change::Continued { id, elapsed });
                 } else {
                     changes.push(Change::Unchanged { id, elapsed });
                 }
             }
-            // It left its worker at an unknown moment after the scan that last found it there.
+            // The poll left its worker at an unknown moment after the scan that last found it
+            // there.
             PollState::OffWorker => {
-                changes.push(Change::Ended { id, elapsed: *seen });
-                self.tracked.insert(poll.key, Track::Ignored);
+                changes.push(Change::Ended { id, elapsed: *confirmed });
+                self.tracked.insert(poll.key, TrackedPoll::Ignored);
             }
-            // Its exact duration is among the ended polls, of this scan or the next.
+            // The exact duration is among the ended polls, of this scan or the next.
             PollState::Finished => {}
         }
     }
 
     /// Handles a finished poll. `is_running` says whether the same scan found its frame as well.
-    fn end_poll(&mut self, ended: &EndedPoll, is_running: bool, pauses: &Pauses, changes: &mut Vec<Change>) {
-        let (poll, worker) = (ended.poll, ended.worker);
-        let elapsed = effective(poll.begin, poll.begin + ended.nanos, pauses);
-        let known = self.tracked.remove(&poll.key);
+    fn end_poll(&mut self, ended: &EndedPoll, is_running: bool, context: StepContext<'_>, changes: &mut Vec<Change>) {
+        let poll = ended.poll;
+        let tracked = self.tracked.remove(&poll.key);
         if is_running {
-            // Its end is published before its frame goes, so the next scan may find the frame
-            // again.
-            self.tracked.insert(poll.key, Track::Ignored);
+            // A poll is pushed to the ring before its frame is popped, so that the next scan may
+            // find the frame again.
+            self.tracked.insert(poll.key, TrackedPoll::Ignored);
         }
-        match (known, worker) {
-            (Some(Track::Stall { id, seen, .. }), Some(_)) => {
-                changes.push(Change::Ended { id, elapsed: elapsed.max(seen) });
+        match (tracked, ended.worker) {
+            (Some(TrackedPoll::Stall { id, confirmed, .. }), Some(_)) => {
+                let elapsed = context.effective(poll.start, ended.duration).max(confirmed);
+                changes.push(Change::Ended { id, elapsed });
             }
-            // It left its worker at an unknown moment after the scan that last found it there.
-            (Some(Track::Stall { id, seen, .. }), None) => changes.push(Change::Ended { id, elapsed: seen }),
-            (None, Some(worker)) if ended.nanos >= self.threshold => {
-                let starved = pauses.starved(poll.begin, poll.begin + ended.nanos).max(poll.waited);
-                let exoneration = match () {
-                    () if elapsed < self.threshold => Some(Exoneration::Paused),
-                    () if elapsed.saturating_sub(starved) < self.threshold => Some(Exoneration::Starved),
-                    () => None,
-                };
-                let elapsed = if exoneration.is_some() { ended.nanos } else { elapsed };
-                let (id, route) = (self.new_id(), self.pending.last(poll.key, self.threshold, pauses));
-                changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration });
-                let mut of_requests = Vec::new();
-                self.pending.take(poll.key, id, self.threshold, pauses, &mut of_requests);
-                // No request is to blame for a poll that was short by itself.
-                changes.extend(of_requests.into_iter().filter(|_| exoneration.is_none()));
+            // The poll left its worker at an unknown moment after the scan that last found it
+            // there.
+            (Some(TrackedPoll::Stall { id, confirmed, .. }), None) => {
+                changes.push(Change::Ended { id, elapsed: confirmed });
+            }
+            (None, Some(worker)) if ended.duration >= self.threshold => {
+                self.end_unseen(ended, worker, context, changes);
             }
             _ => {}
         }
     }
 
-    /// Ends the stalls whose end was lost (a full ring, a thread that exited) as they were last
-    /// observed.
+    /// Handles a stall that was over before a scan found it.
+    fn end_unseen(
+        &mut self,
+        ended: &EndedPoll,
+        worker: WorkerIndex,
+        context: StepContext<'_>,
+        changes: &mut Vec<Change>,
+    ) {
+        let (poll, duration) = (ended.poll, ended.duration);
+        let elapsed = context.effective(poll.start, duration);
+        let starved = context.pauses.starved(poll.start, poll.start + duration).max(poll.run_delay);
+        let exoneration = if elapsed < self.threshold {
+            Some(Exoneration::Paused)
+        } else if elapsed.saturating_sub(starved) < self.threshold {
+            Some(Exoneration::Starved)
+        } else {
+            None
+        };
+        let elapsed = if exoneration.is_some() { duration } else { elapsed };
+        let (id, route) = (self.new_id(), self.pending.last_route(poll.key, context));
+        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration });
+        let requests = self.pending.take(poll.key, id, context);
+        // No request is to blame for a poll that was short by itself.
+        changes.extend(requests.filter(|_| exoneration.is_none()));
+    }
+
+    /// Ends the stalls whose end was lost (a full ring, a thread that exited) with the duration
+    /// that was last confirmed.
     fn end_vanished(&mut self, scan: &Scan, changes: &mut Vec<Change>) {
         if self.tracked.is_empty() {
             return;
         }
-        let there: HashSet<PollKey> = scan.running.iter().map(|p| p.key).collect();
-        self.tracked.retain(|key, track| {
-            let stays = there.contains(key) || scan.unread.contains(&key.thread);
-            if let (false, Track::Stall { id, seen, .. }) = (stays, track) {
-                changes.push(Change::Ended { id: *id, elapsed: *seen });
+        let running: HashSet<PollKey> = scan.running.iter().map(|poll| poll.key).collect();
+        self.tracked.retain(|key, tracked| {
+            let may_run = running.contains(key) || scan.unread.contains(&key.thread);
+            if let (false, TrackedPoll::Stall { id, confirmed, .. }) = (may_run, tracked) {
+                changes.push(Change::Ended { id: *id, elapsed: *confirmed });
             }
-            stays
+            may_run
         });
     }
 
-    /// Returns when the next scan is due: at the earliest moment at which a poll could be due, but
-    /// at most four times a threshold. A poll that begins after this scan cannot be due before `now
-    /// + threshold`.
-    pub(crate) fn next_scan(&self, now: u64, scan: &Scan, pauses: &Pauses) -> u64 {
+    /// Returns the moment at which the next scan is due: the earliest at which a poll could be due,
+    /// but at most four times a threshold. A poll that starts after this scan cannot be due before
+    /// `now + threshold`.
+    pub(crate) fn next_scan(&self, now: Nanos, scan: &Scan, pauses: &Pauses) -> Nanos {
         let due = |poll: &Poll| {
             let after = match self.tracked.get(&poll.key) {
                 None => due_after(self.threshold, poll),
-                Some(Track::Stall { next, .. }) => *next,
-                Some(Track::Ignored) => return None,
+                Some(TrackedPoll::Stall { next_report, .. }) => *next_report,
+                Some(TrackedPoll::Ignored) => return None,
             };
             if poll.paused_since.is_some() {
                 return None;
             }
-            Some(poll.begin.saturating_add(after).saturating_add(pauses.overlap(poll.begin, now)))
+            Some(poll.start + after + pauses.overlap(poll.start, now))
         };
-        let earliest = scan.running.iter().filter_map(due).min().unwrap_or(u64::MAX);
+        let earliest = scan.running.iter().filter_map(due).min().unwrap_or(Nanos::MAX);
         earliest.clamp(now + self.threshold / 4, now + self.threshold)
     }
 
     /// Returns whether any stall is ongoing.
     pub(crate) fn has_stalls(&self) -> bool {
-        self.tracked.values().any(|t| matches!(t, Track::Stall { .. }))
+        self.tracked.values().any(|tracked| matches!(tracked, TrackedPoll::Stall { .. }))
     }
 
-    /// Returns whether it is decided what a running poll is.
+    /// Returns whether a running poll has been judged: it is a stall, or never will be.
     pub(crate) fn is_tracked(&self, poll: &PollKey) -> bool {
         self.tracked.contains_key(poll)
     }
 
-    /// Returns the id of a new stall. Stalls are counted from 1, whoever finds them.
-    pub(crate) fn new_id(&mut self) -> u64 {
-        self.last_id += 1;
+    /// Returns the id of a new stall. Stalls are counted from 1, by whichever detector finds them.
+    pub(crate) fn new_id(&mut self) -> StallId {
+        self.last_id.0 += 1;
         self.last_id
     }
 }
 
 /// Returns how long a poll lasts until it is reported.
-fn due_after(threshold: u64, poll: &Poll) -> u64 {
-    let later = poll.request.map_or(0, |request| request.begin.saturating_sub(poll.begin));
-    threshold + if later <= threshold / LATE_REQUEST { later } else { 0 }
+fn due_after(threshold: Nanos, poll: &Poll) -> Nanos {
+    let later = poll.request.map_or(Nanos::ZERO, |request| request.start.saturating_sub(poll.start));
+    if later <= threshold / LATE_REQUEST { threshold + later } else { threshold }
+}
+
+/// Returns the duration at which a stall that has lasted for `elapsed` is reported again: 2, 4, 8
+/// ... thresholds.
+pub(super) fn next_report(threshold: Nanos, elapsed: Nanos) -> Nanos {
+    Nanos(next_doubling(threshold.0, elapsed.0))
 }
 
 /// Returns whether a poll is due only because it was kept from a CPU, for less than half of its
 /// time: it may still turn out to be long by itself, or short. A poll that was kept off for longer
 /// is reported at once, as starved.
-fn may_be_short(poll: &Poll, elapsed: u64, due: u64) -> bool {
-    elapsed >= due && elapsed.saturating_sub(poll.waited) < due && !spent_most_waiting(poll.waited, elapsed)
+fn may_be_short(poll: &Poll, elapsed: Nanos, due: Nanos) -> bool {
+    elapsed >= due && elapsed.saturating_sub(poll.run_delay) < due && !spent_most_waiting(poll.run_delay, elapsed)
 }
 
 /// Returns whether a poll has spent at least half of its time waiting for a CPU.
-pub(crate) fn spent_most_waiting(waited: u64, elapsed: u64) -> bool {
-    waited >= elapsed / 2
+pub(crate) fn spent_most_waiting(run_delay: Nanos, elapsed: Nanos) -> bool {
+    run_delay >= elapsed / 2
 }
 
 /// Returns the time from one moment to another without the pauses in it.
-pub(super) fn effective(begin: u64, end: u64, pauses: &Pauses) -> u64 {
-    end.saturating_sub(begin).saturating_sub(pauses.overlap(begin, end))
+pub(super) fn effective(start: Nanos, end: Nanos, pauses: &Pauses) -> Nanos {
+    end.saturating_sub(start).saturating_sub(pauses.overlap(start, end))
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

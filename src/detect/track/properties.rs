@@ -2,37 +2,47 @@
 //! at random moments.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::tests::{MS, T};
+use super::tests::{MS, T, WORKER};
 use super::*;
+use crate::model::id::FrameNumber;
 
 /// One planned poll.
 #[derive(Clone, Debug)]
 struct Plan {
-    gap: u64,
-    nanos: u64,
-    /// From when on it blocks no worker; after its end: it blocks one all the time.
-    off: u64,
-    /// When the request in it begins, if there is one; it lasts as long as the poll.
-    request: Option<u64>,
+    gap: Nanos,
+    duration: Nanos,
+    /// The time after which the poll blocks no worker. If that is after its end, it blocks one all
+    /// the time.
+    off: Nanos,
+    /// The time after which a request in the poll starts, if there is one. It lasts as long as the
+    /// poll.
+    request: Option<Nanos>,
     /// The slow-poll record of its end is lost.
     lost: bool,
 }
 
+/// A time from a range of nanoseconds.
+fn time(range: Range<Nanos>) -> impl Strategy<Value = Nanos> + Clone {
+    (range.start.0..range.end.0).prop_map(Nanos)
+}
+
 fn plan() -> impl Strategy<Value = Plan> {
-    let nanos = prop_oneof![0..T, T - 3..T + 3, T..T * 2, T..T * 40];
-    let off = prop_oneof![4 => Just(u64::MAX), 1 => Just(0), 1 => 0..T * 3];
-    let request = prop_oneof![2 => Just(None), 1 => (0..T).prop_map(Some), 1 => (0..T / 8).prop_map(Some)];
-    (0..T * 2, nanos, off, request, prop::bool::weighted(0.1)).prop_map(|(gap, nanos, off, request, lost)| Plan {
-        gap,
-        nanos,
-        off,
-        request,
-        lost,
-    })
+    let zero = Nanos::ZERO;
+    let around = T - Nanos(3)..T + Nanos(3);
+    let duration = prop_oneof![time(zero..T), time(around), time(T..2 * T), time(T..40 * T)];
+    let off = prop_oneof![4 => Just(Nanos::MAX), 1 => Just(zero), 1 => time(zero..3 * T)];
+    let request = prop_oneof![
+        2 => Just(None),
+        1 => time(zero..T).prop_map(Some),
+        1 => time(zero..T / 8).prop_map(Some)
+    ];
+    let plan = (time(zero..2 * T), duration, off, request, prop::bool::weighted(0.1));
+    plan.prop_map(|(gap, duration, off, request, lost)| Plan { gap, duration, off, request, lost })
 }
 
 /// A planned scan: the time since the previous one, from reading the slots to draining the slow
@@ -40,36 +50,34 @@ fn plan() -> impl Strategy<Value = Plan> {
 /// read.
 #[derive(Clone, Debug)]
 struct ScanPlan {
-    step: u64,
-    drain: u64,
-    ask: u64,
-    unread: Option<u64>,
+    step: Nanos,
+    drain: Nanos,
+    ask: Nanos,
+    unread: Option<ThreadNumber>,
 }
 
 fn plan_of_scan() -> impl Strategy<Value = ScanPlan> {
-    let lag = || prop_oneof![4 => Just(0), 1 => 0..T / 2];
-    (1..T * 2, lag(), lag(), prop::option::weighted(0.1, 0..3u64)).prop_map(|(step, drain, ask, unread)| ScanPlan {
-        step,
-        drain,
-        ask,
-        unread,
-    })
+    let lag = || prop_oneof![4 => Just(Nanos::ZERO), 1 => time(Nanos::ZERO..T / 2)];
+    let unread = prop::option::weighted(0.1, (0..3u64).prop_map(ThreadNumber));
+    let plan = (time(Nanos(1)..2 * T), lag(), lag(), unread);
+    plan.prop_map(|(step, drain, ask, unread)| ScanPlan { step, drain, ask, unread })
 }
 
+/// The ground truth of one poll.
 #[derive(Clone, Debug)]
 struct Truth {
     poll: Poll,
-    end: u64,
+    end: Nanos,
     plan: Plan,
 }
 
 impl Truth {
-    fn runs(&self, at: u64) -> bool {
-        (self.poll.begin..self.end).contains(&at)
+    fn runs(&self, at: Nanos) -> bool {
+        (self.poll.start..self.end).contains(&at)
     }
 
-    fn is_off(&self, at: u64) -> bool {
-        at >= self.poll.begin.saturating_add(self.plan.off)
+    fn is_off(&self, at: Nanos) -> bool {
+        at >= self.poll.start + self.plan.off
     }
 
     fn never_off(&self) -> bool {
@@ -83,17 +91,17 @@ fn world(threads: &[Vec<Plan>]) -> Vec<Truth> {
     for (thread, plans) in threads.iter().enumerate() {
         let mut now = MS;
         for (number, plan) in plans.iter().enumerate() {
-            let begin = now + plan.gap;
-            now = begin + plan.nanos;
-            let request = plan.request.filter(|offset| *offset < plan.nanos).map(|offset| Request {
+            let start = now + plan.gap;
+            now = start + plan.duration;
+            let request = plan.request.filter(|offset| *offset < plan.duration).map(|offset| OpenRequest {
                 frame: FrameNumber(number as u64),
                 route: RouteId::OTHER,
-                begin: begin + offset,
+                start: start + offset,
             });
             let poll = Poll {
-                key: PollKey { thread: thread as u64, number: FrameNumber(number as u64) },
+                key: PollKey { thread: ThreadNumber(thread as u64), number: FrameNumber(number as u64) },
                 request,
-                ..super::tests::poll(0, begin)
+                ..super::tests::poll(0, start)
             };
             all.push(Truth { poll, end: now, plan: plan.clone() });
         }
@@ -101,33 +109,33 @@ fn world(threads: &[Vec<Plan>]) -> Vec<Truth> {
     all
 }
 
-/// What was reported of one stall.
+/// The reports of one stall so far.
 #[derive(Debug)]
 struct Reported {
     key: PollKey,
-    began: Option<u64>,
-    last: u64,
+    started: Option<Nanos>,
+    last: Nanos,
     doublings: u32,
-    ended: Option<u64>,
+    ended: Option<Nanos>,
 }
 
-/// The tracker in that world, and what it has reported.
-struct Scene {
+/// The tracker in that world, and its reports so far.
+struct Fixture {
     world: Vec<Truth>,
     tracker: Tracker,
-    reported: HashMap<u64, Reported>,
+    reported: HashMap<StallId, Reported>,
     delivered: Vec<PollKey>,
-    last_id: u64,
+    last_id: StallId,
 }
 
-impl Scene {
-    fn new(threads: &[Vec<Plan>]) -> Scene {
+impl Fixture {
+    fn new(threads: &[Vec<Plan>]) -> Fixture {
         let (reported, delivered) = (HashMap::new(), Vec::new());
-        Scene { world: world(threads), tracker: Tracker::new(T), reported, delivered, last_id: 0 }
+        Fixture { world: world(threads), tracker: Tracker::new(T), reported, delivered, last_id: StallId(0) }
     }
 
-    fn end(&self) -> u64 {
-        self.world.iter().map(|truth| truth.end).max().unwrap_or(0)
+    fn end(&self) -> Nanos {
+        self.world.iter().map(|truth| truth.end).max().unwrap_or_default()
     }
 
     fn truth(&self, key: PollKey) -> &Truth {
@@ -135,7 +143,7 @@ impl Scene {
     }
 
     /// Scans at `now`, and returns what the scan saw.
-    fn scan(&mut self, now: u64, plan_of_scan: &ScanPlan) -> Result<Scan, TestCaseError> {
+    fn scan(&mut self, now: Nanos, plan_of_scan: &ScanPlan) -> Result<Scan, TestCaseError> {
         let drained = now + plan_of_scan.drain;
         let mut scan = Scan::default();
         for truth in &self.world {
@@ -143,37 +151,37 @@ impl Scene {
             if plan_of_scan.unread == Some(key.thread) {
                 scan.unread = vec![key.thread];
             } else if truth.runs(now) {
-                let begun = |request: &Request| request.begin <= now;
+                let begun = |request: &OpenRequest| request.start <= now;
                 scan.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
             }
-            let nanos = truth.plan.nanos;
-            if truth.end <= drained && nanos >= T && !truth.plan.lost && !self.delivered.contains(&key) {
+            let duration = truth.plan.duration;
+            if truth.end <= drained && duration >= T && !truth.plan.lost && !self.delivered.contains(&key) {
                 self.delivered.push(key);
-                if let Some(request) = truth.poll.request.filter(|request| truth.end - request.begin >= T) {
-                    let nanos = truth.end - request.begin;
-                    scan.ended_requests.push(EndedRequest { poll: key, request, nanos });
+                if let Some(request) = truth.poll.request.filter(|request| truth.end - request.start >= T) {
+                    let duration = truth.end - request.start;
+                    scan.ended_requests.push(EndedRequest { poll: key, request, duration });
                 }
-                let worker = truth.never_off().then_some(0);
-                scan.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, nanos, worker });
+                let worker = truth.never_off().then_some(WORKER);
+                scan.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, duration, worker });
             }
         }
         let world = &self.world;
-        let place = |poll: &Poll| {
+        let state = |poll: &Poll| {
             let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("it was seen");
             match drained + plan_of_scan.ask {
                 at if !truth.runs(at) => PollState::Finished,
                 at if truth.is_off(at) => PollState::OffWorker,
-                _ => PollState::OnWorker(0),
+                _ => PollState::OnWorker(WORKER),
             }
         };
-        let changes = self.tracker.step(now, &scan, &Pauses::default(), place);
+        let changes = self.tracker.step(now, &scan, &Pauses::default(), state);
         for change in changes {
             self.take(change)?;
         }
         Ok(scan)
     }
 
-    /// Each stall begins once, under an id of its own, is ongoing only until it ends, and ends
+    /// Each stall starts once, under an id of its own, is ongoing only until it ends, and ends
     /// once.
     fn take(&mut self, change: Change) -> Result<(), TestCaseError> {
         match change {
@@ -187,38 +195,38 @@ impl Scene {
                     "reported before: {:?}",
                     truth
                 );
-                prop_assert!(elapsed >= T && elapsed <= truth.plan.nanos, "{} of {:?}", elapsed, truth);
-                prop_assert!(truth.plan.off > 0, "it never blocked a worker");
-                prop_assert!(!over || elapsed == truth.plan.nanos && truth.never_off());
+                prop_assert!(elapsed >= T && elapsed <= truth.plan.duration, "{:?} of {:?}", elapsed, truth);
+                prop_assert!(truth.plan.off > Nanos::ZERO, "it never blocked a worker");
+                prop_assert!(!over || elapsed == truth.plan.duration && truth.never_off());
                 let ended = over.then_some(elapsed);
-                let doublings = (elapsed / T).ilog2();
+                let doublings = (elapsed.0 / T.0).ilog2();
                 self.reported.insert(
                     id,
-                    Reported { key: poll.key, began: (!over).then_some(elapsed), last: elapsed, doublings, ended },
+                    Reported { key: poll.key, started: (!over).then_some(elapsed), last: elapsed, doublings, ended },
                 );
             }
             Change::Continued { id, elapsed } | Change::Unchanged { id, elapsed } => {
-                let reported = self.reported.get_mut(&id).expect("it began");
-                prop_assert!(reported.ended.is_none() && elapsed >= reported.last, "{:?} then {}", reported, elapsed);
+                let reported = self.reported.get_mut(&id).expect("it started");
+                prop_assert!(reported.ended.is_none() && elapsed >= reported.last, "{:?} then {:?}", reported, elapsed);
                 reported.last = elapsed;
-                let doublings = (elapsed / T).ilog2();
+                let doublings = (elapsed.0 / T.0).ilog2();
                 prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > reported.doublings);
                 reported.doublings = doublings;
             }
             Change::Ended { id, elapsed } => {
-                let reported = self.reported.get_mut(&id).expect("it began");
+                let reported = self.reported.get_mut(&id).expect("it started");
                 prop_assert!(reported.ended.replace(elapsed).is_none(), "it ends once");
                 prop_assert!(elapsed >= reported.last);
                 let key = reported.key;
                 let truth = self.truth(key);
-                prop_assert!(elapsed <= truth.plan.nanos);
+                prop_assert!(elapsed <= truth.plan.duration);
                 let exact = truth.never_off() && self.delivered.contains(&key);
-                prop_assert!(!exact || elapsed == truth.plan.nanos, "{} of {:?}", elapsed, truth);
+                prop_assert!(!exact || elapsed == truth.plan.duration, "{:?} of {:?}", elapsed, truth);
             }
-            Change::Request { id, elapsed, .. } => {
-                let truth = self.truth(self.reported.get(&id).expect("it began").key);
+            Change::RequestBlocked { id, elapsed, .. } => {
+                let truth = self.truth(self.reported.get(&id).expect("it started").key);
                 let request = truth.poll.request.expect("there is one");
-                prop_assert!(elapsed >= T && elapsed <= truth.end - request.begin);
+                prop_assert!(elapsed >= T && elapsed <= truth.end - request.start);
             }
         }
         Ok(())
@@ -228,7 +236,8 @@ impl Scene {
     fn close(&self) -> Result<(), TestCaseError> {
         prop_assert!(!self.tracker.has_stalls() && self.tracker.tracked.is_empty());
         prop_assert!(self.reported.values().all(|reported| reported.ended.is_some()), "each ends: {:?}", self.reported);
-        for truth in self.world.iter().filter(|truth| truth.plan.nanos >= T && truth.never_off() && !truth.plan.lost) {
+        for truth in self.world.iter().filter(|truth| truth.plan.duration >= T && truth.never_off() && !truth.plan.lost)
+        {
             let reported = self.reported.values().filter(|reported| reported.key == truth.poll.key).count();
             prop_assert_eq!(reported, 1, "each is reported: {:?}", truth);
         }
@@ -237,12 +246,12 @@ impl Scene {
 }
 
 /// Scans until nothing is left that could be reported.
-fn quiet(scene: &mut Scene, mut now: u64) -> Result<(), TestCaseError> {
-    let end = scene.end();
-    let plain = ScanPlan { step: T, drain: 0, ask: 0, unread: None };
+fn quiet(fixture: &mut Fixture, mut now: Nanos) -> Result<(), TestCaseError> {
+    let end = fixture.end();
+    let plain = ScanPlan { step: T, drain: Nanos::ZERO, ask: Nanos::ZERO, unread: None };
     for _ in 0..3 {
         now = now.max(end) + T;
-        scene.scan(now, &plain)?;
+        fixture.scan(now, &plain)?;
     }
     Ok(())
 }
@@ -253,39 +262,39 @@ proptest! {
     #[test]
     fn each_stall_is_reported_once_and_nothing_else(
         threads in vec(vec(plan(), 0..8), 1..4),
-        glances in vec(plan_of_scan(), 0..60),
+        scans in vec(plan_of_scan(), 0..60),
     ) {
-        let (mut scene, mut now) = (Scene::new(&threads), 0);
-        for plan_of_scan in &glances {
+        let (mut fixture, mut now) = (Fixture::new(&threads), Nanos::ZERO);
+        for plan_of_scan in &scans {
             now += plan_of_scan.step;
-            scene.scan(now, plan_of_scan)?;
+            fixture.scan(now, plan_of_scan)?;
             // The next scan comes after this one has ended.
             now += plan_of_scan.drain + plan_of_scan.ask;
         }
-        quiet(&mut scene, now)?;
-        scene.close()?;
+        quiet(&mut fixture, now)?;
+        fixture.close()?;
     }
 
     /// A watchdog that wakes when it meant to finds each stall while it lasts, at most a quarter of
     /// a threshold late.
     #[test]
     fn scans_at_the_due_moments_are_in_time(threads in vec(vec(plan(), 0..8), 1..4)) {
-        let (mut scene, mut now) = (Scene::new(&threads), 0);
-        while now <= scene.end() {
-            let scan = scene.scan(now, &ScanPlan { step: 0, drain: 0, ask: 0, unread: None })?;
-            let next = scene.tracker.next_scan(now, &scan, &Pauses::default());
+        let (mut fixture, mut now) = (Fixture::new(&threads), Nanos::ZERO);
+        while now <= fixture.end() {
+            let scan = fixture.scan(now, &ScanPlan { step: Nanos::ZERO, drain: Nanos::ZERO, ask: Nanos::ZERO, unread: None })?;
+            let next = fixture.tracker.next_scan(now, &scan, &Pauses::default());
             prop_assert!((now + T / 4..=now + T).contains(&next));
             now = next;
         }
-        quiet(&mut scene, now)?;
-        scene.close()?;
-        for reported in scene.reported.values() {
-            let truth = scene.truth(reported.key);
-            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST).unwrap_or(0);
+        quiet(&mut fixture, now)?;
+        fixture.close()?;
+        for reported in fixture.reported.values() {
+            let truth = fixture.truth(reported.key);
+            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST).unwrap_or_default();
             let latest = T + later + T / 4;
-            match reported.began {
-                Some(elapsed) => prop_assert!(elapsed <= latest, "{} late: {:?}", elapsed, truth),
-                None => prop_assert!(truth.plan.nanos <= latest, "missed: {:?}", truth),
+            match reported.started {
+                Some(elapsed) => prop_assert!(elapsed <= latest, "{:?} late: {:?}", elapsed, truth),
+                None => prop_assert!(truth.plan.duration <= latest, "missed: {:?}", truth),
             }
         }
     }

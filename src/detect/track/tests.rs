@@ -1,21 +1,25 @@
 use super::*;
 use crate::detect::pause::Sleep;
+use crate::model::id::FrameNumber;
 
-pub(super) const MS: u64 = 1_000_000;
-pub(super) const T: u64 = 10 * MS;
+pub(super) const MS: Nanos = Nanos::from_millis(1);
+pub(super) const T: Nanos = Nanos::from_millis(10);
 
-pub(super) fn poll(number: u64, begin: u64) -> Poll {
+/// The worker that the polls of most tests block.
+pub(super) const WORKER: WorkerIndex = WorkerIndex(0);
+
+pub(super) fn poll(number: u64, start: Nanos) -> Poll {
     Poll {
-        key: PollKey { thread: 1, number: FrameNumber(number) },
-        begin,
-        runtime: crate::model::id::RuntimeId(1),
+        key: PollKey { thread: ThreadNumber(1), number: FrameNumber(number) },
+        start,
+        runtime: RuntimeId(1),
         site: SiteId(1),
         watched: None,
         request: None,
         parent_route: None,
         task: TaskBits(9),
         paused_since: None,
-        waited: 0,
+        run_delay: Nanos::ZERO,
     }
 }
 
@@ -23,35 +27,35 @@ pub(super) fn running(polls: &[Poll]) -> Scan {
     Scan { running: polls.to_vec(), ..Scan::default() }
 }
 
-fn ended(poll: Poll, nanos: u64) -> Scan {
-    Scan { ended: vec![EndedPoll { poll, nanos, worker: Some(0) }], ..Scan::default() }
+fn ended(poll: Poll, duration: Nanos) -> Scan {
+    Scan { ended: vec![EndedPoll { poll, duration, worker: Some(WORKER) }], ..Scan::default() }
 }
 
 pub(super) fn on_worker(_: &Poll) -> PollState {
-    PollState::OnWorker(0)
+    PollState::OnWorker(WORKER)
 }
 
 #[test]
 fn reported_at_the_threshold_then_at_each_doubling_then_with_the_exact_duration() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(1, 0);
-    assert_eq!(tracker.step(T - 1, &running(&[p]), &pauses, on_worker), []);
+    let p = poll(1, Nanos::ZERO);
+    assert_eq!(tracker.step(T - Nanos(1), &running(&[p]), &pauses, on_worker), []);
     assert_eq!(
         tracker.step(T, &running(&[p]), &pauses, on_worker),
-        [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]
+        [Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None }]
     );
     let mut reported = Vec::new();
-    for now in (T..200 * MS).step_by(MS as usize) {
+    for now in (10..200).map(Nanos::from_millis) {
         reported.extend(tracker.step(now, &running(&[p]), &pauses, on_worker));
     }
-    let at = |n: u64| Change::Continued { id: 1, elapsed: n * T };
+    let at = |n: u64| Change::Continued { id: StallId(1), elapsed: n * T };
     let (again, quiet): (Vec<_>, Vec<_>) = reported.into_iter().partition(|c| matches!(c, Change::Continued { .. }));
     assert_eq!(again, [at(2), at(4), at(8), at(16)]);
-    assert!(quiet.iter().all(|c| matches!(c, Change::Unchanged { id: 1, .. })));
+    assert!(quiet.iter().all(|c| matches!(c, Change::Unchanged { id: StallId(1), .. })));
     assert!(tracker.has_stalls());
     assert_eq!(
         tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
-        [Change::Ended { id: 1, elapsed: 214 * MS }]
+        [Change::Ended { id: StallId(1), elapsed: 214 * MS }]
     );
     assert_eq!(tracker.step(217 * MS, &Scan::default(), &pauses, on_worker), []);
     assert!(!tracker.has_stalls());
@@ -62,18 +66,25 @@ fn a_cooperative_load_is_silent() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     for i in 0..1_000 {
         let p = poll(i, i * T);
-        assert_eq!(tracker.step(i * T + T - 1, &running(&[p]), &pauses, on_worker), []);
+        assert_eq!(tracker.step(i * T + T - Nanos(1), &running(&[p]), &pauses, on_worker), []);
     }
 }
 
 #[test]
 fn a_stall_that_ended_unseen_is_reported_once() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(7, 0);
+    let p = poll(7, Nanos::ZERO);
     let reported = tracker.step(30 * MS, &ended(p, 12 * MS), &pauses, on_worker);
     assert_eq!(
         reported,
-        [Change::EndedUnseen { id: 1, poll: p, worker: 0, elapsed: 12 * MS, route: None, exoneration: None }]
+        [Change::EndedUnseen {
+            id: StallId(1),
+            poll: p,
+            worker: WORKER,
+            elapsed: 12 * MS,
+            route: None,
+            exoneration: None
+        }]
     );
     assert_eq!(tracker.step(31 * MS, &Scan::default(), &pauses, on_worker), []);
 }
@@ -81,14 +92,14 @@ fn a_stall_that_ended_unseen_is_reported_once() {
 #[test]
 fn a_stall_found_and_ended_in_one_scan_starts_and_ends() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(7, 0);
+    let p = poll(7, Nanos::ZERO);
     let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
     let reported = tracker.step(15 * MS, &scan, &pauses, on_worker);
     assert_eq!(
         reported,
         [
-            Change::Started { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None },
-            Change::Ended { id: 1, elapsed: 15 * MS }
+            Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 15 * MS, route: None },
+            Change::Ended { id: StallId(1), elapsed: 15 * MS }
         ]
     );
 }
@@ -96,19 +107,26 @@ fn a_stall_found_and_ended_in_one_scan_starts_and_ends() {
 #[test]
 fn a_poll_that_is_over_when_asked_is_left_to_its_published_end() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(7, 0);
+    let p = poll(7, Nanos::ZERO);
     let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
     let reported = tracker.step(16 * MS, &scan, &pauses, |_| PollState::Finished);
     assert_eq!(
         reported,
-        [Change::EndedUnseen { id: 1, poll: p, worker: 0, elapsed: 15 * MS, route: None, exoneration: None }]
+        [Change::EndedUnseen {
+            id: StallId(1),
+            poll: p,
+            worker: WORKER,
+            elapsed: 15 * MS,
+            route: None,
+            exoneration: None
+        }]
     );
 }
 
 #[test]
 fn a_poll_off_its_worker_is_never_a_stall() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(1, 0);
+    let p = poll(1, Nanos::ZERO);
     let mut asked = 0;
     for now in [T, 2 * T, 5 * T] {
         let reported = tracker.step(now, &running(&[p]), &pauses, |_| {
@@ -124,10 +142,10 @@ fn a_poll_off_its_worker_is_never_a_stall() {
 #[test]
 fn a_hand_off_ends_the_stall_for_good() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(1, 0);
+    let p = poll(1, Nanos::ZERO);
     tracker.step(T, &running(&[p]), &pauses, on_worker);
     let reported = tracker.step(15 * MS, &running(&[p]), &pauses, |_| PollState::OffWorker);
-    assert_eq!(reported, [Change::Ended { id: 1, elapsed: T }], "where it was seen last");
+    assert_eq!(reported, [Change::Ended { id: StallId(1), elapsed: T }], "where it was seen last");
     assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
 }
@@ -135,51 +153,55 @@ fn a_hand_off_ends_the_stall_for_good() {
 #[test]
 fn a_hand_off_that_only_the_end_shows_ends_where_it_was_last_observed() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(1, 0);
+    let p = poll(1, Nanos::ZERO);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let scan = Scan { ended: vec![EndedPoll { poll: p, nanos: 80 * MS, worker: None }], ..Scan::default() };
-    assert_eq!(tracker.step(81 * MS, &scan, &pauses, on_worker), [Change::Ended { id: 1, elapsed: 12 * MS }]);
+    let scan = Scan { ended: vec![EndedPoll { poll: p, duration: 80 * MS, worker: None }], ..Scan::default() };
+    assert_eq!(tracker.step(81 * MS, &scan, &pauses, on_worker), [Change::Ended { id: StallId(1), elapsed: 12 * MS }]);
 }
 
 #[test]
 fn a_lost_end_ends_a_stall_as_last_observed_and_an_unread_slot_does_not() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = poll(1, 0);
+    let p = poll(1, Nanos::ZERO);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let unread = Scan { unread: vec![1], ..Scan::default() };
+    let unread = Scan { unread: vec![ThreadNumber(1)], ..Scan::default() };
     assert_eq!(tracker.step(14 * MS, &unread, &pauses, on_worker), []);
     assert_eq!(
         tracker.step(16 * MS, &Scan::default(), &pauses, on_worker),
-        [Change::Ended { id: 1, elapsed: 12 * MS }]
+        [Change::Ended { id: StallId(1), elapsed: 12 * MS }]
     );
 }
 
 #[test]
 fn a_part_that_may_block_does_not_count() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let standing = Poll { paused_since: Some(4 * MS), ..poll(1, 0) };
+    let standing = Poll { paused_since: Some(4 * MS), ..poll(1, Nanos::ZERO) };
     assert_eq!(tracker.step(80 * MS, &running(&[standing]), &pauses, on_worker), []);
     assert_eq!(tracker.next_scan(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
     // The part is over: the poll seems to have begun 80 ms later.
     let unchanged = poll(1, 80 * MS);
     assert_eq!(tracker.step(89 * MS, &running(&[unchanged]), &pauses, on_worker), []);
     let reported = tracker.step(90 * MS, &running(&[unchanged]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Started { id: 1, poll: unchanged, worker: 0, elapsed: T, route: None }]);
+    assert_eq!(
+        reported,
+        [Change::Started { id: StallId(1), poll: unchanged, worker: WORKER, elapsed: T, route: None }]
+    );
 }
 
 #[test]
 fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
     let (mut tracker, mut pauses) = (Tracker::new(T), Pauses::default());
-    let sleep = Sleep { begin: 0, due: MS, end: 40 * MS, own_run_delay: Some(38 * MS), busiest: Some(0) };
-    assert_eq!(pauses.note(&sleep, T), None, "no pause: others had the CPU");
+    let sleep =
+        Sleep { start: Nanos::ZERO, due: MS, end: 40 * MS, own_run_delay: Some(38 * MS), busiest: Some(Nanos::ZERO) };
+    assert_eq!(pauses.record(&sleep, T), None, "no pause: others had the CPU");
     let p = poll(1, MS);
     let reported = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
     assert_eq!(
         reported,
         [Change::EndedUnseen {
-            id: 1,
+            id: StallId(1),
             poll: p,
-            worker: 0,
+            worker: WORKER,
             elapsed: 38 * MS,
             route: None,
             exoneration: Some(Exoneration::Starved)
@@ -187,10 +209,10 @@ fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
     );
 }
 
-fn a_pause(begin: u64, end: u64) -> Pauses {
+fn a_pause(start: Nanos, end: Nanos) -> Pauses {
     let mut pauses = Pauses::default();
-    let sleep = Sleep { begin, due: begin + MS, end, own_run_delay: Some(0), busiest: Some(0) };
-    pauses.note(&sleep, T).expect("a pause");
+    let sleep = Sleep { start, due: start + MS, end, own_run_delay: Some(Nanos::ZERO), busiest: Some(Nanos::ZERO) };
+    pauses.record(&sleep, T).expect("a pause");
     pauses
 }
 
@@ -198,15 +220,15 @@ fn a_pause(begin: u64, end: u64) -> Pauses {
 fn a_pause_is_not_the_tasks_fault() {
     let mut tracker = Tracker::new(T);
     let pauses = a_pause(2 * MS, 1_000 * MS);
-    let p = poll(1, 0);
+    let p = poll(1, Nanos::ZERO);
     assert_eq!(tracker.step(1_001 * MS, &running(&[p]), &pauses, on_worker), []);
     let reported = tracker.step(1_003 * MS, &ended(p, 1_002 * MS), &pauses, on_worker);
     assert_eq!(
         reported,
         [Change::EndedUnseen {
-            id: 1,
+            id: StallId(1),
             poll: p,
-            worker: 0,
+            worker: WORKER,
             elapsed: 1_002 * MS,
             route: None,
             exoneration: Some(Exoneration::Paused)
@@ -218,12 +240,12 @@ fn a_pause_is_not_the_tasks_fault() {
 fn a_block_that_continues_after_a_pause_is_a_stall() {
     let mut tracker = Tracker::new(T);
     let pauses = a_pause(2 * MS, 1_000 * MS);
-    let p = poll(1, 0);
+    let p = poll(1, Nanos::ZERO);
     assert_eq!(tracker.next_scan(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
     let reported = tracker.step(1_008 * MS, &running(&[p]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Started { id: 1, poll: p, worker: 0, elapsed: 10 * MS, route: None }]);
+    assert_eq!(reported, [Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 10 * MS, route: None }]);
     let reported = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
-    assert_eq!(reported, [Change::Ended { id: 1, elapsed: 27 * MS }]);
+    assert_eq!(reported, [Change::Ended { id: StallId(1), elapsed: 27 * MS }]);
 }
 
 /// It waited for a CPU for 3 ms: too long to be called slow, too short to be called starved. What
@@ -231,53 +253,53 @@ fn a_block_that_continues_after_a_pause_is_a_stall() {
 #[test]
 fn a_poll_that_is_due_only_because_it_waited_for_a_cpu_is_judged_again() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = Poll { waited: 3 * MS, ..poll(1, 0) };
+    let p = Poll { run_delay: 3 * MS, ..poll(1, Nanos::ZERO) };
     assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.next_scan(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
-    let began = Change::Started { id: 1, poll: p, worker: 0, elapsed: 13 * MS, route: None };
+    let began = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 13 * MS, route: None };
     assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [began]);
     // Another one is over before that.
-    let q = Poll { waited: 3 * MS, ..poll(2, 20 * MS) };
+    let q = Poll { run_delay: 3 * MS, ..poll(2, 20 * MS) };
     assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
     let (elapsed, exoneration) = (12 * MS, Some(Exoneration::Starved));
     assert_eq!(
         tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
-        [Change::EndedUnseen { id: 2, poll: q, worker: 0, elapsed, route: None, exoneration }]
+        [Change::EndedUnseen { id: StallId(2), poll: q, worker: WORKER, elapsed, route: None, exoneration }]
     );
     // And one that would have been long in any case is not excused.
-    let r = Poll { waited: 3 * MS, ..poll(3, 40 * MS) };
+    let r = Poll { run_delay: 3 * MS, ..poll(3, 40 * MS) };
     let reported = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
-    assert!(matches!(reported[..], [Change::EndedUnseen { id: 3, exoneration: None, .. }]), "{reported:?}");
+    assert!(matches!(reported[..], [Change::EndedUnseen { id: StallId(3), exoneration: None, .. }]), "{reported:?}");
 }
 
 #[test]
 fn a_poll_that_mostly_waited_for_a_cpu_is_reported_at_once() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = Poll { waited: 6 * MS, ..poll(1, 0) };
+    let p = Poll { run_delay: 6 * MS, ..poll(1, Nanos::ZERO) };
     let reported = tracker.step(T, &running(&[p]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Started { id: 1, poll: p, worker: 0, elapsed: T, route: None }]);
+    assert_eq!(reported, [Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None }]);
 }
 
 /// A laptop is suspended for eight hours while the clock's counter runs. One poll was short; one
 /// had blocked before.
 #[test]
 fn a_machine_that_was_suspended_has_no_stall_for_it() {
-    const HOURS: u64 = 8 * 3_600_000 * MS;
+    const HOURS: Nanos = Nanos::from_secs(8 * 3_600);
     let (mut tracker, none) = (Tracker::new(T), Pauses::default());
-    let (blocks, short) = (poll(1, 0), poll(2, 49 * MS));
+    let (blocks, short) = (poll(1, Nanos::ZERO), poll(2, 49 * MS));
     let reported = tracker.step(T, &running(&[blocks]), &none, on_worker);
-    assert!(matches!(reported[..], [Change::Started { id: 1, .. }]), "{reported:?}");
+    assert!(matches!(reported[..], [Change::Started { id: StallId(1), .. }]), "{reported:?}");
     let pauses = a_pause(50 * MS, 50 * MS + HOURS);
     let now = 50 * MS + HOURS;
-    assert_eq!(pauses.overlap(0, now), HOURS);
+    assert_eq!(pauses.overlap(Nanos::ZERO, now), HOURS);
     let reported = tracker.step(now, &running(&[blocks, short]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Continued { id: 1, elapsed: 50 * MS }], "as if it had not been");
+    assert_eq!(reported, [Change::Continued { id: StallId(1), elapsed: 50 * MS }], "as if it had not been");
     let next = tracker.next_scan(now, &running(&[blocks, short]), &pauses);
     assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
     let scan = Scan {
         ended: vec![
-            EndedPoll { poll: short, nanos: HOURS + 2 * MS, worker: Some(1) },
-            EndedPoll { poll: blocks, nanos: HOURS + 60 * MS, worker: Some(0) },
+            EndedPoll { poll: short, duration: HOURS + 2 * MS, worker: Some(WorkerIndex(1)) },
+            EndedPoll { poll: blocks, duration: HOURS + 60 * MS, worker: Some(WORKER) },
         ],
         ..Scan::default()
     };
@@ -286,8 +308,15 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
     assert_eq!(
         reported,
         [
-            Change::EndedUnseen { id: 2, poll: short, worker: 1, elapsed, route: None, exoneration },
-            Change::Ended { id: 1, elapsed: 60 * MS }
+            Change::EndedUnseen {
+                id: StallId(2),
+                poll: short,
+                worker: WorkerIndex(1),
+                elapsed,
+                route: None,
+                exoneration
+            },
+            Change::Ended { id: StallId(1), elapsed: 60 * MS }
         ]
     );
 }
@@ -300,7 +329,7 @@ fn a_clock_that_restarts_is_no_stall() {
     assert_eq!(tracker.step(5_001 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.next_scan(MS, &running(&[p]), &pauses), MS + T);
-    assert_eq!(tracker.step(2 * MS, &ended(p, 0), &pauses, on_worker), []);
+    assert_eq!(tracker.step(2 * MS, &ended(p, Nanos::ZERO), &pauses, on_worker), []);
     let q = poll(2, 3 * MS);
     let reported = tracker.step(3 * MS + T, &running(&[q]), &pauses, on_worker);
     assert!(matches!(reported[..], [Change::Started { elapsed: T, .. }]), "what comes after is found: {reported:?}");

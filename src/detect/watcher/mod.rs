@@ -18,96 +18,100 @@ use super::emit::{Emitter, EventSink, PollContext};
 use super::examine::Examiner;
 use super::lag::LagPublisher;
 use super::outside::detector::BlockedWorkerDetector;
+use super::outside::observation::EntryId;
 use super::outside::workers::Workers;
 use super::panic_budget::{PanicBudget, PanicResponse};
 use super::pause::Pauses;
 use super::run_delay::RunDelayTracker;
 use super::runtime_liveness::RuntimeLiveness;
 use super::scan;
-use super::status::WatchdogStatus;
+use super::status::WatcherStatus;
 use super::task_growth::TaskGrowthAlarm;
 use super::track::{Poll, PollState, Tracker};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::meter::Meter;
 use crate::model::coverage::StackCoverage;
-use crate::model::id::RuntimeId;
+use crate::model::id::{RuntimeId, StallId, ThreadNumber};
 use crate::model::time::Nanos;
 use crate::sys::OwnRunDelay;
 use crate::util::call_user;
 
 /// After this long without a poll the watchdog sleeps until there is one.
-const IDLE_NANOS: u64 = 1_000_000_000;
+const IDLE_AFTER: Nanos = Nanos::from_secs(1);
 /// The interval at which the probe of a runtime is woken while it polls.
-const PROBE_NANOS: u64 = 100_000_000;
-/// The same, where anyone reads the runtime's lag.
-const LAG_PROBE_NANOS: u64 = 20_000_000;
+const PROBE_INTERVAL: Nanos = Nanos::from_millis(100);
+/// The interval at which the probe is woken where the runtime's lag has a reader.
+const LAG_PROBE_INTERVAL: Nanos = Nanos::from_millis(20);
 
-/// The interval at which tasks are counted while anything is polled, and the longest delay of the
-/// report of a task's panic.
-const TASKS_NANOS: u64 = 1_000_000_000;
+/// The interval at which tasks are counted while anything is polled, and the longest time between
+/// the panic of a task and its report.
+const TASKS_INTERVAL: Nanos = Nanos::from_secs(1);
 
-/// The time that passes after a scan that panicked.
+/// The time from a scan that panicked to the next one.
 const PANIC_DELAY: Duration = Duration::from_millis(10);
 
 /// The settings of the watchdog thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatcherSettings {
-    /// Whether stacks are captured.
+    /// True unless the user switched captures off.
     pub(crate) capture_stacks: bool,
-    /// What can be captured, as far as that is known at the start.
+    /// The stacks that can be captured, as far as that is known at the start.
     pub(crate) stacks: StackCoverage,
     /// A site with more tasks than this is reported; `u64::MAX` switches that off.
     pub(crate) warn_above_alive_tasks: u64,
 }
 
-/// The watchdog thread, and what it keeps from one scan to the next.
+/// The watchdog thread, with its state from one scan to the next.
 pub(crate) struct Watcher {
     meter: Arc<Meter>,
-    status: Arc<WatchdogStatus>,
+    threshold: Nanos,
+    status: Arc<WatcherStatus>,
     settings: WatcherSettings,
     examiner: Examiner,
     emitter: Emitter,
     tracker: Tracker,
     pauses: Pauses,
-    /// The threads that were in a poll when the latest sleep began.
-    cpu_times: HashMap<u64, CpuTime>,
+    /// The CPU times of the threads that were in a poll when the latest sleep started.
+    cpu_times: HashMap<ThreadNumber, CpuTime>,
     own_run_delay: OwnRunDelay,
     /// The reading of `own_run_delay` before the latest sleep.
-    delay: Option<u64>,
+    own_delay_before_sleep: Option<Nanos>,
     run_delays: RunDelayTracker,
-    /// The moment up to which it is known whether this thread ran when it meant to. A pause may
-    /// also come while it is awake.
-    last_confirmed: u64,
-    /// Runtimes whose probe was woken while they were polling.
+    /// The moment up to which oversleeps have been checked. A pause may also fall into a time in
+    /// which this thread is awake.
+    last_confirmed: Nanos,
+    /// The runtimes whose probe was woken while they were polling.
     probing: HashMap<RuntimeId, RuntimeLiveness>,
-    probed: u64,
-    /// When those were last woken whose lag anyone reads.
-    lag_probed: u64,
+    /// The moment at which the probes of all polling runtimes were last woken.
+    probed_at: Nanos,
+    /// The moment at which the probes of the runtimes whose lag has a reader were last woken.
+    lag_probed_at: Nanos,
     growth: TaskGrowthAlarm<(RuntimeId, SiteId)>,
-    /// When tasks were last counted.
-    counted: u64,
+    /// The moment at which tasks were last counted.
+    tasks_counted_at: Nanos,
     lag: LagPublisher,
     /// The workers as they are observed from outside, and the detector of the blocked ones.
     workers: Workers,
     detector: BlockedWorkerDetector,
-    /// Ids of the stalls that the detector has found, by thread.
-    unwatched: HashMap<u64, u64>,
+    /// The ongoing stalls that the detector has found, by thread.
+    unwatched: HashMap<EntryId, StallId>,
     panic_budget: PanicBudget,
-    /// The fingerprint of the latest scan at which anything was active, and the moment of that
-    /// scan.
+    /// The fingerprint of the latest scan that found any activity.
     fingerprint: u64,
-    active: u64,
+    /// The moment of that scan.
+    active_at: Nanos,
 }
 
 impl Watcher {
     pub(crate) fn new(
         meter: Arc<Meter>,
-        status: Arc<WatchdogStatus>,
+        status: Arc<WatcherStatus>,
         settings: WatcherSettings,
         sink: EventSink,
     ) -> Watcher {
-        let threshold = meter.threshold;
+        let threshold = Nanos(meter.threshold);
         Watcher {
+            threshold,
             examiner: Examiner::new(meter.clone(), status.clone(), settings.capture_stacks),
             emitter: Emitter::new(meter.clone(), settings.stacks, sink),
             tracker: Tracker::new(threshold),
@@ -115,23 +119,23 @@ impl Watcher {
             detector: BlockedWorkerDetector::new(threshold),
             unwatched: HashMap::new(),
             growth: TaskGrowthAlarm::new(settings.warn_above_alive_tasks),
-            counted: 0,
+            tasks_counted_at: Nanos::ZERO,
             meter,
             status,
             settings,
             pauses: Pauses::default(),
             cpu_times: HashMap::new(),
             own_run_delay: OwnRunDelay::open(),
-            delay: None,
+            own_delay_before_sleep: None,
             run_delays: RunDelayTracker::default(),
-            last_confirmed: 0,
+            last_confirmed: Nanos::ZERO,
             probing: HashMap::new(),
-            probed: 0,
-            lag_probed: 0,
+            probed_at: Nanos::ZERO,
+            lag_probed_at: Nanos::ZERO,
             lag: LagPublisher::default(),
             panic_budget: PanicBudget::default(),
             fingerprint: 0,
-            active: 0,
+            active_at: Nanos::ZERO,
         }
     }
 
@@ -149,13 +153,14 @@ impl Watcher {
                 self.panic_budget.reset();
             }
         }
-        // Also where the last scan panicked before it did this: nobody else would ever open the
-        // gates.
+        // Also where the last scan panicked. Otherwise load shedding would act on the last
+        // published lag for ever.
         call_user(|| LagPublisher::clear(&self.meter));
         self.status.has_ended();
     }
 
-    /// Handles a scan that panicked, which is a defect of pollwatch. Returns whether to go on.
+    /// Handles a scan that panicked, which is a defect of pollwatch. Returns whether the thread
+    /// continues.
     fn recover(&mut self) -> bool {
         self.status.panics.fetch_add(1, Ordering::Relaxed);
         match self.panic_budget.spend() {
@@ -185,13 +190,12 @@ impl Watcher {
             self.status.injected_panics.fetch_sub(1, Ordering::Relaxed);
             panic!("injected by a test");
         }
-        let seen = self.observe();
+        let observation = self.observe();
         self.check_oversleep(self.last_confirmed);
-        self.emit_changes(&seen);
-        self.detect_blocked_workers(&seen);
+        self.emit_changes(&observation);
+        self.detect_blocked_workers(&observation);
         if self.examiner.take_has_examined() {
-            // This thread may have waited for a stack: the time that took says nothing about the
-            // process.
+            // This thread may have waited for a stack. That time is no evidence of a pause.
             self.last_confirmed = self.now();
         }
         self.emitter.emit_task_panics();
@@ -199,51 +203,53 @@ impl Watcher {
             self.count_tasks();
             return;
         }
-        self.publish_lag(&seen);
-        self.probe(&seen);
-        if self.is_active(&seen) {
-            self.fingerprint = seen.fingerprint;
-            self.active = seen.now;
+        self.publish_lag(&observation);
+        self.probe(&observation);
+        if self.is_active(&observation) {
+            self.fingerprint = observation.fingerprint;
+            self.active_at = observation.now;
         }
-        // Due between the last poll and the sleep that follows it.
-        if self.active >= self.counted && seen.now.saturating_sub(self.counted) >= TASKS_NANOS {
-            self.counted = seen.now;
+        // Tasks are counted between the last poll and the sleep that follows it.
+        if self.active_at >= self.tasks_counted_at
+            && observation.now.saturating_sub(self.tasks_counted_at) >= TASKS_INTERVAL
+        {
+            self.tasks_counted_at = observation.now;
             if self.growth.may_change(self.most_tasks()) {
                 self.count_tasks();
             }
         }
-        if seen.now.saturating_sub(self.active) >= IDLE_NANOS {
+        if observation.now.saturating_sub(self.active_at) >= IDLE_AFTER {
             self.sleep_until_a_poll();
         } else {
-            self.sleep(&seen);
+            self.sleep(&observation);
         }
         self.status.wakeups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns whether anything was polled since the previous scan, or has to be watched on.
-    fn is_active(&self, seen: &Observation) -> bool {
-        seen.fingerprint != self.fingerprint
-            || !seen.scan.running.is_empty()
+    /// Returns whether anything was polled since the previous scan, or still has to be observed.
+    fn is_active(&self, observation: &Observation) -> bool {
+        observation.fingerprint != self.fingerprint
+            || !observation.scan.running.is_empty()
             || self.tracker.has_stalls()
-            || !seen.workers.busy_runtimes.is_empty()
+            || !observation.workers.busy_runtimes.is_empty()
             || self.lag.late().next().is_some()
     }
 
-    fn now(&self) -> u64 {
-        self.meter.clock.nanos(self.meter.clock.now()).0
+    fn now(&self) -> Nanos {
+        self.meter.clock.nanos(self.meter.clock.now())
     }
 
-    /// Emits what a scan changes about the tracked polls.
-    fn emit_changes(&mut self, seen: &Observation) {
-        let state = |poll: &Poll| poll_state(&self.meter, seen, poll);
-        let changes = self.tracker.step(seen.now, &seen.scan, &self.pauses, state);
+    /// Emits the changes that a scan makes to the tracked polls.
+    fn emit_changes(&mut self, observation: &Observation) {
+        let state = |poll: &Poll| poll_state(&self.meter, observation, poll);
+        let changes = self.tracker.step(observation.now, &observation.scan, &self.pauses, state);
         for change in changes {
             let (cpu_times, run_delays) = (&self.cpu_times, &self.run_delays);
-            self.emitter.emit_change(&mut self.examiner, change, Nanos(seen.now), |poll| {
+            self.emitter.emit_change(&mut self.examiner, change, observation.now, |poll| {
                 let id = poll.key.thread;
-                let thread = seen.threads.get(&id)?.clone();
+                let thread = observation.threads.get(&id)?.clone();
                 let cpu = cpu_times.get(&id).filter(|cpu| cpu.poll == poll.key);
-                let run_delay_before = run_delays.before(id, poll.begin, thread.waited);
+                let run_delay_before = run_delays.before(id, poll.start, Nanos(thread.waited));
                 Some(PollContext { thread, baseline: cpu.map(|cpu| cpu.baseline), run_delay_before })
             });
         }
@@ -264,9 +270,9 @@ impl Watcher {
     }
 }
 
-/// Returns whether a poll of a scan blocks a worker now.
-fn poll_state(meter: &Meter, seen: &Observation, poll: &Poll) -> PollState {
-    let Some(thread) = seen.threads.get(&poll.key.thread) else { return PollState::Finished };
+/// Returns whether a poll of a scan blocks a worker at this moment.
+fn poll_state(meter: &Meter, observation: &Observation, poll: &Poll) -> PollState {
+    let Some(thread) = observation.threads.get(&poll.key.thread) else { return PollState::Finished };
     let reading = thread.slot.read();
     let frame = reading.as_ref().and_then(|r| r.frames().iter().find(|f| f.number == poll.key.number));
     match (frame, meter.runtimes.get(poll.runtime)) {

@@ -7,27 +7,27 @@ use std::sync::Arc;
 use super::Watcher;
 use crate::detect::outside::workers;
 use crate::detect::procfs;
-use crate::detect::scan;
-use crate::detect::track::{EndedPoll, EndedRequest, Request, Scan};
-use crate::measure::primitives::task_id::TaskBits;
+use crate::detect::scan::{self, FrameFields};
+use crate::detect::track::{EndedPoll, EndedRequest, OpenRequest, Scan};
 use crate::measure::thread::ThreadState;
-use crate::measure::thread::slow_polls::{SlowPoll, SlowSubject};
-use crate::model::id::PollKey;
+use crate::measure::thread::slow_polls::SlowSubject;
+use crate::model::id::{PollKey, ThreadNumber, WorkerIndex};
+use crate::model::time::Nanos;
 
-/// What a scan found, with the threads that it concerns.
+/// The result of a scan, with the threads that it concerns.
 pub(super) struct Observation {
-    /// The moment of the scan, in nanoseconds of the watchdog's clock.
-    pub(super) now: u64,
+    /// The moment of the scan.
+    pub(super) now: Nanos,
     pub(super) scan: Scan,
-    pub(super) threads: HashMap<u64, Arc<ThreadState>>,
+    pub(super) threads: HashMap<ThreadNumber, Arc<ThreadState>>,
     pub(super) workers: workers::WorkerScan,
     /// A sum that differs from that of the previous scan when anything was polled since.
     pub(super) fingerprint: u64,
 }
 
 impl Watcher {
-    /// Reads all slots, and after that the rings of slow polls: a poll that is in neither began
-    /// later.
+    /// Reads all slots, and after that the slow-poll rings. A thread pushes a poll to its ring
+    /// before it pops the frame, so that a poll that is in neither started later.
     pub(super) fn observe(&mut self) -> Observation {
         let meter = self.meter.clone();
         let at = meter.clock.now();
@@ -39,19 +39,19 @@ impl Watcher {
                 Some(reading) => {
                     fingerprint = fingerprint.wrapping_add(reading.version);
                     for (mut poll, _) in scan::polls_in(&meter, &thread, &reading) {
-                        let end = poll.paused_since.unwrap_or_else(|| meter.clock.nanos(meter.clock.now()).0);
-                        // The run delay matters until the poll is tracked. Some never are, and
-                        // last: the `block_on` roots of a multi-thread runtime.
-                        let is_long = end.saturating_sub(poll.begin) >= meter.threshold;
+                        let end = poll.paused_since.unwrap_or_else(|| meter.clock.nanos(meter.clock.now()));
+                        // The run delay matters until the poll is tracked. Not all long polls are
+                        // stalls: the `block_on` root of a multi-thread runtime is ignored.
+                        let is_long = end.saturating_sub(poll.start) >= self.threshold;
                         if is_long && !self.tracker.is_tracked(&poll.key) {
-                            poll.waited = self.waited(&thread, poll.begin);
+                            poll.run_delay = self.run_delay_since(&thread, poll.start);
                         }
                         found.running.push(poll);
                     }
                 }
                 None => {
                     fingerprint = fingerprint.wrapping_add(1);
-                    found.unread.push(thread.id);
+                    found.unread.push(ThreadNumber(thread.id));
                 }
             }
             live.push(thread);
@@ -59,41 +59,41 @@ impl Watcher {
         let mut threads = HashMap::new();
         for thread in live.into_iter().chain(meter.take_departed()) {
             self.take_slow_polls(&thread, &mut found);
-            threads.insert(thread.id, thread);
+            threads.insert(ThreadNumber(thread.id), thread);
         }
         let workers = self.workers.scan(&meter);
-        // The sum from before the scan: a worker that was unparked since then keeps the watchdog
-        // from falling asleep.
+        // The sum was computed before the workers were scanned, so that a worker that was unparked
+        // since then keeps the watchdog from falling asleep.
         fingerprint = fingerprint.wrapping_add(workers.fingerprint);
-        Observation { now: meter.clock.nanos(at).0, scan: found, threads, workers, fingerprint }
+        Observation { now: meter.clock.nanos(at), scan: found, threads, workers, fingerprint }
     }
 
     fn take_slow_polls(&self, thread: &ThreadState, found: &mut Scan) {
         thread.slow_polls.drain(|ended| match ended.subject {
             SlowSubject::Request { poll } => found.ended_requests.extend(ended.tag.unpack().route.map(|route| {
-                let begin = self.meter.clock.nanos(ended.start).0;
-                let poll = PollKey { thread: thread.id, number: poll };
-                EndedRequest { poll, request: Request { frame: ended.number, route, begin }, nanos: ended.duration.0 }
+                let start = self.meter.clock.nanos(ended.start);
+                let poll = PollKey { thread: ThreadNumber(thread.id), number: poll };
+                let request = OpenRequest { frame: ended.number, route, start };
+                EndedRequest { poll, request, duration: ended.duration }
             })),
-            SlowSubject::Poll { task, worker } => found.ended.push(self.ended_poll(thread, &ended, task, worker)),
+            SlowSubject::Poll { task, worker } => {
+                let (number, start, tag) = (ended.number, ended.start, ended.tag.unpack());
+                let mut poll = scan::poll_of(&self.meter, thread, FrameFields { number, start, task, tag });
+                if worker.is_some() && !self.tracker.is_tracked(&poll.key) {
+                    poll.run_delay = self.run_delay_since(thread, poll.start);
+                }
+                found.ended.push(EndedPoll { poll, duration: ended.duration, worker: worker.map(WorkerIndex) });
+            }
         });
     }
 
-    fn ended_poll(&self, thread: &ThreadState, ended: &SlowPoll, task: TaskBits, worker: Option<u16>) -> EndedPoll {
-        let mut poll = scan::poll_of(&self.meter, thread, ended.number, ended.start, ended.tag.unpack(), task);
-        if worker.is_some() && !self.tracker.is_tracked(&poll.key) {
-            poll.waited = self.waited(thread, poll.begin);
-        }
-        EndedPoll { poll, nanos: ended.duration.0, worker }
-    }
-
-    /// Returns how long a thread has been kept from a CPU since shortly before a poll of it began;
-    /// 0 where that is not known.
-    fn waited(&self, thread: &ThreadState, begin: u64) -> u64 {
-        let waited = || {
-            let before = self.run_delays.before(thread.id, begin, thread.waited)?;
+    /// Returns how long a thread has been kept from a CPU since shortly before a poll that started
+    /// at `start`; zero where that is not known.
+    fn run_delay_since(&self, thread: &ThreadState, start: Nanos) -> Nanos {
+        let run_delay = || {
+            let before = self.run_delays.before(ThreadNumber(thread.id), start, Nanos(thread.waited))?;
             Some(procfs::run_delay(thread.tid?)?.saturating_sub(before))
         };
-        waited().unwrap_or(0)
+        run_delay().unwrap_or_default()
     }
 }

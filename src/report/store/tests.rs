@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::model::id::SiteId;
+use crate::model::id::{SiteId, ThreadNumber};
 use crate::model::site::Site;
 use crate::report::totals::CountAndTime;
 use crate::util::lock;
@@ -61,7 +61,7 @@ fn started(stall: Stall, liveness: Arc<Frames>) -> StallStarted {
         stall,
         origin: ORIGIN,
         #[cfg(feature = "server")]
-        poll: Some(PollKey { thread: 7, number: FrameNumber(1) }),
+        poll: Some(PollKey { thread: ThreadNumber(7), number: FrameNumber(1) }),
         at: Nanos::ZERO,
         liveness,
         stack: None,
@@ -70,8 +70,16 @@ fn started(stall: Stall, liveness: Arc<Frames>) -> StallStarted {
 
 fn request(stall: u64, frame: u64, elapsed: u64, is_over: bool) -> BlockedRequest {
     let route = RouteId::OTHER;
-    let (frame, elapsed, at) = (FrameNumber(frame), Nanos(elapsed), Nanos::ZERO);
-    BlockedRequest { stall, frame, route, route_name: "other".into(), elapsed, at, is_over }
+    let (elapsed, at) = (Nanos(elapsed), Nanos::ZERO);
+    BlockedRequest {
+        stall: StallId(stall),
+        frame: FrameNumber(frame),
+        route,
+        route_name: "other".into(),
+        elapsed,
+        at,
+        is_over,
+    }
 }
 
 #[test]
@@ -84,7 +92,7 @@ fn seconds_move_during_a_stall_and_never_go_back() {
     assert_eq!(store.totals(Nanos(5_000_000)).sites[&key].nanos, 15_000_000);
     frames.set(None);
     assert_eq!(store.totals(Nanos(9_000_000)).sites[&key].nanos, 15_000_000, "it is over, though no event has said so");
-    assert_eq!(store.resolve(1, Duration::from_millis(14)).unwrap().stall.phase, Phase::Resolved);
+    assert_eq!(store.resolve(StallId(1), Duration::from_millis(14)).unwrap().stall.phase, Phase::Resolved);
     assert_eq!(store.totals(Nanos(0)).sites[&key].nanos, 15_000_000, "what was shown stays");
     assert_eq!(store.totals(Nanos(0)).causes[&(RuntimeId(1), Cause::Unknown)].count, 1);
 }
@@ -107,7 +115,7 @@ fn a_request_is_counted_once_and_its_seconds_move() {
     assert_eq!(total(&mut store, 0), CountAndTime { count: 2, nanos: 37 }, "another one of the same poll");
     store.record_request(request(1, 2, 14, false));
     assert_eq!(total(&mut store, 0), CountAndTime { count: 2, nanos: 37 }, "seen before its end, recorded after it");
-    let resolved = store.resolve(1, Duration::from_millis(20)).unwrap();
+    let resolved = store.resolve(StallId(1), Duration::from_millis(20)).unwrap();
     assert_eq!(resolved.origin.route, Some(route));
     // The request of a stall that ended before it was found.
     store.record_request(request(2, 2, 11, true));
@@ -134,7 +142,7 @@ fn keeps_the_recent_and_the_ongoing() {
     let recent = store.recent();
     assert_eq!(recent.len(), MAX_RECENT);
     assert_eq!((recent[0].id, recent[MAX_RECENT - 1].id), (1, 1_999));
-    store.update(1, |ongoing| ongoing.set_elapsed(Duration::from_millis(99), Nanos::ZERO));
+    store.update(StallId(1), |ongoing| ongoing.set_elapsed(Duration::from_millis(99), Nanos::ZERO));
     assert_eq!(store.recent()[0].elapsed, Duration::from_millis(99));
 }
 
@@ -143,8 +151,8 @@ fn keeps_the_recent_and_the_ongoing() {
 fn an_ongoing_stall_is_found_by_its_poll() {
     let mut store = StallStore::default();
     store.insert_ongoing(started(stall(1, 10), Frames::open(&[1])));
-    assert_eq!(store.id_of(PollKey { thread: 7, number: FrameNumber(1) }), Some(1));
-    assert_eq!(store.id_of(PollKey { thread: 7, number: FrameNumber(2) }), None);
-    store.resolve(1, Duration::from_millis(12));
-    assert_eq!(store.id_of(PollKey { thread: 7, number: FrameNumber(1) }), None);
+    assert_eq!(store.id_of(PollKey { thread: ThreadNumber(7), number: FrameNumber(1) }), Some(1));
+    assert_eq!(store.id_of(PollKey { thread: ThreadNumber(7), number: FrameNumber(2) }), None);
+    store.resolve(StallId(1), Duration::from_millis(12));
+    assert_eq!(store.id_of(PollKey { thread: ThreadNumber(7), number: FrameNumber(1) }), None);
 }

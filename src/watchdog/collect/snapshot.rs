@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::detect::outcome::Outcome;
+use crate::detect::capture_outcome::CaptureOutcome;
 use crate::measure::counters::routes::{ROUTE_BOUNDS, RouteTotals};
 use crate::measure::counters::sites::{CounterSums, SiteEvent, SiteTotals};
 use crate::measure::primitives::histogram::{BOUNDS, HistogramTotals};
@@ -43,7 +43,7 @@ pub(in crate::watchdog) fn snapshot(state: &WatchdogState) -> Snapshot {
 fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
     let meter = &state.meter;
     let capture =
-        |outcome: Outcome| CaptureSnapshot { result: outcome.as_str(), count: state.status.captures(outcome) };
+        |outcome: CaptureOutcome| CaptureSnapshot { result: outcome.as_str(), count: state.status.captures(outcome) };
     let allowed = |(reason, time): (_, Nanos)| AllowedSnapshot { reason, time: time.to_duration() };
     WatchdogSnapshot {
         threshold: Duration::from_nanos(meter.threshold),
@@ -51,7 +51,7 @@ fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
         coverage: state.coverage(),
         reports_suppressed: state.report_counters.suppressed.load(Ordering::Relaxed),
         reports_lost: state.report_counters.lost.load(Ordering::Relaxed) + meter.panics.lost(),
-        captures: Outcome::ALL.map(capture).into(),
+        captures: CaptureOutcome::ALL.map(capture).into(),
         allowed_blocking: meter.allowed().into_iter().map(allowed).collect(),
         sites_overflowed: meter.sites.overflowed(),
         routes_overflowed: meter.routes.overflowed(),

@@ -51,13 +51,13 @@ fn workers(state: &WatchdogState, runtime: &Runtime) -> Option<Vec<WorkerActivit
         WorkerActivity::idle(index, name)
     };
     let worker = |index| {
-        let worker = match polls.iter().find(|poll| usize::from(poll.worker) == index) {
+        let worker = match polls.iter().find(|poll| poll.worker.index() == index) {
             Some(poll) => in_poll(state, poll, idle(index)),
             None => idle(index),
         };
-        // The worker may have become blocked after the slots were read, or in a poll that is not
-        // measured.
-        match blocked.iter().find(|blocked| usize::from(blocked.worker) == index) {
+        // The block may have started since the slots were read, and the worker need not be in a
+        // poll that is measured.
+        match blocked.iter().find(|blocked| blocked.worker.index() == index) {
             Some(blocked) if worker.state != WorkerState::Stalled => {
                 WorkerActivity { state: WorkerState::Stalled, elapsed: Some(blocked.elapsed.to_duration()), ..worker }
             }

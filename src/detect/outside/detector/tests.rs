@@ -1,56 +1,58 @@
 //! The detector with invented clocks and threads.
 
 use super::*;
+use crate::detect::identity::BusyPeriod;
 use crate::detect::pause::Sleep;
 
-const MS: u64 = 1_000_000;
-const THRESHOLD: u64 = 10 * MS;
-/// Between two scans.
-const INTERVAL: u64 = THRESHOLD / 4;
+const MS: Nanos = Nanos::from_millis(1);
+const THRESHOLD: Nanos = Nanos::from_millis(10);
+/// The time between two scans.
+const INTERVAL: Nanos = Nanos::from_micros(2_500);
+const THREAD: EntryId = EntryId(1);
 
 /// An invented worker.
 struct World {
     detector: BlockedWorkerDetector,
     pauses: Pauses,
-    now: u64,
-    mark: (u64, u64),
-    progress: u64,
-    cpu: u64,
-    inspector: Invented,
+    now: Nanos,
+    period: BusyPeriod,
+    published: u64,
+    cpu: Nanos,
+    inspector: FakeInspector,
 }
 
-/// What an inspection of it would find.
-struct Invented {
+/// The results of inspections of the worker.
+struct FakeInspector {
     blocked_in: Option<BlockedIn>,
-    keeps: bool,
-    run_delay: u64,
+    is_owner: bool,
+    run_delay: Nanos,
     location: Option<u64>,
     /// The number of stacks that were sampled.
     samples: u32,
-    questions: u32,
+    inspections: u32,
 }
 
-impl Inspector for Invented {
-    fn blocked_in(&mut self, _: u64) -> Option<BlockedIn> {
-        self.questions += 1;
+impl Inspector for FakeInspector {
+    fn blocked_in(&mut self, _: EntryId) -> Option<BlockedIn> {
+        self.inspections += 1;
         self.blocked_in
     }
 
-    fn keeps_its_worker(&mut self, _: u64) -> bool {
-        self.keeps
+    fn is_confirmed_owner(&mut self, _: EntryId) -> bool {
+        self.is_owner
     }
 
-    fn run_delay(&mut self, _: u64) -> u64 {
+    fn run_delay(&mut self, _: EntryId) -> Nanos {
         self.run_delay
     }
 
-    fn location(&mut self, _: u64) -> Option<u64> {
+    fn location(&mut self, _: EntryId) -> Option<u64> {
         self.samples += 1;
         self.location
     }
 }
 
-const WAIT: BlockedIn = BlockedIn { digest: 1, in_call: true, is_shallow: false };
+const WAIT: BlockedIn = BlockedIn { digest: 1, in_syscall: true, is_shallow: false };
 
 impl World {
     fn new() -> World {
@@ -58,16 +60,16 @@ impl World {
             detector: BlockedWorkerDetector::new(THRESHOLD),
             pauses: Pauses::default(),
             now: 1_000 * MS,
-            mark: (1, 0),
-            progress: 0,
-            cpu: 0,
-            inspector: Invented {
+            period: BusyPeriod { event: 1, slot_version: 0 },
+            published: 0,
+            cpu: Nanos::ZERO,
+            inspector: FakeInspector {
                 blocked_in: None,
-                keeps: true,
-                run_delay: 0,
+                is_owner: true,
+                run_delay: Nanos::ZERO,
                 location: None,
                 samples: 0,
-                questions: 0,
+                inspections: 0,
             },
         }
     }
@@ -87,65 +89,76 @@ impl World {
     }
 
     fn observation(&self) -> WorkerObservation {
-        WorkerObservation { thread: 1, mark: self.mark, progress: self.progress, cpu: self.cpu, at: self.now }
+        WorkerObservation {
+            thread: THREAD,
+            period: self.period,
+            published: self.published,
+            cpu: self.cpu,
+            at: self.now,
+        }
     }
 
-    fn scan(&mut self) -> Vec<Verdict> {
+    fn scan(&mut self) -> Vec<WorkerChange> {
         let observations = [self.observation()];
         self.detector.step(self.now, &observations, &self.pauses, &mut self.inspector)
     }
 
-    /// Scans for some time, each time after `change`. Returns the verdicts, except that nothing has
-    /// changed.
-    fn run(&mut self, time: u64, mut change: impl FnMut(&mut World)) -> Vec<Verdict> {
+    /// Scans for some time, each time after `act`. Returns the changes without `Unchanged`.
+    fn run(&mut self, time: Nanos, mut act: impl FnMut(&mut World)) -> Vec<WorkerChange> {
         let end = self.now + time;
-        let mut verdicts = Vec::new();
+        let mut changes = Vec::new();
         while self.now < end {
             self.now += INTERVAL;
-            change(self);
-            verdicts.extend(self.scan().into_iter().filter(|verdict| !matches!(verdict, Verdict::Unchanged { .. })));
+            act(self);
+            changes.extend(self.scan().into_iter().filter(|change| !matches!(change, WorkerChange::Unchanged { .. })));
         }
-        verdicts
+        changes
     }
 
-    fn run_busy(&mut self, time: u64) -> Vec<Verdict> {
+    fn run_busy(&mut self, time: Nanos) -> Vec<WorkerChange> {
         self.run(time, |world| world.cpu += INTERVAL)
     }
 
     /// The worker has parked.
-    fn park(&mut self) -> Vec<Verdict> {
+    fn park(&mut self) -> Vec<WorkerChange> {
         self.detector.step(self.now, &[], &self.pauses, &mut self.inspector)
     }
 }
 
-fn started(verdicts: &[Verdict]) -> Vec<Certainty> {
-    let certainty = |verdict: &Verdict| match verdict {
-        Verdict::Started { certainty, .. } => Some(*certainty),
+fn started(changes: &[WorkerChange]) -> Vec<Certainty> {
+    let certainty = |change: &WorkerChange| match change {
+        WorkerChange::Started { certainty, .. } => Some(*certainty),
         _ => None,
     };
-    verdicts.iter().filter_map(certainty).collect()
+    changes.iter().filter_map(certainty).collect()
 }
 
 #[test]
-fn a_waiting_worker_is_certain_after_the_threshold() {
+fn a_waiting_worker_is_observed_after_the_threshold() {
     let mut world = World::waiting();
-    let begin = world.now;
+    let start = world.now;
     assert!(world.scan().is_empty());
     assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
-    let verdicts = world.run(INTERVAL, |_| ());
+    let changes = world.run(INTERVAL, |_| ());
     let elapsed = THRESHOLD;
     assert_eq!(
-        verdicts,
-        [Verdict::Started { thread: 1, certainty: Certainty::Observed, activity: Activity::Waiting, begin, elapsed }]
+        changes,
+        [WorkerChange::Started {
+            thread: THREAD,
+            certainty: Certainty::Observed,
+            activity: Activity::Waiting,
+            start,
+            elapsed
+        }]
     );
     // Reported again at 2, 4, 8 thresholds.
     let again = world.run(8 * THRESHOLD, |_| ());
-    let thresholds = again.iter().map(|verdict| match verdict {
-        Verdict::Continued { elapsed, .. } => elapsed / THRESHOLD,
+    let thresholds = again.iter().map(|change| match change {
+        WorkerChange::Continued { elapsed, .. } => elapsed.0 / THRESHOLD.0,
         other => panic!("{other:?}"),
     });
     assert_eq!(thresholds.collect::<Vec<_>>(), [2, 4, 8]);
-    assert_eq!(world.park(), [Verdict::Ended { thread: 1, elapsed: 9 * THRESHOLD }]);
+    assert_eq!(world.park(), [WorkerChange::Ended { thread: THREAD, elapsed: 9 * THRESHOLD }]);
     assert_eq!(world.park(), []);
 }
 
@@ -154,39 +167,43 @@ fn a_worker_that_runs_ends_its_stall() {
     let mut world = World::waiting();
     world.scan();
     assert_eq!(started(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed]);
-    world.cpu += 1;
+    world.cpu += Nanos(1);
     world.now += INTERVAL;
-    assert_eq!(world.scan(), [Verdict::Ended { thread: 1, elapsed: 2 * THRESHOLD }], "as it was confirmed last");
+    assert_eq!(
+        world.scan(),
+        [WorkerChange::Ended { thread: THREAD, elapsed: 2 * THRESHOLD }],
+        "as it was confirmed last"
+    );
     // The next wait is a stall of its own.
     assert_eq!(started(&world.run(THRESHOLD, |_| ())), [Certainty::Observed]);
 }
 
 #[test]
-fn a_worker_that_runs_now_and_then_is_never_certain() {
+fn a_worker_that_runs_now_and_then_is_never_observed() {
     let mut world = World::waiting();
     let mut scans = 0;
-    let verdicts = world.run(100 * THRESHOLD, |world| {
+    let changes = world.run(100 * THRESHOLD, |world| {
         scans += 1;
         if scans % 4 == 0 {
             // It publishes as it runs.
-            (world.cpu, world.progress) = (world.cpu + 1, world.progress + 1);
+            (world.cpu, world.published) = (world.cpu + Nanos(1), world.published + 1);
         }
     });
-    assert_eq!(verdicts, []);
+    assert_eq!(changes, []);
 }
 
 #[test]
 fn another_unpark_or_frame_starts_from_scratch() {
-    for change in [|mark: &mut (u64, u64)| mark.0 += 2, |mark: &mut (u64, u64)| mark.1 += 1] {
+    for change in [|period: &mut BusyPeriod| period.event += 2, |period: &mut BusyPeriod| period.slot_version += 1] {
         let mut world = World::waiting();
         let mut scans = 0;
-        let verdicts = world.run(50 * THRESHOLD, |world| {
+        let changes = world.run(50 * THRESHOLD, |world| {
             scans += 1;
             if scans % 4 == 0 {
-                change(&mut world.mark);
+                change(&mut world.period);
             }
         });
-        assert_eq!(verdicts, []);
+        assert_eq!(changes, []);
     }
 }
 
@@ -200,18 +217,18 @@ fn a_worker_that_is_ready_to_run_does_not_wait() {
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
     // Another wait than before, though no scan saw it run.
     world.inspector.blocked_in = Some(WAIT);
-    let verdicts = world.run(100 * THRESHOLD, |world| {
-        let digest = world.now;
+    let changes = world.run(100 * THRESHOLD, |world| {
+        let digest = world.now.0;
         world.inspector.blocked_in = Some(BlockedIn { digest, ..WAIT });
     });
-    assert_eq!(verdicts, []);
+    assert_eq!(changes, []);
 }
 
 #[test]
 fn a_worker_that_may_have_been_handed_on_is_suspected_later() {
-    for (keeps, in_call) in [(false, true), (true, false)] {
+    for (is_owner, in_syscall) in [(false, true), (true, false)] {
         let mut world = World::waiting();
-        (world.inspector.keeps, world.inspector.blocked_in) = (keeps, Some(BlockedIn { in_call, ..WAIT }));
+        (world.inspector.is_owner, world.inspector.blocked_in) = (is_owner, Some(BlockedIn { in_syscall, ..WAIT }));
         world.scan();
         assert_eq!(world.run(2 * THRESHOLD - INTERVAL, |_| ()), []);
         assert_eq!(started(&world.run(INTERVAL, |_| ())), [Certainty::Suspected]);
@@ -221,15 +238,15 @@ fn a_worker_that_may_have_been_handed_on_is_suspected_later() {
 #[test]
 fn figures_published_meanwhile_are_another_threads() {
     let mut world = World::waiting();
-    world.inspector.keeps = false;
+    world.inspector.is_owner = false;
     world.scan();
     assert_eq!(started(&world.run(3 * THRESHOLD, |_| ())), [Certainty::Suspected]);
-    world.progress += 1;
-    assert!(matches!(world.run(INTERVAL, |_| ())[..], [Verdict::Ended { .. }]));
-    world.inspector.keeps = true;
+    world.published += 1;
+    assert!(matches!(world.run(INTERVAL, |_| ())[..], [WorkerChange::Ended { .. }]));
+    world.inspector.is_owner = true;
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), [], "whatever it does now");
     assert_eq!(world.run_busy(100 * THRESHOLD), []);
-    world.mark.0 += 2;
+    world.period.event += 2;
     assert_eq!(started(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed], "it is a worker again");
 }
 
@@ -238,17 +255,17 @@ fn a_thread_that_is_back_in_the_pool_is_no_worker() {
     let mut world = World::waiting();
     world.inspector.blocked_in = Some(BlockedIn { is_shallow: true, ..WAIT });
     assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
-    assert_eq!(world.inspector.questions, 1, "asked once");
+    assert_eq!(world.inspector.inspections, 1, "asked once");
 }
 
 #[test]
 fn a_pause_of_the_process_does_not_count() {
     let mut world = World::waiting();
     world.scan();
-    let begin = world.now;
+    let start = world.now;
     world.now += 100 * THRESHOLD;
-    let sleep = Sleep { begin, due: begin + INTERVAL, end: world.now, own_run_delay: Some(0), busiest: None };
-    world.pauses.note(&sleep, THRESHOLD).expect("a pause");
+    let sleep = Sleep { start, due: start + INTERVAL, end: world.now, own_run_delay: Some(Nanos::ZERO), busiest: None };
+    world.pauses.record(&sleep, THRESHOLD).expect("a pause");
     assert_eq!(world.scan(), []);
     assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
     assert_eq!(started(&world.run(INTERVAL, |_| ())), [Certainty::Observed]);
@@ -258,25 +275,28 @@ fn a_pause_of_the_process_does_not_count() {
 fn a_worker_that_computes_in_one_location_is_suspected() {
     let mut world = World::computing();
     world.scan();
-    let verdicts = world.run_busy(15 * THRESHOLD);
-    assert_eq!(started(&verdicts), [], "until then it may be polling others");
-    let verdicts = world.run_busy(3 * THRESHOLD);
-    let [Verdict::Started { certainty: Certainty::Suspected, activity: Activity::Computing, begin, elapsed, .. }] =
-        verdicts[..]
+    let changes = world.run_busy(15 * THRESHOLD);
+    assert_eq!(started(&changes), [], "until then it may be polling others");
+    let changes = world.run_busy(3 * THRESHOLD);
+    let [
+        WorkerChange::Started {
+            certainty: Certainty::Suspected, activity: Activity::Computing, start, elapsed, ..
+        },
+    ] = changes[..]
     else {
-        panic!("{verdicts:?}")
+        panic!("{changes:?}")
     };
-    assert!(begin + elapsed <= world.now && elapsed >= 7 * THRESHOLD, "since its first sample: {verdicts:?}");
-    assert_eq!(world.inspector.samples, SAMPLES);
+    assert!(start + elapsed <= world.now && elapsed >= 7 * THRESHOLD, "since its first sample: {changes:?}");
+    assert_eq!(world.inspector.samples, MIN_SAMPLES);
     // An occasional sample confirms that the stall is ongoing.
-    let verdicts = world.run_busy(100 * THRESHOLD);
-    assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Continued { .. })), "{verdicts:?}");
-    assert!((40..=SAMPLES + 50).contains(&world.inspector.samples), "{}", world.inspector.samples);
-    let before = world.now - begin;
-    world.progress += 1;
-    let verdicts = world.run_busy(INTERVAL);
-    let [Verdict::Ended { elapsed, .. }] = verdicts[..] else { panic!("{verdicts:?}") };
-    assert!((before - 2 * THRESHOLD..=before).contains(&elapsed), "by the last sample: {elapsed} of {before}");
+    let changes = world.run_busy(100 * THRESHOLD);
+    assert!(changes.iter().all(|change| matches!(change, WorkerChange::Continued { .. })), "{changes:?}");
+    assert!((40..=MIN_SAMPLES + 50).contains(&world.inspector.samples), "{}", world.inspector.samples);
+    let before = world.now - start;
+    world.published += 1;
+    let changes = world.run_busy(INTERVAL);
+    let [WorkerChange::Ended { elapsed, .. }] = changes[..] else { panic!("{changes:?}") };
+    assert!((before - 2 * THRESHOLD..=before).contains(&elapsed), "by the last sample: {elapsed:?} of {before:?}");
 }
 
 #[test]
@@ -289,25 +309,25 @@ fn a_worker_that_changes_its_location_ends_its_stall() {
     };
     let mut world = suspected();
     world.inspector.location = Some(8);
-    assert!(matches!(world.run_busy(3 * THRESHOLD)[..], [Verdict::Ended { .. }]));
+    assert!(matches!(world.run_busy(3 * THRESHOLD)[..], [WorkerChange::Ended { .. }]));
     // A wait in a call is a stall of its own.
     let mut world = suspected();
     world.inspector.blocked_in = Some(WAIT);
-    let verdicts = world.run(2 * THRESHOLD, |_| ());
-    assert!(matches!(verdicts[0], Verdict::Ended { .. }), "{verdicts:?}");
-    assert_eq!(started(&verdicts), [Certainty::Observed]);
+    let changes = world.run(2 * THRESHOLD, |_| ());
+    assert!(matches!(changes[0], WorkerChange::Ended { .. }), "{changes:?}");
+    assert_eq!(started(&changes), [Certainty::Observed]);
 }
 
 #[test]
 fn a_worker_that_keeps_changing_its_location_is_not_suspected() {
     let mut world = World::computing();
-    let verdicts = world.run(300 * THRESHOLD, |world| {
+    let changes = world.run(300 * THRESHOLD, |world| {
         world.cpu += INTERVAL;
-        world.inspector.location = Some(world.now);
+        world.inspector.location = Some(world.now.0);
     });
-    assert_eq!(verdicts, []);
+    assert_eq!(changes, []);
     assert!(
-        world.inspector.samples <= 300 * 4 / TICKS as u32 * 4,
+        world.inspector.samples <= 300 * 4 / EVENT_INTERVAL as u32 * 4,
         "it is not sampled all the time: {}",
         world.inspector.samples
     );
@@ -317,22 +337,22 @@ fn a_worker_that_keeps_changing_its_location_is_not_suspected() {
 #[test]
 fn a_worker_that_publishes_is_not_suspected() {
     let mut world = World::computing();
-    let mut busy = 0;
-    let verdicts = world.run(300 * THRESHOLD, |world| {
+    let mut busy = Nanos::ZERO;
+    let changes = world.run(300 * THRESHOLD, |world| {
         (world.cpu, busy) = (world.cpu + INTERVAL, busy + INTERVAL);
-        world.progress = busy / (TICKS * 2 * MS);
+        world.published = busy.0 / (EVENT_INTERVAL * 2 * MS).0;
     });
-    assert_eq!(verdicts, []);
+    assert_eq!(changes, []);
 }
 
 #[test]
 fn a_starved_worker_is_not_suspected() {
     let mut world = World::computing();
-    let verdicts = world.run(60 * THRESHOLD, |world| {
+    let changes = world.run(60 * THRESHOLD, |world| {
         world.cpu += INTERVAL / 10;
-        world.inspector.run_delay += INTERVAL * 9 / 10;
+        world.inspector.run_delay += 9 * INTERVAL / 10;
     });
-    assert_eq!(verdicts, []);
+    assert_eq!(changes, []);
     assert_eq!(world.inspector.samples, 0);
 }
 
@@ -340,12 +360,12 @@ fn a_starved_worker_is_not_suspected() {
 fn a_failed_sample_says_nothing() {
     let mut world = World::computing();
     let mut scans = 0;
-    let verdicts = world.run(100 * THRESHOLD, |world| {
+    let changes = world.run(100 * THRESHOLD, |world| {
         (world.cpu, scans) = (world.cpu + INTERVAL, scans + 1);
         world.inspector.location = (scans % 3 == 0).then_some(7);
     });
-    assert_eq!(started(&verdicts), [Certainty::Suspected]);
-    assert!(!verdicts.iter().any(|verdict| matches!(verdict, Verdict::Ended { .. })), "{verdicts:?}");
+    assert_eq!(started(&changes), [Certainty::Suspected]);
+    assert!(!changes.iter().any(|change| matches!(change, WorkerChange::Ended { .. })), "{changes:?}");
 }
 
 #[test]
@@ -359,9 +379,9 @@ fn a_worker_of_unknown_location_is_not_suspected() {
 #[test]
 fn short_times_are_not_inspected() {
     let mut world = World::waiting();
-    let verdicts = world.run(100 * THRESHOLD, |world| {
-        world.mark.0 += 2;
-        world.cpu += 1_000;
+    let changes = world.run(100 * THRESHOLD, |world| {
+        world.period.event += 2;
+        world.cpu += Nanos(1_000);
     });
-    assert_eq!((verdicts.len(), world.inspector.questions, world.inspector.samples), (0, 0, 0));
+    assert_eq!((changes.len(), world.inspector.inspections, world.inspector.samples), (0, 0, 0));
 }
