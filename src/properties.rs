@@ -1,5 +1,6 @@
-//! How properties are tested: the same cases in every run, so that a failure is the change's; `PROPTEST_CASES=10000` for more of them,
-//! `PROPTEST_RNG_SEED=1` for others. A failure prints the least input that fails.
+//! The configuration of property tests: every run tests the same cases, so that a failure is caused
+//! by a change. `PROPTEST_CASES=10000` tests more, `PROPTEST_RNG_SEED=1` others. A failure
+//! prints the smallest input that fails.
 
 use proptest::test_runner::{Config, RngSeed};
 
@@ -7,7 +8,7 @@ pub(crate) fn config() -> Config {
     let from_outside = Config::default();
     let rng_seed = match from_outside.rng_seed {
         RngSeed::Random => RngSeed::Fixed(5),
-        told => told,
+        seed => seed,
     };
     Config { rng_seed, failure_persistence: None, ..from_outside }
 }

@@ -17,8 +17,8 @@ pub enum Cause {
     /// The thread was ready to run, but was given no CPU (too many threads, a CPU quota). The task
     /// is not to blame.
     Starved,
-    /// The whole process or machine was paused (stopped by a signal or a debugger, or suspended). The
-    /// task is not to blame.
+    /// The whole process or machine was paused (stopped by a signal or a debugger, or suspended).
+    /// The task is not to blame.
     Paused,
     /// Unknown: the stall ended before it was found, or the platform does not report it.
     Unknown,

@@ -59,7 +59,7 @@ impl RouteId {
     }
 }
 
-/// The push number of a frame in a thread's slot: unique on that thread, and higher for later frames.
+/// The push number of a frame in a thread's slot: unique on that thread, higher for later frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FrameNumber(pub(crate) u64);
 

@@ -3,10 +3,10 @@
 //! What tokio does: its task hooks and thread callbacks can only be set on a builder, before the
 //! build. A builder keeps one callback of each kind, and cannot remove it.
 //!
-//! What follows from it: the watchdog builds the runtime itself. It sets its callbacks on the user's
-//! builder, builds, and replaces them again ([`BuilderGuard`]), because the user may build further
-//! runtimes from the same builder. A runtime that is built elsewhere can only be attached: without
-//! hooks, and without callbacks on its threads.
+//! What follows from it: the watchdog builds the runtime itself. It sets its callbacks on the
+//! user's builder, builds, and replaces them again ([`BuilderGuard`]), because the user may build
+//! further runtimes from the same builder. A runtime that is built elsewhere can only be attached:
+//! without hooks, and without callbacks on its threads.
 //!
 //! What is stored: the name is reserved before the build ([`NameReservation`]), because the hooks
 //! need the runtime's entry in the list of runtimes. The entry becomes live after the build, when
@@ -29,9 +29,9 @@ use crate::report::log;
 impl Watchdog {
     /// Builds a runtime and watches it under `name`, the `runtime` label of its metrics.
     ///
-    /// With `tokio_unstable`, every task that is spawned on the runtime is measured. tokio keeps one
-    /// callback for each task hook and overwrites silently, and pollwatch cannot find out which are
-    /// set. So hooks that you set on the builder are lost. Give them to
+    /// With `tokio_unstable`, every task that is spawned on the runtime is measured. tokio keeps
+    /// one callback for each task hook and overwrites silently, and pollwatch cannot find out which
+    /// are set. So hooks that you set on the builder are lost. Give them to
     /// [`build_runtime_with`](Self::build_runtime_with) instead. Thread callbacks of the builder
     /// stay as they are.
     ///
@@ -46,15 +46,15 @@ impl Watchdog {
     ///
     /// - If you move the builder and pass it here again, it is refused, as if these callbacks were
     ///   yours.
-    /// - While the builder, or a runtime that was built from it without pollwatch, exists elsewhere,
+    /// - While the builder or a runtime that was built from it without pollwatch exists elsewhere,
     ///   your callbacks on another builder at the old address are replaced without an error.
     ///
     /// Callbacks that you give to [`build_runtime_with`](Self::build_runtime_with) have neither
     /// problem.
     ///
-    /// One watchdog distinguishes 63 names. A runtime with a further name is built, but not watched.
-    /// This is logged once, and [`coverage`](Self::coverage) counts such runtimes. Name runtimes
-    /// after their purpose, not after the time at which they were built.
+    /// One watchdog distinguishes 63 names. A runtime with a further name is built, but not
+    /// watched. This is logged once, and [`coverage`](Self::coverage) counts such runtimes. Name
+    /// runtimes after their purpose, not after the time at which they were built.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -108,7 +108,8 @@ impl Watchdog {
     /// use tokio::runtime::{Builder, LocalOptions};
     ///
     /// let mut builder = Builder::new_current_thread();
-    /// let runtime = watchdog.build_local_runtime("ui", builder.enable_all(), LocalOptions::default())?;
+    /// let options = LocalOptions::default();
+    /// let runtime = watchdog.build_local_runtime("ui", builder.enable_all(), options)?;
     /// runtime.block_on(async { tokio::task::spawn_local(async { /* not `Send` */ }).await })?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
