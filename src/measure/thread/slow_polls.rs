@@ -129,7 +129,7 @@ mod models {
         let new = || (Slot::new(), SlowPollRing::new());
         let write = |(slot, ring): &Model| {
             let number = slot.push(1, 1, 1, None);
-            ring.push(SlowPoll::of_words(number, 1, 1, 1, Some(1)));
+            ring.push(SlowPoll::of_words(number, 1, 1, 1, Some(WorkerIndex(1))));
             slot.pop();
         };
         let read = |(slot, ring): &Model| {
