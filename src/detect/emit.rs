@@ -16,7 +16,7 @@ use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::coverage::StackCoverage;
 use crate::model::event::{BlockedRequest, Event, Notice, StallOrigin, StallProgress, StallStarted, TaskGroup};
-use crate::model::id::{FrameNumber, PollKey, RuntimeId, StallId, ThreadNumber, WorkerIndex};
+use crate::model::id::{FrameNumber, PollKey, RuntimeId, StallId, WorkerIndex};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -142,7 +142,7 @@ impl Emitter {
         let baseline = waiting.map(|cpu| Baseline { cpu, at: start, run_delay: None });
         let found = examiner.examine(&thread, &identity, baseline, None);
         let poll = Poll {
-            key: PollKey { thread: ThreadNumber(thread.id), number: FrameNumber::NONE },
+            key: PollKey { thread: thread.id, number: FrameNumber::NONE },
             start,
             runtime,
             site: SiteId::OTHER,
@@ -169,7 +169,7 @@ impl Emitter {
         let tracked = TrackedStall { thread: ongoing.thread.clone(), identity: ongoing.identity.clone() };
         #[cfg(feature = "server")]
         let tracked_poll = match tracked.identity {
-            StallIdentity::Poll(number) => Some(PollKey { thread: ThreadNumber(tracked.thread.id), number }),
+            StallIdentity::Poll(number) => Some(PollKey { thread: tracked.thread.id, number }),
             StallIdentity::Worker(_) => None,
         };
         self.ongoing.insert(StallId(stall.id), Ongoing { baseline: found.baseline, ..ongoing });

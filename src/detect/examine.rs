@@ -183,7 +183,7 @@ impl Examiner {
     ) -> bool {
         let (Some(before), Some(tid)) = (run_delay_before, thread.tid) else { return false };
         let Some(run_delay) = procfs::run_delay(tid) else { return false };
-        let (waited, threshold) = (run_delay.saturating_sub(before), Nanos(self.meter.threshold));
+        let (waited, threshold) = (run_delay.saturating_sub(before), self.meter.threshold);
         match cause {
             // The poll is over, so that it lasted for `elapsed` as far as is known.
             Cause::Unknown => elapsed.saturating_sub(waited) < threshold,

@@ -82,11 +82,12 @@ impl Liveness for TrackedStall {
 mod tests {
     use super::*;
     use crate::measure::runtime::meter::Meter;
+    use crate::model::id::ThreadNumber;
 
     #[test]
     fn a_poll_is_live_until_its_frame_is_popped() {
-        let meter = Meter::of(1_000_000, 10);
-        let thread = Arc::new(ThreadState::new(&meter, 1));
+        let meter = Meter::of(Nanos::from_millis(1), 10);
+        let thread = Arc::new(ThreadState::new(&meter, ThreadNumber(1)));
         let number = thread.slot.push(0, 0, 0, None);
         let stall = TrackedStall { thread: thread.clone(), identity: StallIdentity::Poll(number) };
         assert_eq!(stall.open_frames(), Some(vec![number]));

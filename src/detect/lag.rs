@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use crate::detect::track::Scan;
-use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::probe::Answer;
@@ -76,7 +75,7 @@ impl LagPublisher {
         match runtime.probe.answer() {
             Answer::After(delay) => {
                 self.waiting.swap_remove(at);
-                Some(Delay { length: Nanos(delay), is_lower_bound: false })
+                Some(Delay { length: delay, is_lower_bound: false })
             }
             Answer::Withdrawn => {
                 self.waiting.swap_remove(at);
@@ -87,7 +86,7 @@ impl LagPublisher {
                 // woken. Only polls of other tasks that started later show that it is late.
                 let polls = scan.running.iter().filter(|poll| poll.runtime == runtime.id);
                 let latest = polls.map(|poll| poll.start).max()?;
-                let length = latest.saturating_sub(meter.clock.nanos(Ticks(sent)));
+                let length = latest.saturating_sub(meter.clock.nanos(sent));
                 Some(Delay { length, is_lower_bound: true })
             }
         }

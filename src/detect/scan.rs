@@ -13,7 +13,7 @@ use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::{Frame, FrameTag, PollFrame, SlotReading};
-use crate::model::id::{FrameNumber, PollKey, ThreadNumber, WorkerIndex};
+use crate::model::id::{FrameNumber, PollKey, WorkerIndex};
 use crate::model::time::Nanos;
 
 /// Reads the slots of all measured threads. A slot that changes too fast to be read yields `None`:
@@ -58,7 +58,7 @@ pub(super) struct FrameFields {
 pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, frame: FrameFields) -> Poll {
     let FrameFields { number, start, task, tag } = frame;
     Poll {
-        key: PollKey { thread: ThreadNumber(thread.id), number },
+        key: PollKey { thread: thread.id, number },
         start: meter.clock.nanos(start),
         runtime: tag.runtime,
         site: thread.counters.get(tag.index).map_or(SiteId::OTHER, |counters| counters.site()),
@@ -79,7 +79,7 @@ pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame)
     // looked up, so that the worker is that of the poll.
     match (thread.slot.has_frame(frame.number), worker) {
         (false, _) => PollState::Finished,
-        (true, Some(worker)) => PollState::OnWorker(WorkerIndex(worker)),
+        (true, Some(worker)) => PollState::OnWorker(worker),
         (true, None) => PollState::OffWorker,
     }
 }

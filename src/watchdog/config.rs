@@ -59,7 +59,7 @@ impl Config {
     /// Returns the settings of the measuring layer. The config has to be valid.
     pub(super) fn measuring(&self) -> Settings {
         Settings {
-            threshold: self.threshold.as_nanos() as u64,
+            threshold: self.threshold.into(),
             max_sites: self.max_sites,
             max_routes: self.max_routes,
             #[cfg(feature = "tower")]

@@ -87,7 +87,7 @@ impl WatchdogState {
         for observed in observed {
             add(observed.worker, observed.elapsed + now.saturating_sub(observed.at));
         }
-        for measured in scan::worker_polls(&self.meter, runtime, Nanos(self.meter.threshold)) {
+        for measured in scan::worker_polls(&self.meter, runtime, self.meter.threshold) {
             add(measured.worker, measured.elapsed);
         }
         blocked

@@ -20,7 +20,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Fixture {
-        let meter = Meter::of((10 * MS).0, 10);
+        let meter = Meter::of(10 * MS, 10);
         let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let lag = LagSource::new(&meter).get("main").unwrap();
         Fixture { meter, runtime, lag, publisher: LagPublisher::default(), now: 10_000 * MS }
@@ -42,7 +42,7 @@ impl Fixture {
 #[test]
 fn answers_are_published() {
     let mut fixture = Fixture::new();
-    let delay = fixture.step(Answer::After((60 * MS).0), &Scan::default()).unwrap();
+    let delay = fixture.step(Answer::After(60 * MS), &Scan::default()).unwrap();
     assert!(delay.delay.as_millis().abs_diff(60) <= 1 && !delay.is_lower_bound, "{delay:?}");
     assert_eq!(fixture.lag.read().unwrap().blocked_workers, 1);
     // A withdrawn probe says nothing: the latest answer stays until it expires.
@@ -52,11 +52,11 @@ fn answers_are_published() {
 #[test]
 fn a_wait_counts_by_the_polls_that_started_meanwhile() {
     let mut fixture = Fixture::new();
-    let sent = fixture.meter.clock.now().0;
+    let sent = fixture.meter.clock.now();
     let mut scan = Scan::default();
     let poll = |number, after: Nanos| Poll {
         key: PollKey { thread: ThreadNumber(1), number: FrameNumber(number) },
-        start: fixture.meter.clock.nanos(Ticks(sent)) + after,
+        start: fixture.meter.clock.nanos(sent) + after,
         runtime: fixture.runtime.id,
         site: crate::model::id::SiteId::OTHER,
         watched: None,
@@ -79,15 +79,15 @@ fn a_wait_counts_by_the_polls_that_started_meanwhile() {
 #[test]
 fn a_late_runtime_is_probed_for_a_while() {
     let mut fixture = Fixture::new();
-    fixture.step(Answer::After((MS / 2).0), &Scan::default());
+    fixture.step(Answer::After(MS / 2), &Scan::default());
     assert!(!fixture.is_late());
-    fixture.step(Answer::After((60 * MS).0), &Scan::default());
+    fixture.step(Answer::After(60 * MS), &Scan::default());
     for _ in 0..190 {
-        fixture.step(Answer::After(0), &Scan::default());
+        fixture.step(Answer::After(Nanos::ZERO), &Scan::default());
         assert!(fixture.is_late());
     }
     for _ in 0..20 {
-        fixture.step(Answer::After(0), &Scan::default());
+        fixture.step(Answer::After(Nanos::ZERO), &Scan::default());
     }
     assert!(!fixture.is_late());
 }
@@ -95,11 +95,11 @@ fn a_late_runtime_is_probed_for_a_while() {
 #[test]
 fn nothing_is_published_without_a_reader() {
     let mut fixture = Fixture::new();
-    fixture.step(Answer::After((60 * MS).0), &Scan::default());
+    fixture.step(Answer::After(60 * MS), &Scan::default());
     LagPublisher::clear(&fixture.meter);
     assert_eq!(fixture.lag.read(), None);
     fixture.lag = LagSource::new(&fixture.meter).get("other").unwrap();
-    fixture.step(Answer::After((60 * MS).0), &Scan::default());
+    fixture.step(Answer::After(60 * MS), &Scan::default());
     fixture.lag = LagSource::new(&fixture.meter).get("main").unwrap();
     assert_eq!(fixture.lag.read(), None);
 }

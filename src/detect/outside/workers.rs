@@ -78,7 +78,7 @@ enum ParkedStack {
 #[derive(Clone, Copy, Debug)]
 struct IdleSince {
     cpu: Nanos,
-    /// A clock reading, in ticks as in [`ParkEvent::at`].
+    /// A reading of the clock, like [`ParkEvent::at`].
     since: Ticks,
 }
 
@@ -273,7 +273,7 @@ impl WorkerScan {
     /// Observes a worker that has not parked, if it is in no measured frame.
     fn observe_worker(&mut self, meter: &Meter, runtime: &Runtime, metrics: &RuntimeMetrics, worker: WorkerThread) {
         let WorkerThread { entry, event } = worker;
-        let index = WorkerIndex(event.worker);
+        let index = event.worker;
         let reading = entry.state().and_then(|state| state.slot.read());
         let (Some(state), Some(reading), Some(tid)) = (entry.state().cloned(), reading, entry.tid) else { return };
         if !reading.frames().is_empty() || index.index() >= metrics.num_workers() {
@@ -309,7 +309,7 @@ fn published(metrics: &RuntimeMetrics, worker: WorkerIndex) -> u64 {
 
 /// Returns the last publisher of each worker, and all other threads.
 fn by_role(entries: &[Arc<ThreadEntry>]) -> (Vec<WorkerThread>, Vec<Arc<ThreadEntry>>) {
-    let mut publishers: HashMap<u16, (usize, ParkEvent)> = HashMap::new();
+    let mut publishers: HashMap<WorkerIndex, (usize, ParkEvent)> = HashMap::new();
     for (i, entry) in entries.iter().enumerate() {
         let Some(event) = entry.last_event() else { continue };
         match publishers.get(&event.worker) {

@@ -109,7 +109,7 @@ impl Watcher {
         settings: WatcherSettings,
         sink: EventSink,
     ) -> Watcher {
-        let threshold = Nanos(meter.threshold);
+        let threshold = meter.threshold;
         Watcher {
             threshold,
             examiner: Examiner::new(meter.clone(), status.clone(), settings.capture_stacks),
@@ -249,7 +249,7 @@ impl Watcher {
                 let id = poll.key.thread;
                 let thread = observation.threads.get(&id)?.clone();
                 let cpu = cpu_times.get(&id).filter(|cpu| cpu.poll == poll.key);
-                let run_delay_before = run_delays.before(id, poll.start, Nanos(thread.waited));
+                let run_delay_before = run_delays.before(id, poll.start, thread.initial_run_delay);
                 Some(PollContext { thread, baseline: cpu.map(|cpu| cpu.baseline), run_delay_before })
             });
         }

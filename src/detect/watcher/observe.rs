@@ -11,7 +11,7 @@ use crate::detect::scan::{self, FrameFields};
 use crate::detect::track::{EndedPoll, EndedRequest, OpenRequest, Scan};
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slow_polls::SlowSubject;
-use crate::model::id::{PollKey, ThreadNumber, WorkerIndex};
+use crate::model::id::{PollKey, ThreadNumber};
 use crate::model::time::Nanos;
 
 /// The result of a scan, with the threads that it concerns.
@@ -51,7 +51,7 @@ impl Watcher {
                 }
                 None => {
                     fingerprint = fingerprint.wrapping_add(1);
-                    found.unread.push(ThreadNumber(thread.id));
+                    found.unread.push(thread.id);
                 }
             }
             live.push(thread);
@@ -59,7 +59,7 @@ impl Watcher {
         let mut threads = HashMap::new();
         for thread in live.into_iter().chain(meter.take_departed()) {
             self.take_slow_polls(&thread, &mut found);
-            threads.insert(ThreadNumber(thread.id), thread);
+            threads.insert(thread.id, thread);
         }
         let workers = self.workers.scan(&meter);
         // The sum was computed before the workers were scanned, so that a worker that was unparked
@@ -72,7 +72,7 @@ impl Watcher {
         thread.slow_polls.drain(|ended| match ended.subject {
             SlowSubject::Request { poll } => found.ended_requests.extend(ended.tag.unpack().route.map(|route| {
                 let start = self.meter.clock.nanos(ended.start);
-                let poll = PollKey { thread: ThreadNumber(thread.id), number: poll };
+                let poll = PollKey { thread: thread.id, number: poll };
                 let request = OpenRequest { frame: ended.number, route, start };
                 EndedRequest { poll, request, duration: ended.duration }
             })),
@@ -82,7 +82,7 @@ impl Watcher {
                 if worker.is_some() && !self.tracker.is_tracked(&poll.key) {
                     poll.run_delay = self.run_delay_since(thread, poll.start);
                 }
-                found.ended.push(EndedPoll { poll, duration: ended.duration, worker: worker.map(WorkerIndex) });
+                found.ended.push(EndedPoll { poll, duration: ended.duration, worker });
             }
         });
     }
@@ -91,7 +91,7 @@ impl Watcher {
     /// at `start`; zero where that is not known.
     fn run_delay_since(&self, thread: &ThreadState, start: Nanos) -> Nanos {
         let run_delay = || {
-            let before = self.run_delays.before(ThreadNumber(thread.id), start, Nanos(thread.waited))?;
+            let before = self.run_delays.before(thread.id, start, thread.initial_run_delay)?;
             Some(procfs::run_delay(thread.tid?)?.saturating_sub(before))
         };
         run_delay().unwrap_or_default()

@@ -65,7 +65,7 @@ impl Watcher {
         polling.extend(self.lag.late());
         for id in polling {
             if let Some(runtime) = runtime(id).filter(|runtime| is_due_for_all || runtime.lag.is_held()) {
-                if runtime.probe.send(self.meter.clock.now().0) {
+                if runtime.probe.send(self.meter.clock.now()) {
                     self.lag.sent(&runtime);
                 }
                 let new = || RuntimeLiveness::new(observation.now, polls.get(&id).copied());

@@ -111,7 +111,7 @@ impl Watcher {
         }
         let threads = observation.threads.iter().map(|(&number, thread)| {
             let poll_start = starts.get(&number).copied();
-            WatchedThread { number, poll_start, initial: Nanos(thread.waited) }
+            WatchedThread { number, poll_start, initial: thread.initial_run_delay }
         });
         let clock = &self.meter.clock;
         self.run_delays.update(observation.now, own, threads, |number| {

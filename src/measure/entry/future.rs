@@ -252,6 +252,7 @@ impl<F: Future> Future for Watched<F> {
 mod tests {
     use super::*;
     use crate::measure::counters::sites::SiteTotals;
+    use crate::model::time::Nanos;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::task::Waker;
 
@@ -269,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_frame_is_popped_when_the_poll_returns_and_when_it_unwinds() {
-        let meter = Meter::of(10_000_000, 10);
+        let meter = Meter::of(Nanos::from_millis(10), 10);
         let inside = meter.clone();
         let mut unwinds = Box::pin(Watched::new(&meter, async move {
             assert_eq!(depth(&inside), 1);
@@ -288,7 +289,7 @@ mod tests {
     /// The outer poll borrows the thread's handle to its own watchdog meanwhile.
     #[test]
     fn polls_of_several_watchdogs_nest() {
-        let [outer, inner, innermost] = std::array::from_fn(|_| Meter::of(10_000_000, 10));
+        let [outer, inner, innermost] = std::array::from_fn(|_| Meter::of(Nanos::from_millis(10), 10));
         let nested = Watched::new(&outer, async {
             Watched::new(&inner, async { Watched::new(&innermost, async {}).await }).await;
         });

@@ -337,7 +337,7 @@ mod tests {
     /// A stackful coroutine that is abandoned within a watched future leaves frames behind.
     #[test]
     fn the_end_of_a_poll_pops_the_frames_that_were_left_in_it() {
-        let meter = Meter::of(1_000_000_000, 10);
+        let meter = Meter::of(Nanos::from_secs(1), 10);
         let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let thread = local_handle(&meter).unwrap();
         let slot = &thread.state.slot;

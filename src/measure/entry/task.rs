@@ -51,10 +51,11 @@ impl<F: Future> Future for SpawnedTask<F> {
 mod tests {
     use super::*;
     use crate::measure::runtime::meter::Meter;
+    use crate::model::time::Nanos;
 
     #[test]
     fn a_panic_is_published_for_the_watchdog_and_resumed_unchanged() {
-        let meter = Meter::of(10_000_000, 10);
+        let meter = Meter::of(Nanos::from_millis(10), 10);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (panics, id) = runtime.block_on(async {
             let task = tokio::spawn(SpawnedTask::new(Watched::task(&meter, async {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id};
 
-use crate::measure::primitives::clock::Ticks;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::model::lag::{LagReading, ScheduleDelay};
@@ -168,7 +167,7 @@ impl Lag {
         let sent = runtime.probe.unanswered();
         reading.unanswered = sent.map_or(Duration::ZERO, |sent| {
             let now = meter.clock.now();
-            meter.clock.delta(Ticks(sent), now).to_duration()
+            meter.clock.delta(sent, now).to_duration()
         });
         Some(reading)
     }
@@ -341,11 +340,11 @@ mod tests {
 
     #[test]
     fn holders_are_counted() {
-        let meter = Meter::of(10 * MS, 10);
+        let meter = Meter::of(Nanos(10 * MS), 10);
         let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
         let source = LagSource::new(&meter);
         assert!(source.get("other name").is_none() && source.current().is_none() && source.all().is_empty());
-        assert!(source == source.clone() && source != LagSource::new(&Meter::of(10 * MS, 10)));
+        assert!(source == source.clone() && source != LagSource::new(&Meter::of(Nanos(10 * MS), 10)));
         let lag = source.get("main").unwrap();
         let clone = lag.clone();
         assert!(runtime.lag.is_held() && meter.has_lag_holders());

@@ -13,7 +13,7 @@ use crate::measure::primitives::site::{SiteId, Sites};
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::Runtimes;
 use crate::measure::thread::ThreadState;
-use crate::model::id::RuntimeId;
+use crate::model::id::{RuntimeId, ThreadNumber};
 use crate::model::time::Nanos;
 use crate::util::lock;
 
@@ -27,8 +27,7 @@ const MAX_REASONS: usize = 64;
 /// The settings that concern measuring.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// The threshold in nanoseconds.
-    pub(crate) threshold: u64,
+    pub(crate) threshold: Nanos,
     pub(crate) max_sites: usize,
     pub(crate) max_routes: usize,
     /// `true` if the polls of each route have a histogram.
@@ -43,8 +42,8 @@ pub(crate) struct Meter {
     /// The process in which it was made.
     process: u32,
     pub(crate) clock: Clock,
-    /// In nanoseconds.
-    pub(crate) threshold: u64,
+    /// The duration from which a poll is a stall.
+    pub(crate) threshold: Nanos,
     pub(crate) max_sites: usize,
     #[cfg(feature = "tower")]
     pub(crate) route_histograms: bool,
@@ -82,7 +81,7 @@ struct RetiredCounters {
 impl Meter {
     /// Makes a meter with what most tests set.
     #[cfg(test)]
-    pub(crate) fn of(threshold: u64, max_sites: usize) -> Arc<Meter> {
+    pub(crate) fn of(threshold: Nanos, max_sites: usize) -> Arc<Meter> {
         Meter::new(Settings {
             threshold,
             max_sites,
@@ -132,7 +131,7 @@ impl Meter {
         if threads.len() >= MAX_THREADS {
             return None;
         }
-        let state = Arc::new(ThreadState::new(self, self.next_thread.fetch_add(1, Ordering::Relaxed)));
+        let state = Arc::new(ThreadState::new(self, ThreadNumber(self.next_thread.fetch_add(1, Ordering::Relaxed))));
         threads.push(state.clone());
         Some(state)
     }
@@ -257,7 +256,7 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn a_forked_child_takes_no_lock() {
-        let meter = Meter::of(1, 10);
+        let meter = Meter::of(Nanos(1), 10);
         let thread = meter.register_thread().unwrap();
         let held = lock(&meter.retired);
         assert!(!meter.is_forked());
@@ -271,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_is_alive_is_summed_over_threads() {
-        let meter = Meter::of(1, 10);
+        let meter = Meter::of(Nanos(1), 10);
         let count = |site, events: &[(SiteEvent, u64)], exits: bool| {
             let thread = meter.register_thread().unwrap();
             let index = thread.counters.create(RuntimeId(1), site).unwrap();

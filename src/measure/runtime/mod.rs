@@ -42,7 +42,7 @@ use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::measure::thread::RuntimeTag;
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::Frame;
-use crate::model::id::RuntimeId;
+use crate::model::id::{RuntimeId, WorkerIndex};
 use crate::model::snapshot::TokioSnapshot;
 use crate::util::lock;
 
@@ -185,7 +185,7 @@ impl Runtime {
     }
 
     /// Returns the worker of this runtime that a thread's poll blocks; see [`ownership`].
-    pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<u16> {
+    pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<WorkerIndex> {
         let state = lock(&self.state);
         let LiveRuntime { metrics, owners, .. } = state.live.as_ref()?;
         let (metrics, owners) = (metrics.clone(), owners.clone());

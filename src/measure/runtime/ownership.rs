@@ -19,7 +19,7 @@ use tokio::runtime::RuntimeMetrics;
 use crate::measure::primitives::frame::OwnershipRecord;
 use crate::measure::thread::slot::Frame;
 use crate::measure::thread::{LocalHandle, ThreadState};
-use crate::model::id::RuntimeId;
+use crate::model::id::{RuntimeId, WorkerIndex};
 
 pub(crate) use imp::{OwnershipCache, WorkerOwners, observe};
 
@@ -31,7 +31,7 @@ pub(crate) fn worker_of(
     owners: &WorkerOwners,
     thread: &ThreadState,
     frame: &Frame,
-) -> Option<u16> {
+) -> Option<WorkerIndex> {
     imp::worker_of(metrics, owners, thread, frame)
 }
 
@@ -110,7 +110,7 @@ mod imp {
         _owners: &WorkerOwners,
         thread: &ThreadState,
         frame: &Frame,
-    ) -> Option<u16> {
+    ) -> Option<WorkerIndex> {
         // The frame of a task has no record of its own: its field is that of the last wrapper's
         // frame at this depth.
         if frame.ownership == NOT_DRIVING && frame.tag.unpack().kind == FrameKind::Watched {
@@ -118,7 +118,7 @@ mod imp {
         }
         (0..metrics.num_workers())
             .find(|&worker| metrics.worker_thread_id(worker) == Some(thread.thread))
-            .and_then(|worker| u16::try_from(worker).ok())
+            .and_then(|worker| u16::try_from(worker).ok().map(WorkerIndex))
     }
 }
 
@@ -135,6 +135,7 @@ mod imp {
 #[cfg(not(tokio_unstable))]
 mod imp {
     use super::*;
+    use crate::model::id::ThreadNumber;
     use std::cell::RefCell;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -166,7 +167,7 @@ mod imp {
     }
 
     /// For each worker of a multi-thread runtime, the thread that was last in a measured poll as
-    /// that worker: its id within the watchdog plus 1, or 0. An earlier owner has handed the core
+    /// that worker: its number within the watchdog plus 1, or 0. An earlier owner has handed the core
     /// over. A thread writes only when it takes a core over.
     #[derive(Clone, Debug)]
     pub(crate) struct WorkerOwners(Arc<[AtomicU64]>);
@@ -176,22 +177,22 @@ mod imp {
             WorkerOwners((0..workers).map(|_| AtomicU64::new(0)).collect())
         }
 
-        /// Records that the calling thread, which has this id, polls as this worker. This comes
+        /// Records that the calling thread, which has this number, polls as this worker. This comes
         /// before the poll is published, so that a reader of the poll's frame finds the record.
         #[inline]
-        fn claim(&self, worker: usize, thread: u64) {
+        fn claim(&self, worker: usize, thread: ThreadNumber) {
             // The store of the previous owner is visible here: the core was handed over after it.
             if let Some(owner) = self.0.get(worker)
-                && owner.load(Ordering::Relaxed) != thread + 1
+                && owner.load(Ordering::Relaxed) != thread.0 + 1
             {
-                owner.store(thread + 1, Ordering::Relaxed);
+                owner.store(thread.0 + 1, Ordering::Relaxed);
             }
         }
 
         /// Returns whether no other thread has been in a measured poll as this worker since this
         /// thread was.
-        fn is_owner(&self, worker: usize, thread: u64) -> bool {
-            self.0.get(worker).is_none_or(|owner| owner.load(Ordering::Relaxed) == thread + 1)
+        fn is_owner(&self, worker: usize, thread: ThreadNumber) -> bool {
+            self.0.get(worker).is_none_or(|owner| owner.load(Ordering::Relaxed) == thread.0 + 1)
         }
     }
 
@@ -271,7 +272,7 @@ mod imp {
         owners: &WorkerOwners,
         thread: &ThreadState,
         frame: &Frame,
-    ) -> Option<u16> {
+    ) -> Option<WorkerIndex> {
         let record = frame.ownership.0;
         let worker = (record & WORKER_MASK).checked_sub(1)?;
         if worker as usize >= metrics.num_workers() {
@@ -281,7 +282,7 @@ mod imp {
         let is_owner = record & MULTI_THREAD == 0
             || owners.is_owner(worker as usize, thread.id)
                 && busy_bits(metrics, worker as usize) == record >> BUSY_SHIFT << BUSY_SHIFT;
-        is_owner.then_some(worker as u16)
+        is_owner.then_some(WorkerIndex(worker as u16))
     }
 }
 
@@ -297,6 +298,7 @@ mod tests {
     use crate::measure::primitives::frame::OwnershipRecord;
     use crate::measure::runtime::meter::Meter;
     use crate::model::id::RuntimeId;
+    use crate::model::time::Nanos;
 
     /// Polls once on a thread that does not drive the runtime. Returns pollwatch's id of the
     /// runtime, and the record that the poll published.
@@ -314,7 +316,7 @@ mod tests {
     /// same id.
     #[test]
     fn the_next_runtime_of_an_id_is_not_mistaken_for_the_last() {
-        let meter = Meter::of(1_000_000_000, 10);
+        let meter = Meter::of(Nanos::from_secs(1), 10);
         let current_thread = poll_without_driving(&meter, &mut Builder::new_current_thread());
         let multi_thread = poll_without_driving(&meter, Builder::new_multi_thread().worker_threads(1));
         assert_eq!(current_thread.0, multi_thread.0, "the id is used again");

@@ -36,9 +36,9 @@ pub(crate) struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The wake at this clock reading has not been answered.
-    Waiting(u64),
-    /// The wake was answered after these nanoseconds.
-    After(u64),
+    Waiting(Ticks),
+    /// The wake was answered after this time.
+    After(Nanos),
     /// The wake was withdrawn, and says nothing about the delay.
     Withdrawn,
 }
@@ -60,22 +60,22 @@ impl Probe {
         match self.sent.load(Ordering::Acquire) {
             0 => match self.answer.load(Ordering::Relaxed) {
                 WITHDRAWN => Answer::Withdrawn,
-                nanos => Answer::After(nanos),
+                nanos => Answer::After(Nanos(nanos)),
             },
-            sent => Answer::Waiting(sent),
+            sent => Answer::Waiting(Ticks(sent)),
         }
     }
 
     /// Returns the clock reading of the wake that has not been answered.
-    pub(crate) fn unanswered(&self) -> Option<u64> {
-        Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != 0)
+    pub(crate) fn unanswered(&self) -> Option<Ticks> {
+        Some(Ticks(self.sent.load(Ordering::Relaxed))).filter(|sent| *sent != Ticks(0))
     }
 
     /// Wakes the probe if it waits, and returns whether it did; the watchdog only.
-    pub(crate) fn send(&self, now: u64) -> bool {
+    pub(crate) fn send(&self, now: Ticks) -> bool {
         let waker = lock(&self.waker).take();
         if let Some(waker) = waker {
-            self.sent.store(now.max(1), Ordering::Release);
+            self.sent.store(now.0.max(1), Ordering::Release);
             waker.wake();
             return true;
         }
@@ -95,12 +95,12 @@ impl Probe {
     /// Sets the state of the last wake.
     #[cfg(test)]
     pub(crate) fn pretend(&self, answer: Answer) {
-        let (sent, nanos) = match answer {
-            Answer::Waiting(sent) => (sent.max(1), WITHDRAWN),
-            Answer::After(nanos) => (0, nanos),
+        let (sent, answer) = match answer {
+            Answer::Waiting(sent) => (sent.0.max(1), WITHDRAWN),
+            Answer::After(delay) => (0, delay.0),
             Answer::Withdrawn => (0, WITHDRAWN),
         };
-        self.answer.store(nanos, Ordering::Relaxed);
+        self.answer.store(answer, Ordering::Relaxed);
         self.sent.store(sent, Ordering::Release);
     }
 
@@ -118,7 +118,7 @@ struct Task {
     runtime: Arc<Runtime>,
     generation: u64,
     /// The wake that has passed the shared queue and is now in a worker's own; or 0.
-    halfway: u64,
+    halfway: Ticks,
 }
 
 impl Future for Task {
@@ -128,11 +128,11 @@ impl Future for Task {
         let this = &mut *self;
         let probe = &this.runtime.probe;
         let Some(meter) = this.runtime.meter.upgrade() else { return Poll::Ready(()) };
-        let sent = probe.sent.load(Ordering::Acquire);
-        let lag = meter.clock.delta(Ticks(sent), meter.clock.now()).0;
-        if sent != 0 && sent != this.halfway {
+        let sent = Ticks(probe.sent.load(Ordering::Acquire));
+        let delay = meter.clock.delta(sent, meter.clock.now());
+        if sent != Ticks(0) && sent != this.halfway {
             // This task is the only writer; one thread at a time polls it.
-            this.runtime.delay.record_and_sum(Nanos(lag));
+            this.runtime.delay.record_and_sum(delay);
             if this.runtime.lag.is_held() {
                 this.halfway = sent;
                 // A wake within its own poll puts the task at the back of the worker's queue.
@@ -140,9 +140,9 @@ impl Future for Task {
                 return Poll::Pending;
             }
         }
-        this.halfway = 0;
-        if sent != 0 {
-            probe.answer.store(lag, Ordering::Relaxed);
+        this.halfway = Ticks(0);
+        if sent != Ticks(0) {
+            probe.answer.store(delay.0, Ordering::Relaxed);
             // No other wake is sent until this one is answered.
             probe.sent.store(0, Ordering::Release);
         }
@@ -161,5 +161,5 @@ impl Drop for Task {
 }
 
 pub(super) fn spawn(handle: &Handle, runtime: &Arc<Runtime>, generation: u64) {
-    drop(handle.spawn(Task { runtime: runtime.clone(), generation, halfway: 0 }));
+    drop(handle.spawn(Task { runtime: runtime.clone(), generation, halfway: Ticks(0) }));
 }

@@ -26,6 +26,7 @@ use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{self, ThreadState};
+use crate::model::id::WorkerIndex;
 use crate::util::lock;
 
 /// The number of threads that are listed. While there are more, the list is incomplete and no
@@ -71,7 +72,7 @@ pub(crate) struct ParkEvent {
     /// Unique among the events of a thread.
     pub(crate) packed: u64,
     /// The index of the worker that the thread ran.
-    pub(crate) worker: u16,
+    pub(crate) worker: WorkerIndex,
 }
 
 impl ParkEvent {
@@ -238,7 +239,7 @@ impl ThreadEntry {
         // The worker belongs to the event if the event is the same afterwards. Otherwise the thread
         // is running, and this scan finds no event of it.
         let is_unchanged = self.event.load(Ordering::Acquire) == packed;
-        let worker = u16::try_from(worker.checked_sub(1)?).ok()?;
+        let worker = WorkerIndex(u16::try_from(worker.checked_sub(1)?).ok()?);
         (packed != 0 && is_unchanged).then_some(ParkEvent { packed, worker })
     }
 
@@ -265,6 +266,7 @@ impl ThreadEntry {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+    use crate::model::time::Nanos;
 
     fn on_a_worker(f: impl FnOnce() + Send + 'static) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_known_from_its_first_park_on() {
-        let meter = Meter::of(1_000_000, 10);
+        let meter = Meter::of(Nanos::from_millis(1), 10);
         let threads = WorkerThreads::new(&meter);
         let other = WorkerThreads::new(&meter);
         on_a_worker({
@@ -284,7 +286,7 @@ mod tests {
                 assert!(entry.last_event().is_none() && !is_worker());
                 threads.publish_park();
                 let parked = entry.last_event().unwrap();
-                assert!(parked.is_parked() && parked.worker == 0 && is_worker());
+                assert!(parked.is_parked() && parked.worker == WorkerIndex(0) && is_worker());
                 assert!(entry.parked_depth().is_some() && entry.depth(stack_pointer() as u64 - 4_096) > 0);
                 let before = threads.fingerprint();
                 threads.publish_unpark();
@@ -301,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_thread_without_a_worker_publishes_nothing() {
-        let meter = Meter::of(1_000_000, 10);
+        let meter = Meter::of(Nanos::from_millis(1), 10);
         let threads = WorkerThreads::new(&meter);
         threads.register();
         threads.publish_park();
@@ -314,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_list_with_too_many_threads_is_incomplete() {
-        let threads = WorkerThreads::new(&Meter::of(1_000_000, 10));
+        let threads = WorkerThreads::new(&Meter::of(Nanos::from_millis(1), 10));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 (0..MAX_ENTRIES).for_each(|_| threads.register());

@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_refused_thread_is_counted_once_and_registers_later() {
-        let meter = Meter::of(1, 10);
+        let meter = Meter::of(crate::model::time::Nanos(1), 10);
         let all: Vec<_> = std::iter::from_fn(|| meter.register_thread()).collect();
         let refused = || (0..10).all(|_| local_handle(&meter).is_none());
         assert!(refused());

@@ -21,7 +21,7 @@ use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::slot::Slot;
 use crate::measure::thread::slow_polls::SlowPollRing;
-use crate::model::id::FrameNumber;
+use crate::model::id::{FrameNumber, ThreadNumber};
 use crate::model::time::Nanos;
 
 mod handle;
@@ -53,20 +53,21 @@ pub(crate) struct ThreadState {
     pub(crate) route_histograms: bool,
     wake: Arc<Wake>,
     /// The number of the thread in its watchdog, never reused.
-    pub(crate) id: u64,
+    pub(crate) id: ThreadNumber,
     #[cfg(tokio_unstable)]
     pub(crate) thread: ThreadId,
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<Tid>,
-    /// The thread's run delay when it was first measured, in nanoseconds.
-    pub(crate) waited: u64,
+    /// The run delay of the thread when it was registered: how long it had waited for a CPU since
+    /// its start. Zero where the kernel does not publish it.
+    pub(crate) initial_run_delay: Nanos,
     /// The bounds of the thread's stack, where stacks can be captured.
     pub(crate) stack: Option<StackBounds>,
 }
 
 impl ThreadState {
-    pub(crate) fn new(meter: &Meter, id: u64) -> ThreadState {
+    pub(crate) fn new(meter: &Meter, id: ThreadNumber) -> ThreadState {
         let thread = std::thread::current();
         ThreadState {
             slot: Slot::new(),
@@ -76,8 +77,8 @@ impl ThreadState {
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
             clock: meter.clock.clone(),
-            threshold: Nanos(meter.threshold),
-            fast_limit: Nanos(meter.threshold).min(SLOW),
+            threshold: meter.threshold,
+            fast_limit: meter.threshold.min(SLOW),
             #[cfg(feature = "tower")]
             route_histograms: meter.route_histograms,
             wake: meter.wake.clone(),
@@ -86,7 +87,7 @@ impl ThreadState {
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
             tid: Tid::current(),
-            waited: crate::sys::OwnRunDelay::open().nanos().unwrap_or(0),
+            initial_run_delay: Nanos(crate::sys::OwnRunDelay::open().nanos().unwrap_or(0)),
             stack: StackBounds::current(),
         }
     }

@@ -6,7 +6,7 @@
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::frame::{FrameKind, PackedTag};
 use crate::measure::primitives::task_id::TaskBits;
-use crate::model::id::FrameNumber;
+use crate::model::id::{FrameNumber, WorkerIndex};
 use crate::model::time::Nanos;
 use crate::sync::ring::Ring;
 
@@ -28,7 +28,7 @@ pub(crate) enum SlowSubject {
     Poll {
         task: TaskBits,
         /// The worker that the poll still blocked at its end.
-        worker: Option<u16>,
+        worker: Option<WorkerIndex>,
     },
     Request {
         /// The poll that the request is a part of.
@@ -69,7 +69,7 @@ impl<const LEN: usize> SlowPollRing<LEN> {
 impl SlowPoll {
     fn to_words(self) -> [u64; 6] {
         let (subject, worker) = match self.subject {
-            SlowSubject::Poll { task, worker } => (task.0, worker.map_or(0, |worker| u64::from(worker) + 1)),
+            SlowSubject::Poll { task, worker } => (task.0, worker.map_or(0, |worker| u64::from(worker.0) + 1)),
             SlowSubject::Request { poll } => (poll.0, 0),
         };
         [self.number.0, self.start.0, self.duration.0, self.tag.0, subject, worker]
@@ -80,7 +80,7 @@ impl SlowPoll {
         let subject = match tag.unpack().kind {
             FrameKind::Route => SlowSubject::Request { poll: FrameNumber(subject) },
             _ => {
-                let worker = worker.checked_sub(1).map(|worker| worker as u16);
+                let worker = worker.checked_sub(1).map(|worker| WorkerIndex(worker as u16));
                 SlowSubject::Poll { task: TaskBits(subject), worker }
             }
         };
@@ -91,7 +91,7 @@ impl SlowPoll {
 #[cfg(test)]
 impl SlowPoll {
     /// Returns a poll of these words, for tests.
-    fn of_words(number: FrameNumber, start: u64, duration: u64, task: u64, worker: Option<u16>) -> SlowPoll {
+    fn of_words(number: FrameNumber, start: u64, duration: u64, task: u64, worker: Option<WorkerIndex>) -> SlowPoll {
         let subject = SlowSubject::Poll { task: TaskBits(task), worker };
         SlowPoll { number, start: Ticks(start), duration: Nanos(duration), tag: PackedTag(4), subject }
     }
@@ -106,7 +106,7 @@ mod tests {
         let poll = |worker| SlowPoll::of_words(FrameNumber(1), 2, 3, 5, worker);
         let tag = PackedTag(4).with(FrameKind::Route, None);
         let request = SlowPoll { tag, subject: SlowSubject::Request { poll: FrameNumber(5) }, ..poll(None) };
-        for pushed in [poll(None), poll(Some(0)), poll(Some(u16::MAX)), request] {
+        for pushed in [poll(None), poll(Some(WorkerIndex(0))), poll(Some(WorkerIndex(u16::MAX))), request] {
             let (ring, mut taken) = (SlowPollRing::<64>::new(), Vec::new());
             ring.push(pushed);
             ring.drain(|poll| taken.push(poll));
@@ -129,7 +129,7 @@ mod models {
         let new = || (Slot::new(), SlowPollRing::new());
         let write = |(slot, ring): &Model| {
             let number = slot.push(1, 1, 1, None);
-            ring.push(SlowPoll::of_words(number, 1, 1, 1, Some(1)));
+            ring.push(SlowPoll::of_words(number, 1, 1, 1, Some(WorkerIndex(1))));
             slot.pop();
         };
         let read = |(slot, ring): &Model| {

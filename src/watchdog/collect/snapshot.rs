@@ -46,7 +46,7 @@ fn watchdog(state: &WatchdogState) -> WatchdogSnapshot {
         |outcome: CaptureOutcome| CaptureSnapshot { result: outcome.as_str(), count: state.status.captures(outcome) };
     let allowed = |(reason, time): (_, Nanos)| AllowedSnapshot { reason, time: time.to_duration() };
     WatchdogSnapshot {
-        threshold: Duration::from_nanos(meter.threshold),
+        threshold: meter.threshold.to_duration(),
         bucket_bounds: BOUNDS.map(Nanos::to_duration).into(),
         coverage: state.coverage(),
         reports_suppressed: state.report_counters.suppressed.load(Ordering::Relaxed),

@@ -68,7 +68,7 @@ fn workers(state: &WatchdogState, runtime: &Runtime) -> Option<Vec<WorkerActivit
 }
 
 fn in_poll(state: &WatchdogState, running: &WorkerPoll, idle: WorkerActivity) -> WorkerActivity {
-    let stalled = running.elapsed >= Nanos(state.meter.threshold);
+    let stalled = running.elapsed >= state.meter.threshold;
     let (sites, routes) = (&state.meter.sites, &state.meter.routes);
     let poll = &running.poll;
     WorkerActivity {

@@ -2,12 +2,13 @@ use super::*;
 use crate::measure::entry::spans::during_poll;
 use crate::measure::entry::spans::layer::SpanLayer;
 use crate::measure::thread::slot::{FrameKind, FrameTag};
+use crate::model::time::Nanos;
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Runs `f` on a new thread, whose subscriber is a span layer.
 fn on_a_thread(f: impl FnOnce(Arc<Meter>) + Send + 'static) -> Arc<Meter> {
-    let meter = Meter::of(10_000_000, 10);
+    let meter = Meter::of(Nanos::from_millis(10), 10);
     let subscriber = tracing_subscriber::registry().with(SpanLayer::new(&meter));
     let for_thread = meter.clone();
     let body = || tracing::subscriber::with_default(subscriber, || f(for_thread));
@@ -127,7 +128,7 @@ fn spans_during_the_end_of_a_thread() {
 fn watchdogs_and_registries_do_not_mix_their_spans() {
     on_a_thread(|meter| {
         let _first = info_span!("first").entered();
-        let other = Meter::of(10_000_000, 10);
+        let other = Meter::of(Nanos::from_millis(10), 10);
         let both = tracing_subscriber::registry().with(SpanLayer::new(&other)).with(SpanLayer::new(&meter));
         tracing::subscriber::with_default(both, || {
             let second = info_span!("second", n = tracing::field::Empty).entered();
