@@ -45,7 +45,9 @@ impl<B> WatchBody<B> {
     /// # use http::{Request, Response};
     /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let hello = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(String::from("hello"))) });
+    /// # let hello = service_fn(|_: Request<()>| async {
+    /// #     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// # });
     /// # let service = ServiceBuilder::new().layer(watchdog.layer()).service(hello);
     /// # futures_executor::block_on(async {
     /// let response = service.oneshot(Request::new(())).await.unwrap();
@@ -65,7 +67,9 @@ impl<B> WatchBody<B> {
     /// # use http::{Request, Response};
     /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let hello = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(String::from("hello"))) });
+    /// # let hello = service_fn(|_: Request<()>| async {
+    /// #     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// # });
     /// # let service = ServiceBuilder::new().layer(watchdog.layer()).service(hello);
     /// # futures_executor::block_on(async {
     /// let mut response = service.oneshot(Request::new(())).await.unwrap();
@@ -86,12 +90,13 @@ impl<B> WatchBody<B> {
     /// # use http::{Request, Response};
     /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let hello = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(String::from("hello"))) });
+    /// # let hello = service_fn(|_: Request<()>| async {
+    /// #     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// # });
     /// # let service = ServiceBuilder::new().layer(watchdog.layer()).service(hello);
     /// # futures_executor::block_on(async {
-    /// // The rest of the body is not watched any more.
-    /// let response = service.oneshot(Request::new(())).await.unwrap().map(|body| body.into_inner());
-    /// assert_eq!(response.into_body().unwrap(), "hello");
+    /// let response = service.oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.into_body().into_inner().unwrap(), "hello");
     /// # });
     /// # Ok::<(), pollwatch::Error>(())
     /// ```

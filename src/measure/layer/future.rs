@@ -19,8 +19,8 @@ pub(crate) const FILE: &str = file!();
 pin_project! {
     /// The future of a watched response; made by [`WatchService`](super::WatchService).
     ///
-    /// Each poll counts for the route of the request, on the thread that polls. A request is counted
-    /// once, when the future returns its response, returns an error, panics, or is dropped.
+    /// Each poll counts for the route of the request, on the thread that polls. A request is
+    /// counted once, when the future returns its response, returns an error, panics, or is dropped.
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
@@ -102,8 +102,8 @@ impl UnansweredRequest {
         }
     }
 
-    /// Names the request by its unconfirmed name, unless the response shows that the service does not
-    /// know that name.
+    /// Names the request by its unconfirmed name, unless the response shows that the service does
+    /// not know that name.
     fn confirm<B>(&mut self, response: &Response<B>) {
         let Some(name) = self.unconfirmed.take() else { return };
         let is_unknown = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)

@@ -1,4 +1,5 @@
-//! The tower layer. It counts each poll of a response, and of its body, for the route of the request.
+//! The tower layer. It counts each poll of a response, and of its body, for the route of the
+//! request.
 
 mod body;
 mod future;
@@ -50,9 +51,9 @@ pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 /// A request is named by the first of these names that exists:
 ///
 /// 1. the name that [`route_by`](Self::route_by) returns;
-/// 2. the path that axum matched, such as `/report/{id}` (feature `axum`). axum provides it to layers
-///    that are added by [`Router::layer`] and `Router::route_layer`, but not to a layer around the
-///    whole router;
+/// 2. the path that axum matched, such as `/report/{id}` (feature `axum`). axum provides it to
+///    layers that are added by [`Router::layer`] and `Router::route_layer`, but not to a layer
+///    around the whole router;
 /// 3. the path of a gRPC request, `/package.Service/Method`;
 /// 4. `unmatched`. The raw path is never the name, because clients choose it.
 ///
@@ -60,10 +61,10 @@ pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 ///
 /// # What is counted
 ///
-/// A request is counted when it gets its response, under the class of its HTTP status, or as `error`,
-/// `cancelled` or `panicked`. gRPC reports most errors in trailers, so that those requests count as
-/// `2xx`. Add the layer once: a request that passes two layers counts once if both give it the same
-/// name, and under both names otherwise.
+/// A request is counted when it gets its response, under the class of its HTTP status, or as
+/// `error`, `cancelled` or `panicked`. gRPC reports most errors in trailers, so that those requests
+/// count as `2xx`. Add the layer once: a request that passes two layers counts once if both give it
+/// the same name, and under both names otherwise.
 ///
 /// A request may be handled within another one, by a service that calls a service in the same task.
 /// Its time does not count for the outer request. The busy time of all routes is therefore never
@@ -122,7 +123,7 @@ impl WatchLayer {
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// // A service without a router: named by the first segment of a known path.
-    /// let layer = watchdog.layer().route_by(|request| match request.uri.path().split('/').nth(1)? {
+    /// let layer = watchdog.layer().route_by(|head| match head.uri.path().split('/').nth(1)? {
     ///     "orders" => Some("/orders".into()),
     ///     "users" => Some("/users".into()),
     ///     _ => None,

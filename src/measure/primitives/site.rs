@@ -26,7 +26,8 @@ impl Sites {
         Sites { table: Mutex::new(Interner::new(max)), own_file, overflowed: AtomicU64::new(0) }
     }
 
-    /// Returns the id of a location, and gives it one if there is room; `other` where there is none.
+    /// Returns the id of a location, and gives it one if there is room; `other` where there is
+    /// none.
     ///
     /// Any thread may call this. It takes a lock that all threads share, so that each thread caches
     /// the id.
@@ -55,8 +56,8 @@ impl Sites {
         Site::new(id.0.checked_sub(1).and_then(|number| lock(&self.table).key(number).copied()))
     }
 
-    /// Returns how often a location did not fit. A location counts once for each thread that met it,
-    /// not once for each poll.
+    /// Returns how often a location did not fit. A location counts once for each thread that met
+    /// it, not once for each poll.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }

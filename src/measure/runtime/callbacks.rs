@@ -12,8 +12,8 @@
 //! - After the build, pollwatch's callbacks cannot be removed. [`uninstall`] replaces them by
 //!   callbacks without effect, so that the next runtime from this builder does not publish to the
 //!   worker threads of this one.
-//! - The `Debug` text shows those placeholders like callbacks of the user's. A second build with the
-//!   same builder must not be refused because of them.
+//! - The `Debug` text shows those placeholders like callbacks of the user's. A second build with
+//!   the same builder must not be refused because of them.
 //!
 //! What is stored: [`PLACEHOLDERS`], the list of all placeholders. The address of the builder
 //! identifies them, since tokio offers nothing else. Each placeholder owns a token, which is

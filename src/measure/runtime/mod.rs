@@ -116,8 +116,8 @@ impl Runtime {
         })
     }
 
-    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped. `hooked`
-    /// says that pollwatch's hooks are installed there.
+    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped.
+    /// `hooked` says that pollwatch's hooks are installed there.
     pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, worker_threads: Option<Arc<WorkerThreads>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
