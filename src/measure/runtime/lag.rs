@@ -113,7 +113,7 @@ fn unpack_scan(word: u64) -> Option<(Nanos, usize)> {
     Some((Nanos(at << SCAN_TIME_UNIT_BITS), (word & ((1 << WORKER_BITS) - 1)) as usize))
 }
 
-/// How late the tasks of a runtime are polled now; returned by
+/// A handle to the lag of a runtime, which is how late its tasks are polled now; returned by
 /// [`Watchdog::lag`](crate::Watchdog::lag) and by [`LagSource`].
 ///
 /// The watchdog measures the delay from a task's wake to its poll with a probe, a task of its own

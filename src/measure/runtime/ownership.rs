@@ -124,7 +124,7 @@ mod imp {
 
 /// Ownership in stable mode.
 ///
-/// tokio tells only the thread itself which worker it runs (`worker_index`), and publishes how long
+/// tokio returns the worker of a thread only to that thread (`worker_index`), and publishes how long
 /// each worker was busy. It updates the busy time when a worker parks and every 61 ticks of its
 /// scheduler, never during a poll. So if the busy time of a worker changes during a poll, another
 /// thread has taken its core over.
