@@ -34,8 +34,9 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::util::{call_user, lock};
 
-/// `true` if pollwatch has thread callbacks of its own in this build. With `tokio_unstable`, the task
-/// hooks report more. On other systems than Linux, a worker's thread cannot be observed well enough.
+/// `true` if pollwatch has thread callbacks of its own in this build. With `tokio_unstable`, the
+/// task hooks report more. On other systems than Linux, a worker's thread cannot be observed well
+/// enough.
 pub(crate) const INSTALLED: bool = cfg!(all(not(tokio_unstable), target_os = "linux"));
 
 type Callback = Box<dyn Fn() + Send + Sync>;

@@ -124,10 +124,10 @@ mod imp {
 
 /// Ownership in stable mode.
 ///
-/// tokio returns the worker of a thread only to that thread (`worker_index`), and publishes how long
-/// each worker was busy. It updates the busy time when a worker parks and every 61 ticks of its
-/// scheduler, never during a poll. So if the busy time of a worker changes during a poll, another
-/// thread has taken its core over.
+/// tokio returns the worker of a thread only to that thread (`worker_index`), and publishes how
+/// long each worker was busy. It updates the busy time when a worker parks and every 61 ticks of
+/// its scheduler, never during a poll. So if the busy time of a worker changes during a poll,
+/// another thread has taken its core over.
 ///
 /// A thread that has taken the core over and is still in its first poll has not changed the busy
 /// time. If that poll is measured, the thread has entered itself in [`WorkerOwners`]. Otherwise the
