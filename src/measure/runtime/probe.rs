@@ -100,7 +100,7 @@ impl Probe {
     }
 
     /// Sets the state of the last wake, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(pollwatch_loom)))]
     pub(crate) fn pretend(&self, answer: Answer) {
         let (sent, answer) = match answer {
             Answer::Waiting(sent) => (sent.0.max(1), WITHDRAWN),
