@@ -3,7 +3,7 @@
 //! The folders form an order, and a folder imports only from those above it:
 //!
 //! ```text
-//! primitives   clock, histogram, frame tags, ids of sites and routes, span slot, wake-up of the watchdog
+//! primitives   clock, histogram, frame tags, sites and routes, span slot, wake-up of the watchdog
 //! counters     what a thread counts by site and by route
 //! thread       the state of one thread: slot, slow-poll ring, counters; and how a thread finds it
 //! runtime      the meter of a watchdog, its runtimes, their probes and worker threads

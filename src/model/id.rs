@@ -36,8 +36,10 @@ pub(crate) struct RouteId(NonZeroU16);
 
 impl RouteId {
     /// The routes that did not fit into the table.
+    #[cfg(feature = "tower")]
     pub(crate) const OTHER: RouteId = RouteId(NonZeroU16::new(1).unwrap());
     /// The requests that no route matched.
+    #[cfg(feature = "tower")]
     pub(crate) const UNMATCHED: RouteId = RouteId(NonZeroU16::new(2).unwrap());
 
     /// Returns the bits of a route; those of `None` are 0.

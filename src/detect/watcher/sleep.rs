@@ -87,7 +87,7 @@ impl Watcher {
             let threads = meter.threads();
             let states = threads.iter().map(|thread| thread.slot.version());
             let now = states.fold(workers::fingerprint(meter), u64::wrapping_add);
-            slept = !self.status.is_stopping() && !meter.panics.any() && now == fingerprint;
+            slept = !self.status.is_stopping() && !meter.panics.has_any() && now == fingerprint;
             slept
         });
         if slept {

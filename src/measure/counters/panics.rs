@@ -1,4 +1,5 @@
-//! Panics of spawned tasks, on their way from the worker that met one to the watchdog.
+//! The queue of panics of spawned tasks. The worker that polled the task pushes, and the watchdog
+//! takes.
 
 use std::any::Any;
 use std::sync::Mutex;
@@ -9,10 +10,10 @@ use crate::measure::primitives::task_id::TaskBits;
 use crate::model::id::RuntimeId;
 use crate::util::lock;
 
-/// Panics that may wait to be taken; further ones are counted, no more.
-const WAITING: usize = 256;
-/// Bytes kept of a message.
-const TEXT: usize = 300;
+/// The number of panics that the queue holds. Further ones are dropped and counted.
+const CAPACITY: usize = 256;
+/// The number of bytes that are kept of a message.
+const MAX_TEXT: usize = 300;
 
 /// One panic of a task.
 #[derive(Debug)]
@@ -20,62 +21,67 @@ pub(crate) struct TaskPanic {
     pub(crate) runtime: RuntimeId,
     pub(crate) site: SiteId,
     pub(crate) task: TaskBits,
+    /// The message, cut to its first bytes.
     pub(crate) text: String,
 }
 
-/// Those that the watchdog has not taken yet. A lock, but only where a task panics.
+/// The panics that the watchdog has not taken yet. A panic takes the lock; other polls do not.
 #[derive(Debug, Default)]
 pub(crate) struct Panics {
     waiting: Mutex<Vec<TaskPanic>>,
-    any: AtomicBool,
+    /// `true` if `waiting` may have an entry.
+    has_any: AtomicBool,
+    /// The number of panics that were dropped.
     lost: AtomicU64,
 }
 
 impl Panics {
-    /// Leaves one for the watchdog, which has then to be woken; any thread.
-    pub(crate) fn leave(&self, panic: TaskPanic) {
+    /// Adds a panic. The caller has to wake the watchdog afterwards; any thread.
+    pub(crate) fn push(&self, panic: TaskPanic) {
         let mut waiting = lock(&self.waiting);
-        if waiting.len() < WAITING {
+        if waiting.len() < CAPACITY {
             waiting.push(panic);
         } else {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         drop(waiting);
-        // Before the flag that tells whether the watchdog sleeps is read; the watchdog asks here
-        // after it has raised that one.
-        self.any.store(true, Ordering::SeqCst);
+        // This store comes before the caller's load of the flag of the sleeping watchdog. The
+        // watchdog raises that flag before it reads this one. So one of them finds the other.
+        self.has_any.store(true, Ordering::SeqCst);
     }
 
-    /// Whether there is something to take.
-    pub(crate) fn any(&self) -> bool {
-        self.any.load(Ordering::SeqCst)
+    /// Returns whether a panic may be taken.
+    pub(crate) fn has_any(&self) -> bool {
+        self.has_any.load(Ordering::SeqCst)
     }
 
+    /// Takes all panics, the oldest first; the watchdog only.
     pub(crate) fn take(&self) -> Vec<TaskPanic> {
-        if !self.any() {
+        if !self.has_any() {
             return Vec::new();
         }
-        self.any.store(false, Ordering::SeqCst);
+        self.has_any.store(false, Ordering::SeqCst);
         std::mem::take(&mut *lock(&self.waiting))
     }
 
-    /// How many came while too many waited.
+    /// Returns how many panics were dropped because the queue was full.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 }
 
-/// The text of a panic, as far as it has one: its first bytes.
+/// Returns the message of a panic, cut to its first bytes. A payload that is no text gets a
+/// placeholder.
 pub(crate) fn text(payload: &(dyn Any + Send)) -> String {
     let text = match (payload.downcast_ref::<&'static str>(), payload.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text.as_str(),
         _ => return "(a payload that is no text)".into(),
     };
-    if text.len() <= TEXT {
+    if text.len() <= MAX_TEXT {
         return text.to_owned();
     }
-    let end = (0..=TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let end = (0..=MAX_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     format!("{}…", &text[..end])
 }
 
@@ -88,29 +94,29 @@ mod tests {
     }
 
     #[test]
-    fn waits_in_order_and_counts_what_does_not_fit() {
+    fn panics_are_taken_in_order_and_counted_where_they_do_not_fit() {
         let panics = Panics::default();
-        assert!(!panics.any() && panics.take().is_empty());
-        for task in 0..WAITING as u64 + 3 {
-            panics.leave(panic(task));
+        assert!(!panics.has_any() && panics.take().is_empty());
+        for task in 0..CAPACITY as u64 + 3 {
+            panics.push(panic(task));
         }
-        assert!(panics.any());
-        assert!(panics.take().iter().map(|p| p.task.0).eq(0..WAITING as u64));
-        assert!(!panics.any() && panics.take().is_empty());
+        assert!(panics.has_any());
+        assert!(panics.take().iter().map(|p| p.task.0).eq(0..CAPACITY as u64));
+        assert!(!panics.has_any() && panics.take().is_empty());
         assert_eq!(panics.lost(), 3);
-        panics.leave(panic(9));
+        panics.push(panic(9));
         assert_eq!(panics.take().len(), 1, "there is room again");
     }
 
     #[test]
-    fn texts_are_kept_in_part() {
+    fn messages_are_cut() {
         assert_eq!(text(&"literal"), "literal");
         assert_eq!(text(&String::from("made")), "made");
         assert_eq!(text(&7_u8), "(a payload that is no text)");
-        let long = text(&"ä".repeat(TEXT));
-        assert!(long.starts_with("ää") && long.ends_with("ä…") && long.len() <= TEXT + "…".len(), "{long}");
-        // A character that lies across the bound is left out whole.
-        let across = text(&format!("{}ä", "x".repeat(TEXT - 1)));
-        assert_eq!(across, format!("{}…", "x".repeat(TEXT - 1)));
+        let long = text(&"ä".repeat(MAX_TEXT));
+        assert!(long.starts_with("ää") && long.ends_with("ä…") && long.len() <= MAX_TEXT + "…".len(), "{long}");
+        // A character across the bound is left out.
+        let across = text(&format!("{}ä", "x".repeat(MAX_TEXT - 1)));
+        assert_eq!(across, format!("{}…", "x".repeat(MAX_TEXT - 1)));
     }
 }

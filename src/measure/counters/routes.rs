@@ -76,8 +76,8 @@ pub(crate) struct RouteCounters {
 
 #[cfg(feature = "tower")]
 impl RouteCounters {
-    /// Counts one poll, also by its duration if `has_histogram` is set. Only the owning thread calls
-    /// this and the other writing methods.
+    /// Counts one poll, also by its duration if `has_histogram` is set. Only the owning thread
+    /// calls this and the other writing methods.
     #[inline]
     pub(crate) fn poll(&self, duration: Nanos, has_histogram: bool) {
         add(&self.polls, 1);

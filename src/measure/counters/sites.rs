@@ -1,7 +1,7 @@
 //! The counters of one thread by runtime and site, and a histogram of its polls for each runtime.
 //!
-//! The owning thread is the only writer, so that a count is a relaxed load and a store. The watchdog
-//! and scrapes read, and sum over all threads.
+//! The owning thread is the only writer, so that a count is a relaxed load and a store. The
+//! watchdog and scrapes read, and sum over all threads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

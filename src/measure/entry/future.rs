@@ -120,7 +120,7 @@ impl<F> Watched<F> {
     pub(super) fn publish_panic(&self, payload: &(dyn Any + Send)) {
         let WatchState { meter, site, runtime, .. } = &self.state;
         let task = TaskBits::current();
-        meter.panics.leave(TaskPanic { runtime: *runtime, site: *site, task, text: panics::text(payload) });
+        meter.panics.push(TaskPanic { runtime: *runtime, site: *site, task, text: panics::text(payload) });
         meter.wake.wake();
     }
 }

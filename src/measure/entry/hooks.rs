@@ -114,7 +114,8 @@ mod imp {
         /// Sets a hook that runs before a task is spawned, on the thread that spawns it.
         ///
         /// ```
-        /// let hooks = pollwatch::Hooks::new().on_task_spawn(|task| println!("spawning {}", task.id()));
+        /// # use pollwatch::Hooks;
+        /// let hooks = Hooks::new().on_task_spawn(|task| println!("spawning {}", task.id()));
         /// ```
         pub fn on_task_spawn(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.spawn = Some(Box::new(f));
@@ -124,7 +125,8 @@ mod imp {
         /// Sets a hook that runs before each poll of a task, on its worker.
         ///
         /// ```
-        /// let hooks = pollwatch::Hooks::new().on_before_task_poll(|task| println!("polling {}", task.id()));
+        /// # use pollwatch::Hooks;
+        /// let hooks = Hooks::new().on_before_task_poll(|task| println!("polling {}", task.id()));
         /// ```
         pub fn on_before_task_poll(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.before = Some(Box::new(f));
@@ -134,7 +136,8 @@ mod imp {
         /// Sets a hook that runs after each poll of a task, on its worker.
         ///
         /// ```
-        /// let hooks = pollwatch::Hooks::new().on_after_task_poll(|task| println!("polled {}", task.id()));
+        /// # use pollwatch::Hooks;
+        /// let hooks = Hooks::new().on_after_task_poll(|task| println!("polled {}", task.id()));
         /// ```
         pub fn on_after_task_poll(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.after = Some(Box::new(f));
@@ -144,7 +147,8 @@ mod imp {
         /// Sets a hook that runs when a task has ended, on the thread that ended it.
         ///
         /// ```
-        /// let hooks = pollwatch::Hooks::new().on_task_terminate(|task| println!("ended {}", task.id()));
+        /// # use pollwatch::Hooks;
+        /// let hooks = Hooks::new().on_task_terminate(|task| println!("ended {}", task.id()));
         /// ```
         pub fn on_task_terminate(mut self, f: impl Fn(&TaskMeta<'_>) + Send + Sync + 'static) -> Hooks {
             self.terminate = Some(Box::new(f));

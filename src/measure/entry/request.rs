@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::measure::counters::routes::RequestStatus;
 use crate::measure::entry::future::{UNRESOLVED, resolve};
 use crate::measure::entry::poll::{self, PushedFrame, RequestPhase, WrapperOrigin};
-use crate::measure::primitives::route::{Proof, RouteId};
+use crate::measure::primitives::route::{NameStatus, RouteId};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
@@ -58,19 +58,19 @@ impl ActiveRequest {
         }
     }
 
-    /// Names the request by a name that the service has proven by its answer. As a mere claim the
-    /// name did not fit into the table.
+    /// Names the request again, by a name that the service has confirmed by its response. The name
+    /// got no id as an unconfirmed one.
     #[cold]
-    pub(crate) fn prove(&mut self, name: &str) {
-        self.route = route(&self.meter, name, Proof::Known);
+    pub(crate) fn confirm(&mut self, name: &str) {
+        self.route = route(&self.meter, name, NameStatus::Confirmed);
     }
 }
 
 /// Returns the id of a route, which each thread caches.
-pub(crate) fn route(meter: &Arc<Meter>, name: &str, proof: Proof) -> RouteId {
+pub(crate) fn route(meter: &Arc<Meter>, name: &str, status: NameStatus) -> RouteId {
     match local_handle(meter) {
-        Some(thread) => thread.route(meter, name, proof),
-        None => meter.routes.intern(name, proof),
+        Some(thread) => thread.route(meter, name, status),
+        None => meter.routes.intern(name, status),
     }
 }
 

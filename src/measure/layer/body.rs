@@ -1,4 +1,4 @@
-//! The body of a response. A stream may block as well.
+//! The body of a response. A body that is a stream is polled like the response, and may block.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,13 +10,14 @@ use pin_project_lite::pin_project;
 use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::ActiveRequest;
 
-/// The file in which stacks show the poll of a body.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+/// The source file of the function that polls a body, as captured stacks name it.
 pub(crate) const FILE: &str = file!();
 
 pin_project! {
-    /// The body of a watched response: the unchanged inner body, each poll of which counts for the
-    /// request's route.
+    /// The body of a watched response. It yields what the inner body yields, and each poll of it
+    /// counts for the route of its request, on the thread that polls.
+    ///
+    /// Cost: two readings of the clock for each poll, as for those of the response.
     pub struct WatchBody<B> {
         #[pin]
         inner: Option<B>,
@@ -24,8 +25,8 @@ pin_project! {
     }
 }
 
-/// An empty body of no request, for a middleware that answers by itself, as tower-http's time limit
-/// does.
+/// An empty body that belongs to no request. Middleware that responds without calling the service
+/// makes one, such as tower-http's `Timeout`.
 impl<B> Default for WatchBody<B> {
     fn default() -> Self {
         WatchBody { inner: None, request: None }
@@ -37,17 +38,68 @@ impl<B> WatchBody<B> {
         WatchBody { inner: Some(body), request }
     }
 
-    /// Returns the inner body, or `None` for an empty body that [`default`](Self::default) made.
+    /// Returns the inner body. An empty body that [`default`](Self::default) made has none.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use http::{Request, Response};
+    /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let hello = service_fn(|_: Request<()>| async {
+    /// #     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// # });
+    /// # let service = ServiceBuilder::new().layer(watchdog.layer()).service(hello);
+    /// # futures_executor::block_on(async {
+    /// let response = service.oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.body().get_ref().unwrap(), "hello");
+    /// # });
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get_ref(&self) -> Option<&B> {
         self.inner.as_ref()
     }
 
-    /// Returns the inner body, or `None` for an empty body that [`default`](Self::default) made.
+    /// Returns the inner body, to change it. An empty body that [`default`](Self::default) made has
+    /// none.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use http::{Request, Response};
+    /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let hello = service_fn(|_: Request<()>| async {
+    /// #     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// # });
+    /// # let service = ServiceBuilder::new().layer(watchdog.layer()).service(hello);
+    /// # futures_executor::block_on(async {
+    /// let mut response = service.oneshot(Request::new(())).await.unwrap();
+    /// response.body_mut().get_mut().unwrap().push('!');
+    /// assert_eq!(response.body().get_ref().unwrap(), "hello!");
+    /// # });
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get_mut(&mut self) -> Option<&mut B> {
         self.inner.as_mut()
     }
 
-    /// Returns the inner body, or `None` for an empty body that [`default`](Self::default) made.
+    /// Returns the inner body, which is not watched any more. An empty body that
+    /// [`default`](Self::default) made has none.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use http::{Request, Response};
+    /// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// # let hello = service_fn(|_: Request<()>| async {
+    /// #     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// # });
+    /// # let service = ServiceBuilder::new().layer(watchdog.layer()).service(hello);
+    /// # futures_executor::block_on(async {
+    /// let response = service.oneshot(Request::new(())).await.unwrap();
+    /// assert_eq!(response.into_body().into_inner().unwrap(), "hello");
+    /// # });
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn into_inner(self) -> Option<B> {
         self.inner
     }

@@ -8,21 +8,23 @@ use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::WatchBody;
-use super::name::{Claim, is_grpc};
+use super::name::{UnconfirmedName, is_grpc};
 use crate::measure::counters::routes::RequestStatus;
 use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::ActiveRequest;
 
-/// The file in which stacks show the poll of a response.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+/// The source file of the function that polls a response, as captured stacks name it.
 pub(crate) const FILE: &str = file!();
 
 pin_project! {
     /// The future of a watched response; made by [`WatchService`](super::WatchService).
+    ///
+    /// Each poll counts for the route of the request, on the thread that polls. A request is
+    /// counted once, when the future returns its response, returns an error, panics, or is dropped.
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        pending: Pending,
+        unanswered: UnansweredRequest,
     }
 }
 
@@ -33,34 +35,37 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(inner: F, pending: Pending) -> ResponseFuture<F> {
-        ResponseFuture { inner, pending }
+    pub(super) fn new(inner: F, unanswered: UnansweredRequest) -> ResponseFuture<F> {
+        ResponseFuture { inner, unanswered }
     }
 }
 
-/// A request without a response yet. It is counted when it gets one, or when this is dropped.
-pub(super) struct Pending {
-    /// `None` once there is a response, whose body continues with the request.
+/// A request that has no response yet. It is counted when it gets one, or when this is dropped.
+pub(super) struct UnansweredRequest {
+    /// The request; `None` once there is a response, whose body owns it then.
     request: Option<ActiveRequest>,
+    /// The index of the method in [`METHODS`](crate::measure::counters::routes::METHODS).
     method: u8,
-    claim: Option<Claim>,
+    unconfirmed: Option<UnconfirmedName>,
     outcome: OutcomeOnDrop,
 }
 
-/// The outcome of a request that is dropped now.
+/// The outcome of a request if it were dropped now.
 #[derive(Clone, Copy, PartialEq)]
 enum OutcomeOnDrop {
+    /// The request would be cancelled.
     Cancelled,
+    /// The service is running, so that only a panic can drop the request.
     Panicked,
-    /// None: the request has been counted, or another layer counts it.
+    /// Nothing would be counted: the request has been counted, or an outer layer counts it.
     Counted,
 }
 
-impl Pending {
-    pub(super) fn new(request: ActiveRequest, method: u8, claim: Option<Claim>) -> Pending {
+impl UnansweredRequest {
+    pub(super) fn new(request: ActiveRequest, method: u8, unconfirmed: Option<UnconfirmedName>) -> UnansweredRequest {
         // Of two nested layers the outer one counts the request.
         let outcome = if request.is_within_its_route() { OutcomeOnDrop::Counted } else { OutcomeOnDrop::Cancelled };
-        Pending { request: Some(request), method, claim, outcome }
+        UnansweredRequest { request: Some(request), method, unconfirmed, outcome }
     }
 
     /// Calls the service.
@@ -73,11 +78,12 @@ impl Pending {
         self.within(RequestPhase::Poll, poll)
     }
 
+    /// Runs a phase of the request as a frame of its route.
     fn within<R>(&mut self, phase: RequestPhase, run: impl FnOnce() -> R) -> R {
         let before = self.outcome;
         let guard = self.request.as_mut().map(|request| request.enter(phase));
         if before == OutcomeOnDrop::Cancelled {
-            // Stays so if `run` unwinds.
+            // The outcome remains if `run` unwinds.
             self.outcome = OutcomeOnDrop::Panicked;
         }
         let result = run();
@@ -86,6 +92,7 @@ impl Pending {
         result
     }
 
+    /// Counts the request, unless that was done before or an outer layer does it.
     fn count(&mut self, status: RequestStatus) {
         if self.outcome != OutcomeOnDrop::Counted {
             self.outcome = OutcomeOnDrop::Counted;
@@ -95,14 +102,15 @@ impl Pending {
         }
     }
 
-    /// Names the request by its claim, unless the response says that the service does not know it.
-    fn prove<B>(&mut self, response: &Response<B>) {
-        let Some(claim) = self.claim.take() else { return };
+    /// Names the request by its unconfirmed name, unless the response shows that the service does
+    /// not know that name.
+    fn confirm<B>(&mut self, response: &Response<B>) {
+        let Some(name) = self.unconfirmed.take() else { return };
         let is_unknown = matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
             || response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == UNIMPLEMENTED)
-            || claim.is_path && !is_grpc(response.headers());
+            || name.is_grpc_path && !is_grpc(response.headers());
         if let (false, Some(request)) = (is_unknown, &mut self.request) {
-            request.prove(&claim.name);
+            request.confirm(&name.name);
         }
     }
 }
@@ -110,7 +118,7 @@ impl Pending {
 /// gRPC's status code of a method that the service does not have.
 const UNIMPLEMENTED: &[u8] = b"12";
 
-impl Drop for Pending {
+impl Drop for UnansweredRequest {
     fn drop(&mut self) {
         match self.outcome {
             OutcomeOnDrop::Counted => {}
@@ -128,17 +136,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let (inner, pending) = (this.inner, this.pending);
-        match pending.poll(|| inner.poll(cx)) {
+        let (inner, unanswered) = (this.inner, this.unanswered);
+        match unanswered.poll(|| inner.poll(cx)) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => {
-                pending.count(RequestStatus::ERROR);
+                unanswered.count(RequestStatus::ERROR);
                 Poll::Ready(Err(error))
             }
             Poll::Ready(Ok(response)) => {
-                pending.prove(&response);
-                pending.count(RequestStatus::of_code(response.status().as_u16()));
-                let request = pending.request.take();
+                unanswered.confirm(&response);
+                unanswered.count(RequestStatus::of_code(response.status().as_u16()));
+                let request = unanswered.request.take();
                 Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request))))
             }
         }

@@ -1,4 +1,4 @@
-//! The tower layer: each poll of a response, and of a frame of its body, counts for the route of its
+//! The tower layer. It counts each poll of a response, and of its body, for the route of the
 //! request.
 
 mod body;
@@ -22,17 +22,18 @@ use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::meter::Meter;
 use name::RouteBy;
 
-/// The files in which stacks show where the poll of a request starts.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+/// The source files of the functions that run the user's services, futures and bodies, as captured
+/// stacks name them.
 pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 
 /// A tower layer that names what blocks by the route of its request; made by
 /// [`Watchdog::layer`](crate::Watchdog::layer).
 ///
-/// In a web service every connection is a task, which the framework spawns at one location. With this
-/// layer a stall in a handler, an extractor, a response body or an inner middleware names the route,
-/// and so does one in a task that they spawned with [`Watchdog::spawn`](crate::Watchdog::spawn).
-/// `/metrics` has the requests, the busy time, the longest poll and the stalls of each route.
+/// A web framework spawns the tasks of all connections at one location, which says little about a
+/// stall. With this layer a stall names the route, if it happens in a handler, an extractor, a
+/// response body or an inner middleware, or in a task that one of them has spawned with
+/// [`Watchdog::spawn`](crate::Watchdog::spawn). `/metrics` has the requests, the busy time, the
+/// longest poll and the stalls of each route.
 ///
 /// ```
 /// # #[cfg(feature = "axum")] {
@@ -47,50 +48,57 @@ pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 ///
 /// # The name of a route
 ///
-/// A request is named by the first of these that there is:
+/// A request is named by the first of these names that exists:
 ///
 /// 1. the name that [`route_by`](Self::route_by) returns;
-/// 2. the path that axum matched, such as `/report/{id}` (feature `axum`). axum knows it inside of
-///    [`Router::layer`] and `Router::route_layer`, not yet in a layer that is wrapped around the whole
-///    router from outside;
+/// 2. the path that axum matched, such as `/report/{id}` (feature `axum`). axum provides it to
+///    layers that are added by [`Router::layer`] and `Router::route_layer`, but not to a layer
+///    around the whole router;
 /// 3. the path of a gRPC request, `/package.Service/Method`;
-/// 4. `unmatched`. It is never the raw path, which clients make up.
+/// 4. `unmatched`. The raw path is never the name, because clients choose it.
 ///
 /// At most [`max_routes`](crate::WatchdogBuilder::max_routes) names are distinguished.
 ///
 /// # What is counted
 ///
-/// A request is counted when it gets its response, under the class of its HTTP status, or as `error`,
-/// `cancelled` or `panicked`. gRPC reports most errors in trailers: those requests are `2xx`. Add the
-/// layer once: where two layers give a request the same name it counts once, else under both names.
-/// The time of a request that is answered within another one (a service that calls a service in the
-/// same task) is not counted for the outer one: the busy time of all routes is never more than that
-/// of their polls.
+/// A request is counted when it gets its response, under the class of its HTTP status, or as
+/// `error`, `cancelled` or `panicked`. gRPC reports most errors in trailers, so that those requests
+/// count as `2xx`. Add the layer once: a request that passes two layers counts once if both give it
+/// the same name, and under both names otherwise.
 ///
-/// Within a measured poll (by hooks, by `watch` or `spawn`) a request is a part of that poll.
-/// Elsewhere, which is the rule in stable mode, each of its polls is a watched one.
+/// A request may be handled within another one, by a service that calls a service in the same task.
+/// Its time does not count for the outer request. The busy time of all routes is therefore never
+/// longer than that of their polls.
 ///
-/// # What it is not
+/// Within a poll that is measured otherwise (by tokio's hooks, `watch` or `spawn`) a request is a
+/// part of that poll. Elsewhere, as a rule in stable mode, each of its polls is measured like that
+/// of a watched future.
 ///
-/// A histogram of latencies. Other layers have those (axum-prometheus, tower-http's `TraceLayer`,
-/// OpenTelemetry's). This layer measures how long requests keep workers from everything else, which
-/// the latency of those requests does not show.
+/// # What is not measured
 ///
-/// Cost: two readings of the clock for each poll. For each request one lookup in a small table, two
-/// reference counts and two counters. It takes no lock and allocates nothing, except for a name that
-/// is new, or that is beyond `max_routes`.
+/// The layer measures no latencies. Other layers do (axum-prometheus, tower-http's `TraceLayer`,
+/// those of OpenTelemetry). It measures how long a request keeps its worker from all other tasks,
+/// which the latency of that request does not show.
+///
+/// # Cost
+///
+/// Each poll takes two readings of the clock. Each request takes one lookup in a small table of its
+/// thread, two reference counts and two counters. No lock is taken and nothing is allocated, except
+/// for a name that is new to the thread, or beyond `max_routes`.
 ///
 /// [`Router::layer`]: https://docs.rs/axum/latest/axum/struct.Router.html#method.layer
 #[derive(Clone)]
 pub struct WatchLayer {
-    context: Context,
+    context: LayerContext,
 }
 
-/// What the layer and its services share.
+/// The part of a layer that its services share.
 #[derive(Clone)]
-struct Context {
+struct LayerContext {
     meter: Arc<Meter>,
+    /// The location where the layer was made.
     site: SiteId,
+    /// The application's function that names routes.
     route_by: Option<RouteBy>,
 }
 
@@ -98,22 +106,24 @@ impl WatchLayer {
     #[track_caller]
     pub(crate) fn new(meter: &Arc<Meter>) -> WatchLayer {
         let site = meter.sites.intern(Location::caller());
-        WatchLayer { context: Context { meter: meter.clone(), site, route_by: None } }
+        WatchLayer { context: LayerContext { meter: meter.clone(), site, route_by: None } }
     }
 
-    /// Names routes by a function of the request's head. Where it returns `None`, a request is named
-    /// as without it.
+    /// Sets a function that names routes by the head of a request. Where it returns `None`, the
+    /// request is named as without it.
     ///
-    /// The function runs on the worker, once for each request: keep it short. What it returns becomes
-    /// the value of a label, so do not use what clients choose freely (an id, a query). Names of
-    /// requests that the service does not answer, or answers with 404, 405 or gRPC's `UNIMPLEMENTED`,
-    /// get half of the routes at most. A panic in it is caught and counted
-    /// (`pollwatch_callback_panics_total`), and stands for `None`.
+    /// The function runs on the worker, once for each request, and should return within
+    /// microseconds. Its result becomes the value of a label, so that it must not contain what
+    /// clients choose freely, such as an id or a query. A panic in it is caught, counted in
+    /// `pollwatch_callback_panics_total`, and treated like `None`.
+    ///
+    /// At most half of the routes are given to requests that the service has not answered, or has
+    /// answered with 404, 405 or gRPC's `UNIMPLEMENTED`. So clients cannot use up all of them.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// // A service without a router: named by the first segment of a known path.
-    /// let layer = watchdog.layer().route_by(|request| match request.uri.path().split('/').nth(1)? {
+    /// let layer = watchdog.layer().route_by(|head| match head.uri.path().split('/').nth(1)? {
     ///     "orders" => Some("/orders".into()),
     ///     "users" => Some("/users".into()),
     ///     _ => None,

@@ -1,4 +1,4 @@
-//! The name of a request's route.
+//! The naming of requests: which route a request belongs to.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,66 +8,69 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request};
 
-use super::Context;
+use super::LayerContext;
 use crate::measure::counters::routes::METHODS;
 use crate::measure::entry::request::route;
-use crate::measure::primitives::route::{Proof, RouteId};
+use crate::measure::primitives::route::{NameStatus, RouteId};
 use crate::util::call_user;
 
 /// The application's function that names routes.
 pub(super) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send + Sync>;
 
-/// A request with the route that its head names.
-pub(super) struct Named<B> {
+/// A request with the route that it was given by its head.
+pub(super) struct NamedRequest<B> {
     pub(super) request: Request<B>,
     pub(super) route: RouteId,
-    pub(super) claim: Option<Claim>,
+    /// The name that got no id; the route is `other` then.
+    pub(super) unconfirmed: Option<UnconfirmedName>,
 }
 
-/// A name that did not fit, and may fit once the service has answered.
-pub(super) struct Claim {
+/// A name that got no id because it is unconfirmed. It may get one once the service has responded.
+pub(super) struct UnconfirmedName {
     pub(super) name: Box<str>,
-    /// Whether it is the path of what seems to be a gRPC request.
-    pub(super) is_path: bool,
+    /// `true` if the name is the path of a request that seems to be a gRPC one.
+    pub(super) is_grpc_path: bool,
 }
 
-/// Names a request.
-pub(super) fn name<B>(context: &Context, request: Request<B>) -> Named<B> {
-    let (request, given) = match &context.route_by {
+/// Names a request by its head, as [`WatchLayer`](super::WatchLayer) describes. The application's
+/// function runs on the calling thread, and its panic is caught and counted.
+pub(super) fn name_request<B>(context: &LayerContext, request: Request<B>) -> NamedRequest<B> {
+    let (request, custom) = match &context.route_by {
         None => (request, None),
         Some(route_by) => {
             let (parts, body) = request.into_parts();
-            let mut given = None;
-            if call_user(|| given = route_by(&parts)) {
+            let mut custom = None;
+            if call_user(|| custom = route_by(&parts)) {
                 context.meter.hook_panics.fetch_add(1, Ordering::Relaxed);
             }
-            (Request::from_parts(parts, body), given)
+            (Request::from_parts(parts, body), custom)
         }
     };
-    let (route, claim) = match (&given, matched(&request)) {
-        (Some(name), _) => claimed(context, name, false),
-        (None, Some(name)) => (route(&context.meter, name, Proof::Known), None),
-        (None, None) if is_grpc(request.headers()) && is_method(request.uri().path()) => {
-            claimed(context, request.uri().path(), true)
+    let (route, unconfirmed) = match (&custom, matched_path(&request)) {
+        (Some(name), _) => intern_unconfirmed(context, name, false),
+        (None, Some(name)) => (route(&context.meter, name, NameStatus::Confirmed), None),
+        (None, None) if is_grpc(request.headers()) && is_grpc_method(request.uri().path()) => {
+            intern_unconfirmed(context, request.uri().path(), true)
         }
         (None, None) => (RouteId::UNMATCHED, None),
     };
-    Named { request, route, claim }
+    NamedRequest { request, route, unconfirmed }
 }
 
-fn claimed(context: &Context, name: &str, is_path: bool) -> (RouteId, Option<Claim>) {
-    let route = route(&context.meter, name, Proof::Claimed);
-    (route, (route == RouteId::OTHER).then(|| Claim { name: name.into(), is_path }))
+/// Returns the route of an unconfirmed name, and keeps the name where it got no id.
+fn intern_unconfirmed(context: &LayerContext, name: &str, is_grpc_path: bool) -> (RouteId, Option<UnconfirmedName>) {
+    let route = route(&context.meter, name, NameStatus::Unconfirmed);
+    (route, (route == RouteId::OTHER).then(|| UnconfirmedName { name: name.into(), is_grpc_path }))
 }
 
 /// Returns the path that axum matched.
 #[cfg(feature = "axum")]
-fn matched<B>(request: &Request<B>) -> Option<&str> {
+fn matched_path<B>(request: &Request<B>) -> Option<&str> {
     request.extensions().get::<axum::extract::MatchedPath>().map(axum::extract::MatchedPath::as_str)
 }
 
 #[cfg(not(feature = "axum"))]
-fn matched<B>(_: &Request<B>) -> Option<&str> {
+fn matched_path<B>(_: &Request<B>) -> Option<&str> {
     None
 }
 
@@ -77,14 +80,14 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Returns whether a path has the form `/package.Service/Method`.
-fn is_method(path: &str) -> bool {
+fn is_grpc_method(path: &str) -> bool {
     let mut parts = path.split('/');
     let mut next = || parts.next().map(str::is_empty);
     (next(), next(), next(), next()) == (Some(true), Some(false), Some(false), None)
 }
 
 /// Returns the index of a method in [`METHODS`].
-pub(super) fn method(method: &Method) -> u8 {
+pub(super) fn method_index(method: &Method) -> u8 {
     let known = METHODS[..METHODS.len() - 1].iter().position(|known| *known == method.as_str());
     known.unwrap_or(METHODS.len() - 1) as u8
 }

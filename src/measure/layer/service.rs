@@ -1,43 +1,86 @@
-//! The service: names a request, and calls the inner service.
+//! The service, which names the route of a request and calls the inner service.
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context as Cx, Poll};
+use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower_service::Service;
 
-use super::future::Pending;
-use super::{Context, ResponseFuture, WatchBody, name};
-use crate::measure::entry::request;
+use super::future::UnansweredRequest;
+use super::name::NamedRequest;
+use super::{LayerContext, ResponseFuture, WatchBody, name};
+use crate::measure::entry::request::ActiveRequest;
 
-/// The file in which stacks show a request being passed to the inner service.
-#[cfg_attr(not(feature = "capture"), allow(dead_code))]
+/// The source file of the function that calls the inner service, as captured stacks name it.
 pub(crate) const FILE: &str = file!();
 
 /// A service whose requests are watched; made by [`WatchLayer`](super::WatchLayer).
+///
+/// It is ready whenever the inner service is, and changes neither requests nor responses. Only the
+/// types of the response's future and body differ.
 #[derive(Clone)]
 pub struct WatchService<S> {
     inner: S,
-    context: Arc<Context>,
+    context: Arc<LayerContext>,
 }
 
 impl<S> WatchService<S> {
-    pub(super) fn new(inner: S, context: Context) -> WatchService<S> {
+    pub(super) fn new(inner: S, context: LayerContext) -> WatchService<S> {
         WatchService { inner, context: Arc::new(context) }
     }
 
     /// Returns the inner service.
+    ///
+    /// ```
+    /// use tower::Layer;
+    ///
+    /// struct Greeter {
+    ///     greeting: &'static str,
+    /// }
+    ///
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let service = watchdog.layer().layer(Greeter { greeting: "hello" });
+    /// assert_eq!(service.get_ref().greeting, "hello");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns the inner service, to change it. Clones of this service are not changed.
+    ///
+    /// ```
+    /// use tower::Layer;
+    ///
+    /// struct Greeter {
+    ///     greeting: &'static str,
+    /// }
+    ///
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let mut service = watchdog.layer().layer(Greeter { greeting: "hello" });
+    /// service.get_mut().greeting = "good morning";
+    /// assert_eq!(service.get_ref().greeting, "good morning");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns the inner service, whose requests are not watched.
+    ///
+    /// ```
+    /// use tower::Layer;
+    ///
+    /// struct Greeter {
+    ///     greeting: &'static str,
+    /// }
+    ///
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let service = watchdog.layer().layer(Greeter { greeting: "hello" });
+    /// assert_eq!(service.into_inner().greeting, "hello");
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -57,17 +100,17 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Cx<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
-        let method = name::method(request.method());
-        let name::Named { request, route, claim } = name::name(&self.context, request);
-        let frame = request::ActiveRequest::new(&self.context.meter, self.context.site, route);
-        let mut pending = Pending::new(frame, method, claim);
-        // Some services do their work in the call, not in the future.
-        let inner = pending.call(|| self.inner.call(request));
-        ResponseFuture::new(inner, pending)
+        let method = name::method_index(request.method());
+        let NamedRequest { request, route, unconfirmed } = name::name_request(&self.context, request);
+        let active = ActiveRequest::new(&self.context.meter, self.context.site, route);
+        let mut unanswered = UnansweredRequest::new(active, method, unconfirmed);
+        // Some services do their work in the call, not in the future that they return.
+        let inner = unanswered.call(|| self.inner.call(request));
+        ResponseFuture::new(inner, unanswered)
     }
 }

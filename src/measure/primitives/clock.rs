@@ -29,7 +29,7 @@ impl Ticks {
     }
 }
 
-/// Where readings come from.
+/// The source of a clock's readings.
 #[derive(Clone, Debug)]
 enum Source {
     /// The CPU's counter, with the scale from ticks to nanoseconds.
@@ -187,15 +187,15 @@ mod tests {
     #[test]
     fn agrees_with_the_monotonic_clock() {
         for clock in [Clock::new(), Clock { source: Source::Monotonic(Instant::now()), anchor: Ticks(0) }] {
-            let (outer, begin) = (Instant::now(), clock.now());
+            let (outer, start) = (Instant::now(), clock.now());
             let inner = Instant::now();
             std::thread::sleep(Duration::from_millis(20));
             let inner = inner.elapsed().as_nanos() as f64;
-            let nanos = clock.delta(begin, clock.now()).0 as f64;
+            let nanos = clock.delta(start, clock.now()).0 as f64;
             let outer = outer.elapsed().as_nanos() as f64;
             assert!(nanos >= inner * 0.99 && nanos <= outer * 1.01, "{}: {inner} <= {nanos} <= {outer}", clock.name());
-            assert_eq!(clock.delta(clock.now(), begin), Nanos::ZERO);
-            assert!(clock.since(begin).0 as f64 >= nanos);
+            assert_eq!(clock.delta(clock.now(), start), Nanos::ZERO);
+            assert!(clock.since(start).0 as f64 >= nanos);
             assert_eq!(clock.since(Ticks(u64::MAX)), Nanos::ZERO);
         }
     }

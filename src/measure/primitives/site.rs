@@ -11,21 +11,26 @@ use crate::util::lock;
 
 /// The sites of one watchdog, bounded in number.
 pub(crate) struct Sites {
-    /// The compiler makes several `Location`s of one line (generics, codegen units). Equal content
-    /// is one site.
+    /// The locations that have an id. They are compared by content, because the compiler may make
+    /// several `Location`s of one line (generics, codegen units).
     table: Mutex<Interner<&'static Location<'static>>>,
-    /// Tasks that are spawned in this file are pollwatch's own.
+    /// The source file of pollwatch's own tasks, whose locations all are [`SiteId::OWN`].
     own_file: &'static str,
+    /// The number of times that a location did not fit.
     overflowed: AtomicU64,
 }
 
 impl Sites {
+    /// Makes a table for `max` sites beside `other`.
     pub(crate) fn new(max: usize, own_file: &'static str) -> Sites {
         Sites { table: Mutex::new(Interner::new(max)), own_file, overflowed: AtomicU64::new(0) }
     }
 
-    /// Returns the id of a location, and gives it one if there is room. Takes a lock: callers keep
-    /// the answer.
+    /// Returns the id of a location, and gives it one if there is room; `other` where there is
+    /// none.
+    ///
+    /// Any thread may call this. It takes a lock that all threads share, so that each thread caches
+    /// the id.
     pub(crate) fn intern(&self, location: &'static Location<'static>) -> SiteId {
         if location.file() == self.own_file {
             return SiteId::OWN;
@@ -40,18 +45,19 @@ impl Sites {
         )
     }
 
-    /// Returns the id of a location that has one.
-    #[cfg_attr(not(tokio_unstable), allow(dead_code))]
+    /// Returns the id of a location that has one, and gives it none otherwise; any thread.
+    #[cfg(any(test, tokio_unstable))]
     pub(crate) fn find(&self, location: &'static Location<'static>) -> Option<SiteId> {
         lock(&self.table).find(location).map(|number| SiteId(number + 1))
     }
 
+    /// Returns the site with an id; any thread.
     pub(crate) fn get(&self, id: SiteId) -> Site {
         Site::new(id.0.checked_sub(1).and_then(|number| lock(&self.table).key(number).copied()))
     }
 
-    /// Returns how often a location did not fit: once for each thread and location, not for each
-    /// poll.
+    /// Returns how often a location did not fit. A location counts once for each thread that met
+    /// it, not once for each poll.
     pub(crate) fn overflowed(&self) -> u64 {
         self.overflowed.load(Ordering::Relaxed)
     }
@@ -67,13 +73,13 @@ mod tests {
     #[test]
     fn interns_up_to_the_bound() {
         let sites = Sites::new(2, "");
-        let places: Vec<_> = [Location::caller(), Location::caller(), Location::caller()].into();
-        let ids: Vec<_> = places.iter().map(|p| sites.intern(p)).collect();
+        let locations: Vec<_> = [Location::caller(), Location::caller(), Location::caller()].into();
+        let ids: Vec<_> = locations.iter().map(|location| sites.intern(location)).collect();
         assert_eq!(ids, [SiteId(1), SiteId(2), SiteId::OTHER]);
-        assert_eq!(sites.intern(places[1]), SiteId(2));
-        assert_eq!(sites.find(places[2]), None);
+        assert_eq!(sites.intern(locations[1]), SiteId(2));
+        assert_eq!(sites.find(locations[2]), None);
         assert_eq!(sites.overflowed(), 1);
-        assert_eq!(sites.get(SiteId(1)).to_string(), places[0].to_string());
+        assert_eq!(sites.get(SiteId(1)).to_string(), locations[0].to_string());
         assert_eq!(sites.get(SiteId::OTHER).to_string(), "other");
     }
 }

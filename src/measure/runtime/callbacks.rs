@@ -12,8 +12,8 @@
 //! - After the build, pollwatch's callbacks cannot be removed. [`uninstall`] replaces them by
 //!   callbacks without effect, so that the next runtime from this builder does not publish to the
 //!   worker threads of this one.
-//! - The `Debug` text shows those placeholders like callbacks of the user's. A second build with the
-//!   same builder must not be refused because of them.
+//! - The `Debug` text shows those placeholders like callbacks of the user's. A second build with
+//!   the same builder must not be refused because of them.
 //!
 //! What is stored: [`PLACEHOLDERS`], the list of all placeholders. The address of the builder
 //! identifies them, since tokio offers nothing else. Each placeholder owns a token, which is
@@ -34,8 +34,9 @@ use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::WorkerThreads;
 use crate::util::{call_user, lock};
 
-/// Whether pollwatch has thread callbacks of its own. Where there are task hooks, they report more.
-/// Elsewhere than on Linux, a worker's thread cannot be observed well enough.
+/// `true` if pollwatch has thread callbacks of its own in this build. With `tokio_unstable`, the
+/// task hooks report more. On other systems than Linux, a worker's thread cannot be observed well
+/// enough.
 pub(crate) const INSTALLED: bool = cfg!(all(not(tokio_unstable), target_os = "linux"));
 
 type Callback = Box<dyn Fn() + Send + Sync>;

@@ -12,18 +12,20 @@ use crate::measure::runtime::meter::Meter;
 use crate::model::lag::{LagReading, ScheduleDelay};
 use crate::model::time::Nanos;
 
-/// The age at which a value has expired.
-const MAX_AGE: Nanos = Nanos(1_000_000_000);
+/// The age at which a published value expires.
+const MAX_AGE: Nanos = Nanos::from_secs(1);
 
 /// The published lag of one runtime. The watchdog thread is its only writer.
 #[derive(Debug)]
 pub(crate) struct LagCell {
-    /// The moment that all published times count from.
+    /// The moment from which all published times are counted.
     start: Instant,
+    /// The number of [`Lag`]s of the runtime; clones count as one.
     holders: AtomicU32,
-    /// The latest delay, as [`pack_delay`] has it; 0 for none.
+    /// The latest delay, packed by [`pack_delay`]; 0 for none.
     delay: AtomicU64,
-    /// The latest scan and its number of blocked workers, as [`pack_scan`] has them; 0 for none.
+    /// The time and the number of blocked workers of the latest scan, packed by [`pack_scan`]; 0
+    /// for none.
     scan: AtomicU64,
 }
 
@@ -42,18 +44,20 @@ impl LagCell {
         self.delay.store(pack_delay(self.now(), delay, is_lower_bound), Ordering::Relaxed);
     }
 
-    /// Publishes the number of blocked workers, and that the watchdog is at work; the watchdog only.
+    /// Publishes the number of blocked workers, with the time of the scan that found them; the
+    /// watchdog only.
     pub(crate) fn publish_scan(&self, blocked_workers: usize) {
         self.scan.store(pack_scan(self.now(), blocked_workers), Ordering::Relaxed);
     }
 
-    /// Withdraws what was published; the watchdog only.
+    /// Withdraws the published values; the watchdog only.
     pub(crate) fn clear(&self) {
         self.scan.store(0, Ordering::Relaxed);
         self.delay.store(0, Ordering::Relaxed);
     }
 
-    /// Returns what was published, with `unanswered` zero; `None` if it has expired.
+    /// Returns the published values, with `unanswered` zero; `None` if no scan was published within
+    /// [`MAX_AGE`]. An older delay is left out.
     fn read(&self) -> Option<LagReading> {
         let now = self.now();
         let is_fresh = |at: Nanos| now.saturating_sub(at) < MAX_AGE;
@@ -75,15 +79,17 @@ impl LagCell {
     }
 }
 
-/// The bits of a delay, in units of 2 µs, and of a number of blocked workers.
+/// The number of bits of a delay, which is in units of 2 µs, and of a number of blocked workers.
 const DELAY_BITS: u32 = 25;
 const DELAY_UNIT_BITS: u32 = 11;
 const WORKER_BITS: u32 = 20;
-/// Times of delays are in units of 8 ms, which last for 73 years; those of scans of 1 ms.
+/// The time of a delay is in units of 8 ms, and that of a scan in units of 1 ms. The bits that are
+/// left for them last for 73 years and longer.
 const DELAY_TIME_UNIT_BITS: u32 = 23;
 const SCAN_TIME_UNIT_BITS: u32 = 20;
 
-/// Packs a delay: from the top its time, never 0, the delay, and whether it is a lower bound.
+/// Packs a delay. From the top, the bits are its time (never 0), the delay, and a flag for a lower
+/// bound. A delay that does not fit is the longest one that does, 69 s.
 fn pack_delay(at: Nanos, delay: Nanos, is_lower_bound: bool) -> u64 {
     let at = (at.0 >> DELAY_TIME_UNIT_BITS) + 1;
     let delay = (delay.0 >> DELAY_UNIT_BITS).min((1 << DELAY_BITS) - 1);
@@ -96,7 +102,7 @@ fn unpack_delay(word: u64) -> Option<(Nanos, Nanos, bool)> {
     Some((Nanos(at << DELAY_TIME_UNIT_BITS), Nanos(delay << DELAY_UNIT_BITS), word & 1 == 1))
 }
 
-/// Packs a scan: from the top its time, never 0, and the number of blocked workers.
+/// Packs a scan. From the top, the bits are its time (never 0) and the number of blocked workers.
 fn pack_scan(at: Nanos, blocked_workers: usize) -> u64 {
     let at = (at.0 >> SCAN_TIME_UNIT_BITS) + 1;
     at << WORKER_BITS | (blocked_workers as u64).min((1 << WORKER_BITS) - 1)
@@ -107,26 +113,27 @@ fn unpack_scan(word: u64) -> Option<(Nanos, usize)> {
     Some((Nanos(at << SCAN_TIME_UNIT_BITS), (word & ((1 << WORKER_BITS) - 1)) as usize))
 }
 
-/// How late the tasks of a runtime are polled now; returned by
+/// A handle to the lag of a runtime, which is how late its tasks are polled now; returned by
 /// [`Watchdog::lag`](crate::Watchdog::lag) and by [`LagSource`].
 ///
 /// The watchdog measures the delay from a task's wake to its poll with a probe, a task of its own
-/// that waits behind all others. While anyone holds a `Lag` of a runtime, it wakes the probe each
-/// 20 ms instead of each 100 ms while the runtime polls, and the probe is polled twice a time: at
-/// most 100 polls a second of some 100 ns, with what waking an idle worker takes.
+/// that waits behind all others. It wakes the probe each 100 ms while the runtime polls. While
+/// anyone holds a `Lag` of the runtime, it does so each 20 ms, and the probe is polled twice for
+/// each wake. The cost is at most 100 polls a second of some 100 ns, and the wakes of idle workers.
 ///
-/// Clones are cheap, and count as one. A `Lag` does not keep the watchdog running. It stays with the
-/// runtime's name: another runtime of that name, built after this one has shut down, continues it.
+/// A clone costs one reference count. A `Lag` does not keep the watchdog running. It belongs to the
+/// name of the runtime, and also returns the lag of the next runtime that has the name after this
+/// one has shut down.
 #[derive(Clone)]
-pub struct Lag(Arc<Held>);
+pub struct Lag(Arc<LagHolder>);
 
-/// What all clones of a [`Lag`] share.
-struct Held {
+/// The part of a [`Lag`] that all its clones share.
+struct LagHolder {
     meter: Arc<Meter>,
     runtime: Arc<Runtime>,
 }
 
-impl Drop for Held {
+impl Drop for LagHolder {
     fn drop(&mut self) {
         self.runtime.lag.holders.fetch_sub(1, Ordering::Relaxed);
         self.meter.lag_holders.fetch_sub(1, Ordering::Relaxed);
@@ -137,16 +144,18 @@ impl Lag {
     fn new(meter: &Arc<Meter>, runtime: Arc<Runtime>) -> Lag {
         meter.lag_holders.fetch_add(1, Ordering::Relaxed);
         runtime.lag.holders.fetch_add(1, Ordering::Relaxed);
-        Lag(Arc::new(Held { meter: meter.clone(), runtime }))
+        Lag(Arc::new(LagHolder { meter: meter.clone(), runtime }))
     }
 
     /// Returns the lag at this moment: three relaxed atomic loads and two readings of the clock, on
     /// any thread, without a lock.
     ///
-    /// A reading is made of what the watchdog has published since the latest second. It returns
-    /// `None` when that is nothing: for a second after the `Lag` was made at most, when nothing was
-    /// polled for a second (an idle runtime has no lag), and when the watchdog has stopped or hangs.
-    /// A value that is too old is never returned.
+    /// A reading consists of the values that the watchdog has published within the last second. It
+    /// is `None` where there are none:
+    ///
+    /// - for at most a second after the `Lag` was made;
+    /// - when nothing was polled for a second, because an idle runtime has no lag;
+    /// - when the watchdog has stopped or hangs.
     ///
     /// ```
     /// use std::time::Duration;
@@ -155,14 +164,14 @@ impl Lag {
     /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
     /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
     /// let lag = watchdog.lag("main").expect("a runtime of this name");
-    /// let delay = lag.read().and_then(|reading| reading.schedule_delay).map_or(Duration::ZERO, |d| d.delay);
-    /// if delay > Duration::from_millis(50) {
+    /// let delay = lag.read().and_then(|reading| reading.schedule_delay);
+    /// if delay.is_some_and(|measured| measured.delay > Duration::from_millis(50)) {
     ///     // Put off what is not urgent.
     /// }
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
     pub fn read(&self) -> Option<LagReading> {
-        let Held { meter, runtime } = &*self.0;
+        let LagHolder { meter, runtime } = &*self.0;
         let mut reading = runtime.lag.read()?;
         let sent = runtime.probe.unanswered();
         reading.unanswered = sent.map_or(Duration::ZERO, |sent| {
@@ -185,7 +194,7 @@ impl Lag {
         &self.0.runtime.name
     }
 
-    /// Returns tokio's id of the runtime, while the watchdog watches it.
+    /// Returns tokio's id of the runtime; `None` when the watchdog does not watch it any more.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -198,7 +207,8 @@ impl Lag {
         self.0.runtime.tokio_id()
     }
 
-    /// Returns the number of the runtime's workers, while the watchdog watches it.
+    /// Returns the number of the runtime's workers; `None` when the watchdog does not watch it any
+    /// more.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -218,10 +228,10 @@ impl fmt::Debug for Lag {
     }
 }
 
-/// Where the [`Lag`] of each runtime of a watchdog comes from; returned by
-/// [`Watchdog::lag_source`](crate::Watchdog::lag_source). For middleware that is made before its
-/// runtime is known. It does not keep the watchdog running, and costs nothing until it returns a
-/// `Lag`.
+/// A source of the [`Lag`] of each runtime of a watchdog; returned by
+/// [`Watchdog::lag_source`](crate::Watchdog::lag_source). Middleware that is made before its
+/// runtime is known holds one. It does not keep the watchdog running, and costs nothing until it
+/// returns a `Lag`.
 #[derive(Clone)]
 pub struct LagSource {
     meter: Arc<Meter>,
@@ -232,7 +242,7 @@ impl LagSource {
         LagSource { meter: meter.clone() }
     }
 
-    /// Returns the lag of the runtime with this name, or `None` if none has ever had it.
+    /// Returns the lag of the runtime with this name; `None` if no runtime has ever had it.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -246,8 +256,8 @@ impl LagSource {
     }
 
     /// Returns the lag of the runtime that the calling thread is on; `None` outside of a runtime.
-    /// A runtime that nobody has named is attached, as [`Watchdog::watch`](crate::Watchdog::watch)
-    /// does.
+    /// A runtime that is not watched yet is attached, as by
+    /// [`Watchdog::watch`](crate::Watchdog::watch).
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -264,7 +274,8 @@ impl LagSource {
         Some(Lag::new(&self.meter, runtime))
     }
 
-    /// Returns the lags of all runtimes that the watchdog watches now; none when it has stopped.
+    /// Returns the lags of all runtimes that the watchdog watches now. After it has stopped, there
+    /// are none.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -301,7 +312,7 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
-    fn words_hold_what_was_packed() {
+    fn unpacking_returns_the_packed_values() {
         let day = 86_400_000 * MS;
         for at in [0, 5 * MS, day, 365 * day * 50] {
             for (delay, kept) in [(0, 0), (3_000, 2_048), (40 * MS, 40 * MS), (u64::MAX, ((1 << 25) - 1) << 11)] {
@@ -319,9 +330,9 @@ mod tests {
     #[test]
     fn values_expire() {
         let cell = LagCell::new();
-        assert_eq!(cell.read(), None, "nothing is known");
+        assert_eq!(cell.read(), None, "nothing was published");
         cell.publish_delay(Nanos(40 * MS), false);
-        assert_eq!(cell.read(), None, "of a watchdog that does not scan");
+        assert_eq!(cell.read(), None, "no scan was published");
         cell.publish_scan(2);
         let reading = cell.read().unwrap();
         assert_eq!(reading.blocked_workers, 2);
@@ -331,9 +342,9 @@ mod tests {
         let aged = LagCell { start: cell.start - MAX_AGE.to_duration() * 2, ..LagCell::new() };
         aged.delay.store(cell.delay.load(Ordering::Relaxed), Ordering::Relaxed);
         aged.scan.store(cell.scan.load(Ordering::Relaxed), Ordering::Relaxed);
-        assert_eq!(aged.read(), None, "of a watchdog that has stopped to scan");
+        assert_eq!(aged.read(), None, "the watchdog does not scan any more");
         aged.publish_scan(0);
-        assert_eq!(aged.read().unwrap().schedule_delay, None, "that was measured two seconds ago");
+        assert_eq!(aged.read().unwrap().schedule_delay, None, "it was measured two seconds ago");
         cell.clear();
         assert_eq!(cell.read(), None);
     }

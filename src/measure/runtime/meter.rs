@@ -80,7 +80,7 @@ struct RetiredCounters {
 
 impl Meter {
     /// Makes a meter with what most tests set.
-    #[cfg(test)]
+    #[cfg(all(test, not(pollwatch_loom)))]
     pub(crate) fn of(threshold: Nanos, max_sites: usize) -> Arc<Meter> {
         Meter::new(Settings {
             threshold,

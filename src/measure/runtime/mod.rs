@@ -7,7 +7,7 @@
 //! What follows from it:
 //!
 //! - The hooks hold the [`Runtime`] entry, so an entry that held a handle for ever would be a cycle
-//!   and leak. The entry holds tokio's handle only while the runtime lives ([`LiveRuntime`]).
+//!   and leak. The entry holds tokio's handle only while the runtime lives ([`LiveHandle`]).
 //! - The drop of a task of pollwatch's own, the [`probe`], reports the shutdown.
 //! - A new runtime may take the name of one that was shut down. A probe of the old runtime may be
 //!   dropped later. The generation number of the entry distinguishes the two.
@@ -75,7 +75,7 @@ pub(crate) struct Runtime {
 struct RuntimeState {
     /// `true` from the reservation of the name until the runtime is shut down.
     reserved: bool,
-    live: Option<LiveRuntime>,
+    live: Option<LiveHandle>,
     /// The runtime that was live when the watchdog stopped. Its tasks are still counted under this
     /// name.
     stopped: Option<Id>,
@@ -87,7 +87,7 @@ struct RuntimeState {
 ///
 /// It must be dropped when tokio's runtime shuts down: the handle owns the hooks, and the hooks own
 /// the entry.
-struct LiveRuntime {
+struct LiveHandle {
     id: Id,
     metrics: RuntimeMetrics,
     owners: WorkerOwners,
@@ -116,8 +116,8 @@ impl Runtime {
         })
     }
 
-    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped. `hooked`
-    /// says that pollwatch's hooks are installed there.
+    /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped.
+    /// `hooked` says that pollwatch's hooks are installed there.
     pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, worker_threads: Option<Arc<WorkerThreads>>) {
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
@@ -127,7 +127,7 @@ impl Runtime {
         let worker_threads = worker_threads.filter(|_| self.is_multi_thread());
         let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
         let owners = WorkerOwners::of(metrics.num_workers());
-        lock(&self.state).live = Some(LiveRuntime { id: handle.id(), metrics, owners, stats, worker_threads });
+        lock(&self.state).live = Some(LiveHandle { id: handle.id(), metrics, owners, stats, worker_threads });
         crate::measure::runtime::probe::spawn(handle, self, generation);
     }
 
@@ -187,7 +187,7 @@ impl Runtime {
     /// Returns the worker of this runtime that a thread's poll blocks; see [`ownership`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<WorkerIndex> {
         let state = lock(&self.state);
-        let LiveRuntime { metrics, owners, .. } = state.live.as_ref()?;
+        let LiveHandle { metrics, owners, .. } = state.live.as_ref()?;
         let (metrics, owners) = (metrics.clone(), owners.clone());
         drop(state);
         ownership::worker_of(&metrics, &owners, thread, frame)

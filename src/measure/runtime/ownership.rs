@@ -49,8 +49,8 @@ mod imp {
     use crate::measure::thread::slot::FrameKind;
     use std::cell::Cell;
 
-    /// A thread's knowledge of the runtimes for which wrappers have polled on it, as sets of runtime
-    /// ids with a bit for each.
+    /// A thread's knowledge of the runtimes for which wrappers have polled on it, as sets of
+    /// runtime ids with a bit for each.
     #[derive(Debug, Default)]
     pub(crate) struct OwnershipCache {
         /// The runtimes whose flavour is known.
@@ -124,10 +124,10 @@ mod imp {
 
 /// Ownership in stable mode.
 ///
-/// tokio tells only the thread itself which worker it runs (`worker_index`), and publishes how long
-/// each worker was busy. It updates the busy time when a worker parks and every 61 ticks of its
-/// scheduler, never during a poll. So if the busy time of a worker changes during a poll, another
-/// thread has taken its core over.
+/// tokio returns the worker of a thread only to that thread (`worker_index`), and publishes how
+/// long each worker was busy. It updates the busy time when a worker parks and every 61 ticks of
+/// its scheduler, never during a poll. So if the busy time of a worker changes during a poll,
+/// another thread has taken its core over.
 ///
 /// A thread that has taken the core over and is still in its first poll has not changed the busy
 /// time. If that poll is measured, the thread has entered itself in [`WorkerOwners`]. Otherwise the
@@ -167,8 +167,8 @@ mod imp {
     }
 
     /// For each worker of a multi-thread runtime, the thread that was last in a measured poll as
-    /// that worker: its number within the watchdog plus 1, or 0. An earlier owner has handed the core
-    /// over. A thread writes only when it takes a core over.
+    /// that worker: its number within the watchdog plus 1, or 0. An earlier owner has handed the
+    /// core over. A thread writes only when it takes a core over.
     #[derive(Clone, Debug)]
     pub(crate) struct WorkerOwners(Arc<[AtomicU64]>);
 
@@ -312,8 +312,8 @@ mod tests {
         (id, record)
     }
 
-    /// A thread caches the flavour of a runtime by its id, and the next runtime of that name has the
-    /// same id.
+    /// A thread caches the flavour of a runtime by its id, and the next runtime of that name has
+    /// the same id.
     #[test]
     fn the_next_runtime_of_an_id_is_not_mistaken_for_the_last() {
         let meter = Meter::of(Nanos::from_secs(1), 10);

@@ -1,10 +1,12 @@
-//! The probe: one task of pollwatch's own in each runtime. It measures how long a woken task waits
-//! for its poll, and its drop reports that the runtime shuts down. It is in no count.
+//! The probe, a task of pollwatch's own in each runtime. It measures the schedule delay: how long a
+//! woken task waits for its poll. Its drop shows that the runtime shuts down. No counter of tasks
+//! or polls includes it.
 //!
-//! A wake from outside goes through the queue that all workers share, and that each checks every
-//! few polls. Under load it overtakes what waits in the workers' own queues, where requests wait.
-//! Where anyone reads the runtime's lag, the probe therefore goes once more through the queue of the
-//! worker that polled it: one poll of some 100 ns.
+//! A wake from another thread goes through the injection queue, which all workers share and check
+//! every few polls. Under load, such a task overtakes those in the local queues of the workers, and
+//! requests are in the local queues. So where anyone reads the lag of the runtime, the probe
+//! continues through the local queue of the worker that polled it, and the wake is answered by its
+//! second poll. That costs one more poll of some 100 ns.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,17 +20,20 @@ use crate::measure::runtime::Runtime;
 use crate::model::time::Nanos;
 use crate::util::lock;
 
-/// Every task that is spawned in this file is pollwatch's own.
+/// The source file of the probe. A task that was spawned here is pollwatch's own.
 pub(crate) const FILE: &str = file!();
 
-/// The watchdog's end of the probe.
+/// The state that the watchdog and the probe's task share. The watchdog sends wakes, and the task
+/// answers them.
 #[derive(Debug)]
 pub(crate) struct Probe {
+    /// The task's waker, while the task waits for a wake.
     waker: Mutex<Option<Waker>>,
-    /// The clock reading of the wake that has not been answered, or 0.
+    /// The clock reading of the wake that has not been answered, in [`Ticks`]; 0 for none.
     sent: AtomicU64,
-    /// The nanoseconds from the last answered wake to its answer, or [`WITHDRAWN`].
+    /// The delay of the last answered wake in [`Nanos`], or [`WITHDRAWN`].
     answer: AtomicU64,
+    /// `true` if the task is to end at its next poll.
     stop: AtomicBool,
 }
 
@@ -37,12 +42,13 @@ pub(crate) struct Probe {
 pub(crate) enum Answer {
     /// The wake at this clock reading has not been answered.
     Waiting(Ticks),
-    /// The wake was answered after this time.
+    /// The wake was answered after this delay.
     After(Nanos),
-    /// The wake was withdrawn, and says nothing about the delay.
+    /// The wake was withdrawn, or there was none. The delay is not known.
     Withdrawn,
 }
 
+/// The bits of an answer that says nothing.
 const WITHDRAWN: u64 = u64::MAX;
 
 impl Probe {
@@ -66,12 +72,13 @@ impl Probe {
         }
     }
 
-    /// Returns the clock reading of the wake that has not been answered.
+    /// Returns the clock reading of the wake that has not been answered, if there is one. Any
+    /// thread may call this.
     pub(crate) fn unanswered(&self) -> Option<Ticks> {
         Some(Ticks(self.sent.load(Ordering::Relaxed))).filter(|sent| *sent != Ticks(0))
     }
 
-    /// Wakes the probe if it waits, and returns whether it did; the watchdog only.
+    /// Wakes the task if it waits for a wake, and returns whether it did; the watchdog only.
     pub(crate) fn send(&self, now: Ticks) -> bool {
         let waker = lock(&self.waker).take();
         if let Some(waker) = waker {
@@ -92,8 +99,8 @@ impl Probe {
         true
     }
 
-    /// Sets the state of the last wake.
-    #[cfg(test)]
+    /// Sets the state of the last wake, for tests.
+    #[cfg(all(test, not(pollwatch_loom)))]
     pub(crate) fn pretend(&self, answer: Answer) {
         let (sent, answer) = match answer {
             Answer::Waiting(sent) => (sent.0.max(1), WITHDRAWN),
@@ -114,14 +121,16 @@ impl Probe {
     }
 }
 
-struct Task {
+/// The probe's task.
+struct ProbeTask {
     runtime: Arc<Runtime>,
+    /// The generation of the tokio runtime that polls the task.
     generation: u64,
-    /// The wake that has passed the shared queue and is now in a worker's own; or 0.
-    halfway: Ticks,
+    /// The wake that has passed the injection queue and is in a local queue now; 0 for none.
+    in_local_queue: Ticks,
 }
 
-impl Future for Task {
+impl Future for ProbeTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -130,20 +139,20 @@ impl Future for Task {
         let Some(meter) = this.runtime.meter.upgrade() else { return Poll::Ready(()) };
         let sent = Ticks(probe.sent.load(Ordering::Acquire));
         let delay = meter.clock.delta(sent, meter.clock.now());
-        if sent != Ticks(0) && sent != this.halfway {
-            // This task is the only writer; one thread at a time polls it.
+        if sent != Ticks(0) && sent != this.in_local_queue {
+            // Only this task writes to the histogram, and one thread at a time polls it.
             this.runtime.delay.record_and_sum(delay);
             if this.runtime.lag.is_held() {
-                this.halfway = sent;
-                // A wake within its own poll puts the task at the back of the worker's queue.
+                this.in_local_queue = sent;
+                // A task that wakes itself is put at the back of the worker's local queue.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
-        this.halfway = Ticks(0);
+        this.in_local_queue = Ticks(0);
         if sent != Ticks(0) {
             probe.answer.store(delay.0, Ordering::Relaxed);
-            // No other wake is sent until this one is answered.
+            // The watchdog sends no other wake before it finds a waker again.
             probe.sent.store(0, Ordering::Release);
         }
         *lock(&probe.waker) = Some(cx.waker().clone());
@@ -151,7 +160,7 @@ impl Future for Task {
     }
 }
 
-impl Drop for Task {
+impl Drop for ProbeTask {
     fn drop(&mut self) {
         let waker = lock(&self.runtime.probe.waker).take();
         drop(waker);
@@ -160,6 +169,7 @@ impl Drop for Task {
     }
 }
 
+/// Spawns the probe's task on the tokio runtime of this generation.
 pub(super) fn spawn(handle: &Handle, runtime: &Arc<Runtime>, generation: u64) {
-    drop(handle.spawn(Task { runtime: runtime.clone(), generation, halfway: Ticks(0) }));
+    drop(handle.spawn(ProbeTask { runtime: runtime.clone(), generation, in_local_queue: Ticks(0) }));
 }

@@ -15,7 +15,7 @@ use crate::measure::entry::spans;
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
 #[cfg(feature = "tower")]
-use crate::measure::primitives::route::{Proof, RouteId};
+use crate::measure::primitives::route::{NameStatus, RouteId};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::Runtime;
@@ -185,10 +185,10 @@ impl LocalHandle {
 
     /// Returns the id of a route. `other` is not cached, because the name may get an id later.
     #[cfg(feature = "tower")]
-    pub(crate) fn route(&self, meter: &Meter, name: &str, proof: Proof) -> RouteId {
+    pub(crate) fn route(&self, meter: &Meter, name: &str, status: NameStatus) -> RouteId {
         let known = self.routes.borrow().get(name).copied();
         known.unwrap_or_else(|| {
-            let route = meter.routes.intern(name, proof);
+            let route = meter.routes.intern(name, status);
             if route != RouteId::OTHER {
                 self.routes.borrow_mut().insert(name.into(), route);
             }

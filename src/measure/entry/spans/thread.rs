@@ -157,7 +157,7 @@ impl ThreadSpans {
             EnteredDuring::Task(_) | EnteredDuring::NoTask => true,
         });
         if self.slot.len() < before {
-            // What is within a removed span was entered in the same poll, or in one within it.
+            // The spans within a removed one were entered in the same poll, or in one within it.
             self.excess = ExcessSpans::default();
             self.publish_excess();
         }

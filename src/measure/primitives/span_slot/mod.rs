@@ -191,7 +191,7 @@ impl<const N: usize> SpanSlot<N> {
         }
     }
 
-    /// Publishes the number of spans that have no entry; 65,535 stands for any larger number.
+    /// Publishes the number of spans that have no entry, at most 65,535.
     pub(crate) fn set_excess(&self, excess: usize) {
         let excess = (excess as u64).min(MAX_EXCESS);
         self.set_version(self.version.get() & !EXCESS_MASK | excess << LEN_BITS);

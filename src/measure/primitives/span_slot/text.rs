@@ -59,7 +59,7 @@ pub(crate) struct SpanText {
     body_end: u8,
     /// The end of the text.
     len: u8,
-    /// Whether something did not fit.
+    /// `true` if a part did not fit.
     truncated: bool,
     /// The fields, by their index in the span's metadata.
     ranges: [ByteRange; MAX_FIELDS],

@@ -2,8 +2,8 @@
 //!
 //! loom does not know the process-wide barrier. The barrier makes each running thread execute a
 //! fence at some moment between the watchdog's two steps. The models have a fence in the poll
-//! instead, between its store and its load, where it matters. That the kernel's barrier is as strong
-//! is what membarrier(2) promises; it is not proven here.
+//! instead, between its store and its load, where it matters. That the kernel's barrier is as
+//! strong is what membarrier(2) promises; it is not proven here.
 
 use super::*;
 use crate::measure::thread::slot::Slot;

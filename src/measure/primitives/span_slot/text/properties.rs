@@ -19,7 +19,7 @@ fn recorded(values: &[(u8, String)]) -> String {
 /// The text as a simple model formats it: fields in the order in which they were recorded last.
 struct Expected {
     text: String,
-    /// Whether the text fitted after each recorded value.
+    /// `true` if the text fitted after every recorded value.
     always_fitted: bool,
 }
 
