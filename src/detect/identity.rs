@@ -69,7 +69,7 @@ impl Liveness for TrackedStall {
         let is_current = match &self.identity {
             StallIdentity::Poll(number) => reading.as_ref().is_some_and(|reading| {
                 let mut polls = reading.polls();
-                polls.any(|poll| poll.frame.number == *number && poll.paused_since.is_none())
+                polls.any(|poll| poll.frame.number == *number && poll.allowed_since.is_none())
             }),
             StallIdentity::Worker(worker) => worker.is_current(&self.thread),
         };

@@ -31,17 +31,17 @@ pub(super) fn polls_in(
     thread: &ThreadState,
     reading: &SlotReading,
 ) -> impl Iterator<Item = (Poll, Frame)> {
-    reading.polls().map(move |PollFrame { frame, tag, paused_since }| {
+    reading.polls().map(move |PollFrame { frame, tag, allowed_since }| {
         let fields = FrameFields { number: frame.number, start: frame.start, task: frame.task, tag };
         let mut poll = poll_of(meter, thread, fields);
-        poll.watched = reading.scope_of(frame);
+        poll.watched = reading.watched_part_of(frame);
         poll.parent_route = reading.parent_route(frame);
         poll.request = reading.request_of(frame).map(|(request, route)| OpenRequest {
             frame: request.number,
             route,
             start: meter.clock.nanos(request.start),
         });
-        poll.paused_since = paused_since.map(|at| meter.clock.nanos(at));
+        poll.paused_since = allowed_since.map(|at| meter.clock.nanos(at));
         (poll, *frame)
     })
 }

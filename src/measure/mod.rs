@@ -1,6 +1,6 @@
 //! Measures every poll, on the user's threads, and publishes what each thread is doing.
 //!
-//! The folders form an order, and a folder imports only from those above it:
+//! The folders form an order, and a folder imports only those listed before it:
 //!
 //! ```text
 //! primitives   clock, histogram, frame tags, sites and routes, span slot, wake-up of the watchdog
@@ -12,10 +12,11 @@
 //! ```
 //!
 //! Two cycles are left. A thread finds its meter, and a meter lists its threads (`thread::local`
-//! and `runtime`). A thread that is registered hands over the spans it has entered before
-//! (`thread` and `entry::spans`).
+//! and `runtime`). A thread that is registered gets the span slot that it has filled
+//! before (`thread` and `entry::spans`).
 //!
-//! The layers above `measure` read a [`Meter`](runtime::meter::Meter) and never call into a thread.
+//! The other layers reach what the threads publish ([`ThreadState`](thread::ThreadState)) through a
+//! [`Meter`](runtime::meter::Meter), and never a thread's private handle (`LocalHandle`).
 
 pub(crate) mod counters;
 pub(crate) mod entry;

@@ -23,8 +23,8 @@
 //! 1. **Copy.** A thread that waits in a system call is read from outside. The kernel gives its
 //!    stack pointer (`/proc/self/task/<tid>/syscall`) and its memory (`process_vm_readv`). The
 //!    thread is not disturbed, and none of its system calls fails with `EINTR`. A running thread
-//!    gets `SIGURG`. The handler copies registers and stack into a buffer that was allocated before,
-//!    and returns.
+//!    gets `SIGURG`. The handler copies registers and stack into a buffer that was allocated
+//!    before, and returns.
 //! 2. **Unwind.** The calling thread unwinds the copy by the call frame information of the loaded
 //!    modules (`.eh_frame`), which it has copied as well. Nothing is ever unwound in the handler,
 //!    and the thread's own memory is not touched after the copy.

@@ -1,8 +1,9 @@
 //! The poll path: what happens at the start and at the end of a poll.
 //!
-//! It takes no lock, allocates nothing, makes no system call (except the one that wakes a sleeping
-//! watchdog), and does no read-modify-write on a shared cache line. Cold parts are functions of
-//! their own.
+//! The fast path takes no lock, allocates nothing, makes no system call (except the one that wakes
+//! a sleeping watchdog), and does no read-modify-write on a shared cache line. The cold parts (the
+//! first poll of a site on a thread, the end of a slow poll) may do all of that, and are functions
+//! of their own.
 
 #[cfg(tokio_unstable)]
 use std::panic::Location;
@@ -19,14 +20,10 @@ use crate::measure::runtime::ownership;
 use crate::measure::thread::slot::{FrameCell, FrameKind, FrameTag};
 use crate::measure::thread::slow_polls::{SlowPoll, SlowSubject};
 use crate::measure::thread::{LocalHandle, SpawnSite};
+#[cfg(tokio_unstable)]
+use crate::measure::thread::{with_first_handle, with_handle};
 use crate::model::id::{FrameNumber, RuntimeId};
 use crate::model::time::Nanos;
-
-#[cfg(tokio_unstable)]
-#[inline(always)]
-fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
-    crate::measure::thread::with(runtime, f);
-}
 
 /// Starts a poll that tokio's hooks report.
 ///
@@ -35,8 +32,8 @@ fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn start_task_poll(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    let started = crate::measure::thread::with_first(runtime, |thread| {
-        let (counters, tag) = thread.cached(SpawnSite::Location(location), runtime.runtime_tag)?;
+    let started = with_first_handle(runtime, |thread| {
+        let (counters, tag) = thread.cached(SpawnSite::Location(location), runtime.runtime_key)?;
         // One load for both, because the compiler keeps none across a reading of the clock.
         let state = &*thread.state;
         state.push_poll(state.fast_now()?, tag.with(FrameKind::Task, None), task, None, counters);
@@ -51,7 +48,7 @@ pub(crate) fn start_task_poll(runtime: &Runtime, location: &'static Location<'st
 #[cold]
 #[inline(never)]
 fn start_task_poll_cold(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    with(runtime, |thread| {
+    with_handle(runtime, |thread| {
         if let Some(counters) = thread.counters(SpawnSite::Location(location), runtime.id) {
             thread.push_poll(counters.tag().with(FrameKind::Task, None), task, None, counters);
         }
@@ -62,7 +59,7 @@ fn start_task_poll_cold(runtime: &Runtime, location: &'static Location<'static>,
 #[cfg(tokio_unstable)]
 #[inline(always)]
 pub(crate) fn end_task_poll(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    let ended = crate::measure::thread::with_first(runtime, |thread| {
+    let ended = with_first_handle(runtime, |thread| {
         let top = thread.state.slot.top().filter(|top| top.task() == task)?;
         finish_fast(thread, top).then(|| thread.state.slot.pop())
     });
@@ -75,7 +72,7 @@ pub(crate) fn end_task_poll(runtime: &Runtime, location: &'static Location<'stat
 #[cold]
 #[inline(never)]
 fn end_task_poll_slow(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    with(runtime, |thread| match thread.state.slot.top() {
+    with_handle(runtime, |thread| match thread.state.slot.top() {
         Some(top) if top.task() == task => {
             finish(thread, top);
             thread.state.slot.pop();
@@ -204,7 +201,7 @@ pub(crate) fn enter(
         // A scope has no task, because the hooks pop only frames of polls. It has no start of its
         // own, because its time is not counted.
         let start = slot.top().map_or(Ticks(0), FrameCell::start);
-        let tag = FrameTag { kind: FrameKind::Scope, runtime, route: parent_route, index: site.0 };
+        let tag = FrameTag { kind: FrameKind::WatchedPart, runtime, route: parent_route, index: site.0 };
         thread.state.push(start, tag.pack())
     } else {
         let counters = thread.counters(SpawnSite::Interned(site), runtime)?;
@@ -235,7 +232,7 @@ pub(crate) fn leave(thread: &LocalHandle, pushed: PushedFrame) {
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    with(runtime, |thread| {
+    with_handle(runtime, |thread| {
         let Some(counters) = thread.counters(SpawnSite::Location(location), runtime.id) else { return };
         counters.event(SiteEvent::Spawned);
         if thread.ended_before_spawn.get() == task {
@@ -259,7 +256,7 @@ pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'sta
     if crate::measure::thread::is_spawn_unknown(runtime, location) {
         return;
     }
-    with(runtime, |thread| {
+    with_handle(runtime, |thread| {
         let is_in_poll = thread.state.slot.top().is_some_and(|top| top.task() == task);
         let counters = if is_in_poll {
             thread.counters(SpawnSite::Location(location), runtime.id)

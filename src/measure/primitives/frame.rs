@@ -12,11 +12,11 @@ pub(crate) const MAX_RUNTIMES: usize = 64;
 pub(crate) enum FrameKind {
     /// A poll that tokio's hooks report.
     Task,
-    /// A poll that a wrapper measures, because no hook does: a `block_on` root, or a watched task
-    /// in stable mode.
+    /// A poll of a watched future that no hook measures: a `block_on` root, a task of a runtime
+    /// without hooks, or a watched task in stable mode.
     Watched,
     /// A watched future within a poll. It is a part of that poll.
-    Scope,
+    WatchedPart,
     /// A request within a poll. It is a part of that poll.
     Route,
     /// A scope of allowed blocking. While it is open, no time counts for the enclosing polls.
@@ -71,7 +71,7 @@ impl PackedTag {
             kind: match word >> 56 {
                 0 => FrameKind::Task,
                 1 => FrameKind::Watched,
-                2 => FrameKind::Scope,
+                2 => FrameKind::WatchedPart,
                 3 => FrameKind::Route,
                 _ => FrameKind::Allowed,
             },
@@ -82,9 +82,9 @@ impl PackedTag {
     }
 }
 
-/// A record of the worker that a wrapper found its thread to be at the push of a frame, in one
-/// word. `runtime::ownership` defines the bits; 0 says that the thread is no worker of another
-/// runtime.
+/// The observation that a wrapper makes at the push of a frame about its thread and the poll's
+/// runtime, in one word. The two modules in `runtime::ownership` define the bits. 0 is the record
+/// of a frame for which nothing has to be remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OwnershipRecord(pub(crate) u64);
 
@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_tag_survives_packing() {
-        for kind in [FrameKind::Task, FrameKind::Watched, FrameKind::Scope, FrameKind::Route, FrameKind::Allowed] {
+        for kind in [FrameKind::Task, FrameKind::Watched, FrameKind::WatchedPart, FrameKind::Route, FrameKind::Allowed]
+        {
             for route in [None, RouteId::from_bits(1), RouteId::from_bits(u16::MAX)] {
                 let tag = FrameTag { kind, runtime: RuntimeId(63), route, index: u32::MAX };
                 assert_eq!(tag.pack().unpack(), tag);

@@ -109,8 +109,9 @@ impl Wake {
         }
     }
 
-    /// Sleeps until a poll starts, unless `is_idle` finds, after the flag is up, that one already
-    /// has. Returns the clock reading at which a poll woke the watchdog, which is the only caller.
+    /// Sleeps until a poll starts; for the watchdog thread only. Does not sleep if `is_idle`, which
+    /// runs when the flag is up, finds that a poll has started. Without the barrier the sleep lasts
+    /// 100 ms at most. Returns the clock reading at which a poll woke this thread, if one did.
     pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<Ticks> {
         self.woken.store(0, Ordering::Relaxed);
         // A wake-up before this has left a token, with which either call returns at once.

@@ -39,7 +39,7 @@ use crate::measure::runtime::probe::Probe;
 use crate::measure::runtime::stats::RuntimeStats;
 use crate::measure::runtime::worker_threads::WorkerThreads;
 #[cfg(tokio_unstable)]
-use crate::measure::thread::RuntimeTag;
+use crate::measure::thread::RuntimeKey;
 use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::Frame;
 use crate::model::id::{RuntimeId, WorkerIndex};
@@ -54,9 +54,9 @@ pub(crate) struct Runtime {
     /// The id of its meter, by which a hook finds the handle of its thread.
     #[cfg(tokio_unstable)]
     pub(crate) meter_id: u64,
-    /// The tag of its id, by which a thread finds the counters of a site.
+    /// The bits of its id in the key by which a thread finds the counters of a site.
     #[cfg(tokio_unstable)]
-    pub(crate) runtime_tag: RuntimeTag,
+    pub(crate) runtime_key: RuntimeKey,
     pub(crate) meter: Weak<Meter>,
     pub(crate) probe: Probe,
     pub(crate) lag: LagCell,
@@ -104,7 +104,7 @@ impl Runtime {
             #[cfg(tokio_unstable)]
             meter_id: meter.id,
             #[cfg(tokio_unstable)]
-            runtime_tag: RuntimeTag::of(id),
+            runtime_key: RuntimeKey::of(id),
             meter: Arc::downgrade(meter),
             probe: Probe::new(),
             lag: LagCell::new(),

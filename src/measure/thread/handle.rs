@@ -51,23 +51,22 @@ impl SpawnSite {
     }
 
     #[inline(always)]
-    fn key(self, runtime: RuntimeTag) -> CountersKey {
+    fn key(self, runtime: RuntimeKey) -> CountersKey {
         CountersKey(self.bits() ^ runtime.0)
     }
 }
 
 const _: () = assert!(align_of::<Location<'static>>() == 8 || size_of::<usize>() != 8);
 
-/// The bits that distinguish the keys of a runtime from those of others. They are the highest,
-/// which no address uses.
+/// The bits of a runtime in a [`CountersKey`]. They are the highest, which no address uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RuntimeTag(u64);
+pub(crate) struct RuntimeKey(u64);
 
-impl RuntimeTag {
-    /// Returns the tag of a runtime.
+impl RuntimeKey {
+    /// Returns the bits of a runtime.
     #[inline(always)]
-    pub(crate) const fn of(runtime: RuntimeId) -> RuntimeTag {
-        RuntimeTag((runtime.0 as u64) << 57)
+    pub(crate) const fn of(runtime: RuntimeId) -> RuntimeKey {
+        RuntimeKey((runtime.0 as u64) << 57)
     }
 }
 
@@ -200,7 +199,7 @@ impl LocalHandle {
     /// own tasks.
     #[inline(always)]
     pub(crate) fn counters(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
-        match self.cached(site, RuntimeTag::of(runtime)) {
+        match self.cached(site, RuntimeKey::of(runtime)) {
             Some((counters, _)) => Some(counters),
             // One call for each kind, so that the fast path does not build a `SpawnSite` in memory.
             _ => match site {
@@ -213,7 +212,7 @@ impl LocalHandle {
 
     /// Returns the counters of a spawn site and their tag if they are in the cache.
     #[inline(always)]
-    pub(crate) fn cached(&self, site: SpawnSite, runtime: RuntimeTag) -> Option<(&SiteCounters, PackedTag)> {
+    pub(crate) fn cached(&self, site: SpawnSite, runtime: RuntimeKey) -> Option<(&SiteCounters, PackedTag)> {
         let entry = self.entry(site);
         (entry.key.get() == site.key(runtime)).then(|| (entry.counters.get(), entry.tag.get()))
     }
@@ -239,7 +238,7 @@ impl LocalHandle {
         location: &'static Location<'static>,
         runtime: RuntimeId,
     ) -> Option<&SiteCounters> {
-        let key = SpawnSite::Location(location).key(RuntimeTag::of(runtime));
+        let key = SpawnSite::Location(location).key(RuntimeKey::of(runtime));
         let known = self.known.borrow().get(&key).copied();
         let index = match known {
             Some(index) => index,
@@ -285,7 +284,7 @@ impl LocalHandle {
     }
 
     fn find_and_cache(&self, site: SpawnSite, runtime: RuntimeId) -> Option<&SiteCounters> {
-        let key = site.key(RuntimeTag::of(runtime));
+        let key = site.key(RuntimeKey::of(runtime));
         let known = self.known.borrow().get(&key).copied();
         let index = match known {
             Some(index) => index,

@@ -73,7 +73,7 @@ pub(crate) fn local_handle(meter: &Arc<Meter>) -> Option<&LocalHandle> {
 /// not call user code, nor anything that could register the thread.
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
+pub(crate) fn with_handle(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
     // SAFETY: `f` does not register the thread, so no handle is removed meanwhile.
     let found =
         unsafe { first(runtime.meter_id).or_else(|| find_or_register(runtime.meter_id, || runtime.meter.upgrade())) };
@@ -83,12 +83,12 @@ pub(crate) fn with(runtime: &Runtime, f: impl FnOnce(&LocalHandle)) {
     }
 }
 
-/// Calls `f` like [`with`] if the handle is the thread's first, without a call of its own. Returns
-/// `None` otherwise.
+/// Calls `f` with this thread's handle if it is that of the thread's first watchdog, which is found
+/// without a function call. Returns `None` otherwise; the caller then uses [`with_handle`].
 #[cfg(tokio_unstable)]
 #[inline(always)]
-pub(crate) fn with_first<R>(runtime: &Runtime, f: impl FnOnce(&LocalHandle) -> R) -> Option<R> {
-    // SAFETY: as in `with`.
+pub(crate) fn with_first_handle<R>(runtime: &Runtime, f: impl FnOnce(&LocalHandle) -> R) -> Option<R> {
+    // SAFETY: as in `with_handle`.
     unsafe { first(runtime.meter_id) }.map(f)
 }
 

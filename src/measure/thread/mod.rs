@@ -30,7 +30,7 @@ pub(crate) mod slot;
 pub(crate) mod slow_polls;
 
 #[cfg(tokio_unstable)]
-pub(crate) use handle::RuntimeTag;
+pub(crate) use handle::RuntimeKey;
 pub(crate) use handle::{LocalHandle, ResolvedRuntime, SpawnSite};
 pub(crate) use local::*;
 

@@ -33,13 +33,14 @@ const DEPTH_MASK: u64 = (1 << DEPTH_BITS) - 1;
 pub(crate) struct Frame {
     /// The push number.
     pub(crate) number: FrameNumber,
-    /// The clock reading at the push, plus all time within the frame that is not its own.
+    /// The clock reading at the push, plus all time within the frame that is not its own. A watched
+    /// future within a poll has the start of the enclosing frame.
     pub(crate) start: Ticks,
     /// The identity of what is polled.
     pub(crate) tag: PackedTag,
-    /// The task that is polled. A scope, a request and a poll outside of a task have none.
+    /// The task that is polled. A part of a poll and a poll outside of a task have none.
     pub(crate) task: TaskBits,
-    /// The worker that a wrapper observed at the push. Frames that record none have the value of an
+    /// The record that a wrapper made at the push. Frames that record none have the value of an
     /// earlier frame at the same depth.
     pub(crate) ownership: OwnershipRecord,
 }

@@ -21,7 +21,7 @@ pub(crate) struct PollFrame<'a> {
     pub(crate) tag: FrameTag,
     /// The start of the scope of allowed blocking that is open in the poll. Time from then on does
     /// not count for the poll.
-    pub(crate) paused_since: Option<Ticks>,
+    pub(crate) allowed_since: Option<Ticks>,
 }
 
 impl SlotReading {
@@ -37,8 +37,11 @@ impl SlotReading {
     }
 
     /// Returns the innermost watched future in a poll.
-    pub(crate) fn scope_of(&self, poll: &Frame) -> Option<SiteId> {
-        self.parts_of(poll).filter(|(_, tag)| tag.kind == FrameKind::Scope).last().map(|(_, tag)| SiteId(tag.index))
+    pub(crate) fn watched_part_of(&self, poll: &Frame) -> Option<SiteId> {
+        self.parts_of(poll)
+            .filter(|(_, tag)| tag.kind == FrameKind::WatchedPart)
+            .last()
+            .map(|(_, tag)| SiteId(tag.index))
     }
 
     /// Returns the innermost request in a poll.
@@ -50,15 +53,15 @@ impl SlotReading {
     /// Returns the route under which the task of a poll, or the innermost watched future in it, was
     /// spawned.
     pub(crate) fn parent_route(&self, poll: &Frame) -> Option<RouteId> {
-        let scopes = self.parts_of(poll).filter(|(_, tag)| tag.kind == FrameKind::Scope).map(|(_, tag)| tag);
-        std::iter::once(poll.tag.unpack()).chain(scopes).filter_map(|tag| tag.route).last()
+        let watched = self.parts_of(poll).filter(|(_, tag)| tag.kind == FrameKind::WatchedPart).map(|(_, tag)| tag);
+        std::iter::once(poll.tag.unpack()).chain(watched).filter_map(|tag| tag.route).last()
     }
 
     /// Returns the polls, the outermost first.
     pub(crate) fn polls(&self) -> impl Iterator<Item = PollFrame<'_>> {
         let frames = self.frames().iter().enumerate().map(|(i, frame)| (i, frame, frame.tag.unpack()));
         let polls = frames.filter(|(_, _, tag)| tag.kind.is_poll());
-        polls.map(|(i, frame, tag)| PollFrame { frame, tag, paused_since: self.allowed_since(i) })
+        polls.map(|(i, frame, tag)| PollFrame { frame, tag, allowed_since: self.allowed_since(i) })
     }
 
     /// Returns the start of the outermost scope of allowed blocking at this depth or deeper.
