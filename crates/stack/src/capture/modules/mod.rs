@@ -7,11 +7,13 @@ mod table;
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use framehop::{ExplicitModuleSectionInfo, Module as FramehopModule, Unwinder, UnwinderNative};
 
-use super::guard::lock;
+use super::guard::{lock, lock_within};
 use loader::{LoadCount, LoadedObject};
 use table::SORTED;
 pub(crate) use table::Table;
@@ -33,6 +35,12 @@ pub(crate) struct Module {
 /// The latest list of modules. The lock is held while they are read.
 static LATEST: Mutex<Option<Arc<Modules>>> = Mutex::new(None);
 
+/// The time for which another thread may read the modules. Large binaries take some 100 ms.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether the lock of [`LATEST`] was held for longer than [`READ_PATIENCE`].
+static IS_ABANDONED: AtomicBool = AtomicBool::new(false);
+
 /// Returns whether modules have been read and no thread is reading them now.
 pub(crate) fn are_read() -> bool {
     LATEST.try_lock().is_ok_and(|latest| latest.is_some())
@@ -53,9 +61,14 @@ pub(crate) struct Modules {
 
 impl Modules {
     /// Returns the modules that are loaded now. They are read again when something was loaded or
-    /// unloaded since. The whole process shares them.
+    /// unloaded since. The whole process shares them, except in a forked child whose parent was
+    /// reading them at the fork: there each call reads them.
     pub(crate) fn current() -> Arc<Modules> {
-        let mut latest = lock(&LATEST);
+        let limit = if IS_ABANDONED.load(Ordering::Relaxed) { Duration::ZERO } else { READ_PATIENCE };
+        let Some(mut latest) = lock_within(&LATEST, limit) else {
+            IS_ABANDONED.store(true, Ordering::Relaxed);
+            return Arc::new(Modules::load(loader::count()));
+        };
         let version = loader::count();
         match &*latest {
             Some(modules) if modules.version == version => modules.clone(),

@@ -5,7 +5,7 @@
 //! touched before, and answers. It takes no lock, allocates nothing, touches no thread-local
 //! variable but `errno` (which it restores), and unwinds nothing.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use super::super::arch;
 use super::super::handshake::Handshake;
@@ -40,12 +40,7 @@ pub(super) static REQUEST: Request = Request {
 ///
 /// It is called for every signal, since the kernel may merge two signals of different senders into
 /// one. A superfluous call harms no user of `SIGURG`; a missing one may.
-static EARLIER: Earlier = Earlier { action: AtomicUsize::new(libc::SIG_DFL), takes_info: AtomicU32::new(0) };
-
-struct Earlier {
-    action: AtomicUsize,
-    takes_info: AtomicU32,
-}
+static EARLIER: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 
 /// Installs the handler. Returns whether that succeeded.
 pub(super) fn install() -> bool {
@@ -83,8 +78,7 @@ pub(super) fn later() -> Option<usize> {
 }
 
 fn remember(earlier: &libc::sigaction) {
-    EARLIER.takes_info.store(u32::from(earlier.sa_flags & libc::SA_SIGINFO != 0), Ordering::Relaxed);
-    EARLIER.action.store(earlier.sa_sigaction, Ordering::Release);
+    EARLIER.store(earlier.sa_sigaction, Ordering::Release);
 }
 
 extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -142,19 +136,15 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
 ///
 /// The arguments are those that the kernel passed to the handler.
 unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    let action = EARLIER.action.load(Ordering::Acquire);
+    let action = EARLIER.load(Ordering::Acquire);
     if action == libc::SIG_DFL || action == libc::SIG_IGN {
         return;
     }
-    // SAFETY: `action` is the handler that was installed before, and `takes_info` says with how
-    // many arguments it wants to be called.
+    // SAFETY: `action` is the handler that was installed before. A handler with one argument ignores
+    // the other two: on x86_64 and aarch64 they are in registers, and the kernel passes them to
+    // every handler as well.
     unsafe {
-        if EARLIER.takes_info.load(Ordering::Relaxed) != 0 {
-            let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(action);
-            call(signal, info, context);
-        } else {
-            let call: extern "C" fn(libc::c_int) = std::mem::transmute(action);
-            call(signal);
-        }
+        let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(action);
+        call(signal, info, context);
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::arch::Regs;
-use super::guard::lock;
+use super::guard::lock_within;
 use super::handshake::Ticket;
 use crate::{CaptureError, Target, Tid};
 use delivery::Delivery;
@@ -34,6 +34,8 @@ pub(super) const MAX_STACK: usize = 512 * 1024;
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 /// The time for a handler that has started. It copies 512 KiB at most, but may be preempted.
 const LONG_PATIENCE: Duration = Duration::from_millis(500);
+/// The time for which another capture may hold the requester's lock: twice what it takes at most.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// The number of polls of the answer without a pause.
 const SPINS: u32 = 200;
 /// The pause between two polls of the answer after that.
@@ -86,7 +88,7 @@ fn send(tid: Tid, signal: libc::c_int) -> bool {
 /// Makes a thread of this process copy its stack into `stack`, from its stack pointer up.
 pub(super) fn copy(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureError> {
     let requester = requester().ok_or(CaptureError::Unavailable)?;
-    let mut requester = lock(requester);
+    let mut requester = lock_within(requester, LOCK_PATIENCE).ok_or(CaptureError::Unavailable)?;
     if REQUEST.handshake.is_busy() {
         // The last thread was stopped in its handler, which owns the buffer until it ends.
         return Err(CaptureError::Unavailable);
