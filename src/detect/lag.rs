@@ -56,7 +56,12 @@ impl LagPublisher {
             self.late_until.clear();
             return;
         }
-        for runtime in meter.runtimes.all().into_iter().filter(|runtime| runtime.lag.is_held()) {
+        let mut runtimes = meter.runtimes.all();
+        runtimes.retain(|runtime| runtime.lag.is_held());
+        // The probe's answer is published only to the reader who waited for it: for the next one it
+        // is old.
+        self.waiting.retain(|id| runtimes.iter().any(|runtime| runtime.id == *id));
+        for runtime in runtimes {
             if let Some(Delay { length, is_lower_bound }) = self.delay_of(meter, &runtime, scan) {
                 if length >= LATE {
                     self.late_until.insert(runtime.id, now + PROBE_LATE_FOR);

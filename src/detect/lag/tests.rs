@@ -103,3 +103,16 @@ fn nothing_is_published_without_a_reader() {
     fixture.lag = LagSource::new(&fixture.meter).get("main").unwrap();
     assert_eq!(fixture.lag.read(), None);
 }
+
+#[test]
+fn an_answer_is_not_published_to_a_later_reader() {
+    let mut fixture = Fixture::new();
+    fixture.runtime.probe.pretend(Answer::After(60 * MS));
+    fixture.publisher.sent(&fixture.runtime);
+    // The reader leaves, while the lag of another runtime has one.
+    fixture.lag = LagSource::new(&fixture.meter).get("other").unwrap();
+    fixture.publisher.publish(&fixture.meter, fixture.now, &Scan::default(), |_| 0);
+    let later = LagSource::new(&fixture.meter).get("main").unwrap();
+    fixture.publisher.publish(&fixture.meter, fixture.now, &Scan::default(), |_| 0);
+    assert_eq!(later.read().unwrap().schedule_delay, None);
+}

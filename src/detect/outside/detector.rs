@@ -234,8 +234,8 @@ impl<I: Inspector> Step<'_, I> {
         stall.next_report = next_report(self.threshold, elapsed);
         worker.state = BlockState::Blocked(activity, stall);
         self.changes.push(match is_due {
-            true => WorkerChange::Continued { thread, elapsed },
-            false => WorkerChange::Unchanged { thread, elapsed },
+            true => WorkerChange::ReportDue { thread, elapsed },
+            false => WorkerChange::StillOngoing { thread, elapsed },
         });
     }
 

@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
 use crate::measure::primitives::task_id::TaskBits;
-use crate::model::id::{PollKey, RouteId, RuntimeId, SiteId, StallId, ThreadNumber, WorkerIndex};
+use crate::model::id::{FrameNumber, PollKey, RouteId, RuntimeId, SiteId, StallId, ThreadNumber, WorkerIndex};
 use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
-pub(crate) use change::{Change, Exoneration};
+pub(crate) use change::{Change, NotBlamed};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
 
@@ -36,8 +36,27 @@ pub(crate) struct Poll {
     pub(crate) paused_since: Option<Nanos>,
     /// The time that the poll's thread was kept from a CPU since shortly before the poll started.
     /// It is read once the poll has lasted for the threshold and until the poll is tracked; zero
-    /// where it is unknown.
+    /// where it is unknown. For a finished poll it is an upper bound: the reading includes waits
+    /// between the end of the poll and the scan. It is at most the poll's duration.
     pub(crate) run_delay: Nanos,
+}
+
+impl Poll {
+    /// The unknown poll that a thread has been in since `start`, of a task that is not watched.
+    pub(crate) fn unwatched(thread: ThreadNumber, runtime: RuntimeId, start: Nanos) -> Poll {
+        Poll {
+            key: PollKey { thread, number: FrameNumber::NONE },
+            start,
+            runtime,
+            site: SiteId::OTHER,
+            watched: None,
+            request: None,
+            parent_route: None,
+            task: TaskBits::NONE,
+            paused_since: None,
+            run_delay: Nanos::ZERO,
+        }
+    }
 }
 
 /// A finished poll that lasted at least the threshold, as its thread published it.
@@ -221,9 +240,9 @@ impl Tracker {
                 changes.extend(requests::running(poll, id, context));
                 if elapsed >= *due {
                     *due = next_report(self.threshold, elapsed);
-                    changes.push(Change::Continued { id, elapsed });
+                    changes.push(Change::ReportDue { id, elapsed });
                 } else {
-                    changes.push(Change::Unchanged { id, elapsed });
+                    changes.push(Change::StillOngoing { id, elapsed });
                 }
             }
             // The poll left its worker at an unknown moment after the scan that last found it
@@ -274,19 +293,19 @@ impl Tracker {
         let (poll, duration) = (ended.poll, ended.duration);
         let elapsed = context.effective(poll.start, duration);
         let starved = context.pauses.starved(poll.start, poll.start + duration).max(poll.run_delay);
-        let exoneration = if elapsed < self.threshold {
-            Some(Exoneration::Paused)
+        let not_blamed = if elapsed < self.threshold {
+            Some(NotBlamed::Paused)
         } else if elapsed.saturating_sub(starved) < self.threshold {
-            Some(Exoneration::Starved)
+            Some(NotBlamed::Starved)
         } else {
             None
         };
-        let elapsed = if exoneration.is_some() { duration } else { elapsed };
+        let elapsed = if not_blamed.is_some() { duration } else { elapsed };
         let (id, route) = (self.new_id(), self.pending.last_route(poll.key, context));
-        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration });
+        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, not_blamed });
         let requests = self.pending.take(poll.key, id, context);
         // No request is to blame for a poll that was short by itself.
-        changes.extend(requests.filter(|_| exoneration.is_none()));
+        changes.extend(requests.filter(|_| not_blamed.is_none()));
     }
 
     /// Ends the stalls whose end was lost (a full ring, a thread that exited) with the duration
@@ -306,8 +325,8 @@ impl Tracker {
     }
 
     /// Returns the moment at which the next scan is due: the earliest at which a poll could be due,
-    /// but at most four times a threshold. A poll that starts after this scan cannot be due before
-    /// `now + threshold`.
+    /// but no sooner than a quarter of a threshold after this scan, and no later than one
+    /// threshold. A poll that starts after this scan cannot be due before `now + threshold`.
     pub(crate) fn next_scan(&self, now: Nanos, scan: &Scan, pauses: &Pauses) -> Nanos {
         let due = |poll: &Poll| {
             let after = match self.tracked.get(&poll.key) {
@@ -357,7 +376,7 @@ pub(super) fn next_report(threshold: Nanos, elapsed: Nanos) -> Nanos {
 /// time: it may still turn out to be long by itself, or short. A poll that was kept off for longer
 /// is reported at once, as starved.
 fn may_be_short(poll: &Poll, elapsed: Nanos, due: Nanos) -> bool {
-    elapsed >= due && elapsed.saturating_sub(poll.run_delay) < due && !spent_most_waiting(poll.run_delay, elapsed)
+    elapsed.saturating_sub(poll.run_delay) < due && !spent_most_waiting(poll.run_delay, elapsed)
 }
 
 /// Returns whether a poll has spent at least half of its time waiting for a CPU.

@@ -205,12 +205,12 @@ impl Fixture {
                     Reported { key: poll.key, started: (!over).then_some(elapsed), last: elapsed, doublings, ended },
                 );
             }
-            Change::Continued { id, elapsed } | Change::Unchanged { id, elapsed } => {
+            Change::ReportDue { id, elapsed } | Change::StillOngoing { id, elapsed } => {
                 let reported = self.reported.get_mut(&id).expect("it started");
                 prop_assert!(reported.ended.is_none() && elapsed >= reported.last, "{:?} then {:?}", reported, elapsed);
                 reported.last = elapsed;
                 let doublings = (elapsed.0 / T.0).ilog2();
-                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > reported.doublings);
+                prop_assert_eq!(matches!(change, Change::ReportDue { .. }), doublings > reported.doublings);
                 reported.doublings = doublings;
             }
             Change::Ended { id, elapsed } => {

@@ -158,7 +158,7 @@ mod tests {
         let p = within(6 * MS);
         let started = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None };
         assert_eq!(tracker.step(T, &running(&[p]), &pauses, on_worker), [started]);
-        let unchanged = |elapsed| Change::Unchanged { id: StallId(1), elapsed };
+        let unchanged = |elapsed| Change::StillOngoing { id: StallId(1), elapsed };
         assert_eq!(tracker.step(15 * MS, &running(&[p]), &pauses, on_worker), [unchanged(15 * MS)]);
         let reported = [reported(1, 2, T, false), unchanged(16 * MS)];
         assert_eq!(tracker.step(16 * MS, &running(&[p]), &pauses, on_worker), reported);
@@ -172,11 +172,11 @@ mod tests {
         assert_eq!(tracker.step(T, &running(&[poll_in(1)]), &pauses, on_worker).len(), 1);
         assert_eq!(
             tracker.step(15 * MS, &running(&[poll_in(2)]), &pauses, on_worker),
-            [Change::Unchanged { id: StallId(1), elapsed: 15 * MS }]
+            [Change::StillOngoing { id: StallId(1), elapsed: 15 * MS }]
         );
         // An end like this is never published, and would not count.
         let short = tracker.step(17 * MS, &over(poll_in(2), request(1, 6 * MS), 6 * MS), &pauses, on_worker);
-        assert_eq!(short, [Change::Unchanged { id: StallId(1), elapsed: 17 * MS }]);
+        assert_eq!(short, [Change::StillOngoing { id: StallId(1), elapsed: 17 * MS }]);
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
             worker: WORKER,
             elapsed: 13 * MS,
             route: Some(route(8)),
-            exoneration: None,
+            not_blamed: None,
         };
         assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [missed, reported(1, 8, 12 * MS, true)]);
         assert!(tracker.pending.0.is_empty());

@@ -48,10 +48,10 @@ fn reported_at_the_threshold_then_at_each_doubling_then_with_the_exact_duration(
     for now in (10..200).map(Nanos::from_millis) {
         reported.extend(tracker.step(now, &running(&[p]), &pauses, on_worker));
     }
-    let at = |n: u64| Change::Continued { id: StallId(1), elapsed: n * T };
-    let (again, quiet): (Vec<_>, Vec<_>) = reported.into_iter().partition(|c| matches!(c, Change::Continued { .. }));
+    let at = |n: u64| Change::ReportDue { id: StallId(1), elapsed: n * T };
+    let (again, quiet): (Vec<_>, Vec<_>) = reported.into_iter().partition(|c| matches!(c, Change::ReportDue { .. }));
     assert_eq!(again, [at(2), at(4), at(8), at(16)]);
-    assert!(quiet.iter().all(|c| matches!(c, Change::Unchanged { id: StallId(1), .. })));
+    assert!(quiet.iter().all(|c| matches!(c, Change::StillOngoing { id: StallId(1), .. })));
     assert!(tracker.has_stalls());
     assert_eq!(
         tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
@@ -83,7 +83,7 @@ fn a_stall_that_ended_unseen_is_reported_once() {
             worker: WORKER,
             elapsed: 12 * MS,
             route: None,
-            exoneration: None
+            not_blamed: None
         }]
     );
     assert_eq!(tracker.step(31 * MS, &Scan::default(), &pauses, on_worker), []);
@@ -118,7 +118,7 @@ fn a_poll_that_is_over_when_asked_is_left_to_its_published_end() {
             worker: WORKER,
             elapsed: 15 * MS,
             route: None,
-            exoneration: None
+            not_blamed: None
         }]
     );
 }
@@ -204,7 +204,7 @@ fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
             worker: WORKER,
             elapsed: 38 * MS,
             route: None,
-            exoneration: Some(Exoneration::Starved)
+            not_blamed: Some(NotBlamed::Starved)
         }]
     );
 }
@@ -231,7 +231,7 @@ fn a_pause_is_not_the_tasks_fault() {
             worker: WORKER,
             elapsed: 1_002 * MS,
             route: None,
-            exoneration: Some(Exoneration::Paused)
+            not_blamed: Some(NotBlamed::Paused)
         }]
     );
 }
@@ -261,15 +261,15 @@ fn a_poll_that_is_due_only_because_it_waited_for_a_cpu_is_judged_again() {
     // Another one is over before that.
     let q = Poll { run_delay: 3 * MS, ..poll(2, 20 * MS) };
     assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
-    let (elapsed, exoneration) = (12 * MS, Some(Exoneration::Starved));
+    let (elapsed, not_blamed) = (12 * MS, Some(NotBlamed::Starved));
     assert_eq!(
         tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
-        [Change::EndedUnseen { id: StallId(2), poll: q, worker: WORKER, elapsed, route: None, exoneration }]
+        [Change::EndedUnseen { id: StallId(2), poll: q, worker: WORKER, elapsed, route: None, not_blamed }]
     );
     // And one that would have been long in any case is not excused.
     let r = Poll { run_delay: 3 * MS, ..poll(3, 40 * MS) };
     let reported = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
-    assert!(matches!(reported[..], [Change::EndedUnseen { id: StallId(3), exoneration: None, .. }]), "{reported:?}");
+    assert!(matches!(reported[..], [Change::EndedUnseen { id: StallId(3), not_blamed: None, .. }]), "{reported:?}");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
     let now = 50 * MS + HOURS;
     assert_eq!(pauses.overlap(Nanos::ZERO, now), HOURS);
     let reported = tracker.step(now, &running(&[blocks, short]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Continued { id: StallId(1), elapsed: 50 * MS }], "as if it had not been");
+    assert_eq!(reported, [Change::ReportDue { id: StallId(1), elapsed: 50 * MS }], "as if it had not been");
     let next = tracker.next_scan(now, &running(&[blocks, short]), &pauses);
     assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
     let scan = Scan {
@@ -304,7 +304,7 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
         ..Scan::default()
     };
     let reported = tracker.step(now + 10 * MS, &scan, &pauses, on_worker);
-    let (elapsed, exoneration) = (HOURS + 2 * MS, Some(Exoneration::Paused));
+    let (elapsed, not_blamed) = (HOURS + 2 * MS, Some(NotBlamed::Paused));
     assert_eq!(
         reported,
         [
@@ -314,7 +314,7 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
                 worker: WorkerIndex(1),
                 elapsed,
                 route: None,
-                exoneration
+                not_blamed
             },
             Change::Ended { id: StallId(1), elapsed: 60 * MS }
         ]

@@ -194,7 +194,7 @@ impl Watcher {
         self.check_oversleep(self.last_confirmed);
         self.emit_changes(&observation);
         self.detect_blocked_workers(&observation);
-        if self.examiner.take_has_examined() {
+        if self.examiner.take_examined() {
             // This thread may have waited for a stack. That time is no evidence of a pause.
             self.last_confirmed = self.now();
         }

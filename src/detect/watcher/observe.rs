@@ -26,8 +26,10 @@ pub(super) struct Observation {
 }
 
 impl Watcher {
-    /// Reads all slots, and after that the slow-poll rings. A thread pushes a poll to its ring
-    /// before it pops the frame, so that a poll that is in neither started later.
+    /// Reads all slots, and after that the slow-poll rings.
+    ///
+    /// A thread pushes a slow poll to its ring before it pops the frame. So a slow poll that an
+    /// earlier scan found in a slot is now in the slot or in the ring, unless the ring was full.
     pub(super) fn observe(&mut self) -> Observation {
         let meter = self.meter.clone();
         let at = meter.clock.now();
@@ -80,7 +82,8 @@ impl Watcher {
                 let (number, start, tag) = (ended.number, ended.start, ended.tag.unpack());
                 let mut poll = scan::poll_of(&self.meter, thread, FrameFields { number, start, task, tag });
                 if worker.is_some() && !self.tracker.is_tracked(&poll.key) {
-                    poll.run_delay = self.run_delay_since(thread, poll.start);
+                    // The thread may have waited after the poll as well.
+                    poll.run_delay = self.run_delay_since(thread, poll.start).min(ended.duration);
                 }
                 found.ended.push(EndedPoll { poll, duration: ended.duration, worker });
             }

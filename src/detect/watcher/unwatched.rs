@@ -46,11 +46,11 @@ impl Watcher {
                 };
                 return self.emitter.emit_unwatched(&mut self.examiner, unwatched, at);
             }
-            WorkerChange::Continued { thread, elapsed } => {
-                self.unwatched.get(&thread).map(|&id| Change::Continued { id, elapsed })
+            WorkerChange::ReportDue { thread, elapsed } => {
+                self.unwatched.get(&thread).map(|&id| Change::ReportDue { id, elapsed })
             }
-            WorkerChange::Unchanged { thread, elapsed } => {
-                self.unwatched.get(&thread).map(|&id| Change::Unchanged { id, elapsed })
+            WorkerChange::StillOngoing { thread, elapsed } => {
+                self.unwatched.get(&thread).map(|&id| Change::StillOngoing { id, elapsed })
             }
             WorkerChange::Ended { thread, elapsed } => {
                 self.unwatched.remove(&thread).map(|id| Change::Ended { id, elapsed })

@@ -110,7 +110,8 @@ impl World {
         while self.now < end {
             self.now += INTERVAL;
             act(self);
-            changes.extend(self.scan().into_iter().filter(|change| !matches!(change, WorkerChange::Unchanged { .. })));
+            changes
+                .extend(self.scan().into_iter().filter(|change| !matches!(change, WorkerChange::StillOngoing { .. })));
         }
         changes
     }
@@ -154,7 +155,7 @@ fn a_waiting_worker_is_observed_after_the_threshold() {
     // Reported again at 2, 4, 8 thresholds.
     let again = world.run(8 * THRESHOLD, |_| ());
     let thresholds = again.iter().map(|change| match change {
-        WorkerChange::Continued { elapsed, .. } => elapsed.0 / THRESHOLD.0,
+        WorkerChange::ReportDue { elapsed, .. } => elapsed.0 / THRESHOLD.0,
         other => panic!("{other:?}"),
     });
     assert_eq!(thresholds.collect::<Vec<_>>(), [2, 4, 8]);
@@ -290,7 +291,7 @@ fn a_worker_that_computes_in_one_location_is_suspected() {
     assert_eq!(world.inspector.samples, MIN_SAMPLES);
     // An occasional sample confirms that the stall is ongoing.
     let changes = world.run_busy(100 * THRESHOLD);
-    assert!(changes.iter().all(|change| matches!(change, WorkerChange::Continued { .. })), "{changes:?}");
+    assert!(changes.iter().all(|change| matches!(change, WorkerChange::ReportDue { .. })), "{changes:?}");
     assert!((40..=MIN_SAMPLES + 50).contains(&world.inspector.samples), "{}", world.inspector.samples);
     let before = world.now - start;
     world.published += 1;
