@@ -143,9 +143,9 @@ impl Fixture {
     }
 
     /// Scans at `now`, and returns what the scan saw.
-    fn scan(&mut self, now: Nanos, plan_of_scan: &ScanPlan) -> Result<Scan, TestCaseError> {
+    fn scan(&mut self, now: Nanos, plan_of_scan: &ScanPlan) -> Result<ScannedPolls, TestCaseError> {
         let drained = now + plan_of_scan.drain;
-        let mut scan = Scan::default();
+        let mut scan = ScannedPolls::default();
         for truth in &self.world {
             let key = truth.poll.key;
             if plan_of_scan.unread == Some(key.thread) {
@@ -290,7 +290,7 @@ proptest! {
         fixture.close()?;
         for reported in fixture.reported.values() {
             let truth = fixture.truth(reported.key);
-            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST).unwrap_or_default();
+            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST_DIVISOR).unwrap_or_default();
             let latest = T + later + T / 4;
             match reported.started {
                 Some(elapsed) => prop_assert!(elapsed <= latest, "{:?} late: {:?}", elapsed, truth),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::detect::identity::BusyPeriod;
-use crate::detect::pause::Sleep;
+use crate::detect::pause::CheckedSpan;
 
 const MS: Nanos = Nanos::from_millis(1);
 const THRESHOLD: Nanos = Nanos::from_millis(10);
@@ -265,7 +265,8 @@ fn a_pause_of_the_process_does_not_count() {
     world.scan();
     let start = world.now;
     world.now += 100 * THRESHOLD;
-    let sleep = Sleep { start, due: start + INTERVAL, end: world.now, own_run_delay: Some(Nanos::ZERO), busiest: None };
+    let sleep =
+        CheckedSpan { start, due: start + INTERVAL, end: world.now, own_run_delay: Some(Nanos::ZERO), busiest: None };
     world.pauses.record(&sleep, THRESHOLD).expect("a pause");
     assert_eq!(world.scan(), []);
     assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
