@@ -266,7 +266,7 @@ impl Emitter {
     /// Emits the panics of tasks since the previous call.
     pub(super) fn emit_task_panics(&mut self) {
         for panic in self.meter.panics.take() {
-            let group = self.task_group((panic.runtime, panic.site));
+            let group = self.task_group(panic.runtime, panic.site);
             // SAFETY: the bits are those that `TaskBits::of` made in the panic's task.
             let task = unsafe { panic.task.id() };
             self.emit(Event::Notice(Notice::TaskPanicked { group, task, message: panic.text }));
@@ -274,16 +274,17 @@ impl Emitter {
     }
 
     /// Emits that a site has more tasks than `limit`.
-    pub(super) fn emit_task_growth(&mut self, key: (RuntimeId, SiteId), alive: u64, limit: u64) {
-        self.emit(Event::Notice(Notice::TasksGrew { group: self.task_group(key), alive, limit }));
+    pub(super) fn emit_task_growth(&mut self, runtime: RuntimeId, site: SiteId, alive: u64, limit: u64) {
+        let group = self.task_group(runtime, site);
+        self.emit(Event::Notice(Notice::TasksGrew { group, alive, limit }));
     }
 
     fn emit(&mut self, event: Event) {
         (self.sink)(event);
     }
 
-    fn task_group(&self, key: (RuntimeId, SiteId)) -> TaskGroup {
-        TaskGroup { runtime: self.runtime_name(key.0), site: self.meter.sites.get(key.1), key: (key.0, key.1) }
+    fn task_group(&self, runtime: RuntimeId, site: SiteId) -> TaskGroup {
+        TaskGroup { runtime: self.runtime_name(runtime), site: self.meter.sites.get(site), key: (runtime, site) }
     }
 
     fn runtime_name(&self, id: RuntimeId) -> Arc<str> {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use crate::model::time::Nanos;
 
 /// A shorter oversleep is ordinary scheduling latency and no pause.
-const MIN_OVERLATE: Nanos = Nanos::from_millis(5);
+const MIN_OVERSLEEP: Nanos = Nanos::from_millis(5);
 /// The number of periods of each kind that are kept, to correct the durations of polls that
 /// spanned them.
 const MAX_PERIODS: usize = 16;
@@ -29,7 +29,7 @@ pub(crate) struct CheckedSpan {
 impl CheckedSpan {
     /// Returns whether the span ended so late that it may contain a pause.
     pub(crate) fn is_late(&self, threshold: Nanos) -> bool {
-        self.late() >= threshold.max(MIN_OVERLATE)
+        self.late() >= threshold.max(MIN_OVERSLEEP)
     }
 
     /// Returns how much later than `due` the span ended.

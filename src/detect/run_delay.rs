@@ -64,9 +64,9 @@ pub(crate) struct RunDelayTracker {
 }
 
 impl RunDelayTracker {
-    /// Takes in a scan at the moment `now`. `own_wait` is how long the watchdog thread has waited for
-    /// a CPU since it started the latest sleep; `read` reads the run delay of a thread. Threads in a
-    /// poll are read first, unless others have not been read for long.
+    /// Takes in a scan at the moment `now`. `own_wait` is how long the watchdog thread has waited
+    /// for a CPU since it started the latest sleep; `read` reads the run delay of a thread. Threads
+    /// in a poll are read first, unless others have not been read for long.
     pub(crate) fn update(
         &mut self,
         now: Nanos,

@@ -1,8 +1,8 @@
 //! The scan of all slots: which polls are running at this moment, and which of them block a worker.
 //!
 //! Only this module copies the slots of all threads. (The watchdog thread also sums their versions
-//! before it falls asleep.) The watchdog thread uses this scan to find stalls. Any other thread uses
-//! it to read what is running now, also when the watchdog thread is blocked.
+//! before it falls asleep.) The watchdog thread uses this scan to find stalls. Any other thread
+//! uses it to read what is running now, also when the watchdog thread is blocked.
 
 use std::sync::Arc;
 

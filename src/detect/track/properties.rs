@@ -1,4 +1,4 @@
-//! The tracker against an invented world of threads that poll, whose ground truth is known, scanned
+//! The tracker against an invented set of threads that poll, whose ground truth is known, scanned
 //! at random moments.
 
 use std::collections::HashMap;
@@ -142,7 +142,7 @@ impl Fixture {
         self.world.iter().find(|truth| truth.poll.key == key).expect("it was polled")
     }
 
-    /// Scans at `now`, and returns what the scan saw.
+    /// Scans at `now`, and returns what the scan found.
     fn scan(&mut self, now: Nanos, plan_of_scan: &ScanPlan) -> Result<ScannedPolls, TestCaseError> {
         let drained = now + plan_of_scan.drain;
         let mut scan = ScannedPolls::default();
@@ -151,8 +151,8 @@ impl Fixture {
             if plan_of_scan.unread == Some(key.thread) {
                 scan.unread = vec![key.thread];
             } else if truth.runs(now) {
-                let begun = |request: &OpenRequest| request.start <= now;
-                scan.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
+                let has_started = |request: &OpenRequest| request.start <= now;
+                scan.running.push(Poll { request: truth.poll.request.filter(has_started), ..truth.poll });
             }
             let duration = truth.plan.duration;
             if truth.end <= drained && duration >= T && !truth.plan.lost && !self.delivered.contains(&key) {
@@ -167,7 +167,7 @@ impl Fixture {
         }
         let world = &self.world;
         let state = |poll: &Poll| {
-            let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("it was seen");
+            let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("the scan found it");
             match drained + plan_of_scan.ask {
                 at if !truth.runs(at) => PollState::Finished,
                 at if truth.is_off(at) => PollState::OffWorker,

@@ -192,7 +192,7 @@ mod tests {
             ended: vec![EndedPoll { poll: p, duration: 13 * MS, worker: Some(WORKER) }],
             ..ScannedPolls::default()
         };
-        let missed = Change::EndedUnseen {
+        let unseen = Change::EndedUnseen {
             id: StallId(1),
             poll: p,
             worker: WORKER,
@@ -200,7 +200,7 @@ mod tests {
             route: Some(route(8)),
             not_blamed: None,
         };
-        assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [missed, reported(1, 8, 12 * MS, true)]);
+        assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [unseen, reported(1, 8, 12 * MS, true)]);
         assert!(tracker.pending.0.is_empty());
     }
 

@@ -176,10 +176,10 @@ fn a_lost_end_ends_a_stall_as_last_observed_and_an_unread_slot_does_not() {
 #[test]
 fn a_part_that_may_block_does_not_count() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let standing = Poll { allowed_since: Some(4 * MS), ..poll(1, Nanos::ZERO) };
-    assert_eq!(tracker.step(80 * MS, &running(&[standing]), &pauses, on_worker), []);
-    assert_eq!(tracker.next_scan(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
-    // The part is over: the poll seems to have begun 80 ms later.
+    let allowed = Poll { allowed_since: Some(4 * MS), ..poll(1, Nanos::ZERO) };
+    assert_eq!(tracker.step(80 * MS, &running(&[allowed]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_scan(80 * MS, &running(&[allowed]), &pauses), 80 * MS + T);
+    // The part is over: the poll seems to have started 80 ms later.
     let unchanged = poll(1, 80 * MS);
     assert_eq!(tracker.step(89 * MS, &running(&[unchanged]), &pauses, on_worker), []);
     let reported = tracker.step(90 * MS, &running(&[unchanged]), &pauses, on_worker);
@@ -263,8 +263,8 @@ fn a_poll_that_is_due_only_because_it_waited_for_a_cpu_is_judged_again() {
     let p = Poll { run_delay: 3 * MS, ..poll(1, Nanos::ZERO) };
     assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.next_scan(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
-    let began = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 13 * MS, route: None };
-    assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [began]);
+    let started = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 13 * MS, route: None };
+    assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [started]);
     // Another one is over before that.
     let q = Poll { run_delay: 3 * MS, ..poll(2, 20 * MS) };
     assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
@@ -328,7 +328,7 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
     );
 }
 
-/// And with one that began anew when it woke.
+/// And with one that started anew when it woke.
 #[test]
 fn a_clock_that_restarts_is_no_stall() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());

@@ -262,8 +262,8 @@ impl Watcher {
 
     /// Emits the sites whose tasks have grown past the limit.
     fn report_task_growth(&mut self) {
-        for (site, alive) in self.growth.check(&self.meter.alive()) {
-            self.emitter.emit_task_growth(site, alive, self.settings.warn_above_alive_tasks);
+        for ((runtime, site), alive) in self.growth.check(&self.meter.alive()) {
+            self.emitter.emit_task_growth(runtime, site, alive, self.settings.warn_above_alive_tasks);
         }
     }
 }

@@ -105,8 +105,8 @@ impl Watcher {
         }
     }
 
-    /// Reads the run delays of some threads. `own_wait` is how long this thread has waited for a CPU
-    /// since it started the latest sleep.
+    /// Reads the run delays of some threads. `own_wait` is how long this thread has waited for a
+    /// CPU since it started the latest sleep.
     fn read_run_delays(&mut self, scan: &ScanResult, own_wait: Nanos) {
         let mut starts: HashMap<ThreadNumber, Nanos> = HashMap::new();
         for poll in &scan.polls.running {
