@@ -47,7 +47,7 @@ pub(crate) struct Baseline {
 
 /// The result of an examination.
 pub(crate) enum Examination {
-    /// The stall ended during its examination: the readings may be about something else.
+    /// The stall ended before its examination did: the readings may be about something else.
     Over {
         baseline: Option<Baseline>,
     },

@@ -126,8 +126,9 @@ impl StepContext<'_> {
         without_pauses(start, poll.allowed_since.unwrap_or(self.now).min(self.now), self.pauses)
     }
 
-    /// Returns how long something took that started at `start` and ended `duration` later.
-    fn without_pauses(&self, start: Nanos, duration: Nanos) -> Nanos {
+    /// Returns the duration of a poll, or of a part of one, without the pauses in it. It started at
+    /// `start` and ended `duration` later.
+    fn duration_without_pauses(&self, start: Nanos, duration: Nanos) -> Nanos {
         without_pauses(start, start + duration, self.pauses)
     }
 }
@@ -269,7 +270,7 @@ impl Tracker {
         }
         match (tracked, ended.worker) {
             (Some(TrackedPoll::Stall { id, confirmed, .. }), Some(_)) => {
-                let elapsed = context.without_pauses(poll.start, ended.duration).max(confirmed);
+                let elapsed = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
                 changes.push(Change::Ended { id, elapsed });
             }
             // The poll left its worker at an unknown moment after the scan that last found it
@@ -293,7 +294,7 @@ impl Tracker {
         changes: &mut Vec<Change>,
     ) {
         let (poll, duration) = (ended.poll, ended.duration);
-        let elapsed = context.without_pauses(poll.start, duration);
+        let elapsed = context.duration_without_pauses(poll.start, duration);
         let starved = context.pauses.starved_within(poll.start, poll.start + duration).max(poll.run_delay);
         let not_blamed = if elapsed < self.threshold {
             Some(NotBlamed::Paused)

@@ -27,7 +27,7 @@ pub(crate) struct EndedRequest {
 
 impl EndedRequest {
     fn elapsed(&self, context: StepContext<'_>) -> Nanos {
-        context.without_pauses(self.request.start, self.duration)
+        context.duration_without_pauses(self.request.start, self.duration)
     }
 }
 
