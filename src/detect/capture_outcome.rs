@@ -22,6 +22,7 @@ pub(crate) enum CaptureOutcome {
 }
 
 impl CaptureOutcome {
+    /// All outcomes, in the order of the enum: the counters are indexed by `outcome as usize`.
     pub(crate) const ALL: [CaptureOutcome; 7] = [
         CaptureOutcome::Ok,
         CaptureOutcome::Incomplete,
@@ -53,6 +54,18 @@ impl CaptureOutcome {
             CaptureOutcome::Elsewhere => "elsewhere",
             CaptureOutcome::Unavailable => "unavailable",
             CaptureOutcome::Limited => "limited",
+        }
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_outcomes_are_in_the_order_of_the_enum() {
+        for (i, outcome) in CaptureOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, i, "{outcome:?}");
         }
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn classify(evidence: Evidence) -> Cause {
 }
 
 /// Returns the name and the purpose of a system call. The table has the calls that block in
-/// practice; the others are `another`.
+/// practice; the others are `unknown`.
 pub(crate) fn describe(number: i64) -> (&'static str, Purpose) {
     let name = name(number);
     (name, purpose(name))
@@ -52,11 +52,11 @@ fn purpose(name: &str) -> Purpose {
         "pause" | "nanosleep" | "clock_nanosleep" => Purpose::Sleep,
         "read" | "write" | "readv" | "writev" | "pread64" | "pwrite64" | "preadv" | "pwritev" | "recvfrom"
         | "sendto" | "recvmsg" | "sendmsg" | "connect" | "accept" | "accept4" | "fsync" | "fdatasync" | "ftruncate"
-        | "fallocate" | "getdents64" | "sendfile" => Purpose::Io,
+        | "fallocate" | "getdents64" | "sendfile" | "copy_file_range" | "splice" => Purpose::Io,
         "poll" | "select" | "epoll_wait" | "ppoll" | "pselect6" | "epoll_pwait" => Purpose::Poll,
         "wait4" | "waitid" => Purpose::Process,
         "flock" | "fcntl" => Purpose::FileLock,
-        "futex" => Purpose::Futex,
+        "futex" | "futex_waitv" => Purpose::Futex,
         _ => Purpose::Other,
     }
 }
@@ -64,7 +64,7 @@ fn purpose(name: &str) -> Purpose {
 /// Returns the name of a system call of this processor.
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 fn name(_number: i64) -> &'static str {
-    "another"
+    "unknown"
 }
 
 /// Returns the name of a system call of this processor.
@@ -103,6 +103,8 @@ fn name(number: i64) -> &'static str {
         libc::SYS_fallocate => "fallocate",
         libc::SYS_getdents64 => "getdents64",
         libc::SYS_sendfile => "sendfile",
+        libc::SYS_copy_file_range => "copy_file_range",
+        libc::SYS_splice => "splice",
         libc::SYS_ppoll => "ppoll",
         libc::SYS_pselect6 => "pselect6",
         libc::SYS_epoll_pwait => "epoll_pwait",
@@ -111,6 +113,7 @@ fn name(number: i64) -> &'static str {
         libc::SYS_flock => "flock",
         libc::SYS_fcntl => "fcntl",
         libc::SYS_futex => "futex",
+        libc::SYS_futex_waitv => "futex_waitv",
         libc::SYS_openat => "openat",
         libc::SYS_close => "close",
         libc::SYS_fstat => "fstat",
@@ -129,7 +132,7 @@ fn name(number: i64) -> &'static str {
         libc::SYS_rt_sigtimedwait => "rt_sigtimedwait",
         libc::SYS_semtimedop => "semtimedop",
         libc::SYS_io_uring_enter => "io_uring_enter",
-        _ => "another",
+        _ => "unknown",
     }
 }
 
@@ -153,6 +156,7 @@ mod tests {
         assert_eq!(of(Some(SyscallState::Running), Some(0.98)), Cause::Cpu);
         assert_eq!(of(Some(SyscallState::Running), Some(0.1)), Cause::Starved);
         assert_eq!(of(waiting(Some(libc::SYS_futex)), Some(0.0)), Cause::Lock);
+        assert_eq!(of(waiting(Some(libc::SYS_futex_waitv)), Some(0.0)), Cause::Lock);
         assert_eq!(of(waiting(Some(libc::SYS_read)), Some(0.6)), Cause::Syscall);
         assert_eq!(of(waiting(Some(libc::SYS_write)), Some(0.97)), Cause::Cpu, "it happened to print at that moment");
         assert_eq!(of(waiting(None), Some(0.0)), Cause::Syscall, "a page that has to be read");
@@ -165,6 +169,8 @@ mod tests {
     fn calls() {
         assert_eq!(describe(libc::SYS_read), ("read", Purpose::Io));
         assert_eq!(describe(libc::SYS_clock_nanosleep), ("clock_nanosleep", Purpose::Sleep));
-        assert_eq!(describe(-5), ("another", Purpose::Other));
+        assert_eq!(describe(libc::SYS_copy_file_range), ("copy_file_range", Purpose::Io));
+        assert_eq!(describe(libc::SYS_splice), ("splice", Purpose::Io));
+        assert_eq!(describe(-5), ("unknown", Purpose::Other));
     }
 }

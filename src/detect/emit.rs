@@ -1,22 +1,26 @@
-//! Turns the findings of the watchdog thread into [`Event`]s, with all names resolved.
+//! Turns the changes of the tracker into [`Event`]s: has the thread examined where that is due, and
+//! resolves all names.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::examine::{Baseline, Diagnosis, Examiner};
-use super::identity::{StallIdentity, TrackedStall};
+use pollwatch_stack::RawStack;
+
+use super::examine::{Baseline, Diagnosis, Examination, Examiner};
+use super::identity::{StallIdentity, StallLiveness};
 use super::stack_coverage;
-use super::track::{Change, Exoneration, Poll};
+use super::track::{Change, NotBlamed, Poll};
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
-use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::coverage::StackCoverage;
 use crate::model::event::{BlockedRequest, Event, Notice, StallOrigin, StallProgress, StallStarted, TaskGroup};
-use crate::model::id::{FrameNumber, PollKey, RuntimeId, StallId, WorkerIndex};
+#[cfg(feature = "server")]
+use crate::model::id::PollKey;
+use crate::model::id::{RuntimeId, StallId, WorkerIndex};
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -24,10 +28,11 @@ use crate::model::time::Nanos;
 /// long.
 pub(crate) type EventSink = Box<dyn FnMut(Event) + Send>;
 
-/// An ongoing stall.
-struct Ongoing {
+/// An ongoing stall that has been examined.
+struct ExaminedStall {
     thread: Arc<ThreadState>,
     identity: StallIdentity,
+    /// The baseline of the next examination.
     baseline: Option<Baseline>,
 }
 
@@ -53,12 +58,38 @@ pub(super) struct UnwatchedStall {
     pub(super) elapsed: Nanos,
 }
 
-/// Turns findings of the watchdog thread into events.
+/// A poll that has become a stall: the fields of [`Change::Started`].
+struct StartedPoll {
+    id: StallId,
+    poll: Poll,
+    worker: WorkerIndex,
+    elapsed: Nanos,
+    route: Option<RouteId>,
+}
+
+/// A poll that was over before a scan found it: the fields of [`Change::EndedUnseen`].
+struct UnseenStall {
+    id: StallId,
+    poll: Poll,
+    worker: WorkerIndex,
+    elapsed: Nanos,
+    route: Option<RouteId>,
+    not_blamed: Option<NotBlamed>,
+}
+
+/// A stall that starts, with the stack of its first examination.
+struct StartedStall {
+    stall: Stall,
+    origin: StallOrigin,
+    stack: Option<RawStack>,
+}
+
+/// Emits the changes of the tracker as events, into a sink.
 pub(super) struct Emitter {
     meter: Arc<Meter>,
     sink: EventSink,
     stacks: StackCoverage,
-    ongoing: HashMap<StallId, Ongoing>,
+    ongoing: HashMap<StallId, ExaminedStall>,
     has_reported_degradation: bool,
 }
 
@@ -68,8 +99,9 @@ impl Emitter {
         Emitter { meter, sink, stacks, ongoing: HashMap::new(), has_reported_degradation: false }
     }
 
-    /// Emits the event of a change, and examines the stall's thread before where that is due. `at`
-    /// is the moment of the scan; `context` returns the thread of a poll.
+    /// Emits the event of a change. At the start of a stall, and at each further report of an
+    /// ongoing one, the thread is examined first. `at` is the moment of the scan; `context` returns
+    /// the thread of a poll, or `None` when the thread is unknown. Without it nothing is emitted.
     pub(super) fn emit_change(
         &mut self,
         examiner: &mut Examiner,
@@ -79,31 +111,12 @@ impl Emitter {
     ) {
         match change {
             Change::Started { id, poll, worker, elapsed, route } => {
-                let Some(PollContext { thread, baseline, run_delay_before }) = context(&poll) else { return };
-                let identity = StallIdentity::Poll(poll.key.number);
-                let mut found = examiner.examine(&thread, &identity, baseline, run_delay_before);
-                if examiner.is_excused(&thread, &poll, elapsed, found.cause, run_delay_before) {
-                    found.cause = Cause::Starved;
-                }
-                let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
-                stall.elapsed = elapsed.to_duration();
-                stall.route = self.route(route);
-                let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
-                stall.latest_request = self.route(latest_request);
-                let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
-                self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
+                let Some(context) = context(&poll) else { return };
+                self.emit_started(examiner, StartedPoll { id, poll, worker, elapsed, route }, context, at);
             }
-            Change::Continued { id, elapsed } => {
-                let Some(Ongoing { thread, identity, baseline }) = self.ongoing.get(&id) else { return };
-                let found = examiner.examine(thread, identity, *baseline, None);
-                self.report_degradation();
-                let Diagnosis { cause, syscall, on_cpu, stack, spans, .. } = found;
-                let elapsed = elapsed.to_duration();
-                let progress = StallProgress { id, elapsed, at, cause, syscall, on_cpu, spans, stack };
-                self.emit(Event::StallProgress(Box::new(progress)));
-            }
-            Change::Unchanged { id, elapsed } => {
-                self.emit(Event::StallUnchanged { id, elapsed: elapsed.to_duration(), at });
+            Change::ReportDue { id, elapsed } => self.emit_progress(examiner, id, elapsed, at),
+            Change::StillOngoing { id, elapsed } => {
+                self.emit(Event::StallStillOngoing { id, elapsed: elapsed.to_duration(), at });
             }
             Change::Ended { id, elapsed } => {
                 self.ongoing.remove(&id);
@@ -114,20 +127,72 @@ impl Emitter {
                 let request = BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over };
                 self.emit(Event::RequestBlocked(request));
             }
-            Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration } => {
-                let Some(PollContext { thread, .. }) = context(&poll) else { return };
-                let mut stall = self.stall(id, Phase::Resolved, &poll, worker, &thread);
-                stall.elapsed = elapsed.to_duration();
-                stall.cause = match exoneration {
-                    None => Cause::Unknown,
-                    Some(Exoneration::Paused) => Cause::Paused,
-                    Some(Exoneration::Starved) => Cause::Starved,
-                };
-                stall.route = self.route(route);
-                let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
-                self.emit(Event::StallEndedUnseen { stall: Box::new(stall), origin });
+            Change::EndedUnseen { id, poll, worker, elapsed, route, not_blamed } => {
+                let Some(context) = context(&poll) else { return };
+                let unseen = UnseenStall { id, poll, worker, elapsed, route, not_blamed };
+                self.emit_ended_unseen(unseen, &context.thread);
             }
         }
+    }
+
+    /// Examines the thread of a poll that has become a stall, and emits the event.
+    fn emit_started(&mut self, examiner: &mut Examiner, started: StartedPoll, context: PollContext, at: Nanos) {
+        let StartedPoll { id, poll, worker, elapsed, route } = started;
+        let PollContext { thread, baseline, run_delay_before } = context;
+        let identity = StallIdentity::Poll(poll.key.number);
+        let examination = examiner.examine(&thread, &identity, baseline, run_delay_before);
+        let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
+        stall.elapsed = elapsed.to_duration();
+        stall.route = self.route(route);
+        let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
+        stall.latest_request = self.route(latest_request);
+        let was_starved = examiner.was_delayed_by_starvation(&thread, &poll, elapsed, &examination, run_delay_before);
+        let examined = ExaminedStall { thread, identity, baseline: examination.baseline() };
+        let stack = record_diagnosis(&mut stall, examination);
+        if was_starved {
+            stall.cause = Cause::Starved;
+        }
+        let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
+        self.start(StartedStall { stall, origin, stack }, examined, at);
+    }
+
+    /// Examines the thread of an ongoing stall again, and emits the event.
+    fn emit_progress(&mut self, examiner: &mut Examiner, id: StallId, elapsed: Nanos, at: Nanos) {
+        let Some(ExaminedStall { thread, identity, baseline }) = self.ongoing.get(&id) else { return };
+        let examination = examiner.examine(thread, identity, *baseline, None);
+        self.report_degradation();
+        let elapsed = elapsed.to_duration();
+        let progress = match examination {
+            Examination::Over { .. } => StallProgress {
+                id,
+                elapsed,
+                at,
+                cause: Cause::Unknown,
+                syscall: None,
+                on_cpu: None,
+                spans: None,
+                stack: None,
+            },
+            Examination::Found(Diagnosis { cause, syscall, on_cpu, baseline: _, stack, spans }) => {
+                StallProgress { id, elapsed, at, cause, syscall, on_cpu, spans: Some(spans), stack }
+            }
+        };
+        self.emit(Event::StallProgress(Box::new(progress)));
+    }
+
+    /// Emits a stall that was over before a scan found it.
+    fn emit_ended_unseen(&mut self, unseen: UnseenStall, thread: &ThreadState) {
+        let UnseenStall { id, poll, worker, elapsed, route, not_blamed } = unseen;
+        let mut stall = self.stall(id, Phase::Resolved, &poll, worker, thread);
+        stall.elapsed = elapsed.to_duration();
+        stall.cause = match not_blamed {
+            None => Cause::Unknown,
+            Some(NotBlamed::Paused) => Cause::Paused,
+            Some(NotBlamed::Starved) => Cause::Starved,
+        };
+        stall.route = self.route(route);
+        let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
+        self.emit(Event::StallEndedUnseen { stall: Box::new(stall), origin });
     }
 
     /// Examines a worker that is blocked by a task that is not watched, as observed at the moment
@@ -140,48 +205,38 @@ impl Emitter {
             StallIdentity::Poll(_) => None,
         };
         let baseline = waiting.map(|cpu| Baseline { cpu, at: start, run_delay: None });
-        let found = examiner.examine(&thread, &identity, baseline, None);
-        let poll = Poll {
-            key: PollKey { thread: thread.id, number: FrameNumber::NONE },
-            start,
-            runtime,
-            site: SiteId::OTHER,
-            watched: None,
-            request: None,
-            parent_route: None,
-            task: TaskBits::NONE,
-            paused_since: None,
-            run_delay: Nanos::ZERO,
-        };
+        let examination = examiner.examine(&thread, &identity, baseline, None);
+        let poll = Poll::unwatched(thread.id, runtime, start);
         let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
         stall.certainty = certainty;
         stall.elapsed_is_lower_bound = true;
         stall.elapsed = elapsed.to_duration();
+        let examined = ExaminedStall { thread, identity, baseline: examination.baseline() };
+        let stack = record_diagnosis(&mut stall, examination);
         let origin = StallOrigin { runtime, site: SiteId::OTHER, route: None };
-        self.start(stall, origin, found, Ongoing { thread, identity, baseline: None }, at);
+        self.start(StartedStall { stall, origin, stack }, examined, at);
     }
 
-    /// Emits the start of a stall with its diagnosis, and keeps what the next examination needs.
-    fn start(&mut self, mut stall: Stall, origin: StallOrigin, found: Diagnosis, ongoing: Ongoing, at: Nanos) {
+    /// Emits the start of a stall, and keeps what the next examination needs.
+    fn start(&mut self, started: StartedStall, examined: ExaminedStall, at: Nanos) {
         self.report_degradation();
-        (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
-        stall.spans = found.spans.unwrap_or_default();
-        let tracked = TrackedStall { thread: ongoing.thread.clone(), identity: ongoing.identity.clone() };
+        let StartedStall { stall, origin, stack } = started;
+        let ExaminedStall { thread, identity, .. } = &examined;
         #[cfg(feature = "server")]
-        let tracked_poll = match tracked.identity {
-            StallIdentity::Poll(number) => Some(PollKey { thread: tracked.thread.id, number }),
+        let poll = match identity {
+            StallIdentity::Poll(number) => Some(PollKey { thread: thread.id, number: *number }),
             StallIdentity::Worker(_) => None,
         };
-        self.ongoing.insert(StallId(stall.id), Ongoing { baseline: found.baseline, ..ongoing });
-        let liveness = Arc::new(tracked);
+        let liveness = Arc::new(StallLiveness { thread: thread.clone(), identity: identity.clone() });
+        self.ongoing.insert(StallId(stall.id), examined);
         let started = StallStarted {
             stall,
             origin,
             #[cfg(feature = "server")]
-            poll: tracked_poll,
+            poll,
             at,
             liveness,
-            stack: found.stack,
+            stack,
         };
         self.emit(Event::StallStarted(Box::new(started)));
     }
@@ -211,7 +266,7 @@ impl Emitter {
     /// Emits the panics of tasks since the previous call.
     pub(super) fn emit_task_panics(&mut self) {
         for panic in self.meter.panics.take() {
-            let group = self.task_group((panic.runtime, panic.site));
+            let group = self.task_group(panic.runtime, panic.site);
             // SAFETY: the bits are those that `TaskBits::of` made in the panic's task.
             let task = unsafe { panic.task.id() };
             self.emit(Event::Notice(Notice::TaskPanicked { group, task, message: panic.text }));
@@ -219,16 +274,17 @@ impl Emitter {
     }
 
     /// Emits that a site has more tasks than `limit`.
-    pub(super) fn emit_task_growth(&mut self, key: (RuntimeId, SiteId), alive: u64, limit: u64) {
-        self.emit(Event::Notice(Notice::TasksGrew { group: self.task_group(key), alive, limit }));
+    pub(super) fn emit_task_growth(&mut self, runtime: RuntimeId, site: SiteId, alive: u64, limit: u64) {
+        let group = self.task_group(runtime, site);
+        self.emit(Event::Notice(Notice::TasksGrew { group, alive, limit }));
     }
 
     fn emit(&mut self, event: Event) {
         (self.sink)(event);
     }
 
-    fn task_group(&self, key: (RuntimeId, SiteId)) -> TaskGroup {
-        TaskGroup { runtime: self.runtime_name(key.0), site: self.meter.sites.get(key.1), key: (key.0, key.1) }
+    fn task_group(&self, runtime: RuntimeId, site: SiteId) -> TaskGroup {
+        TaskGroup { runtime: self.runtime_name(runtime), site: self.meter.sites.get(site), key: (runtime, site) }
     }
 
     fn runtime_name(&self, id: RuntimeId) -> Arc<str> {
@@ -271,4 +327,12 @@ impl Emitter {
             advice: None,
         }
     }
+}
+
+/// Enters the results of an examination into a stall. Returns the stack.
+fn record_diagnosis(stall: &mut Stall, examination: Examination) -> Option<RawStack> {
+    let Examination::Found(found) = examination else { return None };
+    (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
+    stall.spans = found.spans;
+    found.stack
 }

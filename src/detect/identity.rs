@@ -58,12 +58,12 @@ impl StallIdentity {
 
 /// A stall and its thread. It is the [`Liveness`] of the stall's event.
 #[derive(Debug)]
-pub(super) struct TrackedStall {
+pub(super) struct StallLiveness {
     pub(super) thread: Arc<ThreadState>,
     pub(super) identity: StallIdentity,
 }
 
-impl Liveness for TrackedStall {
+impl Liveness for StallLiveness {
     fn open_frames(&self) -> Option<Vec<FrameNumber>> {
         let reading = self.thread.slot.read();
         let is_current = match &self.identity {
@@ -89,7 +89,7 @@ mod tests {
         let meter = Meter::of(Nanos::from_millis(1), 10);
         let thread = Arc::new(ThreadState::new(&meter, ThreadNumber(1)));
         let number = thread.slot.push(0, 0, 0, None);
-        let stall = TrackedStall { thread: thread.clone(), identity: StallIdentity::Poll(number) };
+        let stall = StallLiveness { thread: thread.clone(), identity: StallIdentity::Poll(number) };
         assert_eq!(stall.open_frames(), Some(vec![number]));
         let request = thread.slot.push(0, 0, 0, None);
         assert_eq!(stall.open_frames(), Some(vec![number, request]));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::detect::track::Scan;
+use crate::detect::track::ScannedPolls;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::probe::Answer;
@@ -41,7 +41,7 @@ impl LagPublisher {
     }
 
     /// Records that a probe was woken.
-    pub(super) fn sent(&mut self, runtime: &Runtime) {
+    pub(super) fn probe_sent(&mut self, runtime: &Runtime) {
         if runtime.lag.is_held() && !self.waiting.contains(&runtime.id) {
             self.waiting.push(runtime.id);
         }
@@ -49,14 +49,25 @@ impl LagPublisher {
 
     /// Publishes the lag of all runtimes whose lag has a reader. `blocked` returns the number of a
     /// runtime's blocked workers.
-    pub(super) fn publish(&mut self, meter: &Meter, now: Nanos, scan: &Scan, blocked: impl Fn(&Runtime) -> usize) {
+    pub(super) fn publish(
+        &mut self,
+        meter: &Meter,
+        now: Nanos,
+        scan: &ScannedPolls,
+        blocked: impl Fn(&Runtime) -> usize,
+    ) {
         self.late_until.retain(|_, until| now < *until);
         if !meter.has_lag_holders() {
             self.waiting.clear();
             self.late_until.clear();
             return;
         }
-        for runtime in meter.runtimes.all().into_iter().filter(|runtime| runtime.lag.is_held()) {
+        let mut runtimes = meter.runtimes.all();
+        runtimes.retain(|runtime| runtime.lag.is_held());
+        // The probe's answer is published only to the reader who waited for it: for the next one it
+        // is old.
+        self.waiting.retain(|id| runtimes.iter().any(|runtime| runtime.id == *id));
+        for runtime in runtimes {
             if let Some(Delay { length, is_lower_bound }) = self.delay_of(meter, &runtime, scan) {
                 if length >= LATE {
                     self.late_until.insert(runtime.id, now + PROBE_LATE_FOR);
@@ -70,7 +81,7 @@ impl LagPublisher {
     }
 
     /// Returns a runtime's delay since the latest wake of its probe, if anything is known of it.
-    fn delay_of(&mut self, meter: &Meter, runtime: &Runtime, scan: &Scan) -> Option<Delay> {
+    fn delay_of(&mut self, meter: &Meter, runtime: &Runtime, scan: &ScannedPolls) -> Option<Delay> {
         let at = self.waiting.iter().position(|id| *id == runtime.id)?;
         match runtime.probe.answer() {
             Answer::After(delay) => {

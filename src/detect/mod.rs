@@ -5,8 +5,9 @@
 //! poll are observed from [`outside`]. What it finds is [emitted](emit) as events into a sink that
 //! the caller provides.
 //!
-//! All decisions are pure functions of slots, threads and time, tested with an invented clock:
-//! [`track`], [`outside`], [`pause`], [`run_delay`], [`classify`], [`lag`].
+//! The modules that decide are pure, and are tested with invented readings and times: [`track`],
+//! [`outside::detector`], [`pause`], [`run_delay`], [`classify`], [`panic_budget`],
+//! [`runtime_liveness`] and [`task_growth`]. Only the examiner decides with readings of its own.
 
 pub(crate) mod capture_outcome;
 mod classify;
@@ -14,7 +15,6 @@ mod emit;
 mod examine;
 mod identity;
 mod lag;
-
 mod outside;
 mod panic_budget;
 mod pause;

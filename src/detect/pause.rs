@@ -11,42 +11,43 @@ const MIN_OVERSLEEP: Nanos = Nanos::from_millis(5);
 /// spanned them.
 const MAX_PERIODS: usize = 16;
 
-/// One sleep of the watchdog thread. `start`, `due` and `end` are moments.
+/// A time of the watchdog thread, asleep or awake, that is checked for a delay. `start`, `due` and
+/// `end` are moments.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sleep {
+pub(crate) struct CheckedSpan {
     pub(crate) start: Nanos,
-    /// The moment at which the thread should have woken up.
+    /// The moment at which the thread meant to wake up. For a time awake it is `start`.
     pub(crate) due: Nanos,
     pub(crate) end: Nanos,
-    /// The time that the watchdog thread waited for a CPU during the sleep, if that is known.
+    /// The time that the watchdog thread waited for a CPU in the span, if that is known.
     pub(crate) own_run_delay: Option<Nanos>,
-    /// The most CPU time that one thread used during the sleep, of the threads that were in a poll
-    /// when the sleep started.
+    /// The most CPU time that one thread used in the span, of the threads that were in a poll when
+    /// it started.
     pub(crate) busiest: Option<Nanos>,
 }
 
-impl Sleep {
-    /// Returns whether the thread woke up too late to trust its deadlines.
-    pub(crate) fn overslept(&self, threshold: Nanos) -> bool {
+impl CheckedSpan {
+    /// Returns whether the span ended so late that it may contain a pause.
+    pub(crate) fn is_late(&self, threshold: Nanos) -> bool {
         self.late() >= threshold.max(MIN_OVERSLEEP)
     }
 
-    /// Returns how much later than `due` the thread woke up.
+    /// Returns how much later than `due` the span ended.
     fn late(&self) -> Nanos {
         self.end.saturating_sub(self.due)
     }
 
-    /// Returns the cause of an oversleep. The watchdog thread's own run delay and the
-    /// CPU time of the polling threads are the evidence. Without either, the sleep excuses nobody.
+    /// Returns the cause of an oversleep. The watchdog thread's own run delay and the CPU time of
+    /// the polling threads are the evidence. Without either, no task is cleared of blame.
     fn cause(&self) -> OversleepCause {
         if self.others_ran() || self.own_run_delay.is_none() && self.busiest.is_none() {
-            return OversleepCause::OthersRan;
+            return OversleepCause::OthersRanOrUnknown;
         }
         let was_starved = self.own_run_delay.is_some_and(|delay| delay >= self.late() / 2);
         if was_starved { OversleepCause::Starved } else { OversleepCause::Stopped }
     }
 
-    /// Returns whether a thread that was in a poll ran during the sleep.
+    /// Returns whether a thread that was in a poll ran for a good part of the delay.
     fn others_ran(&self) -> bool {
         self.busiest.is_some_and(|cpu| cpu >= self.late() / 4)
     }
@@ -55,8 +56,8 @@ impl Sleep {
 /// The cause of an oversleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OversleepCause {
-    /// At least one other thread ran, or nothing is known.
-    OthersRan,
+    /// At least one other thread ran, so that the process was not stopped; or nothing is known.
+    OthersRanOrUnknown,
     /// Processes other than this one had the CPUs.
     Starved,
     /// The process or the machine was stopped.
@@ -78,31 +79,32 @@ pub(crate) struct Pauses {
 }
 
 impl Pauses {
-    /// Records a sleep. Returns how long the process was stopped in it, if it was.
-    pub(crate) fn record(&mut self, sleep: &Sleep, threshold: Nanos) -> Option<Nanos> {
-        if !sleep.overslept(threshold) {
+    /// Records a span of the watchdog thread. Returns how long the process was stopped in it, if it
+    /// was.
+    pub(crate) fn record(&mut self, span: &CheckedSpan, threshold: Nanos) -> Option<Nanos> {
+        if !span.is_late(threshold) {
             return None;
         }
-        let cause = sleep.cause();
+        let cause = span.cause();
         let list = match cause {
-            OversleepCause::OthersRan => return None,
+            OversleepCause::OthersRanOrUnknown => return None,
             OversleepCause::Starved => &mut self.starved,
             OversleepCause::Stopped => &mut self.stopped,
         };
         if list.len() == MAX_PERIODS {
             list.pop_front();
         }
-        list.push_back(Period { start: sleep.start, end: sleep.end });
-        (cause == OversleepCause::Stopped).then(|| sleep.end.saturating_sub(sleep.start))
+        list.push_back(Period { start: span.start, end: span.end });
+        (cause == OversleepCause::Stopped).then(|| span.end.saturating_sub(span.start))
     }
 
-    /// Returns how much of `start..end` was a pause.
-    pub(crate) fn overlap(&self, start: Nanos, end: Nanos) -> Nanos {
+    /// Returns how much of `start..end` was a pause: the process was stopped.
+    pub(crate) fn stopped_within(&self, start: Nanos, end: Nanos) -> Nanos {
         overlap(&self.stopped, start, end)
     }
 
     /// Returns during how much of `start..end` the process was given no CPU.
-    pub(crate) fn starved(&self, start: Nanos, end: Nanos) -> Nanos {
+    pub(crate) fn starved_within(&self, start: Nanos, end: Nanos) -> Nanos {
         overlap(&self.starved, start, end)
     }
 }
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     const MS: Nanos = Nanos::from_millis(1);
-    const SLEEP: Sleep = Sleep {
+    const LATE: CheckedSpan = CheckedSpan {
         start: Nanos::from_millis(100),
         due: Nanos::from_millis(110),
         end: Nanos::from_millis(1_110),
@@ -128,34 +130,34 @@ mod tests {
     #[test]
     fn a_stopped_process_is_a_pause() {
         let mut pauses = Pauses::default();
-        assert_eq!(pauses.record(&SLEEP, 10 * MS), Some(1_010 * MS));
-        assert_eq!(pauses.overlap(Nanos::ZERO, 2_000 * MS), 1_010 * MS);
-        assert_eq!(pauses.overlap(105 * MS, 120 * MS), 15 * MS);
-        assert_eq!(pauses.overlap(1_110 * MS, 2_000 * MS), Nanos::ZERO);
+        assert_eq!(pauses.record(&LATE, 10 * MS), Some(1_010 * MS));
+        assert_eq!(pauses.stopped_within(Nanos::ZERO, 2_000 * MS), 1_010 * MS);
+        assert_eq!(pauses.stopped_within(105 * MS, 120 * MS), 15 * MS);
+        assert_eq!(pauses.stopped_within(1_110 * MS, 2_000 * MS), Nanos::ZERO);
     }
 
     #[test]
     fn a_late_watchdog_is_not() {
         let mut pauses = Pauses::default();
-        let starved = Sleep { own_run_delay: Some(900 * MS), ..SLEEP };
-        assert!(starved.overslept(10 * MS));
+        let starved = CheckedSpan { own_run_delay: Some(900 * MS), ..LATE };
+        assert!(starved.is_late(10 * MS));
         assert_eq!(pauses.record(&starved, 10 * MS), None, "others had the CPU");
-        assert_eq!(pauses.record(&Sleep { busiest: Some(950 * MS), ..SLEEP }, 10 * MS), None, "the worker ran on");
-        assert_eq!(pauses.record(&Sleep { end: 112 * MS, ..SLEEP }, 10 * MS), None, "a little late");
-        assert_eq!(pauses.record(&Sleep { end: 109 * MS, ..SLEEP }, 10 * MS), None, "woken early");
-        assert_eq!(pauses.overlap(Nanos::ZERO, Nanos::MAX), Nanos::ZERO);
+        assert_eq!(pauses.record(&CheckedSpan { busiest: Some(950 * MS), ..LATE }, 10 * MS), None, "the worker ran on");
+        assert_eq!(pauses.record(&CheckedSpan { end: 112 * MS, ..LATE }, 10 * MS), None, "a little late");
+        assert_eq!(pauses.record(&CheckedSpan { end: 109 * MS, ..LATE }, 10 * MS), None, "woken early");
+        assert_eq!(pauses.stopped_within(Nanos::ZERO, Nanos::MAX), Nanos::ZERO);
     }
 
     #[test]
     fn no_evidence_is_no_pause() {
         let mut pauses = Pauses::default();
-        let unknown = Sleep { own_run_delay: None, busiest: None, ..SLEEP };
+        let unknown = CheckedSpan { own_run_delay: None, busiest: None, ..LATE };
         assert_eq!(pauses.record(&unknown, 10 * MS), None);
         assert_eq!(
-            (pauses.overlap(Nanos::ZERO, Nanos::MAX), pauses.starved(Nanos::ZERO, Nanos::MAX)),
+            (pauses.stopped_within(Nanos::ZERO, Nanos::MAX), pauses.starved_within(Nanos::ZERO, Nanos::MAX)),
             (Nanos::ZERO, Nanos::ZERO)
         );
-        for one in [Sleep { own_run_delay: None, ..SLEEP }, Sleep { busiest: None, ..SLEEP }] {
+        for one in [CheckedSpan { own_run_delay: None, ..LATE }, CheckedSpan { busiest: None, ..LATE }] {
             assert_eq!(pauses.record(&one, 10 * MS), Some(1_010 * MS), "{one:?}");
         }
     }
@@ -165,8 +167,8 @@ mod tests {
         let mut pauses = Pauses::default();
         for i in 0..100 {
             let shift = i * 10_000 * MS;
-            pauses.record(&Sleep { start: shift, due: shift + MS, end: shift + 100 * MS, ..SLEEP }, 10 * MS);
+            pauses.record(&CheckedSpan { start: shift, due: shift + MS, end: shift + 100 * MS, ..LATE }, 10 * MS);
         }
-        assert_eq!(pauses.overlap(Nanos::ZERO, Nanos::MAX), MAX_PERIODS as u64 * 100 * MS);
+        assert_eq!(pauses.stopped_within(Nanos::ZERO, Nanos::MAX), MAX_PERIODS as u64 * 100 * MS);
     }
 }

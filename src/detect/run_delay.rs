@@ -1,29 +1,30 @@
-//! Run delays: how long threads had to wait for a CPU before a poll started. Pure.
+//! Run delays: how long a thread was ready to run without a CPU, over its whole life, as the kernel
+//! counts it. This module keeps readings from before the polls, so that the delay within a poll is
+//! known. Pure.
 //!
-//! The kernel counts the run delay from the start of a thread. The delay within a poll is therefore
-//! a difference, and needs a reading from before the poll. Each thread is read repeatedly while
-//! CPUs are short, and occasionally otherwise. One scan reads only a few threads, since each
-//! reading is that of a file.
+//! The delay within a poll is the difference between two readings, one of them from before the
+//! poll. Each thread is read at every scan while CPUs are short, and occasionally otherwise. One
+//! scan reads only a few threads, since each reading reads a file.
 
 use std::collections::HashMap;
 
 use crate::model::id::ThreadNumber;
 use crate::model::time::Nanos;
 
-/// CPUs are short when the watchdog thread itself waits this long for one between two scans: other
-/// threads may have waited, too.
-const SHORT: Nanos = Nanos::from_micros(100);
-/// The time for which CPUs are taken to be short after that.
-const SHORTAGE: Nanos = Nanos::from_secs(1);
+/// CPUs are short when the watchdog thread itself waits this long for one, from the start of one
+/// sleep to the start of the next. Other threads may have waited, too.
+const MIN_OWN_WAIT: Nanos = Nanos::from_micros(100);
+/// The time for which CPUs are taken to be short after such a wait.
+const SHORTAGE_LASTS: Nanos = Nanos::from_secs(1);
 /// The interval at which threads are read while CPUs are not short. By the time that a shortage is
 /// noticed, polls have waited already.
 const INTERVAL: Nanos = Nanos::from_millis(100);
 /// The number of threads that are read in one scan.
 const MAX_READS: usize = 16;
-/// The age up to which a reading counts as that of the start of a poll. An older one is corrected:
-/// the thread is taken to have waited during all of the time beyond this age, so that no wait from
-/// before the poll excuses the poll.
-const STALE: Nanos = Nanos::from_millis(400);
+/// The age up to which a reading counts as one of the start of a poll. An older reading is
+/// corrected: the thread is taken to have waited for all of the time beyond this age. So a wait
+/// from before the poll is not taken for one within it.
+const MAX_FRESH_AGE: Nanos = Nanos::from_millis(400);
 
 /// The run delay of a thread at the moment `at`.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +33,11 @@ pub(crate) struct RunDelayReading {
     pub(crate) run_delay: Nanos,
 }
 
-/// The two readings of a thread that matter: the latest, and one from before the poll that the
-/// thread was in at the time of the latest.
+/// The two readings of a thread that are kept.
 #[derive(Clone, Copy, Debug)]
 struct Readings {
-    before: Option<RunDelayReading>,
+    /// The latest reading from before the poll that the thread was in at the time of `latest`.
+    before_poll: Option<RunDelayReading>,
     latest: RunDelayReading,
     /// The moment at which a reading was last tried, successfully or not.
     tried_at: Nanos,
@@ -63,18 +64,18 @@ pub(crate) struct RunDelayTracker {
 }
 
 impl RunDelayTracker {
-    /// Takes in a scan at the moment `now`. `own` is how long the watchdog thread waited for a CPU
-    /// since the previous scan; `read` reads the run delay of a thread. Threads in a poll are read
-    /// first, unless others have not been read for long.
+    /// Takes in a scan at the moment `now`. `own_wait` is how long the watchdog thread has waited
+    /// for a CPU since it started the latest sleep; `read` reads the run delay of a thread. Threads
+    /// in a poll are read first, unless others have not been read for long.
     pub(crate) fn update(
         &mut self,
         now: Nanos,
-        own: Nanos,
+        own_wait: Nanos,
         threads: impl Iterator<Item = WatchedThread>,
         read: impl Fn(ThreadNumber) -> Option<RunDelayReading>,
     ) {
-        if own >= SHORT {
-            self.short_until = now + SHORTAGE;
+        if own_wait >= MIN_OWN_WAIT {
+            self.short_until = now + SHORTAGE_LASTS;
         }
         let is_short = now < self.short_until;
         if !is_short && now < self.next {
@@ -86,6 +87,7 @@ impl RunDelayTracker {
         for thread in threads {
             let readings = known.remove(&thread.number).unwrap_or_else(|| Readings::new(&thread, now));
             if is_short || now.saturating_sub(readings.tried_at) >= INTERVAL {
+                // A thread in no poll is ranked as if it had been read an interval later.
                 let handicap = if thread.poll_start.is_some() { Nanos::ZERO } else { INTERVAL };
                 due.push((readings.tried_at + handicap, thread));
             } else {
@@ -107,37 +109,37 @@ impl RunDelayTracker {
 
     /// Returns the run delay of a thread shortly before a poll that started at `start`, or when the
     /// thread was first measured if that was later. `None` where it is unknown.
-    pub(crate) fn before(&self, thread: ThreadNumber, start: Nanos, initial: Nanos) -> Option<Nanos> {
-        // A thread without readings has been measured since the previous scan.
+    pub(crate) fn delay_before(&self, thread: ThreadNumber, start: Nanos, initial: Nanos) -> Option<Nanos> {
+        // No update has met a thread without readings: it was first measured a short time ago.
         let Some(readings) = self.threads.get(&thread) else { return Some(initial) };
-        readings.before(start).map(|reading| reading.run_delay)
+        readings.latest_before(start).map(|reading| reading.run_delay)
     }
 }
 
 impl Readings {
-    /// The readings of a thread that has been measured since the previous scan. Its run delay at
-    /// that moment is a reading as well.
+    /// The readings of a thread that no earlier update has met. Its run delay when it was first
+    /// measured counts as a reading from the start of its poll.
     fn new(thread: &WatchedThread, now: Nanos) -> Readings {
         let at = thread.poll_start.map_or(now, |start| start.min(now));
-        Readings { before: None, latest: RunDelayReading { at, run_delay: thread.initial }, tried_at: at }
+        Readings { before_poll: None, latest: RunDelayReading { at, run_delay: thread.initial }, tried_at: at }
     }
 
     /// Takes in a new reading, or a failed one.
     fn update(&mut self, poll_start: Option<Nanos>, now: Nanos, reading: Option<RunDelayReading>) {
         self.tried_at = now;
         let Some(reading) = reading else { return };
-        self.before = match poll_start {
-            Some(start) => self.before(start),
+        self.before_poll = match poll_start {
+            Some(start) => self.latest_before(start),
             None => Some(self.latest),
         };
         self.latest = reading;
     }
 
     /// Returns the latest reading that is no later than `start`, corrected for its age.
-    fn before(&self, start: Nanos) -> Option<RunDelayReading> {
-        let readings = [Some(self.latest), self.before].into_iter().flatten();
+    fn latest_before(&self, start: Nanos) -> Option<RunDelayReading> {
+        let readings = [Some(self.latest), self.before_poll].into_iter().flatten();
         let reading = readings.into_iter().find(|reading| reading.at <= start)?;
-        let unknown = start.saturating_sub(reading.at).saturating_sub(STALE);
+        let unknown = start.saturating_sub(reading.at).saturating_sub(MAX_FRESH_AGE);
         Some(RunDelayReading { at: reading.at + unknown, run_delay: reading.run_delay + unknown })
     }
 }
@@ -159,11 +161,11 @@ mod tests {
     fn read(
         tracker: &mut RunDelayTracker,
         now: Nanos,
-        own: Nanos,
+        own_wait: Nanos,
         threads: impl IntoIterator<Item = WatchedThread>,
     ) -> Vec<u64> {
         let read: RefCell<Vec<u64>> = RefCell::default();
-        tracker.update(now, own, threads.into_iter(), |thread| {
+        tracker.update(now, own_wait, threads.into_iter(), |thread| {
             read.borrow_mut().push(thread.0);
             Some(RunDelayReading { at: now, run_delay: Nanos(7) })
         });
@@ -174,19 +176,21 @@ mod tests {
 
     /// Returns the run delay before a poll that started at `start`.
     fn before(tracker: &RunDelayTracker, thread: u64, start: Nanos, initial: u64) -> Option<Nanos> {
-        tracker.before(ThreadNumber(thread), start, Nanos(initial))
+        tracker.delay_before(ThreadNumber(thread), start, Nanos(initial))
     }
 
     #[test]
     fn reads_at_every_scan_only_while_cpus_are_short() {
         let mut tracker = RunDelayTracker::default();
-        let mut reads = |now: Nanos, own: Nanos| !read(&mut tracker, now, own, [idle(1)]).is_empty();
+        let mut reads = |now: Nanos, own_wait: Nanos| !read(&mut tracker, now, own_wait, [idle(1)]).is_empty();
         assert!(!reads(MS, Nanos::ZERO), "its run delay when it was first measured is known");
-        assert!(!reads(2 * MS, SHORT - Nanos(1)));
-        assert!(reads(3 * MS, SHORT) && reads(4 * MS, Nanos::ZERO) && reads(2 * MS + SHORTAGE, Nanos::ZERO));
-        assert!(!reads(3 * MS + SHORTAGE, Nanos::ZERO));
-        assert!(reads(3 * MS + SHORTAGE + INTERVAL, Nanos::ZERO));
-        let start = 3 * MS + SHORTAGE + INTERVAL;
+        assert!(!reads(2 * MS, MIN_OWN_WAIT - Nanos(1)));
+        assert!(
+            reads(3 * MS, MIN_OWN_WAIT) && reads(4 * MS, Nanos::ZERO) && reads(2 * MS + SHORTAGE_LASTS, Nanos::ZERO)
+        );
+        assert!(!reads(3 * MS + SHORTAGE_LASTS, Nanos::ZERO));
+        assert!(reads(3 * MS + SHORTAGE_LASTS + INTERVAL, Nanos::ZERO));
+        let start = 3 * MS + SHORTAGE_LASTS + INTERVAL;
         assert_eq!(before(&tracker, 1, start, 3), Some(Nanos(7)));
         assert_eq!(before(&tracker, 2, start, 3), Some(Nanos(3)), "a new one, of a thread that lived before");
     }
@@ -199,7 +203,7 @@ mod tests {
             let thread = WatchedThread { number: ThreadNumber(1), poll_start, initial: Nanos::ZERO };
             let now = now * MS;
             let reading = RunDelayReading { at: now, run_delay: Nanos(run_delay) };
-            tracker.update(now, SHORT, [thread].into_iter(), |_| Some(reading));
+            tracker.update(now, MIN_OWN_WAIT, [thread].into_iter(), |_| Some(reading));
             before(&tracker, 1, poll_start.unwrap_or(now), 0)
         };
         assert_eq!(scan(10, None, 5), Some(Nanos(5)));
@@ -217,7 +221,7 @@ mod tests {
         let thread = |poll_start| WatchedThread { number: ThreadNumber(1), poll_start, initial: Nanos::ZERO };
         for scan in 0..1_000 {
             let poll = (scan > 0).then_some(MS);
-            read(&mut tracker, scan * 5 * MS, SHORT, [thread(poll)]);
+            read(&mut tracker, scan * 5 * MS, MIN_OWN_WAIT, [thread(poll)]);
         }
         assert_eq!(before(&tracker, 1, MS, 0), Some(Nanos(7)));
     }
@@ -225,17 +229,17 @@ mod tests {
     /// While the watchdog slept or read other threads, the thread may have waited outside of the
     /// poll.
     #[test]
-    fn the_older_a_reading_the_less_it_excuses() {
+    fn the_time_beyond_the_fresh_age_of_a_reading_counts_as_a_wait_before_the_poll() {
         let mut tracker = RunDelayTracker::default();
-        assert_eq!(read(&mut tracker, MS, SHORT, [idle(1)]), [1]);
+        assert_eq!(read(&mut tracker, MS, MIN_OWN_WAIT, [idle(1)]), [1]);
         assert_eq!(before(&tracker, 1, MS + INTERVAL, 3), Some(Nanos(7)));
-        assert_eq!(before(&tracker, 1, MS + STALE, 3), Some(Nanos(7)));
-        assert_eq!(before(&tracker, 1, MS + STALE + Nanos(1), 3), Some(Nanos(8)));
-        assert_eq!(before(&tracker, 1, MS + STALE + 600 * MS, 3), Some(Nanos(7) + 600 * MS));
+        assert_eq!(before(&tracker, 1, MS + MAX_FRESH_AGE, 3), Some(Nanos(7)));
+        assert_eq!(before(&tracker, 1, MS + MAX_FRESH_AGE + Nanos(1), 3), Some(Nanos(8)));
+        assert_eq!(before(&tracker, 1, MS + MAX_FRESH_AGE + 600 * MS, 3), Some(Nanos(7) + 600 * MS));
         // The same holds for the initial reading. A failed reading is none.
         let mut tracker = RunDelayTracker::default();
         for now in [Nanos::ZERO, INTERVAL, 2 * INTERVAL, 6 * INTERVAL] {
-            tracker.update(now, SHORT, [idle(1)].into_iter(), |_| None);
+            tracker.update(now, MIN_OWN_WAIT, [idle(1)].into_iter(), |_| None);
         }
         assert_eq!(
             (before(&tracker, 1, INTERVAL, 3), before(&tracker, 1, 6 * INTERVAL, 3)),
@@ -249,14 +253,14 @@ mod tests {
         let in_poll = |thread: u64| thread <= 8;
         let watched =
             |thread: u64, poll_start| WatchedThread { number: ThreadNumber(thread), poll_start, initial: Nanos::ZERO };
-        for own in [SHORT, Nanos::ZERO] {
+        for own_wait in [MIN_OWN_WAIT, Nanos::ZERO] {
             let mut tracker = RunDelayTracker::default();
             let mut latest: HashMap<u64, Nanos> = HashMap::new();
             let mut longest = [Nanos::ZERO; 2];
             for now in (1..400).map(|scan| scan * 5 * MS) {
                 let poll_start = now.saturating_sub(MS);
                 let threads = (1..=THREADS).map(|thread| watched(thread, in_poll(thread).then_some(poll_start)));
-                let read = read(&mut tracker, now, own, threads);
+                let read = read(&mut tracker, now, own_wait, threads);
                 assert!(read.len() <= MAX_READS, "{} at one scan", read.len());
                 for thread in read {
                     let ago = now - latest.insert(thread, now).unwrap_or(5 * MS);
@@ -266,7 +270,7 @@ mod tests {
             }
             assert_eq!(latest.len() as u64, THREADS, "each has its turn");
             let [others, in_polls] = longest;
-            assert!(others <= STALE, "{others:?}");
+            assert!(others <= MAX_FRESH_AGE, "{others:?}");
             assert!(in_polls < others.min(2 * INTERVAL), "{in_polls:?}, {others:?}");
         }
         // However many are in a poll, the others have their turn.
@@ -274,7 +278,7 @@ mod tests {
         let mut is_idle_read = false;
         for now in (1..200).map(|scan| scan * 5 * MS) {
             let threads = (1..=THREADS).map(|thread| watched(thread, (thread > 1).then_some(now)));
-            is_idle_read |= read(&mut tracker, now, SHORT, threads).contains(&1);
+            is_idle_read |= read(&mut tracker, now, MIN_OWN_WAIT, threads).contains(&1);
         }
         assert!(is_idle_read);
     }
@@ -282,8 +286,8 @@ mod tests {
     #[test]
     fn a_thread_that_exited_is_forgotten() {
         let mut tracker = RunDelayTracker::default();
-        read(&mut tracker, MS, SHORT, (1..=100).map(idle));
-        read(&mut tracker, 2 * MS, SHORT, [idle(7)]);
+        read(&mut tracker, MS, MIN_OWN_WAIT, (1..=100).map(idle));
+        read(&mut tracker, 2 * MS, MIN_OWN_WAIT, [idle(7)]);
         assert_eq!(tracker.threads.len(), 1);
     }
 }

@@ -1,7 +1,8 @@
 //! The scan of all slots: which polls are running at this moment, and which of them block a worker.
 //!
-//! No other module walks over the slots. The watchdog thread uses this scan to find stalls, and any
-//! other thread to read what is running now. That reading does not depend on the watchdog thread.
+//! Only this module copies the slots of all threads. (The watchdog thread also sums their versions
+//! before it falls asleep.) The watchdog thread uses this scan to find stalls. Any other thread
+//! uses it to read what is running now, also when the watchdog thread is blocked.
 
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ pub(super) fn polls_in(
             route,
             start: meter.clock.nanos(request.start),
         });
-        poll.paused_since = allowed_since.map(|at| meter.clock.nanos(at));
+        poll.allowed_since = allowed_since.map(|at| meter.clock.nanos(at));
         (poll, *frame)
     })
 }
@@ -66,7 +67,7 @@ pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, frame: FrameFields) -
         request: None,
         parent_route: tag.route,
         task,
-        paused_since: None,
+        allowed_since: None,
         run_delay: Nanos::ZERO,
     }
 }
@@ -104,7 +105,7 @@ pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos)
         let Some(reading) = reading else { continue };
         let now = meter.clock.nanos(meter.clock.now());
         for (poll, frame) in polls_in(meter, &thread, &reading) {
-            let elapsed = poll.paused_since.unwrap_or(now).saturating_sub(poll.start);
+            let elapsed = poll.allowed_since.unwrap_or(now).saturating_sub(poll.start);
             if poll.runtime != runtime.id || elapsed < min_elapsed {
                 continue;
             }

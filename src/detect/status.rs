@@ -50,7 +50,8 @@ impl WatcherStatus {
         self.running.load(Ordering::Acquire)
     }
 
-    pub(super) fn has_ended(&self) {
+    /// Records that the thread has ended.
+    pub(super) fn set_ended(&self) {
         self.running.store(false, Ordering::Release);
     }
 

@@ -25,7 +25,7 @@ pub(crate) enum Event {
     /// An ongoing stall was examined again.
     StallProgress(Box<StallProgress>),
     /// An ongoing stall was found by a scan, and not examined.
-    StallUnchanged {
+    StallStillOngoing {
         id: StallId,
         elapsed: Duration,
         /// The moment at which `elapsed` was measured.

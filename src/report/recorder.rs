@@ -44,7 +44,7 @@ impl Recorder {
                 });
                 self.send_some(record.map(|record| Report::Stall { record: Box::new(record), stack }));
             }
-            Event::StallUnchanged { id, elapsed, at } => lock(&self.store).set_elapsed(id, elapsed, at),
+            Event::StallStillOngoing { id, elapsed, at } => lock(&self.store).set_elapsed(id, elapsed, at),
             Event::StallEnded { id, elapsed } => {
                 let record = lock(&self.store).resolve(id, elapsed);
                 self.send_some(record.map(|record| Report::Stall { record: Box::new(record), stack: None }));

@@ -26,9 +26,9 @@ impl Fixture {
         Fixture { meter, runtime, lag, publisher: LagPublisher::default(), now: 10_000 * MS }
     }
 
-    fn step(&mut self, answer: Answer, scan: &Scan) -> Option<ScheduleDelay> {
+    fn step(&mut self, answer: Answer, scan: &ScannedPolls) -> Option<ScheduleDelay> {
         self.runtime.probe.pretend(answer);
-        self.publisher.sent(&self.runtime);
+        self.publisher.probe_sent(&self.runtime);
         self.now += 20 * MS;
         self.publisher.publish(&self.meter, self.now, scan, |_| 1);
         self.lag.read()?.schedule_delay
@@ -42,18 +42,18 @@ impl Fixture {
 #[test]
 fn answers_are_published() {
     let mut fixture = Fixture::new();
-    let delay = fixture.step(Answer::After(60 * MS), &Scan::default()).unwrap();
+    let delay = fixture.step(Answer::After(60 * MS), &ScannedPolls::default()).unwrap();
     assert!(delay.delay.as_millis().abs_diff(60) <= 1 && !delay.is_lower_bound, "{delay:?}");
     assert_eq!(fixture.lag.read().unwrap().blocked_workers, 1);
     // A withdrawn probe says nothing: the latest answer stays until it expires.
-    assert_eq!(fixture.step(Answer::Withdrawn, &Scan::default()), Some(delay));
+    assert_eq!(fixture.step(Answer::Withdrawn, &ScannedPolls::default()), Some(delay));
 }
 
 #[test]
 fn a_wait_counts_by_the_polls_that_started_meanwhile() {
     let mut fixture = Fixture::new();
     let sent = fixture.meter.clock.now();
-    let mut scan = Scan::default();
+    let mut scan = ScannedPolls::default();
     let poll = |number, after: Nanos| Poll {
         key: PollKey { thread: ThreadNumber(1), number: FrameNumber(number) },
         start: fixture.meter.clock.nanos(sent) + after,
@@ -63,7 +63,7 @@ fn a_wait_counts_by_the_polls_that_started_meanwhile() {
         request: None,
         parent_route: None,
         task: TaskBits::NONE,
-        paused_since: None,
+        allowed_since: None,
         run_delay: Nanos::ZERO,
     };
     let polls = [poll(1, Nanos::ZERO), poll(2, 10 * MS), poll(3, 30 * MS)];
@@ -79,15 +79,15 @@ fn a_wait_counts_by_the_polls_that_started_meanwhile() {
 #[test]
 fn a_late_runtime_is_probed_for_a_while() {
     let mut fixture = Fixture::new();
-    fixture.step(Answer::After(MS / 2), &Scan::default());
+    fixture.step(Answer::After(MS / 2), &ScannedPolls::default());
     assert!(!fixture.is_late());
-    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.step(Answer::After(60 * MS), &ScannedPolls::default());
     for _ in 0..190 {
-        fixture.step(Answer::After(Nanos::ZERO), &Scan::default());
+        fixture.step(Answer::After(Nanos::ZERO), &ScannedPolls::default());
         assert!(fixture.is_late());
     }
     for _ in 0..20 {
-        fixture.step(Answer::After(Nanos::ZERO), &Scan::default());
+        fixture.step(Answer::After(Nanos::ZERO), &ScannedPolls::default());
     }
     assert!(!fixture.is_late());
 }
@@ -95,11 +95,24 @@ fn a_late_runtime_is_probed_for_a_while() {
 #[test]
 fn nothing_is_published_without_a_reader() {
     let mut fixture = Fixture::new();
-    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.step(Answer::After(60 * MS), &ScannedPolls::default());
     LagPublisher::clear(&fixture.meter);
     assert_eq!(fixture.lag.read(), None);
     fixture.lag = LagSource::new(&fixture.meter).get("other").unwrap();
-    fixture.step(Answer::After(60 * MS), &Scan::default());
+    fixture.step(Answer::After(60 * MS), &ScannedPolls::default());
     fixture.lag = LagSource::new(&fixture.meter).get("main").unwrap();
     assert_eq!(fixture.lag.read(), None);
+}
+
+#[test]
+fn an_answer_is_not_published_to_a_later_reader() {
+    let mut fixture = Fixture::new();
+    fixture.runtime.probe.pretend(Answer::After(60 * MS));
+    fixture.publisher.probe_sent(&fixture.runtime);
+    // The reader leaves, while the lag of another runtime has one.
+    fixture.lag = LagSource::new(&fixture.meter).get("other").unwrap();
+    fixture.publisher.publish(&fixture.meter, fixture.now, &ScannedPolls::default(), |_| 0);
+    let later = LagSource::new(&fixture.meter).get("main").unwrap();
+    fixture.publisher.publish(&fixture.meter, fixture.now, &ScannedPolls::default(), |_| 0);
+    assert_eq!(later.read().unwrap().schedule_delay, None);
 }

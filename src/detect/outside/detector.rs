@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::observation::{Activity, BlockedIn, EntryId, Inspector, WorkerChange, WorkerObservation};
 use crate::detect::pause::Pauses;
-use crate::detect::track::{effective, next_report};
+use crate::detect::track::{next_report, without_pauses};
 use crate::model::cause::Certainty;
 use crate::model::time::Nanos;
 
@@ -217,7 +217,7 @@ impl<I: Inspector> Step<'_, I> {
 
     /// Returns the time since a moment, without pauses.
     fn elapsed(&self, start: Nanos) -> Nanos {
-        effective(start, self.now, self.pauses)
+        without_pauses(start, self.now, self.pauses)
     }
 
     fn continue_stall(
@@ -234,8 +234,8 @@ impl<I: Inspector> Step<'_, I> {
         stall.next_report = next_report(self.threshold, elapsed);
         worker.state = BlockState::Blocked(activity, stall);
         self.changes.push(match is_due {
-            true => WorkerChange::Continued { thread, elapsed },
-            false => WorkerChange::Unchanged { thread, elapsed },
+            true => WorkerChange::ReportDue { thread, elapsed },
+            false => WorkerChange::StillOngoing { thread, elapsed },
         });
     }
 

@@ -69,12 +69,12 @@ pub(crate) enum WorkerChange {
         elapsed: Nanos,
     },
     /// The stall is ongoing, and a further report is due.
-    Continued {
+    ReportDue {
         thread: EntryId,
         elapsed: Nanos,
     },
     /// The stall is ongoing.
-    Unchanged {
+    StillOngoing {
         thread: EntryId,
         elapsed: Nanos,
     },

@@ -16,12 +16,12 @@ pub(crate) enum Change {
         route: Option<RouteId>,
     },
     /// The stall is ongoing, and a further report is due.
-    Continued {
+    ReportDue {
         id: StallId,
         elapsed: Nanos,
     },
     /// The stall is ongoing.
-    Unchanged {
+    StillOngoing {
         id: StallId,
         elapsed: Nanos,
     },
@@ -38,21 +38,21 @@ pub(crate) enum Change {
         elapsed: Nanos,
         is_over: bool,
     },
-    /// The stall was over before a scan found it. With an exoneration the poll was short by itself;
-    /// then `elapsed` is all of its time.
+    /// The stall was over before a scan found it. If the task is not to blame, `elapsed` is the
+    /// poll's whole duration, pauses included.
     EndedUnseen {
         id: StallId,
         poll: Poll,
         worker: WorkerIndex,
         elapsed: Nanos,
         route: Option<RouteId>,
-        exoneration: Option<Exoneration>,
+        not_blamed: Option<NotBlamed>,
     },
 }
 
-/// The reason why a poll that was short by itself took long.
+/// The reason why a task is not to blame for its stall: the poll was short but for this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exoneration {
+pub(crate) enum NotBlamed {
     /// The process was stopped.
     Paused,
     /// The thread was given no CPU.

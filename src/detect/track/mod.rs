@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
 use crate::measure::primitives::task_id::TaskBits;
-use crate::model::id::{PollKey, RouteId, RuntimeId, SiteId, StallId, ThreadNumber, WorkerIndex};
+use crate::model::id::{FrameNumber, PollKey, RouteId, RuntimeId, SiteId, StallId, ThreadNumber, WorkerIndex};
 use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
-pub(crate) use change::{Change, Exoneration};
+pub(crate) use change::{Change, NotBlamed};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
 
@@ -32,12 +32,32 @@ pub(crate) struct Poll {
     pub(crate) parent_route: Option<RouteId>,
     /// The bits of the task's id, 0 where it has none.
     pub(crate) task: TaskBits,
-    /// The moment since which the poll does not count, because a part of it is meant to block.
-    pub(crate) paused_since: Option<Nanos>,
+    /// The moment since which the poll is in a scope of allowed blocking, where its time does not
+    /// count.
+    pub(crate) allowed_since: Option<Nanos>,
     /// The time that the poll's thread was kept from a CPU since shortly before the poll started.
     /// It is read once the poll has lasted for the threshold and until the poll is tracked; zero
-    /// where it is unknown.
+    /// where it is unknown. For a finished poll it is an upper bound: the reading includes waits
+    /// between the end of the poll and the scan. It is at most the poll's duration.
     pub(crate) run_delay: Nanos,
+}
+
+impl Poll {
+    /// The unknown poll that a thread has been in since `start`, of a task that is not watched.
+    pub(crate) fn unwatched(thread: ThreadNumber, runtime: RuntimeId, start: Nanos) -> Poll {
+        Poll {
+            key: PollKey { thread, number: FrameNumber::NONE },
+            start,
+            runtime,
+            site: SiteId::OTHER,
+            watched: None,
+            request: None,
+            parent_route: None,
+            task: TaskBits::NONE,
+            allowed_since: None,
+            run_delay: Nanos::ZERO,
+        }
+    }
 }
 
 /// A finished poll that lasted at least the threshold, as its thread published it.
@@ -73,9 +93,9 @@ enum TrackedPoll {
     Ignored,
 }
 
-/// The result of one scan of all slots.
+/// The polls that one scan of all slots and slow-poll rings found.
 #[derive(Debug, Default)]
-pub(crate) struct Scan {
+pub(crate) struct ScannedPolls {
     pub(crate) running: Vec<Poll>,
     pub(crate) ended: Vec<EndedPoll>,
     pub(crate) ended_requests: Vec<EndedRequest>,
@@ -103,18 +123,20 @@ struct StepContext<'a> {
 impl StepContext<'_> {
     /// Returns how long a running poll, or the part of it that started at `start`, has lasted.
     fn elapsed(&self, poll: &Poll, start: Nanos) -> Nanos {
-        effective(start, poll.paused_since.unwrap_or(self.now).min(self.now), self.pauses)
+        without_pauses(start, poll.allowed_since.unwrap_or(self.now).min(self.now), self.pauses)
     }
 
-    /// Returns how long something took that started at `start` and ended `duration` later.
-    fn effective(&self, start: Nanos, duration: Nanos) -> Nanos {
-        effective(start, start + duration, self.pauses)
+    /// Returns the duration of a poll, or of a part of one, without the pauses in it. It started at
+    /// `start` and ended `duration` later.
+    fn duration_without_pauses(&self, start: Nanos, duration: Nanos) -> Nanos {
+        without_pauses(start, start + duration, self.pauses)
     }
 }
 
-/// A request may start later than its poll by this part of a threshold. Then the stall is reported
-/// when the request has reached the threshold as well, so that the first report names the route.
-const LATE_REQUEST: u64 = 8;
+/// A request may start later than its poll by a threshold divided by this. Then the stall is
+/// reported when the request has reached the threshold as well, so that the first report names the
+/// route.
+const LATE_REQUEST_DIVISOR: u64 = 8;
 
 impl Tracker {
     pub(crate) fn new(threshold: Nanos) -> Tracker {
@@ -126,7 +148,7 @@ impl Tracker {
     pub(crate) fn step(
         &mut self,
         now: Nanos,
-        scan: &Scan,
+        scan: &ScannedPolls,
         pauses: &Pauses,
         mut state: impl FnMut(&Poll) -> PollState,
     ) -> Vec<Change> {
@@ -134,7 +156,7 @@ impl Tracker {
         let mut changes = Vec::new();
         for ended in &scan.ended_requests {
             match self.tracked.get(&ended.poll) {
-                Some(TrackedPoll::Stall { id, .. }) => changes.extend(requests::ended(ended, *id, context)),
+                Some(TrackedPoll::Stall { id, .. }) => changes.extend(requests::change_of_ended(ended, *id, context)),
                 Some(TrackedPoll::Ignored) => {}
                 None => self.pending.add(*ended),
             }
@@ -199,7 +221,7 @@ impl Tracker {
         let route = route.or_else(|| self.pending.last_route(poll.key, context));
         changes.push(Change::Started { id, poll: *poll, worker, elapsed, route });
         changes.extend(self.pending.take(poll.key, id, context));
-        changes.extend(requests::running(poll, id, context));
+        changes.extend(requests::change_of_running(poll, id, context));
     }
 
     /// Handles a running poll that is a stall.
@@ -218,12 +240,12 @@ impl Tracker {
         match state {
             PollState::OnWorker(_) => {
                 *confirmed = elapsed.max(*confirmed);
-                changes.extend(requests::running(poll, id, context));
+                changes.extend(requests::change_of_running(poll, id, context));
                 if elapsed >= *due {
                     *due = next_report(self.threshold, elapsed);
-                    changes.push(Change::Continued { id, elapsed });
+                    changes.push(Change::ReportDue { id, elapsed });
                 } else {
-                    changes.push(Change::Unchanged { id, elapsed });
+                    changes.push(Change::StillOngoing { id, elapsed });
                 }
             }
             // The poll left its worker at an unknown moment after the scan that last found it
@@ -248,7 +270,7 @@ impl Tracker {
         }
         match (tracked, ended.worker) {
             (Some(TrackedPoll::Stall { id, confirmed, .. }), Some(_)) => {
-                let elapsed = context.effective(poll.start, ended.duration).max(confirmed);
+                let elapsed = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
                 changes.push(Change::Ended { id, elapsed });
             }
             // The poll left its worker at an unknown moment after the scan that last found it
@@ -272,26 +294,26 @@ impl Tracker {
         changes: &mut Vec<Change>,
     ) {
         let (poll, duration) = (ended.poll, ended.duration);
-        let elapsed = context.effective(poll.start, duration);
-        let starved = context.pauses.starved(poll.start, poll.start + duration).max(poll.run_delay);
-        let exoneration = if elapsed < self.threshold {
-            Some(Exoneration::Paused)
+        let elapsed = context.duration_without_pauses(poll.start, duration);
+        let starved = context.pauses.starved_within(poll.start, poll.start + duration).max(poll.run_delay);
+        let not_blamed = if elapsed < self.threshold {
+            Some(NotBlamed::Paused)
         } else if elapsed.saturating_sub(starved) < self.threshold {
-            Some(Exoneration::Starved)
+            Some(NotBlamed::Starved)
         } else {
             None
         };
-        let elapsed = if exoneration.is_some() { duration } else { elapsed };
+        let elapsed = if not_blamed.is_some() { duration } else { elapsed };
         let (id, route) = (self.new_id(), self.pending.last_route(poll.key, context));
-        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, exoneration });
+        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, not_blamed });
         let requests = self.pending.take(poll.key, id, context);
         // No request is to blame for a poll that was short by itself.
-        changes.extend(requests.filter(|_| exoneration.is_none()));
+        changes.extend(requests.filter(|_| not_blamed.is_none()));
     }
 
     /// Ends the stalls whose end was lost (a full ring, a thread that exited) with the duration
     /// that was last confirmed.
-    fn end_vanished(&mut self, scan: &Scan, changes: &mut Vec<Change>) {
+    fn end_vanished(&mut self, scan: &ScannedPolls, changes: &mut Vec<Change>) {
         if self.tracked.is_empty() {
             return;
         }
@@ -306,19 +328,19 @@ impl Tracker {
     }
 
     /// Returns the moment at which the next scan is due: the earliest at which a poll could be due,
-    /// but at most four times a threshold. A poll that starts after this scan cannot be due before
-    /// `now + threshold`.
-    pub(crate) fn next_scan(&self, now: Nanos, scan: &Scan, pauses: &Pauses) -> Nanos {
+    /// but no sooner than a quarter of a threshold after this scan, and no later than one
+    /// threshold. A poll that starts after this scan cannot be due before `now + threshold`.
+    pub(crate) fn next_scan(&self, now: Nanos, scan: &ScannedPolls, pauses: &Pauses) -> Nanos {
         let due = |poll: &Poll| {
             let after = match self.tracked.get(&poll.key) {
                 None => due_after(self.threshold, poll),
                 Some(TrackedPoll::Stall { next_report, .. }) => *next_report,
                 Some(TrackedPoll::Ignored) => return None,
             };
-            if poll.paused_since.is_some() {
+            if poll.allowed_since.is_some() {
                 return None;
             }
-            Some(poll.start + after + pauses.overlap(poll.start, now))
+            Some(poll.start + after + pauses.stopped_within(poll.start, now))
         };
         let earliest = scan.running.iter().filter_map(due).min().unwrap_or(Nanos::MAX);
         earliest.clamp(now + self.threshold / 4, now + self.threshold)
@@ -344,7 +366,7 @@ impl Tracker {
 /// Returns how long a poll lasts until it is reported.
 fn due_after(threshold: Nanos, poll: &Poll) -> Nanos {
     let later = poll.request.map_or(Nanos::ZERO, |request| request.start.saturating_sub(poll.start));
-    if later <= threshold / LATE_REQUEST { threshold + later } else { threshold }
+    if later <= threshold / LATE_REQUEST_DIVISOR { threshold + later } else { threshold }
 }
 
 /// Returns the duration at which a stall that has lasted for `elapsed` is reported again: 2, 4, 8
@@ -357,7 +379,7 @@ pub(super) fn next_report(threshold: Nanos, elapsed: Nanos) -> Nanos {
 /// time: it may still turn out to be long by itself, or short. A poll that was kept off for longer
 /// is reported at once, as starved.
 fn may_be_short(poll: &Poll, elapsed: Nanos, due: Nanos) -> bool {
-    elapsed >= due && elapsed.saturating_sub(poll.run_delay) < due && !spent_most_waiting(poll.run_delay, elapsed)
+    elapsed.saturating_sub(poll.run_delay) < due && !spent_most_waiting(poll.run_delay, elapsed)
 }
 
 /// Returns whether a poll has spent at least half of its time waiting for a CPU.
@@ -366,8 +388,8 @@ pub(crate) fn spent_most_waiting(run_delay: Nanos, elapsed: Nanos) -> bool {
 }
 
 /// Returns the time from one moment to another without the pauses in it.
-pub(super) fn effective(start: Nanos, end: Nanos, pauses: &Pauses) -> Nanos {
-    end.saturating_sub(start).saturating_sub(pauses.overlap(start, end))
+pub(super) fn without_pauses(start: Nanos, end: Nanos, pauses: &Pauses) -> Nanos {
+    end.saturating_sub(start).saturating_sub(pauses.stopped_within(start, end))
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

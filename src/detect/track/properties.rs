@@ -1,4 +1,4 @@
-//! The tracker against an invented world of threads that poll, whose ground truth is known, scanned
+//! The tracker against an invented set of threads that poll, whose ground truth is known, scanned
 //! at random moments.
 
 use std::collections::HashMap;
@@ -142,17 +142,17 @@ impl Fixture {
         self.world.iter().find(|truth| truth.poll.key == key).expect("it was polled")
     }
 
-    /// Scans at `now`, and returns what the scan saw.
-    fn scan(&mut self, now: Nanos, plan_of_scan: &ScanPlan) -> Result<Scan, TestCaseError> {
+    /// Scans at `now`, and returns what the scan found.
+    fn scan(&mut self, now: Nanos, plan_of_scan: &ScanPlan) -> Result<ScannedPolls, TestCaseError> {
         let drained = now + plan_of_scan.drain;
-        let mut scan = Scan::default();
+        let mut scan = ScannedPolls::default();
         for truth in &self.world {
             let key = truth.poll.key;
             if plan_of_scan.unread == Some(key.thread) {
                 scan.unread = vec![key.thread];
             } else if truth.runs(now) {
-                let begun = |request: &OpenRequest| request.start <= now;
-                scan.running.push(Poll { request: truth.poll.request.filter(begun), ..truth.poll });
+                let has_started = |request: &OpenRequest| request.start <= now;
+                scan.running.push(Poll { request: truth.poll.request.filter(has_started), ..truth.poll });
             }
             let duration = truth.plan.duration;
             if truth.end <= drained && duration >= T && !truth.plan.lost && !self.delivered.contains(&key) {
@@ -167,7 +167,7 @@ impl Fixture {
         }
         let world = &self.world;
         let state = |poll: &Poll| {
-            let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("it was seen");
+            let truth = world.iter().find(|truth| truth.poll.key == poll.key).expect("the scan found it");
             match drained + plan_of_scan.ask {
                 at if !truth.runs(at) => PollState::Finished,
                 at if truth.is_off(at) => PollState::OffWorker,
@@ -205,12 +205,12 @@ impl Fixture {
                     Reported { key: poll.key, started: (!over).then_some(elapsed), last: elapsed, doublings, ended },
                 );
             }
-            Change::Continued { id, elapsed } | Change::Unchanged { id, elapsed } => {
+            Change::ReportDue { id, elapsed } | Change::StillOngoing { id, elapsed } => {
                 let reported = self.reported.get_mut(&id).expect("it started");
                 prop_assert!(reported.ended.is_none() && elapsed >= reported.last, "{:?} then {:?}", reported, elapsed);
                 reported.last = elapsed;
                 let doublings = (elapsed.0 / T.0).ilog2();
-                prop_assert_eq!(matches!(change, Change::Continued { .. }), doublings > reported.doublings);
+                prop_assert_eq!(matches!(change, Change::ReportDue { .. }), doublings > reported.doublings);
                 reported.doublings = doublings;
             }
             Change::Ended { id, elapsed } => {
@@ -290,7 +290,7 @@ proptest! {
         fixture.close()?;
         for reported in fixture.reported.values() {
             let truth = fixture.truth(reported.key);
-            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST).unwrap_or_default();
+            let later = truth.plan.request.filter(|later| *later <= T / LATE_REQUEST_DIVISOR).unwrap_or_default();
             let latest = T + later + T / 4;
             match reported.started {
                 Some(elapsed) => prop_assert!(elapsed <= latest, "{:?} late: {:?}", elapsed, truth),

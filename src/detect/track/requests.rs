@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Change, Poll, PollKey, Scan, StepContext};
+use super::{Change, Poll, PollKey, ScannedPolls, StepContext};
 use crate::model::id::{FrameNumber, RouteId, StallId};
 use crate::model::time::Nanos;
 
@@ -27,7 +27,7 @@ pub(crate) struct EndedRequest {
 
 impl EndedRequest {
     fn elapsed(&self, context: StepContext<'_>) -> Nanos {
-        context.effective(self.request.start, self.duration)
+        context.duration_without_pauses(self.request.start, self.duration)
     }
 }
 
@@ -71,11 +71,11 @@ impl PendingRequests {
         context: StepContext<'a>,
     ) -> impl Iterator<Item = Change> + use<'a> {
         let pending = self.0.remove(&poll).unwrap_or_default();
-        pending.ended.into_iter().filter_map(move |request| ended(&request, id, context))
+        pending.ended.into_iter().filter_map(move |request| change_of_ended(&request, id, context))
     }
 
     /// Removes the requests whose polls have not been found in time.
-    pub(super) fn remove_expired(&mut self, scan: &Scan) {
+    pub(super) fn remove_expired(&mut self, scan: &ScannedPolls) {
         if self.0.is_empty() {
             return;
         }
@@ -89,14 +89,14 @@ impl PendingRequests {
 }
 
 /// Returns the change for a finished request of the stall `id`, if it was long enough by itself.
-pub(super) fn ended(ended: &EndedRequest, id: StallId, context: StepContext<'_>) -> Option<Change> {
+pub(super) fn change_of_ended(ended: &EndedRequest, id: StallId, context: StepContext<'_>) -> Option<Change> {
     let (OpenRequest { frame, route, .. }, elapsed) = (ended.request, ended.elapsed(context));
     (elapsed >= context.threshold).then_some(Change::RequestBlocked { id, frame, route, elapsed, is_over: true })
 }
 
 /// Returns the change for the request that the stall `id` is in, once that is long enough by
 /// itself.
-pub(super) fn running(poll: &Poll, id: StallId, context: StepContext<'_>) -> Option<Change> {
+pub(super) fn change_of_running(poll: &Poll, id: StallId, context: StepContext<'_>) -> Option<Change> {
     let OpenRequest { frame, route, start } = poll.request?;
     let elapsed = context.elapsed(poll, start);
     (elapsed >= context.threshold).then_some(Change::RequestBlocked { id, frame, route, elapsed, is_over: false })
@@ -122,8 +122,8 @@ mod tests {
         Poll { request: Some(request(2, start)), ..poll(1, Nanos::ZERO) }
     }
 
-    fn over(poll: Poll, request: OpenRequest, duration: Nanos) -> Scan {
-        Scan { ended_requests: vec![EndedRequest { poll: poll.key, request, duration }], ..running(&[poll]) }
+    fn over(poll: Poll, request: OpenRequest, duration: Nanos) -> ScannedPolls {
+        ScannedPolls { ended_requests: vec![EndedRequest { poll: poll.key, request, duration }], ..running(&[poll]) }
     }
 
     fn reported(id: u64, frame: u64, elapsed: Nanos, is_over: bool) -> Change {
@@ -145,9 +145,11 @@ mod tests {
         let started =
             Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T + MS, route: Some(route(2)) };
         assert_eq!(tracker.step(T + MS, &running(&[p]), &pauses, on_worker), [started, reported(1, 2, T, false)]);
-        let ended =
-            Scan { ended: vec![EndedPoll { poll: p, duration: 15 * MS, worker: Some(WORKER) }], ..Scan::default() };
-        let scan = Scan { ended_requests: over(p, request(2, MS), 14 * MS).ended_requests, ..ended };
+        let ended = ScannedPolls {
+            ended: vec![EndedPoll { poll: p, duration: 15 * MS, worker: Some(WORKER) }],
+            ..ScannedPolls::default()
+        };
+        let scan = ScannedPolls { ended_requests: over(p, request(2, MS), 14 * MS).ended_requests, ..ended };
         let ended = Change::Ended { id: StallId(1), elapsed: 15 * MS };
         assert_eq!(tracker.step(16 * MS, &scan, &pauses, on_worker), [reported(1, 2, 14 * MS, true), ended]);
     }
@@ -158,7 +160,7 @@ mod tests {
         let p = within(6 * MS);
         let started = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None };
         assert_eq!(tracker.step(T, &running(&[p]), &pauses, on_worker), [started]);
-        let unchanged = |elapsed| Change::Unchanged { id: StallId(1), elapsed };
+        let unchanged = |elapsed| Change::StillOngoing { id: StallId(1), elapsed };
         assert_eq!(tracker.step(15 * MS, &running(&[p]), &pauses, on_worker), [unchanged(15 * MS)]);
         let reported = [reported(1, 2, T, false), unchanged(16 * MS)];
         assert_eq!(tracker.step(16 * MS, &running(&[p]), &pauses, on_worker), reported);
@@ -172,11 +174,11 @@ mod tests {
         assert_eq!(tracker.step(T, &running(&[poll_in(1)]), &pauses, on_worker).len(), 1);
         assert_eq!(
             tracker.step(15 * MS, &running(&[poll_in(2)]), &pauses, on_worker),
-            [Change::Unchanged { id: StallId(1), elapsed: 15 * MS }]
+            [Change::StillOngoing { id: StallId(1), elapsed: 15 * MS }]
         );
         // An end like this is never published, and would not count.
         let short = tracker.step(17 * MS, &over(poll_in(2), request(1, 6 * MS), 6 * MS), &pauses, on_worker);
-        assert_eq!(short, [Change::Unchanged { id: StallId(1), elapsed: 17 * MS }]);
+        assert_eq!(short, [Change::StillOngoing { id: StallId(1), elapsed: 17 * MS }]);
     }
 
     #[test]
@@ -186,17 +188,19 @@ mod tests {
         let scan = over(p, request(8, Nanos::ZERO), 12 * MS);
         // Its end may be published one scan before that of its poll.
         assert_eq!(tracker.step(9 * MS, &scan, &pauses, on_worker), []);
-        let scan =
-            Scan { ended: vec![EndedPoll { poll: p, duration: 13 * MS, worker: Some(WORKER) }], ..Scan::default() };
-        let missed = Change::EndedUnseen {
+        let scan = ScannedPolls {
+            ended: vec![EndedPoll { poll: p, duration: 13 * MS, worker: Some(WORKER) }],
+            ..ScannedPolls::default()
+        };
+        let unseen = Change::EndedUnseen {
             id: StallId(1),
             poll: p,
             worker: WORKER,
             elapsed: 13 * MS,
             route: Some(route(8)),
-            exoneration: None,
+            not_blamed: None,
         };
-        assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [missed, reported(1, 8, 12 * MS, true)]);
+        assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [unseen, reported(1, 8, 12 * MS, true)]);
         assert!(tracker.pending.0.is_empty());
     }
 
@@ -204,8 +208,10 @@ mod tests {
     fn ended_requests_without_a_stall_are_forgotten() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         for number in 0..100 {
-            let scan =
-                Scan { running: Vec::new(), ..over(poll(number, Nanos::ZERO), request(9, Nanos::ZERO), 12 * MS) };
+            let scan = ScannedPolls {
+                running: Vec::new(),
+                ..over(poll(number, Nanos::ZERO), request(9, Nanos::ZERO), 12 * MS)
+            };
             assert_eq!(tracker.step(T, &scan, &pauses, on_worker), []);
         }
         assert!(tracker.pending.0.len() <= usize::from(MAX_SCANS), "{:?}", tracker.pending);

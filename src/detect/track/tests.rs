@@ -1,5 +1,5 @@
 use super::*;
-use crate::detect::pause::Sleep;
+use crate::detect::pause::CheckedSpan;
 use crate::model::id::FrameNumber;
 
 pub(super) const MS: Nanos = Nanos::from_millis(1);
@@ -18,17 +18,17 @@ pub(super) fn poll(number: u64, start: Nanos) -> Poll {
         request: None,
         parent_route: None,
         task: TaskBits(9),
-        paused_since: None,
+        allowed_since: None,
         run_delay: Nanos::ZERO,
     }
 }
 
-pub(super) fn running(polls: &[Poll]) -> Scan {
-    Scan { running: polls.to_vec(), ..Scan::default() }
+pub(super) fn running(polls: &[Poll]) -> ScannedPolls {
+    ScannedPolls { running: polls.to_vec(), ..ScannedPolls::default() }
 }
 
-fn ended(poll: Poll, duration: Nanos) -> Scan {
-    Scan { ended: vec![EndedPoll { poll, duration, worker: Some(WORKER) }], ..Scan::default() }
+fn ended(poll: Poll, duration: Nanos) -> ScannedPolls {
+    ScannedPolls { ended: vec![EndedPoll { poll, duration, worker: Some(WORKER) }], ..ScannedPolls::default() }
 }
 
 pub(super) fn on_worker(_: &Poll) -> PollState {
@@ -48,16 +48,16 @@ fn reported_at_the_threshold_then_at_each_doubling_then_with_the_exact_duration(
     for now in (10..200).map(Nanos::from_millis) {
         reported.extend(tracker.step(now, &running(&[p]), &pauses, on_worker));
     }
-    let at = |n: u64| Change::Continued { id: StallId(1), elapsed: n * T };
-    let (again, quiet): (Vec<_>, Vec<_>) = reported.into_iter().partition(|c| matches!(c, Change::Continued { .. }));
+    let at = |n: u64| Change::ReportDue { id: StallId(1), elapsed: n * T };
+    let (again, quiet): (Vec<_>, Vec<_>) = reported.into_iter().partition(|c| matches!(c, Change::ReportDue { .. }));
     assert_eq!(again, [at(2), at(4), at(8), at(16)]);
-    assert!(quiet.iter().all(|c| matches!(c, Change::Unchanged { id: StallId(1), .. })));
+    assert!(quiet.iter().all(|c| matches!(c, Change::StillOngoing { id: StallId(1), .. })));
     assert!(tracker.has_stalls());
     assert_eq!(
         tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
         [Change::Ended { id: StallId(1), elapsed: 214 * MS }]
     );
-    assert_eq!(tracker.step(217 * MS, &Scan::default(), &pauses, on_worker), []);
+    assert_eq!(tracker.step(217 * MS, &ScannedPolls::default(), &pauses, on_worker), []);
     assert!(!tracker.has_stalls());
 }
 
@@ -83,17 +83,17 @@ fn a_stall_that_ended_unseen_is_reported_once() {
             worker: WORKER,
             elapsed: 12 * MS,
             route: None,
-            exoneration: None
+            not_blamed: None
         }]
     );
-    assert_eq!(tracker.step(31 * MS, &Scan::default(), &pauses, on_worker), []);
+    assert_eq!(tracker.step(31 * MS, &ScannedPolls::default(), &pauses, on_worker), []);
 }
 
 #[test]
 fn a_stall_found_and_ended_in_one_scan_starts_and_ends() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(7, Nanos::ZERO);
-    let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
+    let scan = ScannedPolls { running: vec![p], ..ended(p, 15 * MS) };
     let reported = tracker.step(15 * MS, &scan, &pauses, on_worker);
     assert_eq!(
         reported,
@@ -108,7 +108,7 @@ fn a_stall_found_and_ended_in_one_scan_starts_and_ends() {
 fn a_poll_that_is_over_when_asked_is_left_to_its_published_end() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(7, Nanos::ZERO);
-    let scan = Scan { running: vec![p], ..ended(p, 15 * MS) };
+    let scan = ScannedPolls { running: vec![p], ..ended(p, 15 * MS) };
     let reported = tracker.step(16 * MS, &scan, &pauses, |_| PollState::Finished);
     assert_eq!(
         reported,
@@ -118,7 +118,7 @@ fn a_poll_that_is_over_when_asked_is_left_to_its_published_end() {
             worker: WORKER,
             elapsed: 15 * MS,
             route: None,
-            exoneration: None
+            not_blamed: None
         }]
     );
 }
@@ -155,7 +155,8 @@ fn a_hand_off_that_only_the_end_shows_ends_where_it_was_last_observed() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(1, Nanos::ZERO);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let scan = Scan { ended: vec![EndedPoll { poll: p, duration: 80 * MS, worker: None }], ..Scan::default() };
+    let scan =
+        ScannedPolls { ended: vec![EndedPoll { poll: p, duration: 80 * MS, worker: None }], ..ScannedPolls::default() };
     assert_eq!(tracker.step(81 * MS, &scan, &pauses, on_worker), [Change::Ended { id: StallId(1), elapsed: 12 * MS }]);
 }
 
@@ -164,10 +165,10 @@ fn a_lost_end_ends_a_stall_as_last_observed_and_an_unread_slot_does_not() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(1, Nanos::ZERO);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let unread = Scan { unread: vec![ThreadNumber(1)], ..Scan::default() };
+    let unread = ScannedPolls { unread: vec![ThreadNumber(1)], ..ScannedPolls::default() };
     assert_eq!(tracker.step(14 * MS, &unread, &pauses, on_worker), []);
     assert_eq!(
-        tracker.step(16 * MS, &Scan::default(), &pauses, on_worker),
+        tracker.step(16 * MS, &ScannedPolls::default(), &pauses, on_worker),
         [Change::Ended { id: StallId(1), elapsed: 12 * MS }]
     );
 }
@@ -175,10 +176,10 @@ fn a_lost_end_ends_a_stall_as_last_observed_and_an_unread_slot_does_not() {
 #[test]
 fn a_part_that_may_block_does_not_count() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let standing = Poll { paused_since: Some(4 * MS), ..poll(1, Nanos::ZERO) };
-    assert_eq!(tracker.step(80 * MS, &running(&[standing]), &pauses, on_worker), []);
-    assert_eq!(tracker.next_scan(80 * MS, &running(&[standing]), &pauses), 80 * MS + T);
-    // The part is over: the poll seems to have begun 80 ms later.
+    let allowed = Poll { allowed_since: Some(4 * MS), ..poll(1, Nanos::ZERO) };
+    assert_eq!(tracker.step(80 * MS, &running(&[allowed]), &pauses, on_worker), []);
+    assert_eq!(tracker.next_scan(80 * MS, &running(&[allowed]), &pauses), 80 * MS + T);
+    // The part is over: the poll seems to have started 80 ms later.
     let unchanged = poll(1, 80 * MS);
     assert_eq!(tracker.step(89 * MS, &running(&[unchanged]), &pauses, on_worker), []);
     let reported = tracker.step(90 * MS, &running(&[unchanged]), &pauses, on_worker);
@@ -191,8 +192,13 @@ fn a_part_that_may_block_does_not_count() {
 #[test]
 fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
     let (mut tracker, mut pauses) = (Tracker::new(T), Pauses::default());
-    let sleep =
-        Sleep { start: Nanos::ZERO, due: MS, end: 40 * MS, own_run_delay: Some(38 * MS), busiest: Some(Nanos::ZERO) };
+    let sleep = CheckedSpan {
+        start: Nanos::ZERO,
+        due: MS,
+        end: 40 * MS,
+        own_run_delay: Some(38 * MS),
+        busiest: Some(Nanos::ZERO),
+    };
     assert_eq!(pauses.record(&sleep, T), None, "no pause: others had the CPU");
     let p = poll(1, MS);
     let reported = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
@@ -204,14 +210,15 @@ fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
             worker: WORKER,
             elapsed: 38 * MS,
             route: None,
-            exoneration: Some(Exoneration::Starved)
+            not_blamed: Some(NotBlamed::Starved)
         }]
     );
 }
 
 fn a_pause(start: Nanos, end: Nanos) -> Pauses {
     let mut pauses = Pauses::default();
-    let sleep = Sleep { start, due: start + MS, end, own_run_delay: Some(Nanos::ZERO), busiest: Some(Nanos::ZERO) };
+    let sleep =
+        CheckedSpan { start, due: start + MS, end, own_run_delay: Some(Nanos::ZERO), busiest: Some(Nanos::ZERO) };
     pauses.record(&sleep, T).expect("a pause");
     pauses
 }
@@ -231,7 +238,7 @@ fn a_pause_is_not_the_tasks_fault() {
             worker: WORKER,
             elapsed: 1_002 * MS,
             route: None,
-            exoneration: Some(Exoneration::Paused)
+            not_blamed: Some(NotBlamed::Paused)
         }]
     );
 }
@@ -256,20 +263,20 @@ fn a_poll_that_is_due_only_because_it_waited_for_a_cpu_is_judged_again() {
     let p = Poll { run_delay: 3 * MS, ..poll(1, Nanos::ZERO) };
     assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.next_scan(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
-    let began = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 13 * MS, route: None };
-    assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [began]);
+    let started = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 13 * MS, route: None };
+    assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [started]);
     // Another one is over before that.
     let q = Poll { run_delay: 3 * MS, ..poll(2, 20 * MS) };
     assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
-    let (elapsed, exoneration) = (12 * MS, Some(Exoneration::Starved));
+    let (elapsed, not_blamed) = (12 * MS, Some(NotBlamed::Starved));
     assert_eq!(
         tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
-        [Change::EndedUnseen { id: StallId(2), poll: q, worker: WORKER, elapsed, route: None, exoneration }]
+        [Change::EndedUnseen { id: StallId(2), poll: q, worker: WORKER, elapsed, route: None, not_blamed }]
     );
-    // And one that would have been long in any case is not excused.
+    // A third one would have been long in any case, so that it is blamed.
     let r = Poll { run_delay: 3 * MS, ..poll(3, 40 * MS) };
     let reported = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
-    assert!(matches!(reported[..], [Change::EndedUnseen { id: StallId(3), exoneration: None, .. }]), "{reported:?}");
+    assert!(matches!(reported[..], [Change::EndedUnseen { id: StallId(3), not_blamed: None, .. }]), "{reported:?}");
 }
 
 #[test]
@@ -291,20 +298,20 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
     assert!(matches!(reported[..], [Change::Started { id: StallId(1), .. }]), "{reported:?}");
     let pauses = a_pause(50 * MS, 50 * MS + HOURS);
     let now = 50 * MS + HOURS;
-    assert_eq!(pauses.overlap(Nanos::ZERO, now), HOURS);
+    assert_eq!(pauses.stopped_within(Nanos::ZERO, now), HOURS);
     let reported = tracker.step(now, &running(&[blocks, short]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Continued { id: StallId(1), elapsed: 50 * MS }], "as if it had not been");
+    assert_eq!(reported, [Change::ReportDue { id: StallId(1), elapsed: 50 * MS }], "as if it had not been");
     let next = tracker.next_scan(now, &running(&[blocks, short]), &pauses);
     assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
-    let scan = Scan {
+    let scan = ScannedPolls {
         ended: vec![
             EndedPoll { poll: short, duration: HOURS + 2 * MS, worker: Some(WorkerIndex(1)) },
             EndedPoll { poll: blocks, duration: HOURS + 60 * MS, worker: Some(WORKER) },
         ],
-        ..Scan::default()
+        ..ScannedPolls::default()
     };
     let reported = tracker.step(now + 10 * MS, &scan, &pauses, on_worker);
-    let (elapsed, exoneration) = (HOURS + 2 * MS, Some(Exoneration::Paused));
+    let (elapsed, not_blamed) = (HOURS + 2 * MS, Some(NotBlamed::Paused));
     assert_eq!(
         reported,
         [
@@ -314,14 +321,14 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
                 worker: WorkerIndex(1),
                 elapsed,
                 route: None,
-                exoneration
+                not_blamed
             },
             Change::Ended { id: StallId(1), elapsed: 60 * MS }
         ]
     );
 }
 
-/// And with one that began anew when it woke.
+/// And with one that started anew when it woke.
 #[test]
 fn a_clock_that_restarts_is_no_stall() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
@@ -339,7 +346,7 @@ fn a_clock_that_restarts_is_no_stall() {
 fn scans_when_the_earliest_poll_is_due_but_not_too_often() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let now = 100 * MS;
-    assert_eq!(tracker.next_scan(now, &Scan::default(), &pauses), now + T);
+    assert_eq!(tracker.next_scan(now, &ScannedPolls::default(), &pauses), now + T);
     assert_eq!(tracker.next_scan(now, &running(&[poll(1, 95 * MS), poll(2, 97 * MS)]), &pauses), 105 * MS);
     assert_eq!(tracker.next_scan(now, &running(&[poll(1, 91 * MS)]), &pauses), now + T / 4, "four a threshold");
     let old = poll(3, 60 * MS);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use observe::Observation;
+use observe::ScanResult;
 use sleep::CpuTime;
 
 use super::emit::{Emitter, EventSink, PollContext};
@@ -156,7 +156,7 @@ impl Watcher {
         // Also where the last scan panicked. Otherwise load shedding would act on the last
         // published lag for ever.
         call_user(|| LagPublisher::clear(&self.meter));
-        self.status.has_ended();
+        self.status.set_ended();
     }
 
     /// Handles a scan that panicked, which is a defect of pollwatch. Returns whether the thread
@@ -190,48 +190,46 @@ impl Watcher {
             self.status.injected_panics.fetch_sub(1, Ordering::Relaxed);
             panic!("injected by a test");
         }
-        let observation = self.observe();
-        self.check_oversleep(self.last_confirmed);
-        self.emit_changes(&observation);
-        self.detect_blocked_workers(&observation);
-        if self.examiner.take_has_examined() {
+        let scan = self.observe();
+        self.check_awake();
+        self.emit_changes(&scan);
+        self.detect_blocked_workers(&scan);
+        if self.examiner.take_examined() {
             // This thread may have waited for a stack. That time is no evidence of a pause.
             self.last_confirmed = self.now();
         }
         self.emitter.emit_task_panics();
         if stopping {
-            self.count_tasks();
+            self.report_task_growth();
             return;
         }
-        self.publish_lag(&observation);
-        self.probe(&observation);
-        if self.is_active(&observation) {
-            self.fingerprint = observation.fingerprint;
-            self.active_at = observation.now;
+        self.publish_lag(&scan);
+        self.probe(&scan);
+        if self.is_active(&scan) {
+            self.fingerprint = scan.fingerprint;
+            self.active_at = scan.now;
         }
         // Tasks are counted between the last poll and the sleep that follows it.
-        if self.active_at >= self.tasks_counted_at
-            && observation.now.saturating_sub(self.tasks_counted_at) >= TASKS_INTERVAL
-        {
-            self.tasks_counted_at = observation.now;
+        if self.active_at >= self.tasks_counted_at && scan.now.saturating_sub(self.tasks_counted_at) >= TASKS_INTERVAL {
+            self.tasks_counted_at = scan.now;
             if self.growth.may_change(self.most_tasks()) {
-                self.count_tasks();
+                self.report_task_growth();
             }
         }
-        if observation.now.saturating_sub(self.active_at) >= IDLE_AFTER {
+        if scan.now.saturating_sub(self.active_at) >= IDLE_AFTER {
             self.sleep_until_a_poll();
         } else {
-            self.sleep(&observation);
+            self.sleep(&scan);
         }
         self.status.wakeups.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns whether anything was polled since the previous scan, or still has to be observed.
-    fn is_active(&self, observation: &Observation) -> bool {
-        observation.fingerprint != self.fingerprint
-            || !observation.scan.running.is_empty()
+    fn is_active(&self, scan: &ScanResult) -> bool {
+        scan.fingerprint != self.fingerprint
+            || !scan.polls.running.is_empty()
             || self.tracker.has_stalls()
-            || !observation.workers.busy_runtimes.is_empty()
+            || !scan.workers.busy_runtimes.is_empty()
             || self.lag.late().next().is_some()
     }
 
@@ -240,16 +238,16 @@ impl Watcher {
     }
 
     /// Emits the changes that a scan makes to the tracked polls.
-    fn emit_changes(&mut self, observation: &Observation) {
-        let state = |poll: &Poll| poll_state(&self.meter, observation, poll);
-        let changes = self.tracker.step(observation.now, &observation.scan, &self.pauses, state);
+    fn emit_changes(&mut self, scan: &ScanResult) {
+        let state = |poll: &Poll| current_state(&self.meter, scan, poll);
+        let changes = self.tracker.step(scan.now, &scan.polls, &self.pauses, state);
         for change in changes {
             let (cpu_times, run_delays) = (&self.cpu_times, &self.run_delays);
-            self.emitter.emit_change(&mut self.examiner, change, observation.now, |poll| {
+            self.emitter.emit_change(&mut self.examiner, change, scan.now, |poll| {
                 let id = poll.key.thread;
-                let thread = observation.threads.get(&id)?.clone();
+                let thread = scan.threads.get(&id)?.clone();
                 let cpu = cpu_times.get(&id).filter(|cpu| cpu.poll == poll.key);
-                let run_delay_before = run_delays.before(id, poll.start, thread.initial_run_delay);
+                let run_delay_before = run_delays.delay_before(id, poll.start, thread.initial_run_delay);
                 Some(PollContext { thread, baseline: cpu.map(|cpu| cpu.baseline), run_delay_before })
             });
         }
@@ -262,17 +260,17 @@ impl Watcher {
         alive.max().unwrap_or(0) as u64
     }
 
-    /// Emits the sites that have too many tasks.
-    fn count_tasks(&mut self) {
-        for (site, alive) in self.growth.check(&self.meter.alive()) {
-            self.emitter.emit_task_growth(site, alive, self.settings.warn_above_alive_tasks);
+    /// Emits the sites whose tasks have grown past the limit.
+    fn report_task_growth(&mut self) {
+        for ((runtime, site), alive) in self.growth.check(&self.meter.alive()) {
+            self.emitter.emit_task_growth(runtime, site, alive, self.settings.warn_above_alive_tasks);
         }
     }
 }
 
 /// Returns whether a poll of a scan blocks a worker at this moment.
-fn poll_state(meter: &Meter, observation: &Observation, poll: &Poll) -> PollState {
-    let Some(thread) = observation.threads.get(&poll.key.thread) else { return PollState::Finished };
+fn current_state(meter: &Meter, scan: &ScanResult, poll: &Poll) -> PollState {
+    let Some(thread) = scan.threads.get(&poll.key.thread) else { return PollState::Finished };
     let reading = thread.slot.read();
     let frame = reading.as_ref().and_then(|r| r.frames().iter().find(|f| f.number == poll.key.number));
     match (frame, meter.runtimes.get(poll.runtime)) {

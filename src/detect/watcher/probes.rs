@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::observe::Observation;
+use super::observe::ScanResult;
 use super::{LAG_PROBE_INTERVAL, PROBE_INTERVAL, Watcher};
 use crate::detect::runtime_liveness::RuntimeLiveness;
 use crate::detect::scan;
@@ -14,16 +14,16 @@ use crate::model::time::Nanos;
 
 impl Watcher {
     /// Publishes the lag of the runtimes, by what the probes answered.
-    pub(super) fn publish_lag(&mut self, observation: &Observation) {
+    pub(super) fn publish_lag(&mut self, scan: &ScanResult) {
         let meter = &self.meter;
-        let outside = self.unwatched.keys().filter_map(|thread| observation.workers.busy.get(thread));
+        let outside = self.unwatched.keys().filter_map(|thread| scan.workers.busy.get(thread));
         let outside: Vec<(RuntimeId, WorkerIndex)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
-        self.lag.publish(meter, observation.now, &observation.scan, |runtime| {
+        self.lag.publish(meter, scan.now, &scan.polls, |runtime| {
             let mut blocked: HashSet<WorkerIndex> =
                 outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker).collect();
             let threshold = self.threshold;
-            let is_long = |poll: &Poll| observation.now.saturating_sub(poll.start) >= threshold;
-            if observation.scan.running.iter().any(|poll| poll.runtime == runtime.id && is_long(poll)) {
+            let is_long = |poll: &Poll| scan.now.saturating_sub(poll.start) >= threshold;
+            if scan.polls.running.iter().any(|poll| poll.runtime == runtime.id && is_long(poll)) {
                 let polls = scan::worker_polls(meter, runtime, threshold);
                 blocked.extend(polls.iter().map(|poll| poll.worker));
             }
@@ -32,43 +32,42 @@ impl Watcher {
     }
 
     /// Wakes the probes of the runtimes that have been polling.
-    pub(super) fn probe(&mut self, observation: &Observation) {
+    pub(super) fn probe(&mut self, scan: &ScanResult) {
         let polls: HashMap<RuntimeId, ThreadNumber> =
-            observation.scan.running.iter().map(|poll| (poll.runtime, poll.key.thread)).collect();
+            scan.polls.running.iter().map(|poll| (poll.runtime, poll.key.thread)).collect();
         let mut polling: HashSet<RuntimeId> = polls.keys().copied().collect();
         let runtime = |id: RuntimeId| self.meter.runtimes.get(id);
         // A current-thread runtime that no thread drives answers no probe. That is no schedule
         // delay, so that the probe is withdrawn.
         self.probing.retain(|id, liveness| {
             let poll = polls.get(id).copied();
-            let version =
-                |thread| observation.threads.get(&thread).map(|thread: &Arc<ThreadState>| thread.slot.version());
-            let is_idle = !liveness.observe(observation.now, poll, version);
+            let version = |thread| scan.threads.get(&thread).map(|thread: &Arc<ThreadState>| thread.slot.version());
+            let is_idle = !liveness.observe(scan.now, poll, version);
             if let Some(runtime) = runtime(*id).filter(|runtime| is_idle && !runtime.is_multi_thread()) {
                 runtime.probe.withdraw();
             }
             !is_idle
         });
-        let is_due = |last: Nanos, interval| observation.now.saturating_sub(last) >= interval;
+        let is_due = |last: Nanos, interval| scan.now.saturating_sub(last) >= interval;
         let is_due_for_all = is_due(self.probed_at, PROBE_INTERVAL);
         let is_due_for_lag = self.meter.has_lag_holders() && is_due(self.lag_probed_at, LAG_PROBE_INTERVAL);
         if !is_due_for_all && !is_due_for_lag {
             return;
         }
-        self.lag_probed_at = observation.now;
+        self.lag_probed_at = scan.now;
         if is_due_for_all {
-            self.probed_at = observation.now;
+            self.probed_at = scan.now;
         }
         // In stable mode, a runtime without a watched request or future has no measured polls.
-        polling.extend(&observation.workers.busy_runtimes);
+        polling.extend(&scan.workers.busy_runtimes);
         // A late runtime is probed on, until the delay is known to be gone.
         polling.extend(self.lag.late());
         for id in polling {
             if let Some(runtime) = runtime(id).filter(|runtime| is_due_for_all || runtime.lag.is_held()) {
                 if runtime.probe.send(self.meter.clock.now()) {
-                    self.lag.sent(&runtime);
+                    self.lag.probe_sent(&runtime);
                 }
-                let new = || RuntimeLiveness::new(observation.now, polls.get(&id).copied());
+                let new = || RuntimeLiveness::new(scan.now, polls.get(&id).copied());
                 self.probing.entry(id).or_insert_with(new);
             }
         }

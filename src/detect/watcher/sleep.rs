@@ -1,13 +1,13 @@
-//! The sleep between two scans: the readings before it, and the check after it for an oversleep.
+//! The sleep between two scans: the readings before it, and the check for an oversleep after it.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
-use super::observe::Observation;
+use super::observe::ScanResult;
 use super::{LAG_PROBE_INTERVAL, TASKS_INTERVAL, Watcher};
 use crate::detect::examine::Baseline;
 use crate::detect::outside::workers;
-use crate::detect::pause::Sleep;
+use crate::detect::pause::CheckedSpan;
 use crate::detect::procfs;
 use crate::detect::run_delay::{RunDelayReading, WatchedThread};
 use crate::model::id::{PollKey, ThreadNumber};
@@ -31,47 +31,50 @@ pub(super) struct CpuTime {
 
 impl Watcher {
     /// Sleeps until the next scan is due.
-    pub(super) fn sleep(&mut self, observation: &Observation) {
+    pub(super) fn sleep(&mut self, scan: &ScanResult) {
         let own_delay = self.own_run_delay.nanos().map(Nanos);
-        self.check_oversleep(self.last_confirmed);
+        self.check_awake();
         let before = self.own_delay_before_sleep;
         let waited = own_delay.zip(before).map_or(Nanos::ZERO, |(now, then)| now.saturating_sub(then));
-        self.read_run_delays(observation, waited);
+        self.read_run_delays(scan, waited);
         self.own_delay_before_sleep = own_delay;
-        self.read_cpu_times(observation);
+        self.read_cpu_times(scan);
         // The sleep starts at the moment up to which oversleeps have been checked, so that no time
         // is left unchecked.
         let start = self.last_confirmed;
-        let mut due = self
-            .tracker
-            .next_scan(observation.now, &observation.scan, &self.pauses)
-            .min(observation.now + TASKS_INTERVAL);
+        let mut due = self.tracker.next_scan(scan.now, &scan.polls, &self.pauses).min(scan.now + TASKS_INTERVAL);
         if self.meter.has_lag_holders() {
             due = due.min(self.lag_probed_at + LAG_PROBE_INTERVAL);
         }
-        if !observation.workers.is_empty() {
-            due = due.min(observation.now + (self.threshold / 4).max(MIN_OUTSIDE_INTERVAL));
+        if !scan.workers.is_empty() {
+            due = due.min(scan.now + (self.threshold / 4).max(MIN_OUTSIDE_INTERVAL));
         }
         let due = due.max(start);
         std::thread::park_timeout(due.saturating_sub(self.now()).to_duration());
         self.check_oversleep(due);
     }
 
+    /// Checks the time since the latest check, in which this thread was awake: its work takes much
+    /// less than a threshold, unless the process was stopped or the thread got no CPU.
+    pub(super) fn check_awake(&mut self) {
+        self.check_oversleep(self.last_confirmed);
+    }
+
     /// Checks whether this thread is much later than `due`. If so, the evidence is collected, and
     /// the time is recorded as a pause where it was one.
-    pub(super) fn check_oversleep(&mut self, due: Nanos) {
+    fn check_oversleep(&mut self, due: Nanos) {
         let end = self.now();
         let start = std::mem::replace(&mut self.last_confirmed, end);
-        let mut sleep = Sleep { start, due, end, own_run_delay: None, busiest: None };
+        let mut span = CheckedSpan { start, due, end, own_run_delay: None, busiest: None };
         let threshold = self.threshold;
-        if !sleep.overslept(threshold) {
+        if !span.is_late(threshold) {
             return;
         }
         self.status.oversleeps.fetch_add(1, Ordering::Relaxed);
         let delay = self.own_delay_before_sleep.zip(self.own_run_delay.nanos().map(Nanos));
-        sleep.own_run_delay = delay.map(|(then, now)| now.saturating_sub(then));
-        sleep.busiest = self.busiest();
-        if let Some(length) = self.pauses.record(&sleep, threshold) {
+        span.own_run_delay = delay.map(|(then, now)| now.saturating_sub(then));
+        span.busiest = self.busiest();
+        if let Some(length) = self.pauses.record(&span, threshold) {
             self.emitter.emit_pause(length);
         }
     }
@@ -102,36 +105,36 @@ impl Watcher {
         }
     }
 
-    /// Reads the run delays of some threads. `own` is how long this thread waited for a CPU since
-    /// the previous scan.
-    fn read_run_delays(&mut self, observation: &Observation, own: Nanos) {
+    /// Reads the run delays of some threads. `own_wait` is how long this thread has waited for a
+    /// CPU since it started the latest sleep.
+    fn read_run_delays(&mut self, scan: &ScanResult, own_wait: Nanos) {
         let mut starts: HashMap<ThreadNumber, Nanos> = HashMap::new();
-        for poll in &observation.scan.running {
+        for poll in &scan.polls.running {
             starts.entry(poll.key.thread).or_insert(poll.start);
         }
-        let threads = observation.threads.iter().map(|(&number, thread)| {
+        let threads = scan.threads.iter().map(|(&number, thread)| {
             let poll_start = starts.get(&number).copied();
             WatchedThread { number, poll_start, initial: thread.initial_run_delay }
         });
         let clock = &self.meter.clock;
-        self.run_delays.update(observation.now, own, threads, |number| {
-            let run_delay = procfs::run_delay(observation.threads.get(&number)?.tid?)?;
+        self.run_delays.update(scan.now, own_wait, threads, |number| {
+            let run_delay = procfs::run_delay(scan.threads.get(&number)?.tid?)?;
             Some(RunDelayReading { at: clock.nanos(clock.now()), run_delay })
         });
     }
 
     /// Reads the CPU times of all threads in a poll.
-    fn read_cpu_times(&mut self, observation: &Observation) {
+    fn read_cpu_times(&mut self, scan: &ScanResult) {
         let mut now = HashMap::new();
-        for poll in &observation.scan.running {
-            let tid = observation.threads.get(&poll.key.thread).and_then(|thread| thread.tid);
+        for poll in &scan.polls.running {
+            let tid = scan.threads.get(&poll.key.thread).and_then(|thread| thread.tid);
             let Some((tid, latest)) = tid.and_then(|tid| Some((tid, procfs::cpu_time(tid)?))) else { continue };
             let known = self.cpu_times.get(&poll.key.thread).filter(|cpu| cpu.poll == poll.key);
             let new = || Baseline { cpu: latest, at: self.now(), run_delay: None };
             let mut baseline = known.map_or_else(new, |cpu| cpu.baseline);
             // This reading takes some microseconds. Polls of a healthy service are too short for
             // it.
-            if baseline.run_delay.is_none() && observation.now.saturating_sub(poll.start) >= LONG_POLL {
+            if baseline.run_delay.is_none() && scan.now.saturating_sub(poll.start) >= LONG_POLL {
                 baseline.run_delay = procfs::run_delay(tid);
             }
             now.insert(poll.key.thread, CpuTime { poll: poll.key, tid, baseline, latest });

@@ -1,7 +1,7 @@
 //! Stalls of workers that are blocked by tasks that are not watched (stable mode).
 
 use super::Watcher;
-use super::observe::Observation;
+use super::observe::ScanResult;
 use crate::detect::emit::UnwatchedStall;
 use crate::detect::identity::StallIdentity;
 use crate::detect::outside::observation::{Activity, WorkerChange};
@@ -11,25 +11,24 @@ use crate::detect::track::Change;
 impl Watcher {
     /// Detects the workers that are blocked by tasks that are not watched, and emits the changes of
     /// their stalls.
-    pub(super) fn detect_blocked_workers(&mut self, observation: &Observation) {
-        if observation.workers.is_empty() && self.unwatched.is_empty() {
+    pub(super) fn detect_blocked_workers(&mut self, scan: &ScanResult) {
+        if scan.workers.is_empty() && self.unwatched.is_empty() {
             return;
         }
-        self.workers.capture_parked_stacks(&observation.workers, observation.now, &mut self.examiner);
+        self.workers.capture_parked_stacks(&scan.workers, scan.now, &mut self.examiner);
         let mut inspector =
-            ThreadInspector { scan: &observation.workers, workers: &self.workers, examiner: &mut self.examiner };
-        let changes =
-            self.detector.step(observation.now, &observation.workers.observations, &self.pauses, &mut inspector);
+            ThreadInspector { scan: &scan.workers, workers: &self.workers, examiner: &mut self.examiner };
+        let changes = self.detector.step(scan.now, &scan.workers.observations, &self.pauses, &mut inspector);
         for change in changes {
-            self.emit_worker_change(change, observation);
+            self.emit_worker_change(change, scan);
         }
     }
 
-    fn emit_worker_change(&mut self, change: WorkerChange, observation: &Observation) {
-        let at = observation.now;
+    fn emit_worker_change(&mut self, change: WorkerChange, scan: &ScanResult) {
+        let at = scan.now;
         let change = match change {
             WorkerChange::Started { thread, certainty, activity, start, elapsed } => {
-                let Some(busy) = observation.workers.busy.get(&thread) else { return };
+                let Some(busy) = scan.workers.busy.get(&thread) else { return };
                 let id = self.tracker.new_id();
                 self.unwatched.insert(thread, id);
                 let mut identity = busy.identity.clone();
@@ -46,11 +45,11 @@ impl Watcher {
                 };
                 return self.emitter.emit_unwatched(&mut self.examiner, unwatched, at);
             }
-            WorkerChange::Continued { thread, elapsed } => {
-                self.unwatched.get(&thread).map(|&id| Change::Continued { id, elapsed })
+            WorkerChange::ReportDue { thread, elapsed } => {
+                self.unwatched.get(&thread).map(|&id| Change::ReportDue { id, elapsed })
             }
-            WorkerChange::Unchanged { thread, elapsed } => {
-                self.unwatched.get(&thread).map(|&id| Change::Unchanged { id, elapsed })
+            WorkerChange::StillOngoing { thread, elapsed } => {
+                self.unwatched.get(&thread).map(|&id| Change::StillOngoing { id, elapsed })
             }
             WorkerChange::Ended { thread, elapsed } => {
                 self.unwatched.remove(&thread).map(|id| Change::Ended { id, elapsed })

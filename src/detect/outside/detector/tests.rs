@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::detect::identity::BusyPeriod;
-use crate::detect::pause::Sleep;
+use crate::detect::pause::CheckedSpan;
 
 const MS: Nanos = Nanos::from_millis(1);
 const THRESHOLD: Nanos = Nanos::from_millis(10);
@@ -110,7 +110,8 @@ impl World {
         while self.now < end {
             self.now += INTERVAL;
             act(self);
-            changes.extend(self.scan().into_iter().filter(|change| !matches!(change, WorkerChange::Unchanged { .. })));
+            changes
+                .extend(self.scan().into_iter().filter(|change| !matches!(change, WorkerChange::StillOngoing { .. })));
         }
         changes
     }
@@ -154,7 +155,7 @@ fn a_waiting_worker_is_observed_after_the_threshold() {
     // Reported again at 2, 4, 8 thresholds.
     let again = world.run(8 * THRESHOLD, |_| ());
     let thresholds = again.iter().map(|change| match change {
-        WorkerChange::Continued { elapsed, .. } => elapsed.0 / THRESHOLD.0,
+        WorkerChange::ReportDue { elapsed, .. } => elapsed.0 / THRESHOLD.0,
         other => panic!("{other:?}"),
     });
     assert_eq!(thresholds.collect::<Vec<_>>(), [2, 4, 8]);
@@ -264,7 +265,8 @@ fn a_pause_of_the_process_does_not_count() {
     world.scan();
     let start = world.now;
     world.now += 100 * THRESHOLD;
-    let sleep = Sleep { start, due: start + INTERVAL, end: world.now, own_run_delay: Some(Nanos::ZERO), busiest: None };
+    let sleep =
+        CheckedSpan { start, due: start + INTERVAL, end: world.now, own_run_delay: Some(Nanos::ZERO), busiest: None };
     world.pauses.record(&sleep, THRESHOLD).expect("a pause");
     assert_eq!(world.scan(), []);
     assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);
@@ -290,7 +292,7 @@ fn a_worker_that_computes_in_one_location_is_suspected() {
     assert_eq!(world.inspector.samples, MIN_SAMPLES);
     // An occasional sample confirms that the stall is ongoing.
     let changes = world.run_busy(100 * THRESHOLD);
-    assert!(changes.iter().all(|change| matches!(change, WorkerChange::Continued { .. })), "{changes:?}");
+    assert!(changes.iter().all(|change| matches!(change, WorkerChange::ReportDue { .. })), "{changes:?}");
     assert!((40..=MIN_SAMPLES + 50).contains(&world.inspector.samples), "{}", world.inspector.samples);
     let before = world.now - start;
     world.published += 1;
