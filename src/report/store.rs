@@ -205,7 +205,7 @@ impl StallStore {
     pub(crate) fn resolve(&mut self, id: StallId, elapsed: Duration) -> Option<StallRecord> {
         let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id.0)?;
         let OngoingStall { mut record, key, counted, requests, .. } = self.ongoing.swap_remove(index);
-        // A request whose end was not recorded is taken to have lasted until the end of the stall.
+        // A request whose end was not recorded counts until it was last observed.
         for request in requests {
             self.totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted).0);
         }
@@ -216,9 +216,9 @@ impl StallStore {
         Some(record)
     }
 
-    /// Adds the stack that the dispatcher has symbolized, and the reason and advice that follow
-    /// from it.
-    pub(crate) fn add_stack(&mut self, reported: &Stall) {
+    /// Sets the stack that the dispatcher has symbolized, and the reason and advice that follow from
+    /// it.
+    pub(crate) fn set_explanation(&mut self, reported: &Stall) {
         let ongoing = self.ongoing.iter_mut().map(|ongoing| &mut ongoing.record.stall);
         let ongoing = ongoing.filter(|stall| stall.id == reported.id);
         for stall in ongoing.chain(self.recent.iter_mut().rev().find(|stall| stall.id == reported.id)) {

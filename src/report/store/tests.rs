@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::model::id::{SiteId, ThreadNumber};
-use crate::model::site::Site;
+use crate::report::samples::stall;
 use crate::report::totals::CountAndTime;
 use crate::util::lock;
 
@@ -25,34 +25,6 @@ impl Frames {
 impl Liveness for Frames {
     fn open_frames(&self) -> Option<Vec<FrameNumber>> {
         lock(&self.0).clone()
-    }
-}
-
-fn stall(id: u64, millis: u64) -> Stall {
-    Stall {
-        id,
-        phase: Phase::Ongoing,
-        certainty: Certainty::Measured,
-        runtime: "main".into(),
-        worker: Some(0),
-        thread: "t".into(),
-        task: None,
-        site: Site::new(None),
-        watched: None,
-        route: None,
-        parent_route: None,
-        latest_request: None,
-        spans: Vec::new(),
-        cause: Cause::Unknown,
-        started_at: std::time::SystemTime::UNIX_EPOCH,
-        elapsed: Duration::from_millis(millis),
-        elapsed_is_lower_bound: false,
-        on_cpu: None,
-        syscall: None,
-        stack: None,
-        location_changed: None,
-        reason: "",
-        advice: None,
     }
 }
 
