@@ -14,7 +14,7 @@ use super::log;
 use super::profile::ProfileStore;
 use super::reason;
 use super::store::{StallRecord, StallStore};
-use super::throttle::{Refusal, Throttle};
+use super::throttle::{RefusedLine, Throttle};
 use crate::model::cause::Certainty;
 use crate::model::event::{Notice, StallOrigin};
 use crate::model::id::{RuntimeId, SiteId};
@@ -36,7 +36,7 @@ pub(crate) type OnStall = Box<dyn Fn(&Stall) + Send + Sync>;
 /// Counters of reports, readable from any thread.
 #[derive(Debug, Default)]
 pub(crate) struct ReportCounters {
-    /// Stalls, panics and pauses that the rate limit suppressed in the log.
+    /// Stalls, panics and pauses whose first report the rate limit of the log suppressed.
     pub(crate) suppressed: AtomicU64,
     /// Reports that did not fit into the dispatcher's queue.
     pub(crate) lost: AtomicU64,
@@ -72,7 +72,7 @@ enum LogState {
     #[default]
     NotTried,
     /// The rate limit has refused all reports so far.
-    Refused(Refusal<LogKey>),
+    Refused(RefusedLine<LogKey>),
     /// A report was logged. All later ones of the stall are logged too.
     Logged,
 }

@@ -28,7 +28,7 @@ impl Limited {
 
 /// A line that was refused, and is counted as suppressed.
 #[derive(Debug)]
-pub(crate) struct Refusal<K> {
+pub(crate) struct RefusedLine<K> {
     key: K,
     /// The number of lines of the key that had been admitted before.
     admitted: u64,
@@ -48,18 +48,18 @@ impl<K: Copy + Eq + Hash> Throttle<K> {
 
     /// Admits one line at `now`, and returns the number of lines suppressed since the previous one.
     /// If the limit is reached, the line is counted as suppressed.
-    pub(crate) fn admit(&mut self, key: K, now: Duration) -> Result<u64, Refusal<K>> {
+    pub(crate) fn admit(&mut self, key: K, now: Duration) -> Result<u64, RefusedLine<K>> {
         let limited = self.limited(key, now);
         if !limited.bucket.take(now) {
             limited.suppressed = limited.suppressed.saturating_add(1);
-            return Err(Refusal { key, admitted: limited.admitted });
+            return Err(RefusedLine { key, admitted: limited.admitted });
         }
         Ok(limited.count_admitted())
     }
 
     /// Tries a refused line again, under the key of the first try. If it is admitted now, it no
     /// longer counts as suppressed. If it is refused again, it is not counted again.
-    pub(crate) fn retry(&mut self, refusal: Refusal<K>, now: Duration) -> Result<u64, Refusal<K>> {
+    pub(crate) fn retry(&mut self, refusal: RefusedLine<K>, now: Duration) -> Result<u64, RefusedLine<K>> {
         let limited = self.limited(refusal.key, now);
         if !limited.bucket.take(now) {
             return Err(refusal);

@@ -13,7 +13,7 @@ struct Account {
     /// The moments at which lines were admitted.
     admitted: Vec<u64>,
     /// The refused lines that are not retried yet, and whether no line has reported them.
-    refused: Vec<(Refusal<u8>, bool)>,
+    refused: Vec<(RefusedLine<u8>, bool)>,
     /// The number of refused lines that no line has reported.
     unreported: u64,
 }
