@@ -54,7 +54,7 @@ const INNER_ORDER: &[(&str, &[&str])] = &[
             "watcher",
         ],
     ),
-    ("report", &["throttle", "totals", "reason", "log", "tasks", "profile", "store", "dispatch", "recorder"]),
+    ("report", &["throttle", "totals", "reason", "log", "profile", "store", "dispatch", "recorder"]),
 ];
 
 /// Imports that violate the architecture: from, to, reason. A path includes all modules below it.

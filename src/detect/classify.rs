@@ -53,6 +53,8 @@ fn purpose(name: &str) -> Purpose {
         "read" | "write" | "readv" | "writev" | "pread64" | "pwrite64" | "preadv" | "pwritev" | "recvfrom"
         | "sendto" | "recvmsg" | "sendmsg" | "connect" | "accept" | "accept4" | "fsync" | "fdatasync" | "ftruncate"
         | "fallocate" | "getdents64" | "sendfile" | "copy_file_range" | "splice" => Purpose::Io,
+        "open" | "openat" | "close" | "fstat" | "newfstatat" | "statx" | "unlinkat" | "renameat2" | "msync"
+        | "sync" => Purpose::File,
         "poll" | "select" | "epoll_wait" | "ppoll" | "pselect6" | "epoll_pwait" => Purpose::Poll,
         "wait4" | "waitid" => Purpose::Process,
         "flock" | "fcntl" => Purpose::FileLock,
@@ -171,6 +173,8 @@ mod tests {
         assert_eq!(describe(libc::SYS_clock_nanosleep), ("clock_nanosleep", Purpose::Sleep));
         assert_eq!(describe(libc::SYS_copy_file_range), ("copy_file_range", Purpose::Io));
         assert_eq!(describe(libc::SYS_splice), ("splice", Purpose::Io));
+        assert_eq!(describe(libc::SYS_openat), ("openat", Purpose::File));
+        assert_eq!(describe(libc::SYS_munmap), ("munmap", Purpose::Other));
         assert_eq!(describe(-5), ("unknown", Purpose::Other));
     }
 }

@@ -111,7 +111,7 @@ table! { MEASURED_METRICS, Both:
     BUILD: Gauge "build_info" &["version", "mode"],
         "Always 1; the version of pollwatch, and the mode: unstable with tokio_unstable, otherwise stable.";
     SUPPRESSED: Counter "reports_suppressed_total" &[],
-        "Stalls and panics that were not logged because their site had been logged often.";
+        "Stalls, panics and pauses whose first report was not logged because of the rate limit of the log.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";
     REPORTS_LOST: Counter "reports_lost_total" &[],
         "Reports that did not reach the log and the callback, because these were too slow or the reports too many.";

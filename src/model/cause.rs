@@ -25,7 +25,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// All causes, in the order of the metrics.
+    /// All causes, in the order of their declaration and of the metrics.
     ///
     /// ```
     /// let labels: Vec<_> = pollwatch::Cause::ALL.iter().map(|cause| cause.as_str()).collect();
@@ -125,6 +125,8 @@ pub(crate) enum Purpose {
     Sleep,
     /// Its first argument is a descriptor: of a file, a socket, a pipe.
     Io,
+    /// A call about a file or its name that neither reads nor writes it: an open, a rename.
+    File,
     /// A wait for several descriptors.
     Poll,
     /// A wait for a process.
@@ -132,5 +134,18 @@ pub(crate) enum Purpose {
     /// A wait for a lock of a file.
     FileLock,
     Futex,
+    /// Any other call, not of a file: of memory, a process, a signal.
     Other,
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    /// Tables that have an element for each cause are indexed by `cause as usize`.
+    #[test]
+    fn all_causes_are_listed_in_the_order_of_their_declaration() {
+        let indexes: Vec<_> = Cause::ALL.iter().map(|cause| *cause as usize).collect();
+        assert_eq!(indexes, (0..Cause::ALL.len()).collect::<Vec<_>>());
+    }
 }

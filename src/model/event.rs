@@ -41,8 +41,8 @@ pub(crate) enum Event {
     Notice(Notice),
 }
 
-/// The key under which a stall is counted and its log lines are rate-limited, beside its cause and
-/// certainty.
+/// The origin of a stall. Together with the stall's certainty it is the key of the log's rate
+/// limit; with its cause and certainty it decides which totals include the stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StallOrigin {
     pub(crate) runtime: RuntimeId,

@@ -8,7 +8,9 @@ use crate::model::snapshot::StallSnapshot;
 /// The blocked time since the start, by location and cause; returned by
 /// [`Watchdog::profile`](crate::Watchdog::profile).
 ///
-/// At most 2,000 different entries are kept; what exceeds them is added to entries without a stack.
+/// At most 2,000 entries have a stack and a site of their own. What exceeds them is added to
+/// entries that have no stack and the site `other`, one for each runtime, route and cause. Beyond
+/// 4,000 entries, these have no route either.
 ///
 /// ```
 /// # let watchdog = pollwatch::Watchdog::builder().start()?;

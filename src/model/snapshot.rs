@@ -184,7 +184,8 @@ pub struct WatchdogSnapshot {
     pub bucket_bounds: Vec<Duration>,
     /// The coverage: what is measured and what is not.
     pub coverage: Coverage,
-    /// Stalls and panics that were not logged because their site had been logged often.
+    /// Stalls, panics and pauses whose first report was not logged because of the rate limit of the
+    /// log.
     pub reports_suppressed: u64,
     /// Reports that did not reach the log and the callback, because these were too slow.
     pub reports_lost: u64,

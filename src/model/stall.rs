@@ -89,8 +89,9 @@ pub struct Stall {
     /// The moment at which the poll started.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_unix_seconds", rename = "started_at_unix_seconds"))]
     pub started_at: SystemTime,
-    /// The duration of the poll so far, or in all. Time in which the whole process was stopped does
-    /// not count.
+    /// The duration of the poll so far, or in all. Time in which the whole process was stopped
+    /// counts only in a stall that ended before it was found, and has the cause `paused` or
+    /// `starved`.
     #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "elapsed_seconds"))]
     pub elapsed: Duration,
     /// True if the stall may have lasted longer, by half of the threshold or more: the poll itself

@@ -14,10 +14,10 @@ use super::log;
 use super::profile::ProfileStore;
 use super::reason;
 use super::store::{StallRecord, StallStore};
-use super::tasks::PanicLog;
-use super::throttle::Throttle;
+use super::throttle::{RefusedLine, Throttle};
 use crate::model::cause::Certainty;
 use crate::model::event::{Notice, StallOrigin};
+use crate::model::id::{RuntimeId, SiteId};
 use crate::model::stall::{Phase, Stall};
 use crate::util::{call_user, lock};
 
@@ -36,7 +36,7 @@ pub(crate) type OnStall = Box<dyn Fn(&Stall) + Send + Sync>;
 /// Counters of reports, readable from any thread.
 #[derive(Debug, Default)]
 pub(crate) struct ReportCounters {
-    /// Log lines that the rate limit suppressed.
+    /// Stalls, panics and pauses whose first report the rate limit of the log suppressed.
     pub(crate) suppressed: AtomicU64,
     /// Reports that did not fit into the dispatcher's queue.
     pub(crate) lost: AtomicU64,
@@ -66,23 +66,26 @@ struct LogKey {
     certainty: Certainty,
 }
 
-/// The reports of an ongoing stall so far.
+/// The progress of a stall in the log.
+#[derive(Default)]
+enum LogState {
+    #[default]
+    NotTried,
+    /// The rate limit has refused all reports so far.
+    Refused(RefusedLine<LogKey>),
+    /// A report was logged. All later ones of the stall are logged too.
+    Logged,
+}
+
+/// The result of the reports of an ongoing stall so far.
 #[derive(Default)]
 struct Reported {
-    is_logged: bool,
+    log: LogState,
     stack: Option<Stack>,
     location_changed: Option<bool>,
     /// The part of the stall's time that is in the profile already.
     #[cfg(feature = "server")]
     in_profile: Duration,
-}
-
-/// The position of a report among those of its stall.
-#[derive(Clone, Copy)]
-struct Position {
-    is_first: bool,
-    /// `true` if the report may be logged although no earlier one of the stall was.
-    may_start: bool,
 }
 
 /// Dispatches the reports of one watchdog.
@@ -93,9 +96,10 @@ pub(crate) struct Dispatcher {
     #[cfg(feature = "server")]
     profile: Arc<Mutex<ProfileStore>>,
     started: Instant,
-    stalls: Throttle<LogKey>,
-    pauses: Throttle<()>,
-    panics: PanicLog,
+    stall_throttle: Throttle<LogKey>,
+    pause_throttle: Throttle<()>,
+    /// The rate limit of panics: by site, and separate from that of the site's stalls.
+    panic_throttle: Throttle<(RuntimeId, SiteId)>,
     /// Ongoing stalls by id: the oldest first.
     ongoing: BTreeMap<u64, Reported>,
     has_logged_slow_callback: bool,
@@ -115,9 +119,9 @@ impl Dispatcher {
             #[cfg(feature = "server")]
             profile,
             started: Instant::now(),
-            stalls: Throttle::new(),
-            pauses: Throttle::new(),
-            panics: PanicLog::new(),
+            stall_throttle: Throttle::new(),
+            pause_throttle: Throttle::new(),
+            panic_throttle: Throttle::new(),
             ongoing: BTreeMap::new(),
             has_logged_slow_callback: false,
         }
@@ -133,14 +137,13 @@ impl Dispatcher {
             let timeout = if Symbolizer::shared().holds_tables() { TIDY_INTERVAL } else { Duration::MAX };
             match queue.recv_timeout(timeout) {
                 Ok(report) => {
-                    // The user's subscriber may panic. Later reports are dispatched nevertheless.
+                    // The log and the callback are guarded one by one. This is for the symbolizer:
+                    // whatever it meets in a file, later reports are dispatched.
                     let has_panicked = call_user(|| match report {
                         Report::Stall { record, stack } => self.report_stall(*record, stack),
                         Report::Notice(notice) => self.report_notice(&notice),
                     });
-                    if has_panicked {
-                        self.counters.callback_panics.fetch_add(1, Ordering::Relaxed);
-                    }
+                    self.count_panic(has_panicked);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -154,16 +157,13 @@ impl Dispatcher {
         let key = LogKey { origin, certainty: stall.certainty };
         let earlier = self.ongoing.remove(&stall.id);
         let is_first = earlier.is_none();
-        // The end of a stall is logged only if an earlier report was, or if it is the first report.
-        let position = Position { is_first, may_start: stall.phase == Phase::Ongoing || is_first };
         let mut reported = earlier.unwrap_or_default();
         // To load symbol tables takes some 100 ms. If they are not loaded yet, a new stall is
         // reported before that, without its stack.
-        let is_cold =
-            is_first && position.may_start && raw.as_ref().is_some_and(|raw| !Symbolizer::shared().is_loaded_for(raw));
+        let is_cold = is_first && raw.as_ref().is_some_and(|raw| !Symbolizer::shared().is_loaded_for(raw));
         if is_cold {
             reason::explain(&mut stall);
-            self.log_and_call(&stall, key, position, &mut reported);
+            self.log_and_call(&stall, key, &mut reported);
         }
         if let Some(raw) = raw {
             let stack = Symbolizer::shared().symbolize(&raw);
@@ -172,7 +172,7 @@ impl Dispatcher {
         }
         (stall.stack, stall.location_changed) = (reported.stack.clone(), reported.location_changed);
         reason::explain(&mut stall);
-        lock(&self.store).add_stack(&stall);
+        lock(&self.store).set_explanation(&stall);
         #[cfg(feature = "server")]
         if stall.certainty != Certainty::Suspected {
             // Each stack sample is weighted by the time since the previous sample of the same
@@ -182,7 +182,7 @@ impl Dispatcher {
             lock(&self.profile).add(&stall, time);
         }
         if !is_cold {
-            self.log_and_call(&stall, key, position, &mut reported);
+            self.log_and_call(&stall, key, &mut reported);
         }
         if stall.phase == Phase::Ongoing {
             self.ongoing.insert(stall.id, reported);
@@ -192,67 +192,96 @@ impl Dispatcher {
         }
     }
 
-    /// Hands one report of a stall to the log and to the callback.
-    fn log_and_call(&mut self, stall: &Stall, key: LogKey, position: Position, reported: &mut Reported) {
-        if reported.is_logged {
-            log::stall(stall, 0);
-        } else if position.may_start
-            && let Some(suppressed) = self.admit(key, position.is_first)
-        {
-            reported.is_logged = true;
-            log::stall(stall, suppressed);
+    /// Passes one report of a stall to the log and to the callback.
+    fn log_and_call(&mut self, stall: &Stall, key: LogKey, reported: &mut Reported) {
+        if let Some(suppressed) = self.admit(stall.phase, key, &mut reported.log) {
+            self.log(|| log::stall(stall, suppressed));
         }
         self.call(stall);
     }
 
-    /// Returns whether a stall may be logged now, and how many were suppressed before. A stall
-    /// counts as suppressed once, at its first report.
-    fn admit(&mut self, key: LogKey, is_first: bool) -> Option<u64> {
+    /// Returns the number of stalls that were suppressed before this one, or `None` if this report
+    /// is not logged. A stall counts as suppressed once, at its first report.
+    fn admit(&mut self, phase: Phase, key: LogKey, state: &mut LogState) -> Option<u64> {
         if !self.settings.log {
             return None;
         }
-        let admitted = self.stalls.admit(key, self.now(), is_first);
-        if admitted.is_none() && is_first {
-            self.counters.suppressed.fetch_add(1, Ordering::Relaxed);
+        let now = self.now();
+        let result = match std::mem::take(state) {
+            LogState::Logged => Ok(0),
+            LogState::NotTried => self.stall_throttle.admit(key, now).inspect_err(|_| self.count_suppressed()),
+            LogState::Refused(refusal) if phase == Phase::Ongoing => self.stall_throttle.retry(refusal, now),
+            // The log does not state the end of a stall that it has never mentioned.
+            LogState::Refused(refusal) => Err(refusal),
+        };
+        match result {
+            Ok(suppressed) => {
+                *state = LogState::Logged;
+                Some(suppressed)
+            }
+            Err(refusal) => {
+                *state = LogState::Refused(refusal);
+                None
+            }
         }
-        admitted
     }
 
     fn report_notice(&mut self, notice: &Notice) {
         if !self.settings.log {
             return;
         }
+        let now = self.now();
         match notice {
-            Notice::ProcessPaused(time) => {
-                if self.pauses.admit((), self.now(), true).is_some() {
-                    log::pause(*time);
-                }
-            }
-            Notice::TaskPanicked { group, task, message } => {
-                if !self.panics.log(group, *task, message, self.now()) {
-                    self.counters.suppressed.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            Notice::TasksGrew { group, alive, limit } => log::task_growth(group, *alive, *limit),
-            Notice::Degraded(what) => log::degraded(what),
+            Notice::ProcessPaused(time) => match self.pause_throttle.admit((), now) {
+                Ok(suppressed) => self.log(|| log::pause(*time, suppressed)),
+                Err(_) => self.count_suppressed(),
+            },
+            Notice::TaskPanicked { group, task, message } => match self.panic_throttle.admit(group.key, now) {
+                Ok(suppressed) => self.log(|| log::task_panic(group, *task, message, suppressed)),
+                Err(_) => self.count_suppressed(),
+            },
+            Notice::TasksGrew { group, alive, limit } => self.log(|| log::task_growth(group, *alive, *limit)),
+            Notice::Degraded(what) => self.log(|| log::degraded(what)),
         }
     }
 
     fn call(&mut self, stall: &Stall) {
         let Some(callback) = &self.settings.on_stall else { return };
         let start = Instant::now();
-        if call_user(|| callback(stall)) {
-            self.counters.callback_panics.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count_panic(call_user(|| callback(stall)));
         if start.elapsed() > SLOW_CALLBACK && !self.has_logged_slow_callback {
             self.has_logged_slow_callback = true;
-            log::degraded(
-                "an on_stall callback took more than 100 ms: later reports wait for it, and are lost when more than 1,024 wait",
+            let limit = SLOW_CALLBACK.as_millis();
+            let text = format!(
+                "an on_stall callback took more than {limit} ms: later reports wait for it, and are lost when more than \
+                 {QUEUE} wait",
             );
+            self.log(|| log::degraded(&text));
         }
+    }
+
+    /// Writes a log line, unless the log is off. A panic of the user's subscriber is caught here,
+    /// so that it costs this line only.
+    fn log(&self, write: impl FnOnce()) {
+        if self.settings.log {
+            self.count_panic(call_user(write));
+        }
+    }
+
+    fn count_panic(&self, has_panicked: bool) {
+        if has_panicked {
+            self.counters.callback_panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count_suppressed(&self) {
+        self.counters.suppressed.fetch_add(1, Ordering::Relaxed);
     }
 
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
 }
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;

@@ -13,16 +13,26 @@ use crate::model::stall::Stall;
 /// on a line of their own.
 const FIELDS: &str = "\n ";
 
-/// Returns the end of a message that says how many lines of its site were suppressed before it.
+/// Returns the line of a message that says how many others were suppressed before it: those under
+/// the same key of the rate limit.
 fn suppressed_suffix(suppressed: u64) -> String {
     match suppressed {
         0 => String::new(),
-        n => format!("\n  {n} more from this site since it was last logged"),
+        n => format!("\n  {n} more like this since it was last logged"),
     }
 }
 
-/// Logs a stall. `suppressed` is the number of stalls of the same site that were not logged since
-/// the previous one.
+/// Returns the end of a message of one line, which becomes one of several where others were
+/// suppressed.
+fn end_of_line(suppressed: u64) -> String {
+    match suppressed {
+        0 => String::new(),
+        n => suppressed_suffix(n) + FIELDS,
+    }
+}
+
+/// Logs a stall. `suppressed` is the number of stalls of the same runtime, site, route and
+/// certainty that were not logged since the previous one.
 pub(crate) fn stall(stall: &Stall, suppressed: u64) {
     let task = stall.task.map(tracing::field::display);
     let watched = stall.watched.map(tracing::field::display);
@@ -54,23 +64,28 @@ pub(crate) fn stall(stall: &Stall, suppressed: u64) {
     );
 }
 
-/// Logs that the whole process was paused.
-pub(crate) fn pause(time: Duration) {
+/// Logs that the whole process was paused. `suppressed` is the number of pauses that were not
+/// logged since the previous one.
+pub(crate) fn pause(time: Duration, suppressed: u64) {
     let seconds = time.as_secs_f64();
+    let end = end_of_line(suppressed);
     event!(
         target: "pollwatch::watchdog",
         parent: None,
         Level::WARN,
         seconds,
-        "the whole process was paused for {seconds:.3} s (stopped, suspended, or without any CPU). No task is blamed for it",
+        suppressed = (suppressed > 0).then_some(suppressed),
+        "the whole process was paused for {seconds:.3} s (stopped, suspended, or without any CPU). No task is blamed for \
+         it{end}",
     );
 }
 
 /// Logs that a task of `Watchdog::spawn` panicked. `suppressed` is the number of panics of the same
 /// site that were not logged since the previous one.
-pub(crate) fn task_panic(group: &TaskGroup, task: Option<tokio::task::Id>, text: &str, suppressed: u64) {
+pub(crate) fn task_panic(group: &TaskGroup, task: Option<tokio::task::Id>, message: &str, suppressed: u64) {
     let TaskGroup { runtime, site, .. } = group;
-    let suffix = suppressed_suffix(suppressed);
+    let text = one_line(message);
+    let end = end_of_line(suppressed);
     event!(
         target: "pollwatch::tasks",
         parent: None,
@@ -78,9 +93,9 @@ pub(crate) fn task_panic(group: &TaskGroup, task: Option<tokio::task::Id>, text:
         runtime = &**runtime,
         site = %site,
         task = task.map(tracing::field::display),
-        panic = text,
+        panic = text.as_str(),
         suppressed = (suppressed > 0).then_some(suppressed),
-        "a task of {runtime:?} spawned at {site} panicked: {text}{suffix}",
+        "a task of {runtime:?} spawned at {site} panicked: {text}{end}",
     );
 }
 
@@ -108,4 +123,25 @@ pub(crate) fn watching(runtime: &RuntimeCoverage) {
 /// Logs a limitation of pollwatch in this process. The caller logs each limitation once.
 pub(crate) fn degraded(what: &str) {
     event!(target: "pollwatch::watchdog", parent: None, Level::WARN, "{what}");
+}
+
+/// Joins a text of several lines (such as the one of `assert_eq`) into one line, without control
+/// characters.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_becomes_one_line() {
+        assert_eq!(one_line("assertion `left == right` failed\n  left: 1\n right: 2"), {
+            "assertion `left == right` failed left: 1 right: 2"
+        });
+        assert_eq!(one_line("a\r\nb\u{1b}[31mc\t"), "a b [31mc");
+        assert_eq!(one_line(""), "");
+    }
 }

@@ -10,7 +10,8 @@ pub(crate) mod log;
 pub(crate) mod profile;
 pub(crate) mod reason;
 pub(crate) mod recorder;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod samples;
 pub(crate) mod store;
-mod tasks;
 mod throttle;
 pub(crate) mod totals;

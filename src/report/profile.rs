@@ -12,8 +12,11 @@ use crate::model::snapshot::StallSnapshot;
 use crate::model::stall::{Phase, Stall};
 use pollwatch_stack::Frame;
 
-/// The largest number of keys. Time of further keys is added to keys without a stack.
+/// The largest number of entries with a stack and a site. Time of further stacks is added to
+/// entries that have only the runtime, the routes and the cause.
 const MAX_ENTRIES: usize = 2_000;
+/// The largest number of all entries. Time of further routes is added to entries without a route.
+const MAX_ENTRIES_WITH_ROUTES: usize = 2 * MAX_ENTRIES;
 /// The largest number of functions of a stack. Outer ones are left out.
 const MAX_DEPTH: usize = 128;
 
@@ -32,6 +35,9 @@ struct ProfileKey {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProfileStore {
     entries: HashMap<ProfileKey, CountAndTime>,
+    /// The stalls of spawned tasks by the route whose handler spawned the task, however full
+    /// `entries` are. The number of routes is bounded.
+    spawned: HashMap<Arc<str>, CountAndTime>,
 }
 
 impl ProfileStore {
@@ -45,25 +51,28 @@ impl ProfileStore {
             cause: stall.cause,
             stack: functions(stall),
         };
-        if self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&key) {
+        let count = u64::from(stall.phase == Phase::Resolved);
+        if let (None, Some(route), true) = (&stall.route, &stall.parent_route, stall.cause.is_blamed()) {
+            self.spawned.entry(route.clone()).or_default().add(count, time.into());
+        }
+        if self.is_full_for(&key, MAX_ENTRIES) {
             key.stack.clear();
             key.site = "other".into();
+        }
+        if self.is_full_for(&key, MAX_ENTRIES_WITH_ROUTES) {
             (key.route, key.parent_route) = (None, None);
         }
-        let count = u64::from(stall.phase == Phase::Resolved);
-        self.entries.entry(key).or_default().add(count, time.as_nanos() as u64);
+        self.entries.entry(key).or_default().add(count, time.into());
+    }
+
+    fn is_full_for(&self, key: &ProfileKey, limit: usize) -> bool {
+        self.entries.len() >= limit && !self.entries.contains_key(key)
     }
 
     /// Returns the stalls of the tasks that each route's handlers spawned. Stalls that the task did
     /// not cause are excluded, and those of a request within the task.
     pub(crate) fn spawned_stalls(&self) -> HashMap<Arc<str>, StallSnapshot> {
-        let mut sums: HashMap<Arc<str>, CountAndTime> = HashMap::new();
-        for (key, amount) in self.entries.iter().filter(|(key, _)| key.route.is_none() && key.cause.is_blamed()) {
-            if let Some(route) = &key.parent_route {
-                sums.entry(route.clone()).or_default().add(amount.count, amount.nanos);
-            }
-        }
-        sums.into_iter().map(|(route, amount)| (route, stalls(amount))).collect()
+        self.spawned.iter().map(|(route, amount)| (route.clone(), stalls(*amount))).collect()
     }
 
     /// Returns the profile as plain data.
@@ -82,7 +91,7 @@ impl ProfileStore {
 }
 
 fn stalls(amount: CountAndTime) -> StallSnapshot {
-    StallSnapshot::new(amount.count, Duration::from_nanos(amount.nanos))
+    StallSnapshot::new(amount.count, amount.time.to_duration())
 }
 
 fn site(stall: &Stall) -> Arc<str> {
@@ -99,4 +108,32 @@ fn functions(stall: &Stall) -> Vec<ProfileFunction> {
     let mut functions: Vec<_> = stack.user_frames().iter().take(MAX_DEPTH).map(function).collect();
     functions.reverse();
     functions
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::report::samples::stall;
+
+    #[test]
+    fn a_full_profile_keeps_the_routes_and_the_spawned_stalls() {
+        let mut profile = ProfileStore::default();
+        let time = Duration::from_millis(10);
+        for i in 0..3 * MAX_ENTRIES as u64 {
+            let mut stall = Stall { phase: Phase::Resolved, ..stall(i, 10) };
+            stall.parent_route = Some(format!("/{i}").into());
+            profile.add(&stall, time);
+        }
+        let mut known = Stall { phase: Phase::Resolved, ..stall(1, 10) };
+        known.parent_route = Some("/1".into());
+        profile.add(&known, time);
+        let spawned = profile.spawned_stalls();
+        assert_eq!(spawned.len(), 3 * MAX_ENTRIES);
+        assert_eq!((spawned["/1"].count, spawned["/5999"].count), (2, 1));
+        let entries = profile.snapshot().entries;
+        assert_eq!(entries.len(), MAX_ENTRIES_WITH_ROUTES + 1, "one entry has the rest");
+        let of = |route: &str| entries.iter().find(|entry| entry.parent_route.as_deref() == Some(route));
+        assert_eq!((&*of("/3000").unwrap().site, of("/5999")), ("other", None));
+        assert_eq!(entries.iter().map(|entry| entry.stalls.count).sum::<u64>(), 3 * MAX_ENTRIES as u64 + 1);
+    }
 }

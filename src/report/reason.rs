@@ -31,10 +31,7 @@ const LOCKS: &[(&[&str], Reason)] = &[
             "tokio::runtime::handle::Handle::block_on",
             "tokio::runtime::runtime::Runtime::block_on",
         ],
-        Reason {
-            text: "block_on inside a task",
-            advice: Some("await the future, or move the call to tokio::task::spawn_blocking"),
-        },
+        BLOCK_ON,
     ),
     (
         &[
@@ -87,10 +84,21 @@ const LOCKS: &[(&[&str], Reason)] = &[
     ),
 ];
 
+const BLOCK_ON: Reason = Reason {
+    text: "block_on inside a task",
+    advice: Some("await the future, or move the call to tokio::task::spawn_blocking"),
+};
+
+const LOCK: Reason =
+    Reason { text: "a lock", advice: Some("use the one of tokio::sync, or take it in tokio::task::spawn_blocking") };
+
+const FILE_ADVICE: &str = "use tokio::fs or move it to tokio::task::spawn_blocking";
+
 const DNS: Reason =
     Reason { text: "a name look-up (DNS)", advice: Some("use tokio::net::lookup_host or an async resolver") };
 
-const BLOCK_ON: &[&str] =
+/// The functions of executors that wait for a future with a system call.
+const BLOCK_ON_FUNCTIONS: &[&str] =
     &["futures_executor::", "futures_lite::future::block_on", "pollster::", "tokio::runtime::park::", "::block_on"];
 
 /// Sets the reason and the advice of a stall by its cause, system call and stack.
@@ -110,9 +118,7 @@ pub(crate) fn reason(cause: Cause, syscall: Option<&Syscall>, stack: Option<&Sta
             "computing",
             "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await",
         ),
-        Cause::Lock => by_symbols(stack, LOCKS).unwrap_or_else(|| {
-            advised("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking")
-        }),
+        Cause::Lock => by_symbols(stack, LOCKS).unwrap_or(LOCK),
         Cause::Syscall if near(stack, &["getaddrinfo", "lookup_host", "LookupHost"]) => DNS,
         Cause::Syscall => by_syscall(syscall, stack),
         Cause::Starved => Reason { text: "ready to run, but was given no CPU", advice: None },
@@ -125,16 +131,14 @@ fn by_syscall(syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
     let advised = |text, advice| Reason { text, advice: Some(advice) };
     let Some(syscall) = syscall else {
         return advised(
-            "memory that has to be read from disk",
-            "read files in tokio::task::spawn_blocking, and lock hot memory",
+            "a page of memory (a page fault)",
+            "use memory-mapped files in tokio::task::spawn_blocking, and lock hot memory (mlock)",
         );
     };
     let target = syscall.target.as_deref().unwrap_or("");
     match syscall.purpose {
         Purpose::Sleep => advised("a sleep", "use tokio::time::sleep"),
-        Purpose::Poll if near(stack, BLOCK_ON) => {
-            advised("block_on inside a task", "await the future, or move the call to tokio::task::spawn_blocking")
-        }
+        Purpose::Poll if near(stack, BLOCK_ON_FUNCTIONS) => BLOCK_ON,
         Purpose::Poll => advised("a wait for I/O", "use an async driver, or move it to tokio::task::spawn_blocking"),
         Purpose::Process => advised("a wait for a child process", "use tokio::process::Command"),
         Purpose::FileLock => advised("a file lock", "take it in tokio::task::spawn_blocking"),
@@ -147,16 +151,11 @@ fn by_syscall(syscall: Option<&Syscall>, stack: Option<&Stack>) -> Reason {
         Purpose::Io if target.starts_with("pipe") => {
             advised("a sync pipe call", "use tokio::process or tokio::io, or move it to tokio::task::spawn_blocking")
         }
-        Purpose::Io if syscall.name.contains("write") => {
-            advised("a sync file write", "use tokio::fs or move it to tokio::task::spawn_blocking")
-        }
-        Purpose::Io if syscall.name.contains("read") => {
-            advised("a sync file read", "use tokio::fs or move it to tokio::task::spawn_blocking")
-        }
-        Purpose::Io | Purpose::Other => {
-            advised("a sync file call", "use tokio::fs or move it to tokio::task::spawn_blocking")
-        }
-        Purpose::Futex => advised("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking"),
+        Purpose::Io if syscall.name.contains("write") => advised("a sync file write", FILE_ADVICE),
+        Purpose::Io if syscall.name.contains("read") => advised("a sync file read", FILE_ADVICE),
+        Purpose::Io | Purpose::File => advised("a sync file call", FILE_ADVICE),
+        Purpose::Futex => LOCK,
+        Purpose::Other => advised("a system call", "move it to tokio::task::spawn_blocking"),
     }
 }
 
@@ -223,11 +222,23 @@ mod tests {
         assert_eq!(call("write", Purpose::Io, "pipe:[1]"), "a sync pipe call");
         assert_eq!(call("connect", Purpose::Io, ""), "a sync socket call");
         assert_eq!(call("nanosleep", Purpose::Sleep, ""), "a sleep");
+        assert_eq!(call("openat", Purpose::File, ""), "a sync file call");
+        assert_eq!(call("fsync", Purpose::Io, "/var/data"), "a sync file call");
         assert_eq!(call("wait4", Purpose::Process, ""), "a wait for a child process");
-        assert_eq!(reason(Cause::Syscall, None, None).text, "memory that has to be read from disk");
+        assert_eq!(reason(Cause::Syscall, None, None).text, "a page of memory (a page fault)");
         let syscall = Syscall { name: "poll", target: None, purpose: Purpose::Poll };
         let resolving = stack(&["poll", "getaddrinfo"]);
         assert_eq!(reason(Cause::Syscall, Some(&syscall), Some(&resolving)), DNS);
+    }
+
+    /// The advice is about files only where the call is about one.
+    #[test]
+    fn other_calls_are_no_file_calls() {
+        for name in ["mmap", "munmap", "clone", "execve", "semtimedop", "io_uring_enter", "another"] {
+            let syscall = Syscall { name, target: None, purpose: Purpose::Other };
+            let expected = Reason { text: "a system call", advice: Some("move it to tokio::task::spawn_blocking") };
+            assert_eq!(reason(Cause::Syscall, Some(&syscall), None), expected);
+        }
     }
 
     #[test]

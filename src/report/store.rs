@@ -99,6 +99,36 @@ impl OngoingStall {
         }
     }
 
+    /// Counts a request. It is counted once, however often it is recorded; the time of one that is
+    /// not over is added by [`accrue`](OngoingStall::accrue).
+    fn count_request(&mut self, request: &BlockedRequest, totals: &mut StallTotals) {
+        let BlockedRequest { frame, route, elapsed, at, is_over, .. } = *request;
+        if self.ended_requests.contains(&frame) {
+            return;
+        }
+        let known = self.requests.iter().position(|request| request.frame == frame);
+        let index = known.unwrap_or_else(|| {
+            totals.add_request(route, 1, Nanos::ZERO);
+            self.requests.push(OngoingRequest { frame, route, elapsed, at, counted: Nanos::ZERO });
+            self.requests.len() - 1
+        });
+        let request = &mut self.requests[index];
+        (request.elapsed, request.at) = (elapsed, at);
+        if is_over {
+            self.end_request(index, totals);
+        }
+    }
+
+    /// Ends a request, and adds the rest of its time.
+    fn end_request(&mut self, index: usize, totals: &mut StallTotals) {
+        let request = self.requests.swap_remove(index);
+        totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted));
+        self.ended_requests.push_back(request.frame);
+        if self.ended_requests.len() > MAX_ENDED_REQUESTS {
+            self.ended_requests.pop_front();
+        }
+    }
+
     /// Moves the time that has passed until `now` into the totals.
     fn accrue(&mut self, now: Nanos, totals: &mut StallTotals) {
         let mut elapsed = Nanos::from(self.record.stall.elapsed);
@@ -110,13 +140,13 @@ impl OngoingStall {
         }
         let growth = elapsed.saturating_sub(self.counted);
         self.counted += growth;
-        totals.add(self.key, 0, growth.0);
+        totals.add(self.key, 0, growth);
         for request in &mut self.requests {
             let is_open = open_frames.as_ref().is_some_and(|frames| frames.contains(&request.frame));
             let since = if is_open { now.saturating_sub(request.at) } else { Nanos::ZERO };
             let growth = (request.elapsed + since).saturating_sub(request.counted);
             request.counted += growth;
-            totals.add_request(request.route, 0, growth.0);
+            totals.add_request(request.route, 0, growth);
         }
     }
 }
@@ -126,7 +156,7 @@ impl StallStore {
     pub(crate) fn insert_ongoing(&mut self, started: StallStarted) {
         let StallStarted { stall, origin, at, liveness, .. } = started;
         let key = StallKey::new(origin, &stall);
-        self.totals.add(key, 1, 0);
+        self.totals.add(key, 1, Nanos::ZERO);
         self.push_recent(stall.clone());
         self.ongoing.push(OngoingStall {
             record: StallRecord { stall, origin },
@@ -144,7 +174,7 @@ impl StallStore {
     /// Inserts a stall that has ended already.
     pub(crate) fn insert_resolved(&mut self, record: StallRecord) {
         let StallRecord { stall, origin } = record;
-        self.totals.add(StallKey::new(origin, &stall), 1, Nanos::from(stall.elapsed).0);
+        self.totals.add(StallKey::new(origin, &stall), 1, Nanos::from(stall.elapsed));
         self.push_recent(stall);
     }
 
@@ -165,39 +195,29 @@ impl StallStore {
         }
     }
 
-    /// Counts a request that alone was long enough, within an ongoing stall or one that was just
-    /// inserted. However often a request is recorded, it is counted once. From here on, the stall
-    /// has the route of the request.
+    /// Records a request that alone was long enough, within an ongoing stall or one that was just
+    /// inserted. From here on, an ongoing stall has the route of the request.
     pub(crate) fn record_request(&mut self, request: BlockedRequest) {
-        let BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over } = request;
-        let Some(ongoing) = self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id.0) else {
-            return self.totals.add_request(route, 1, elapsed.0);
+        let Some(index) = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == request.stall.0) else {
+            return self.totals.add_request(request.route, 1, request.elapsed);
         };
-        ongoing.record.origin.route = Some(route);
-        let stall = &mut ongoing.record.stall;
-        if stall.route.as_ref() != Some(&route_name) {
-            stall.route = Some(route_name.clone());
-            let recent = self.recent.iter_mut().rev().find(|stall| stall.id == id.0);
-            recent.into_iter().for_each(|stall| stall.route = Some(route_name.clone()));
+        self.set_route(index, &request);
+        let ongoing = &mut self.ongoing[index];
+        if ongoing.key.cause.is_blamed() {
+            ongoing.count_request(&request, &mut self.totals);
         }
-        if !ongoing.key.cause.is_blamed() || ongoing.ended_requests.contains(&frame) {
+    }
+
+    /// Gives an ongoing stall the route of a request, also where it is shown as a recent one.
+    fn set_route(&mut self, index: usize, request: &BlockedRequest) {
+        let StallRecord { stall, origin } = &mut self.ongoing[index].record;
+        origin.route = Some(request.route);
+        if stall.route.as_ref() == Some(&request.route_name) {
             return;
         }
-        let known = ongoing.requests.iter().position(|request| request.frame == frame);
-        let index = known.unwrap_or_else(|| {
-            self.totals.add_request(route, 1, 0);
-            ongoing.requests.push(OngoingRequest { frame, route, elapsed, at, counted: Nanos::ZERO });
-            ongoing.requests.len() - 1
-        });
-        let request = &mut ongoing.requests[index];
-        (request.elapsed, request.at) = (elapsed, at);
-        if is_over {
-            self.totals.add_request(route, 0, elapsed.saturating_sub(request.counted).0);
-            ongoing.requests.swap_remove(index);
-            ongoing.ended_requests.push_back(frame);
-            if ongoing.ended_requests.len() > MAX_ENDED_REQUESTS {
-                ongoing.ended_requests.pop_front();
-            }
+        let recent = self.recent.iter_mut().rev().find(|recent| recent.id == stall.id);
+        for stall in recent.into_iter().chain([stall]) {
+            stall.route = Some(request.route_name.clone());
         }
     }
 
@@ -205,20 +225,20 @@ impl StallStore {
     pub(crate) fn resolve(&mut self, id: StallId, elapsed: Duration) -> Option<StallRecord> {
         let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id.0)?;
         let OngoingStall { mut record, key, counted, requests, .. } = self.ongoing.swap_remove(index);
-        // A request whose end was not recorded is taken to have lasted until the end of the stall.
+        // A request whose end was not recorded counts until it was last observed.
         for request in requests {
-            self.totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted).0);
+            self.totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted));
         }
         record.stall.phase = Phase::Resolved;
         record.stall.elapsed = elapsed;
-        self.totals.add(key, 0, Nanos::from(elapsed).saturating_sub(counted).0);
+        self.totals.add(key, 0, Nanos::from(elapsed).saturating_sub(counted));
         self.replace_recent(&record.stall);
         Some(record)
     }
 
-    /// Adds the stack that the dispatcher has symbolized, and the reason and advice that follow
+    /// Sets the stack that the dispatcher has symbolized, and the reason and advice that follow
     /// from it.
-    pub(crate) fn add_stack(&mut self, reported: &Stall) {
+    pub(crate) fn set_explanation(&mut self, reported: &Stall) {
         let ongoing = self.ongoing.iter_mut().map(|ongoing| &mut ongoing.record.stall);
         let ongoing = ongoing.filter(|stall| stall.id == reported.id);
         for stall in ongoing.chain(self.recent.iter_mut().rev().find(|stall| stall.id == reported.id)) {

@@ -6,18 +6,19 @@ use crate::model::cause::{Cause, Certainty};
 use crate::model::event::StallOrigin;
 use crate::model::id::{RouteId, RuntimeId, SiteId};
 use crate::model::stall::Stall;
+use crate::model::time::Nanos;
 
-/// A number of stalls, and their time in nanoseconds.
+/// A number of stalls, and their time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CountAndTime {
     pub(crate) count: u64,
-    pub(crate) nanos: u64,
+    pub(crate) time: Nanos,
 }
 
 impl CountAndTime {
-    pub(crate) fn add(&mut self, count: u64, nanos: u64) {
+    pub(crate) fn add(&mut self, count: u64, time: Nanos) {
         self.count += count;
-        self.nanos += nanos;
+        self.time += time;
     }
 }
 
@@ -52,21 +53,21 @@ impl StallKey {
 
 impl StallTotals {
     /// Adds to all totals that include the stall.
-    pub(crate) fn add(&mut self, key: StallKey, count: u64, nanos: u64) {
+    pub(crate) fn add(&mut self, key: StallKey, count: u64, time: Nanos) {
         let of_runtime = match key.certainty {
             Certainty::Suspected => self.suspected.entry(key.runtime).or_default(),
             _ => self.causes.entry((key.runtime, key.cause)).or_default(),
         };
-        of_runtime.add(count, nanos);
+        of_runtime.add(count, time);
         // The site of a task that was not wrapped is unknown.
         if key.certainty == Certainty::Measured && key.cause.is_blamed() {
-            self.sites.entry((key.runtime, key.site)).or_default().add(count, nanos);
+            self.sites.entry((key.runtime, key.site)).or_default().add(count, time);
         }
     }
 
     /// Adds to the total of a route, for a request that alone was long enough.
-    pub(crate) fn add_request(&mut self, route: RouteId, count: u64, nanos: u64) {
-        self.routes.entry(route).or_default().add(count, nanos);
+    pub(crate) fn add_request(&mut self, route: RouteId, count: u64, time: Nanos) {
+        self.routes.entry(route).or_default().add(count, time);
     }
 }
 
@@ -77,11 +78,11 @@ mod tests {
     const RUNTIME: RuntimeId = RuntimeId(1);
     const KEY: StallKey =
         StallKey { runtime: RUNTIME, site: SiteId(1), cause: Cause::Cpu, certainty: Certainty::Measured };
-    const ONE: CountAndTime = CountAndTime { count: 1, nanos: 500 };
+    const ONE: CountAndTime = CountAndTime { count: 1, time: Nanos(500) };
 
     fn totals_of(key: StallKey) -> StallTotals {
         let mut totals = StallTotals::default();
-        totals.add(key, 1, 500);
+        totals.add(key, 1, Nanos(500));
         totals
     }
 

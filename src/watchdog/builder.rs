@@ -147,9 +147,15 @@ impl WatchdogBuilder {
     /// and panics and the growth of tasks as well (target `pollwatch::tasks`, level WARN;
     /// `docs/tasks.md`). Defaults to [`DEFAULT_LOG`](Self::DEFAULT_LOG).
     ///
-    /// The log is rate-limited: of each site, 5 stalls are logged at once, then one each 10 s. The
-    /// next line has the number of those that were suppressed. The same limit holds for the panics
-    /// of a site.
+    /// The log is rate-limited: of the stalls that have the same runtime, site, route and
+    /// certainty, 5 are logged at once, then one each 10 s. The next line has the number of those
+    /// that were suppressed. The same limit holds for the panics of a site in a runtime, and for
+    /// pauses of the process.
+    ///
+    /// Without the log, nothing is logged about the watchdog itself either (target
+    /// `pollwatch::watchdog`): that it has stopped, that a function is missing, or that the
+    /// callback of [`on_stall`](Self::on_stall) is slow. [`Watchdog::coverage`] returns most of
+    /// that.
     ///
     /// ```
     /// // Reports only through the callback and the metrics.

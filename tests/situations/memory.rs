@@ -70,7 +70,7 @@ fn a_page_that_has_to_be_read_is_diagnosed() {
     if let Err(error) = Page::new() {
         return test_support::skipped(&format!("no userfaultfd here: {error}"));
     }
-    let (reason, advice) = ("memory that has to be read from disk", "tokio::task::spawn_blocking");
+    let (reason, advice) = ("a page of memory (a page fault)", "tokio::task::spawn_blocking");
     check(Expected { cause: Cause::Syscall, syscalls: &[], reason, advice, function: "memory::touches" }, || {
         let page = Page::new().unwrap();
         let at = page.at as usize;

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::model::id::{SiteId, ThreadNumber};
-use crate::model::site::Site;
+use crate::report::samples::stall;
 use crate::report::totals::CountAndTime;
 use crate::util::lock;
 
@@ -25,34 +25,6 @@ impl Frames {
 impl Liveness for Frames {
     fn open_frames(&self) -> Option<Vec<FrameNumber>> {
         lock(&self.0).clone()
-    }
-}
-
-fn stall(id: u64, millis: u64) -> Stall {
-    Stall {
-        id,
-        phase: Phase::Ongoing,
-        certainty: Certainty::Measured,
-        runtime: "main".into(),
-        worker: Some(0),
-        thread: "t".into(),
-        task: None,
-        site: Site::new(None),
-        watched: None,
-        route: None,
-        parent_route: None,
-        latest_request: None,
-        spans: Vec::new(),
-        cause: Cause::Unknown,
-        started_at: std::time::SystemTime::UNIX_EPOCH,
-        elapsed: Duration::from_millis(millis),
-        elapsed_is_lower_bound: false,
-        on_cpu: None,
-        syscall: None,
-        stack: None,
-        location_changed: None,
-        reason: "",
-        advice: None,
     }
 }
 
@@ -88,12 +60,16 @@ fn seconds_move_during_a_stall_and_never_go_back() {
     let mut store = StallStore::default();
     store.insert_ongoing(started(stall(1, 10), frames.clone()));
     let key = (RuntimeId(1), SiteId(1));
-    assert_eq!(store.totals(Nanos(0)).sites[&key], CountAndTime { count: 1, nanos: 10_000_000 });
-    assert_eq!(store.totals(Nanos(5_000_000)).sites[&key].nanos, 15_000_000);
+    assert_eq!(store.totals(Nanos(0)).sites[&key], CountAndTime { count: 1, time: Nanos(10_000_000) });
+    assert_eq!(store.totals(Nanos(5_000_000)).sites[&key].time, Nanos(15_000_000));
     frames.set(None);
-    assert_eq!(store.totals(Nanos(9_000_000)).sites[&key].nanos, 15_000_000, "it is over, though no event has said so");
+    assert_eq!(
+        store.totals(Nanos(9_000_000)).sites[&key].time,
+        Nanos(15_000_000),
+        "it is over, though no event has said so"
+    );
     assert_eq!(store.resolve(StallId(1), Duration::from_millis(14)).unwrap().stall.phase, Phase::Resolved);
-    assert_eq!(store.totals(Nanos(0)).sites[&key].nanos, 15_000_000, "what was shown stays");
+    assert_eq!(store.totals(Nanos(0)).sites[&key].time, Nanos(15_000_000), "what was shown stays");
     assert_eq!(store.totals(Nanos(0)).causes[&(RuntimeId(1), Cause::Unknown)].count, 1);
 }
 
@@ -107,19 +83,23 @@ fn a_request_is_counted_once_and_its_seconds_move() {
     store.record_request(request(1, 2, 10, false));
     store.record_request(request(1, 2, 12, false));
     assert_eq!(store.recent()[0].route.as_deref(), Some("other"));
-    assert_eq!(total(&mut store, 5), CountAndTime { count: 1, nanos: 17 });
+    assert_eq!(total(&mut store, 5), CountAndTime { count: 1, time: Nanos(17) });
     frames.set(Some(&[1]));
-    assert_eq!(total(&mut store, 50), CountAndTime { count: 1, nanos: 17 }, "it is over, the poll is not");
+    assert_eq!(total(&mut store, 50), CountAndTime { count: 1, time: Nanos(17) }, "it is over, the poll is not");
     store.record_request(request(1, 2, 14, true));
     store.record_request(request(1, 3, 20, true));
-    assert_eq!(total(&mut store, 0), CountAndTime { count: 2, nanos: 37 }, "another one of the same poll");
+    assert_eq!(total(&mut store, 0), CountAndTime { count: 2, time: Nanos(37) }, "another one of the same poll");
     store.record_request(request(1, 2, 14, false));
-    assert_eq!(total(&mut store, 0), CountAndTime { count: 2, nanos: 37 }, "seen before its end, recorded after it");
+    assert_eq!(
+        total(&mut store, 0),
+        CountAndTime { count: 2, time: Nanos(37) },
+        "seen before its end, recorded after it"
+    );
     let resolved = store.resolve(StallId(1), Duration::from_millis(20)).unwrap();
     assert_eq!(resolved.origin.route, Some(route));
     // The request of a stall that ended before it was found.
     store.record_request(request(2, 2, 11, true));
-    assert_eq!(total(&mut store, 0), CountAndTime { count: 3, nanos: 48 });
+    assert_eq!(total(&mut store, 0), CountAndTime { count: 3, time: Nanos(48) });
 }
 
 #[test]

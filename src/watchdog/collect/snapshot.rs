@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use crate::detect::capture_outcome::CaptureOutcome;
 use crate::measure::counters::routes::{ROUTE_BOUNDS, RouteTotals};
@@ -144,7 +143,7 @@ fn route(route: Arc<str>, totals: &RouteTotals, stalls: StallSnapshot) -> RouteS
 
 fn total(amount: Option<&CountAndTime>) -> StallSnapshot {
     let amount = amount.copied().unwrap_or_default();
-    StallSnapshot::new(amount.count, Duration::from_nanos(amount.nanos))
+    StallSnapshot::new(amount.count, amount.time.to_duration())
 }
 
 #[cfg(all(test, feature = "tower", not(pollwatch_loom)))]
