@@ -65,7 +65,7 @@ fn stall_of(
     request: impl Fn() -> Request,
     is_it: impl Fn(&Stall) -> bool,
 ) {
-    let addr = serve(&fixture, app());
+    let addr = serve(fixture, app());
     undisturbed(|| {
         let known: Vec<u64> = fixture.stalls().iter().map(|s| s.id).collect();
         client::ask_once(addr, request()).expect("an answer");

@@ -34,7 +34,7 @@ fn assert_counted(fixture: &LayerFixture, wanted: &[(&str, &'static str, &'stati
 /// Requests each path of the application over a socket.
 #[track_caller]
 fn request_all(fixture: &LayerFixture, app: Router, paths: &[&str]) {
-    let addr = serve(&fixture, app);
+    let addr = serve(fixture, app);
     for path in paths {
         client::ask_once(addr, client::get(path)).expect("an answer");
     }

@@ -66,11 +66,8 @@ fn stacks_are_taken_without_process_vm_readv() {
     let mut byte = [1u8];
     let part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
     // SAFETY: one byte is copied onto itself.
-    assert_eq!(
-        unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) },
-        -1,
-        "the call is not permitted"
-    );
+    let copied = unsafe { libc::process_vm_readv(libc::getpid(), &part, 1, &part, 1, 0) };
+    assert_eq!(copied, -1, "the call is not permitted");
     waits_for_a_lock();
     let (watchdog, _) = start(THRESHOLD);
     assert_eq!(watchdog.coverage().stacks, StackCoverage::Taken);

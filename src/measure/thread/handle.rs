@@ -289,11 +289,13 @@ impl LocalHandle {
         let index = match known {
             Some(index) => index,
             None => {
+                #[cfg(tokio_unstable)]
                 let site = match site {
-                    #[cfg(tokio_unstable)]
                     SpawnSite::Location(location) => self.meter.upgrade()?.sites.intern(location),
                     SpawnSite::Interned(site) => site,
                 };
+                #[cfg(not(tokio_unstable))]
+                let SpawnSite::Interned(site) = site;
                 self.add_known(key, site, runtime)
             }
         };

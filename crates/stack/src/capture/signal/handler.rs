@@ -140,9 +140,9 @@ unsafe fn chain(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut l
     if action == libc::SIG_DFL || action == libc::SIG_IGN {
         return;
     }
-    // SAFETY: `action` is the handler that was installed before. A handler with one argument ignores
-    // the other two: on x86_64 and aarch64 they are in registers, and the kernel passes them to
-    // every handler as well.
+    // SAFETY: `action` is the handler that was installed before. A handler with one argument
+    // ignores the other two: on x86_64 and aarch64 they are in registers, and the kernel passes
+    // them to every handler as well.
     unsafe {
         let call: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = std::mem::transmute(action);
         call(signal, info, context);
