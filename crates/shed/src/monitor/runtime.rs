@@ -45,8 +45,9 @@ impl RuntimeMonitor {
     /// reading.
     pub(super) fn step(&mut self, now: Duration) -> bool {
         let reading = self.runtime.lag.read();
+        let is_unanswered = reading.is_some_and(|reading| !reading.unanswered.is_zero());
         let sample = self.new_sample(reading);
-        self.observe(now, sample);
+        self.observe(now, sample, is_unanswered);
         reading.is_some()
     }
 
@@ -60,10 +61,15 @@ impl RuntimeMonitor {
         })
     }
 
-    pub(super) fn observe(&mut self, now: Duration, sample: Option<DelaySample>) -> Option<Transition> {
+    pub(super) fn observe(
+        &mut self,
+        now: Duration,
+        sample: Option<DelaySample>,
+        is_unanswered: bool,
+    ) -> Option<Transition> {
         // A refusal is kept until the next measured delay, which it belongs to.
         let refused = matches!(sample, Some(DelaySample::Measured(_))) && self.runtime.limit.take_refused();
-        let transition = self.detector.observe(now, sample, refused);
+        let transition = self.detector.observe(now, sample, is_unanswered, refused);
         self.runtime.set_level(self.detector.level());
         match transition {
             Some(Transition::Started) if self.is_logged => self.log_start(now),

@@ -29,7 +29,7 @@ impl Fixture {
 
     fn step(&mut self, sample: Option<DelaySample>) -> Option<Transition> {
         self.now += Duration::from_millis(20);
-        self.monitor.observe(self.now, sample)
+        self.monitor.observe(self.now, sample, false)
     }
 
     /// Makes equal steps, and returns the transitions with the numbers of their steps.
