@@ -18,7 +18,8 @@ impl Watcher {
         let meter = &self.meter;
         let outside = self.unwatched.keys().filter_map(|thread| observation.workers.busy.get(thread));
         let outside: Vec<(RuntimeId, WorkerIndex)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
-        self.lag.publish(meter, observation.now, &observation.scan, |runtime| {
+        let busy = &observation.workers.busy_runtimes;
+        self.lag.publish(meter, observation.now, &observation.scan, busy, |runtime| {
             let mut blocked: HashSet<WorkerIndex> =
                 outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker).collect();
             let threshold = self.threshold;
