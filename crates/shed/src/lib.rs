@@ -37,9 +37,10 @@
 //!
 //! # Limits
 //!
-//! The layer knows the runtimes that the watchdog watches. A runtime that the watchdog does not
-//! watch yet is attached by its first request. The layer needs up to half a second to find a new
-//! runtime.
+//! The layer knows the runtimes that the watchdog watches. It attaches a runtime that the watchdog
+//! does not watch yet, by the request that wakes the layer's thread. The thread sleeps until the
+//! first request, and again from a second after each wake on while no runtime is late.
+//! The layer needs up to half a second to find a new runtime.
 //!
 //! The watchdog measures the delay of a runtime while it knows that the runtime polls. In stable
 //! mode (tokio without `tokio_unstable`) it knows this of the multi-thread runtimes that it has

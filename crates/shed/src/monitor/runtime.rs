@@ -41,14 +41,12 @@ impl RuntimeMonitor {
         }
     }
 
-    /// Reads the lag, and decides whether the runtime is overloaded. Returns whether there was a
-    /// reading.
-    pub(super) fn step(&mut self, now: Duration) -> bool {
+    /// Reads the lag, and decides whether the runtime is overloaded.
+    pub(super) fn step(&mut self, now: Duration) {
         let reading = self.runtime.lag.read();
         let is_unanswered = reading.is_some_and(|reading| !reading.unanswered.is_zero());
         let sample = self.new_sample(reading);
         self.observe(now, sample, is_unanswered);
-        reading.is_some()
     }
 
     /// Returns the measurement of a reading, if it is new.
