@@ -221,9 +221,9 @@ impl Shed {
         self
     }
 
-    /// Sets whether the start and the stop of shedding are logged as `tracing` events (target
-    /// `pollwatch::shed`). Defaults to `true`. The log is rate-limited: for each runtime, at most 5
-    /// starts in a row and then one each 10 s.
+    /// Sets whether the first rejection and the stop of shedding are logged as `tracing` events
+    /// (target `pollwatch::shed`). Defaults to `true`. The log is rate-limited: for each runtime, at
+    /// most 5 such pairs in a row and then one each 10 s.
     ///
     /// ```
     /// # use pollwatch_shed::Shed;

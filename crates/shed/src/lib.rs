@@ -19,9 +19,10 @@
 //! # Ok::<(), pollwatch::Error>(())
 //! ```
 //!
-//! [`Shed`] has the settings, and describes when requests are rejected, and which. The start and
-//! the stop of shedding are logged (target `pollwatch::shed`). `pollwatch_route_shed_total` counts
-//! the rejected requests by route (feature `prometheus`, `Shed::collector`).
+//! [`Shed`] has the settings, and describes when requests are rejected, and which. The first
+//! rejection and the stop of shedding are logged (target `pollwatch::shed`).
+//! `pollwatch_route_shed_total` counts the rejected requests by route (feature `prometheus`,
+//! `Shed::collector`).
 //!
 //! The example `shed` compares the latency of a route that does not block with and without the
 //! layer: `cargo run --release -p pollwatch-shed --features prometheus --example shed`.

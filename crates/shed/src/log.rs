@@ -22,7 +22,7 @@ fn log(event: impl FnOnce()) {
     call_user(event);
 }
 
-/// Logs that requests to a runtime are rejected from now on. `suppressed` is the number of such
+/// Logs that requests to a runtime are rejected. `suppressed` is the number of such
 /// lines that were left out since the previous one.
 pub(crate) fn shedding_started(runtime: &str, delay: Duration, high: Duration, suppressed: u64) {
     let [delay, high] = [delay, high].map(|time| time.as_secs_f64() * 1e3);
