@@ -52,7 +52,7 @@ impl LagPublisher {
     }
 
     /// Publishes the lag of all runtimes whose lag has a reader. `busy` are the runtimes with a
-    /// worker that has not parked. `blocked` returns the number of a runtime's blocked workers.
+    /// worker that is not parked. `blocked` returns the number of a runtime's blocked workers.
     pub(super) fn publish(
         &mut self,
         meter: &Meter,

@@ -29,8 +29,8 @@ pub(crate) enum Transition {
     Stopped,
 }
 
-/// The age at which a sample has expired. Without a newer one, nothing is known of the delay, unless
-/// the probe task still waits for its poll.
+/// The age at which a sample has expired. Without a newer one, nothing is known of the delay,
+/// unless the probe task still waits for its poll.
 pub(crate) const STALE: Duration = Duration::from_secs(1);
 /// The half-life of a measured delay while requests are rejected. Rejected requests take almost no
 /// time, so rejecting them makes the delay vanish. If all requests were admitted again at once, the
