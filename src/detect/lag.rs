@@ -1,6 +1,6 @@
 //! Publishes the lag of the runtimes, as measured by their probes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::detect::track::ScannedPolls;
 use crate::measure::runtime::Runtime;
@@ -12,7 +12,8 @@ use crate::model::time::Nanos;
 /// The delay of a probe that has not been answered is published, as a lower bound, from this length
 /// on. Until then the latest answer stays readable.
 const MIN_LOWER_BOUND: Nanos = Nanos::from_millis(20);
-/// A runtime with a delay of this length is late: it is probed on, also while no scan meets a poll.
+/// A runtime with a delay of this length that was active since the previous probe is late: it is
+/// probed on, also while no scan meets a poll.
 const LATE: Nanos = Nanos::from_millis(1);
 /// The time for which a late runtime is probed on. Load shedding may make its polls so short that
 /// no scan meets one, and has to learn that the delay is gone.
@@ -32,6 +33,9 @@ pub(super) struct LagPublisher {
     waiting: Vec<RuntimeId>,
     /// The runtimes that were late, and the moments until which they are probed on.
     late_until: HashMap<RuntimeId, Nanos>,
+    /// The runtimes of which a scan has met a poll or a busy worker since their previous delay. The
+    /// delay of another one is the latency of waking an idle worker.
+    active: HashSet<RuntimeId>,
 }
 
 impl LagPublisher {
@@ -47,21 +51,24 @@ impl LagPublisher {
         }
     }
 
-    /// Publishes the lag of all runtimes whose lag has a reader. `blocked` returns the number of a
-    /// runtime's blocked workers.
+    /// Publishes the lag of all runtimes whose lag has a reader. `busy` are the runtimes with a
+    /// worker that is not parked. `blocked` returns the number of a runtime's blocked workers.
     pub(super) fn publish(
         &mut self,
         meter: &Meter,
         now: Nanos,
         scan: &ScannedPolls,
+        busy: &[RuntimeId],
         blocked: impl Fn(&Runtime) -> usize,
     ) {
         self.late_until.retain(|_, until| now < *until);
         if !meter.has_lag_holders() {
             self.waiting.clear();
             self.late_until.clear();
+            self.active.clear();
             return;
         }
+        self.active.extend(scan.running.iter().map(|poll| poll.runtime).chain(busy.iter().copied()));
         let mut runtimes = meter.runtimes.all();
         runtimes.retain(|runtime| runtime.lag.is_held());
         // The probe's answer is published only to the reader who waited for it: for the next one it
@@ -69,7 +76,7 @@ impl LagPublisher {
         self.waiting.retain(|id| runtimes.iter().any(|runtime| runtime.id == *id));
         for runtime in runtimes {
             if let Some(Delay { length, is_lower_bound }) = self.delay_of(meter, &runtime, scan) {
-                if length >= LATE {
+                if self.active.remove(&runtime.id) && length >= LATE {
                     self.late_until.insert(runtime.id, now + PROBE_LATE_FOR);
                 }
                 if !is_lower_bound || length >= MIN_LOWER_BOUND {

@@ -18,8 +18,8 @@ pub struct LagReading {
 
 /// One measurement of the time from a task's wake to its poll.
 ///
-/// Two measurements are equal only if they are the same one: the watchdog makes at most one each
-/// 20 ms.
+/// The watchdog makes some 50 a second, and publishes a lower bound at each scan that finds a
+/// longer one. Two measurements of the same delay within 10 ms are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScheduleDelay {

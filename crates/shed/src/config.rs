@@ -61,7 +61,8 @@ pub(crate) type RouteBy = Arc<dyn Fn(&Parts) -> Option<Cow<'static, str>> + Send
 /// All clones of a `Shed`, and all layers made of it, share the names of routes, their averages and
 /// their counters. Layers of the same watchdog with the same watermarks and the same setting of
 /// [`log`](Self::log), also those of another `Shed`, share the detection of overload and the limit
-/// of blocking requests. A request that passes two layers is measured and counted once.
+/// of blocking requests. A request that passes two such layers is measured and counted once. Layers
+/// with other watermarks decide about it on their own.
 ///
 /// ```
 /// use std::time::Duration;
@@ -221,9 +222,9 @@ impl Shed {
         self
     }
 
-    /// Sets whether the start and the stop of shedding are logged as `tracing` events (target
-    /// `pollwatch::shed`). Defaults to `true`. The log is rate-limited: for each runtime, at most 5
-    /// starts in a row and then one each 10 s.
+    /// Sets whether the first rejection and the stop of shedding are logged as `tracing` events
+    /// (target `pollwatch::shed`). Defaults to `true`. The log is rate-limited: for each runtime,
+    /// at most 5 such pairs in a row and then one each 10 s.
     ///
     /// ```
     /// # use pollwatch_shed::Shed;

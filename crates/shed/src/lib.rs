@@ -19,9 +19,10 @@
 //! # Ok::<(), pollwatch::Error>(())
 //! ```
 //!
-//! [`Shed`] has the settings, and describes when requests are rejected, and which. The start and
-//! the stop of shedding are logged (target `pollwatch::shed`). `pollwatch_route_shed_total` counts
-//! the rejected requests by route (feature `prometheus`, `Shed::collector`).
+//! [`Shed`] has the settings, and describes when requests are rejected, and which. The first
+//! rejection and the stop of shedding are logged (target `pollwatch::shed`).
+//! `pollwatch_route_shed_total` counts the rejected requests by route (feature `prometheus`,
+//! `Shed::collector`).
 //!
 //! The example `shed` compares the latency of a route that does not block with and without the
 //! layer: `cargo run --release -p pollwatch-shed --features prometheus --example shed`.
@@ -37,9 +38,10 @@
 //!
 //! # Limits
 //!
-//! The layer knows the runtimes that the watchdog watches. A runtime that the watchdog does not
-//! watch yet is attached by its first request. The layer needs up to half a second to find a new
-//! runtime.
+//! The layer knows the runtimes that the watchdog watches. It attaches a runtime that the watchdog
+//! does not watch yet, by the request that wakes the layer's thread. The thread sleeps until the
+//! first request, and again from a second after each wake on while no runtime is late.
+//! The layer needs up to half a second to find a new runtime.
 //!
 //! The watchdog measures the delay of a runtime while it knows that the runtime polls. In stable
 //! mode (tokio without `tokio_unstable`) it knows this of the multi-thread runtimes that it has

@@ -1,17 +1,28 @@
 //! The log lines, and the limit of their rate.
 
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tracing::{Level, event};
 
+/// Calls user code, and returns whether it panicked. The drop of the panic's payload is caught too,
+/// because it may panic as well.
+pub(crate) fn call_user(f: impl FnOnce()) -> bool {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else { return false };
+    if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+        mem::forget(second);
+    }
+    true
+}
+
 /// Logs an event. A panic in the application's subscriber is caught, because it would end the
 /// monitor thread.
 fn log(event: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(event));
+    call_user(event);
 }
 
-/// Logs that requests to a runtime are rejected from now on. `suppressed` is the number of such
+/// Logs that requests to a runtime are rejected. `suppressed` is the number of such
 /// lines that were left out since the previous one.
 pub(crate) fn shedding_started(runtime: &str, delay: Duration, high: Duration, suppressed: u64) {
     let [delay, high] = [delay, high].map(|time| time.as_secs_f64() * 1e3);
@@ -63,6 +74,19 @@ pub(crate) fn no_monitor(error: &std::io::Error) {
     });
 }
 
+/// Logs that the layers admit all requests, because their monitor thread has panicked.
+pub(crate) fn monitor_panicked() {
+    log(|| {
+        event!(
+            target: "pollwatch::shed",
+            parent: None,
+            Level::WARN,
+            "load shedding is off and all requests are admitted, because its thread panicked, which is a defect of \
+             pollwatch-shed",
+        )
+    });
+}
+
 /// A [token bucket](https://en.wikipedia.org/wiki/Token_bucket) for the lines of one runtime.
 #[derive(Debug)]
 pub(crate) struct TokenBucket {
@@ -98,13 +122,25 @@ impl TokenBucket {
             return None;
         }
         self.tokens -= 1;
-        Some(std::mem::take(&mut self.suppressed))
+        Some(mem::take(&mut self.suppressed))
     }
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_whose_payload_panics_is_caught() {
+        struct Payload;
+        impl Drop for Payload {
+            fn drop(&mut self) {
+                std::panic::panic_any(Payload);
+            }
+        }
+        assert!(call_user(|| std::panic::panic_any(Payload)));
+        assert!(!call_user(|| {}));
+    }
 
     #[test]
     fn a_burst_and_then_a_rate() {

@@ -14,6 +14,14 @@ pub(crate) enum DelaySample {
     AtLeast(Duration),
 }
 
+impl DelaySample {
+    /// Returns the delay, or its lower bound.
+    fn delay(self) -> Duration {
+        let (DelaySample::Measured(delay) | DelaySample::AtLeast(delay)) = self;
+        delay
+    }
+}
+
 /// A change of the detector's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transition {
@@ -21,7 +29,8 @@ pub(crate) enum Transition {
     Stopped,
 }
 
-/// The age at which a sample has expired. Without a newer one, nothing is known of the delay.
+/// The age at which a sample has expired. Without a newer one, nothing is known of the delay,
+/// unless the probe task still waits for its poll.
 pub(crate) const STALE: Duration = Duration::from_secs(1);
 /// The half-life of a measured delay while requests are rejected. Rejected requests take almost no
 /// time, so rejecting them makes the delay vanish. If all requests were admitted again at once, the
@@ -57,12 +66,26 @@ impl OverloadDetector {
         OverloadDetector { watermarks, state: State::Calm, sampled_at: Duration::ZERO }
     }
 
-    /// Updates the state at the time `now`, with a sample if there is a new one. `refused` is true
-    /// when a permit was refused since the previous measured sample.
-    pub(crate) fn observe(&mut self, now: Duration, sample: Option<DelaySample>, refused: bool) -> Option<Transition> {
+    /// Updates the state at the time `now`, with a sample if there is a new one. `is_unanswered` is
+    /// true while the probe task waits for its poll. `refused` is true when a permit was refused
+    /// since the previous measured sample.
+    pub(crate) fn observe(
+        &mut self,
+        now: Duration,
+        sample: Option<DelaySample>,
+        is_unanswered: bool,
+        refused: bool,
+    ) -> Option<Transition> {
         let silence = now.saturating_sub(self.sampled_at);
         let was_shedding = self.is_shedding();
-        if silence >= STALE {
+        // A delay describes the time from the wake of the probe task to the sample. In deep
+        // overload, samples are more than `STALE` apart because the delays are that long.
+        let unknown = match sample {
+            Some(sample) => silence.saturating_sub(sample.delay()),
+            None if is_unanswered => Duration::ZERO,
+            None => silence,
+        };
+        if unknown >= STALE {
             self.state = State::Calm;
         }
         if let Some(sample) = sample {
@@ -82,7 +105,7 @@ impl OverloadDetector {
         // At twice the watermark all requests are rejected. A higher level would only take longer
         // to decay.
         let cap = high.saturating_mul(2);
-        let (DelaySample::Measured(delay) | DelaySample::AtLeast(delay)) = sample;
+        let delay = sample.delay();
         let is_measured = matches!(sample, DelaySample::Measured(_));
         match self.state {
             // One long poll delays the probe once. The next delay is short unless there is a queue.

@@ -1,6 +1,5 @@
 //! The decision about each request while a runtime is late.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use http::{Request, Response};
@@ -9,6 +8,7 @@ use pollwatch::Watchdog;
 use crate::admission::{Admission, AdmissionControl};
 use crate::config::Shed;
 use crate::first_poll::FirstPoll;
+use crate::log::call_user;
 use crate::monitor;
 use crate::response::Rejection;
 use crate::routes::{Route, Routes};
@@ -32,10 +32,11 @@ pub(crate) enum Verdict {
     Rejected(Response<()>),
 }
 
-/// An extension of requests that an outer layer has admitted while the runtime was overloaded. The
-/// outer layer may have given the request the last permit.
-#[derive(Clone, Copy)]
-struct Admitted;
+/// An extension of requests that an outer layer has admitted while the runtime was overloaded, with
+/// the control of that layer. The outer layer may have given the request the last permit of its
+/// control. A layer with another control decides for itself.
+#[derive(Clone)]
+struct Admitted(Arc<AdmissionControl>);
 
 impl Policy {
     /// Makes the policy of a layer, and monitors the watchdog's runtimes until it is dropped.
@@ -66,13 +67,14 @@ impl Policy {
         if self.allows_route(&route) {
             return (request, UNMEASURED);
         }
-        if request.extensions().get::<Admitted>().is_some() {
+        let outer = request.extensions().get::<Admitted>();
+        if outer.is_some_and(|Admitted(control)| Arc::ptr_eq(control, &self.control)) {
             return (request, Verdict::Admitted(Some(FirstPoll::new(route, None))));
         }
         let permit = match self.control.admit(&runtime, route.mean_first_poll()) {
             Admission::NotOverloaded => None,
             Admission::Admitted(permit) => {
-                request.extensions_mut().insert(Admitted);
+                request.extensions_mut().insert(Admitted(self.control.clone()));
                 permit
             }
             Admission::Rejected => {
@@ -91,7 +93,8 @@ impl Policy {
             return (request, route);
         };
         let (parts, body) = request.into_parts();
-        let given = catch_unwind(AssertUnwindSafe(|| route_by(&parts))).ok().flatten();
+        let mut given = None;
+        call_user(|| given = route_by(&parts));
         let request = Request::from_parts(parts, body);
         let route = self.routes().of_request(&request, given.as_deref());
         (request, route)
@@ -184,5 +187,24 @@ mod tests {
         drop(outer);
         assert!(matches!(judge(request(blocking)).1, Verdict::Admitted(Some(_))));
         assert_eq!(late.runtime.rejected(), 2);
+    }
+
+    #[test]
+    fn an_outer_layer_with_other_settings_does_not_decide_for_the_inner_one() {
+        let late = LateRuntime::new(2);
+        let tolerant = late.policy(&LateRuntime::blocking_shed());
+        let strict = late.policy(&Shed::new().high(LateRuntime::LOWEST).log(false));
+        let other_tolerant = late.policy(&LateRuntime::blocking_shed());
+        let _entered = late.tokio.enter();
+        let judge = |policy: &Policy, request| {
+            late.set_level(Duration::from_secs(1));
+            policy.judge(request)
+        };
+        let (request, Verdict::Admitted(_)) = judge(&tolerant, Request::new(())) else { panic!("it admits all") };
+        let (request, Verdict::Rejected(_)) = judge(&strict, request) else { panic!("it rejects all") };
+        // The mark of the latest layer counts.
+        let (request, Verdict::Admitted(_)) = judge(&other_tolerant, request) else { panic!("it admits all") };
+        let mark = request.extensions().get::<Admitted>().unwrap();
+        assert!(Arc::ptr_eq(&mark.0, &other_tolerant.control));
     }
 }

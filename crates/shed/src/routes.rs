@@ -110,22 +110,28 @@ impl Routes {
         if name.len() > MAX_NAME {
             return self.other.clone();
         }
-        let known = self.named.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned();
-        if let Some(route) = known {
+        // The names of a flood take only the read lock.
+        if let Some(route) = self.find(&self.named.read().unwrap_or_else(PoisonError::into_inner), name, origin) {
             return route;
         }
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(route) = named.by_name.get(name) {
-            return route.clone();
-        }
-        let is_full = named.by_name.len() >= MAX_ROUTES;
-        if is_full || origin == Origin::Claimed && named.claimed >= MAX_CLAIMED {
-            return self.other.clone();
+        if let Some(route) = self.find(&named, name, origin) {
+            return route;
         }
         named.claimed += usize::from(origin == Origin::Claimed);
         let route = Route::new(name);
         named.by_name.insert(name.into(), route.clone());
         route
+    }
+
+    /// Returns the route with this name, or `other` when there is no space for it. Returns `None`
+    /// when the name has to be added.
+    fn find(&self, named: &Named, name: &str, origin: Origin) -> Option<Arc<Route>> {
+        if let Some(route) = named.by_name.get(name) {
+            return Some(route.clone());
+        }
+        let is_full = named.by_name.len() >= MAX_ROUTES || origin == Origin::Claimed && named.claimed >= MAX_CLAIMED;
+        is_full.then(|| self.other.clone())
     }
 
     /// Returns whether this is the route `other`, to which all names beyond the limit belong.
@@ -219,6 +225,10 @@ mod tests {
             (0..MAX_ROUTES).map(|i| routes.intern(&format!("/matched/{i}"), Origin::Matched)).collect();
         assert_eq!(matched.iter().filter(|route| !routes.is_other(route)).count(), MAX_ROUTES - MAX_CLAIMED);
         assert_eq!(routes.all().len(), MAX_ROUTES + 2);
+        // A name beyond the limit waits for no other reader.
+        let reader = routes.named.read().unwrap();
+        assert!(routes.is_other(&routes.intern("/flood/late", Origin::Claimed)));
+        drop(reader);
         let empty = Routes::new();
         assert!(empty.is_other(&empty.intern(&"x".repeat(MAX_NAME + 1), Origin::Matched)));
     }

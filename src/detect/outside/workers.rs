@@ -127,7 +127,7 @@ pub(crate) struct WorkerScan {
     /// The observed workers, by thread.
     pub(crate) busy: HashMap<EntryId, BusyWorker>,
     pools: Vec<PoolScan>,
-    /// The runtimes of which at least one worker has not parked.
+    /// The runtimes of which at least one worker is not parked now, or has never parked.
     pub(crate) busy_runtimes: Vec<RuntimeId>,
     /// The [`fingerprint`] before anything else was read.
     pub(crate) fingerprint: u64,
@@ -148,7 +148,10 @@ impl Workers {
             let Some((pool, metrics)) = runtime.worker_threads().zip(runtime.metrics()) else { continue };
             let entries = pool.entries();
             let (workers, others) = by_role(&entries);
-            if workers.iter().any(|worker| !worker.event.is_parked()) {
+            // A worker parks as soon as it is idle. One that no thread has published has been busy
+            // since the runtime was built.
+            let has_unpublished = workers.len() < metrics.num_workers() && !pool.is_incomplete();
+            if has_unpublished || workers.iter().any(|worker| !worker.event.is_parked()) {
                 scan.busy_runtimes.push(runtime.id);
             }
             let mut pool = PoolScan::new(pool, entries, others, &workers);
@@ -368,3 +371,6 @@ impl Inspector for ThreadInspector<'_> {
         Some(hasher.finish())
     }
 }
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests;

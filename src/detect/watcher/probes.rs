@@ -18,7 +18,8 @@ impl Watcher {
         let meter = &self.meter;
         let outside = self.unwatched.keys().filter_map(|thread| scan.workers.busy.get(thread));
         let outside: Vec<(RuntimeId, WorkerIndex)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
-        self.lag.publish(meter, scan.now, &scan.polls, |runtime| {
+        let busy = &scan.workers.busy_runtimes;
+        self.lag.publish(meter, scan.now, &scan.polls, busy, |runtime| {
             let mut blocked: HashSet<WorkerIndex> =
                 outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker).collect();
             let threshold = self.threshold;

@@ -257,7 +257,7 @@ impl LagSource {
 
     /// Returns the lag of the runtime that the calling thread is on; `None` outside of a runtime.
     /// A runtime that is not watched yet is attached, as by
-    /// [`Watchdog::watch`](crate::Watchdog::watch).
+    /// [`Watchdog::watch`](crate::Watchdog::watch); `None` if the watchdog has stopped before.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -285,6 +285,9 @@ impl LagSource {
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
     pub fn all(&self) -> Vec<Lag> {
+        if self.meter.runtimes.is_stopped() {
+            return Vec::new();
+        }
         let live = self.meter.runtimes.all().into_iter().filter(|runtime| runtime.is_live());
         live.map(|runtime| Lag::new(&self.meter, runtime)).collect()
     }
@@ -363,5 +366,18 @@ mod tests {
         assert!(runtime.lag.is_held());
         drop(clone);
         assert!(!runtime.lag.is_held() && !meter.has_lag_holders());
+    }
+
+    #[test]
+    fn a_stopped_watchdog_attaches_no_runtime() {
+        let meter = Meter::of(Nanos(10 * MS), 10);
+        let source = LagSource::new(&meter);
+        let [before, after] = [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().build().unwrap());
+        assert!(before.block_on(async { source.current() }).is_some());
+        assert_eq!(source.all().len(), 1);
+        meter.runtimes.stop_all();
+        assert!(after.block_on(async { source.current() }).is_none());
+        assert!(meter.runtimes.find(after.handle().id()).is_none() && source.all().is_empty());
+        assert!(before.block_on(async { source.current() }).is_some(), "it is known by its name");
     }
 }

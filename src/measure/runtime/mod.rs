@@ -231,6 +231,8 @@ pub(crate) struct Runtimes {
     list: Mutex<Vec<Arc<Runtime>>>,
     /// Held while a runtime that exists already is looked up and attached.
     attach: Mutex<()>,
+    /// `true` once the watchdog has stopped. No runtime is attached from then on.
+    stopped: AtomicBool,
     /// The number of runtimes that were built when all names were taken.
     unnamed: AtomicU64,
 }
@@ -299,6 +301,7 @@ impl Runtimes {
     }
 
     /// Returns the entry of a handle's runtime, and attaches the runtime if it is not watched yet.
+    /// Attaches none after the watchdog has stopped.
     ///
     /// Its name is tokio's name for it, or else the first of `runtime-1`, `runtime-2` ... that is
     /// free. A process that makes a runtime for each job or each test then needs only as many names
@@ -308,11 +311,19 @@ impl Runtimes {
         if let Some(known) = self.find(handle.id()) {
             return Some(known);
         }
+        if self.is_stopped() {
+            return None;
+        }
         let reserve = |name: &str| self.reserve(name, meter).ok().flatten();
         let numbered = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
         let runtime = handle.name().and_then(reserve).or_else(numbered)?;
         runtime.go_live(handle, false, None);
         Some(runtime)
+    }
+
+    /// Returns whether the watchdog has stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Runtime>> {
@@ -326,6 +337,9 @@ impl Runtimes {
 
     /// Drops all handles of tokio's runtimes, because the watchdog stops.
     pub(crate) fn stop_all(&self) {
+        let guard = self.lock_attach();
+        self.stopped.store(true, Ordering::Relaxed);
+        drop(guard);
         self.all().iter().for_each(|runtime| runtime.stop());
     }
 }

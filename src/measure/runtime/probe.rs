@@ -80,13 +80,14 @@ impl Probe {
 
     /// Wakes the task if it waits for a wake, and returns whether it did; the watchdog only.
     pub(crate) fn send(&self, now: Ticks) -> bool {
-        let waker = lock(&self.waker).take();
-        if let Some(waker) = waker {
-            self.sent.store(now.0.max(1), Ordering::Release);
-            waker.wake();
-            return true;
-        }
-        false
+        let mut locked = lock(&self.waker);
+        let Some(waker) = locked.take() else { return false };
+        // Stored while the lock is held: the drop of the task takes the lock before it withdraws
+        // the wake, so that no wake of a dropped task stays unanswered.
+        self.sent.store(now.0.max(1), Ordering::Release);
+        drop(locked);
+        waker.wake();
+        true
     }
 
     /// Withdraws a wake that has not been answered, and returns whether there was one.
@@ -172,4 +173,50 @@ impl Drop for ProbeTask {
 /// Spawns the probe's task on the tokio runtime of this generation.
 pub(super) fn spawn(handle: &Handle, runtime: &Arc<Runtime>, generation: u64) {
     drop(handle.spawn(ProbeTask { runtime: runtime.clone(), generation, in_local_queue: Ticks(0) }));
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::measure::runtime::meter::Meter;
+
+    /// A waker that hands the wake over to the test, and returns when the test has seen it.
+    struct HandOver {
+        woken: Mutex<Sender<()>>,
+        resume: Mutex<Receiver<()>>,
+    }
+
+    impl Wake for HandOver {
+        fn wake(self: Arc<Self>) {
+            lock(&self.woken).send(()).unwrap();
+            lock(&self.resume).recv().unwrap();
+        }
+    }
+
+    /// The runtime shuts down while the watchdog wakes the probe.
+    #[test]
+    fn the_wake_of_a_dropped_task_is_withdrawn() {
+        let meter = Meter::of(Nanos::from_millis(10), 10);
+        let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
+        let task = ProbeTask { runtime: runtime.clone(), generation: 0, in_local_queue: Ticks(0) };
+        let (woken, is_woken) = channel();
+        let (resume, is_resumed) = channel();
+        let waker = HandOver { woken: Mutex::new(woken), resume: Mutex::new(is_resumed) };
+        *lock(&runtime.probe.waker) = Some(Arc::new(waker).into());
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| runtime.probe.send(Ticks(7)));
+            is_woken.recv().unwrap();
+            assert_eq!(runtime.probe.unanswered(), Some(Ticks(7)));
+            // Takes the lock, which is not held during the wake.
+            drop(task);
+            resume.send(()).unwrap();
+            assert!(sender.join().unwrap());
+        });
+        assert_eq!((runtime.probe.unanswered(), runtime.probe.answer()), (None, Answer::Withdrawn));
+        assert!(!runtime.probe.send(Ticks(8)), "no task is left");
+        assert_eq!(runtime.probe.unanswered(), None);
+    }
 }

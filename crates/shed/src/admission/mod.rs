@@ -136,7 +136,7 @@ impl AdmissionControl {
         if self.mode.compare_exchange(asleep, calm, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
-        // The watchdog watches a runtime without a name from its first request on.
+        // Attaches the runtime of the request if the watchdog does not watch it yet.
         drop(self.source.current());
         self.unpark_monitor();
     }

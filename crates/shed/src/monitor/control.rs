@@ -8,7 +8,7 @@ use tokio::runtime::Id;
 use super::runtime::RuntimeMonitor;
 use crate::admission::{AdmissionControl, Mode, RuntimeLag};
 
-/// The time without a reading after which a control is not monitored until the next request.
+/// The time of calm after which a control is not monitored until the next request.
 const IDLE: Duration = Duration::from_secs(1);
 /// The interval at which new runtimes are looked up.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(500);
@@ -18,8 +18,8 @@ pub(super) struct ControlMonitor {
     start: Instant,
     runtimes: Vec<RuntimeMonitor>,
     looked_up: Option<Instant>,
-    /// The time of the latest reading, or of the request that woke the monitor. `None` until a
-    /// request does.
+    /// The latest moment at which a runtime was late, or the first step after a request has woken
+    /// the monitor. `None` while the control is asleep.
     active: Option<Instant>,
 }
 
@@ -43,17 +43,13 @@ impl ControlMonitor {
         if self.is_asleep() {
             return;
         }
-        let mut active = *self.active.get_or_insert(now);
+        let active = *self.active.get_or_insert(now);
         if self.looked_up.is_none_or(|at| now.duration_since(at) >= LOOKUP_INTERVAL) {
             self.looked_up = Some(now);
             self.look_up_runtimes();
         }
         let since_start = now.duration_since(self.start);
-        for runtime in &mut self.runtimes {
-            if runtime.step(since_start) {
-                active = now;
-            }
-        }
+        self.runtimes.iter_mut().for_each(|runtime| runtime.step(since_start));
         let is_calm = self.runtimes.iter().all(RuntimeMonitor::is_calm);
         if is_calm && now.duration_since(active) >= IDLE {
             (self.active, self.looked_up) = (None, None);

@@ -13,12 +13,12 @@ use std::{io, process};
 use pollwatch::LagSource;
 
 use crate::admission::AdmissionControl;
-use crate::log;
+use crate::log::{self, call_user};
 use crate::watermarks::Watermarks;
 use control::ControlMonitor;
 
-/// The interval at which the lags are read. The watchdog measures each 20 ms at most, so that no
-/// measurement is overwritten unread.
+/// The interval at which the lags are read. The watchdog wakes its probe each 20 ms, so that as a
+/// rule each answer is read. Where it publishes several values in an interval, the latest is read.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// The monitor thread of this process, while there is one.
@@ -79,16 +79,42 @@ fn running(monitor: &mut Option<MonitorThread>) -> io::Result<&mut MonitorThread
 
 /// The main function of the monitor thread. It returns when no layer is left.
 fn run() {
+    if call_user(monitor_controls) {
+        give_up(&MONITOR);
+    }
+}
+
+fn monitor_controls() {
     let mut controls = Vec::new();
     while update(&mut controls) {
         let now = Instant::now();
         controls.iter_mut().for_each(|control| control.step(now));
-        if controls.iter().all(ControlMonitor::is_asleep) {
-            // A request of an idle layer wakes the thread, and so does a layer that is dropped.
+        if may_park(&controls, &HAS_NEW_CONTROLS) {
+            // A request of an idle layer wakes the thread, and so do a layer that is dropped and a
+            // new control.
             thread::park();
         } else {
             thread::park_timeout(INTERVAL);
         }
+    }
+}
+
+/// Returns whether there is nothing to do until the thread is unparked. The application's log may
+/// park, and takes the token of an unpark then. So the conditions of all unparks are checked here.
+fn may_park(controls: &[ControlMonitor], has_new: &AtomicBool) -> bool {
+    controls.iter().all(|known| known.is_asleep() && known.control.has_layers()) && !has_new.load(Ordering::Acquire)
+}
+
+/// Admits all requests, because the monitor thread has panicked, which is a defect of this crate.
+/// The next layer with other settings starts a new thread.
+fn give_up(monitor: &Mutex<Option<MonitorThread>>) {
+    let mut monitor = monitor.lock().unwrap_or_else(PoisonError::into_inner);
+    let current = thread::current().id();
+    let Some(dead) = monitor.take_if(|monitor| monitor.thread.id() == current) else { return };
+    drop(monitor);
+    dead.controls.iter().for_each(|control| control.disable());
+    if dead.controls.iter().any(|control| control.log) {
+        log::monitor_panicked();
     }
 }
 

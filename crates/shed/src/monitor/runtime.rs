@@ -18,14 +18,24 @@ pub(super) struct RuntimeMonitor {
     /// The latest measurement that the detector has observed.
     latest: Option<ScheduleDelay>,
     bucket: TokenBucket,
-    logged_start: Option<LoggedStart>,
+    shedding: Option<Shedding>,
 }
 
-/// A logged start of shedding.
-struct LoggedStart {
-    at: Instant,
+/// A time of shedding that has not stopped.
+struct Shedding {
+    start: Instant,
     /// The number of requests that were rejected before.
     rejected: u64,
+    log: SheddingLog,
+}
+
+/// The state of the log of one time of shedding.
+enum SheddingLog {
+    /// No request was rejected so far: the runtime may serve none.
+    NotRejected,
+    /// The line of the first rejection was suppressed, and so is that of the stop.
+    Suppressed,
+    Logged,
 }
 
 impl RuntimeMonitor {
@@ -37,17 +47,16 @@ impl RuntimeMonitor {
             is_logged: control.log,
             latest: None,
             bucket: TokenBucket::new(Duration::ZERO),
-            logged_start: None,
+            shedding: None,
         }
     }
 
-    /// Reads the lag, and decides whether the runtime is overloaded. Returns whether there was a
-    /// reading.
-    pub(super) fn step(&mut self, now: Duration) -> bool {
+    /// Reads the lag, and decides whether the runtime is overloaded.
+    pub(super) fn step(&mut self, now: Duration) {
         let reading = self.runtime.lag.read();
+        let is_unanswered = reading.is_some_and(|reading| !reading.unanswered.is_zero());
         let sample = self.new_sample(reading);
-        self.observe(now, sample);
-        reading.is_some()
+        self.observe(now, sample, is_unanswered);
     }
 
     /// Returns the measurement of a reading, if it is new.
@@ -60,13 +69,22 @@ impl RuntimeMonitor {
         })
     }
 
-    pub(super) fn observe(&mut self, now: Duration, sample: Option<DelaySample>) -> Option<Transition> {
+    pub(super) fn observe(
+        &mut self,
+        now: Duration,
+        sample: Option<DelaySample>,
+        is_unanswered: bool,
+    ) -> Option<Transition> {
+        self.log_first_rejection(now);
         // A refusal is kept until the next measured delay, which it belongs to.
         let refused = matches!(sample, Some(DelaySample::Measured(_))) && self.runtime.limit.take_refused();
-        let transition = self.detector.observe(now, sample, refused);
+        let transition = self.detector.observe(now, sample, is_unanswered, refused);
         self.runtime.set_level(self.detector.level());
         match transition {
-            Some(Transition::Started) if self.is_logged => self.log_start(now),
+            Some(Transition::Started) if self.is_logged => {
+                let rejected = self.runtime.rejected();
+                self.shedding = Some(Shedding { start: Instant::now(), rejected, log: SheddingLog::NotRejected });
+            }
             Some(Transition::Stopped) => self.log_stop(),
             _ => {}
         }
@@ -84,17 +102,26 @@ impl RuntimeMonitor {
         self.log_stop();
     }
 
-    fn log_start(&mut self, now: Duration) {
-        if let Some(suppressed) = self.bucket.take(now) {
-            self.logged_start = Some(LoggedStart { at: Instant::now(), rejected: self.runtime.rejected() });
-            log::shedding_started(self.runtime.lag.runtime(), self.detector.level(), self.high, suppressed);
+    /// Logs that requests are rejected, once one was.
+    fn log_first_rejection(&mut self, now: Duration) {
+        let Some(shedding) = &mut self.shedding else { return };
+        if !matches!(shedding.log, SheddingLog::NotRejected) || self.runtime.rejected() == shedding.rejected {
+            return;
         }
+        shedding.log = match self.bucket.take(now) {
+            Some(suppressed) => {
+                log::shedding_started(self.runtime.lag.runtime(), self.detector.level(), self.high, suppressed);
+                SheddingLog::Logged
+            }
+            None => SheddingLog::Suppressed,
+        };
     }
 
     fn log_stop(&mut self) {
-        if let Some(start) = self.logged_start.take() {
-            let rejected = self.runtime.rejected().saturating_sub(start.rejected);
-            log::shedding_stopped(self.runtime.lag.runtime(), start.at.elapsed(), rejected);
+        let Some(shedding) = self.shedding.take() else { return };
+        if matches!(shedding.log, SheddingLog::Logged) {
+            let rejected = self.runtime.rejected().saturating_sub(shedding.rejected);
+            log::shedding_stopped(self.runtime.lag.runtime(), shedding.start.elapsed(), rejected);
         }
     }
 }

@@ -1,6 +1,6 @@
 use super::runtime::RuntimeMonitor;
 use super::*;
-use crate::admission::{Admission, RuntimeLag};
+use crate::admission::{Admission, Mode, RuntimeLag};
 use crate::overload::{DelaySample, Transition};
 use pollwatch::Watchdog;
 
@@ -29,7 +29,7 @@ impl Fixture {
 
     fn step(&mut self, sample: Option<DelaySample>) -> Option<Transition> {
         self.now += Duration::from_millis(20);
-        self.monitor.observe(self.now, sample)
+        self.monitor.observe(self.now, sample, false)
     }
 
     /// Makes equal steps, and returns the transitions with the numbers of their steps.
@@ -114,4 +114,66 @@ fn layers_with_the_same_settings_share_a_control() {
     assert!(first.has_layers());
     [&first].into_iter().chain(&others).for_each(|control| control.remove_layer());
     assert!(!first.has_layers());
+}
+
+#[test]
+fn a_panic_of_the_monitor_thread_admits_all_requests() {
+    let watchdog = Watchdog::builder().log(false).start().unwrap();
+    let control = Arc::new(AdmissionControl::new(WATERMARKS, watchdog.lag_source(), false));
+    control.set_mode(Mode::Engaged);
+    let of_thread = |thread| MonitorThread { thread, process: process::id(), controls: vec![control.clone()] };
+    let other = thread::spawn(|| {});
+    let monitor = Mutex::new(Some(of_thread(other.thread().clone())));
+    give_up(&monitor);
+    assert!(monitor.lock().unwrap().is_some() && control.is_engaged(), "the thread of later layers");
+    let monitor = Mutex::new(Some(of_thread(thread::current())));
+    give_up(&monitor);
+    assert!(monitor.lock().unwrap().is_none() && !control.is_engaged());
+    other.join().unwrap();
+}
+
+#[test]
+fn the_thread_parks_only_when_nothing_is_left_to_do() {
+    let watchdog = Watchdog::builder().log(false).start().unwrap();
+    let control = Arc::new(AdmissionControl::new(WATERMARKS, watchdog.lag_source(), false));
+    let monitors = [ControlMonitor::new(control.clone())];
+    let is_new_control = AtomicBool::new(false);
+    assert!(may_park(&monitors, &is_new_control), "it sleeps until a request");
+    is_new_control.store(true, Ordering::Relaxed);
+    assert!(!may_park(&monitors, &is_new_control), "a control was added");
+    is_new_control.store(false, Ordering::Relaxed);
+    control.set_mode(Mode::Calm);
+    assert!(!may_park(&monitors, &is_new_control), "a request has come");
+    control.set_mode(Mode::Asleep);
+    control.remove_layer();
+    assert!(!may_park(&monitors, &is_new_control), "the last layer is gone");
+}
+
+/// A runtime that polls all the time, such as one with a timer, keeps nobody awake.
+#[test]
+fn a_control_sleeps_a_second_after_its_latest_request() {
+    let late = crate::testing::LateRuntime::new(1);
+    let hour = Duration::from_secs(3_600);
+    let watermarks = Watermarks { high: hour, low: hour, sustain: hour };
+    let control = Arc::new(AdmissionControl::new(watermarks, late.watchdog.lag_source(), false));
+    let mut monitor = ControlMonitor::new(control.clone());
+    let start = Instant::now();
+    for second in [0, 10, 20] {
+        let at = |ms| start + Duration::from_secs(second) + Duration::from_millis(ms);
+        monitor.step(at(0));
+        assert!(monitor.is_asleep(), "no request has come");
+        assert!(!control.is_engaged());
+        late.wait_reading();
+        for ms in (0..1_000).step_by(10) {
+            monitor.step(at(ms));
+            assert!(!monitor.is_asleep(), "after {ms} ms");
+        }
+        monitor.step(at(1_000));
+        assert!(monitor.is_asleep());
+    }
+    // The request that wakes the monitor attaches its runtime.
+    let other = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(!other.block_on(async { control.is_engaged() }));
+    monitor.step(start + Duration::from_secs(30));
+    assert!(other.block_on(async { control.current_runtime() }).is_some());
 }

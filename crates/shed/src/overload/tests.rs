@@ -18,7 +18,10 @@ fn observe(
     samples: impl IntoIterator<Item = DelaySample>,
 ) -> Vec<(u64, Transition)> {
     let times = (0..).map(|i| at + i * 20);
-    times.zip(samples).filter_map(|(at, sample)| Some((at, detector.observe(ms(at), Some(sample), false)?))).collect()
+    times
+        .zip(samples)
+        .filter_map(|(at, sample)| Some((at, detector.observe(ms(at), Some(sample), false, false)?)))
+        .collect()
 }
 
 fn share(detector: &OverloadDetector) -> u32 {
@@ -96,7 +99,7 @@ fn a_level_decays_gradually() {
 fn stops_although_refused(detector: &mut OverloadDetector, at: u64, sample: impl Fn(u64) -> DelaySample) -> u64 {
     let stops = (0..).map(|i| i * 20).find(|time| {
         let before = detector.level();
-        let transition = detector.observe(ms(at + time), Some(sample(*time)), true);
+        let transition = detector.observe(ms(at + time), Some(sample(*time)), false, true);
         assert!(detector.level() <= before, "refusals raise nothing");
         assert!(*time < 60_000, "it never stops");
         transition == Some(Transition::Stopped)
@@ -115,7 +118,7 @@ fn refusals_do_not_keep_the_level_for_ever() {
         assert!((1_900..=3_000).contains(&time), "{time} ms after {delay} ms");
         // They do not start it either.
         for at in 0..1_000 {
-            assert_eq!(detector.observe(ms(10_000 + at * 20), Some(measured(1)), true), None);
+            assert_eq!(detector.observe(ms(10_000 + at * 20), Some(measured(1)), false, true), None);
         }
         assert!(detector.is_calm());
     }
@@ -142,7 +145,7 @@ fn without_delay_it_never_starts() {
         let at_least = |delay| DelaySample::AtLeast(ms(delay));
         let samples = [measured(0), measured(1), measured(20), at_least(0), at_least(20), measured(0)];
         for (i, sample) in samples.into_iter().cycle().take(10_000).enumerate() {
-            assert_eq!(detector.observe(ms(i as u64 * 20), Some(sample), i % 3 == 0), None);
+            assert_eq!(detector.observe(ms(i as u64 * 20), Some(sample), false, i % 3 == 0), None);
             assert!(detector.is_calm() && share(&detector) == 0);
         }
     }
@@ -152,13 +155,29 @@ fn without_delay_it_never_starts() {
 fn a_stale_delay_is_no_delay() {
     let mut detector = detector();
     observe(&mut detector, 1_000, [measured(100); 10]);
-    assert_eq!(detector.observe(ms(1_900), None, false), None);
-    assert_eq!(detector.observe(ms(2_200), None, false), Some(Transition::Stopped));
+    assert_eq!(detector.observe(ms(1_900), None, false, false), None);
+    assert_eq!(detector.observe(ms(2_200), None, false, false), Some(Transition::Stopped));
     assert_eq!(share(&detector), 0);
     // One long delay a minute does not last for `sustain`.
     for minute in 1..10 {
         assert_eq!(observe(&mut detector, minute * 60_000, [measured(100)]), []);
     }
+}
+
+/// In deep overload the probe is answered more seldom than samples expire, and other tasks' polls
+/// are not measured, so that there are no lower bounds.
+#[test]
+fn delays_longer_than_the_expiry_start_shedding_and_keep_it_going() {
+    let mut detector = detector();
+    let mut transitions = Vec::new();
+    for at in (10_000..100_000).step_by(10) {
+        let sample = (at % 1_500 == 0).then_some(measured(1_500));
+        transitions.extend(detector.observe(ms(at), sample, true, false).map(|transition| (at, transition)));
+    }
+    assert_eq!(transitions, [(12_000, Transition::Started)], "at the second answer");
+    assert_eq!(share(&detector), ALL);
+    // The probe was withdrawn.
+    assert_eq!(detector.observe(ms(100_000), None, false, false), Some(Transition::Stopped));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The log lines at the start and at the stop of shedding.
+//! The log lines at the first rejection and at the stop of shedding.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
@@ -78,6 +78,14 @@ impl Overload {
         self.runtime.block_on(service(&layer).oneshot(Request::new(()))).unwrap();
         layer
     }
+
+    /// Makes requests until one is rejected.
+    fn wait_rejected(&self, service: &(impl Service<Request<()>, Response = Response<()>, Error = io::Error> + Clone)) {
+        wait_until("a request is rejected", || {
+            let response = self.runtime.block_on(service.clone().oneshot(Request::new(())));
+            response.unwrap().status() == 503
+        });
+    }
 }
 
 fn service(layer: &ShedLayer) -> impl Service<Request<()>, Response = Response<()>, Error = io::Error> + Clone + use<> {
@@ -92,20 +100,21 @@ fn line(runtime: &str, level: &str) -> Option<String> {
 }
 
 #[test]
-fn start_and_stop_are_logged() {
+fn first_rejection_and_stop_are_logged() {
     const NAME: &str = "shed log";
     log_lines();
     let overload = Overload::new(NAME);
     let layer = overload.requested_layer();
-    let start = wait_for("the start is logged", || line(NAME, "WARN"));
+    overload.wait_rejected(&service(&layer));
+    let start = wait_for("the first rejection is logged", || line(NAME, "WARN"));
     assert!(line(NAME, "INFO").is_none(), "it continues");
     drop(overload.stop);
     overload.runtime.block_on(overload.task).unwrap();
     let end = wait_for("the stop is logged", || line(NAME, "INFO"));
+    assert!(end.contains("requests=1"), "{end}");
     // Spans would be printed between the level and the target.
     assert!(start.contains("WARN pollwatch::shed: requests are rejected") && start.contains("high_ms=5.0"), "{start}");
     assert!(end.contains("INFO pollwatch::shed: ") && end.contains("admitted again"), "{end}");
-    assert!(end.contains("requests=0"), "{end}");
     drop(layer);
 }
 
@@ -117,16 +126,35 @@ fn the_stop_is_logged_when_the_last_service_goes() {
     let layer = overload.requested_layer();
     let rejecting = service(&layer);
     drop(layer);
-    wait_for("the start is logged", || line(NAME, "WARN"));
-    wait_until("a request is rejected", || {
-        let response = overload.runtime.block_on(rejecting.clone().oneshot(Request::new(())));
-        response.unwrap().status() == 503
-    });
+    overload.wait_rejected(&rejecting);
+    wait_for("the first rejection is logged", || line(NAME, "WARN"));
     assert!(line(NAME, "INFO").is_none(), "a service is left");
     drop(rejecting);
     let end = wait_for("the stop is logged", || line(NAME, "INFO"));
     assert!(end.contains("INFO pollwatch::shed: ") && end.contains("admitted again"), "{end}");
     assert!(end.contains("requests=1"), "{end}");
+    drop(overload.stop);
+    overload.runtime.block_on(overload.task).unwrap();
+}
+
+/// Tasks of a runtime that computes wait, and nobody's request is rejected.
+#[test]
+fn a_late_runtime_without_requests_is_not_logged() {
+    const NAME: &str = "shed log without requests";
+    log_lines();
+    let overload = Overload::new(NAME);
+    let layer = overload.requested_layer();
+    let late = || {
+        let delay = overload.watchdog.lag(NAME)?.read()?.schedule_delay?.delay;
+        (delay > Duration::from_millis(5)).then_some(())
+    };
+    wait_for("the runtime is late", late);
+    // Shedding starts at the first late delay.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(line(NAME, "WARN").is_none());
+    // The line is due, once a request is rejected.
+    overload.wait_rejected(&service(&layer));
+    wait_for("the first rejection is logged", || line(NAME, "WARN"));
     drop(overload.stop);
     overload.runtime.block_on(overload.task).unwrap();
 }
