@@ -86,8 +86,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         drive_load(&watchdog, &Load::new(service, pages)?, args.duration)?;
     }
     if !args.once {
-        println!("\nRunning until Ctrl-C:       curl http://{service}{}", routes::ROUTES[0]);
-        println!("                           the live page, in a browser: http://{pages}/");
+        println!("\nRunning until Ctrl-C. To block a worker:  curl http://{service}/upstream/blocking");
+        println!("The live page, in a browser:              http://{pages}/");
         runtime.block_on(tokio::signal::ctrl_c())?;
     }
     runtime.shutdown_background();

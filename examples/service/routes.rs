@@ -1,9 +1,9 @@
 //! The service: two routes that block the event loop, and a fixed version of each.
 //!
 //! Each handler spawns its work as a task, so that a client that disconnects does not cancel it
-//! halfway. `Watchdog::spawn` is `tokio::spawn` that is also measured in stable mode. With
-//! `tokio_unstable` plain `tokio::spawn` is measured as well. With the layer on the router, a stall
-//! of such a task names the route it was spawned under.
+//! halfway. `Watchdog::spawn` is `tokio::spawn` that is also measured in stable mode. A stall of
+//! such a task names the route it was spawned under, where the layer is on the router. With
+//! `tokio_unstable` plain `tokio::spawn` is measured as well, without a route.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
