@@ -119,7 +119,7 @@ fn the_last_handle_may_be_dropped_inside_the_callback() {
     let key = gate.key();
     let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
     *lock(&last) = Some(watchdog);
-    dropped.wait(|_| true).expect("the last handle goes on the watchdog's own thread");
+    dropped.wait(|_| true).expect("the last handle is dropped on the watchdog's own thread");
     wait_until("its threads are gone", || threads() == 0);
     gate.open();
     assert!(runtime.block_on(task).unwrap());

@@ -62,14 +62,15 @@ pub(crate) fn shedding_stopped(runtime: &str, time: Duration, requests: u64) {
     });
 }
 
-/// Logs that the layer admits all requests, because its monitor thread could not be started.
+/// Logs that the layer admits all requests, because its monitor thread cannot be started or
+/// reached.
 pub(crate) fn no_monitor(error: &std::io::Error) {
     log(|| {
         event!(
             target: "pollwatch::shed",
             parent: None,
             Level::WARN,
-            "load shedding is off and all requests are admitted, because its thread could not be started: {error}",
+            "load shedding is off and all requests are admitted, because its thread cannot be started or reached: {error}",
         )
     });
 }

@@ -5,7 +5,7 @@ mod control;
 mod runtime;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 use std::{io, process};
@@ -21,11 +21,15 @@ use control::ControlMonitor;
 /// rule each answer is read. Where it publishes several values in an interval, the latest is read.
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// The time for which another thread may hold [`MONITOR`]. In a forked child, a thread of the parent
+/// may hold it for ever.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The monitor thread of this process, while there is one.
 static MONITOR: Mutex<Option<MonitorThread>> = Mutex::new(None);
 /// The flag that a control was added which the monitor thread has not taken in. The thread locks
-/// [`MONITOR`] only when its controls change: if the process forks while it does, the child can
-/// make no layers.
+/// [`MONITOR`] only when its controls change. If the process forks while it does, the layers of the
+/// child admit all requests.
 static HAS_NEW_CONTROLS: AtomicBool = AtomicBool::new(false);
 
 /// The monitor thread, and the controls that it serves.
@@ -39,7 +43,11 @@ struct MonitorThread {
 /// Returns the control of all layers with this watchdog and these settings, after it has counted
 /// one more layer. The control is monitored until the last layer is removed.
 pub(crate) fn acquire_control(watermarks: Watermarks, source: LagSource, log: bool) -> Arc<AdmissionControl> {
-    let mut monitor = lock_monitor();
+    let Some(mut monitor) = lock_within(&MONITOR, PATIENCE) else {
+        let control = Arc::new(AdmissionControl::new(watermarks, source, log));
+        disable(&control, &io::ErrorKind::TimedOut.into());
+        return control;
+    };
     if monitor.as_ref().is_some_and(|monitor| monitor.process != process::id()) {
         *monitor = None;
     }
@@ -57,12 +65,30 @@ pub(crate) fn acquire_control(watermarks: Watermarks, source: LagSource, log: bo
     // The application's log may make a layer, which locks `MONITOR`.
     drop(monitor);
     if let Err(error) = result {
-        control.disable();
-        if log {
-            log::no_monitor(&error);
-        }
+        disable(&control, &error);
     }
     control
+}
+
+/// Admits all requests of a control, because there is no monitor thread for it.
+fn disable(control: &AdmissionControl, error: &io::Error) {
+    control.disable();
+    if control.log {
+        log::no_monitor(error);
+    }
+}
+
+/// Locks a mutex. Returns `None` if it is still locked after `limit`.
+fn lock_within<T>(mutex: &Mutex<T>, limit: Duration) -> Option<MutexGuard<'_, T>> {
+    let start = Instant::now();
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if start.elapsed() >= limit => return None,
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// Returns the monitor thread. Starts it if there is none.

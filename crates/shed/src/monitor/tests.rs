@@ -177,3 +177,12 @@ fn a_control_sleeps_a_second_after_its_latest_request() {
     monitor.step(start + Duration::from_secs(30));
     assert!(other.block_on(async { control.current_runtime() }).is_some());
 }
+
+/// In a forked child, a thread of the parent may have held the lock at the fork.
+#[test]
+fn a_lock_that_is_never_released_is_given_up() {
+    let mutex = Mutex::new(7);
+    assert_eq!(lock_within(&mutex, Duration::ZERO).map(|guard| *guard), Some(7));
+    let _held = mutex.lock().unwrap();
+    assert!(lock_within(&mutex, Duration::from_millis(20)).is_none());
+}
