@@ -21,8 +21,8 @@ use control::ControlMonitor;
 /// rule each answer is read. Where it publishes several values in an interval, the latest is read.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The time for which another thread may hold [`MONITOR`]. In a forked child, a thread of the parent
-/// may hold it for ever.
+/// The time for which another thread may hold [`MONITOR`]. In a forked child, a thread of the
+/// parent may hold it for ever.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The monitor thread of this process, while there is one.
