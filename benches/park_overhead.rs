@@ -69,7 +69,7 @@ fn main() {
     let mut variants = [
         Variant::new("bare", builder().build().expect("it is built")),
         Variant::new("callbacks that do nothing", empty.build().expect("it is built")),
-        Variant::new("pollwatch", watchdog.build_runtime("main", &mut builder()).expect("it is built")),
+        Variant::new("pollwatch", watchdog.build_runtime("main", builder()).expect("it is built")),
     ];
     for _ in 0..rounds {
         variants.iter_mut().for_each(|variant| variant.round(messages));

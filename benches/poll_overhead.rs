@@ -6,7 +6,9 @@
 //! each round starts with another one, so that a change of the machine's speed affects all of them.
 //! `--quick` only checks that the bench runs. A name selects the variants whose names contain it
 //! (for a profiler). `--once NAME POLLS` runs one variant, once (`lab/overhead` counts its
-//! instructions).
+//! instructions). With the feature `delays`, `--delays` tracks the delays of polls in two variants:
+//! that of pollwatch's hooks, and that of the hooks that do nothing, where tokio alone measures.
+//! `--unpolled` adds a variant in which pollwatch's hooks track when each task was polled last.
 
 use std::pin::Pin;
 use std::process::Command;
@@ -104,6 +106,8 @@ const MINIMAL_HOOKS: &str = "minimal: hooks";
 const POLLWATCH_HOOKS: &str = "pollwatch: hooks";
 #[cfg(tokio_unstable)]
 const EMPTY_HOOKS: &str = "hooks that do nothing";
+#[cfg(tokio_unstable)]
+const POLLWATCH_UNPOLLED: &str = "pollwatch: hooks, track_unpolled";
 const TOKIO_HISTOGRAM: &str = "tokio: poll-time histogram";
 
 type Build = fn() -> Builder;
@@ -140,13 +144,37 @@ fn plain() -> Spawn {
     Box::new(|runtime, polls| runtime.spawn(task(polls)))
 }
 
+/// Starts the watchdog of all variants.
+fn start(tracks_delays: bool, tracks_unpolled: bool) -> Watchdog {
+    let builder = Watchdog::builder().log(false).track_delays(tracks_delays).track_unpolled(tracks_unpolled);
+    builder.start().expect("a watchdog")
+}
+
+/// Adds the variant with `track_unpolled`, whose watchdog is another one.
+#[cfg(tokio_unstable)]
+fn add_unpolled(all: &mut Vec<Variant>, builder: Build) {
+    let watchdog = start(false, true);
+    let watched = watchdog.build_runtime("unpolled", builder()).expect("a runtime");
+    let spawn: Spawn = Box::new(move |runtime, polls| {
+        let _keep = &watchdog;
+        runtime.spawn(task(polls))
+    });
+    all.push(Variant::new(POLLWATCH_UNPOLLED, watched, spawn));
+}
+
 fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
     let build = || builder().build().expect("a runtime");
     let mut all = vec![Variant::new(BARE, build(), plain())];
 
     #[cfg(tokio_unstable)]
     {
-        let hooked = builder().on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).build();
+        #[cfg_attr(not(feature = "delays"), allow(unused_mut))]
+        let mut empty = builder();
+        #[cfg(feature = "delays")]
+        if watchdog.coverage().delays {
+            empty.track_task_schedule_latency();
+        }
+        let hooked = empty.on_before_task_poll(|_| {}).on_after_task_poll(|_| {}).build();
         all.push(Variant::new(EMPTY_HOOKS, hooked.expect("a runtime"), plain()));
         let (before, after) = (minimal::clock(), minimal::clock());
         let hooked = builder()
@@ -154,7 +182,7 @@ fn variants(watchdog: &Watchdog, flavor: &str, builder: Build) -> Vec<Variant> {
             .on_after_task_poll(move |_| minimal::after(&after))
             .build();
         all.push(Variant::new(MINIMAL_HOOKS, hooked.expect("a runtime"), plain()));
-        let watched = watchdog.build_runtime(&format!("{flavor}, hooks"), &mut builder()).expect("a runtime");
+        let watched = watchdog.build_runtime(format!("{flavor}, hooks"), builder()).expect("a runtime");
         all.push(Variant::new(POLLWATCH_HOOKS, watched, plain()));
     }
 
@@ -235,6 +263,11 @@ impl Results<'_> {
         for variant in self.0 {
             println!("{}", self.row(variant.name));
         }
+        #[cfg(tokio_unstable)]
+        if let (Some(with), Some(without)) = (self.find(POLLWATCH_UNPOLLED), self.find(POLLWATCH_HOOKS)) {
+            let ratio = median(with.iter().zip(without).map(|(with, without)| with / without).collect());
+            println!("\nA poll with track_unpolled takes {ratio:.2} of one without.");
+        }
     }
 }
 
@@ -258,10 +291,8 @@ fn describe(rounds: usize, polls: u32) {
     println!("- {rounds} rounds of {polls} polls a variant; medians");
 }
 
-/// Runs one variant on a current-thread runtime, once, so that its instructions can be counted.
-fn once(name: &str, polls: u32) {
-    let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
-    let mut all = variants(&watchdog, "current-thread", Builder::new_current_thread);
+/// Runs one variant once, so that its instructions can be counted.
+fn once(mut all: Vec<Variant>, name: &str, polls: u32) {
     let variant = all.iter_mut().find(|variant| variant.name == name).expect("a variant of this name");
     variant.sample(polls);
 }
@@ -274,12 +305,24 @@ fn main() {
     let (rounds, polls) = if quick { (2, 2_000) } else { (151, 40_000) };
     let only = args.iter().find(|arg| !arg.starts_with('-'));
 
+    let watchdog = start(has("--delays"), false);
+    let variants = |flavor: &str, builder: Build| {
+        #[cfg_attr(not(tokio_unstable), allow(unused_mut))]
+        let mut all = variants(&watchdog, flavor, builder);
+        #[cfg(tokio_unstable)]
+        if has("--unpolled") {
+            add_unpolled(&mut all, builder);
+        }
+        all
+    };
     if let Some(at) = args.iter().position(|arg| arg == "--once") {
         let (name, polls) = (&args[at + 1], args[at + 2].parse().expect("a number of polls"));
-        return once(name, polls);
+        return once(variants("current-thread", Builder::new_current_thread), name, polls);
     }
     describe(rounds, polls);
-    let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
+    if has("--delays") {
+        println!("- delays are tracked");
+    }
     let flavors: [(&str, Build); 2] = [
         ("current-thread", Builder::new_current_thread),
         ("multi-thread, 1 worker", || {
@@ -301,6 +344,6 @@ fn main() {
         variants
     };
     for (flavor, builder) in flavors {
-        Results(&run(variants(&watchdog, flavor, builder))).print(flavor);
+        Results(&run(variants(flavor, builder))).print(flavor);
     }
 }

@@ -16,7 +16,7 @@ RUNTIME = TARGET + ',runtime=~"$runtime"'
 JOB = 'job=~"$job"'
 JOB_RUNTIME = JOB + ',runtime=~"$runtime"'
 
-SITE, ROUTE, WORKER = "job, runtime, site", "job, route", "job, instance, runtime, worker"
+OF_RUNTIME, SITE, ROUTE, WORKER = "job, runtime", "job, runtime, site", "job, route", "job, instance, runtime, worker"
 
 
 def rate(metric, labels=RUNTIME):
@@ -31,6 +31,17 @@ def increase(metric, labels=RUNTIME):
 def worst(expr, by, ranking):
     """The sum by some labels, limited to the $top series that rank first, whatever the number of instances."""
     return f"sum by ({by}) ({expr}) and on ({by}) topk($top, sum by ({by}) ({ranking}) > 0)"
+
+
+def ranked(metric, by, aggregation="sum", labels=RUNTIME):
+    """The rate by some labels, limited to the $top series that rank first, those without any increase included."""
+    ranking = f"{aggregation} by ({by}) ({increase(metric, labels)})"
+    return f"{aggregation} by ({by}) ({rate(metric, labels)}) and on ({by}) topk($top, {ranking})"
+
+
+def count_where(gauge, condition):
+    """The number of series for which the condition holds. Nothing if there is no series: then it is not known."""
+    return f"count({gauge} {condition}) or count({gauge}) * 0"
 
 
 def quantiles(metric, *which):
@@ -63,14 +74,14 @@ OVERVIEW = row(
          f"max(pollwatch_oldest_stall_seconds{{{RUNTIME}}})", yellow=0.01, red=1),
     stat("Runtimes fully blocked", "Runtimes (of one instance) whose workers are all blocked, so that they run no task.",
          "suffix: runtimes",
-         f"count(pollwatch_blocked_workers{{{RUNTIME}}} >= pollwatch_runtime_workers{{{RUNTIME}}}) or vector(0)", red=1),
+         count_where(f"pollwatch_blocked_workers{{{RUNTIME}}}", f">= pollwatch_runtime_workers{{{RUNTIME}}}"), red=1),
     stat("Worker time stalled", "Share of the workers' time that stalls take, whatever their cause.", "percentunit",
          stalled(), yellow=0.01, red=0.05),
     stat("Stalls", "Polls that blocked a worker for the threshold or longer, in the time shown.", "short",
          f"sum({increase('stalls_total')})", yellow=1),
     stat("Instances", "Processes that export pollwatch metrics.", "short", f"count(pollwatch_build_info{{{TARGET}}})"),
     stat("Not answering", "Targets of these jobs that Prometheus cannot scrape.", "suffix: targets",
-         f"count(up{{{TARGET}}} == 0) or vector(0)", red=1),
+         count_where(f"up{{{TARGET}}}", "== 0"), red=1),
     stat("Threshold", "A poll that blocks a worker this long is a stall. The longest, where instances differ.", "s",
          f"max(pollwatch_threshold_seconds{{{TARGET}}})"),
     lines("Blocked workers over time", "Workers blocked at the time of a scrape. Shorter blocks are visible in the next panel only.",
@@ -128,7 +139,50 @@ CAUSES = row(
          instant(f"topk($top, sum by (reason) ({increase('allowed_blocking_seconds_total', TARGET)}))", "{{reason}}")),
     lines("Suspected blocking", "The average number of workers that unwatched tasks probably block, where tokio has no task hooks (stable "
           "mode). They are in no other figure.", "suffix: workers",
-          over_time(f"topk($top, sum by (runtime) ({rate('suspected_stall_seconds_total')}))", "{{runtime}}")),
+          over_time(ranked("suspected_stall_seconds_total", OF_RUNTIME), "{{job}} {{runtime}}")),
+    lines("Polls off their worker", "Polls that last for the threshold or longer after block_in_place handed their worker on. They block no "
+          "worker, and hold a thread of the blocking pool each.", "short",
+          over_time(f"sum by (job, runtime) (pollwatch_offworker_polls{{{RUNTIME}}})", "{{job}} {{runtime}}")),
+    lines("Blocked roots", "The average number of watched roots (the futures of block_on) of multi-thread runtimes that are blocked. They "
+          "occupy no worker, and are in no other figure.", "short",
+          over_time(ranked("root_stall_seconds_total", OF_RUNTIME), "{{job}} {{runtime}}")),
+)
+
+CONDITIONS = row(
+    "Whole runtimes",
+    stat("Ongoing incidents", "Conditions of whole runtimes that have lasted for unhealthy_after or the shortest time of on_incident. "
+         "/incidents of the instance has the reasons and the stalls; with ?format=json also the threads of the latest 4 that had an "
+         "action.", "suffix: incidents",
+         f"sum(pollwatch_incident_ongoing{{{RUNTIME}}})", red=1),
+    stat("Incidents", "Incidents that started in the time shown.", "short", f"sum({increase('incidents_total')})", yellow=1),
+    stat("Runtimes with an unattended driver", "Runtimes (of one instance) whose sockets and timers no worker attends at this moment, or "
+         "which hang. No data where that cannot be known.", "suffix: runtimes", count_where(f"pollwatch_driver_attended{{{RUNTIME}}}", "== 0"), red=1),
+    stat("Full blocking pools", "Runtimes (of one instance) whose pool for blocking work is full at this moment, while calls wait for it "
+         "(tokio_unstable; no data elsewhere).", "suffix: pools", count_where(f"pollwatch_blocking_pool_available{{{RUNTIME}}}", "== 0"), red=1),
+    lines("Incidents by kind", "Incidents that are ongoing at the time of a scrape.", "suffix: incidents",
+          over_time(f"sum by (kind) (pollwatch_incident_ongoing{{{RUNTIME}}})", "{{kind}}"), stacked=True),
+    lines("Unattended sockets and timers", "Share of the time in which no worker waited for sockets and timers, because the one that did "
+          "was blocked, although another was idle; of the worst instance. pollwatch wakes a worker then, unless that is switched off.",
+          "percentunit",
+          over_time(ranked("driver_unattended_seconds_total", OF_RUNTIME, "max"), "{{job}} {{runtime}}")),
+    lines("Hangs", "Share of the time in which all workers were parked and none of them waited for sockets and timers; of the "
+          "worst instance.", "percentunit",
+          over_time(ranked("runtime_hung_seconds_total", OF_RUNTIME, "max"), "{{job}} {{runtime}}")),
+    lines("Driver rescues", "Times that pollwatch woke a worker to attend sockets and timers. If there are any, the program may depend on "
+          "pollwatch.", "cps",
+          over_time(ranked("driver_rescues_total", OF_RUNTIME), "{{job}} {{runtime}}")),
+    lines("Blocking pool full", "Share of the time in which calls waited for the blocking pool and no thread of it was idle "
+          "(tokio_unstable); of the worst instance. Files, name lookups and spawn_blocking stand still then.", "percentunit",
+          over_time(f"max by (job, runtime) ({rate('blocking_pool_full_seconds_total')})", "{{job}} {{runtime}}")),
+    lines("Oldest call of a full blocking pool", "How long the oldest call of a full blocking pool has waited at least; 0 while it is not "
+          "full or not known (tokio_unstable).", "s",
+          over_time(f"max by (job, runtime) (pollwatch_blocking_pool_oldest_call_seconds{{{RUNTIME}}})", "{{job}} {{runtime}}")),
+    lines("Late runtimes", "Reports that a woken task waited four thresholds or longer for its poll although no stall blocked the runtime. "
+          "busy_workers: many short polls; no_cpu: the threads got none. The log and the page name the sites and routes.", "cps",
+          over_time(ranked("late_reports_total", OF_RUNTIME + ", reason"), "{{job}} {{runtime}} {{reason}}")),
+    bars("Actions of incidents", "Actions of on_incident in the time shown, by their result. failed, lost and timed_out: what was set did "
+         "not happen.", "short",
+         instant(f"sum by (action, result) ({increase('incident_actions_total', TARGET)})", "{{action}}: {{result}}")),
 )
 
 SITES = row(
@@ -165,6 +219,10 @@ ROUTES = row(
     lines("Blocked time by route", "The average number of blocked workers, of the routes that block most in the time shown.",
           "suffix: workers",
           over_time(worst(rate("route_stall_seconds_total", TARGET), ROUTE, increase("route_stall_seconds_total", TARGET)), "{{route}}")),
+    lines("Blocked time of spawned tasks by route", "The average number of workers blocked by tasks that handlers have spawned, such as WebSocket "
+          "sessions and background work, by the route of the handler.", "suffix: workers",
+          over_time(worst(rate("route_spawned_stall_seconds_total", TARGET), ROUTE, increase("route_spawned_stall_seconds_total", TARGET)),
+                    "{{route}}")),
     lines("Requests by status", "By the class of their status. Cancelled requests were dropped before there was a response.", "reqps",
           over_time(f"sum by (status) ({rate('route_requests_total', TARGET)})", "{{status}}"), stacked=True),
     lines("Requests that failed", "Of the routes that fail most in the time shown: 5xx, error, panicked.", "reqps",
@@ -210,11 +268,26 @@ DELAY = row(
     heatmap("Poll durations", "Polls by their duration.", f"sum by (le) ({rate('poll_duration_seconds_bucket')})"),
 )
 
+WAITING = row(
+    "Tasks that wait (track_delays)",
+    lines("Delay of all polls", "Time from the wake of a task to its poll, of all polls of tasks.", "s", *quantiles("task_delay_seconds", 0.5, 0.99, 0.999)),
+    lines("Waiting behind stalls", "Tasks that wait behind a stall on average: the time that they waited during stalls, a second.", "suffix: tasks",
+          over_time(f"sum by (runtime) ({rate('stall_victim_seconds_total')})", "{{runtime}}")),
+    bars("Routes that wait longest", "Delay of the polls that worked on a request of the route, in the time shown.", "s",
+         instant(f"topk($top, sum by ({ROUTE}) ({increase('route_delay_seconds_total', TARGET)}))", "{{route}}")),
+    bars("Sites that wait longest", "Delay of the polls of the site's tasks, in the time shown.", "s",
+         instant(f"topk($top, sum by ({SITE}) ({increase('site_delay_seconds_total')}))", "{{runtime}} {{site}}")),
+)
+
 TASKS = row(
     "Tasks",
     lines("Tasks alive", "Of the sites with most tasks. A line that only rises is a leak.", "suffix: tasks",
           over_time(f"sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}}) and on ({SITE}) "
                     f"topk($top, sum by ({SITE}) (pollwatch_tasks_alive{{{RUNTIME}}} @ end()))", "{{runtime}} {{site}}")),
+    lines("Not polled (track_unpolled)", "The longest time for which one of a site's tasks has waited for a poll. A hint for lost wakers and "
+          "async deadlocks: compare a site with what it was before. A task that waits for a client is rightly not polled.", "s",
+          over_time(f"max by ({SITE}) (pollwatch_site_unpolled_max_seconds{{{RUNTIME}}}) and on ({SITE}) "
+                    f"topk($top, max by ({SITE}) (pollwatch_site_unpolled_max_seconds{{{RUNTIME}}} @ end()))", "{{runtime}} {{site}}")),
     lines("Spawned and ended", "Tasks that were spawned, and tasks that ended, at all sites.", "cps",
           over_time(f"sum({rate('tasks_spawned_total')})", "spawned"),
           over_time(f"sum({rate('tasks_terminated_total')})", "ended")),
@@ -234,12 +307,14 @@ SELF = row(
           over_time(f"sum({rate('reports_suppressed_total', TARGET)})", "reports suppressed"),
           over_time(f"sum({rate('lost_polls_total', TARGET)})", "slow polls lost"),
           over_time(f"sum({rate('callback_panics_total', TARGET)})", "callback panics")),
-    lines("Watchdog", "Wake-ups of the watchdog, and those that were late because it got no CPU.", "cps",
+    lines("Watchdog", "Wake-ups of the watchdog, those that were late because it got no CPU, and jumps of the counter that times are read from.", "cps",
           over_time(f"sum({rate('watchdog_wakeups_total', TARGET)})", "wake-ups"),
-          over_time(f"sum({rate('watchdog_oversleeps_total', TARGET)})", "late wake-ups")),
-    lines("Limits exceeded", "Sites and routes beyond max_sites and max_routes (counted as other), and threads not measured.", "cps",
+          over_time(f"sum({rate('watchdog_oversleeps_total', TARGET)})", "late wake-ups"),
+          over_time(f"sum({rate('clock_steps_total', TARGET)})", "jumps of the CPU's counter")),
+    lines("Limits exceeded", "Sites and routes beyond max_sites and max_routes (counted as other), routes of spawned tasks that were not kept, and threads not measured.", "cps",
           over_time(f"sum({rate('sites_overflowed_total', TARGET)})", "sites"),
           over_time(f"sum({rate('routes_overflowed_total', TARGET)})", "routes"),
+          over_time(f"sum({rate('spawn_routes_overflowed_total', TARGET)})", "routes of spawned tasks"),
           over_time(f"sum({rate('unmeasured_threads_total', TARGET)})", "threads")),
     bars("Coverage", "Share of the instances in which each source is active; docs/metrics.md describes them.", "percentunit",
          instant(f"avg by (source) (pollwatch_coverage{{{TARGET}}})", "{{source}}"), top=1),
@@ -267,5 +342,5 @@ if __name__ == "__main__":
         "Polls that block a Tokio worker: where, why and for how long. Generated by dashboards/make.py.",
         VARIABLES,
         alerts(f'ALERTS{{alertname=~"Pollwatch.+",alertstate="firing",{JOB}}}'),
-        [OVERVIEW, FLEET, CAUSES, SITES, ROUTES, WORKERS, DELAY, TASKS, SELF],
+        [OVERVIEW, FLEET, CAUSES, CONDITIONS, SITES, ROUTES, WORKERS, DELAY, WAITING, TASKS, SELF],
     ))

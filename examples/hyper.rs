@@ -30,8 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter("warn").init();
     let once = std::env::args().any(|arg| arg == "--once");
     let listen = if once { "127.0.0.1:0" } else { "127.0.0.1:9464" };
-    let watchdog = Watchdog::builder().listen(listen.parse()?).start()?;
-    let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+    let watchdog = Watchdog::builder().listen(listen).start()?;
+    let runtime = watchdog.runtime("main").enable_all().build()?;
 
     // Never return the path itself: clients choose it, and each would become a route.
     let layer = watchdog.layer().route_by(|request| match request.uri.path().split('/').nth(1)? {

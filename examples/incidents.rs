@@ -12,7 +12,6 @@ use std::future::pending;
 use std::time::Duration;
 
 use pollwatch::Watchdog;
-use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
 /// The default is 10,000. A good limit is a few times the number of tasks that you expect of one
@@ -22,7 +21,7 @@ const LIMIT: u64 = 500;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_env_filter("pollwatch::tasks").without_time().with_ansi(false).init();
     let watchdog = Watchdog::builder().warn_above_alive_tasks(LIMIT).start()?;
-    let runtime = watchdog.build_runtime("main", Builder::new_multi_thread().worker_threads(2).enable_all())?;
+    let runtime = watchdog.runtime("main").worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         println!("1. A write that a timeout cancels halfway.\n");
         let write = watchdog.watch(write_order("the order", "its items"));

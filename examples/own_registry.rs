@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter("warn").init();
     let once = std::env::args().any(|arg| arg == "--once");
     let watchdog = Watchdog::builder().start()?;
-    let runtime = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread().enable_all())?;
+    let runtime = watchdog.runtime("main").enable_all().build()?;
 
     let registry = Registry::new();
     let orders = IntCounter::new("orders_total", "Orders taken.")?;

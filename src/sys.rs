@@ -1,9 +1,14 @@
 //! The system calls of the library. Each has a fallback for platforms that do not have it.
 
+pub(crate) mod process;
+
 use pollwatch_stack::Tid;
 
 #[cfg(target_os = "linux")]
 mod imp {
+    /// The number of CPUs that a comparison visits.
+    const MAX_CPUS: usize = 64;
+
     const MEMBARRIER_CMD_PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
     const MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
 
@@ -18,6 +23,37 @@ mod imp {
 
     pub(crate) fn barrier() -> bool {
         membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+    }
+
+    pub(crate) fn on_each_cpu(mut run: impl FnMut() -> bool) {
+        const SIZE: usize = size_of::<libc::cpu_set_t>();
+        // SAFETY: zeros are a valid `cpu_set_t`, an array of integers.
+        let (mut allowed, empty): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { std::mem::zeroed() };
+        // SAFETY: `allowed` has `SIZE` bytes, which the call fills.
+        if unsafe { libc::sched_getaffinity(0, SIZE, &raw mut allowed) } != 0 {
+            return;
+        }
+        // SAFETY: `cpu` is less than the number of bits of the set.
+        let cpus = (0..8 * SIZE).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &allowed) });
+        for cpu in cpus.take(MAX_CPUS) {
+            let mut one = empty;
+            // SAFETY: as above; the call only reads the set.
+            let moved = unsafe {
+                libc::CPU_SET(cpu, &mut one);
+                libc::sched_setaffinity(0, SIZE, &raw const one) == 0
+            };
+            if moved && !run() {
+                break;
+            }
+        }
+        // SAFETY: the call only reads the set.
+        unsafe { libc::sched_setaffinity(0, SIZE, &raw const allowed) };
+    }
+
+    #[cfg(all(test, not(pollwatch_loom)))]
+    pub(crate) fn current_cpu() -> Option<usize> {
+        // SAFETY: the call takes no arguments.
+        usize::try_from(unsafe { libc::sched_getcpu() }).ok()
     }
 
     pub(crate) fn peer(fd: u64) -> Option<std::net::SocketAddr> {
@@ -55,6 +91,13 @@ mod imp {
         false
     }
 
+    pub(crate) fn on_each_cpu(_run: impl FnMut() -> bool) {}
+
+    #[cfg(all(test, not(pollwatch_loom)))]
+    pub(crate) fn current_cpu() -> Option<usize> {
+        None
+    }
+
     pub(crate) fn peer(_fd: u64) -> Option<std::net::SocketAddr> {
         None
     }
@@ -83,6 +126,14 @@ pub(crate) use imp::barrier;
 /// The run delay of the thread that opened it: the time in which the thread was ready to run, but
 /// had no CPU (`schedstat`). A reading takes about 1 µs.
 pub(crate) use imp::OwnRunDelay;
+
+/// Calls a function on each CPU that this thread may use, up to 64 of them. Moves the thread there,
+/// which waits for a busy CPU as for any other.
+pub(crate) use imp::on_each_cpu;
+
+/// Returns the number of the CPU that runs this thread.
+#[cfg(all(test, not(pollwatch_loom)))]
+pub(crate) use imp::current_cpu;
 
 /// Returns the address of the peer of a TCP socket of this process.
 pub(crate) use imp::peer;

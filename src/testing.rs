@@ -10,6 +10,8 @@
 //! # async fn handler() -> u32 { 42 }
 //! ```
 //!
+//! `#[pollwatch::test]` (feature `macros`) does the same in place of `#[tokio::test]`.
+//!
 //! With `tokio_unstable` every task of the test's runtime is measured. Without it, these are: the
 //! test's own future, futures that [`CheckGuard::spawn`] and [`CheckGuard::watch`] wrap, and system
 //! calls that block a worker of [`Check::worker_threads`].
@@ -58,6 +60,7 @@ pub fn run<F: Future>(future: F) -> F::Output {
 ///     // the test
 /// });
 /// ```
+#[must_use = "nothing is checked until `run` or `guard` is called"]
 #[derive(Clone, Debug)]
 pub struct Check {
     limit: Duration,
@@ -130,7 +133,6 @@ impl Check {
     /// - the detector does not find the poll that it blocks on purpose.
     #[track_caller]
     pub fn run<F: Future>(self, future: F) -> F::Output {
-        let watchdog = self.watchdog();
         let mut builder = match self.workers {
             None => Builder::new_current_thread(),
             Some(workers) => {
@@ -139,25 +141,48 @@ impl Check {
                 builder
             }
         };
-        let runtime = match watchdog.build_runtime("test", builder.enable_all()) {
-            Ok(runtime) => runtime,
-            Err(error) => panic!("pollwatch::testing: cannot build the test's runtime: {error}"),
-        };
-        let guard = CheckGuard { watchdog, limit: self.limit };
+        builder.enable_all();
+        self.run_on("test", builder, future)
+    }
+
+    /// Runs a future on a runtime that this builder builds.
+    #[track_caller]
+    pub(crate) fn run_on<F: Future>(self, name: &str, builder: Builder, future: F) -> F::Output {
+        let guard = self.new_guard();
+        let runtime = built(guard.watchdog.build_runtime(name, builder));
         let output = runtime.block_on(guard.watch(future));
         drop(runtime);
-        drop(guard);
+        guard.finish();
         output
     }
 
+    /// Runs a future on a `LocalRuntime` that this builder builds.
+    #[cfg(feature = "macros")]
+    #[track_caller]
+    pub(crate) fn run_on_local<F: Future>(self, name: &str, builder: Builder, future: F) -> F::Output {
+        let guard = self.new_guard();
+        let runtime = built(guard.watchdog.runtime(name).with_builder(builder).build_local());
+        let output = runtime.block_on(guard.watch(future));
+        drop(runtime);
+        guard.finish();
+        output
+    }
+
+    #[track_caller]
+    fn new_guard(&self) -> CheckGuard {
+        CheckGuard { watchdog: self.watchdog(), limit: self.limit, is_finished: false }
+    }
+
     /// Checks the futures that the guard wraps, on the runtime that calls this: for a
-    /// `#[tokio::test]`. The check ends, and fails the test, when the guard is dropped.
+    /// `#[tokio::test]`. The check ends with [`CheckGuard::finish`], or when the guard is dropped,
+    /// and fails the test if one of them blocked.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// // In a #[tokio::test]:
     /// let guard = pollwatch::testing::Check::new().guard();
     /// guard.watch(async { /* is checked */ }).await;
+    /// guard.finish();
     /// # });
     /// ```
     ///
@@ -165,14 +190,16 @@ impl Check {
     ///
     /// Panics outside of a runtime, and when [`run`](Self::run) would panic before it runs the
     /// future.
+    #[track_caller]
     pub fn guard(self) -> CheckGuard {
-        let watchdog = self.watchdog();
-        if let Err(error) = watchdog.attach("test", &Handle::current()) {
-            panic!("pollwatch::testing: {error}");
+        let guard = self.new_guard();
+        if let Err(error) = guard.watchdog.attach("test", &Handle::current()) {
+            panic!("pollwatch::testing: {error:#}");
         }
-        CheckGuard { watchdog, limit: self.limit }
+        guard
     }
 
+    #[track_caller]
     fn watchdog(&self) -> Watchdog {
         static WORKS: OnceLock<Result<(), String>> = OnceLock::new();
         if let Err(why) = WORKS.get_or_init(self_check_on_new_thread) {
@@ -182,8 +209,17 @@ impl Check {
         }
         match start(self.limit) {
             Ok(watchdog) => watchdog,
-            Err(error) => panic!("pollwatch::testing: {error}"),
+            Err(error) => panic!("pollwatch::testing: {error:#}"),
         }
+    }
+}
+
+/// Returns the test's runtime, or fails the test.
+#[track_caller]
+fn built<R>(runtime: Result<R, crate::Error>) -> R {
+    match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => panic!("pollwatch::testing: {error:#}"),
     }
 }
 
@@ -200,9 +236,9 @@ fn self_check_on_new_thread() -> Result<(), String> {
 /// Blocks a poll, and returns an error if it was not found.
 fn self_check() -> Result<(), String> {
     const LIMIT: Duration = Duration::from_millis(10);
-    let watchdog = start(LIMIT).map_err(|error| error.to_string())?;
-    let runtime =
-        watchdog.build_runtime("self-check", &mut Builder::new_current_thread()).map_err(|e| e.to_string())?;
+    let text = |error| format!("{error:#}");
+    let watchdog = start(LIMIT).map_err(text)?;
+    let runtime = watchdog.build_runtime("self-check", Builder::new_current_thread()).map_err(text)?;
     runtime.block_on(watchdog.watch(async { std::thread::sleep(LIMIT * 3) }));
     drop(runtime);
     watchdog.stop_and_wait();
@@ -213,10 +249,19 @@ fn self_check() -> Result<(), String> {
 }
 
 /// Checks a runtime until it is dropped; returned by [`Check::guard`].
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let guard = pollwatch::testing::Check::new().guard();
+/// assert_eq!(guard.watch(async { 42 }).await, 42);
+/// # });
+/// ```
+#[must_use = "the check ends when the guard is dropped"]
 #[derive(Debug)]
 pub struct CheckGuard {
     watchdog: Watchdog,
     limit: Duration,
+    is_finished: bool,
 }
 
 impl CheckGuard {
@@ -261,6 +306,42 @@ impl CheckGuard {
     pub fn watchdog(&self) -> &Watchdog {
         &self.watchdog
     }
+
+    /// Ends the check, and fails the test if a poll blocked the runtime. Dropping the guard does
+    /// the same, but only here the panic has the line of the test.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let guard = pollwatch::testing::Check::new().guard();
+    /// assert_eq!(guard.watch(async { 42 }).await, 42);
+    /// guard.finish();
+    /// # });
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics when a poll blocked the runtime for the limit or longer.
+    #[track_caller]
+    pub fn finish(mut self) {
+        self.is_finished = true;
+        if let Some(failure) = self.failure() {
+            panic!("{failure}");
+        }
+    }
+
+    /// Returns what blocked the runtime, once the watchdog has stopped.
+    fn failure(&self) -> Option<String> {
+        self.watchdog.stop_and_wait();
+        // On a busy machine a thread that computes may be starved, too. It is still blamed for the
+        // CPU time that it used.
+        let blamed = |stall: &Stall| stall.cause.is_blamed() || stall.on_cpu.is_some_and(|used| used >= self.limit);
+        // A suspected stall is not proven, and fails no test. The test's own future may block where
+        // it occupies no worker.
+        let is_known = |stall: &Stall| stall.certainty != Certainty::Suspected && !stall.is_of_root();
+        let stalls = self.watchdog.stalls().into_iter().filter(|stall| is_known(stall) && blamed(stall));
+        let stalls: Vec<Stall> = stalls.collect();
+        (!stalls.is_empty()).then(|| text_of(&stalls, self.limit))
+    }
 }
 
 impl Drop for CheckGuard {
@@ -268,21 +349,17 @@ impl Drop for CheckGuard {
     ///
     /// Panics when a poll blocked the runtime, unless the test has failed already.
     fn drop(&mut self) {
-        self.watchdog.stop_and_wait();
-        // On a busy machine a thread that computes may be starved, too. It is still blamed for the
-        // CPU time that it used.
-        let blamed = |stall: &Stall| stall.cause.is_blamed() || stall.on_cpu.is_some_and(|used| used >= self.limit);
-        // A suspected stall is not proven, and fails no test.
-        let is_known = |stall: &Stall| stall.certainty != Certainty::Suspected;
-        let stalls = self.watchdog.stalls().into_iter().filter(|stall| is_known(stall) && blamed(stall));
-        let stalls: Vec<Stall> = stalls.collect();
-        if !stalls.is_empty() && !std::thread::panicking() {
-            panic!("{}", failure(&stalls, self.limit));
+        if self.is_finished {
+            return;
+        }
+        let failure = self.failure();
+        if let Some(failure) = failure.filter(|_| !std::thread::panicking()) {
+            panic!("{failure}");
         }
     }
 }
 
-fn failure(stalls: &[Stall], limit: Duration) -> String {
+fn text_of(stalls: &[Stall], limit: Duration) -> String {
     let mut text = format!("{} poll(s) blocked the event loop for {limit:?} or longer:\n", stalls.len());
     for stall in stalls {
         text += &format!("\n{stall}\n");

@@ -63,11 +63,10 @@ fn changing_the_wall_clock_causes_no_stall() {
     let _alone = lock(&ALONE);
     assert_replaced();
     const LONG: Duration = Duration::from_millis(200);
-    for (name, builder) in flavours() {
-        let mut builder = builder;
+    for (name, new_builder) in FLAVOURS {
         undisturbed(|| {
             let (watchdog, collected) = start(LONG);
-            let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+            let runtime = watchdog.build_runtime(name, new_builder()).unwrap();
             while_the_clock_changes(|| {
                 let (task, _) = spawn_measured(&watchdog, runtime.handle(), async {
                     let started = Instant::now();
@@ -88,10 +87,10 @@ fn changing_the_wall_clock_causes_no_stall() {
 fn changing_the_wall_clock_does_not_change_durations() {
     let _alone = lock(&ALONE);
     assert_replaced();
-    for (name, mut builder) in flavours() {
+    for (name, new_builder) in FLAVOURS {
         undisturbed(|| {
             let (watchdog, collected) = start(THRESHOLD);
-            let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+            let runtime = watchdog.build_runtime(name, new_builder()).unwrap();
             let mut times = None;
             while_the_clock_changes(|| {
                 let (task, _) = spawn_measured(&watchdog, runtime.handle(), async { block(THRESHOLD * 5) });

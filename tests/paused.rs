@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use pollwatch::{Cause, Phase, Watchdog};
+use pollwatch::{Cause, Phase, Snapshot, Watchdog};
 use test_support::sigstop::*;
 use test_support::*;
 
@@ -46,6 +46,7 @@ fn a_stopped_process_has_no_stall() {
 /// machine disturbed the attempt.
 fn assert_no_blame(lines: &[String]) -> Result<(), String> {
     assert_ne!(line_with(lines, "oversleeps"), "0", "the watchdog overslept: {lines:?}");
+    assert_eq!(line_with(lines, "conditions"), "0", "the drivers were attended: {lines:?}");
     let blamed = lines_with(lines, "blamed");
     assert_eq!(blamed.is_empty(), line_with(lines, "site stalls") == "0", "{lines:?}");
     if blamed.is_empty() && lines_with(lines, "starved").is_empty() { Ok(()) } else { Err(format!("{lines:?}")) }
@@ -59,7 +60,7 @@ fn short_polls() {
 
 /// Polls until the parent continues the child.
 fn short_polls_of(watchdog: &Watchdog, time: Duration) {
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let may_end = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     runtime.block_on(watchdog.watch(async {
@@ -131,7 +132,7 @@ fn a_stop_in_the_first_poll_after_an_idle_time_causes_no_stall() {
 
 fn stops_itself() {
     let (watchdog, collected) = start(LONG);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let may_end = continue_flag();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     wait_until("the watchdog runs", || wakeups() >= 1);
@@ -159,7 +160,8 @@ fn print_reports(watchdog: &Watchdog, collected: &CollectedStalls) {
         };
         println!("\n{what} {stall}");
     }
-    let sites = watchdog.snapshot().sites;
+    let Snapshot { sites, runtimes, .. } = watchdog.snapshot();
+    println!("\nconditions {}", runtimes.iter().map(|r| r.driver_unattended.count + r.hung.count).sum::<u64>());
     println!(
         "\nsite stalls {}",
         sites.iter().filter(|s| !s.runtime.starts_with("fence ")).map(|s| s.stalls.count).sum::<u64>()
@@ -180,8 +182,8 @@ fn a_stop_of_many_workers_causes_no_stall() {
 
 fn many_workers() {
     let (watchdog, collected) = start(LONG);
-    let busy = watchdog.build_runtime("main", &mut multi_thread(3)).unwrap();
-    let idle = watchdog.build_runtime("idle", &mut multi_thread(2)).unwrap();
+    let busy = watchdog.build_runtime("main", multi_thread(3)).unwrap();
+    let idle = watchdog.build_runtime("idle", multi_thread(2)).unwrap();
     let may_end = continue_flag();
     let tasks: Vec<_> = (0..3)
         .map(|i| {
@@ -235,7 +237,7 @@ fn time_stopped_is_no_part_of_a_stall() {
 
 fn one_long_poll() {
     let (watchdog, collected) = start(LONG);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let may_end = continue_flag();
     let observer = collected.clone();
     let inner = runtime.block_on(watchdog.watch(async {

@@ -1,13 +1,15 @@
 //! Measures the costs of pollwatch besides those of a poll: spawning, channels, many tasks, memory,
-//! scrapes, the watchdog thread, and start-up. The results are in `docs/overhead.md`.
+//! scrapes, the watchdog thread, thread dumps, and start-up. The results are in `docs/overhead.md`.
 //!
 //! `cargo bench --bench cost [-- --quick] [-- NAME]`. Variants are compared within a round, and
 //! medians are printed. `--quick` only checks that the bench runs. A name selects the parts whose
 //! names contain it.
 
+mod driver;
 mod memory;
 mod scrape;
 mod thousand_sites;
+mod threads;
 mod watchdog;
 mod work;
 
@@ -39,12 +41,14 @@ fn main() {
     let size = Size { quick: has("--quick") || !has("--bench") };
     let only = args.iter().find(|arg| !arg.starts_with('-'));
     type Part = (&'static str, fn(Size));
-    let parts: [Part; 5] = [
+    let parts: [Part; 7] = [
         ("start-up", watchdog::start_up),
         ("work", work::run),
         ("memory", memory::run),
         ("scrape", scrape::run),
         ("watchdog", watchdog::run),
+        ("driver", driver::run),
+        ("threads", threads::run),
     ];
     for (name, part) in parts {
         if only.is_none_or(|only| name.contains(only.as_str())) {

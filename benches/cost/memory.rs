@@ -56,7 +56,7 @@ pub(crate) fn run(size: Size) {
     let watchdog = Watchdog::builder().log(false).warn_above_alive_tasks(u64::MAX).start().expect("a watchdog");
     let plain = |nth: usize| spawn_one_of_sixteen!(nth, tokio::spawn);
     let bare = bytes_per_task(tasks, one_worker().build().expect("a runtime"), plain);
-    let hooked = watchdog.build_runtime("hooks", &mut one_worker()).expect("a runtime");
+    let hooked = watchdog.build_runtime("hooks", one_worker()).expect("a runtime");
     let hooks = bytes_per_task(tasks, hooked, plain);
     let attached = one_worker().build().expect("a runtime");
     watchdog.attach("wrapper", attached.handle()).expect("attached");

@@ -19,7 +19,7 @@ pub(crate) fn run(size: Size) {
     many_routes(&watchdog);
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1);
-    let runtime = watchdog.build_runtime("load", &mut builder).expect("a runtime");
+    let runtime = watchdog.build_runtime("load", builder).expect("a runtime");
     let (polls, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     for _ in 0..16 {
         let (polls, stop) = (polls.clone(), stop.clone());

@@ -34,7 +34,7 @@ fn row(name: &str, busy: bool, time: Duration) {
     let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(1).enable_all();
-    let runtime = watchdog.build_runtime("main", &mut builder).expect("a runtime");
+    let runtime = watchdog.build_runtime("main", builder).expect("a runtime");
     if busy {
         runtime.spawn(watchdog.watch(async {
             loop {
@@ -60,7 +60,7 @@ fn row(name: &str, busy: bool, time: Duration) {
 
 /// Returns the CPU seconds of the threads whose names start with `name`, or 0 where the system does
 /// not report them.
-fn cpu_seconds(name: &str) -> f64 {
+pub(crate) fn cpu_seconds(name: &str) -> f64 {
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
     let nanos = threads.flatten().filter_map(|thread| {
         let of = |file: &str| std::fs::read_to_string(thread.path().join(file)).ok();

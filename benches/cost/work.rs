@@ -26,7 +26,7 @@ pub(crate) fn run(size: Size) {
     println!("\n| work | bare, ns | with hooks or wrapped, ns | of bare |\n|---|---|---|---|");
     for (name, workers, times, work) in works {
         let bare = multi_thread(workers).build().expect("a runtime");
-        let watched = watchdog.build_runtime(name, &mut multi_thread(workers)).expect("a runtime");
+        let watched = watchdog.build_runtime(name, multi_thread(workers)).expect("a runtime");
         let nanos = |runtime: &Runtime| {
             let start = Instant::now();
             work(runtime, times);

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use pollwatch::Watchdog;
+use pollwatch::{ErrorKind, Watchdog};
 use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::debug_fn;
@@ -56,15 +56,16 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     // A real service does this: start a watchdog, let it build the runtime, and serve as before.
-    let watchdog = Watchdog::builder().listen(args.listen).start().map_err(|error| match error.is_listen() {
-        true => in_use("--listen", args.listen, &error.source().map(ToString::to_string).unwrap_or_default()),
-        false => error.into(),
+    let watchdog = Watchdog::builder().listen(args.listen).start().map_err(|error| match error.kind() {
+        ErrorKind::AddressInUse | ErrorKind::CannotListen => {
+            cannot_listen("--listen", args.listen, &error.source().map(ToString::to_string).unwrap_or_default())
+        }
+        _ => error.into(),
     })?;
-    let runtime = watchdog
-        .build_runtime("main", tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all())?;
+    let runtime = watchdog.runtime("main").worker_threads(WORKERS).enable_all().build()?;
     let listener = runtime
         .block_on(TcpListener::bind(args.serve))
-        .map_err(|error| in_use("--serve", args.serve, &error.to_string()))?;
+        .map_err(|error| cannot_listen("--serve", args.serve, &error.to_string()))?;
     let service = listener.local_addr()?;
     let app = routes::router(&watchdog, upstream::start()?)?;
     runtime.spawn(async move { axum::serve(listener, app).await });
@@ -144,7 +145,7 @@ impl<E: Into<Box<dyn Error>>> From<E> for Failure {
     }
 }
 
-fn in_use(flag: &str, addr: SocketAddr, why: &str) -> Failure {
+fn cannot_listen(flag: &str, addr: SocketAddr, why: &str) -> Failure {
     Failure::Address(format!("cannot listen on {addr}: {why}; choose another with {flag} ADDR (port 0: any free port)"))
 }
 

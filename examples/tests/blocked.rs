@@ -15,6 +15,11 @@ use std::time::{Duration, Instant};
 use common::example;
 
 const SOURCE: &str = include_str!("../blocked/main.rs");
+/// The times for which the example blocks, one attempt after the other. The report comes while the
+/// worker is blocked if it is blocked for longer than the machine takes for a first stack: that is
+/// some seconds for a debug build on a busy machine.
+const FIRST_TIME: Duration = Duration::from_millis(600);
+const LONGEST_TIME: Duration = Duration::from_secs(20);
 /// The time limit for all attempts. On a busy machine a thread may be starved before it blocks, or
 /// the watchdog may get no CPU while it blocks.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,7 +41,7 @@ const BLOCKS: [Block; 4] = [
         name: "sleep",
         reason: "a sleep (off-CPU, syscall clock_nanosleep)",
         function: "sleeps",
-        call: "thread::sleep(TIME);",
+        call: "std::thread::sleep(time);",
         advice: "use tokio::time::sleep",
     },
     Block {
@@ -77,8 +82,10 @@ fn each_block_is_reported_with_its_reason_line_and_advice() {
         ];
         let mut outputs = Vec::new();
         let start = Instant::now();
-        let is_reported = std::iter::repeat(()).take_while(|()| start.elapsed() < PATIENCE).any(|()| {
-            let output = Command::new(example("blocked")).arg(name).env("NO_COLOR", "1").output().unwrap();
+        let times = std::iter::successors(Some(FIRST_TIME), |time| Some((2 * *time).min(LONGEST_TIME)));
+        let is_reported = times.take_while(|_| start.elapsed() < PATIENCE).any(|time| {
+            let mut command = Command::new(example("blocked"));
+            let output = command.args([name, &time.as_millis().to_string()]).env("NO_COLOR", "1").output().unwrap();
             let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
             assert!(

@@ -92,16 +92,21 @@ fn attempt(is_last: bool) -> Result<(), String> {
 }
 
 #[test]
-fn an_address_in_use_is_an_error() {
+fn an_address_that_cannot_be_bound_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("its address").to_string();
+    // A documentation address, which is that of no machine.
+    let foreign = "192.0.2.1:0".to_string();
     // The other flag gets a free port.
     for (flag, other) in [("--listen", "--serve"), ("--serve", "--listen")] {
-        let out = run(&["--once", "--seconds", "1", other, "127.0.0.1:0", flag, &taken]);
-        let stderr = text(&out.stderr);
-        assert_eq!(out.status.code(), Some(2), "{stderr}");
-        assert!(stderr.contains(&taken) && stderr.contains(flag), "{stderr}");
-        assert!(!stderr.contains("panicked"), "{stderr}");
+        for (address, reason) in [(&taken, "Address already in use"), (&foreign, "Cannot assign requested address")] {
+            let out = run(&["--once", "--seconds", "1", other, "127.0.0.1:0", flag, address]);
+            let stderr = text(&out.stderr);
+            assert_eq!(out.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains(address) && stderr.contains(flag), "{stderr}");
+            assert!(!cfg!(target_os = "linux") || stderr.contains(reason), "{stderr}");
+            assert!(!stderr.contains("panicked"), "{stderr}");
+        }
     }
 }
 

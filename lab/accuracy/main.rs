@@ -1,9 +1,9 @@
 //! Measures how often pollwatch is wrong. Blocks of known length, cause, site and route are
 //! injected into busy runtimes, and each report is matched with its block, one to one.
 //!
-//! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes in about six minutes and
-//! prints the tables of `docs/accuracy.md`. It fails when a bar is missed. `-- --help` lists the
-//! options for a shorter run.
+//! `cargo run --release -p pollwatch-lab --bin accuracy` runs all modes, 20 s each, in six minutes
+//! or more, and prints the tables of `docs/accuracy.md`. It fails when a bar is missed. `-- --help`
+//! lists the options for a shorter run.
 
 #[cfg(target_os = "linux")]
 mod run;

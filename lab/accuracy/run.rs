@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use crate::suite::evaluation::Evaluation;
 use crate::suite::modes::{self, Flavour, Mode};
+use crate::suite::overload::Shortage;
 use crate::suite::unwatched::Unwatched;
-use crate::suite::{overload, table};
+#[cfg(all(tokio_unstable, feature = "delays"))]
+use crate::suite::victims;
+use crate::suite::{incidents, kernel_time, late, locks, overload, table};
 
 const HELP: &str = "\
 Measures how often pollwatch is wrong: recall, precision, delays and errors, for blocks of known length and
@@ -21,6 +24,12 @@ usage: cargo run --release -p pollwatch-lab --bin accuracy -- [flags]
   --faults        print each fault to stderr
   --help          this text
 ";
+
+/// The runs in which CPUs are short, with the start of their modes' names and their title.
+const SHORTAGES: [(&str, Shortage, &str); 2] = [
+    ("overload", Shortage::BusyThreads, "with four busy threads per core"),
+    ("CPU limit", Shortage::CpuLimit, "under a CPU limit of 0.75 cores"),
+];
 
 struct Args {
     time: Duration,
@@ -96,9 +105,9 @@ fn run(args: &Args) -> Vec<String> {
     let named = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
         modes.map(|mode| (mode.name(), mode)).filter(|(name, _)| is_wanted(name)).collect()
     };
-    let overloaded = |modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
+    let named_with = |prefix: &str, modes: &mut dyn Iterator<Item = Mode>| -> Vec<(String, Mode)> {
         let two = modes.filter(|mode| mode.flavour == Flavour::MultiThread(2));
-        two.map(|mode| (format!("overload, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
+        two.map(|mode| (format!("{prefix}, {}", mode.name()), mode)).filter(|(name, _)| is_wanted(name)).collect()
     };
     let mut rows: Vec<(String, Evaluation)> = Vec::new();
     for (name, mode) in named(&mut Mode::measured()) {
@@ -113,7 +122,7 @@ fn run(args: &Args) -> Vec<String> {
     let mut rows = Vec::new();
     type Run = fn(Mode, Duration, Duration, u64) -> Unwatched;
     let quiet: (_, Run) = (named(&mut Mode::unwatched()), modes::run_unwatched);
-    for (modes, run) in [quiet, (overloaded(&mut Mode::unwatched()), overload::run_unwatched)] {
+    for (modes, run) in [quiet, (named_with("overload", &mut Mode::unwatched()), overload::run_unwatched)] {
         for (name, mode) in modes {
             let unwatched = run(mode, threshold, time, seed);
             miss(&name, unwatched.missed_bars(), &unwatched.faults);
@@ -124,15 +133,68 @@ fn run(args: &Args) -> Vec<String> {
         println!("unmeasured tasks:\n");
         table::print_unwatched(&rows);
     }
+    for (prefix, shortage, title) in SHORTAGES {
+        let mut rows = Vec::new();
+        for (name, mode) in named_with(prefix, &mut Mode::measured()) {
+            match overload::run(mode, shortage, threshold, time, seed) {
+                Ok(overload) => {
+                    miss(&name, overload.missed_bars(), &overload.faults);
+                    rows.push((name, overload));
+                }
+                Err(why) => println!("{name}: not run: {why}\n"),
+            }
+        }
+        if !rows.is_empty() {
+            println!("{title}:\n");
+            table::print_overload(&rows);
+        }
+    }
+    let name = "kernel time".to_owned();
+    if is_wanted(&name) {
+        let result = kernel_time::run(threshold, time, seed);
+        miss(&name, result.missed_bars(), &result.faults);
+        println!("computing in the kernel:\n");
+        table::print_kernel_time(&result);
+    }
+    let name = "locks".to_owned();
+    if is_wanted(&name) {
+        let rows = locks::run(threshold, time);
+        rows.iter().for_each(|row| miss(&name, row.missed_bars(), &row.faults));
+        println!("holders of locks:\n");
+        table::print_locks(&rows);
+    }
+    #[cfg(all(tokio_unstable, feature = "delays"))]
+    {
+        let mut rows = Vec::new();
+        let hooked =
+            Mode::measured().filter(|mode| mode.has_hooks()).map(|mode| (format!("victims, {}", mode.name()), mode));
+        for (name, mode) in hooked.filter(|(name, _)| is_wanted(name)) {
+            let figures = victims::run(mode, threshold, time, seed);
+            miss(&name, figures.missed_bars(), &figures.faults);
+            rows.push((name, figures));
+        }
+        if !rows.is_empty() {
+            println!("tasks behind stalls:\n");
+            table::print_victims(&rows);
+        }
+    }
     let mut rows = Vec::new();
-    for (name, mode) in overloaded(&mut Mode::measured()) {
-        let overload = overload::run(mode, threshold, time, seed);
-        miss(&name, overload.missed_bars(), &overload.faults);
-        rows.push((name, overload));
+    let named = [1, 2, 4].map(|workers| (format!("late, workers: {workers}"), workers));
+    for (name, workers) in named.into_iter().filter(|(name, _)| is_wanted(name)) {
+        let figures = late::run(workers, threshold, time);
+        miss(&name, figures.missed_bars(), &figures.faults);
+        rows.push((name, figures));
     }
     if !rows.is_empty() {
-        println!("with four busy threads per core:\n");
-        table::print_overload(&rows);
+        println!("late runtimes without a stall:\n");
+        table::print_late(&rows);
+    }
+    let name = "incidents".to_owned();
+    if is_wanted(&name) {
+        let figures = incidents::run(threshold, time, seed);
+        miss(&name, figures.missed_bars(), &figures.faults);
+        println!("incidents:\n");
+        table::print_incidents(&figures);
     }
     bars
 }

@@ -93,7 +93,7 @@ fn builder(n: usize) -> Builder {
 fn rebuild(service: &Service, n: usize) -> Result<(), String> {
     const NAME: &str = "rebuilt";
     let Service { watchdog, ledger, .. } = service;
-    let runtime = watchdog.build_runtime(NAME, &mut builder(n)).map_err(text)?;
+    let runtime = watchdog.build_runtime(NAME, builder(n)).map_err(text)?;
     runtime.block_on(ledger.watch(watchdog, NAME, async {
         let ends: Vec<_> = (0..20).map(|n| ledger.spawn(watchdog, NAME, yields(n))).collect();
         let panics = ledger.spawn(watchdog, NAME, async {
@@ -147,14 +147,13 @@ fn load_library(_: &Service, _: usize) -> Result<(), String> {
 
 /// Starts a second watchdog, which is dropped before or after its runtimes, and checks its counts.
 fn watchdog(_: &Service, n: usize) -> Result<(), String> {
-    let watchdog =
-        Watchdog::builder().log(false).listen(SocketAddr::from(([127, 0, 0, 1], 0))).start().map_err(text)?;
+    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0").start().map_err(text)?;
     let ledger = Ledger::default();
     let runtimes: Vec<_> = ["one", "two"]
         .into_iter()
         .enumerate()
         .map(|(i, name)| {
-            let runtime = watchdog.build_runtime(name, &mut builder(n + i)).map_err(text)?;
+            let runtime = watchdog.build_runtime(name, builder(n + i)).map_err(text)?;
             runtime.block_on(ledger.watch(&watchdog, name, async {
                 let task = ledger.spawn(&watchdog, name, yields(10));
                 let _ = task.await;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use pollwatch::Watchdog;
-use pollwatch::snapshot::Snapshot;
+use pollwatch::snapshot::{RuntimeSnapshot, Snapshot};
 use tokio::task::JoinHandle;
 
 /// The counts of the futures that were made at one site on one runtime.
@@ -110,7 +110,7 @@ impl Ledger {
         let mut of_routes = lock(&self.requests).clone();
         for route in &snapshot.routes {
             for requests in &route.requests {
-                let (method, status) = (requests.method, requests.status);
+                let (method, status) = (requests.method, requests.status.as_str());
                 let known = of_routes.keys().find(|key| key.0 == &*route.route && (key.1, key.2) == (method, status));
                 let expected = known.copied().and_then(|key| of_routes.remove(&key)).unwrap_or(0);
                 let what = format!("requests {method} {}, {status}", route.route);
@@ -144,7 +144,9 @@ impl Ledger {
         let panics = self.callback_panics.load(Relaxed);
         let what = "panics of on_stall".to_owned();
         let panics = Line { what, expected: panics, tolerance: 0, counted: snapshot.watchdog.callback_panics };
-        let stalls = snapshot.runtimes.iter().flat_map(|r| &r.stalls).map(|c| c.stalls.count).sum::<u64>();
+        let of_runtime =
+            |r: &RuntimeSnapshot| r.stalls.iter().map(|c| c.stalls.count).sum::<u64>() + r.root_stalls.count;
+        let stalls = snapshot.runtimes.iter().map(of_runtime).sum();
         let reported = lock(&self.reported).len() as u64;
         let what = "stalls, passed to on_stall or lost".to_owned();
         let stalls = Line { what, expected: reported, tolerance: snapshot.watchdog.reports_lost, counted: stalls };

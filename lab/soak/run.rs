@@ -1,6 +1,5 @@
 //! The rounds of the soak, and the comparison at the end.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -74,13 +73,13 @@ fn run(time: Duration) -> Result<bool, Failure> {
         }
     }));
     let ledger = Arc::new(Ledger::default());
-    let builder = Watchdog::builder().listen(SocketAddr::from(([127, 0, 0, 1], 0))).route_histograms(true);
+    let builder = Watchdog::builder().listen("127.0.0.1:0").route_histograms(true);
     let watchdog = builder.on_stall(misbehaving_callback(ledger.clone())).start()?;
     let subscriber = tracing_subscriber::registry().with(LevelFilter::INFO).with(watchdog.span_layer()).with(SlowLog);
     tracing::subscriber::set_global_default(subscriber)?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).thread_keep_alive(Duration::from_millis(200)).enable_all();
-    let runtime = watchdog.build_runtime(SERVICE, &mut builder)?;
+    let runtime = watchdog.build_runtime(SERVICE, builder)?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))?;
     let addr = listener.local_addr()?;
     let app = service::router(&watchdog, &ledger);
@@ -191,7 +190,7 @@ fn counts_agree(service: &Service) -> bool {
         println!("{times:>10}  {fault}");
     }
     let watchdog = service.watchdog.snapshot().watchdog;
-    let captures: Vec<_> = watchdog.captures.iter().map(|c| format!("{} {}", c.count, c.result)).collect();
+    let captures: Vec<_> = watchdog.captures.iter().map(|c| format!("{} {}", c.count, c.outcome)).collect();
     println!("captures: {}; reports lost: {}", captures.join(", "), watchdog.reports_lost);
     let panics = PANICS.load(Relaxed);
     if panics > 0 {

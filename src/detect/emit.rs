@@ -1,23 +1,28 @@
 //! Turns the changes of the tracker into [`Event`]s: has the thread examined where that is due, and
 //! resolves all names.
 
+mod late_stack;
+mod notices;
+mod template;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use pollwatch_stack::RawStack;
-
-use super::examine::{Baseline, Diagnosis, Examination, Examiner};
+use super::examine::{Diagnosis, Examination, Examiner, Subject, longest_fork};
+use super::forks::PastTime;
 use super::identity::{StallIdentity, StallLiveness};
-use super::stack_coverage;
-use super::track::{Change, NotBlamed, Poll};
+use super::locks;
+use super::ongoing::{ExaminationSummary, OngoingStall};
+use super::procfs;
+use super::time_account::{PollEnd, PollReadings, ThreadTimes};
+use super::track::{Change, Poll};
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::ThreadState;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::coverage::StackCoverage;
-use crate::model::event::{BlockedRequest, Event, Notice, StallOrigin, StallProgress, StallStarted, TaskGroup};
+use crate::model::event::{BlockedRequest, CpuVerdict, Event, StallEnd, StallOrigin, StallProgress, StallStarted};
 #[cfg(feature = "server")]
 use crate::model::id::PollKey;
 use crate::model::id::{RuntimeId, StallId, WorkerIndex};
@@ -28,28 +33,26 @@ use crate::model::time::Nanos;
 /// long.
 pub(crate) type EventSink = Box<dyn FnMut(Event) + Send>;
 
-/// An ongoing stall that has been examined.
-struct ExaminedStall {
-    thread: Arc<ThreadState>,
-    identity: StallIdentity,
-    /// The baseline of the next examination.
-    baseline: Option<Baseline>,
-}
+/// The most ongoing stalls whose threads are read in one scan. If there are more, each is read in
+/// its turn.
+const MAX_SCAN_READINGS: usize = 64;
+/// The most examinations in one scan beside those of first and further reports.
+const MAX_SCAN_EXAMINATIONS: usize = 16;
 
 /// The thread of a poll, and earlier readings of that thread.
 pub(super) struct PollContext {
     pub(super) thread: Arc<ThreadState>,
     /// The thread's CPU time when the poll was first observed.
-    pub(super) baseline: Option<Baseline>,
-    /// The thread's run delay before the poll started.
-    pub(super) run_delay_before: Option<Nanos>,
+    pub(super) baseline: Option<Nanos>,
+    /// Readings of the thread from before the poll and from within it.
+    pub(super) readings: Vec<ThreadTimes>,
 }
 
 /// A worker that is blocked by a task that is not watched.
 pub(super) struct UnwatchedStall {
     pub(super) id: StallId,
     pub(super) runtime: RuntimeId,
-    pub(super) worker: WorkerIndex,
+    pub(super) worker: Option<WorkerIndex>,
     pub(super) thread: Arc<ThreadState>,
     pub(super) identity: StallIdentity,
     pub(super) certainty: Certainty,
@@ -62,7 +65,7 @@ pub(super) struct UnwatchedStall {
 struct StartedPoll {
     id: StallId,
     poll: Poll,
-    worker: WorkerIndex,
+    worker: Option<WorkerIndex>,
     elapsed: Nanos,
     route: Option<RouteId>,
 }
@@ -71,17 +74,32 @@ struct StartedPoll {
 struct UnseenStall {
     id: StallId,
     poll: Poll,
-    worker: WorkerIndex,
+    worker: Option<WorkerIndex>,
     elapsed: Nanos,
     route: Option<RouteId>,
-    not_blamed: Option<NotBlamed>,
+    cause: Cause,
 }
 
-/// A stall that starts, with the stack of its first examination.
+/// A stall that starts.
 struct StartedStall {
     stall: Stall,
     origin: StallOrigin,
-    stack: Option<RawStack>,
+}
+
+/// The thread of a stall that starts, and what is known of its time.
+struct ExaminationTarget {
+    thread: Arc<ThreadState>,
+    identity: StallIdentity,
+    start: Nanos,
+    baseline: Option<Nanos>,
+    readings: PollReadings,
+}
+
+/// A further examination of an ongoing stall, at the scan at the moment `at`.
+struct Progress {
+    elapsed: Nanos,
+    at: Nanos,
+    is_report: bool,
 }
 
 /// Emits the changes of the tracker as events, into a sink.
@@ -89,47 +107,92 @@ pub(super) struct Emitter {
     meter: Arc<Meter>,
     sink: EventSink,
     stacks: StackCoverage,
-    ongoing: HashMap<StallId, ExaminedStall>,
+    ongoing: HashMap<StallId, OngoingStall>,
+    scan_readings: ScanReadings,
     has_reported_degradation: bool,
+    has_reported_refused_threads: bool,
+    has_reported_missing_symbols: bool,
+}
+
+/// What the scan at the moment `at` has done so far.
+#[derive(Default)]
+struct ScanReadings {
+    at: Nanos,
+    /// The number of the scan.
+    scan: u64,
+    /// The examinations that were due because something changed, or because of the time.
+    examinations: usize,
+}
+
+impl ScanReadings {
+    /// Starts a new scan, if it is one.
+    fn start(&mut self, at: Nanos) {
+        if self.at != at {
+            *self = ScanReadings { at, scan: self.scan + 1, examinations: 0 };
+        }
+    }
 }
 
 impl Emitter {
     /// `stacks` is the coverage at the start.
     pub(super) fn new(meter: Arc<Meter>, stacks: StackCoverage, sink: EventSink) -> Emitter {
-        Emitter { meter, sink, stacks, ongoing: HashMap::new(), has_reported_degradation: false }
+        Emitter {
+            meter,
+            sink,
+            stacks,
+            ongoing: HashMap::new(),
+            scan_readings: ScanReadings::default(),
+            has_reported_degradation: false,
+            has_reported_refused_threads: false,
+            has_reported_missing_symbols: false,
+        }
     }
 
-    /// Emits the event of a change. At the start of a stall, and at each further report of an
-    /// ongoing one, the thread is examined first. `at` is the moment of the scan; `context` returns
-    /// the thread of a poll, or `None` when the thread is unknown. Without it nothing is emitted.
+    /// Emits the event of a change. At the start of a stall, at each further report of an ongoing
+    /// one, and when a scan notices that its thread does something else, the thread is examined
+    /// first. `at` is the moment of the scan; `context` is the thread of a poll, or `None` when the
+    /// thread is unknown. Without it nothing is emitted.
     pub(super) fn emit_change(
         &mut self,
         examiner: &mut Examiner,
         change: Change,
         at: Nanos,
-        context: impl FnOnce(&Poll) -> Option<PollContext>,
+        context: Option<PollContext>,
     ) {
         match change {
             Change::Started { id, poll, worker, elapsed, route } => {
-                let Some(context) = context(&poll) else { return };
+                let Some(context) = context else { return };
                 self.emit_started(examiner, StartedPoll { id, poll, worker, elapsed, route }, context, at);
             }
-            Change::ReportDue { id, elapsed } => self.emit_progress(examiner, id, elapsed, at),
-            Change::StillOngoing { id, elapsed } => {
-                self.emit(Event::StallStillOngoing { id, elapsed: elapsed.to_duration(), at });
+            Change::ReportDue { id, elapsed } => {
+                self.emit_late_stack(examiner, id);
+                self.scan(id, elapsed, at);
+                self.emit_progress(examiner, id, Progress { elapsed, at, is_report: true });
             }
-            Change::Ended { id, elapsed } => {
-                self.ongoing.remove(&id);
-                self.emit(Event::StallEnded { id, elapsed: elapsed.to_duration() });
+            Change::StillOngoing { id, elapsed } => {
+                self.emit_late_stack(examiner, id);
+                if self.scan(id, elapsed, at) {
+                    self.emit_progress(examiner, id, Progress { elapsed, at, is_report: false });
+                } else {
+                    self.emit(Event::StallStillOngoing { id, elapsed: elapsed.to_duration(), at });
+                }
+            }
+            Change::Ended { id, elapsed, end, whole } => {
+                self.emit_late_stack(examiner, id);
+                let stall = self.ongoing.remove(&id);
+                let verdict = stall.as_ref().map_or(CpuVerdict::Other, |stall| self.verdict(stall, whole, end));
+                let fork = stall.and_then(|stall| longest_fork(&stall.thread, self.past(stall.start, elapsed)));
+                let end = StallEnd { elapsed: elapsed.to_duration(), verdict, fork };
+                self.emit(Event::StallEnded { id, end });
             }
             Change::RequestBlocked { id, frame, route, elapsed, is_over } => {
                 let route_name = self.meter.routes.name(route);
                 let request = BlockedRequest { stall: id, frame, route, route_name, elapsed, at, is_over };
                 self.emit(Event::RequestBlocked(request));
             }
-            Change::EndedUnseen { id, poll, worker, elapsed, route, not_blamed } => {
-                let Some(context) = context(&poll) else { return };
-                let unseen = UnseenStall { id, poll, worker, elapsed, route, not_blamed };
+            Change::EndedUnseen { id, poll, worker, elapsed, route, cause } => {
+                let Some(context) = context else { return };
+                let unseen = UnseenStall { id, poll, worker, elapsed, route, cause };
                 self.emit_ended_unseen(unseen, &context.thread);
             }
         }
@@ -138,60 +201,103 @@ impl Emitter {
     /// Examines the thread of a poll that has become a stall, and emits the event.
     fn emit_started(&mut self, examiner: &mut Examiner, started: StartedPoll, context: PollContext, at: Nanos) {
         let StartedPoll { id, poll, worker, elapsed, route } = started;
-        let PollContext { thread, baseline, run_delay_before } = context;
+        let PollContext { thread, baseline, readings } = context;
         let identity = StallIdentity::Poll(poll.key.number);
-        let examination = examiner.examine(&thread, &identity, baseline, run_delay_before);
-        let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
+        let readings = PollReadings::new(poll.start, readings);
+        let mut stall = self.stall(id, &poll, worker, &thread);
         stall.elapsed = elapsed.to_duration();
         stall.route = self.route(route);
         let latest_request = poll.request.map(|request| request.route).filter(|_| route.is_none());
         stall.latest_request = self.route(latest_request);
-        let was_starved = examiner.was_delayed_by_starvation(&thread, &poll, elapsed, &examination, run_delay_before);
-        let examined = ExaminedStall { thread, identity, baseline: examination.baseline() };
-        let stack = record_diagnosis(&mut stall, examination);
-        if was_starved {
-            stall.cause = Cause::Starved;
-        }
-        let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
-        self.start(StartedStall { stall, origin, stack }, examined, at);
+        let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route, parent_route: poll.parent_route };
+        let target = ExaminationTarget { thread, identity, start: poll.start, baseline, readings };
+        self.start(examiner, StartedStall { stall, origin }, target, at);
+    }
+
+    /// Reads the thread of an ongoing stall at a scan. Returns whether the stall has to be examined
+    /// again.
+    fn scan(&mut self, id: StallId, elapsed: Nanos, at: Nanos) -> bool {
+        self.scan_readings.start(at);
+        let turns = self.ongoing.len().div_ceil(MAX_SCAN_READINGS).max(1) as u64;
+        let is_its_turn = (id.0 + self.scan_readings.scan).is_multiple_of(turns);
+        let Some(stall) = self.ongoing.get_mut(&id) else { return false };
+        let tid = stall.thread.tid.filter(|_| is_its_turn);
+        let clock = &self.meter.clock;
+        let reading = tid.and_then(|tid| procfs::reading(tid, || clock.moment()));
+        // A reading from after the end of the stall may be about another poll.
+        let reading = reading.filter(|_| stall.identity.is_current(&stall.thread));
+        stall.scan(elapsed, reading.as_ref(), self.meter.threshold);
+        let is_due = stall.is_examination_due(elapsed, self.meter.threshold);
+        self.scan_readings.examinations += usize::from(is_due);
+        is_due && self.scan_readings.examinations <= MAX_SCAN_EXAMINATIONS
+    }
+
+    /// Returns the verdict about a stall that ended after `elapsed`.
+    fn verdict(&self, stall: &OngoingStall, elapsed: Nanos, end: Option<PollEnd>) -> CpuVerdict {
+        let clock = &self.meter.clock;
+        let after = stall.thread.tid.and_then(|tid| procfs::times(tid, || clock.moment()));
+        let end = end.unwrap_or(PollEnd { at: stall.start + elapsed, cpu: None });
+        stall.readings.verdict_at_end(elapsed, end, after, self.meter.threshold)
+    }
+
+    /// Returns the time of a stall that started at a moment, and ended after `elapsed`.
+    fn past(&self, start: Nanos, elapsed: Nanos) -> PastTime {
+        let started_ago = self.meter.clock.moment().saturating_sub(start);
+        PastTime { started_ago, ended_ago: started_ago.saturating_sub(elapsed) }
     }
 
     /// Examines the thread of an ongoing stall again, and emits the event.
-    fn emit_progress(&mut self, examiner: &mut Examiner, id: StallId, elapsed: Nanos, at: Nanos) {
-        let Some(ExaminedStall { thread, identity, baseline }) = self.ongoing.get(&id) else { return };
-        let examination = examiner.examine(thread, identity, *baseline, None);
-        self.report_degradation();
-        let elapsed = elapsed.to_duration();
-        let progress = match examination {
-            Examination::Over { .. } => StallProgress {
-                id,
-                elapsed,
-                at,
-                cause: Cause::Unknown,
-                syscall: None,
-                on_cpu: None,
-                spans: None,
-                stack: None,
-            },
-            Examination::Found(Diagnosis { cause, syscall, on_cpu, baseline: _, stack, spans }) => {
-                StallProgress { id, elapsed, at, cause, syscall, on_cpu, spans: Some(spans), stack }
+    fn emit_progress(&mut self, examiner: &mut Examiner, id: StallId, progress: Progress) {
+        let Progress { elapsed, at, is_report } = progress;
+        let Some(stall) = self.ongoing.get_mut(&id) else { return };
+        let subject = Subject {
+            thread: &stall.thread,
+            identity: &stall.identity,
+            baseline: stall.baseline,
+            readings: &stall.readings,
+            previous: Some(stall.examined_readings()),
+            elapsed,
+            at,
+        };
+        let event = match examiner.examine(&subject) {
+            // The next scan reports the end.
+            Examination::Over { .. } => Event::StallStillOngoing { id, elapsed: elapsed.to_duration(), at },
+            Examination::Found(found) => {
+                let since = stall.examined(elapsed, ExaminationSummary::of(&found)).to_duration();
+                let lock_wait = locks::wait(stall.thread.tid, found.cause, found.state);
+                let Diagnosis { cause, syscall, on_cpu, kernel, stack, spans, verdict, .. } = *found;
+                let elapsed = elapsed.to_duration();
+                Event::StallProgress(Box::new(StallProgress {
+                    id,
+                    elapsed,
+                    at,
+                    since,
+                    is_report,
+                    cause,
+                    syscall,
+                    on_cpu,
+                    kernel,
+                    spans,
+                    stack,
+                    lock_wait,
+                    verdict,
+                }))
             }
         };
-        self.emit(Event::StallProgress(Box::new(progress)));
+        self.report_degradation();
+        self.emit(event);
     }
 
     /// Emits a stall that was over before a scan found it.
     fn emit_ended_unseen(&mut self, unseen: UnseenStall, thread: &ThreadState) {
-        let UnseenStall { id, poll, worker, elapsed, route, not_blamed } = unseen;
-        let mut stall = self.stall(id, Phase::Resolved, &poll, worker, thread);
+        let UnseenStall { id, poll, worker, elapsed, route, cause } = unseen;
+        let mut stall = self.stall(id, &poll, worker, thread);
+        stall.phase = Phase::Resolved;
         stall.elapsed = elapsed.to_duration();
-        stall.cause = match not_blamed {
-            None => Cause::Unknown,
-            Some(NotBlamed::Paused) => Cause::Paused,
-            Some(NotBlamed::Starved) => Cause::Starved,
-        };
+        stall.cause = cause;
+        set_fork(&mut stall, thread, self.past(poll.start, elapsed));
         stall.route = self.route(route);
-        let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route };
+        let origin = StallOrigin { runtime: poll.runtime, site: poll.site, route, parent_route: poll.parent_route };
         self.emit(Event::StallEndedUnseen { stall: Box::new(stall), origin });
     }
 
@@ -200,35 +306,58 @@ impl Emitter {
     pub(super) fn emit_unwatched(&mut self, examiner: &mut Examiner, unwatched: UnwatchedStall, at: Nanos) {
         let UnwatchedStall { id, runtime, worker, thread, identity, certainty, start, elapsed } = unwatched;
         // A waiting thread has used no CPU time since the stall started.
-        let waiting = match &identity {
+        let baseline = match &identity {
             StallIdentity::Worker(worker) => worker.cpu,
             StallIdentity::Poll(_) => None,
         };
-        let baseline = waiting.map(|cpu| Baseline { cpu, at: start, run_delay: None });
-        let examination = examiner.examine(&thread, &identity, baseline, None);
         let poll = Poll::unwatched(thread.id, runtime, start);
-        let mut stall = self.stall(id, Phase::Ongoing, &poll, worker, &thread);
-        stall.certainty = certainty;
-        stall.elapsed_is_lower_bound = true;
+        let mut stall = self.stall(id, &poll, worker, &thread);
+        (stall.certainty, stall.elapsed_is_lower_bound) = (certainty, true);
         stall.elapsed = elapsed.to_duration();
-        let examined = ExaminedStall { thread, identity, baseline: examination.baseline() };
-        let stack = record_diagnosis(&mut stall, examination);
-        let origin = StallOrigin { runtime, site: SiteId::OTHER, route: None };
-        self.start(StartedStall { stall, origin, stack }, examined, at);
+        let origin = StallOrigin { runtime, site: SiteId::OTHER, route: None, parent_route: None };
+        let readings = PollReadings::new(start, []);
+        let target = ExaminationTarget { thread, identity, start, baseline, readings };
+        self.start(examiner, StartedStall { stall, origin }, target, at);
     }
 
-    /// Emits the start of a stall, and keeps what the next examination needs.
-    fn start(&mut self, started: StartedStall, examined: ExaminedStall, at: Nanos) {
+    /// Examines a stall that starts, emits it, and keeps what the next examination needs.
+    fn start(&mut self, examiner: &mut Examiner, started: StartedStall, target: ExaminationTarget, at: Nanos) {
+        let StartedStall { mut stall, origin } = started;
+        let ExaminationTarget { thread, identity, start, baseline, readings } = target;
+        let elapsed = Nanos::from(stall.elapsed);
+        let subject = Subject {
+            thread: &thread,
+            identity: &identity,
+            baseline,
+            readings: &readings,
+            previous: None,
+            elapsed,
+            at,
+        };
+        let (summary, stack, verdict) = match examiner.examine(&subject) {
+            Examination::Over { verdict } => {
+                stall.cause = cause_of_ended(verdict);
+                let since_scan = self.meter.clock.moment().saturating_sub(at);
+                set_fork(&mut stall, &thread, PastTime { started_ago: elapsed + since_scan, ended_ago: since_scan });
+                (ExaminationSummary { cause: stall.cause, state: None, baseline, readings }, None, verdict)
+            }
+            Examination::Found(found) => {
+                let summary = ExaminationSummary::of(&found);
+                (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
+                stall.set_kernel_usage(found.kernel);
+                stall.spans = found.spans;
+                (summary, found.stack, found.verdict)
+            }
+        };
+        let lock_wait = locks::wait(thread.tid, stall.cause, summary.state);
         self.report_degradation();
-        let StartedStall { stall, origin, stack } = started;
-        let ExaminedStall { thread, identity, .. } = &examined;
         #[cfg(feature = "server")]
-        let poll = match identity {
+        let poll = match &identity {
             StallIdentity::Poll(number) => Some(PollKey { thread: thread.id, number: *number }),
             StallIdentity::Worker(_) => None,
         };
         let liveness = Arc::new(StallLiveness { thread: thread.clone(), identity: identity.clone() });
-        self.ongoing.insert(StallId(stall.id), examined);
+        self.ongoing.insert(StallId(stall.id), OngoingStall::new(thread, identity, start, elapsed, summary));
         let started = StallStarted {
             stall,
             origin,
@@ -237,102 +366,31 @@ impl Emitter {
             at,
             liveness,
             stack,
+            lock_wait,
+            verdict,
         };
         self.emit(Event::StallStarted(Box::new(started)));
-    }
-
-    /// Emits, once, a reason for missing stacks that was not known at the start.
-    fn report_degradation(&mut self) {
-        let now = stack_coverage::now(self.stacks);
-        if !self.has_reported_degradation
-            && now != self.stacks
-            && let Some((which, why)) = now.lacking()
-        {
-            self.has_reported_degradation = true;
-            self.emit_degraded(format!("{which} are reported without stacks: {why}"));
-        }
-    }
-
-    /// Emits that a function of pollwatch is missing or limited.
-    pub(super) fn emit_degraded(&mut self, what: impl Into<String>) {
-        self.emit(Event::Notice(Notice::Degraded(what.into())));
-    }
-
-    /// Emits that the process was stopped for a time.
-    pub(super) fn emit_pause(&mut self, length: Nanos) {
-        self.emit(Event::Notice(Notice::ProcessPaused(length.to_duration())));
-    }
-
-    /// Emits the panics of tasks since the previous call.
-    pub(super) fn emit_task_panics(&mut self) {
-        for panic in self.meter.panics.take() {
-            let group = self.task_group(panic.runtime, panic.site);
-            // SAFETY: the bits are those that `TaskBits::of` made in the panic's task.
-            let task = unsafe { panic.task.id() };
-            self.emit(Event::Notice(Notice::TaskPanicked { group, task, message: panic.text }));
-        }
-    }
-
-    /// Emits that a site has more tasks than `limit`.
-    pub(super) fn emit_task_growth(&mut self, runtime: RuntimeId, site: SiteId, alive: u64, limit: u64) {
-        let group = self.task_group(runtime, site);
-        self.emit(Event::Notice(Notice::TasksGrew { group, alive, limit }));
     }
 
     fn emit(&mut self, event: Event) {
         (self.sink)(event);
     }
+}
 
-    fn task_group(&self, runtime: RuntimeId, site: SiteId) -> TaskGroup {
-        TaskGroup { runtime: self.runtime_name(runtime), site: self.meter.sites.get(site), key: (runtime, site) }
-    }
-
-    fn runtime_name(&self, id: RuntimeId) -> Arc<str> {
-        self.meter.runtimes.get(id).map_or_else(|| "other".into(), |runtime| runtime.name.clone())
-    }
-
-    fn route(&self, route: Option<RouteId>) -> Option<Arc<str>> {
-        route.map(|route| self.meter.routes.name(route))
-    }
-
-    /// Returns a stall with all that is known without an examination.
-    fn stall(&self, id: StallId, phase: Phase, poll: &Poll, worker: WorkerIndex, thread: &ThreadState) -> Stall {
-        let meter = &self.meter;
-        let ago = meter.clock.nanos(meter.clock.now()).saturating_sub(poll.start).to_duration();
-        Stall {
-            id: id.0,
-            phase,
-            certainty: Certainty::Measured,
-            runtime: self.runtime_name(poll.runtime),
-            worker: Some(worker.index()),
-            thread: thread.name.clone(),
-            // SAFETY: the bits are those that a poll of this process published, made by
-            // `TaskBits::of`, or 0.
-            task: unsafe { poll.task.id() },
-            site: meter.sites.get(poll.site),
-            watched: poll.watched.map(|site| meter.sites.get(site)),
-            route: None,
-            parent_route: self.route(poll.parent_route),
-            latest_request: None,
-            spans: Vec::new(),
-            cause: Cause::Unknown,
-            started_at: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
-            elapsed: Duration::ZERO,
-            elapsed_is_lower_bound: false,
-            on_cpu: None,
-            syscall: None,
-            stack: None,
-            location_changed: None,
-            reason: "",
-            advice: None,
-        }
+/// Sets the time of the longest fork in a stall that ended before it was examined. A fork that took
+/// most of it is its cause.
+fn set_fork(stall: &mut Stall, thread: &ThreadState, time: PastTime) {
+    stall.fork = longest_fork(thread, time);
+    if stall.cause == Cause::Unknown && stall.is_mostly_fork() {
+        stall.cause = Cause::Cpu;
     }
 }
 
-/// Enters the results of an examination into a stall. Returns the stack.
-fn record_diagnosis(stall: &mut Stall, examination: Examination) -> Option<RawStack> {
-    let Examination::Found(found) = examination else { return None };
-    (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
-    stall.spans = found.spans;
-    found.stack
+/// Returns the cause of a stall that ended before it was examined.
+fn cause_of_ended(verdict: CpuVerdict) -> Cause {
+    match verdict {
+        CpuVerdict::Starved => Cause::Starved,
+        CpuVerdict::Computed => Cause::Cpu,
+        CpuVerdict::Other => Cause::Unknown,
+    }
 }

@@ -21,7 +21,7 @@ pub(crate) enum StallIdentity {
 
 /// A time in which a worker neither parks nor enters or leaves a measured frame. Two readings of a
 /// worker that yield the same value belong to the same time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BusyPeriod {
     /// The published value of the thread's last park or unpark, 0 before the first.
     pub(crate) event: u64,
@@ -46,7 +46,26 @@ impl BlockedWorker {
     }
 }
 
+/// What distinguishes the stalls of one thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum IdentityKey {
+    Poll(FrameNumber),
+    Worker {
+        period: BusyPeriod,
+        /// The CPU time of a thread that waits. It alone distinguishes two waits in one period.
+        cpu: Option<Nanos>,
+    },
+}
+
 impl StallIdentity {
+    /// Returns what distinguishes this stall from the others of its thread.
+    pub(crate) fn key(&self) -> IdentityKey {
+        match self {
+            StallIdentity::Poll(number) => IdentityKey::Poll(*number),
+            StallIdentity::Worker(worker) => IdentityKey::Worker { period: worker.period, cpu: worker.cpu },
+        }
+    }
+
     /// Returns whether the stall lasts. Any thread may call this.
     pub(crate) fn is_current(&self, thread: &ThreadState) -> bool {
         match self {

@@ -6,25 +6,37 @@
 //! the caller provides.
 //!
 //! The modules that decide are pure, and are tested with invented readings and times: [`track`],
-//! [`outside::detector`], [`pause`], [`run_delay`], [`classify`], [`panic_budget`],
-//! [`runtime_liveness`] and [`task_growth`]. Only the examiner decides with readings of its own.
+//! [`outside::detector`], [`conditions::driver_watch`], [`pause`], [`time_account`],
+//! [`thread_times`], [`ongoing`], [`classify`], [`panic_budget`], [`runtime_liveness`] and
+//! [`task_growth`]. Only the examiner decides with readings of its own.
 
-pub(crate) mod capture_outcome;
-mod classify;
+pub(crate) mod classify;
+pub(crate) mod conditions;
 mod emit;
 mod examine;
+mod forks;
 mod identity;
+mod kernel_time;
 mod lag;
-mod outside;
+mod late;
+pub(crate) mod locks;
+mod ongoing;
+pub(crate) mod outside;
 mod panic_budget;
 mod pause;
-mod poll_entry;
+mod pending_captures;
+pub(crate) mod poll_entry;
 pub(crate) mod procfs;
-mod run_delay;
 mod runtime_liveness;
 pub(crate) mod scan;
 pub(crate) mod stack_coverage;
 pub(crate) mod status;
+mod syscalls;
 mod task_growth;
-mod track;
+mod thread_times;
+pub(crate) mod threads;
+pub(crate) mod time_account;
+pub(crate) mod track;
+mod victims;
+mod wait_channel;
 pub(crate) mod watcher;

@@ -21,12 +21,19 @@ pub(crate) struct CheckedSpan {
     pub(crate) end: Nanos,
     /// The time that the watchdog thread waited for a CPU in the span, if that is known.
     pub(crate) own_run_delay: Option<Nanos>,
+    /// The CPU time that the watchdog thread used in the span, if that is known.
+    pub(crate) own_cpu: Option<Nanos>,
     /// The most CPU time that one thread used in the span, of the threads that were in a poll when
     /// it started.
     pub(crate) busiest: Option<Nanos>,
 }
 
 impl CheckedSpan {
+    /// Makes a span of which only the moments are known.
+    pub(crate) fn new(start: Nanos, due: Nanos, end: Nanos) -> CheckedSpan {
+        CheckedSpan { start, due, end, own_run_delay: None, own_cpu: None, busiest: None }
+    }
+
     /// Returns whether the span ended so late that it may contain a pause.
     pub(crate) fn is_late(&self, threshold: Nanos) -> bool {
         self.late() >= threshold.max(MIN_OVERSLEEP)
@@ -37,14 +44,23 @@ impl CheckedSpan {
         self.end.saturating_sub(self.due)
     }
 
-    /// Returns the cause of an oversleep. The watchdog thread's own run delay and the CPU time of
-    /// the polling threads are the evidence. Without either, no task is cleared of blame.
+    /// Returns the cause of an oversleep. The evidence is the run delay and the CPU time of the
+    /// watchdog thread, and the CPU time of the polling threads. Where neither the run delay nor
+    /// the latter is known, no task is cleared of blame.
     fn cause(&self) -> OversleepCause {
         if self.others_ran() || self.own_run_delay.is_none() && self.busiest.is_none() {
-            return OversleepCause::OthersRanOrUnknown;
+            return OversleepCause::ThreadsRanOrUnknown;
         }
-        let was_starved = self.own_run_delay.is_some_and(|delay| delay >= self.late() / 2);
-        if was_starved { OversleepCause::Starved } else { OversleepCause::Stopped }
+        let half = self.late() / 2;
+        let (delay, cpu) = (self.own_run_delay.unwrap_or_default(), self.own_cpu.unwrap_or_default());
+        if delay >= half {
+            OversleepCause::Starved
+        } else if delay + cpu >= half {
+            // The watchdog had work for so long: it reads all threads of a very large process.
+            OversleepCause::ThreadsRanOrUnknown
+        } else {
+            OversleepCause::Stopped
+        }
     }
 
     /// Returns whether a thread that was in a poll ran for a good part of the delay.
@@ -56,8 +72,8 @@ impl CheckedSpan {
 /// The cause of an oversleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OversleepCause {
-    /// At least one other thread ran, so that the process was not stopped; or nothing is known.
-    OthersRanOrUnknown,
+    /// At least one thread ran, so that the process was not stopped; or nothing is known.
+    ThreadsRanOrUnknown,
     /// Processes other than this one had the CPUs.
     Starved,
     /// The process or the machine was stopped.
@@ -87,7 +103,7 @@ impl Pauses {
         }
         let cause = span.cause();
         let list = match cause {
-            OversleepCause::OthersRanOrUnknown => return None,
+            OversleepCause::ThreadsRanOrUnknown => return None,
             OversleepCause::Starved => &mut self.starved,
             OversleepCause::Stopped => &mut self.stopped,
         };
@@ -124,6 +140,7 @@ mod tests {
         due: Nanos::from_millis(110),
         end: Nanos::from_millis(1_110),
         own_run_delay: Some(Nanos::ZERO),
+        own_cpu: Some(Nanos::ZERO),
         busiest: Some(MS),
     };
 
@@ -146,6 +163,18 @@ mod tests {
         assert_eq!(pauses.record(&CheckedSpan { end: 112 * MS, ..LATE }, 10 * MS), None, "a little late");
         assert_eq!(pauses.record(&CheckedSpan { end: 109 * MS, ..LATE }, 10 * MS), None, "woken early");
         assert_eq!(pauses.stopped_within(Nanos::ZERO, Nanos::MAX), Nanos::ZERO);
+    }
+
+    #[test]
+    fn long_work_of_the_watchdog_is_not() {
+        let mut pauses = Pauses::default();
+        let awake = CheckedSpan { due: LATE.start, ..LATE };
+        assert_eq!(pauses.record(&CheckedSpan { own_cpu: Some(900 * MS), ..awake }, 10 * MS), None);
+        let between = CheckedSpan { own_cpu: Some(400 * MS), own_run_delay: Some(400 * MS), ..awake };
+        assert_eq!(pauses.record(&between, 10 * MS), None, "it had too few CPUs for its work");
+        assert_eq!(pauses.starved_within(Nanos::ZERO, Nanos::MAX), Nanos::ZERO);
+        let stopped = CheckedSpan { own_cpu: Some(100 * MS), ..awake };
+        assert_eq!(pauses.record(&stopped, 10 * MS), Some(1_010 * MS), "it was stopped for most of the time");
     }
 
     #[test]

@@ -3,14 +3,19 @@
 use pollwatch_stack::Frame;
 use pollwatch_stack::paths::short_path;
 
+use crate::measure::entry;
+
 /// Prefixes of the functions of tokio and pollwatch that poll the user's futures.
-const POLLERS: [&str; 6] = [
+const POLLERS: [&str; 9] = [
     "tokio::runtime::task::",
     "tokio::runtime::park::",
     "tokio::task::local::",
     "pollwatch::measure::entry::future::",
+    "pollwatch::measure::entry::current_future::",
     "pollwatch::measure::layer::",
     "pollwatch::measure::entry::task::",
+    "pollwatch::measure::entry::watched_request::",
+    "pollwatch_actix::",
 ];
 /// The files of tokio that contain such functions.
 const TOKIO_FILES: [&str; 3] = ["src/runtime/task/", "src/runtime/park.rs", "src/task/local.rs"];
@@ -36,9 +41,9 @@ pub(crate) fn is_poll_entry(frame: &Frame) -> bool {
 
 /// Returns the files of pollwatch whose functions poll the user's futures.
 fn own_files() -> impl Iterator<Item = &'static str> {
-    let files = [crate::measure::entry::future::FILE, crate::measure::entry::task::FILE].into_iter();
+    let files = [entry::future::FILE, entry::current_future::FILE, entry::task::FILE].into_iter();
     #[cfg(feature = "tower")]
-    let files = files.chain(crate::measure::layer::FILES);
+    let files = files.chain(crate::measure::layer::FILES).chain([crate::measure::entry::watched_request::FILE]);
     files
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 pub(crate) use pollwatch_stack::procfs::{SyscallState, descriptor, ran, syscall};
 use pollwatch_stack::{Tid, procfs};
 
+use super::time_account::ThreadTimes;
 use crate::model::time::Nanos;
 use crate::sys;
 
@@ -15,12 +16,49 @@ const MAX_READS: usize = 512;
 
 /// Returns how long a thread was ready to run without a CPU, over its whole life.
 pub(crate) fn run_delay(tid: Tid) -> Option<Nanos> {
-    procfs::run_delay(tid).map(Nanos::from)
+    ran(tid).map(|ran| Nanos::from(ran.run_delay))
 }
 
 /// Returns the CPU time that a thread has used over its whole life.
 pub(crate) fn cpu_time(tid: Tid) -> Option<Nanos> {
     sys::thread_cpu_nanos(tid).map(Nanos)
+}
+
+/// A reading of a thread: what the kernel counts for it, and its state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadReading {
+    pub(crate) times: ThreadTimes,
+    pub(crate) state: Option<SyscallState>,
+}
+
+/// Reads a thread; `None` when it has ended. `now` returns the current moment. Takes some 10 µs.
+pub(crate) fn reading(tid: Tid, now: impl Fn() -> Nanos) -> Option<ThreadReading> {
+    let times = times(tid, now)?;
+    let state = syscall(tid);
+    let is_runnable = state == Some(SyscallState::Running);
+    Some(ThreadReading { times: ThreadTimes { is_runnable, ..times }, state })
+}
+
+/// A reading in which the watchdog thread was interrupted for longer than this is repeated, since
+/// its amounts are of different moments.
+const MAX_READING_TIME: Nanos = Nanos::from_micros(200);
+/// The number of times that a reading is tried.
+const READING_ATTEMPTS: u32 = 4;
+
+/// Returns what the kernel counts for a thread; `None` when the thread has ended. `now` returns the
+/// current moment. The state of the thread is not read: it counts as not ready to run.
+pub(crate) fn times(tid: Tid, now: impl Fn() -> Nanos) -> Option<ThreadTimes> {
+    let mut attempt = 1;
+    loop {
+        let start = now();
+        let (ran, cpu) = (ran(tid), cpu_time(tid)?);
+        let at = now();
+        if at.saturating_sub(start) <= MAX_READING_TIME || attempt == READING_ATTEMPTS {
+            let run_delay = ran.map(|ran| Nanos::from(ran.run_delay));
+            return Some(ThreadTimes { at, cpu, run_delay, runs: ran.map_or(0, |ran| ran.times), is_runnable: false });
+        }
+        attempt += 1;
+    }
 }
 
 /// Returns whether a thread of the process other than those `known` is being started and lacks a

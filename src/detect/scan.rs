@@ -10,10 +10,10 @@ use super::track::{OpenRequest, Poll, PollState};
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::TaskBits;
-use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
+use crate::measure::runtime::{Runtime, ownership};
 use crate::measure::thread::ThreadState;
-use crate::measure::thread::slot::{Frame, FrameTag, PollFrame, SlotReading};
+use crate::measure::thread::slot::{Frame, FrameKind, FrameTag, PollFrame, SlotReading};
 use crate::model::id::{FrameNumber, PollKey, WorkerIndex};
 use crate::model::time::Nanos;
 
@@ -36,7 +36,7 @@ pub(super) fn polls_in(
         let fields = FrameFields { number: frame.number, start: frame.start, task: frame.task, tag };
         let mut poll = poll_of(meter, thread, fields);
         poll.watched = reading.watched_part_of(frame);
-        poll.parent_route = reading.parent_route(frame);
+        poll.parent_route = reading.parent_route(frame).or_else(|| meter.spawn_route(frame.task));
         poll.request = reading.request_of(frame).map(|(request, route)| OpenRequest {
             frame: request.number,
             route,
@@ -57,7 +57,7 @@ pub(super) struct FrameFields {
 
 /// Returns a poll with all that its own frame says about it, and nothing of the frames inside.
 pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, frame: FrameFields) -> Poll {
-    let FrameFields { number, start, task, tag } = frame;
+    let FrameFields { number, start, task, ref tag } = frame;
     Poll {
         key: PollKey { thread: thread.id, number },
         start: meter.clock.nanos(start),
@@ -68,8 +68,18 @@ pub(super) fn poll_of(meter: &Meter, thread: &ThreadState, frame: FrameFields) -
         parent_route: tag.route,
         task,
         allowed_since: None,
-        run_delay: Nanos::ZERO,
+        account: None,
+        is_root: is_root(meter, &frame),
     }
+}
+
+/// Returns whether a poll is the root of a multi-thread runtime: a watched future that is polled
+/// within no task.
+fn is_root(meter: &Meter, frame: &FrameFields) -> bool {
+    let FrameTag { kind, runtime, .. } = frame.tag;
+    kind == FrameKind::Watched
+        && frame.task == TaskBits::NONE
+        && meter.runtimes.get(runtime).is_some_and(|runtime| runtime.is_multi_thread())
 }
 
 /// Returns whether the poll of a frame blocks a worker of its runtime at this moment, and which
@@ -83,6 +93,40 @@ pub(super) fn poll_state(runtime: &Runtime, thread: &ThreadState, frame: &Frame)
         (true, Some(worker)) => PollState::OnWorker(worker),
         (true, None) => PollState::OffWorker,
     }
+}
+
+/// The polls that have left their worker, because `block_in_place` has handed it on, and are not
+/// over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OffWorkerPolls {
+    pub(crate) count: usize,
+    /// The duration of the longest of them so far.
+    pub(crate) oldest: Nanos,
+}
+
+/// Returns the polls of a multi-thread runtime that have left their worker, and have lasted for at
+/// least `min_elapsed`.
+pub(crate) fn off_worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos) -> OffWorkerPolls {
+    let mut found = OffWorkerPolls::default();
+    // As in `worker_polls`.
+    if !runtime.is_multi_thread() || !meter.clock.is_consistent() {
+        return found;
+    }
+    for (thread, reading) in read_slots(meter) {
+        let Some(reading) = reading else { continue };
+        let now = meter.clock.moment();
+        for PollFrame { frame, tag, .. } in reading.polls() {
+            let elapsed = now.saturating_sub(meter.clock.nanos(frame.start));
+            if tag.runtime == runtime.id
+                && elapsed >= min_elapsed
+                && ownership::started_on_worker(frame)
+                && poll_state(runtime, &thread, frame) == PollState::OffWorker
+            {
+                (found.count, found.oldest) = (found.count + 1, found.oldest.max(elapsed));
+            }
+        }
+    }
+    found
 }
 
 /// A worker and the poll that it is in.
@@ -101,9 +145,13 @@ pub(crate) struct WorkerPoll {
 /// with its longest poll.
 pub(crate) fn worker_polls(meter: &Meter, runtime: &Runtime, min_elapsed: Nanos) -> Vec<WorkerPoll> {
     let mut found: Vec<WorkerPoll> = Vec::new();
+    // The clock has jumped, and the watchdog thread has not noticed it yet: no moment is known.
+    if !meter.clock.is_consistent() {
+        return found;
+    }
     for (thread, reading) in read_slots(meter) {
         let Some(reading) = reading else { continue };
-        let now = meter.clock.nanos(meter.clock.now());
+        let now = meter.clock.moment();
         for (poll, frame) in polls_in(meter, &thread, &reading) {
             let elapsed = poll.allowed_since.unwrap_or(now).saturating_sub(poll.start);
             if poll.runtime != runtime.id || elapsed < min_elapsed {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::capture_outcome::CaptureOutcome;
+use crate::model::labels::CaptureOutcome;
 
 /// The state and the counters of one watchdog thread.
 pub(crate) struct WatcherStatus {
@@ -18,6 +18,9 @@ pub(crate) struct WatcherStatus {
     /// The number of scans that a test wants to panic.
     #[cfg(test)]
     pub(crate) injected_panics: AtomicU64,
+    /// True while a test wants the thread to be blocked.
+    #[cfg(test)]
+    pub(crate) injected_hang: AtomicBool,
 }
 
 impl WatcherStatus {
@@ -32,6 +35,8 @@ impl WatcherStatus {
             captures: Default::default(),
             #[cfg(test)]
             injected_panics: AtomicU64::new(0),
+            #[cfg(test)]
+            injected_hang: AtomicBool::new(false),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::outside;
 use super::source::MetricsSource;
 use super::table::{self, MetricDef, MetricKind, PREFIX};
 use crate::snapshot::{
@@ -111,11 +112,14 @@ fn family<T>(def: MetricDef, items: &[T], mut add: impl FnMut(&mut Family, &T)) 
 pub(super) fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     let mut all = Vec::new();
     runtimes(&snapshot.runtimes, &mut all);
+    delays(snapshot, &mut all);
     sites(&snapshot.sites, &mut all);
     routes(&snapshot.routes, &mut all);
     tokio_metrics(&snapshot.runtimes, &mut all);
     watchdog(snapshot, &mut all);
-    all.into_iter().flatten().collect()
+    let is_attached = snapshot.watchdog.coverage.attached.is_some();
+    let all = all.into_iter().flatten();
+    all.filter(|family| !is_attached || outside::is_known(family.name())).collect()
 }
 
 /// Returns the build's mode: with tokio's task hooks or without.
@@ -136,9 +140,70 @@ fn runtimes(runtimes: &[RuntimeSnapshot], all: &mut Vec<Option<MetricFamily>>) {
         }),
         family(table::SUSPECTED, runtimes, |f, r| f.value(&[&r.name], r.suspected.count as f64)),
         family(table::SUSPECTED_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.suspected.time.as_secs_f64())),
+        family(table::ROOT_STALLS, runtimes, |f, r| f.value(&[&r.name], r.root_stalls.count as f64)),
+        family(table::ROOT_STALL_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.root_stalls.time.as_secs_f64())),
         family(table::BLOCKED, runtimes, |f, r| f.value(&[&r.name], r.blocked_workers as f64)),
         family(table::OLDEST, runtimes, |f, r| f.value(&[&r.name], r.oldest_stall.as_secs_f64())),
+        family(table::OFF_WORKER, runtimes, |f, r| f.value(&[&r.name], r.offworker_polls as f64)),
+        family(table::OLDEST_OFF_WORKER, runtimes, |f, r| f.value(&[&r.name], r.oldest_offworker_poll.as_secs_f64())),
+        family(table::INCIDENTS, runtimes, |f, r| {
+            r.incidents.iter().for_each(|i| f.value(&[&r.name, i.kind.as_str()], i.count as f64));
+        }),
+        family(table::INCIDENT_ONGOING, runtimes, |f, r| {
+            r.incidents.iter().for_each(|i| f.value(&[&r.name, i.kind.as_str()], f64::from(u8::from(i.is_ongoing))));
+        }),
+        family(table::DRIVER_ATTENDED, runtimes, |f, r| {
+            if let Some(attended) = r.driver_attended {
+                f.value(&[&r.name], f64::from(u8::from(attended)));
+            }
+        }),
+        family(table::DRIVER_UNATTENDED, runtimes, |f, r| f.value(&[&r.name], r.driver_unattended.count as f64)),
+        family(table::DRIVER_UNATTENDED_SECONDS, runtimes, |f, r| {
+            f.value(&[&r.name], r.driver_unattended.time.as_secs_f64());
+        }),
+        family(table::DRIVER_RESCUES, runtimes, |f, r| {
+            f.value(&[&r.name], (r.driver_unattended.rescues + r.hung.rescues) as f64);
+        }),
+        family(table::HANGS, runtimes, |f, r| f.value(&[&r.name], r.hung.count as f64)),
+        family(table::HUNG_SECONDS, runtimes, |f, r| f.value(&[&r.name], r.hung.time.as_secs_f64())),
+        family(table::BLOCKING_POOL_AVAILABLE, runtimes, |f, r| {
+            if let Some(is_full) = r.blocking_pool_is_full {
+                f.value(&[&r.name], f64::from(u8::from(!is_full)));
+            }
+        }),
+        family(table::BLOCKING_POOL_FULL, runtimes, |f, r| f.value(&[&r.name], r.blocking_pool_full.count as f64)),
+        family(table::BLOCKING_POOL_FULL_SECONDS, runtimes, |f, r| {
+            f.value(&[&r.name], r.blocking_pool_full.time.as_secs_f64());
+        }),
+        family(table::OLDEST_BLOCKING_CALL, runtimes, |f, r| {
+            if r.blocking_pool_is_full.is_some() {
+                f.value(&[&r.name], r.oldest_blocking_call.unwrap_or_default().as_secs_f64());
+            }
+        }),
         family(table::DELAY, runtimes, |f, r| f.histogram(&[&r.name], &r.schedule_delay)),
+        family(table::LATE, runtimes, |f, r| {
+            r.late_reports.iter().for_each(|late| f.value(&[&r.name, late.reason.as_str()], late.count as f64));
+        }),
+    ]);
+}
+
+/// Adds what is measured only where delays are tracked.
+fn delays(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
+    if !snapshot.watchdog.coverage.delays {
+        return;
+    }
+    let labels = site_labels(&snapshot.sites);
+    let sites: Vec<(&SiteSnapshot, &String)> = snapshot.sites.iter().zip(&labels).collect();
+    all.extend([
+        family(table::TASK_DELAY, &snapshot.runtimes, |f, r| {
+            r.delays.iter().for_each(|delays| f.histogram(&[&r.name], delays));
+        }),
+        family(table::VICTIMS, &snapshot.runtimes, |f, r| f.value(&[&r.name], r.victims.tasks as f64)),
+        family(table::VICTIM_SECONDS, &snapshot.runtimes, |f, r| f.value(&[&r.name], r.victims.waited.as_secs_f64())),
+        family(table::SITE_DELAY, &sites, |f, (s, label)| f.value(&[&s.runtime, label], s.delay.as_secs_f64())),
+        family(table::SITE_DELAY_MAX, &sites, |f, (s, label)| f.value(&[&s.runtime, label], s.delay_max.as_secs_f64())),
+        family(table::ROUTE_DELAY, &snapshot.routes, |f, r| f.value(&[&r.route], r.delay.as_secs_f64())),
+        family(table::LOST_DELAYS, &[()], |f, ()| f.value(&[], snapshot.watchdog.coverage.lost_delays as f64)),
     ]);
 }
 
@@ -155,6 +220,7 @@ fn sites(sites: &[SiteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     counts(table::SITE_POLLS, |s| Some(s.polls as f64));
     counts(table::SITE_BUSY, |s| Some(s.busy.as_secs_f64()));
     counts(table::SITE_MAX, |s| Some(s.poll_max.as_secs_f64()));
+    counts(table::SITE_UNPOLLED, |s| s.unpolled.map(|longest| longest.as_secs_f64()));
     counts(table::SITE_STALLS, |s| Some(s.stalls.count as f64));
     counts(table::SITE_STALL_SECONDS, |s| Some(s.stalls.time.as_secs_f64()));
     // A site where nothing was spawned has no series for tasks.
@@ -191,12 +257,16 @@ pub(super) fn site_labels(sites: &[SiteSnapshot]) -> Vec<String> {
 fn routes(routes: &[RouteSnapshot], all: &mut Vec<Option<MetricFamily>>) {
     all.extend([
         family(table::ROUTE_REQUESTS, routes, |f, r| {
-            r.requests.iter().for_each(|q| f.value(&[&r.route, q.method, q.status], q.count as f64));
+            r.requests.iter().for_each(|q| f.value(&[&r.route, q.method, q.status.as_str()], q.count as f64));
         }),
         family(table::ROUTE_BUSY, routes, |f, r| f.value(&[&r.route], r.busy.as_secs_f64())),
         family(table::ROUTE_MAX, routes, |f, r| f.value(&[&r.route], r.poll_max.as_secs_f64())),
         family(table::ROUTE_STALLS, routes, |f, r| f.value(&[&r.route], r.stalls.count as f64)),
         family(table::ROUTE_STALL_SECONDS, routes, |f, r| f.value(&[&r.route], r.stalls.time.as_secs_f64())),
+        family(table::ROUTE_SPAWNED_STALLS, routes, |f, r| f.value(&[&r.route], r.spawned_stalls.count as f64)),
+        family(table::ROUTE_SPAWNED_STALL_SECONDS, routes, |f, r| {
+            f.value(&[&r.route], r.spawned_stalls.time.as_secs_f64());
+        }),
         family(table::ROUTE_DURATION, routes, |f, r| {
             if !r.poll_buckets.is_empty() {
                 f.buckets(&[&r.route], &r.poll_buckets, r.polls_in_buckets, r.busy);
@@ -260,26 +330,39 @@ fn watchdog(snapshot: &Snapshot, all: &mut Vec<Option<MetricFamily>>) {
     let mut one = |def, value: f64| all.push(family(def, &[()], |f, ()| f.value(&[], value)));
     one(table::THRESHOLD, w.threshold.as_secs_f64());
     one(table::SUPPRESSED, w.reports_suppressed as f64);
-    one(table::REPORTS_LOST, w.reports_lost as f64);
     one(table::OVERFLOWED, w.sites_overflowed as f64);
     one(table::ROUTES_OVERFLOWED, w.routes_overflowed as f64);
+    one(table::SPAWN_ROUTES_OVERFLOWED, w.spawn_routes_overflowed as f64);
     one(table::LOST, w.coverage.lost_polls as f64);
     one(table::MEASURED, w.coverage.measured_threads as f64);
     one(table::UNMEASURED, w.coverage.unmeasured_threads as f64);
+    one(table::CLOCK_STEPS, w.coverage.clock_steps as f64);
     one(table::OVERSLEEPS, w.oversleeps as f64);
     one(table::WAKEUPS, w.wakeups as f64);
     one(table::CALLBACK_PANICS, w.callback_panics as f64);
     one(table::COLLECTOR_FAILURES, w.collector_failures as f64);
-    all.push(family(table::CAPTURES, &w.captures, |f, c| f.value(&[c.result], c.count as f64)));
+    all.push(family(table::INCIDENT_ACTIONS, &w.incident_actions, |f, a| {
+        f.value(&[a.action.as_str(), a.result.as_str()], a.count as f64);
+    }));
+    all.push(family(table::CAPTURES, &w.captures, |f, c| f.value(&[c.outcome.as_str()], c.count as f64)));
+    all.push(family(table::REPORTS_LOST, &w.reports_lost_by_stage, |f, l| {
+        f.value(&[l.stage.as_str()], l.count as f64)
+    }));
     all.push(family(table::ALLOWED, &w.allowed_blocking, |f, a| f.value(&[a.reason], a.time.as_secs_f64())));
     let sources = [
         ("hooks", w.coverage.runtimes.iter().any(|r| r.alive && r.every_task)),
-        ("watch", true),
+        ("watch", w.coverage.attached.is_none()),
         ("workers", w.coverage.runtimes.iter().any(|r| r.alive && r.workers)),
         ("watchdog", w.coverage.watching),
         ("exact_wakeup", w.coverage.exact_wakeup),
         ("cpu_counter", w.coverage.clock == "cpu counter"),
-        ("stacks", matches!(w.coverage.stacks, StackCoverage::Taken | StackCoverage::WaitingThreadsOnly(_))),
+        (
+            "stacks",
+            matches!(
+                w.coverage.stacks,
+                StackCoverage::Taken | StackCoverage::WaitingThreadsOnly(_) | StackCoverage::RunningThreadsOnly(_)
+            ),
+        ),
     ];
     all.push(family(table::COVERAGE, &sources, |f, (source, active)| f.value(&[source], f64::from(u8::from(*active)))));
     let version = [env!("CARGO_PKG_VERSION"), mode(&w.coverage)];
@@ -301,7 +384,9 @@ mod tests {
             poll_max: Duration::from_secs(2),
             poll_buckets: BucketSnapshot::list(&bound.map(|b| b.as_nanos() as u64), [0, 16]),
             polls_in_buckets: 17,
+            delay: Duration::ZERO,
             stalls: Default::default(),
+            spawned_stalls: Default::default(),
         };
         let mut all = Vec::new();
         routes(&[route], &mut all);

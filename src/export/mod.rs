@@ -11,9 +11,13 @@ pub(crate) mod collector;
 #[cfg(feature = "prometheus")]
 pub(crate) mod families;
 #[cfg(feature = "server")]
-mod health;
+mod incidents;
+#[cfg(feature = "server")]
+pub(crate) mod listen_address;
 #[cfg(feature = "server")]
 pub(crate) mod live;
+#[cfg(feature = "prometheus")]
+mod outside;
 #[cfg(feature = "server")]
 mod page;
 #[cfg(feature = "server")]
@@ -30,5 +34,7 @@ pub(crate) mod server;
 pub(crate) mod source;
 #[cfg(feature = "prometheus")]
 mod table;
+#[cfg(feature = "server")]
+mod threads;
 #[cfg(feature = "prometheus")]
 pub(crate) mod user_collectors;

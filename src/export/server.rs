@@ -7,15 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hyper::Request;
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::oneshot;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Semaphore, oneshot};
 
+use super::listen_address::ListenAddress;
 use super::page_source::PageSource;
-use super::pages::Pages;
+use super::pages::{PageRequest, Pages};
 use crate::Error;
 
 /// The time within which the head of a request must arrive, counted from the connection's start or
@@ -34,6 +38,13 @@ const BACKLOG: u32 = 1024;
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// The size to which the head of a request is limited.
 const MAX_HEAD: usize = 16 * 1024;
+/// The number of slow responses that are computed at a time, in the whole process.
+const SLOW_RESPONSES: usize = 1;
+/// The number of profiles of a time window that are recorded at a time, in the whole process. Each
+/// keeps the profile of its start.
+const MAX_WINDOWS: usize = 4;
+/// The name of the threads of the server.
+pub(crate) const THREAD_NAME: &str = "pollwatch-http";
 /// The pause after a failed accept, which usually means that no descriptors are left.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
@@ -47,27 +58,28 @@ impl Server {
     /// Binds the address, and returns the handle and a function that serves until the handle is
     /// dropped.
     pub(crate) fn bind(
-        addr: SocketAddr,
+        address: &ListenAddress,
         source: Arc<dyn PageSource>,
     ) -> Result<(Server, impl FnOnce() + Send + 'static), Error> {
-        let bind = || {
+        let bind = |addr: SocketAddr| {
             let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
             // The standard library sets it, too: an address can be bound right after its last use.
             #[cfg(unix)]
             socket.set_reuseaddr(true)?;
             socket.bind(addr)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let listener = {
-                let _entered = runtime.enter();
-                socket.listen(BACKLOG)?
-            };
-            let addr = listener.local_addr()?;
-            Ok((listener, addr, runtime))
+            Ok((addr, socket))
         };
-        let (listener, bound, runtime) = bind().map_err(|error| Error::listen(addr, error))?;
+        let (addr, socket) = address.bind(bind)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = ServerRuntime(Some(runtime.map_err(Error::build_server)?));
+        let listening = {
+            let _entered = runtime.get().enter();
+            socket.listen(BACKLOG).and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
+        };
+        let (listener, bound) = listening.map_err(|source| address.refused(addr, source))?;
         let (stop, stopped) = oneshot::channel::<Infallible>();
         let run = move || {
-            runtime.block_on(async {
+            runtime.into_inner().block_on(async {
                 tokio::spawn(serve(listener, Arc::new(Pages::new(source))));
                 // Resolves when the handle is dropped. The runtime then drops its connections.
                 let _ = stopped.await;
@@ -78,6 +90,28 @@ impl Server {
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+}
+
+/// The runtime of the server. It may be dropped where the server cannot start, on a thread of an
+/// application's runtime. There tokio's own drop panics, because it would wait.
+struct ServerRuntime(Option<Runtime>);
+
+impl ServerRuntime {
+    fn get(&self) -> &Runtime {
+        self.0.as_ref().expect("the runtime is there until it is dropped")
+    }
+
+    fn into_inner(mut self) -> Runtime {
+        self.0.take().expect("the runtime is there until it is dropped")
+    }
+}
+
+impl Drop for ServerRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -136,11 +170,56 @@ async fn close_idlest(connections: &mut Vec<Connection>, start: Instant) {
     }
 }
 
+/// Responds on this thread, or on one of its own if the response takes long. The pool of the
+/// runtime is not used, because it panics where no thread can be started.
+async fn respond(pages: Arc<Pages>, request: PageRequest) -> Response<Full<Bytes>> {
+    static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(SLOW_RESPONSES);
+    if let Some(window) = request.valid_window() {
+        if request.is_head() {
+            return Pages::head_of_window();
+        }
+        return respond_after(window, &pages).await;
+    }
+    if !request.is_slow() {
+        return pages.respond(&request);
+    }
+    let permit = ONE_AT_A_TIME.acquire().await;
+    let (send, response) = oneshot::channel();
+    let run = move || {
+        let _permit = permit;
+        drop(send.send(pages.respond(&request)));
+    };
+    if let Ok(_thread) = std::thread::Builder::new().name(THREAD_NAME.into()).spawn(run)
+        && let Ok(response) = response.await
+    {
+        return response;
+    }
+    let mut response = Response::new(Full::from("no thread could be started for this response\n"));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
+/// Responds with the profile of a time window when it has passed.
+async fn respond_after(window: Duration, pages: &Pages) -> Response<Full<Bytes>> {
+    static WINDOWS: Semaphore = Semaphore::const_new(MAX_WINDOWS);
+    let Ok(_permit) = WINDOWS.try_acquire() else {
+        let mut response = Response::new(Full::from("too many profiles with `seconds` are being recorded\n"));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        return response;
+    };
+    let start = pages.start_window();
+    tokio::time::sleep(window).await;
+    pages.profile_of_window(&start)
+}
+
 async fn serve_connection(stream: TcpStream, pages: Arc<Pages>, last_used: Arc<LastUsed>) {
     let service = service_fn(move |request: Request<_>| {
         last_used.set();
-        let response = pages.respond(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(response) }
+        let uri = request.uri();
+        let (path, query) = (uri.path().to_owned(), uri.query().map(str::to_owned));
+        let request = PageRequest::new(request.method().clone(), path, query, request.headers());
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(respond(pages, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -27,12 +27,18 @@ enum Mode {
     Both,
     /// Builds with `tokio_unstable`.
     Unstable,
+    /// Builds with `tokio_unstable` and the feature `delays`.
+    Delays,
 }
 
 impl MetricDef {
     /// Returns whether this build has the metric.
     pub(super) fn is_available(&self) -> bool {
-        cfg!(tokio_unstable) || self.mode == Mode::Both
+        match self.mode {
+            Mode::Both => true,
+            Mode::Unstable => cfg!(tokio_unstable),
+            Mode::Delays => cfg!(all(tokio_unstable, feature = "delays")),
+        }
     }
 }
 
@@ -45,6 +51,8 @@ const SITE: &[&str] = &["runtime", "site"];
 const ROUTE: &[&str] = &["route"];
 const REQUEST: &[&str] = &["route", "method", "status"];
 const CAUSE: &[&str] = &["runtime", "cause"];
+const LATE_REASON: &[&str] = &["runtime", "reason"];
+const INCIDENT: &[&str] = &["runtime", "kind"];
 
 /// Defines a constant for each metric, and a list of all of them in their order.
 macro_rules! table {
@@ -60,27 +68,70 @@ table! { MEASURED_METRICS, Both:
     BUSY: Counter "poll_busy_seconds_total" RUNTIME, "Total duration of all measured polls.";
     DURATION: Histogram "poll_duration_seconds" RUNTIME, "Durations of all measured polls.";
     STALLS: Counter "stalls_total" CAUSE,
-        "Polls that blocked a worker for the threshold or longer, by what the thread was doing.";
+        "Polls that blocked a worker for the threshold or longer, by the cause with the most time. A stall counts once, \
+         when it ends or has lasted a second.";
     STALL_SECONDS: Counter "stall_seconds_total" CAUSE,
-        "Total duration of stalls, by cause; grows while a stall lasts.";
+        "Total duration of stalls, by what the thread was doing at the time; grows while a stall lasts.";
     SUSPECTED: Counter "suspected_stalls_total" RUNTIME,
         "Stalls that are only suspected, of tasks that are not watched in a build without task hooks; in no other count.";
     SUSPECTED_SECONDS: Counter "suspected_stall_seconds_total" RUNTIME,
         "Total duration of suspected stalls; grows while one lasts.";
+    ROOT_STALLS: Counter "root_stalls_total" RUNTIME,
+        "Polls of a watched root (the future of block_on) of a multi-thread runtime that took the threshold or longer. \
+         They block no worker, and are in no other count.";
+    ROOT_STALL_SECONDS: Counter "root_stall_seconds_total" RUNTIME,
+        "Total duration of the stalls in root_stalls_total; grows while one lasts.";
     BLOCKED: Gauge "blocked_workers" RUNTIME, "Workers that have been in one poll for the threshold or longer.";
     OLDEST: Gauge "oldest_stall_seconds" RUNTIME,
         "Duration so far of the longest poll that blocks a worker now; 0 if none does.";
+    OFF_WORKER: Gauge "offworker_polls" RUNTIME,
+        "Polls of measured tasks that have lasted for the threshold or longer after block_in_place handed their worker \
+         on. They block no worker.";
+    OLDEST_OFF_WORKER: Gauge "oldest_offworker_poll_seconds" RUNTIME,
+        "Duration so far of the longest poll in offworker_polls; 0 if there is none.";
+    INCIDENTS: Counter "incidents_total" INCIDENT,
+        "Incidents that have started: a condition of the whole runtime lasted for unhealthy_after, or the shortest time \
+         of on_incident.";
+    INCIDENT_ONGOING: Gauge "incident_ongoing" INCIDENT, "1 while an incident of the kind is ongoing, else 0.";
+    DRIVER_ATTENDED: Gauge "driver_attended" RUNTIME,
+        "0 while nobody attends the sockets and timers of the runtime although a worker is idle, or the runtime hangs; \
+         else 1. Not reported where it cannot be known.";
+    DRIVER_UNATTENDED: Counter "driver_unattended_total" RUNTIME,
+        "Times that the worker which attended sockets and timers was blocked, and no idle worker took over.";
+    DRIVER_UNATTENDED_SECONDS: Counter "driver_unattended_seconds_total" RUNTIME,
+        "Total duration of the times in driver_unattended_total; grows while one lasts.";
+    DRIVER_RESCUES: Counter "driver_rescues_total" RUNTIME,
+        "Times that pollwatch woke a worker to attend sockets and timers, or to end a hang.";
+    HANGS: Counter "runtime_hangs_total" RUNTIME,
+        "Times that all workers were parked for a second or longer, and none of them attended sockets and timers.";
+    HUNG_SECONDS: Counter "runtime_hung_seconds_total" RUNTIME,
+        "Total duration of the times in runtime_hangs_total; grows while one lasts.";
+    BLOCKING_POOL_AVAILABLE: Gauge "blocking_pool_available" RUNTIME,
+        "0 while the pool for blocking work (spawn_blocking, files, name lookups) is full and calls wait for it; else 1. \
+         Not reported where it cannot be known.";
+    BLOCKING_POOL_FULL: Counter "blocking_pool_full_total" RUNTIME,
+        "Times that calls waited for the blocking pool for a second or longer (blocking_pool_full_after), and no thread of \
+         it was idle.";
+    BLOCKING_POOL_FULL_SECONDS: Counter "blocking_pool_full_seconds_total" RUNTIME,
+        "Total duration of the times in blocking_pool_full_total; grows while one lasts.";
+    OLDEST_BLOCKING_CALL: Gauge "blocking_pool_oldest_call_seconds" RUNTIME,
+        "While the blocking pool is full: how long its oldest call has waited at least, by threads that have not run \
+         since. 0 where that is not known.";
     DELAY: Histogram "schedule_delay_seconds" RUNTIME,
         "Delay from waking a task to its poll, measured by a probe task while the runtime is polling. \
          It does not show one blocked worker among several.";
+    LATE: Counter "late_reports_total" LATE_REASON,
+        "Reports that a woken task waited four thresholds or longer for its poll and no stall explains it, by reason: \
+         busy_workers (with short polls), no_cpu (their threads got none), unknown. Measured by a probe task.";
     SITE_POLLS: Counter "site_polls_total" SITE, "Polls of the tasks spawned (or futures watched) at the site.";
     SITE_BUSY: Counter "site_busy_seconds_total" SITE, "Total duration of the polls of the site.";
     SITE_MAX: Gauge "site_poll_max_seconds" SITE, "Duration of the longest poll of the site since the start.";
     SITE_STALLS: Counter "site_stalls_total" SITE,
-        "Stalls of the site's tasks that their own code caused. Stalls in which the thread got no CPU (starved) \
-         or the whole process was stopped (paused) are not counted.";
+        "Stalls of the site's tasks that their own code caused, counted as in stalls_total. Stalls that count as \
+         starved (the thread got no CPU) or paused (the whole process was stopped) are left out.";
     SITE_STALL_SECONDS: Counter "site_stall_seconds_total" SITE,
-        "Total duration of the stalls in site_stalls_total; grows while one lasts.";
+        "Total duration of stalls of the site's tasks, without time in which they were starved or paused; grows while \
+         one lasts.";
     SPAWNED: Counter "tasks_spawned_total" SITE,
         "Tasks spawned at the site: all tasks with task hooks, otherwise those of Watchdog::spawn.";
     TERMINATED: Counter "tasks_terminated_total" SITE, "Tasks of tasks_spawned_total that have ended, in any way.";
@@ -98,9 +149,15 @@ table! { MEASURED_METRICS, Both:
          not waiting.";
     ROUTE_MAX: Gauge "route_poll_max_seconds" ROUTE, "Duration of the route's longest call or poll since the start.";
     ROUTE_STALLS: Counter "route_stalls_total" ROUTE,
-        "Requests of the route that alone blocked a worker for the threshold or longer.";
+        "Requests of the route that alone blocked a worker for the threshold or longer. They count with their stall, \
+         as in site_stalls_total.";
     ROUTE_STALL_SECONDS: Counter "route_stall_seconds_total" ROUTE,
-        "Total duration of the stalls in route_stalls_total; grows while one lasts.";
+        "Total duration of such requests, without time in which they were starved or paused; grows while one lasts.";
+    ROUTE_SPAWNED_STALLS: Counter "route_spawned_stalls_total" ROUTE,
+        "Stalls of tasks that were spawned under the route: by its handler, or by a task that its handler spawned. \
+         All such tasks with task hooks, otherwise those of Watchdog::spawn.";
+    ROUTE_SPAWNED_STALL_SECONDS: Counter "route_spawned_stall_seconds_total" ROUTE,
+        "Total duration of the stalls in route_spawned_stalls_total; grows while one lasts.";
     ROUTE_DURATION: Histogram "route_poll_duration_seconds" ROUTE,
         "Durations of the route's polls, if WatchdogBuilder::route_histograms is on. Not the latency of requests.";
     THRESHOLD: Gauge "threshold_seconds" &[], "A poll that blocks a worker for at least this long is a stall.";
@@ -113,25 +170,60 @@ table! { MEASURED_METRICS, Both:
     SUPPRESSED: Counter "reports_suppressed_total" &[],
         "Stalls, panics and pauses whose first report was not logged because of the rate limit of the log.";
     ALLOWED: Counter "allowed_blocking_seconds_total" &["reason"], "Time in allow_blocking scopes that have ended.";
-    REPORTS_LOST: Counter "reports_lost_total" &[],
-        "Reports that did not reach the log and the callback, because these were too slow or the reports too many.";
+    REPORTS_LOST: Counter "reports_lost_total" &["stage"],
+        "Reports that did not reach a stage, because it was too slow or the reports too many: symbols (stacks and \
+         profile), log or callback. The stages do not wait for each other.";
     CAPTURES: Counter "captures_total" &["result"], "Attempts to capture the stack of a blocked thread, by result.";
     OVERFLOWED: Counter "sites_overflowed_total" &[],
         "Sites that exceeded max_sites, counted once for each thread and site.";
     ROUTES_OVERFLOWED: Counter "routes_overflowed_total" &[], "Requests whose route exceeded max_routes.";
+    SPAWN_ROUTES_OVERFLOWED: Counter "spawn_routes_overflowed_total" &[],
+        "Tasks spawned within requests whose route is not known, because more than about 100,000 are alive.";
     LOST: Counter "lost_polls_total" &[],
         "Slow polls that ended faster than the watchdog could process them. They are in poll_duration_seconds, \
          but not reported as stalls.";
     MEASURED: Gauge "measured_threads" &[], "Threads that are measured now; at most 4,096.";
     UNMEASURED: Counter "unmeasured_threads_total" &[],
         "Threads that were not measured, at least at first, because there were more than 4,096.";
+    CLOCK_STEPS: Counter "clock_steps_total" &[],
+        "Jumps of the CPU's counter against the monotonic clock, as after the restore of a virtual machine.";
     OVERSLEEPS: Counter "watchdog_oversleeps_total" &[],
         "Wake-ups of the watchdog that were late by the threshold or more, and by at least 5 ms.";
     WAKEUPS: Counter "watchdog_wakeups_total" &[], "Wake-ups of the watchdog.";
     CALLBACK_PANICS: Counter "callback_panics_total" &[], "Panics in callbacks and hooks of the application.";
+    INCIDENT_ACTIONS: Counter "incident_actions_total" &["action", "result"],
+        "Actions of on_incident, by result: done, failed, timed_out (the end of the process did not wait longer; counted \
+         again when it ends), lost (too many earlier ones wait), cancelled (the incident was over before the process \
+         was ended). Only for actions that are set.";
     COLLECTOR_FAILURES: Counter "collector_failures_total" &[],
         "Times that a collector of the application was left out of /metrics, because it panicked or returned what \
          would break the page.";
+}
+
+// What exists with `WatchdogBuilder::track_unpolled` only.
+
+table! { UNPOLLED_METRICS, Unstable:
+    SITE_UNPOLLED: Gauge "site_unpolled_max_seconds" SITE,
+        "Longest time for which an alive task of the site has waited for a poll, if WatchdogBuilder::track_unpolled is on.";
+}
+
+// What exists with `WatchdogBuilder::track_delays` only.
+
+table! { DELAY_METRICS, Delays:
+    TASK_DELAY: Histogram "task_delay_seconds" RUNTIME,
+        "Delays of all polls of tasks, from the wake of the task to the start of the poll, if \
+         WatchdogBuilder::track_delays is on. Counted at the end of the poll.";
+    SITE_DELAY: Counter "site_delay_seconds_total" SITE, "Sum of the delays of the polls of the site's tasks.";
+    SITE_DELAY_MAX: Gauge "site_delay_max_seconds" SITE, "Longest delay of a poll of the site since the start.";
+    ROUTE_DELAY: Counter "route_delay_seconds_total" ROUTE,
+        "Sum of the delays of the polls in which a request of the route was the first that was worked on.";
+    VICTIMS: Counter "stall_victims_total" RUNTIME,
+        "Tasks that waited behind a stall: woken before its end, and polled by the same thread after it.";
+    VICTIM_SECONDS: Counter "stall_victim_seconds_total" RUNTIME,
+        "Time that the tasks of stall_victims_total waited during the stalls, in total.";
+    LOST_DELAYS: Counter "lost_delays_total" &[],
+        "Delays of a quarter of the threshold or more that the watchdog could not read in time. They are in \
+         task_delay_seconds, and behind no stall.";
 }
 
 // Tokio's own metrics.
@@ -190,6 +282,8 @@ table! { UNSTABLE_WORKER_METRICS, Unstable:
 pub(super) fn all() -> impl Iterator<Item = &'static MetricDef> {
     let lists = [
         MEASURED_METRICS,
+        UNPOLLED_METRICS,
+        DELAY_METRICS,
         RUNTIME_COUNTERS,
         UNSTABLE_RUNTIME_COUNTERS,
         RUNTIME_GAUGES,

@@ -63,16 +63,6 @@ impl WorkerActivity {
     }
 }
 
-/// The blocked workers of one runtime that has not been shut down.
-#[derive(Clone, Debug)]
-pub(crate) struct BlockedWorkers {
-    pub(crate) runtime: Arc<str>,
-    /// The number of all workers.
-    pub(crate) workers: usize,
-    /// The time for which each blocked worker has been blocked.
-    pub(crate) blocked_for: Vec<Duration>,
-}
-
 /// The state of the watchdog.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WatchdogStatus {
@@ -80,8 +70,6 @@ pub(crate) struct WatchdogStatus {
     pub(crate) uptime: Duration,
     /// The reason why stalls are no longer detected; `None` while they are.
     pub(crate) stopped: Option<StopReason>,
-    /// The time for which all workers of a runtime may be blocked before the runtime is unhealthy.
-    pub(crate) unhealthy_after: Duration,
 }
 
 /// The reason why stalls are no longer detected.

@@ -36,7 +36,7 @@ pub(crate) struct RouteId(NonZeroU16);
 
 impl RouteId {
     /// The routes that did not fit into the table.
-    #[cfg(feature = "tower")]
+    #[cfg(any(feature = "tower", test))]
     pub(crate) const OTHER: RouteId = RouteId(NonZeroU16::new(1).unwrap());
     /// The requests that no route matched.
     #[cfg(feature = "tower")]
@@ -85,6 +85,10 @@ impl WorkerIndex {
 /// The number of a stall: 1, 2, 3 ... in each watchdog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct StallId(pub(crate) u64);
+
+/// The number of a condition of a whole runtime: 1, 2, 3 ... in each watchdog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ConditionId(pub(crate) u64);
 
 /// The number that a watchdog gives to a measured thread. Never reused within the watchdog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,13 +6,27 @@
 #[cfg(feature = "server")]
 pub(crate) mod activity;
 pub(crate) mod cause;
+pub(crate) mod condition;
 pub(crate) mod coverage;
 pub(crate) mod event;
 pub(crate) mod id;
+pub(crate) mod incident;
+pub(crate) mod kernel_time;
+pub(crate) mod labels;
 pub(crate) mod lag;
+pub(crate) mod late_runtime;
+pub(crate) mod lock;
+pub(crate) mod log_format;
+mod other_segments;
+pub(crate) mod pool;
 #[cfg(feature = "server")]
 pub(crate) mod profile;
+pub(crate) mod segment;
+#[cfg(feature = "serde")]
+mod serialize;
 pub(crate) mod site;
 pub mod snapshot;
 pub(crate) mod stall;
+pub(crate) mod thread_dump;
 pub(crate) mod time;
+pub(crate) mod victims;

@@ -1,5 +1,6 @@
 //! Units of time.
 
+use std::fmt;
 use std::ops::{Add, AddAssign, Div, Mul};
 use std::time::Duration;
 
@@ -95,5 +96,20 @@ impl std::ops::Sub for Nanos {
 
     fn sub(self, other: Nanos) -> Nanos {
         Nanos(self.0.checked_sub(other.0).expect("a time is not negative"))
+    }
+}
+
+/// A duration, displayed for a person who reads a log line.
+pub(crate) struct Millis(pub(crate) Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_secs_f64() * 1e3;
+        match millis {
+            m if m < 1.0 => write!(f, "{m:.2} ms"),
+            m if m < 10.0 => write!(f, "{m:.1} ms"),
+            m if m < 10_000.0 => write!(f, "{m:.0} ms"),
+            m => write!(f, "{:.1} s", m / 1e3),
+        }
     }
 }

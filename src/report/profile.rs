@@ -1,16 +1,16 @@
-//! The profile: blocked time by site, cause and stack, in a table of bounded size. The dispatcher's
+//! The profile: blocked time by site, cause and stack, in a table of bounded size. The report
 //! thread writes it, any thread reads it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::segments::ProfileSample;
 use super::totals::CountAndTime;
 use crate::model::cause::{Cause, Certainty};
 use crate::model::profile::{Profile, ProfileEntry, ProfileFunction};
 use crate::model::snapshot::StallSnapshot;
-use crate::model::stall::{Phase, Stall};
-use pollwatch_stack::Frame;
+use crate::model::stall::Stall;
+use pollwatch_stack::{Frame, Stack};
 
 /// The largest number of entries with a stack and a site. Time of further stacks is added to
 /// entries that have only the runtime, the routes and the cause.
@@ -41,19 +41,26 @@ pub(crate) struct ProfileStore {
 }
 
 impl ProfileStore {
-    /// Adds blocked time to the entry of a stall's current stack. Counts the stall if it has ended.
-    pub(crate) fn add(&mut self, stall: &Stall, time: Duration) {
+    /// Adds parts of a stall, each to the entry of its cause and stack. Suspected stalls are left
+    /// out.
+    pub(super) fn add(&mut self, stall: &Stall, samples: &[ProfileSample]) {
+        if stall.certainty != Certainty::Suspected && !stall.is_of_root() {
+            samples.iter().for_each(|sample| self.add_sample(stall, sample));
+        }
+    }
+
+    fn add_sample(&mut self, stall: &Stall, sample: &ProfileSample) {
+        let CountAndTime { count, time } = sample.amount;
         let mut key = ProfileKey {
             runtime: stall.runtime.clone(),
             site: site(stall),
             route: stall.route.clone(),
             parent_route: stall.parent_route.clone(),
-            cause: stall.cause,
-            stack: functions(stall),
+            cause: sample.cause,
+            stack: sample.stack.as_ref().map(functions).unwrap_or_default(),
         };
-        let count = u64::from(stall.phase == Phase::Resolved);
-        if let (None, Some(route), true) = (&stall.route, &stall.parent_route, stall.cause.is_blamed()) {
-            self.spawned.entry(route.clone()).or_default().add(count, time.into());
+        if let (None, Some(route), true) = (&stall.route, &stall.parent_route, sample.cause.is_blamed()) {
+            self.spawned.entry(route.clone()).or_default().add(count, time);
         }
         if self.is_full_for(&key, MAX_ENTRIES) {
             key.stack.clear();
@@ -62,7 +69,7 @@ impl ProfileStore {
         if self.is_full_for(&key, MAX_ENTRIES_WITH_ROUTES) {
             (key.route, key.parent_route) = (None, None);
         }
-        self.entries.entry(key).or_default().add(count, time.into());
+        self.entries.entry(key).or_default().add(count, time);
     }
 
     fn is_full_for(&self, key: &ProfileKey, limit: usize) -> bool {
@@ -101,8 +108,7 @@ fn site(stall: &Stall) -> Arc<str> {
     }
 }
 
-fn functions(stall: &Stall) -> Vec<ProfileFunction> {
-    let Some(stack) = &stall.stack else { return Vec::new() };
+fn functions(stack: &Stack) -> Vec<ProfileFunction> {
     let function =
         |frame: &Frame| ProfileFunction { name: frame.name().into(), file: frame.file.clone(), line: frame.line };
     let mut functions: Vec<_> = stack.user_frames().iter().take(MAX_DEPTH).map(function).collect();
@@ -113,20 +119,22 @@ fn functions(stall: &Stall) -> Vec<ProfileFunction> {
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+    use crate::model::time::Nanos;
     use crate::report::samples::stall;
 
     #[test]
     fn a_full_profile_keeps_the_routes_and_the_spawned_stalls() {
         let mut profile = ProfileStore::default();
-        let time = Duration::from_millis(10);
+        let amount = CountAndTime { count: 1, time: Nanos::from_millis(10) };
+        let samples = [ProfileSample { cause: Cause::Cpu, stack: None, amount }];
         for i in 0..3 * MAX_ENTRIES as u64 {
-            let mut stall = Stall { phase: Phase::Resolved, ..stall(i, 10) };
+            let mut stall = stall(i, 10);
             stall.parent_route = Some(format!("/{i}").into());
-            profile.add(&stall, time);
+            profile.add(&stall, &samples);
         }
-        let mut known = Stall { phase: Phase::Resolved, ..stall(1, 10) };
+        let mut known = stall(1, 10);
         known.parent_route = Some("/1".into());
-        profile.add(&known, time);
+        profile.add(&known, &samples);
         let spawned = profile.spawned_stalls();
         assert_eq!(spawned.len(), 3 * MAX_ENTRIES);
         assert_eq!((spawned["/1"].count, spawned["/5999"].count), (2, 1));

@@ -1,36 +1,27 @@
-//! Stalls for tests.
+//! Stalls and frames for tests.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::model::cause::{Cause, Certainty};
+use pollwatch_stack::Frame;
+
+use crate::model::id::StallId;
 use crate::model::site::Site;
-use crate::model::stall::{Phase, Stall};
+use crate::model::stall::Stall;
 
 /// Returns an ongoing, measured stall of an unknown cause.
 pub(super) fn stall(id: u64, millis: u64) -> Stall {
+    let started_at = SystemTime::UNIX_EPOCH;
+    let elapsed = Duration::from_millis(millis);
     Stall {
-        id,
-        phase: Phase::Ongoing,
-        certainty: Certainty::Measured,
-        runtime: "main".into(),
         worker: Some(0),
-        thread: "t".into(),
-        task: None,
-        site: Site::new(None),
-        watched: None,
-        route: None,
-        parent_route: None,
-        latest_request: None,
-        spans: Vec::new(),
-        cause: Cause::Unknown,
-        started_at: std::time::SystemTime::UNIX_EPOCH,
-        elapsed: Duration::from_millis(millis),
-        elapsed_is_lower_bound: false,
-        on_cpu: None,
-        syscall: None,
-        stack: None,
-        location_changed: None,
-        reason: "",
-        advice: None,
+        elapsed,
+        ..Stall::new(StallId(id), "main".into(), "t".into(), Site::new(None), started_at)
     }
+}
+
+/// Returns a frame of a function.
+pub(super) fn frame(function: &str) -> Frame {
+    let mut frame = Frame::default();
+    frame.function = Some(function.into());
+    frame
 }

@@ -1,251 +1,189 @@
 //! The store of stalls: the ongoing ones, the recent ones, and the totals. The watchdog thread and
-//! the dispatcher write it, any thread reads it.
+//! the report thread write it, any thread reads it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pollwatch_stack::Stack;
+
+use super::deadlocks::{FoundDeadlock, FoundDeadlocks};
+use super::findings::WaitedFor;
+use super::ongoing::{StallRecord, StoredStall, UpdatedStall};
+use super::recent::RecentStalls;
+use super::segments::SampleNumber;
 use super::totals::{StallKey, StallTotals};
-use crate::model::cause::{Cause, Certainty, Syscall};
-use crate::model::event::{BlockedRequest, Liveness, StallOrigin, StallStarted};
+use crate::model::cause::Certainty;
+use crate::model::event::{BlockedRequest, StallEnd, StallProgress, StallStarted};
 #[cfg(feature = "server")]
 use crate::model::id::PollKey;
-use crate::model::id::{FrameNumber, RouteId, RuntimeId, StallId, WorkerIndex};
-use crate::model::stall::{Phase, Stall};
+use crate::model::id::{RuntimeId, StallId, WorkerIndex};
+use crate::model::late_runtime::LateRuntime;
+use crate::model::stall::Stall;
 use crate::model::time::Nanos;
-
-/// The largest number of stalls that [`Watchdog::stalls`](crate::Watchdog::stalls) returns.
-pub(crate) const MAX_RECENT: usize = 256;
-/// The largest number of ended requests that are remembered for one ongoing stall.
-const MAX_ENDED_REQUESTS: usize = 64;
-
-/// A stall and its origin, which decides under which keys it is counted.
-#[derive(Clone, Debug)]
-pub(crate) struct StallRecord {
-    pub(crate) stall: Stall,
-    pub(crate) origin: StallOrigin,
-}
-
-/// An ongoing request of an ongoing stall.
-#[derive(Debug)]
-struct OngoingRequest {
-    frame: FrameNumber,
-    route: RouteId,
-    elapsed: Nanos,
-    /// The moment at which `elapsed` was measured.
-    at: Nanos,
-    /// The part of the request's time that is in the totals already.
-    counted: Nanos,
-}
-
-/// An ongoing stall.
-#[derive(Debug)]
-pub(crate) struct OngoingStall {
-    record: StallRecord,
-    key: StallKey,
-    #[cfg(feature = "server")]
-    poll: Option<PollKey>,
-    liveness: Arc<dyn Liveness>,
-    /// The moment at which `stall.elapsed` was measured.
-    at: Nanos,
-    /// The part of the stall's time that is in the totals already. Totals never decrease.
-    counted: Nanos,
-    requests: Vec<OngoingRequest>,
-    /// The frames of requests that have ended. A scan may observe such a frame once more, because a
-    /// request publishes its end before it pops its frame.
-    ended_requests: VecDeque<FrameNumber>,
-}
+use crate::model::victims::Victims;
 
 /// A worker that is blocked by a task that was not wrapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ObservedWorker {
-    pub(crate) worker: WorkerIndex,
+    /// `None` for a worker that has never parked.
+    pub(crate) worker: Option<WorkerIndex>,
     /// How long it had been blocked at the moment `at`.
     pub(crate) elapsed: Nanos,
     pub(crate) at: Nanos,
 }
 
+/// The number of reports of late runtimes that are kept.
+const MAX_LATE: usize = 16;
+
 /// The stalls of one watchdog.
 #[derive(Debug, Default)]
 pub(crate) struct StallStore {
-    recent: VecDeque<Stall>,
-    ongoing: Vec<OngoingStall>,
+    recent: RecentStalls,
+    ongoing: Vec<StoredStall>,
+    /// The stalls that are over, and of which captured stacks are not symbolized yet.
+    resolving: Vec<StoredStall>,
+    deadlocks: FoundDeadlocks,
     totals: StallTotals,
-}
-
-impl OngoingStall {
-    /// Sets the duration of the stall at the moment `at`.
-    pub(crate) fn set_elapsed(&mut self, elapsed: Duration, at: Nanos) {
-        (self.record.stall.elapsed, self.at) = (elapsed, at);
-    }
-
-    /// Adds the results of a later examination.
-    pub(crate) fn refine(
-        &mut self,
-        cause: Cause,
-        syscall: Option<Syscall>,
-        on_cpu: Option<Duration>,
-        spans: Option<Vec<Arc<str>>>,
-    ) {
-        let stall = &mut self.record.stall;
-        // The stall keeps the cause of its first examination. A system call found under another
-        // cause would contradict it.
-        if cause == stall.cause {
-            stall.syscall = syscall.or(stall.syscall.take());
-        }
-        stall.on_cpu = on_cpu.or(stall.on_cpu);
-        if let Some(spans) = spans {
-            stall.spans = spans;
-        }
-    }
-
-    /// Counts a request. It is counted once, however often it is recorded; the time of one that is
-    /// not over is added by [`accrue`](OngoingStall::accrue).
-    fn count_request(&mut self, request: &BlockedRequest, totals: &mut StallTotals) {
-        let BlockedRequest { frame, route, elapsed, at, is_over, .. } = *request;
-        if self.ended_requests.contains(&frame) {
-            return;
-        }
-        let known = self.requests.iter().position(|request| request.frame == frame);
-        let index = known.unwrap_or_else(|| {
-            totals.add_request(route, 1, Nanos::ZERO);
-            self.requests.push(OngoingRequest { frame, route, elapsed, at, counted: Nanos::ZERO });
-            self.requests.len() - 1
-        });
-        let request = &mut self.requests[index];
-        (request.elapsed, request.at) = (elapsed, at);
-        if is_over {
-            self.end_request(index, totals);
-        }
-    }
-
-    /// Ends a request, and adds the rest of its time.
-    fn end_request(&mut self, index: usize, totals: &mut StallTotals) {
-        let request = self.requests.swap_remove(index);
-        totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted));
-        self.ended_requests.push_back(request.frame);
-        if self.ended_requests.len() > MAX_ENDED_REQUESTS {
-            self.ended_requests.pop_front();
-        }
-    }
-
-    /// Moves the time that has passed until `now` into the totals.
-    fn accrue(&mut self, now: Nanos, totals: &mut StallTotals) {
-        let mut elapsed = Nanos::from(self.record.stall.elapsed);
-        // The watchdog thread may not have observed the end yet. Only if the slot still shows the
-        // poll, the stall has lasted until now.
-        let open_frames = self.liveness.open_frames();
-        if open_frames.is_some() {
-            elapsed += now.saturating_sub(self.at);
-        }
-        let growth = elapsed.saturating_sub(self.counted);
-        self.counted += growth;
-        totals.add(self.key, 0, growth);
-        for request in &mut self.requests {
-            let is_open = open_frames.as_ref().is_some_and(|frames| frames.contains(&request.frame));
-            let since = if is_open { now.saturating_sub(request.at) } else { Nanos::ZERO };
-            let growth = (request.elapsed + since).saturating_sub(request.counted);
-            request.counted += growth;
-            totals.add_request(request.route, 0, growth);
-        }
-    }
+    /// The latest reports of late runtimes, the oldest first.
+    late: VecDeque<LateRuntime>,
 }
 
 impl StallStore {
-    /// Inserts an ongoing stall.
-    pub(crate) fn insert_ongoing(&mut self, started: StallStarted) {
-        let StallStarted { stall, origin, at, liveness, .. } = started;
-        let key = StallKey::new(origin, &stall);
-        self.totals.add(key, 1, Nanos::ZERO);
-        self.push_recent(stall.clone());
-        self.ongoing.push(OngoingStall {
-            record: StallRecord { stall, origin },
-            key,
-            #[cfg(feature = "server")]
-            poll: started.poll,
-            liveness,
-            at,
-            counted: Nanos::ZERO,
-            requests: Vec::new(),
-            ended_requests: VecDeque::new(),
-        });
+    /// Inserts an ongoing stall. `has_stack` says that its stack was captured, which follows by
+    /// [`set_stack`](Self::set_stack).
+    pub(super) fn insert_ongoing(&mut self, started: StallStarted, has_stack: bool) -> UpdatedStall {
+        let mut ongoing = StoredStall::new(started, has_stack);
+        let updated = ongoing.updated();
+        self.recent.push(updated.record.clone());
+        self.ongoing.push(ongoing);
+        updated
     }
 
     /// Inserts a stall that has ended already.
-    pub(crate) fn insert_resolved(&mut self, record: StallRecord) {
-        let StallRecord { stall, origin } = record;
-        self.totals.add(StallKey::new(origin, &stall), 1, Nanos::from(stall.elapsed));
-        self.push_recent(stall);
+    pub(super) fn insert_resolved(&mut self, record: StallRecord) {
+        let StallRecord { stall, origin, .. } = &record;
+        self.totals.add(StallKey::new(*origin, stall), stall.cause, 1, Nanos::from(stall.elapsed));
+        self.recent.push(record);
     }
 
-    /// Updates an ongoing stall, and returns its state after that.
-    pub(crate) fn update(&mut self, id: StallId, update: impl FnOnce(&mut OngoingStall)) -> Option<StallRecord> {
-        let ongoing = self.ongoing_mut(id)?;
-        update(ongoing);
-        let record = ongoing.record.clone();
-        self.replace_recent(&record.stall);
-        Some(record)
+    /// Adds the results of a further examination of an ongoing stall.
+    pub(super) fn examine(&mut self, progress: StallProgress, has_stack: bool) -> Option<UpdatedStall> {
+        let id = progress.id;
+        let index = self.position(id)?;
+        let ongoing = &mut self.ongoing[index];
+        ongoing.examine(progress, has_stack, &mut self.totals);
+        if ongoing.has_left_lock() {
+            self.deadlocks.remove(id);
+        }
+        let updated = ongoing.updated();
+        self.recent.replace(&updated.record);
+        Some(updated)
+    }
+
+    /// Takes in a stack of an ongoing stall that had been requested at the latest examination. It
+    /// follows by [`set_stack`](Self::set_stack).
+    pub(super) fn await_late_stack(&mut self, id: StallId) -> Option<UpdatedStall> {
+        let index = self.position(id)?;
+        let ongoing = &mut self.ongoing[index];
+        ongoing.await_late_stack();
+        Some(ongoing.updated())
     }
 
     /// Sets how long an ongoing stall had lasted at the moment `at`. The recent stalls show it with
     /// the next update.
     pub(crate) fn set_elapsed(&mut self, id: StallId, elapsed: Duration, at: Nanos) {
-        if let Some(ongoing) = self.ongoing_mut(id) {
-            ongoing.set_elapsed(elapsed, at);
+        if let Some(index) = self.position(id) {
+            self.ongoing[index].set_elapsed(elapsed, at);
         }
     }
 
     /// Records a request that alone was long enough, within an ongoing stall or one that was just
     /// inserted. From here on, an ongoing stall has the route of the request.
-    pub(crate) fn record_request(&mut self, request: BlockedRequest) {
-        let Some(index) = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == request.stall.0) else {
+    pub(crate) fn record_request(&mut self, request: &BlockedRequest) {
+        let Some(index) = self.position(request.stall) else {
             return self.totals.add_request(request.route, 1, request.elapsed);
         };
-        self.set_route(index, &request);
         let ongoing = &mut self.ongoing[index];
-        if ongoing.key.cause.is_blamed() {
-            ongoing.count_request(&request, &mut self.totals);
-        }
-    }
-
-    /// Gives an ongoing stall the route of a request, also where it is shown as a recent one.
-    fn set_route(&mut self, index: usize, request: &BlockedRequest) {
-        let StallRecord { stall, origin } = &mut self.ongoing[index].record;
-        origin.route = Some(request.route);
-        if stall.route.as_ref() == Some(&request.route_name) {
+        // No request in a root blocks a worker.
+        if ongoing.key().is_root {
             return;
         }
-        let recent = self.recent.iter_mut().rev().find(|recent| recent.id == stall.id);
-        for stall in recent.into_iter().chain([stall]) {
-            stall.route = Some(request.route_name.clone());
+        let is_known = ongoing.stall().route.as_ref() == Some(&request.route_name);
+        ongoing.record_request(request, &mut self.totals);
+        if !is_known {
+            self.recent.replace(ongoing.record());
         }
     }
 
     /// Ends a stall, and returns its last state.
-    pub(crate) fn resolve(&mut self, id: StallId, elapsed: Duration) -> Option<StallRecord> {
-        let index = self.ongoing.iter().position(|ongoing| ongoing.record.stall.id == id.0)?;
-        let OngoingStall { mut record, key, counted, requests, .. } = self.ongoing.swap_remove(index);
-        // A request whose end was not recorded counts until it was last observed.
-        for request in requests {
-            self.totals.add_request(request.route, 0, request.elapsed.saturating_sub(request.counted));
+    pub(super) fn resolve(&mut self, id: StallId, end: StallEnd) -> Option<UpdatedStall> {
+        let index = self.position(id)?;
+        self.deadlocks.remove(id);
+        let mut ongoing = self.ongoing.swap_remove(index);
+        ongoing.resolve(end, &mut self.totals);
+        let updated = ongoing.updated();
+        self.recent.replace(&updated.record);
+        if updated.is_pending {
+            self.resolving.push(ongoing);
         }
-        record.stall.phase = Phase::Resolved;
-        record.stall.elapsed = elapsed;
-        self.totals.add(key, 0, Nanos::from(elapsed).saturating_sub(counted));
-        self.replace_recent(&record.stall);
+        Some(updated)
+    }
+
+    /// Sets a stack that was symbolized, or drops the sample if there is none. A deadlock is over
+    /// when the stall has moved to another location. Returns the state of the stall after that.
+    pub(super) fn set_stack(
+        &mut self,
+        id: StallId,
+        sample: SampleNumber,
+        stack: Option<Stack>,
+        mut found: WaitedFor,
+    ) -> Option<UpdatedStall> {
+        let is_it = |stall: &&mut StoredStall| stall.stall().id == id.0;
+        let ongoing = self.ongoing.iter_mut().chain(&mut self.resolving).find(is_it)?;
+        let (deadlock, has_stack) = (found.deadlock.take(), stack.is_some());
+        ongoing.set_stack(sample, stack, found);
+        if has_stack && ongoing.stall().location_changed == Some(true) {
+            self.deadlocks.remove(id);
+        }
+        if let Some(deadlock) = deadlock.filter(|_| !ongoing.has_left_lock()) {
+            self.deadlocks.insert(id, ongoing.stall().runtime.clone(), &deadlock);
+        }
+        let updated = ongoing.updated();
+        self.recent.replace(&updated.record);
+        if !updated.is_pending {
+            self.resolving.retain(|stall| stall.stall().id != id.0);
+        }
+        Some(updated)
+    }
+
+    /// Sets the tasks that have waited behind a stall so far. Returns the stall as it is then, if
+    /// it is still known.
+    pub(super) fn set_victims(&mut self, id: StallId, victims: Victims) -> Option<StallRecord> {
+        let stored = self.ongoing.iter_mut().chain(&mut self.resolving).find(|stored| stored.stall().id == id.0);
+        let (before, record) = match stored {
+            Some(stored) => {
+                let before = stored.set_victims(victims.clone());
+                self.recent.replace(stored.record());
+                (before, Some((stored.key().runtime, stored.record().clone())))
+            }
+            None => {
+                let record = self.recent.get_mut(id.0)?;
+                record.version += 1;
+                let before = record.stall.victims.replace(victims.clone());
+                (before, Some((record.origin.runtime, record.clone())))
+            }
+        };
+        let (runtime, record) = record?;
+        let before = before.unwrap_or_default();
+        let waited = victims.waited.saturating_sub(before.waited);
+        self.totals.add_victims(runtime, victims.tasks.saturating_sub(before.tasks), waited.into());
         Some(record)
     }
 
-    /// Sets the stack that the dispatcher has symbolized, and the reason and advice that follow
-    /// from it.
-    pub(crate) fn set_explanation(&mut self, reported: &Stall) {
-        let ongoing = self.ongoing.iter_mut().map(|ongoing| &mut ongoing.record.stall);
-        let ongoing = ongoing.filter(|stall| stall.id == reported.id);
-        for stall in ongoing.chain(self.recent.iter_mut().rev().find(|stall| stall.id == reported.id)) {
-            stall.stack.clone_from(&reported.stack);
-            stall.location_changed = reported.location_changed;
-            (stall.reason, stall.advice) = (reported.reason, reported.advice);
-        }
+    /// Counts the ongoing stalls whose end will not be found, because the watchdog stops.
+    pub(super) fn count_ongoing(&mut self) {
+        self.ongoing.iter_mut().for_each(|ongoing| ongoing.count(&mut self.totals));
     }
 
     /// Returns the totals at the moment `now`, with the time of ongoing stalls until then.
@@ -260,45 +198,74 @@ impl StallStore {
     /// wrapped. Workers that are blocked in measured polls are found by their slots instead.
     pub(crate) fn observed_workers(&self, runtime: RuntimeId) -> Vec<ObservedWorker> {
         let observed = self.ongoing.iter().filter(|ongoing| {
-            let key = &ongoing.key;
+            let key = ongoing.key();
             key.certainty == Certainty::Observed && key.runtime == runtime && ongoing.liveness.open_frames().is_some()
         });
-        let workers = observed.filter_map(|ongoing| {
-            let worker = WorkerIndex(u16::try_from(ongoing.record.stall.worker?).ok()?);
-            let elapsed = Nanos::from(ongoing.record.stall.elapsed);
-            Some(ObservedWorker { worker, elapsed, at: ongoing.at })
+        let workers = observed.map(|ongoing| {
+            let worker = ongoing.stall().worker.and_then(|worker| u16::try_from(worker).ok()).map(WorkerIndex);
+            let elapsed = Nanos::from(ongoing.stall().elapsed);
+            ObservedWorker { worker, elapsed, at: ongoing.at }
         });
         workers.collect()
     }
 
-    /// Returns the recent stalls, most recent last.
-    pub(crate) fn recent(&self) -> Vec<Stall> {
-        self.recent.iter().cloned().collect()
+    /// Returns an ongoing stall in one line.
+    pub(super) fn summary_of(&self, id: StallId) -> Option<Arc<str>> {
+        let stall = self.ongoing.get(self.position(id)?)?.stall();
+        let site = stall.site.location().map(|_| format!(", in a task spawned at {}", stall.site));
+        Some(format!("{}{}", stall.summary(), site.unwrap_or_default()).into())
+    }
+
+    /// Adds a report of a late runtime.
+    pub(super) fn push_late(&mut self, runtime: RuntimeId, late: LateRuntime) {
+        self.totals.add_late(runtime, late.reason);
+        if self.late.len() >= MAX_LATE {
+            self.late.pop_front();
+        }
+        self.late.push_back(late);
+    }
+
+    /// Returns the latest reports of late runtimes, the oldest first.
+    pub(crate) fn late_runtimes(&self) -> Vec<LateRuntime> {
+        self.late.iter().cloned().collect()
+    }
+
+    /// Returns the recent stalls, at most `limit`, most recent last.
+    pub(crate) fn recent(&self, limit: usize) -> Vec<Stall> {
+        self.recent.list(limit)
+    }
+
+    /// Returns the deadlocks that are not known to be over. The poll of each is still open, though
+    /// the watchdog thread may not have observed its end yet.
+    pub(crate) fn deadlocks(&self) -> Vec<FoundDeadlock> {
+        let mut found = self.deadlocks.list();
+        found.retain(|deadlock| {
+            let stall = self.position(deadlock.stall).map(|index| &self.ongoing[index]);
+            stall.is_some_and(|stall| stall.liveness.open_frames().is_some())
+        });
+        found
+    }
+
+    /// Returns whether any stall is ongoing.
+    pub(crate) fn has_ongoing(&self) -> bool {
+        !self.ongoing.is_empty()
+    }
+
+    /// Returns the ongoing stalls of a runtime.
+    pub(crate) fn ongoing_of(&self, runtime: &str) -> Vec<Stall> {
+        let of_runtime = self.ongoing.iter().map(StoredStall::stall).filter(|stall| &*stall.runtime == runtime);
+        of_runtime.cloned().collect()
     }
 
     /// Returns the id of the ongoing stall of a poll.
     #[cfg(feature = "server")]
     pub(crate) fn id_of(&self, poll: PollKey) -> Option<u64> {
         let ongoing = self.ongoing.iter().find(|ongoing| ongoing.poll == Some(poll));
-        ongoing.map(|ongoing| ongoing.record.stall.id)
+        ongoing.map(|ongoing| ongoing.stall().id)
     }
 
-    fn ongoing_mut(&mut self, id: StallId) -> Option<&mut OngoingStall> {
-        self.ongoing.iter_mut().find(|ongoing| ongoing.record.stall.id == id.0)
-    }
-
-    fn push_recent(&mut self, stall: Stall) {
-        if self.recent.len() == MAX_RECENT {
-            let resolved = self.recent.iter().position(|stall| stall.phase == Phase::Resolved).unwrap_or(0);
-            self.recent.remove(resolved);
-        }
-        self.recent.push_back(stall);
-    }
-
-    fn replace_recent(&mut self, stall: &Stall) {
-        if let Some(entry) = self.recent.iter_mut().rev().find(|entry| entry.id == stall.id) {
-            entry.clone_from(stall);
-        }
+    fn position(&self, id: StallId) -> Option<usize> {
+        self.ongoing.iter().position(|ongoing| ongoing.stall().id == id.0)
     }
 }
 

@@ -34,46 +34,80 @@ pub(crate) struct RefusedLine<K> {
     admitted: u64,
 }
 
-/// A token bucket for each key, and a count of what it suppressed. The caller bounds the number of
-/// keys.
+impl<K> RefusedLine<K> {
+    /// Returns the key under which the line was refused.
+    pub(crate) fn key(&self) -> &K {
+        &self.key
+    }
+}
+
+/// The largest number of keys that have a bucket of their own.
+const MAX_KEYS: usize = 1_024;
+/// The least time between two searches for keys that have become idle.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A token bucket for each key, and a count of what it suppressed.
+///
+/// The number of keys is bounded. A key whose bucket is full again is forgotten when the room is
+/// needed. When all keys are in use, further ones share one bucket.
 #[derive(Debug)]
 pub(crate) struct Throttle<K> {
     keys: HashMap<K, Limited>,
+    /// The bucket of all keys that found no room.
+    shared: Option<Limited>,
+    /// The earliest moment of the next search for idle keys.
+    next_search: Duration,
 }
 
-impl<K: Copy + Eq + Hash> Throttle<K> {
+impl<K: Clone + Eq + Hash> Throttle<K> {
     pub(crate) fn new() -> Throttle<K> {
-        Throttle { keys: HashMap::new() }
+        Throttle { keys: HashMap::new(), shared: None, next_search: Duration::ZERO }
     }
 
     /// Admits one line at `now`, and returns the number of lines suppressed since the previous one.
     /// If the limit is reached, the line is counted as suppressed.
     pub(crate) fn admit(&mut self, key: K, now: Duration) -> Result<u64, RefusedLine<K>> {
-        let limited = self.limited(key, now);
+        let limited = self.limited(&key, now);
         if !limited.bucket.take(now) {
             limited.suppressed = limited.suppressed.saturating_add(1);
-            return Err(RefusedLine { key, admitted: limited.admitted });
+            return Err(RefusedLine { admitted: limited.admitted, key });
         }
         Ok(limited.count_admitted())
     }
 
-    /// Tries a refused line again, under the key of the first try. If it is admitted now, it no
-    /// longer counts as suppressed. If it is refused again, it is not counted again.
-    pub(crate) fn retry(&mut self, refusal: RefusedLine<K>, now: Duration) -> Result<u64, RefusedLine<K>> {
-        let limited = self.limited(refusal.key, now);
-        if !limited.bucket.take(now) {
+    /// Tries a refused line again, under a key that may be another one by now. If it is admitted,
+    /// it no longer counts as suppressed. If it is refused again, it is not counted again.
+    pub(crate) fn retry(&mut self, refusal: RefusedLine<K>, key: K, now: Duration) -> Result<u64, RefusedLine<K>> {
+        if !self.limited(&key, now).bucket.take(now) {
             return Err(refusal);
         }
         // A line that was admitted after the refusal has reported it already.
-        if limited.admitted == refusal.admitted {
-            limited.suppressed = limited.suppressed.saturating_sub(1);
+        let refused = self.limited(&refusal.key, now);
+        if refused.admitted == refusal.admitted {
+            refused.suppressed = refused.suppressed.saturating_sub(1);
         }
-        Ok(limited.count_admitted())
+        Ok(self.limited(&key, now).count_admitted())
     }
 
-    fn limited(&mut self, key: K, now: Duration) -> &mut Limited {
+    fn limited(&mut self, key: &K, now: Duration) -> &mut Limited {
         let new = || Limited { bucket: TokenBucket::new(LOG_LINES, now), suppressed: 0, admitted: 0 };
-        self.keys.entry(key).or_insert_with(new)
+        if self.keys.len() >= MAX_KEYS && !self.keys.contains_key(key) {
+            self.forget_idle(now);
+            if self.keys.len() >= MAX_KEYS {
+                return self.shared.get_or_insert_with(new);
+            }
+        }
+        self.keys.entry(key.clone()).or_insert_with(new)
+    }
+
+    /// Forgets the keys whose buckets are full, and with them the number of lines that were
+    /// suppressed and would have been reported by the next line.
+    fn forget_idle(&mut self, now: Duration) {
+        if now < self.next_search {
+            return;
+        }
+        self.next_search = now.saturating_add(SEARCH_INTERVAL);
+        self.keys.retain(|_, limited| !limited.bucket.is_full(now));
     }
 }
 
@@ -121,8 +155,8 @@ mod tests {
             throttle.admit((), Duration::ZERO).unwrap();
         }
         let refusal = throttle.admit((), Duration::ZERO).unwrap_err();
-        let refusal = throttle.retry(refusal, INTERVAL / 2).unwrap_err();
-        assert_eq!(throttle.retry(refusal, INTERVAL).unwrap(), 0);
+        let refusal = throttle.retry(refusal, (), INTERVAL / 2).unwrap_err();
+        assert_eq!(throttle.retry(refusal, (), INTERVAL).unwrap(), 0);
     }
 
     #[test]
@@ -134,6 +168,31 @@ mod tests {
         let reported = throttle.admit((), Duration::ZERO).unwrap_err();
         assert_eq!(throttle.admit((), INTERVAL).unwrap(), 1, "the refused line");
         throttle.admit((), INTERVAL).unwrap_err();
-        assert_eq!(throttle.retry(reported, 2 * INTERVAL).unwrap(), 1, "the line that was refused last");
+        assert_eq!(throttle.retry(reported, (), 2 * INTERVAL).unwrap(), 1, "the line that was refused last");
+    }
+
+    /// A stall whose cause or location becomes known later is logged under the budget of these.
+    #[test]
+    fn a_refused_line_may_be_admitted_under_another_key() {
+        let mut throttle = Throttle::new();
+        for _ in 0..BURST {
+            throttle.admit("a", Duration::ZERO).unwrap();
+        }
+        let refusal = throttle.admit("a", Duration::ZERO).unwrap_err();
+        assert_eq!(throttle.retry(refusal, "b", Duration::ZERO).unwrap(), 0);
+        assert_eq!(throttle.admit("a", INTERVAL).unwrap(), 0, "it is no longer suppressed");
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded() {
+        let mut throttle = Throttle::new();
+        let admitted = (0..10 * MAX_KEYS).filter(|key| throttle.admit(*key, Duration::ZERO).is_ok()).count();
+        assert_eq!((throttle.keys.len(), admitted), (MAX_KEYS, MAX_KEYS + BURST), "the others share one bucket");
+        // A key in use keeps its bucket, and idle ones make room.
+        let later = INTERVAL * LOG_LINES.burst;
+        (0..BURST).for_each(|_| assert_eq!(throttle.admit(7, later).ok(), Some(0)));
+        assert_eq!(throttle.admit(usize::MAX, later).ok(), Some(0));
+        assert_eq!(throttle.keys.len(), 2);
+        assert!(throttle.admit(7, later).is_err());
     }
 }

@@ -56,6 +56,12 @@ impl<const WORDS: usize, const LEN: usize> Ring<WORDS, LEN> {
         self.head.load(Ordering::Acquire) == self.tail.load(Ordering::Acquire)
     }
 
+    /// Returns how many entries were not taken; for the producer, or once it has ended.
+    pub(crate) fn len(&self) -> u64 {
+        let tail = self.tail.load(Ordering::Acquire);
+        self.head.load(Ordering::Acquire).wrapping_sub(tail)
+    }
+
     /// Returns how many entries did not fit.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -73,11 +79,13 @@ mod tests {
         for n in 0..LEN as u64 + 3 {
             ring.push([n, n]);
         }
+        assert_eq!(ring.len(), LEN as u64);
         let mut got = Vec::new();
         ring.drain(|entry| got.push(entry));
         assert_eq!(got, (0..LEN as u64).map(|n| [n, n]).collect::<Vec<_>>());
         assert_eq!(ring.dropped(), 3);
         assert!(ring.is_empty());
+        assert_eq!(ring.len(), 0);
         ring.push([40, 41]);
         assert!(!ring.is_empty());
         ring.drain(|entry| got.push(entry));

@@ -49,6 +49,12 @@ impl Version {
         self.0.load(Ordering::Acquire)
     }
 
+    /// Returns the word in memory that has the version.
+    #[cfg(not(all(test, pollwatch_loom)))]
+    pub(crate) fn word(&self) -> &AtomicU64 {
+        &self.0
+    }
+
     /// Returns what `copy` makes of the fields that a version shows, with that version. Returns
     /// `None` when the writer publishes faster than the fields can be copied.
     #[inline]

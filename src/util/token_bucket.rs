@@ -30,6 +30,19 @@ impl TokenBucket {
 
     /// Takes a token if more than `reserve` are left, and returns whether it did.
     pub(crate) fn take_above(&mut self, reserve: u32, now: Duration) -> bool {
+        self.refill(now);
+        let is_admitted = self.tokens > reserve;
+        self.tokens -= u32::from(is_admitted);
+        is_admitted
+    }
+
+    /// Returns whether the bucket is full: it behaves as a new one.
+    pub(crate) fn is_full(&mut self, now: Duration) -> bool {
+        self.refill(now);
+        self.tokens == self.limit.burst
+    }
+
+    fn refill(&mut self, now: Duration) {
         let interval = self.limit.interval.as_nanos().max(1);
         let earned = now.saturating_sub(self.refilled).as_nanos() / interval;
         if earned > 0 {
@@ -37,9 +50,6 @@ impl TokenBucket {
             self.tokens = self.tokens.saturating_add(earned_tokens).min(self.limit.burst);
             self.refilled += duration_of(earned * interval);
         }
-        let is_admitted = self.tokens > reserve;
-        self.tokens -= u32::from(is_admitted);
-        is_admitted
     }
 }
 

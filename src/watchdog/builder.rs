@@ -1,18 +1,26 @@
 //! The builder of a watchdog.
 
+mod health;
+mod tracking;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Watchdog;
 use super::config::Config;
+use super::current;
 use super::state::WatchdogState;
 use super::threads::Threads;
 use crate::error::Error;
+#[cfg(feature = "server")]
+use crate::export::listen_address::ListenAddress;
 #[cfg(feature = "prometheus")]
 use crate::export::user_collectors::UserCollectors;
 use crate::measure::primitives::route::Routes;
+use crate::model::log_format::LogFormat;
 use crate::model::stall::Stall;
-use crate::report::dispatch::OnStall;
+use crate::report::dispatch::{OnStall, combine};
+use crate::report::incidents::action::{self, IncidentRule};
 use crate::report::log;
 
 /// The settings of a [`Watchdog`], which [`start`](Self::start) starts.
@@ -26,21 +34,22 @@ use crate::report::log;
 ///     .start()?;
 /// # Ok::<(), pollwatch::Error>(())
 /// ```
-#[must_use = "a builder does nothing until `start`"]
+#[must_use = "no watchdog runs until `start` is called"]
 #[derive(Default)]
 pub struct WatchdogBuilder {
-    config: Config,
-    on_stall: Option<OnStall>,
+    pub(super) config: Config,
+    on_stall: Vec<OnStall>,
+    rules: Vec<IncidentRule>,
     #[cfg(feature = "prometheus")]
     collectors: UserCollectors,
     #[cfg(feature = "server")]
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<ListenAddress>,
 }
 
 impl std::fmt::Debug for WatchdogBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = f.debug_struct("WatchdogBuilder");
-        debug.field("config", &self.config).field("on_stall", &self.on_stall.is_some());
+        debug.field("config", &self.config).field("on_stall", &self.on_stall.len());
         #[cfg(feature = "server")]
         debug.field("listen", &self.listen);
         debug.finish()
@@ -68,8 +77,6 @@ impl WatchdogBuilder {
     pub const DEFAULT_CAPTURE_STACKS: bool = true;
     /// The default of [`warn_above_alive_tasks`](Self::warn_above_alive_tasks): 10,000 tasks.
     pub const DEFAULT_ALIVE_TASKS_LIMIT: u64 = 10_000;
-    /// The default of [`unhealthy_after`](Self::unhealthy_after): 5 seconds.
-    pub const DEFAULT_UNHEALTHY_AFTER: Duration = Duration::from_secs(5);
 
     /// Sets the threshold: a poll that takes at least this long is a stall. Defaults to
     /// [`DEFAULT_THRESHOLD`](Self::DEFAULT_THRESHOLD). [`start`](Self::start) accepts those in
@@ -93,8 +100,9 @@ impl WatchdogBuilder {
     /// Defaults to [`DEFAULT_MAX_SITES`](Self::DEFAULT_MAX_SITES). [`start`](Self::start) accepts 1
     /// to [`MAX_SITES`](Self::MAX_SITES).
     ///
-    /// Each site takes up to 128 bytes for each runtime and thread where it occurs, and up to five
-    /// series for each runtime in `/metrics`.
+    /// Each site takes up to 128 bytes for each runtime and thread where it occurs. In `/metrics` a
+    /// runtime has up to eight series of it, and three more if `watch` or `spawn` wraps its tasks.
+    /// Delays and unpolled tasks, where they are tracked, add up to three.
     ///
     /// ```
     /// let builder = pollwatch::Watchdog::builder().max_sites(5_000);
@@ -127,35 +135,37 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Sets whether `pollwatch_route_poll_duration_seconds` is recorded, a histogram of 8 buckets
-    /// for each route. Defaults to
-    /// [`DEFAULT_ROUTE_HISTOGRAMS`](Self::DEFAULT_ROUTE_HISTOGRAMS).
+    /// Sets whether pollwatch logs, as `tracing` events. Defaults to
+    /// [`DEFAULT_LOG`](Self::DEFAULT_LOG).
     ///
-    /// The histogram shows the durations of polls: how long a request occupied its worker at a
-    /// time. It does not show the latency of requests, which other metrics layers measure.
+    /// | target | level | events |
+    /// |---|---|---|
+    /// | `pollwatch::stall` | WARN | stalls |
+    /// | `pollwatch::late` | WARN | runtimes that are late although no stall explains it |
+    /// | `pollwatch::runtime` | WARN | nobody attends a driver, or a blocking pool is full; the end of each condition |
+    /// | `pollwatch::runtime` | ERROR | a runtime hangs |
+    /// | `pollwatch::deadlock` | ERROR | threads that wait for each other, it seems |
+    /// | `pollwatch::incident` | ERROR, at its end WARN | incidents and what their actions log |
+    /// | `pollwatch::tasks` | WARN | panics and the growth of tasks (`docs/tasks.md`) |
+    /// | `pollwatch::watchdog` | WARN | pauses of the process, and what pollwatch cannot do here |
+    /// | `pollwatch::watchdog` | INFO | each runtime that is watched from then on |
     ///
-    /// ```
-    /// let builder = pollwatch::Watchdog::builder().route_histograms(true);
-    /// # builder.start().unwrap();
-    /// ```
-    pub fn route_histograms(mut self, record: bool) -> Self {
-        self.config.route_histograms = record;
-        self
-    }
-
-    /// Sets whether stalls are logged as `tracing` events (target `pollwatch::stall`, level WARN),
-    /// and panics and the growth of tasks as well (target `pollwatch::tasks`, level WARN;
-    /// `docs/tasks.md`). Defaults to [`DEFAULT_LOG`](Self::DEFAULT_LOG).
+    /// The log is rate-limited: of the stalls that have the same runtime, site, route, certainty,
+    /// cause and location, 5 are logged at once, then one each 10 s. The next line has the number
+    /// of those that were suppressed. The same limit holds for the panics of a site in a runtime,
+    /// and for pauses of the process.
     ///
-    /// The log is rate-limited: of the stalls that have the same runtime, site, route and
-    /// certainty, 5 are logged at once, then one each 10 s. The next line has the number of those
-    /// that were suppressed. The same limit holds for the panics of a site in a runtime, and for
-    /// pauses of the process.
+    /// The thread `pollwatch-log` writes the lines. If your subscriber blocks, such as on a pipe
+    /// that nobody reads, only the log waits. A stall that is reported again meanwhile gets one
+    /// line, with its latest state. When 1,024 reports wait, further ones are lost
+    /// (`pollwatch_reports_lost_total`).
     ///
-    /// Without the log, nothing is logged about the watchdog itself either (target
-    /// `pollwatch::watchdog`): that it has stopped, that a function is missing, or that the
-    /// callback of [`on_stall`](Self::on_stall) is slow. [`Watchdog::coverage`] returns most of
-    /// that.
+    /// If nothing takes the line of a stall, because there is no subscriber or its filter excludes
+    /// the target, one line on the standard error says so, once.
+    ///
+    /// Without the log, nothing is logged about the watchdog itself either: that it has stopped,
+    /// that a function is missing, or that the callback of [`on_stall`](Self::on_stall) is slow.
+    /// [`Watchdog::coverage`] returns most of that.
     ///
     /// ```
     /// // Reports only through the callback and the metrics.
@@ -165,6 +175,20 @@ impl WatchdogBuilder {
     /// ```
     pub fn log(mut self, log: bool) -> Self {
         self.config.log = log;
+        self
+    }
+
+    /// Sets the format of log messages: a text of some lines, or one short line beside the fields.
+    /// Defaults to [`LogFormat::Text`].
+    ///
+    /// ```
+    /// use pollwatch::{LogFormat, Watchdog};
+    ///
+    /// let builder = Watchdog::builder().log_format(LogFormat::Fields); // for a log in JSON
+    /// # builder.start().unwrap();
+    /// ```
+    pub fn log_format(mut self, format: LogFormat) -> Self {
+        self.config.log_format = format;
         self
     }
 
@@ -206,12 +230,27 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Sets a callback for each report of a stall: when it is found, at 2, 4, 8 ... thresholds, and
-    /// at its end. The callback gets all stalls, including those that the log suppresses.
+    /// Sets whether stacks have functions and lines (the default). `docs/symbols.md` states memory
+    /// and time for them. With `false` no debug information is ever read: stacks have offsets, to
+    /// which `pollwatch symbolize` adds names, and reasons that follow from names are missing.
     ///
-    /// The callback runs on the thread `pollwatch-report`. If it is slow, only later reports wait.
-    /// When more than 1,024 reports wait, further ones are lost (`pollwatch_reports_lost_total`),
-    /// while detection and metrics continue. A panic in it is caught and counted
+    /// ```
+    /// let builder = pollwatch::Watchdog::builder().symbols(false);
+    /// # builder.start().unwrap();
+    /// ```
+    pub fn symbols(mut self, symbols: bool) -> Self {
+        self.config.symbols = symbols;
+        self
+    }
+
+    /// Adds a callback for each report of a stall: when it is found, at 2, 4, 8 ... thresholds, and
+    /// at its end. The callback gets all stalls, including those that the log suppresses. Several
+    /// are called in the order in which they were added.
+    ///
+    /// The callback runs on the thread `pollwatch-call`. If it is slow, only later calls wait. A
+    /// stall that is reported again meanwhile is passed once, with its latest state. When 1,024
+    /// reports wait, further ones are lost (`pollwatch_reports_lost_total`), while detection, log
+    /// and metrics continue. A panic in it is caught and counted
     /// (`pollwatch_callback_panics_total`).
     ///
     /// Do not move a [`Watchdog`] into the callback: it would keep the watchdog running after your
@@ -226,43 +265,33 @@ impl WatchdogBuilder {
     /// # drop(stalls);
     /// ```
     pub fn on_stall(mut self, callback: impl Fn(&Stall) + Send + Sync + 'static) -> Self {
-        self.on_stall = Some(Box::new(callback));
+        self.on_stall.push(Box::new(callback));
         self
     }
 
-    /// Sets the time after which `/healthz` answers 503 because all workers of a runtime have been
-    /// blocked without a break. Defaults to
-    /// [`DEFAULT_UNHEALTHY_AFTER`](Self::DEFAULT_UNHEALTHY_AFTER).
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// let builder = pollwatch::Watchdog::builder().unhealthy_after(Duration::from_secs(30));
-    /// # builder.start().unwrap();
-    /// ```
-    pub fn unhealthy_after(mut self, limit: Duration) -> Self {
-        self.config.unhealthy_after = limit;
-        self
-    }
-
-    /// Serves `/metrics`, `/stalls`, `/healthz` and a live page at `/`. The server has a thread and
-    /// a runtime of its own, and answers while every worker of yours is blocked. Without this call
-    /// there is no server.
+    /// Serves `/metrics`, `/stalls`, `/threads`, `/healthz` and a live page at `/`. The server has
+    /// a thread and a runtime of its own, and answers while every worker of yours is blocked.
+    /// Without this call there is no server.
     ///
     /// The pages name functions and lines of your code, and are not protected: listen on loopback,
     /// or on an address that only your scraper reaches. Port 0 lets the system choose a port, which
     /// [`Watchdog::local_addr`] returns.
     ///
+    /// The address is a text such as `127.0.0.1:9464`, a [`SocketAddr`](std::net::SocketAddr), or
+    /// anything else that names one. This call looks up the name of a host, which may block. Only
+    /// the first address that can be bound is used: `localhost` is `127.0.0.1` or `[::1]`, not
+    /// both. An invalid or used address is an error of [`start`](Self::start).
+    ///
     /// ```
-    /// let watchdog = pollwatch::Watchdog::builder().listen("127.0.0.1:0".parse()?).start()?;
+    /// let watchdog = pollwatch::Watchdog::builder().listen("127.0.0.1:0").start()?;
     /// println!("http://{}/", watchdog.local_addr().unwrap());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<(), pollwatch::Error>(())
     /// ```
     ///
     /// # The live page
     ///
-    /// The live page, at `/` and `/live.html`, is one document. While it is visible it requests
-    /// `/live` once a second (`docs/live.schema.json`). That response is computed at most four
-    /// times a second, however many pages are open.
+    /// The live page is one document. While it is visible it requests `/live` once a second
+    /// (`docs/live.schema.json`), which is computed at most four times a second for all pages.
     ///
     /// # Profiles
     ///
@@ -282,8 +311,8 @@ impl WatchdogBuilder {
     /// Stalls that the task did not cause are grouped below `[starved]` or `[paused]`, within their
     /// runtime. In pprof they have that label `cause` (`-tagignore=cause=starved`).
     #[cfg(feature = "server")]
-    pub fn listen(mut self, addr: std::net::SocketAddr) -> Self {
-        self.listen = Some(addr);
+    pub fn listen(mut self, address: impl std::net::ToSocketAddrs + std::fmt::Debug) -> Self {
+        self.listen = Some(ListenAddress::new(address));
         self
     }
 
@@ -312,15 +341,16 @@ impl WatchdogBuilder {
         self
     }
 
-    /// Starts the watchdog. It has two threads: one scans for stalls, one reports them. The server
-    /// of [`listen`](Self#method.listen) has a third.
+    /// Starts the watchdog. It has some threads, whose names start with `pollwatch`: one scans for
+    /// stalls, one symbolizes, one logs, and one decides about incidents. The server of
+    /// [`listen`](Self#method.listen), callbacks and actions have others.
     ///
     /// The first start in a process calibrates the clock, which takes some 10 ms (at most 200 ms).
     ///
     /// # Errors
     ///
-    /// Fails when a setting is out of its range ([`Error::is_invalid`]), the address cannot be
-    /// bound ([`Error::is_listen`]), or a thread cannot be started.
+    /// Fails when a setting is out of its range, the address cannot be bound, or a thread cannot be
+    /// started. [`ErrorKind`](crate::ErrorKind) lists the kinds.
     ///
     /// ```
     /// let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -328,8 +358,9 @@ impl WatchdogBuilder {
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
     pub fn start(self) -> Result<Watchdog, Error> {
-        let WatchdogBuilder { config, on_stall, .. } = self;
+        let WatchdogBuilder { config, on_stall, rules, .. } = self;
         config.validate()?;
+        action::check(&rules, config.log).map_err(Error::invalid)?;
         #[cfg(feature = "prometheus")]
         if self.collectors.len() > UserCollectors::MAX {
             return Err(Error::invalid(format!(
@@ -341,18 +372,20 @@ impl WatchdogBuilder {
         }
         let state = Arc::new(WatchdogState::new(
             config,
+            rules,
             #[cfg(feature = "prometheus")]
             self.collectors,
         ));
-        let threads = Threads::start(&state, on_stall)?;
+        let threads = Threads::start(&state, combine(on_stall))?;
         #[cfg(feature = "server")]
-        if let Some(addr) = self.listen {
-            threads.serve(addr)?;
+        if let Some(address) = &self.listen {
+            threads.serve(address)?;
         }
         if state.config.log {
             if let Some((which, why)) = state.stacks.lacking() {
                 log::degraded(&format!("{which} are reported without stacks: {why}"));
             }
+            tracking::log_missing(&state.config);
             if !state.meter.wake.is_exact() {
                 log::degraded(
                     "this kernel has no membarrier system call: an idle watchdog wakes up ten times a second, and may find \
@@ -360,6 +393,8 @@ impl WatchdogBuilder {
                 );
             }
         }
-        Ok(Watchdog { state, threads: Arc::new(threads) })
+        let threads = Arc::new(threads);
+        current::register(&state.meter, &threads);
+        Ok(Watchdog { state, threads })
     }
 }

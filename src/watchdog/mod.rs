@@ -1,11 +1,21 @@
 //! The public handle of a watchdog, its builder and its threads. Wires all layers together.
 
+mod blocking_pool;
 mod builder;
+#[cfg(all(test, not(pollwatch_loom)))]
+mod clock_tests;
 mod collect;
 mod config;
 mod coverage;
+pub(crate) mod current;
+mod driver;
+mod health;
+mod requests;
+mod responsiveness;
+mod runtime_builder;
 mod runtimes;
 mod state;
+mod thread_dumps;
 mod threads;
 
 use std::net::SocketAddr;
@@ -16,12 +26,16 @@ use tokio::task::JoinHandle;
 use crate::measure::entry::future::Watched;
 use crate::measure::entry::task::SpawnedTask;
 use crate::measure::runtime::lag::{Lag, LagSource};
+use crate::model::condition::Condition;
 use crate::model::coverage::Coverage;
+use crate::model::late_runtime::LateRuntime;
 use crate::model::snapshot::Snapshot;
 use crate::model::stall::Stall;
+use crate::report::recent::MAX_RECENT;
 use crate::util::lock;
 
 pub use builder::WatchdogBuilder;
+pub use runtime_builder::RuntimeBuilder;
 pub(crate) use state::WatchdogState;
 use threads::Threads;
 
@@ -38,7 +52,7 @@ use threads::Threads;
 ///
 /// let watchdog = pollwatch::Watchdog::builder().start()?;
 /// let mut builder = tokio::runtime::Builder::new_current_thread();
-/// let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+/// let runtime = watchdog.build_runtime("main", builder).unwrap();
 /// runtime.block_on(watchdog.watch(async {
 ///     std::thread::sleep(Duration::from_millis(100)); // blocks the event loop
 /// }));
@@ -48,6 +62,7 @@ use threads::Threads;
 /// assert!(watchdog.stalls()[0].elapsed >= Duration::from_millis(100));
 /// # Ok::<(), pollwatch::Error>(())
 /// ```
+#[must_use = "the watchdog stops when its last handle is dropped"]
 #[derive(Clone)]
 pub struct Watchdog {
     state: Arc<WatchdogState>,
@@ -87,7 +102,7 @@ impl Watchdog {
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// # let mut builder = tokio::runtime::Builder::new_current_thread();
-    /// # let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+    /// # let runtime = watchdog.build_runtime("main", builder).unwrap();
     /// let answer = runtime.block_on(watchdog.watch(async { 42 }));
     /// assert_eq!(answer, 42);
     /// # Ok::<(), pollwatch::Error>(())
@@ -110,7 +125,7 @@ impl Watchdog {
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// # let mut builder = tokio::runtime::Builder::new_current_thread();
-    /// # let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+    /// # let runtime = watchdog.build_runtime("main", builder).unwrap();
     /// runtime.block_on(async {
     ///     let task = watchdog.spawn(async { 42 });
     ///     assert_eq!(task.await.unwrap(), 42);
@@ -144,8 +159,11 @@ impl Watchdog {
         crate::SpanLayer::new(&self.state.meter)
     }
 
-    /// Returns the recent stalls, each once, in its latest phase. At most 256, the most recent
+    /// Returns the recent stalls, each once, in its latest phase: at most 256, the most recent
     /// last.
+    ///
+    /// The first and the longest stall of each runtime, site, route and cause stay longer than the
+    /// others, so that a flood of one kind does not push out the rest.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -155,7 +173,35 @@ impl Watchdog {
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
     pub fn stalls(&self) -> Vec<Stall> {
-        lock(&self.state.stalls).recent()
+        lock(&self.state.stalls).recent(MAX_RECENT)
+    }
+
+    /// Returns the ongoing conditions of whole runtimes, the oldest first: a runtime whose sockets
+    /// and timers nobody attends, or that hangs.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for condition in watchdog.conditions() {
+    ///     println!("{condition}");
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    pub fn conditions(&self) -> Vec<Condition> {
+        self.state.conditions()
+    }
+
+    /// Returns the latest reports of runtimes that were late although no stall blocked them: at
+    /// most 16, the most recent last.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// for late in watchdog.late_runtimes() {
+    ///     println!("{}: {:?}, {:?}", late.runtime, late.delay, late.sites);
+    /// }
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    pub fn late_runtimes(&self) -> Vec<LateRuntime> {
+        lock(&self.state.stalls).late_runtimes()
     }
 
     /// Returns all metrics at this moment as plain data. With 1,000 sites it takes some
@@ -193,8 +239,7 @@ impl Watchdog {
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// let runtime = watchdog.runtime("main").enable_all().build().unwrap();
     /// let lag = watchdog.lag("main").expect("a runtime of this name");
     /// runtime.spawn(async move {
     ///     let is_blocked = lag.read().is_some_and(|reading| reading.blocked_workers > 0);
@@ -244,8 +289,13 @@ impl Watchdog {
     /// Stops the watchdog's threads and closes its server. Runtimes continue: their polls are still
     /// counted, but no further stall is found.
     ///
-    /// Waits at most two seconds for the threads to end. A callback that hangs is left behind. Does
-    /// not wait when called on one of those threads, or within a runtime.
+    /// The task that measures the schedule delay ends: each runtime is woken for it once. With
+    /// [`rescue_driver(false)`](WatchdogBuilder::rescue_driver) no worker of a multi-thread runtime
+    /// is woken. There that task remains, idle, until the runtime ends: one for each watchdog that
+    /// the runtime was watched by.
+    ///
+    /// Waits at most two seconds for the threads to end. A callback or a log that hangs is left
+    /// behind. Does not wait when called on one of those threads, or within a runtime.
     ///
     /// ```
     /// let watchdog = pollwatch::Watchdog::builder().start()?;
@@ -255,11 +305,6 @@ impl Watchdog {
     /// ```
     pub fn shutdown(&self) {
         self.threads.stop();
-    }
-
-    #[cfg(feature = "testing")]
-    pub(crate) fn stop_and_wait(&self) {
-        self.threads.stop_and_wait();
     }
 
     /// Returns a tower layer for axum, tonic, and any service of `http` 1 requests. It names what
@@ -288,17 +333,19 @@ impl Watchdog {
 
     /// Returns the pages of [`listen`](WatchdogBuilder::listen) for an admin router of your own:
     /// the live page at `/live.html` with its data at `/live` and `/live/profile`, `/metrics`,
-    /// `/stalls` (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`, and `/healthz`.
-    /// `/` stays yours. Links are relative, so the router may be nested under any prefix.
+    /// `/stalls` (`/flamegraph`, `/folded`, `/speedscope`), `/debug/pprof/stalls`, `/threads`,
+    /// `/incidents` and `/healthz`. `/` stays yours. Links are relative, so that the router may be
+    /// nested under any prefix.
     ///
     /// **The pages are served by your runtime. They do not answer while every worker is blocked**,
-    /// which is when you need them most. `/healthz` cannot report that state then. Only the server
-    /// of `listen` has a thread of its own: use both, or this router where a second port is not
-    /// possible.
+    /// or while its blocking pool is full, which is when you need them most. `/healthz` cannot
+    /// report that state then. Only the server of `listen` has a thread of its own: use both, or
+    /// this router where a second port is not possible.
     ///
     /// The pages name functions and lines of your code, and ask for no password: protect them like
-    /// your other admin pages. They are computed on tokio's pool of blocking threads. The router
-    /// does not keep the watchdog running, and still answers after it has stopped.
+    /// your other admin pages. They are computed on tokio's pool of blocking threads, `/threads`
+    /// and `/incidents` one at a time. The router does not keep the watchdog running, and still
+    /// answers after it has stopped.
     ///
     /// Nest the router. `Router::merge` panics where your router has one of these paths already, as
     /// many have `/healthz` or `/metrics`. If your router has a state, provide the state before you

@@ -3,9 +3,8 @@
 //! What tokio does: its task hooks and thread callbacks can only be set on a builder, before the
 //! build. A builder keeps one callback of each kind, and cannot remove it.
 //!
-//! What follows from it: the watchdog builds the runtime itself. It sets its callbacks on the
-//! user's builder, builds, and replaces them again ([`BuilderGuard`]), because the user may build
-//! further runtimes from the same builder. A runtime that is built elsewhere can only be attached:
+//! What follows from it: the watchdog builds the runtime itself. It owns the builder, so that no
+//! other runtime gets its callbacks. A runtime that is built elsewhere can only be attached:
 //! without hooks, and without callbacks on its threads.
 //!
 //! What is stored: the name is reserved before the build ([`NameReservation`]), because the hooks
@@ -18,39 +17,35 @@ use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
 
 use super::{Watchdog, coverage};
-use crate::error::Error;
+use crate::detect::stack_coverage;
+use crate::error::{Error, ErrorKind};
 use crate::measure::entry::hooks::{self, Hooks};
 use crate::measure::primitives::frame::MAX_RUNTIMES;
 use crate::measure::runtime::Runtime as RuntimeEntry;
+use crate::measure::runtime::build_facts::BuildFacts;
 use crate::measure::runtime::callbacks::{self, InstalledCallbacks};
-use crate::measure::runtime::worker_threads::WorkerThreads;
+use crate::measure::runtime::io_driver::{self, OpenDescriptors};
 use crate::report::log;
 
 impl Watchdog {
-    /// Builds a runtime and watches it under `name`, the `runtime` label of its metrics.
+    /// Builds a runtime from tokio's own builder, and watches it under `name`, the `runtime` label
+    /// of its metrics. [`runtime`](Self::runtime) needs no builder of tokio's, and takes hooks.
     ///
     /// With `tokio_unstable`, every task that is spawned on the runtime is measured. tokio keeps
     /// one callback for each task hook and overwrites silently, and pollwatch cannot find out which
-    /// are set. So hooks that you set on the builder are lost. Give them to
-    /// [`build_runtime_with`](Self::build_runtime_with) instead. Thread callbacks of the builder
-    /// stay as they are.
+    /// are set. So task hooks that you set on the builder are lost. Give them to
+    /// [`RuntimeBuilder::hooks`](crate::RuntimeBuilder::hooks) instead. Thread callbacks of the
+    /// builder stay as they are.
     ///
     /// In stable mode, what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap is measured, and
     /// the workers of a multi-thread runtime are observed from outside: see
     /// [`Certainty`](crate::Certainty). Observing them needs the thread callbacks, so give yours to
-    /// [`build_runtime_with`](Self::build_runtime_with) as well.
+    /// [`RuntimeBuilder::hooks`](crate::RuntimeBuilder::hooks) as well. A builder whose callbacks
+    /// would be lost is refused.
     ///
-    /// You can build further runtimes from the same builder. pollwatch does not watch these. tokio
-    /// cannot remove a callback from a builder, so in stable mode four callbacks without effect
-    /// remain in it. pollwatch recognizes them by the builder's address, with two consequences:
-    ///
-    /// - If you move the builder and pass it here again, it is refused, as if these callbacks were
-    ///   yours.
-    /// - While the builder or a runtime that was built from it without pollwatch exists elsewhere,
-    ///   your callbacks on another builder at the old address are replaced without an error.
-    ///
-    /// Callbacks that you give to [`build_runtime_with`](Self::build_runtime_with) have neither
-    /// problem.
+    /// With `tokio_unstable` on Linux, pollwatch sets callbacks for the start and the stop of
+    /// threads if the builder has neither. They only list the runtime's threads, so that a thread
+    /// dump shows the runtime of each.
     ///
     /// One watchdog distinguishes 63 names. A runtime with a further name is built, but not
     /// watched. This is logged once, and [`coverage`](Self::coverage) counts such runtimes. Name
@@ -59,146 +54,121 @@ impl Watchdog {
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
     /// let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// let runtime = watchdog.build_runtime("main", builder.worker_threads(2).enable_all())?;
+    /// builder.worker_threads(2).enable_all();
+    /// let runtime = watchdog.build_runtime("main", builder)?;
     /// runtime.block_on(async { /* your service */ });
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok::<(), pollwatch::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// What tokio's `build` returns, and `InvalidInput` in these cases:
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): the name is empty.
+    /// - [`NameInUse`](ErrorKind::NameInUse): a runtime of this name is still watched. The name of
+    ///   one that was shut down may be used again, and its counters continue.
+    /// - [`CallbacksWouldBeLost`](ErrorKind::CallbacksWouldBeLost): the builder has thread
+    ///   callbacks that pollwatch would replace.
+    /// - [`CannotBuildRuntime`](ErrorKind::CannotBuildRuntime): tokio's `build` has failed.
     ///
-    /// - The name is empty.
-    /// - A runtime of this name is still watched. The name of one that was shut down may be used
-    ///   again, and its counters continue.
-    /// - The builder has thread callbacks that would be lost.
-    pub fn build_runtime(&self, name: &str, builder: &mut Builder) -> io::Result<Runtime> {
-        self.build_runtime_with(name, builder, Hooks::new())
-    }
-
-    /// Builds and watches a runtime as [`build_runtime`](Self::build_runtime) does, with your own
-    /// hooks and thread callbacks. They run before and after those of pollwatch, so that their time
-    /// is not measured.
+    /// After an error the builder is lost. It was taken by value, and tokio's cannot be cloned.
+    /// Make it in a function where the program is to continue:
     ///
     /// ```
+    /// use tokio::runtime::Builder;
+    ///
+    /// fn builder() -> Builder {
+    ///     let mut builder = Builder::new_multi_thread();
+    ///     builder.worker_threads(2).enable_all();
+    ///     builder
+    /// }
+    ///
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// let hooks = pollwatch::Hooks::new().on_thread_start(|| println!("a thread has started"));
-    /// let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// let runtime = watchdog.build_runtime_with("main", builder.enable_all(), hooks)?;
+    /// let runtime = watchdog.build_runtime("main", builder()).or_else(|error| {
+    ///     eprintln!("{error:#}. The runtime is not watched");
+    ///     builder().build()
+    /// })?;
     /// # drop(runtime);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`build_runtime`](Self::build_runtime).
-    pub fn build_runtime_with(&self, name: &str, builder: &mut Builder, hooks: Hooks) -> io::Result<Runtime> {
+    pub fn build_runtime(&self, name: impl Into<String>, builder: Builder) -> Result<Runtime, Error> {
+        self.runtime(name).with_builder(builder).build()
+    }
+
+    pub(super) fn build_with_hooks(&self, name: &str, builder: Builder, hooks: Hooks) -> Result<Runtime, Error> {
         let built = self.build(name, builder, hooks, true, Builder::build)?;
-        if let Some(entry) = built.entry {
-            entry.go_live(built.runtime.handle(), hooks::INSTALLED, built.worker_threads);
-            self.log_coverage(&entry);
-        }
+        self.go_live(built.entry, built.runtime.handle(), built.facts);
         Ok(built.runtime)
     }
 
-    /// Builds a [`LocalRuntime`] and watches it, as [`build_runtime`](Self::build_runtime) does.
-    ///
-    /// ```
-    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// use tokio::runtime::{Builder, LocalOptions};
-    ///
-    /// let mut builder = Builder::new_current_thread();
-    /// let options = LocalOptions::default();
-    /// let runtime = watchdog.build_local_runtime("ui", builder.enable_all(), options)?;
-    /// runtime.block_on(async { tokio::task::spawn_local(async { /* not `Send` */ }).await })?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`build_runtime`](Self::build_runtime).
-    ///
-    /// # Panics
-    ///
-    /// When the builder is a multi-thread one, as tokio's `build_local` does.
-    pub fn build_local_runtime(
+    pub(super) fn build_local_with_hooks(
         &self,
         name: &str,
-        builder: &mut Builder,
-        options: LocalOptions,
-    ) -> io::Result<LocalRuntime> {
-        self.build_local_runtime_with(name, builder, options, Hooks::new())
-    }
-
-    /// Builds and watches a [`LocalRuntime`] as [`build_local_runtime`](Self::build_local_runtime)
-    /// does, with your own hooks and thread callbacks.
-    ///
-    /// ```
-    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// use tokio::runtime::{Builder, LocalOptions};
-    ///
-    /// let hooks = pollwatch::Hooks::new().on_thread_park(|| { /* the event loop is idle */ });
-    /// let mut builder = Builder::new_current_thread();
-    /// let options = LocalOptions::default();
-    /// let runtime = watchdog.build_local_runtime_with("ui", &mut builder, options, hooks)?;
-    /// # drop(runtime);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`build_runtime`](Self::build_runtime).
-    ///
-    /// # Panics
-    ///
-    /// As [`build_local_runtime`](Self::build_local_runtime).
-    pub fn build_local_runtime_with(
-        &self,
-        name: &str,
-        builder: &mut Builder,
-        options: LocalOptions,
+        builder: Builder,
         hooks: Hooks,
-    ) -> io::Result<LocalRuntime> {
-        let built = self.build(name, builder, hooks, false, |b| b.build_local(options))?;
-        if let Some(entry) = built.entry {
-            entry.go_live(built.runtime.handle(), hooks::INSTALLED, None);
-            self.log_coverage(&entry);
-        }
+    ) -> Result<LocalRuntime, Error> {
+        let built = self.build(name, builder, hooks, false, |b| b.build_local(LocalOptions::default()))?;
+        self.go_live(built.entry, built.runtime.handle(), built.facts);
         Ok(built.runtime)
     }
 
     /// Reserves the name, sets pollwatch's callbacks and the user's hooks on the builder, and calls
-    /// `build`. Afterwards the callbacks are replaced again. The workers are observed if the
-    /// runtime may have any (`has_workers`) and is watched.
+    /// `build`. The workers are observed if the runtime may have any (`has_workers`) and is
+    /// watched.
     fn build<R>(
         &self,
         name: &str,
-        builder: &mut Builder,
+        mut builder: Builder,
         mut user: Hooks,
         has_workers: bool,
         build: impl FnOnce(&mut Builder) -> io::Result<R>,
-    ) -> io::Result<Built<R>> {
+    ) -> Result<Built<R>, Error> {
         let meter = &self.state.meter;
+        let has_task_hooks = user.has_task_hooks();
         let reservation = NameReservation(meter.runtimes.reserve(name, meter)?);
         let is_observed = has_workers && reservation.0.is_some();
-        let installed = callbacks::install(builder, meter, user.take_threads(), is_observed)?;
-        let guard = BuilderGuard { builder, installed };
+        let InstalledCallbacks { worker_threads, pool_threads } =
+            callbacks::install(&mut builder, meter, user.take_threads(), is_observed)?;
+        if has_task_hooks && !hooks::INSTALLED {
+            self.log_uncalled_hooks(name);
+        }
         match &reservation.0 {
-            Some(entry) => hooks::install(guard.builder, entry, user),
+            Some(entry) => hooks::install(&mut builder, entry, user),
             None => {
-                self.count_unnamed(name);
-                hooks::install_user(guard.builder, meter, user);
+                self.log_unnamed(name);
+                hooks::install_user(&mut builder, meter, user);
             }
         }
-        let runtime = build(guard.builder)?;
-        let worker_threads = guard.installed.worker_threads.clone();
-        drop(guard);
-        Ok(Built { runtime, entry: reservation.keep(), worker_threads })
+        let hands_driver_on = io_driver::hands_driver_on(&builder);
+        let before = has_workers.then(OpenDescriptors::list);
+        let runtime = build(&mut builder).map_err(Error::build)?;
+        let io_driver = before.map(OpenDescriptors::driver_opened_since).unwrap_or_default();
+        let facts = BuildFacts { hooked: hooks::INSTALLED, worker_threads, pool_threads, io_driver, hands_driver_on };
+        Ok(Built { runtime, entry: reservation.keep(), facts })
     }
 
-    /// Counts a runtime that is not watched because too many names are known, and logs the first.
-    fn count_unnamed(&self, name: &str) {
-        if self.state.meter.runtimes.count_unnamed() && self.state.config.log {
+    /// Watches a runtime that was just built, or counts it if it has no entry.
+    fn go_live(&self, entry: Option<Arc<RuntimeEntry>>, handle: &Handle, facts: BuildFacts) {
+        match entry {
+            Some(entry) => {
+                entry.go_live(handle, facts);
+                self.log_coverage(&entry);
+            }
+            None => self.state.meter.runtimes.count_unnamed(handle.id()),
+        }
+    }
+
+    /// Logs, once, that tokio does not call the task hooks of a runtime.
+    fn log_uncalled_hooks(&self, name: &str) {
+        if self.state.meter.runtimes.claim_report_of_uncalled_hooks() && self.state.config.log {
+            log::degraded(&format!(
+                "the task hooks of the runtime {name:?} are not called: tokio has none without --cfg tokio_unstable. This is \
+                 logged once for all runtimes"
+            ));
+        }
+    }
+
+    /// Logs, once, that a runtime is not watched because too many names are known.
+    fn log_unnamed(&self, name: &str) {
+        if self.state.meter.runtimes.claim_report_of_unnamed() && self.state.config.log {
             log::degraded(&format!(
                 "the runtime {name:?} is not watched: one watchdog distinguishes {MAX_NAMES} names, and they are taken. Name \
                  runtimes after their purpose, or build some of them with another watchdog"
@@ -208,7 +178,8 @@ impl Watchdog {
 
     fn log_coverage(&self, entry: &RuntimeEntry) {
         if self.state.config.log {
-            log::watching(&coverage::of_runtime(entry));
+            let stacks = stack_coverage::now(self.state.stacks);
+            log::watching(&coverage::of_runtime(entry, stacks));
         }
     }
 
@@ -216,8 +187,10 @@ impl Watchdog {
     /// own metrics, and what [`watch`](Self::watch) and [`spawn`](Self::spawn) wrap.
     ///
     /// tokio's hooks and thread callbacks can only be set when a runtime is built. So other tasks
-    /// are not measured, and workers that they block are not reported.
-    /// [`coverage`](Self::coverage) shows this.
+    /// are not measured, and workers of a multi-thread runtime that they block are not reported. A
+    /// current-thread runtime that is attached on the thread that drives it is observed, on Linux:
+    /// what blocks this thread in a system call is reported. [`coverage`](Self::coverage) shows
+    /// this.
     ///
     /// ```
     /// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -230,25 +203,31 @@ impl Watchdog {
     ///
     /// # Errors
     ///
-    /// When the name is empty, a runtime of this name is still watched, the runtime is watched
-    /// already or is shut down, or the watchdog knows 63 other names.
+    /// - [`InvalidSetting`](ErrorKind::InvalidSetting): the name is empty.
+    /// - [`NameInUse`](ErrorKind::NameInUse): another runtime of this name is still watched.
+    /// - [`AlreadyWatched`](ErrorKind::AlreadyWatched): this runtime is watched.
+    /// - [`RuntimeShutDown`](ErrorKind::RuntimeShutDown): this runtime is shut down.
+    /// - [`TooManyNames`](ErrorKind::TooManyNames): the watchdog knows 63 other names.
     pub fn attach(&self, name: &str, handle: &Handle) -> Result<(), Error> {
         let runtimes = &self.state.meter.runtimes;
         let attach_guard = runtimes.lock_attach();
         if let Some(known) = runtimes.find(handle.id()) {
-            return Err(Error::invalid(format!("this runtime is watched already, as {:?}", known.name)));
+            let text = format!("this runtime is watched already, as {:?}", known.name);
+            return Err(Error::new(ErrorKind::AlreadyWatched, text));
         }
         let Some(entry) = runtimes.reserve(name, &self.state.meter)? else {
-            return Err(Error::invalid(format!(
-                "one watchdog distinguishes {MAX_NAMES} names of runtimes, and they are taken"
-            )));
+            let text = format!("one watchdog distinguishes {MAX_NAMES} names of runtimes, and they are taken");
+            return Err(Error::new(ErrorKind::TooManyNames, text));
         };
-        entry.go_live(handle, false, None);
+        entry.go_live(handle, BuildFacts::default());
         // The log line below runs the user's subscriber, which may poll a watched future. That
         // takes the same lock.
         drop(attach_guard);
         self.log_coverage(&entry);
-        if entry.is_live() { Ok(()) } else { Err(Error::invalid("this runtime is shut down")) }
+        match entry.is_live() {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::RuntimeShutDown, "this runtime is shut down")),
+        }
     }
 }
 
@@ -260,22 +239,7 @@ struct Built<R> {
     runtime: R,
     /// The runtime's entry; `None` when all names are taken.
     entry: Option<Arc<RuntimeEntry>>,
-    /// The runtime's threads, if they are observed from outside.
-    worker_threads: Option<Arc<WorkerThreads>>,
-}
-
-/// A builder with pollwatch's callbacks set. They are replaced by callbacks without effect when the
-/// guard is dropped, also when the build unwinds.
-struct BuilderGuard<'a> {
-    builder: &'a mut Builder,
-    installed: InstalledCallbacks,
-}
-
-impl Drop for BuilderGuard<'_> {
-    fn drop(&mut self) {
-        hooks::uninstall(self.builder);
-        callbacks::uninstall(self.builder, &self.installed);
-    }
+    facts: BuildFacts,
 }
 
 /// A reserved name; `None` when all names are taken. Dropping it releases the name, also when the

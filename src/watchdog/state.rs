@@ -3,17 +3,25 @@
 use std::sync::{Arc, Mutex};
 
 use super::config::Config;
+use super::responsiveness::RequestedScan;
+use super::thread_dumps;
+use crate::detect::conditions::reading_budget::ReadingBudget;
 use crate::detect::scan;
 use crate::detect::stack_coverage;
 use crate::detect::status::WatcherStatus;
+use crate::detect::threads::ThreadDumper;
 #[cfg(feature = "prometheus")]
 use crate::export::user_collectors::UserCollectors;
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
+use crate::model::condition::Condition;
 use crate::model::coverage::StackCoverage;
 use crate::model::id::WorkerIndex;
 use crate::model::time::Nanos;
-use crate::report::dispatch::ReportCounters;
+use crate::report::conditions::{ConditionAge, ConditionStore};
+use crate::report::counters::ReportCounters;
+use crate::report::incidents::Incidents;
+use crate::report::incidents::action::IncidentRule;
 #[cfg(feature = "server")]
 use crate::report::profile::ProfileStore;
 use crate::report::store::StallStore;
@@ -27,6 +35,11 @@ pub(crate) struct WatchdogState {
     pub(crate) status: Arc<WatcherStatus>,
     pub(crate) report_counters: Arc<ReportCounters>,
     pub(crate) stalls: Arc<Mutex<StallStore>>,
+    pub(crate) incidents: Arc<Incidents>,
+    pub(super) requested_scan: RequestedScan,
+    pub(crate) conditions: Arc<Mutex<ConditionStore>>,
+    /// The limit of the readings of drivers that are made for requests.
+    pub(super) driver_budget: Mutex<ReadingBudget>,
     #[cfg(feature = "server")]
     pub(crate) profile: Arc<Mutex<ProfileStore>>,
     /// The start of the watchdog, from which all counters count.
@@ -34,6 +47,7 @@ pub(crate) struct WatchdogState {
     pub(crate) started: std::time::Instant,
     #[cfg(feature = "prometheus")]
     pub(crate) collectors: UserCollectors,
+    pub(crate) thread_dumps: Arc<ThreadDumper>,
     /// The stacks that could be captured when the watchdog started.
     pub(crate) stacks: StackCoverage,
 }
@@ -47,12 +61,22 @@ pub(crate) struct Blocked {
 
 impl WatchdogState {
     /// Returns the state for a config that has to be valid.
-    pub(super) fn new(config: Config, #[cfg(feature = "prometheus")] collectors: UserCollectors) -> WatchdogState {
+    pub(super) fn new(
+        config: Config,
+        rules: Vec<IncidentRule>,
+        #[cfg(feature = "prometheus")] collectors: UserCollectors,
+    ) -> WatchdogState {
+        let meter = Meter::new(config.measuring());
         WatchdogState {
-            meter: Meter::new(config.measuring()),
+            thread_dumps: Arc::new(ThreadDumper::new(meter.clone(), thread_dumps::settings(&config))),
+            meter,
             status: Arc::new(WatcherStatus::new()),
             report_counters: Arc::default(),
             stalls: Arc::default(),
+            requested_scan: RequestedScan::default(),
+            incidents: Arc::new(Incidents::new(config.unhealthy_after, rules)),
+            conditions: Arc::default(),
+            driver_budget: Mutex::default(),
             #[cfg(feature = "server")]
             profile: Arc::default(),
             #[cfg(feature = "server")]
@@ -84,16 +108,41 @@ impl WatchdogState {
             };
         let observed = lock(&self.stalls).observed_workers(runtime.id);
         let now = self.now();
+        let mut unknown = Vec::new();
         for observed in observed {
-            add(observed.worker, observed.elapsed + now.saturating_sub(observed.at));
+            let elapsed = observed.elapsed + now.saturating_sub(observed.at);
+            match observed.worker {
+                Some(worker) => add(worker, elapsed),
+                None => unknown.push(elapsed),
+            }
         }
         for measured in scan::worker_polls(&self.meter, runtime, self.meter.threshold) {
             add(measured.worker, measured.elapsed);
         }
+        // A worker whose index is unknown is shown as the first that is not known to be blocked.
+        let workers = runtime.metrics().map_or(0, |metrics| metrics.num_workers() as u16);
+        for elapsed in unknown {
+            let is_free = |worker: &WorkerIndex| blocked.iter().all(|known| known.worker != *worker);
+            if let Some(worker) = (0..workers).map(WorkerIndex).find(is_free) {
+                blocked.push(Blocked { worker, elapsed });
+            }
+        }
         blocked
     }
 
+    /// Returns the ongoing conditions of whole runtimes, the oldest first.
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
+        self.condition_ages().into_iter().map(|age| age.condition).collect()
+    }
+
+    /// Returns the ongoing conditions of whole runtimes, and when each was last found.
+    pub(super) fn condition_ages(&self) -> Vec<ConditionAge> {
+        // Lock first, then read the clock: no condition was updated later than `now`.
+        let conditions = lock(&self.conditions);
+        conditions.ongoing(self.now())
+    }
+
     fn now(&self) -> Nanos {
-        self.meter.clock.nanos(self.meter.clock.now())
+        self.meter.clock.moment()
     }
 }

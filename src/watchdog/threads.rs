@@ -1,62 +1,29 @@
 //! The threads of a watchdog, and how they stop.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::config::Config;
 use super::state::WatchdogState;
+use crate::detect::locks::LockFinder;
 use crate::detect::watcher::{Watcher, WatcherSettings};
 use crate::error::Error;
 #[cfg(feature = "server")]
-use crate::export::server::Server;
-use crate::report::dispatch::{self, Dispatcher, OnStall, ReportSettings};
-use crate::report::recorder::Recorder;
+use crate::export::listen_address::ListenAddress;
+#[cfg(feature = "server")]
+use crate::export::server::{self, Server};
+use crate::measure::runtime::current;
+use crate::measure::runtime::meter::Meter;
+use crate::report::dispatch::{Dispatcher, OnStall, ReportSettings};
+use crate::report::incidents::WakeOnDrop;
+use crate::report::stack_symbols::StackSymbols;
 use crate::util::lock;
+use crate::util::own_thread::OwnThread;
 
 /// The time for which `stop` waits for the threads.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A thread of pollwatch, which signals its end.
-pub(crate) struct OwnThread {
-    handle: JoinHandle<()>,
-    /// Disconnected when the thread has ended.
-    ended: Receiver<()>,
-}
-
-impl OwnThread {
-    pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Result<OwnThread, Error> {
-        let (done, ended) = mpsc::channel::<()>();
-        let body = move || {
-            // Dropped at the end of the thread, also if it panics.
-            let _done = done;
-            run();
-        };
-        let handle = thread::Builder::new().name(name.into()).spawn(body).map_err(Error::thread)?;
-        Ok(OwnThread { handle, ended })
-    }
-
-    fn id(&self) -> ThreadId {
-        self.handle.thread().id()
-    }
-
-    /// Waits for the end of the thread, without a time limit. The thread must not run user code.
-    #[cfg(feature = "testing")]
-    fn wait(self) {
-        let _ = self.handle.join();
-    }
-
-    /// Waits for the end of the thread until the deadline: a user's callback or subscriber may
-    /// hang.
-    fn join(self, deadline: Instant) {
-        let timeout = deadline.saturating_duration_since(Instant::now());
-        if let Err(mpsc::RecvTimeoutError::Disconnected) = self.ended.recv_timeout(timeout) {
-            let _ = self.handle.join();
-        }
-    }
-}
 
 /// The threads of one watchdog. The handles share them, and the last handle stops them when it is
 /// dropped.
@@ -68,47 +35,85 @@ pub(crate) struct Threads {
     addr: Mutex<Option<SocketAddr>>,
 }
 
+/// The longest time for which the last report of a stall waits for its victims.
+const MAX_VICTIMS_WAIT: Duration = Duration::from_secs(2);
+
+/// Returns the time for which the last report of a stall waits for the tasks that waited behind it.
+/// They are polled as soon as the stall is over. The watchdog finds those whose poll has ended by
+/// its next scan, a threshold later at most.
+fn victims_wait(meter: &Meter) -> Duration {
+    match meter.min_delay {
+        Some(_) => meter.threshold.to_duration().saturating_mul(2).min(MAX_VICTIMS_WAIT),
+        None => Duration::ZERO,
+    }
+}
+
 impl Threads {
     pub(crate) fn start(state: &Arc<WatchdogState>, on_stall: Option<OnStall>) -> Result<Threads, Error> {
-        let Config { log, capture_stacks, warn_above_alive_tasks, .. } = state.config;
-        let (send, queue) = mpsc::sync_channel(dispatch::QUEUE);
-        let (stalls, counters) = (state.stalls.clone(), state.report_counters.clone());
-        let dispatcher = Dispatcher::new(
-            ReportSettings { log, capture_stacks, on_stall },
-            counters.clone(),
-            stalls.clone(),
+        // Where a thread cannot be started, dropping this stops those that were.
+        let started = Threads {
+            state: state.clone(),
+            running: Mutex::default(),
+            #[cfg(feature = "server")]
+            server: Mutex::default(),
+            addr: Mutex::default(),
+        };
+        let Config { log, log_format, capture_stacks, symbols, warn_above_alive_tasks, systemd_watchdog, .. } =
+            state.config;
+        let symbols = if symbols { StackSymbols::OnDemand } else { StackSymbols::Off };
+        let Dispatcher { mut recorder, threads } = Dispatcher::new(
+            ReportSettings {
+                log: log.then_some(log_format),
+                capture_stacks,
+                symbols,
+                victims_wait: victims_wait(&state.meter),
+                on_stall,
+                incidents: state.incidents.clone(),
+                incident_source: state.clone(),
+                systemd: systemd_watchdog,
+                locks: capture_stacks.then(|| Arc::new(LockFinder::new(state.meter.clone())) as _),
+            },
+            state.report_counters.clone(),
+            state.stalls.clone(),
+            state.conditions.clone(),
             #[cfg(feature = "server")]
             state.profile.clone(),
         );
-        let mut recorder = Recorder::new(stalls, send, counters);
         let settings = WatcherSettings {
             capture_stacks,
             stacks: state.stacks,
             // Growth is only logged.
             warn_above_alive_tasks: if log { warn_above_alive_tasks } else { u64::MAX },
+            rescue_driver: state.config.rescue_driver,
+            blocking_pool_full_after: state.config.blocking_pool_full_after.into(),
+            thread_dumps: state.thread_dumps.clone(),
         };
-        let sink = Box::new(move |event| recorder.record(event));
+        let incidents = WakeOnDrop(state.incidents.clone());
+        let sink = Box::new(move |event| {
+            recorder.record(event);
+            // A stall may be the beginning of an incident.
+            incidents.0.wake();
+        });
         let (meter, status) = (state.meter.clone(), state.status.clone());
-        // Ends with the watcher, which has the sending end of the queue.
-        let reporting = OwnThread::start("pollwatch-report", move || dispatcher.run(queue))?;
-        let watching = OwnThread::start("pollwatch", move || Watcher::new(meter, status, settings, sink).run())?;
+        // They end after the watcher, which has the recorder.
+        for thread in threads {
+            let thread = OwnThread::start(thread.name, thread.run).map_err(Error::thread)?;
+            lock(&started.running).push(thread);
+        }
+        let watch = move || Watcher::new(meter, status, settings, sink).run();
+        let watching = OwnThread::start("pollwatch", watch).map_err(Error::thread)?;
         // Set before any poll could wake the watcher.
-        state.meter.wake.set_thread(watching.handle.thread().clone());
-        Ok(Threads {
-            state: state.clone(),
-            running: Mutex::new(vec![watching, reporting]),
-            #[cfg(feature = "server")]
-            server: Mutex::default(),
-            addr: Mutex::default(),
-        })
+        state.meter.wake.set_thread(watching.thread().clone());
+        lock(&started.running).push(watching);
+        Ok(started)
     }
 
     /// Binds the address on this thread, so that the caller gets the error, and serves it on a new
     /// thread.
     #[cfg(feature = "server")]
-    pub(crate) fn serve(&self, addr: SocketAddr) -> Result<(), Error> {
-        let (server, run) = Server::bind(addr, self.state.clone())?;
-        let thread = OwnThread::start("pollwatch-http", run)?;
+    pub(crate) fn serve(&self, address: &ListenAddress) -> Result<(), Error> {
+        let (server, run) = Server::bind(address, self.state.clone())?;
+        let thread = OwnThread::start(server::THREAD_NAME, run).map_err(Error::thread)?;
         *lock(&self.addr) = Some(server.local_addr());
         *lock(&self.server) = Some(server);
         lock(&self.running).push(thread);
@@ -133,20 +138,38 @@ impl Threads {
         }
         let running = self.signal_stop();
         let here = thread::current().id();
-        if running.iter().any(|thread| thread.id() == here) || tokio::runtime::Handle::try_current().is_ok() {
+        if running.iter().any(|thread| thread.thread().id() == here) || tokio::runtime::Handle::try_current().is_ok() {
             return;
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
         running.into_iter().for_each(|thread| thread.join(deadline));
+        self.state.thread_dumps.wait_until_idle(deadline);
+        // The watchdog thread has done this, unless it was never started or hangs.
+        self.stop_runtimes();
+    }
+
+    pub(super) fn state(&self) -> &Arc<WatchdogState> {
+        &self.state
     }
 
     fn signal_stop(&self) -> Vec<OwnThread> {
+        current::deregister(&self.state.meter);
         self.state.status.stop();
+        self.state.incidents.stop();
+        self.state.meter.runtimes.stop_attaching();
         self.state.meter.wake.kick();
         #[cfg(feature = "server")]
         drop(lock(&self.server).take());
-        self.state.meter.runtimes.stop_all();
+        // Otherwise the watchdog thread does this after its last scan.
+        if !self.state.status.is_running() {
+            self.stop_runtimes();
+        }
         std::mem::take(&mut *lock(&self.running))
+    }
+
+    /// Drops the handles of all runtimes, which no scan needs any more.
+    fn stop_runtimes(&self) {
+        self.state.meter.runtimes.stop_all(self.state.config.rescue_driver);
     }
 }
 
@@ -167,6 +190,8 @@ mod tests {
 
     use super::*;
     use crate::Watchdog;
+    use crate::report::incidents::action::{Action, IncidentRule};
+    use crate::util::own_thread::UNSTARTABLE;
 
     fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
         let start = Instant::now();
@@ -220,6 +245,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_start_that_fails_leaves_no_thread() {
+        for name in ["pollwatch-files", "pollwatch"] {
+            let rules = vec![IncidentRule::new(Duration::from_secs(1), Action::print_threads())];
+            let state = Arc::new(WatchdogState::new(
+                Config::default(),
+                rules,
+                #[cfg(feature = "prometheus")]
+                Default::default(),
+            ));
+            UNSTARTABLE.set(Some(name));
+            let error = Threads::start(&state, None).err();
+            UNSTARTABLE.set(None);
+            assert!(error.is_some(), "{name}");
+            wait_until("no thread has the state", || Arc::strong_count(&state) == 1);
+        }
+    }
+
     /// To read unwind tables may take long. Scans do not wait for it.
     #[test]
     #[cfg(all(
@@ -232,8 +275,7 @@ mod tests {
         let reading = pollwatch_stack::hold_unwind_tables();
         let watchdog = Watchdog::builder().log(false).start().unwrap();
         // A worker that has parked: in stable mode its stack is captured.
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = watchdog.build_runtime("main", builder.worker_threads(1).enable_all()).unwrap();
+        let runtime = watchdog.runtime("main").worker_threads(1).enable_all().build().unwrap();
         runtime
             .block_on(runtime.spawn(async { tokio::time::sleep(std::time::Duration::from_millis(5)).await }))
             .unwrap();

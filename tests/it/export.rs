@@ -12,7 +12,7 @@ use test_support::*;
 
 fn serving(unhealthy_after: Duration) -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false).unhealthy_after(unhealthy_after);
-    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0"));
     let addr = watchdog.local_addr().expect("the server listens");
     assert_ne!(addr.port(), 0);
     (watchdog, collected, addr)
@@ -20,12 +20,12 @@ fn serving(unhealthy_after: Duration) -> (Watchdog, CollectedStalls, SocketAddr)
 
 #[test]
 fn metrics_advance_while_every_worker_is_blocked() {
-    for (name, mut builder) in flavours() {
-        undisturbed(|| metrics_advance(name, &mut builder));
+    for (name, new_builder) in FLAVOURS {
+        undisturbed(|| metrics_advance(name, new_builder()));
     }
 }
 
-fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<(), String> {
+fn metrics_advance(name: &str, builder: tokio::runtime::Builder) -> Result<(), String> {
     let (watchdog, collected, addr) = serving(Duration::from_secs(3600));
     let runtime = watchdog.build_runtime(name, builder).unwrap();
     let handle = runtime.handle().clone();
@@ -88,7 +88,7 @@ fn metrics_advance(name: &str, builder: &mut tokio::runtime::Builder) -> Result<
 #[test]
 fn healthz_fails_while_all_workers_are_blocked() {
     let (watchdog, _, addr) = serving(Duration::from_millis(50));
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(2)).unwrap();
     let healthy = || get(addr, "/healthz").status == 200;
     assert!(healthy());
     let gates = [Gate::new(), Gate::new()];
@@ -104,8 +104,19 @@ fn healthz_fails_while_all_workers_are_blocked() {
     let reply = wait_for("an unhealthy reply", || Some(get(addr, "/healthz")).filter(|r| r.status != 200));
     assert_eq!(reply.status, 503);
     assert!(reply.body.contains("\"main\"") && reply.body.contains("2 workers"), "{}", reply.body);
+    let json = get(addr, "/healthz?format=json");
+    let json = (json.status, serde_json::from_str::<serde_json::Value>(&json.body).expect("JSON"));
+    assert_eq!((json.0, &json.1["is_healthy"]), (503, &false.into()), "{json:?}");
+    assert_eq!(json.1["reasons"][0]["kind"], "workers_blocked", "{json:?}");
+    // It is an incident, which stays listed when it is over.
+    let incidents = |path: &str| get(addr, path).body;
+    wait_until("it is listed", || incidents("/incidents").starts_with("incident #1: all 2 workers of \"main\""));
     gates.iter().for_each(Gate::open);
     wait_until("a healthy reply", healthy);
+    wait_until("it is over", || incidents("/incidents").starts_with("incident #1 is over after "));
+    let listed: serde_json::Value = serde_json::from_str(&incidents("/incidents?format=json")).expect("JSON");
+    assert_eq!((&listed[0]["kind"], &listed[0]["phase"]), (&"workers_blocked".into(), &"resolved".into()), "{listed}");
+    assert_eq!(get(addr, "/incidents?format=xml").status, 400);
     assert!(runtime.block_on(first).unwrap() && runtime.block_on(second).unwrap());
 }
 
@@ -118,7 +129,7 @@ fn stalls_are_served_as_json() {
         serde_json::from_str::<Vec<serde_json::Value>>(&reply.body).expect("an array")
     };
     assert!(read().is_empty());
-    let runtime = watchdog.build_runtime("a \"quoted\\\" name", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("a \"quoted\\\" name", current_thread()).unwrap();
     for _ in 0..3 {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
@@ -135,12 +146,22 @@ fn stalls_are_served_as_json() {
     assert_eq!(last["elapsed_seconds"], kept.elapsed.as_secs_f64());
     assert!(last["started_at_unix_seconds"].as_f64() > stalls[0]["started_at_unix_seconds"].as_f64());
     assert!(Metrics::scrape(addr).get("pollwatch_polls_total", &[("runtime", "a \"quoted\\\" name")]) == 6.0);
+    let limited = |query: &str| {
+        let stalls: Vec<serde_json::Value> =
+            serde_json::from_str(&get(addr, &format!("/stalls?{query}")).body).unwrap();
+        (stalls.len(), stalls.last().map(|stall| stall["id"].clone()))
+    };
+    assert_eq!(limited("limit=2"), (2, Some(6.into())));
+    assert_eq!(limited("other=1&limit=4"), (4, Some(6.into())));
+    assert_eq!((limited("limit=0"), limited("limit=99999")), ((0, None), (6, Some(6.into()))));
+    let refused = get(addr, "/stalls?limit=all");
+    assert!(refused.status == 400 && refused.body.contains("limit must be a number"), "{}", refused.body);
 }
 
 #[test]
 fn each_path_has_its_type_and_its_methods() {
     let (watchdog, _, addr) = serving(Duration::from_secs(5));
-    let _runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let _runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
         ("/live.html", "text/html; charset=utf-8"),
@@ -148,7 +169,9 @@ fn each_path_has_its_type_and_its_methods() {
         ("/live/profile", "application/json"),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
         ("/stalls", "application/json"),
+        ("/threads", "text/plain; charset=utf-8"),
         ("/healthz", "text/plain; charset=utf-8"),
+        ("/incidents", "text/plain; charset=utf-8"),
         ("/metrics?name%5B%5D=x", "text/plain; version=0.0.4; charset=utf-8"),
     ] {
         let reply = get(addr, path);
@@ -175,7 +198,7 @@ fn the_collector_gathers_what_the_page_shows() {
     let (watchdog, collected, addr) = serving(Duration::from_secs(5));
     let registry = Registry::new();
     registry.register(Box::new(watchdog.collector())).expect("every metric is described, and validly");
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async {
         watchdog.spawn(yields(7)).await.unwrap();
         block(THRESHOLD * 2);
@@ -213,8 +236,8 @@ fn counters_never_decrease() {
         let watchdog = watchdog.clone();
         std::thread::spawn(move || {
             for i in 0..30 {
-                let mut builder = if i % 2 == 0 { multi_thread(2) } else { current_thread() };
-                let runtime = watchdog.build_runtime("churn", &mut builder).unwrap();
+                let builder = if i % 2 == 0 { multi_thread(2) } else { current_thread() };
+                let runtime = watchdog.build_runtime("churn", builder).unwrap();
                 let tasks: Vec<_> =
                     (0..20).map(|_| spawn_measured(&watchdog, runtime.handle(), yields(20)).0).collect();
                 runtime.spawn_blocking(|| ());

@@ -18,7 +18,7 @@ const PROMPT: Duration = Duration::from_secs(8);
 /// The number of idle connections that stay open, more than the server keeps.
 const LEFT_OPEN: usize = 80;
 
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 13] = [
     "/",
     "/live",
     "/live.html",
@@ -30,6 +30,7 @@ const PATHS: [&str; 12] = [
     "/stalls/speedscope",
     "/debug/pprof/stalls",
     "/healthz",
+    "/incidents",
     "/nowhere",
 ];
 
@@ -233,9 +234,9 @@ fn anything(random: &Random, addr: SocketAddr, left_open: &mut VecDeque<TcpStrea
 #[test]
 fn the_server_answers_after_any_bytes() {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
-    let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let watchdog = builder.listen("127.0.0.1:0").start().unwrap();
     let addr = watchdog.local_addr().unwrap();
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(3)));
     let before = panics();
     let mut left_open = VecDeque::new();

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pollwatch::Hooks;
-use tokio::runtime::{Handle, TaskMeta};
+use pollwatch::{HookedTask, Hooks};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use test_support::*;
 
 /// Counts the events of the tasks of this file. The user's hooks also see pollwatch's own task and
 /// the ends of tokio's worker threads.
-fn count(counter: &Arc<AtomicU64>) -> impl Fn(&TaskMeta<'_>) + Send + Sync + 'static {
+fn count(counter: &Arc<AtomicU64>) -> impl Fn(&HookedTask<'_>) + Send + Sync + 'static {
     let increment = increment(counter);
     move |meta| {
         if meta.spawned_at().file() == file!() {
@@ -28,10 +28,10 @@ fn counting(counters: &HookCounters) -> Hooks {
 
 #[test]
 fn the_users_hooks_run() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let counters = HookCounters::default();
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime_with(name, &mut builder, counting(&counters)).unwrap();
+        let runtime = watchdog.runtime(name).with_builder(builder).hooks(counting(&counters)).build().unwrap();
         let (task, location) = spawn_on(runtime.handle(), yields(10));
         runtime.block_on(task).unwrap();
         drop(runtime);
@@ -46,9 +46,8 @@ fn the_users_hooks_run() {
 fn the_users_hooks_run_on_a_local_runtime() {
     let counters = HookCounters::default();
     let (watchdog, _) = start(THRESHOLD);
-    let options = tokio::runtime::LocalOptions::default();
     let hooks = counting(&counters);
-    let runtime = watchdog.build_local_runtime_with("local", &mut current_thread(), options, hooks).unwrap();
+    let runtime = watchdog.runtime("local").enable_all().hooks(hooks).build_local().unwrap();
     runtime.block_on(async { tokio::task::spawn_local(yields(10)).await }).unwrap();
     drop(runtime);
     assert_eq!(counters.map(|c| c.load(Ordering::Relaxed)), [1, 11, 11, 1]);
@@ -57,7 +56,7 @@ fn the_users_hooks_run_on_a_local_runtime() {
 
 #[test]
 fn a_panicking_hook_is_caught_and_counted() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let panics = || panic!("on purpose");
         let hooks = Hooks::new()
             .on_task_spawn(move |_| panics())
@@ -65,7 +64,7 @@ fn a_panicking_hook_is_caught_and_counted() {
             .on_after_task_poll(move |_| panics())
             .on_task_terminate(move |_| panics());
         let (watchdog, collected) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime_with(name, &mut builder, hooks).unwrap();
+        let runtime = watchdog.runtime(name).with_builder(builder).hooks(hooks).build().unwrap();
         let (task, location) = spawn_on(runtime.handle(), async {
             yields(4).await;
             block(THRESHOLD * 2);
@@ -89,7 +88,7 @@ fn a_slow_hook_is_not_counted_as_task_time() {
             .on_before_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD))
             .on_after_task_poll(|_| assert!(block(THRESHOLD * 2) > THRESHOLD));
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime_with("main", &mut current_thread(), hooks).unwrap();
+        let runtime = watchdog.runtime("main").current_thread().enable_all().hooks(hooks).build().unwrap();
         let (task, location) = spawn_on(runtime.handle(), yields(1));
         runtime.block_on(task).unwrap();
         drop(runtime);
@@ -99,7 +98,7 @@ fn a_slow_hook_is_not_counted_as_task_time() {
     });
 }
 
-/// pollwatch uses no thread callbacks in this mode, so those on the builder stay.
+/// pollwatch needs no thread callbacks in this mode, so those on the builder stay.
 #[test]
 fn thread_callbacks_on_the_builder_are_kept() {
     let counters: [Arc<AtomicU64>; 4] = Default::default();
@@ -107,7 +106,7 @@ fn thread_callbacks_on_the_builder_are_kept() {
     let mut builder = multi_thread(2);
     builder.on_thread_start(started).on_thread_stop(stopped).on_thread_park(parked).on_thread_unpark(unparked);
     let (watchdog, _) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+    let runtime = watchdog.build_runtime("main", builder).unwrap();
     let (task, location) = spawn_on(runtime.handle(), async { tokio::time::sleep(THRESHOLD).await });
     runtime.block_on(task).unwrap();
     drop(runtime);
@@ -121,7 +120,7 @@ fn thread_callbacks_on_the_builder_are_kept() {
 #[test]
 fn tasks_spawned_by_foreign_code_are_measured() {
     let (watchdog, collected) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(2)).unwrap();
     assert!(watchdog.coverage().hooks && watchdog.coverage().runtimes[0].every_task);
     let location = runtime.block_on(async {
         let mut set = tokio::task::JoinSet::new();
@@ -133,25 +132,6 @@ fn tasks_spawned_by_foreign_code_are_measured() {
     assert!(collected.wait_resolved("main").site.to_string().contains(&location));
 }
 
-/// A runtime built later from the same builder is not counted under the first one's name.
-#[test]
-fn a_builder_passes_its_hooks_to_one_runtime_only() {
-    let (watchdog, _) = start(THRESHOLD);
-    let mut builder = current_thread();
-    let first = watchdog.build_runtime("first", &mut builder).unwrap();
-    let plain = builder.build().unwrap();
-    let (task, _) = spawn_on(plain.handle(), yields(5));
-    plain.block_on(task).unwrap();
-    assert_eq!(polls(&watchdog, "first"), 0);
-    let second = watchdog.build_runtime("second", &mut builder).unwrap();
-    for runtime in [&first, &second] {
-        let (task, _) = spawn_on(runtime.handle(), yields(5));
-        runtime.block_on(task).unwrap();
-    }
-    drop((first, second));
-    assert_eq!((polls(&watchdog, "first"), polls(&watchdog, "second")), (6, 6));
-}
-
 /// A hook cannot distinguish the end of a blocking closure from that of a task, and one location
 /// may spawn both.
 #[test]
@@ -161,7 +141,7 @@ fn blocking_closures_of_a_site_that_also_spawns_are_not_counted_as_tasks() {
         if blocking { handle.spawn_blocking(|| ()) } else { handle.spawn(yields(1)) }
     }
     let (watchdog, _) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(2)).unwrap();
     for i in 0..20 {
         runtime.block_on(start_either(runtime.handle(), i % 2 == 1)).unwrap();
     }

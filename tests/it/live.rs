@@ -25,7 +25,7 @@ fn live(addr: SocketAddr) -> Value {
 
 fn serving() -> (Watchdog, CollectedStalls, SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
-    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0".parse().unwrap()));
+    let (watchdog, collected) = start_with(builder.listen("127.0.0.1:0"));
     let addr = watchdog.local_addr().expect("the server listens");
     (watchdog, collected, addr)
 }
@@ -48,12 +48,34 @@ fn an_empty_watchdog_matches_the_schema() {
     assert_eq!(live["watchdog"]["captures"].as_array().unwrap().iter().filter(|c| c["count"] != 0).count(), 0);
 }
 
+/// A condition of a whole runtime is in the response from its start. tokio publishes the load of a
+/// pool with `tokio_unstable` only.
+#[test]
+#[cfg(tokio_unstable)]
+fn a_full_pool_is_a_condition() {
+    let builder = Watchdog::builder().log(false).blocking_pool_full_after(Duration::from_millis(100));
+    let watchdog = builder.listen("127.0.0.1:0").start().unwrap();
+    let addr = watchdog.local_addr().unwrap();
+    let runtime = watchdog.runtime("main").worker_threads(1).enable_all().max_blocking_threads(1).build().unwrap();
+    assert_eq!(live(addr)["conditions"].as_array().map(Vec::len), Some(0));
+    let gate = Gate::new();
+    let key = gate.key();
+    let calls = [runtime.spawn_blocking(move || key.pass()), runtime.spawn_blocking(|| true)];
+    let condition = wait_for("the condition", || live(addr)["conditions"].get(0).cloned());
+    assert_eq!((&condition["kind"], &condition["runtime"]), (&"blocking_pool_full".into(), &"main".into()));
+    assert!(condition["reason"].as_str().unwrap().starts_with("the blocking pool of \"main\" is full"), "{condition}");
+    assert!(!condition["remedy"].as_str().unwrap().is_empty(), "{condition}");
+    gate.open();
+    calls.into_iter().for_each(|call| assert!(runtime.block_on(call).unwrap()));
+    wait_until("it is over", || live(addr)["conditions"].as_array().is_some_and(Vec::is_empty));
+}
+
 /// A blocked worker is shown while it blocks; afterwards its stall is resolved and its time is in
 /// the sums.
 #[test]
 fn a_blocked_worker_is_shown_while_it_blocks() {
     let (watchdog, collected, addr) = serving();
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(2)).unwrap();
     let gate = Gate::new();
     let key = gate.key();
     let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { key.pass() });
@@ -124,7 +146,7 @@ fn a_blocked_worker_is_shown_while_it_blocks() {
 #[test]
 fn the_data_is_bounded() {
     let (watchdog, collected, addr) = serving();
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     for _ in 0..130 {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD + Duration::from_millis(1)) }));
     }

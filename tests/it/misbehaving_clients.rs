@@ -13,7 +13,7 @@ const PROMPT: Duration = Duration::from_secs(8);
 
 fn serving() -> (Watchdog, std::net::SocketAddr) {
     let builder = Watchdog::builder().threshold(THRESHOLD).log(false);
-    let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let watchdog = builder.listen("127.0.0.1:0").start().unwrap();
     let addr = watchdog.local_addr().unwrap();
     (watchdog, addr)
 }
@@ -81,7 +81,7 @@ fn garbage_is_refused() {
 #[test]
 fn a_scraper_is_answered_beside_five_hundred_idle_connections() {
     let (watchdog, addr) = serving();
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
     answers_promptly(addr);
     // The oldest connections were closed for the newest, long before any time limit.
@@ -100,7 +100,7 @@ fn a_scraper_is_answered_beside_five_hundred_idle_connections() {
 #[test]
 fn ten_pages_are_answered_beside_five_hundred_idle_connections() {
     let (watchdog, addr) = serving();
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let open: Vec<_> = (0..10).map(|_| std::thread::spawn(move || page(addr))).collect();
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(addr)).collect();
     answers_promptly(addr);

@@ -13,7 +13,7 @@ use test_support::*;
 #[test]
 fn block_on_within_block_in_place_is_part_of_the_poll() {
     let (watchdog, collected) = start(THRESHOLD * 10);
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(2)).unwrap();
     let inner = watchdog.clone();
     let polled = Arc::new(AtomicU64::new(0));
     let count = polled.clone();
@@ -47,8 +47,8 @@ fn block_on_within_block_in_place_is_part_of_the_poll() {
 #[test]
 fn a_nested_runtime_gets_its_own_polls() {
     let (watchdog, collected) = start(THRESHOLD);
-    let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
-    let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
+    let outer = watchdog.build_runtime("outer", multi_thread(1)).unwrap();
+    let inner = Arc::new(watchdog.build_runtime("inner", current_thread()).unwrap());
     let (nested_runtime, inner) = (inner.clone(), inner);
     let nested = watchdog.clone();
     let (in_task, in_root) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -80,8 +80,8 @@ fn a_nested_runtime_gets_its_own_polls() {
 #[test]
 fn deep_nesting_leaves_nothing_behind() {
     let (watchdog, collected) = start(THRESHOLD);
-    let outer = watchdog.build_runtime("outer", &mut multi_thread(1)).unwrap();
-    let inner = Arc::new(watchdog.build_runtime("inner", &mut current_thread()).unwrap());
+    let outer = watchdog.build_runtime("outer", multi_thread(1)).unwrap();
+    let inner = Arc::new(watchdog.build_runtime("inner", current_thread()).unwrap());
     let nested = watchdog.clone();
     let deep = inner.clone();
     let mut future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
@@ -116,10 +116,10 @@ fn deep_nesting_leaves_nothing_behind() {
 /// A stall names the innermost watched future that blocks.
 #[test]
 fn a_stall_names_the_innermost_watched_future() {
-    for (name, mut builder) in flavours() {
+    for (name, new_builder) in FLAVOURS {
         undisturbed(|| {
             let (watchdog, collected) = start(THRESHOLD);
-            let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+            let runtime = watchdog.build_runtime(name, new_builder()).unwrap();
             let observer = collected.clone();
             let runtime_name = name.to_owned();
             let (part, inside) = watch_at(&watchdog, async move { observer.wait_ongoing(&runtime_name).is_some() });
@@ -142,7 +142,7 @@ fn a_stall_names_the_innermost_watched_future() {
 fn two_watchdogs_count_separately() {
     let (first, told_first) = start(THRESHOLD);
     let (second, told_second) = start(THRESHOLD);
-    let runtime = first.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = first.build_runtime("main", current_thread()).unwrap();
     second.attach("the same", runtime.handle()).unwrap();
     let (one, place_one) = watch_at(&first, async {
         yields(9).await;
@@ -162,7 +162,7 @@ fn two_watchdogs_count_separately() {
 #[test]
 fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
     let (watchdog, collected) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("single", current_thread()).unwrap();
     let blocks = || watchdog.watch(async { block(THRESHOLD * 3) });
     runtime.handle().block_on(blocks());
     assert_eq!(polls(&watchdog, "single"), 1);
@@ -178,7 +178,7 @@ fn a_guest_of_a_current_thread_runtime_blocks_no_worker() {
 #[test]
 fn a_watched_future_may_move_to_another_runtime() {
     let (watchdog, _told) = start(THRESHOLD * 10);
-    let [first, second] = ["first", "second"].map(|name| watchdog.build_runtime(name, &mut current_thread()).unwrap());
+    let [first, second] = ["first", "second"].map(|name| watchdog.build_runtime(name, current_thread()).unwrap());
     let (future, inside) = watch_at(&watchdog, yields(3));
     let mut future = Box::pin(future);
     first.block_on(std::future::poll_fn(|cx| {

@@ -38,9 +38,9 @@ fn assert_clean(
 
 #[test]
 fn a_panic_in_a_task_is_counted() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, collected) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let (task, location) = spawn_measured(&watchdog, runtime.handle(), async {
             yields(3).await;
             panic!("on purpose");
@@ -57,9 +57,9 @@ fn a_panic_in_a_task_is_counted() {
 /// Unwinding pops every frame, in a task and in a root.
 #[test]
 fn a_panic_in_a_watched_future_is_counted() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, collected) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let (inner, location) = watch_at(&watchdog, async {
             yield_once().await;
             panic!("on purpose");
@@ -85,7 +85,7 @@ fn a_panic_in_a_watched_future_is_counted() {
 #[test]
 fn a_panic_caught_inside_a_poll_does_not_end_the_poll() {
     let (watchdog, collected) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let (root, location) = watch_at(&watchdog, async {
         for _ in 0..3 {
             let mut inner = Box::pin(watchdog.watch(async { panic!("on purpose") }));
@@ -106,9 +106,9 @@ fn a_panic_caught_inside_a_poll_does_not_end_the_poll() {
 
 #[test]
 fn an_abort_while_pending_is_a_cancellation() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, collected) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let task = {
             let _guard = runtime.enter();
             watchdog.spawn(pending::<()>())
@@ -130,9 +130,9 @@ fn an_abort_while_pending_is_a_cancellation() {
 
 #[test]
 fn a_drop_before_the_end_is_a_cancellation() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, collected) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let (mut polled, location) = watch_at(&watchdog, Box::pin(pending::<()>()));
         let (never, nowhere) = watch_at(&watchdog, pending::<()>());
         runtime.block_on(async {
@@ -152,9 +152,9 @@ fn a_drop_before_the_end_is_a_cancellation() {
 
 #[test]
 fn tasks_dropped_at_shutdown_are_terminated() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let mut location = String::new();
         for _ in 0..5 {
             location = spawn_measured(&watchdog, runtime.handle(), pending::<()>()).1;
@@ -173,9 +173,9 @@ fn tasks_dropped_at_shutdown_are_terminated() {
 /// A task spawned on a runtime that has ended is counted as terminated.
 #[test]
 fn a_spawn_after_shutdown_is_terminated() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let handle = runtime.handle().clone();
         drop(runtime);
         let (task, location) = spawn_on(&handle, pending::<()>());

@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use pollwatch::{Phase, Watchdog};
-use tokio::runtime::LocalOptions;
 
 use test_support::*;
 
 #[test]
 fn every_poll_of_every_task_is_counted_at_its_site() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let (mut tasks, mut locations) = (Vec::new(), Vec::new());
         for _ in 0..7 {
             let (task, location) = spawn_measured(&watchdog, runtime.handle(), yields(10));
@@ -44,9 +43,9 @@ fn every_poll_of_every_task_is_counted_at_its_site() {
 /// A `block_on` root has no hook: its wrapper counts it, in both modes and flavours.
 #[test]
 fn a_watched_root_is_counted() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
         let (root, location) = watch_at(&watchdog, counted(polled.clone(), yields(30)));
         runtime.block_on(root);
@@ -60,9 +59,9 @@ fn a_watched_root_is_counted() {
 
 #[test]
 fn spawn_counts_polls_and_outcome() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
         let location = runtime.block_on(async {
             let (task, location) = (watchdog.spawn(counted(polled.clone(), yields(20))), line!());
@@ -82,9 +81,9 @@ fn spawn_counts_polls_and_outcome() {
 /// A watched future inside a measured poll is a part of that poll.
 #[test]
 fn no_poll_is_counted_twice() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
         let (inner, location) = watch_at(&watchdog, counted(polled.clone(), yields(12)));
         let middle = watchdog.watch(async { (inner.await, yields(3).await) });
@@ -103,7 +102,7 @@ fn no_poll_is_counted_twice() {
 #[test]
 fn durations_are_exact() {
     let (watchdog, _) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let outer = Instant::now();
     let inner = runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     let outer = outer.elapsed();
@@ -123,9 +122,9 @@ fn durations_are_exact() {
 /// pollwatch's own task is never counted, polled or not.
 #[test]
 fn an_untouched_runtime_counts_nothing() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         runtime.block_on(yields(5));
         let empty = |when: &str| {
             let snapshot = watchdog.snapshot();
@@ -142,9 +141,9 @@ fn an_untouched_runtime_counts_nothing() {
 
 #[test]
 fn an_answered_probe_is_not_counted() {
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let (watchdog, _) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let polled = Arc::new(AtomicU64::new(0));
         let delays = || runtime_of(&watchdog.snapshot(), name).schedule_delay.count;
         let started = Instant::now();
@@ -167,8 +166,7 @@ fn an_answered_probe_is_not_counted() {
 #[test]
 fn a_local_runtime_is_measured() {
     let (watchdog, collected) = start(THRESHOLD);
-    let runtime =
-        watchdog.build_local_runtime("local", &mut current_thread(), LocalOptions::default()).expect("a local runtime");
+    let runtime = watchdog.runtime("local").enable_all().build_local().expect("a local runtime");
     let (in_root, in_task) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let root = async {
         let task = tokio::task::spawn_local(counted(in_task.clone(), yields(8)));
@@ -239,7 +237,7 @@ fn a_runtime_beyond_the_limit_of_names_works() {
     let [before, after] = [0, 0].map(|zero| Arc::new(AtomicU64::new(zero)));
     for i in 0..70 {
         let hooks = hooks_that_count(if i < 63 { &before } else { &after });
-        let runtime = watchdog.build_runtime_with(&format!("job {i}"), &mut current_thread(), hooks).unwrap();
+        let runtime = watchdog.runtime(format!("job {i}")).current_thread().enable_all().hooks(hooks).build().unwrap();
         let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
         runtime.block_on(task).unwrap();
     }
@@ -248,11 +246,38 @@ fn a_runtime_beyond_the_limit_of_names_works() {
     assert!(coverage.to_string().contains("under a 64th name: 7"), "{coverage}");
     assert_eq!(after.load(Ordering::Relaxed), if HOOKS { 7 } else { 0 });
     // A runtime with a known name may be built again.
-    let runtime = watchdog.build_runtime("job 3", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("job 3", current_thread()).unwrap();
     let (task, _) = spawn_measured(&watchdog, runtime.handle(), yields(1));
     runtime.block_on(task).unwrap();
     assert_eq!(polls(&watchdog, "job 3"), 4);
-    assert!(watchdog.attach("job 99", current_thread().build().unwrap().handle()).is_err_and(|e| e.is_invalid()));
+    assert!(
+        watchdog
+            .attach("job 99", current_thread().build().unwrap().handle())
+            .is_err_and(|e| e.kind() == pollwatch::ErrorKind::TooManyNames)
+    );
+}
+
+/// The same for runtimes that were built elsewhere. One log line says so.
+#[test]
+fn found_runtimes_beyond_the_limit_of_names_are_counted_and_logged() {
+    if !is_child() {
+        let name = "polls::found_runtimes_beyond_the_limit_of_names_are_counted_and_logged";
+        let output = rerun(name).env_remove("RUST_LOG").output().unwrap();
+        let log = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{log}\n{}", String::from_utf8_lossy(&output.stderr));
+        return assert_eq!(log.matches("some runtimes are not watched").count(), 1, "{log}");
+    }
+    tracing_subscriber::fmt().with_ansi(false).init();
+    let watchdog = Watchdog::builder().threshold(THRESHOLD).start().unwrap();
+    let runtimes: Vec<_> = (0..66).map(|_| current_thread().build().unwrap()).collect();
+    for _ in 0..2 {
+        for runtime in &runtimes {
+            runtime.block_on(watchdog.watch(yields(1)));
+        }
+    }
+    let coverage = watchdog.coverage();
+    assert_eq!((coverage.runtimes.len(), coverage.unnamed_runtimes), (63, 3), "each once: {coverage}");
+    watchdog.shutdown();
 }
 
 #[cfg(tokio_unstable)]
@@ -272,7 +297,7 @@ fn hooks_that_count(_: &Arc<AtomicU64>) -> pollwatch::Hooks {
 #[test]
 fn sites_beyond_the_limit_count_under_other() {
     let (watchdog, _) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).max_sites(2));
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     runtime.block_on(watchdog.watch(yields(0)));
     runtime.block_on(watchdog.watch(yields(1)));
     for _ in 0..3 {

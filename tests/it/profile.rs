@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 /// A threshold below the time slice of a busy machine, so that a computing task exceeds it.
-const THRESHOLD: Duration = Duration::from_millis(2);
+pub(super) const THRESHOLD: Duration = Duration::from_millis(2);
 /// A block that is, as a rule, found, examined and classified while it lasts.
 const BLOCK: Duration = Duration::from_millis(60);
 const PAGES: [&str; 4] = ["/stalls/folded", "/stalls/speedscope", "/stalls/flamegraph", "/debug/pprof/stalls"];
@@ -61,36 +61,35 @@ fn spawn(watchdog: &Watchdog, block: fn()) -> JoinHandle<()> {
     if cfg!(tokio_unstable) { tokio::spawn(async move { block() }) } else { watchdog.spawn(async move { block() }) }
 }
 
-struct Service {
+pub(super) struct Service {
     watchdog: Watchdog,
     runtime: Runtime,
     addr: SocketAddr,
 }
 
 impl Service {
-    fn start(threshold: Duration, stacks: bool) -> Service {
+    pub(super) fn start(threshold: Duration, stacks: bool) -> Service {
         let watchdog = Watchdog::builder()
             .threshold(threshold)
             .capture_stacks(stacks)
             .log(false)
-            .listen("127.0.0.1:0".parse().unwrap())
+            .listen("127.0.0.1:0")
             .start()
             .unwrap();
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = watchdog.build_runtime("profiled", builder.worker_threads(2).enable_all()).unwrap();
+        let runtime = watchdog.runtime("profiled").worker_threads(2).enable_all().build().unwrap();
         let addr = watchdog.local_addr().unwrap();
         Service { watchdog, runtime, addr }
     }
 
     /// Runs each blocking function once, one after the other.
-    fn block(&self) {
+    pub(super) fn block(&self) {
         let _guard = self.runtime.enter();
         for (_, _, block) in BLOCKERS {
             self.runtime.block_on(spawn(&self.watchdog, block)).unwrap();
         }
     }
 
-    fn request(&self, method: &str, path: &str) -> Response {
+    pub(super) fn request(&self, method: &str, path: &str) -> Response {
         let mut stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -108,7 +107,12 @@ impl Service {
     }
 
     fn pprof(&self) -> Vec<DecodedSample> {
-        let bytes = self.request("GET", "/debug/pprof/stalls").body;
+        self.pprof_of("")
+    }
+
+    /// The samples of the profile that a query asks for.
+    pub(super) fn pprof_of(&self, query: &str) -> Vec<DecodedSample> {
+        let bytes = self.request("GET", &format!("/debug/pprof/stalls{query}")).body;
         let mut plain = Vec::new();
         flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap();
         samples(&Profile::decode(&plain[..]).unwrap())
@@ -123,7 +127,7 @@ impl Service {
     }
 
     /// Blocks until the profile satisfies `wanted`, then waits until every stall is in it.
-    fn block_until(&self, wanted: impl Fn(&[DecodedSample]) -> bool) -> Vec<DecodedSample> {
+    pub(super) fn block_until(&self, wanted: impl Fn(&[DecodedSample]) -> bool) -> Vec<DecodedSample> {
         let started = Instant::now();
         loop {
             self.block();
@@ -137,20 +141,22 @@ impl Service {
 
     fn settled(&self, started: Instant) -> Vec<DecodedSample> {
         loop {
+            // A stall counts when its end is found. The list has it from its start on.
+            let is_over = !self.text("/stalls").contains("\"phase\":\"ongoing\"");
             let samples = self.pprof();
-            let (count, begun) = (samples.iter().map(|t| t.count).sum::<i64>(), self.metric("stalls_total"));
-            if count > 0 && count as f64 == begun {
+            let (count, ended) = (samples.iter().map(|t| t.count).sum::<i64>(), self.metric("stalls_total"));
+            if count > 0 && count as f64 == ended && is_over {
                 return samples;
             }
-            assert!(started.elapsed() < TIMEOUT, "{count} of {begun} stalls are in the profile");
+            assert!(started.elapsed() < TIMEOUT, "{count} of {ended} stalls are in the profile");
             std::thread::yield_now();
         }
     }
 }
 
-struct Response {
-    head: String,
-    body: Vec<u8>,
+pub(super) struct Response {
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
 }
 
 // The fields of pprof's profile.proto that the tests read.
@@ -213,12 +219,12 @@ struct Function {
 
 /// A decoded sample.
 #[derive(Debug)]
-struct DecodedSample {
+pub(super) struct DecodedSample {
     /// Each frame as `function file:line`, innermost first.
     stack: Vec<String>,
     labels: Vec<String>,
-    count: i64,
-    nanos: i64,
+    pub(super) count: i64,
+    pub(super) nanos: i64,
 }
 
 impl DecodedSample {
@@ -303,7 +309,11 @@ fn stacks_are_summed_up_in_every_format() {
         assert!(folded(&text).iter().any(|(stack, _)| stack.starts_with(&prefix) && stack.contains(name)), "{text}");
         assert!(speedscope.contains(name) && speedscope.contains(&site), "{speedscope}");
         let boxes = svg.split("<g>").filter(|part| part.contains(name));
-        assert!(boxes.clone().any(|part| part.contains(&format!("class=\"{cause}\""))), "{name} in {svg}");
+        // A box has the colour of the cause with the most time, which may be that of a moment at
+        // which the thread was between two calls.
+        let time = |cause: &str| samples.iter().filter(|t| t.is(name, cause)).map(|t| t.nanos).sum::<i64>();
+        let colour = if time("unknown") > time(cause) { "unknown" } else { cause };
+        assert!(boxes.clone().any(|part| part.contains(&format!("class=\"{colour}\""))), "{name} in {svg}");
     }
     assert!(svg.contains(&site));
     assert_go_reads_it(&service);

@@ -80,7 +80,7 @@ fn has_fields() -> Result<(), String> {
     static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
     let name = &*format!("log fields {}", ATTEMPTS.fetch_add(1, Ordering::Relaxed));
     let (watchdog, collected) = logging();
-    let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime(name, multi_thread(1)).unwrap();
     let observer = collected.clone();
     let (part, inside) = watch_at(&watchdog, async move { observer.wait(|s| s.elapsed >= THRESHOLD * 2).is_some() });
     let (task, outside) = spawn_measured(&watchdog, runtime.handle(), part);
@@ -115,7 +115,7 @@ fn has_fields() -> Result<(), String> {
 fn the_log_states_the_coverage_of_a_runtime() {
     let (watchdog, _told) = logging();
     let name = "the coverage";
-    let _runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
+    let _runtime = watchdog.build_runtime(name, multi_thread(1)).unwrap();
     let lines: Vec<_> =
         lock(&LINES).iter().filter(|l| l.fields.get("runtime").is_some_and(|r| r == name)).cloned().collect();
     let [line] = &lines[..] else { panic!("{lines:#?}") };
@@ -129,7 +129,7 @@ fn the_log_states_the_coverage_of_a_runtime() {
 #[test]
 fn display_names_site_cause_and_duration() {
     let (watchdog, collected) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let observer = collected.clone();
     let (root, location) = watch_at(&watchdog, async move { observer.wait_ongoing("main").is_some() });
     assert!(runtime.block_on(root));
@@ -149,9 +149,9 @@ fn display_names_site_cause_and_duration() {
 /// suppressed ones are counted.
 #[test]
 fn repeats_are_limited_only_in_the_log() {
-    const STALLS: usize = 12;
+    const STALLS: usize = 24;
     let (watchdog, collected) = logging();
-    let runtime = watchdog.build_runtime("repeats", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("repeats", current_thread()).unwrap();
     let started = std::time::Instant::now();
     for _ in 0..STALLS {
         runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
@@ -166,11 +166,17 @@ fn repeats_are_limited_only_in_the_log() {
     let lines = wait_for("the other site is logged", || {
         Some(lines("repeats")).filter(|l| l.iter().any(|l| l.fields["site"] == location))
     });
-    let logged: std::collections::BTreeSet<_> =
-        lines.iter().filter(|l| l.fields["site"] != location).map(|l| l.fields["stall"].clone()).collect();
-    // The limit is a burst of 5, then one per 10 s.
+    // The limit is a burst of 5, then one per 10 s, of each cause and location. A busy machine
+    // decides the cause of some, and whether there is a stack already.
     let earned = started.elapsed().as_secs() as usize / 10;
-    assert!((5..=5 + earned).contains(&logged.len()), "{logged:?}");
+    let mut logged = BTreeMap::new();
+    for line in lines.iter().filter(|l| l.fields["site"] != location) {
+        let key = (line.fields["cause"].clone(), line.fields.get("at").cloned());
+        logged.entry(line.fields["stall"].clone()).or_insert(key);
+    }
+    let mut keys: BTreeMap<_, usize> = BTreeMap::new();
+    logged.values().for_each(|key| *keys.entry(key).or_default() += 1);
+    assert!(keys.values().all(|lines| *lines <= 5 + earned) && logged.len() >= 5, "{keys:?}");
     let suppressed = Metrics::parse(&watchdog.metrics_text()).get("pollwatch_reports_suppressed_total", &[]);
     assert!(suppressed >= (STALLS - logged.len()) as f64, "{suppressed}");
     let counted = Metrics::parse(&watchdog.metrics_text()).sum("pollwatch_stalls_total", &[("runtime", "repeats")]);
@@ -181,7 +187,7 @@ fn repeats_are_limited_only_in_the_log() {
 fn without_log_nothing_is_logged() {
     drop(logging());
     let (watchdog, collected) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("log off", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("log off", current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { block(THRESHOLD * 3) }));
     collected.wait_resolved("log off");
     drop(watchdog);
@@ -206,7 +212,7 @@ fn a_panicking_callback_is_caught_and_counted() {
         std::panic::panic_any(PanicsOnDrop);
     });
     let watchdog = watchdog.start().unwrap();
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     for i in 1..=3 {
         let observer = collected.clone();
         let root = async move { observer.wait(|s| s.id == i && s.phase == Phase::Ongoing).is_some() };
@@ -225,7 +231,7 @@ fn recent_stalls_are_bounded() {
     const STALLS: u64 = 300;
     let threshold = std::time::Duration::from_millis(1);
     let (watchdog, collected) = start(threshold);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     for id in 1..=STALLS {
         runtime.block_on(watchdog.watch(async { block(threshold * 2) }));
         collected.wait(|s| s.id >= id && s.phase == Phase::Resolved).expect("the stall is reported");

@@ -8,7 +8,7 @@ use test_support::*;
 const HAS_CAUSE: bool = cfg!(target_os = "linux");
 
 fn reported_without_stacks(watchdog: &Watchdog, collected: &CollectedStalls) -> Result<(), String> {
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(1)).unwrap();
     let observer = collected.clone();
     let (task, location) = spawn_measured(watchdog, runtime.handle(), async move {
         // Waits on a Condvar.
@@ -25,7 +25,7 @@ fn reported_without_stacks(watchdog: &Watchdog, collected: &CollectedStalls) -> 
     if HAS_CAUSE {
         is_undisturbed(&first)?;
         assert_eq!(first.cause, pollwatch::Cause::Lock, "{first}");
-        assert_eq!((first.reason, first.syscall.map(|s| s.name)), ("a lock", Some("futex")));
+        assert_eq!((first.reason, first.syscall.as_ref().map(|s| &*s.name)), ("a lock", Some("futex")));
     }
     Ok(())
 }
@@ -50,6 +50,42 @@ fn stalls_are_reported_with_stacks_switched_off() {
     assert_eq!(stacks_coverage(&watchdog), 0.0);
     let captures = watchdog.snapshot().watchdog.captures;
     assert!(captures.iter().all(|c| c.count == 0), "no stack was requested: {captures:?}");
+}
+
+/// Stacks have modules and offsets, and everything else is reported.
+#[test]
+#[cfg(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+fn stacks_have_offsets_with_symbols_switched_off() {
+    let (watchdog, collected) = start_with(Watchdog::builder().threshold(THRESHOLD).log(false).symbols(false));
+    let runtime = watchdog.build_runtime("main", multi_thread(1)).unwrap();
+    let observer = collected.clone();
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
+        observer.wait(|stall| &*stall.runtime == "main" && stall.stack.is_some()).is_some()
+    });
+    assert!(runtime.block_on(task).unwrap(), "reported with a stack while it blocks");
+    let stall = collected.wait(|stall| &*stall.runtime == "main" && stall.stack.is_some()).unwrap();
+    let stack = stall.stack.unwrap();
+    assert!(stack.frames().len() > 3 && !stack.user_frames().is_empty(), "{stack:#}");
+    for frame in stack.frames() {
+        assert!(frame.function.is_none() && frame.file.is_none() && frame.line.is_none(), "{stack:#}");
+        assert!(frame.module_info.is_some(), "{stack:#}");
+    }
+    let program = std::env::current_exe().unwrap();
+    let module = stack.location().unwrap().module_info.clone().unwrap();
+    assert_eq!(module.path, program, "{stack:#}");
+    let json = serde_json::to_value(&stack).unwrap();
+    let first = &json["frames"][json["user_frames"][0].as_u64().unwrap() as usize];
+    let listed = &json["modules"][first["module_index"].as_u64().unwrap() as usize];
+    assert_eq!(listed["path"], program.to_str().unwrap());
+    assert_eq!(listed["build_id"].as_str().map(str::to_owned), module.build_id.as_ref().map(ToString::to_string));
+    let coverage = watchdog.coverage();
+    assert!(!coverage.symbols && coverage.to_string().contains("symbols are switched off"), "{coverage}");
+    assert!(start(THRESHOLD).0.coverage().symbols, "the default");
 }
 
 #[test]

@@ -44,9 +44,9 @@ fn growths(runtime: &str) -> Vec<Line> {
 #[test]
 fn a_panic_of_a_spawned_task_is_logged() {
     let watchdog = logging();
-    for (name, mut builder) in flavours() {
+    for (name, builder) in flavours() {
         let name = &format!("{name} panics");
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, builder).unwrap();
         let (task, location) = spawn(&watchdog, runtime.handle(), async {
             yields(3).await;
             assert_eq!(1 + 1, 3, "sums are wrong: {}", "x".repeat(1_000));
@@ -74,7 +74,7 @@ fn a_panic_of_a_spawned_task_is_logged() {
 fn nothing_else_is_logged_as_a_panic() {
     let watchdog = logging();
     let name = "no panics";
-    let runtime = watchdog.build_runtime(name, &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime(name, multi_thread(2)).unwrap();
     let (aborted, _) = spawn(&watchdog, runtime.handle(), pending::<()>());
     let (completed, _) = spawn(&watchdog, runtime.handle(), yields(2));
     let (dropped, _) = spawn(&watchdog, runtime.handle(), yields(2));
@@ -109,7 +109,7 @@ fn panics_of_one_site_are_rate_limited() {
     const PANICS: usize = 60;
     let watchdog = logging();
     let name = "many panics";
-    let runtime = watchdog.build_runtime(name, &mut multi_thread(2)).unwrap();
+    let runtime = watchdog.build_runtime(name, multi_thread(2)).unwrap();
     let mut location = String::new();
     runtime.block_on(async {
         for _ in 0..PANICS {
@@ -132,7 +132,7 @@ fn panics_of_one_site_are_rate_limited() {
 fn a_panic_wakes_an_idle_watchdog() {
     let watchdog = logging();
     let name = "idle, then panics";
-    let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime(name, current_thread()).unwrap();
     let wakeups = || watchdog.snapshot().watchdog.wakeups;
     // The watchdog never sleeps for long without the system call for it; then this test is like the
     // others.
@@ -154,7 +154,7 @@ fn a_panic_wakes_an_idle_watchdog() {
 fn a_shutdown_logs_pending_panics() {
     let watchdog = logging();
     let name = "stopped";
-    let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime(name, current_thread()).unwrap();
     let (task, location) =
         spawn(&watchdog, runtime.handle(), async { std::panic::resume_unwind(Box::new("last words")) });
     runtime.block_on(task).unwrap_err();
@@ -172,11 +172,11 @@ fn a_site_whose_tasks_grow_is_logged_at_each_doubling() {
     let watchdog = logging();
     log_to_lines();
     let generous = Watchdog::builder().threshold(THRESHOLD * 10).warn_above_alive_tasks(u64::MAX).start().unwrap();
-    for (name, mut builder) in flavours() {
+    for (name, new_builder) in FLAVOURS {
         let name = &format!("{name} grows");
-        let runtime = watchdog.build_runtime(name, &mut builder).unwrap();
+        let runtime = watchdog.build_runtime(name, new_builder()).unwrap();
         let unlimited = format!("{name} without a limit");
-        let other = generous.build_runtime(&unlimited, &mut builder).unwrap();
+        let other = generous.build_runtime(&unlimited, new_builder()).unwrap();
         let mut tasks = Vec::new();
         let mut location = String::new();
         let mut grow_to = |n: usize| {
@@ -221,7 +221,7 @@ fn a_site_whose_tasks_grow_is_logged_at_each_doubling() {
 fn outcome_series_exist_before_the_first_outcome() {
     let watchdog = logging();
     let name = "outcomes at 0";
-    let runtime = watchdog.build_runtime(name, &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime(name, current_thread()).unwrap();
     let (task, location) = spawn(&watchdog, runtime.handle(), pending::<()>());
     let (plain, hooked) = spawn_on(runtime.handle(), pending::<()>());
     runtime.block_on(yields(1));

@@ -1,6 +1,8 @@
 //! Tests of `pollwatch::testing`, used as in a user's tests.
 
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::time::Duration;
 
 use pollwatch::testing::{Check, run};
@@ -93,6 +95,44 @@ async fn a_guard_checks_the_futures_that_it_wraps() {
     assert!(text.contains("tests/it/testing.rs:"), "{text}");
     let guard = Check::new().guard();
     guard.spawn(tokio::task::yield_now()).await.unwrap();
+}
+
+thread_local! {
+    /// The location of the latest panic of a thread.
+    static LATEST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Lets each thread know where it has panicked.
+fn record_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let location = info.location().map(|at| format!("{}:{}", at.file(), at.line()));
+            LATEST_PANIC.set(location.unwrap_or_default());
+            previous(info);
+        }));
+    });
+}
+
+#[tokio::test]
+async fn the_panic_of_finish_has_the_line_of_the_test() {
+    record_panics();
+    let mut failed = None;
+    for _ in 0..ATTEMPTS {
+        let guard = Check::new().guard();
+        guard.watch(async { blocks() }).await;
+        failed = text(move || guard.finish()).map(|text| (text, line!()));
+        if failed.is_some() {
+            break;
+        }
+    }
+    let (text, line) = failed.expect("the check fails");
+    assert!(text.contains("blocked the event loop"), "{text}");
+    assert_eq!(LATEST_PANIC.take(), format!("{}:{line}", file!()));
+    let guard = Check::new().guard();
+    guard.watch(tokio::task::yield_now()).await;
+    guard.finish();
 }
 
 #[test]

@@ -242,7 +242,7 @@ fn disconnecting_clients_leave_no_frame_behind() {
         })
     });
     let requests = fixture.route("/gone/{id}").unwrap().requests;
-    assert!(requests.iter().all(|r| (r.method, r.status) == ("GET", "cancelled")), "{requests:?}");
+    assert!(requests.iter().all(|r| (r.method, r.status.as_str()) == ("GET", "cancelled")), "{requests:?}");
     truth.check(&fixture);
     fixture.assert_slots_are_empty();
 }

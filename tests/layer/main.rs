@@ -4,6 +4,8 @@
 mod accounts;
 mod attribution;
 mod client;
+#[cfg(all(tokio_unstable, feature = "delays"))]
+mod delays;
 mod fixture;
 mod load;
 mod names;

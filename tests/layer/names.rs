@@ -18,7 +18,7 @@ fn counted(fixture: &LayerFixture) -> Vec<(String, &'static str, &'static str, u
     let requests = |route: &pollwatch::snapshot::RouteSnapshot| route.requests.clone();
     let mut all: Vec<_> = routes
         .iter()
-        .flat_map(|r| requests(r).into_iter().map(|q| (r.route.to_string(), q.method, q.status, q.count)))
+        .flat_map(|r| requests(r).into_iter().map(|q| (r.route.to_string(), q.method, q.status.as_str(), q.count)))
         .collect();
     all.sort_unstable();
     all
@@ -216,4 +216,33 @@ fn a_service_without_grpc_has_no_method_routes() {
     let counted = counted(&fixture);
     assert!(counted.contains(&("unmatched".into(), "POST", "2xx", 4)), "not of the form of a method: {counted:#?}");
     assert!(counted.contains(&("other".into(), "POST", "2xx", 100 - MAX_ROUTES as u64 / 2)), "{counted:#?}");
+}
+
+/// Only axum 0.8 has the matched path where the layer reads it.
+#[test]
+fn coverage_says_that_no_request_had_a_route() {
+    let fixture = LayerFixture::start();
+    let ask = |layer: pollwatch::WatchLayer| {
+        let hello = tower::service_fn(async |_: Request<()>| Ok::<_, Infallible>(http::Response::new(String::new())));
+        fixture.runtime.block_on(layer.layer(hello).oneshot(Request::new(()))).unwrap();
+    };
+    assert!(!fixture.watchdog.coverage().to_string().contains("routes: "), "there were no requests");
+    // What is not found has no route, and what no layer serves is not the layer's.
+    let none = tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(http::Response::builder().status(404).body(String::new()).unwrap())
+    });
+    fixture.runtime.block_on(fixture.watchdog.layer().layer(none).oneshot(Request::new(()))).unwrap();
+    fixture.watchdog.request_watcher().start("GET", None).respond(200);
+    let coverage = fixture.watchdog.coverage();
+    assert!(coverage.unnamed_requests == 0 && !coverage.to_string().contains("routes: "), "{coverage}");
+
+    (0..3).for_each(|_| ask(fixture.watchdog.layer()));
+    let coverage = fixture.watchdog.coverage();
+    assert_eq!(coverage.unnamed_requests, 3);
+    assert!(coverage.to_string().contains("\nroutes: none of 3 requests had one so far; "), "{coverage}");
+
+    ask(fixture.watchdog.layer().route_by(|_| Some("/named".into())));
+    let coverage = fixture.watchdog.coverage();
+    assert_eq!(coverage.unnamed_requests, 0);
+    assert!(!coverage.to_string().contains("routes: "), "{coverage}");
 }

@@ -1,15 +1,21 @@
 //! Tests of `Watchdog::router`: the pages within the user's own service.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use axum::routing::get as on_get;
 
 use serde_json::Value;
+use tower::ServiceExt;
 
 use crate::fixture::serve;
 use test_support::schema::assert_matches_schema;
 use test_support::*;
 
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     "/live",
     "/live.html",
     "/live/profile",
@@ -20,6 +26,7 @@ const PATHS: [&str; 10] = [
     "/stalls/speedscope",
     "/debug/pprof/stalls",
     "/healthz",
+    "/incidents",
 ];
 
 #[test]
@@ -63,6 +70,31 @@ fn an_admin_router_has_the_same_pages_as_the_server() {
         assert_eq!(request(in_app, "HEAD", &format!("{prefix}/metrics")).body, "");
         assert_eq!(get(in_app, "/nowhere").status, 404);
     }
+}
+
+/// A response thread may not be idle yet when the next one is needed, which then starts. So there
+/// are some, but by far not one for each request.
+#[test]
+fn a_flood_of_requests_for_thread_dumps_leaves_the_blocking_pool_to_the_application() {
+    const REQUESTS: u64 = 200;
+    let fixture = LayerFixture::start();
+    let started = Arc::<AtomicU64>::default();
+    let mut builder = multi_thread(1);
+    let runtime = builder.on_thread_start(increment(&started)).build().unwrap();
+    let router = fixture.watchdog.router();
+    let requests: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let request = Request::get("/threads").body(Body::empty()).unwrap();
+            runtime.spawn(router.clone().oneshot(request))
+        })
+        .collect();
+    runtime.block_on(async {
+        for request in requests {
+            assert_eq!(request.await.unwrap().unwrap().status(), 200);
+        }
+    });
+    let started = started.load(Ordering::Relaxed);
+    assert!(started < REQUESTS / 8, "{started} threads");
 }
 
 /// A blocking route, one whose handler spawns a blocking task, and the sums of both in the page's
@@ -153,7 +185,8 @@ fn the_router_keeps_no_thread_alive() {
     let LayerFixture { watchdog, runtime, .. } = fixture;
     drop(watchdog);
     wait_until("the watchdog's own server is gone", || std::net::TcpStream::connect(server).is_err());
-    assert_eq!(get(addr, "/healthz").body, "ok\n");
+    let health = get(addr, "/healthz");
+    assert_eq!(health.body, "the watchdog was shut down: it is not known whether anything blocks\n");
     drop(runtime);
 }
 

@@ -1,13 +1,12 @@
 //! Tests of `dashboards/alerts.yml` and `rules.yml`: promtool's tests of them, and the path of an
 //! alert from a blocked runtime through a real Prometheus and Alertmanager to a webhook.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use test_support::external::{Alertmanager, Prometheus, Webhook};
+use test_support::external::{Alertmanager, Prometheus, Webhook, alerts_with_short_waits};
 use test_support::watched::{block_workers, served, two_workers};
-use test_support::{is_installed, path, read, scratch, wait_for};
+use test_support::{Gate, is_installed, path, read, scratch, wait_for};
 
 /// A threshold that only the blocks of these tests exceed.
 const THRESHOLD: Duration = Duration::from_millis(250);
@@ -62,25 +61,6 @@ fn each_alert_has_a_runbook() {
     }
 }
 
-/// Writes a copy of the alerts in which every longer `for` is one second.
-fn write_alerts_with_short_waits(dir: &Path) -> String {
-    let alerts = read("dashboards/alerts.yml");
-    let (mut waits, mut copy) = (0, String::new());
-    for line in alerts.lines() {
-        match line.split_once("for: ") {
-            Some((indent, _)) if indent.trim().is_empty() => {
-                waits += 1;
-                copy += &format!("{indent}for: 1s\n");
-            }
-            _ => copy += &format!("{line}\n"),
-        }
-    }
-    assert!(waits > 5, "{waits} lines with a `for`:\n{alerts}");
-    let file = dir.join("alerts.yml");
-    std::fs::write(&file, copy).unwrap();
-    file.display().to_string()
-}
-
 #[test]
 fn the_start_and_the_end_of_a_block_reach_the_webhook() {
     if !["prometheus", "prometheus-alertmanager"].into_iter().all(is_installed) {
@@ -88,6 +68,8 @@ fn the_start_and_the_end_of_a_block_reach_the_webhook() {
     }
     let (watchdog, other) = (served(THRESHOLD), served(THRESHOLD));
     let runtime = two_workers(&watchdog, "main");
+    let small_pool =
+        watchdog.runtime("small pool").worker_threads(1).enable_all().max_blocking_threads(1).build().unwrap();
     let [target, second] = [&watchdog, &other].map(|w| w.local_addr().unwrap());
     let webhook = Webhook::start();
     let alertmanager = Alertmanager::start(webhook.addr);
@@ -97,7 +79,7 @@ fn the_start_and_the_end_of_a_block_reach_the_webhook() {
          rule_files: ['{}']\n\
          alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{}']}}]}}]}}\n\
          scrape_configs: [{{job_name: pollwatch, static_configs: [{{targets: ['{target}', '{second}']}}]}}]\n",
-        write_alerts_with_short_waits(&dir),
+        alerts_with_short_waits(&dir),
         alertmanager.addr(),
     ));
     prometheus.wait_for("sum(up)", |up| up == 2.0);
@@ -116,21 +98,42 @@ fn the_start_and_the_end_of_a_block_reach_the_webhook() {
     assert_eq!(one["labels"]["severity"], "warning", "{one}");
     let summary = one["annotations"]["summary"].as_str().unwrap();
     assert!(summary.starts_with("A worker of \"main\" has been blocked for "), "{summary}");
+    // So has this one, by the default of `unhealthy_after`.
+    let incident = firing("PollwatchIncident");
+    assert_eq!(incident["labels"]["kind"], "workers_blocked", "{incident}");
+    let summary = format!("Incident in \"main\" on {target}: workers_blocked");
+    assert_eq!(incident["annotations"]["summary"], summary, "{incident}");
 
     drop(held);
-    for name in ["PollwatchAllWorkersBlocked", "PollwatchWorkerBlocked"] {
+    // tokio publishes the load of a pool with `tokio_unstable` only.
+    let pool_alert = cfg!(tokio_unstable).then_some("PollwatchBlockingPoolFull");
+    assert!(!webhook.names().iter().any(|name| Some(&**name) == pool_alert), "no pool is full");
+    if let Some(name) = pool_alert {
+        let gate = Gate::new();
+        let key = gate.key();
+        let calls = [small_pool.spawn_blocking(move || key.pass()), small_pool.spawn_blocking(|| true)];
+        let full = firing(name);
+        assert_eq!(full["labels"]["runtime"], "small pool", "{full}");
+        let summary = format!("The blocking pool of \"small pool\" on {target} is full");
+        assert_eq!(full["annotations"]["summary"], summary, "{full}");
+        gate.open();
+        calls.into_iter().for_each(|call| assert!(small_pool.block_on(call).unwrap()));
+    }
+    for name in ["PollwatchAllWorkersBlocked", "PollwatchWorkerBlocked"].into_iter().chain(pool_alert) {
         wait_for(&format!("{name} to be resolved"), || webhook.latest(name, "resolved"));
     }
     // No other alert about the workers' time or tasks fires. Those about pollwatch itself may, on a
     // busy machine.
-    let wanted = ["PollwatchAllWorkersBlocked", "PollwatchWorkerBlocked", "PollwatchStalledTimeHigh"];
+    let mut wanted =
+        vec!["PollwatchAllWorkersBlocked", "PollwatchWorkerBlocked", "PollwatchIncident", "PollwatchStalledTimeHigh"];
+    wanted.extend(pool_alert);
     let excused = ["PollwatchOverslept", "PollwatchCapturesFailing", "PollwatchScheduleDelayHigh", "PollwatchStarved"];
     let unwanted: Vec<_> =
         webhook.names().into_iter().filter(|n| ![&wanted[..], &excused].concat().contains(&n.as_str())).collect();
     assert!(unwanted.is_empty(), "{unwanted:?}");
 
     // The watchdog and its server are gone. That is an alert, since nothing is measured any more.
-    drop((runtime, watchdog));
+    drop((runtime, small_pool, watchdog));
     let gone = firing("PollwatchDown");
     assert_eq!(gone["labels"]["instance"], target.to_string(), "{gone}");
     drop(other);

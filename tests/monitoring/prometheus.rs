@@ -19,7 +19,7 @@ const THRESHOLD: Duration = Duration::from_millis(250);
 fn config(addr: SocketAddr) -> String {
     let readme = &fenced("README.md", "yaml")[0];
     let config =
-        readme.replace("127.0.0.1:9464", &addr.to_string()).replace("scrape_interval: 5s", "scrape_interval: 200ms");
+        readme.replace("127.0.0.1:9464", &addr.to_string()).replace("scrape_interval: 15s", "scrape_interval: 200ms");
     assert!(
         config.contains(&addr.to_string()) && config.contains("200ms"),
         "not the config that was expected:\n{readme}"
@@ -99,9 +99,8 @@ fn promtool_accepts_the_metrics() {
     let watchdog = Watchdog::builder().threshold(Duration::from_millis(10)).log(false).start().unwrap();
     assert_eq!(promtool(&watchdog.metrics_text()), (true, String::new()), "of a watchdog that watches nothing");
 
-    let main = watchdog.build_runtime("main", &mut tokio::runtime::Builder::new_multi_thread()).unwrap();
-    let other =
-        watchdog.build_runtime("a \"quoted\"\nname", &mut tokio::runtime::Builder::new_current_thread()).unwrap();
+    let main = watchdog.build_runtime("main", tokio::runtime::Builder::new_multi_thread()).unwrap();
+    let other = watchdog.build_runtime("a \"quoted\"\nname", tokio::runtime::Builder::new_current_thread()).unwrap();
     for runtime in [&main, &other] {
         runtime.block_on(async {
             watchdog.spawn(async { thread::sleep(2 * Duration::from_millis(10)) }).await.unwrap();
@@ -143,7 +142,8 @@ fn promtool_accepts_the_configurations_in_the_documents() {
     }
     assert!(checked("scrape_configs: [{job_nam: x}]").is_err(), "promtool rejects a wrong name");
     let (mut configs, mut collectors) = (0, 0);
-    for block in [fenced("docs/prometheus.md", "yaml"), fenced("README.md", "yaml")].concat() {
+    let documents = ["docs/prometheus.md", "docs/opentelemetry.md", "README.md"];
+    for block in documents.map(|document| fenced(document, "yaml")).concat() {
         let has = |key: &str| block.lines().any(|line| line == key);
         let config = if has("receivers:") {
             collectors += 1;
@@ -179,8 +179,7 @@ fn the_number_of_series_is_as_documented() {
     use tower::ServiceExt;
 
     let watchdog = Watchdog::builder().log(false).start().unwrap();
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = watchdog.build_runtime("main", builder.worker_threads(3).enable_all()).unwrap();
+    let runtime = watchdog.runtime("main").worker_threads(3).enable_all().build().unwrap();
     let routes = axum::Router::new().route("/a", get(async || "a")).route("/b/{id}", get(async || "b"));
     let app = routes.layer(watchdog.layer());
     runtime.block_on(async {

@@ -10,21 +10,20 @@ use crate::support::*;
 
 /// A page with everything on it: two runtimes, many workers, long names, stalls of several causes,
 /// one of them ongoing.
-struct FullPage {
-    browser: Browser,
+pub(crate) struct FullPage {
+    pub(crate) browser: Browser,
     _gate: Gate,
     _watchdog: Watchdog,
     runtimes: Vec<tokio::runtime::Runtime>,
 }
 
 impl FullPage {
-    fn open() -> Option<FullPage> {
+    pub(crate) fn open() -> Option<FullPage> {
         let browser = Browser::start()?;
-        let builder = Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap());
+        let builder = Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0");
         let watchdog = builder.start().unwrap();
-        let many =
-            watchdog.build_runtime("a runtime with a name that is long enough to be broken", &mut multi_thread(17));
-        let runtimes = vec![many.unwrap(), watchdog.build_runtime("main", &mut multi_thread(2)).unwrap()];
+        let many = watchdog.build_runtime("a runtime with a name that is long enough to be broken", multi_thread(17));
+        let runtimes = vec![many.unwrap(), watchdog.build_runtime("main", multi_thread(2)).unwrap()];
         let gate = Gate::new();
         let key = gate.key();
         let long = "/a/route/that/has/very/many/parts/and/goes/on/for/longer/than/any/phone/is/wide/{identifier_without_an_end}";
@@ -61,6 +60,36 @@ impl Drop for FullPage {
     }
 }
 
+/// Asserts that no element and no text reaches beyond the right edge of the page.
+#[track_caller]
+pub(crate) fn assert_fits(browser: &Browser, width: u32) {
+    let over = browser.eval(
+        "const wide = document.documentElement.clientWidth;
+        const out = [...document.querySelectorAll('body *')].filter((e) => {
+            const box = e.getBoundingClientRect();
+            return box.right > wide + 1 && box.width > 1 && !e.closest('.scroll, .skip, svg, .flame-graph, .sr');
+        });
+        return [document.documentElement.scrollWidth - wide, out.slice(0, 3).map((e) => e.outerHTML.slice(0, 200))]",
+    );
+    let wide_texts = || {
+        browser.eval(
+            "const wide = document.documentElement.clientWidth;
+            const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            const found = [];
+            const range = document.createRange();
+            while (texts.nextNode()) {
+                range.selectNode(texts.currentNode);
+                const { left, right } = range.getBoundingClientRect();
+                if (right > wide) {
+                    found.push(`${left} to ${right}: ${texts.currentNode.parentElement.outerHTML.slice(0, 200)}`);
+                }
+            }
+            return found",
+        )
+    };
+    assert_eq!(over, serde_json::json!([0, []]), "at {width} pixels: {:#}", wide_texts());
+}
+
 #[test]
 fn light_and_dark_wide_and_narrow() {
     let Some(page) = FullPage::open() else { return };
@@ -72,16 +101,8 @@ fn light_and_dark_wide_and_narrow() {
         backgrounds.push(background());
         for width in [1360, 900, 600, 390, 320] {
             browser.set_size(width, 844);
-            let over = browser.eval(
-                "const wide = document.documentElement.clientWidth;
-                const out = [...document.querySelectorAll('body *')].filter((e) => {
-                    const box = e.getBoundingClientRect();
-                    return box.right > wide + 1 && box.width > 1 && !e.closest('.scroll, .skip, svg, .flame-graph, .sr');
-                });
-                return [document.documentElement.scrollWidth - wide, out.slice(0, 3).map((e) => e.outerHTML.slice(0, 200))]",
-            );
-            assert_eq!(over, serde_json::json!([0, []]), "at {width} pixels");
             browser.screenshot(&format!("{}-{width}", if dark { "dark" } else { "light" }));
+            assert_fits(browser, width);
         }
     }
     assert_ne!(backgrounds[0], backgrounds[1]);

@@ -17,11 +17,15 @@ const MALICIOUS_NAME: &str =
 #[test]
 fn names_of_the_application_are_no_markup() {
     let Some(browser) = Browser::start() else { return };
-    let builder = Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0".parse().unwrap());
+    let builder = Watchdog::builder().threshold(THRESHOLD).log(false).listen("127.0.0.1:0");
     let watchdog = builder.start().unwrap();
     tracing_subscriber::registry().with(watchdog.span_layer()).init();
     let runtime = watchdog
-        .build_runtime(MALICIOUS_NAME, multi_thread(2).thread_name(MALICIOUS_NAME.replace('\0', "")))
+        .runtime(MALICIOUS_NAME)
+        .worker_threads(2)
+        .enable_all()
+        .thread_name(MALICIOUS_NAME.replace('\0', ""))
+        .build()
         .expect("any name is accepted");
     let layer = watchdog.layer().route_by(|_| Some(MALICIOUS_NAME.into()));
     let span = || tracing::error_span!("span", name = MALICIOUS_NAME);
@@ -81,7 +85,7 @@ fn names_of_the_application_are_no_markup() {
 #[test]
 fn the_policy_blocks_foreign_content() {
     let Some(browser) = Browser::start() else { return };
-    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0").start().unwrap();
     let addr = watchdog.local_addr().unwrap();
     let reply = get(addr, "/");
     let policy = &reply.headers["content-security-policy"];

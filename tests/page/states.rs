@@ -17,7 +17,7 @@ fn requests(browser: &Browser) -> u64 {
 #[test]
 fn empty_paused_and_hidden() {
     let Some(browser) = Browser::start() else { return };
-    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+    let watchdog = Watchdog::builder().log(false).listen("127.0.0.1:0").start().unwrap();
     browser.set_size(1360, 900);
     browser.open(&format!("http://{}/", watchdog.local_addr().unwrap()));
     browser.wait_for_state("live");
@@ -31,7 +31,7 @@ fn empty_paused_and_hidden() {
         assert!(page.as_str().unwrap().contains(text), "{text}: {page}");
     }
     browser.screenshot("empty");
-    let runtime = watchdog.build_runtime("late", &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime("late", multi_thread(1)).unwrap();
     runtime.block_on(async { watchdog.spawn(yields(3)).await.unwrap() });
     browser.wait_for("the runtime appears", "return document.querySelector('#workers').innerText.includes('late')");
     browser.wait_for("nothing is blocked", "return document.querySelector('#verdict').dataset.level === 'calm'");
@@ -78,7 +78,7 @@ fn empty_paused_and_hidden() {
 fn below_a_prefix_until_it_is_stopped() {
     let Some(browser) = Browser::start() else { return };
     let (watchdog, _) = start(THRESHOLD);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
     let addr = serve(Router::new().nest("/admin/watch", watchdog.router()));
     browser.set_size(1360, 900);

@@ -26,7 +26,7 @@ fn call(
 }
 
 /// A path in the temporary directory, removed on drop.
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Temporary {
     fn new() -> Temporary {
@@ -35,7 +35,7 @@ impl Temporary {
         Temporary(std::env::temp_dir().join(name))
     }
 
-    fn fifo() -> Temporary {
+    pub(crate) fn fifo() -> Temporary {
         let fifo = Temporary::new();
         let path = std::ffi::CString::new(fifo.0.to_str().unwrap()).unwrap();
         // SAFETY: the path is a C string.

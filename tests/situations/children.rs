@@ -2,10 +2,10 @@
 //! never answers.
 
 use std::ffi::{CStr, CString};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -23,17 +23,20 @@ fn prints(stop: &AtomicBool) {
 
 /// Prints a line on standard error when the stall has been reported: then the parent reads.
 fn prints_until_reported() {
-    let advice = "tokio::task::spawn_blocking";
-    let (reason, function) = ("a sync pipe call", "children::prints");
-    check(Expected { cause: Cause::Syscall, syscalls: &["write"], reason, advice, function }, || {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = stop.clone();
-        let release = move || {
-            stop.store(true, Ordering::Relaxed);
-            eprintln!("\nreported");
-        };
-        Situation::new(move || prints(&seen), release)
-    });
+    let (reason, advice) = ("a print to standard output or error", "tracing_appender::non_blocking");
+    let expected =
+        Expected { cause: Cause::Syscall, syscalls: &["write"], reason, advice, function: "children::prints" };
+    check(expected, || until_reported(prints));
+}
+
+fn until_reported(block: fn(&AtomicBool)) -> Situation {
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    let release = move || {
+        stop.store(true, Ordering::Relaxed);
+        eprintln!("\nreported");
+    };
+    Situation::new(move || block(&seen), release)
 }
 
 #[test]
@@ -41,7 +44,122 @@ fn printing_into_a_full_pipe_is_diagnosed() {
     if is_child() {
         return prints_until_reported();
     }
-    let mut child = rerun("children::printing_into_a_full_pipe_is_diagnosed");
+    read_when_reported(&mut rerun("children::printing_into_a_full_pipe_is_diagnosed"));
+}
+
+#[inline(never)]
+fn logs(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        tracing::info!("{:1000}", "into a pipe"); // blocks here
+    }
+}
+
+/// The expected report of a log whose output is not read.
+const LOG: Expected = Expected {
+    cause: Cause::Syscall,
+    syscalls: &["write"],
+    reason: "the writer of the program's own log",
+    advice: "tracing_appender::non_blocking",
+    function: "children::logs",
+};
+
+#[test]
+fn a_log_that_nobody_reads_is_diagnosed() {
+    if !is_child() {
+        return read_when_reported(&mut rerun("children::a_log_that_nobody_reads_is_diagnosed"));
+    }
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).init();
+    check(LOG, || until_reported(logs));
+}
+
+/// Another thread waits for the reader, and holds the lock of the standard output.
+#[test]
+fn the_lock_of_a_log_that_nobody_reads_is_diagnosed() {
+    if !is_child() {
+        return read_when_reported(&mut rerun("children::the_lock_of_a_log_that_nobody_reads_is_diagnosed"));
+    }
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).init();
+    check(Expected { cause: Cause::Lock, syscalls: &["futex"], ..LOG }, || {
+        // The lock is taken once at a time, so that the parent can read between two attempts.
+        let (held, is_held) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let holder = std::thread::spawn(move || {
+            let lock = std::io::stdout().lock();
+            held.send(()).unwrap();
+            let _ = released.recv();
+            drop(lock);
+        });
+        is_held.recv().unwrap();
+        let Situation { block, release: report } = until_reported(logs);
+        let release = move || {
+            report();
+            drop(release);
+            holder.join().unwrap();
+        };
+        Situation { block, release: Box::new(release) }
+    });
+}
+
+#[inline(never)]
+fn reads_a_line() -> String {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap(); // blocks here
+    line
+}
+
+#[test]
+fn a_read_from_standard_input_is_diagnosed() {
+    if is_child() {
+        let (reason, advice) = ("a read from standard input", "std::thread");
+        let (syscalls, function) = (&["read"], "children::reads_a_line");
+        let expected = Expected { cause: Cause::Syscall, syscalls, reason, advice, function };
+        check(expected, || Situation::new(|| assert_eq!(reads_a_line(), "line\n"), || println!("\nreported")));
+        return;
+    }
+    let mut child = rerun("children::a_read_from_standard_input_is_diagnosed");
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    for _ in output.lines().map_while(Result::ok).filter(|line| line == "reported") {
+        input.write_all(b"line\n").unwrap();
+    }
+    passes(child);
+}
+
+/// Waits for a child that must succeed.
+#[track_caller]
+fn passes(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[inline(never)]
+fn panics() {
+    let _ = std::panic::catch_unwind(|| panic!("formats a backtrace")); // blocks here
+}
+
+#[test]
+fn the_backtrace_of_a_panic_is_diagnosed() {
+    if is_child() {
+        let (reason, advice) = ("formatting the backtrace of a panic", "RUST_BACKTRACE=0");
+        let expected = Expected { cause: Cause::Cpu, syscalls: &[], reason, advice, function: "children::panics" };
+        check(expected, || {
+            until_reported(|stop| {
+                while !stop.load(Ordering::Relaxed) {
+                    panics();
+                }
+            })
+        });
+        return;
+    }
+    let mut child = rerun("children::the_backtrace_of_a_panic_is_diagnosed");
+    let output = child.env("RUST_BACKTRACE", "1").stdout(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs a child, and reads a part of its output for each line "reported" on its standard error.
+#[track_caller]
+fn read_when_reported(child: &mut Command) {
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let errors = BufReader::new(child.stderr.take().unwrap());
     let mut output = child.stdout.take().unwrap();

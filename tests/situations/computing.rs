@@ -5,9 +5,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pollwatch::Cause;
+use pollwatch::{Cause, Stall};
 
-use crate::fixture::{Expected, Situation, check};
+use test_support::multi_thread;
+
+use crate::fixture::{Expected, Situation, check, check_all};
 
 const DEEP: usize = 5_000;
 
@@ -103,6 +105,23 @@ fn a_loop_over_a_map_is_diagnosed() {
     check(computing("computing::hashes"), until_reported(hashes));
 }
 
+#[inline(never)]
+fn prints_a_backtrace() -> String {
+    std::backtrace::Backtrace::force_capture().to_string() // blocks here
+}
+
+#[test]
+fn the_backtrace_of_an_error_is_diagnosed() {
+    let (reason, advice) = ("resolving the backtrace of an error", "RUST_LIB_BACKTRACE=0");
+    let function = "computing::prints_a_backtrace";
+    let work = |stop: &AtomicBool| {
+        while !stop.load(Ordering::Relaxed) {
+            black_box(prints_a_backtrace());
+        }
+    };
+    check(Expected { reason, advice, ..computing(function) }, until_reported(work));
+}
+
 /// More memory than the allocator keeps, so that it is mapped afresh each time.
 const LARGE: usize = 64 << 20;
 
@@ -119,5 +138,11 @@ fn touches_fresh_memory(stop: &AtomicBool) {
 
 #[test]
 fn a_storm_of_page_faults_is_diagnosed() {
-    check(computing("computing::touches_fresh_memory"), until_reported(touches_fresh_memory));
+    // Samples of the kernel decide which of the two reasons is given.
+    const IN_KERNEL: &str = "computing in the kernel: page faults";
+    let expected = |stall: &Stall| {
+        let expected = computing("computing::touches_fresh_memory");
+        if stall.reason == IN_KERNEL { Expected { reason: IN_KERNEL, ..expected } } else { expected }
+    };
+    check_all(expected, || multi_thread(1), |_| (), until_reported(touches_fresh_memory));
 }

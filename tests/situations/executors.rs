@@ -58,7 +58,7 @@ fn blocks_in_place(mutex: &Mutex<u8>) -> u8 {
 #[test]
 fn block_in_place_with_a_full_pool_is_diagnosed() {
     let function = "executors::blocks_in_place";
-    let advice = "tokio::sync::Mutex";
+    let advice = "raise max_blocking_threads";
     let expected = Expected { cause: Cause::Lock, syscalls: &["futex"], reason: "a Mutex", advice, function };
     check_on(expected, pool_of_one, occupy, || {
         let mutex = leak(Mutex::new(1));

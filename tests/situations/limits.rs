@@ -114,7 +114,7 @@ fn waiting_threads_have_stacks_without_signals() {
     assert!(why.contains("tgkill") && stacks.to_string().contains(why), "{stacks}");
     assert_eq!(log.text().matches("of threads that compute are reported without stacks").count(), 1, "{}", log.text());
     waits_for_a_lock();
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(1)).unwrap();
     let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no signals");
     assert!(computing.stack.is_none() && computing.advice.is_some(), "{computing}");
 }
@@ -136,7 +136,7 @@ fn a_blocked_signal_is_detected() {
         libc::sigaddset(&mut set, libc::SIGURG);
         assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()), 0);
     }
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(1)).unwrap();
     wait_until("the stall is found out", || {
         let busy = async {
             let started = std::time::Instant::now();
@@ -200,7 +200,7 @@ fn stalls_are_reported_without_procfs() {
     let StackCoverage::Unavailable(why) = watchdog.coverage().stacks else { panic!("{}", watchdog.coverage()) };
     assert!(why.contains("/proc"), "{why}");
     assert!(watchdog.coverage().to_string().contains(&format!("stacks: unavailable: {why}")));
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(1)).unwrap();
     let observer = collected.clone();
     let (task, location) = spawn_measured(&watchdog, runtime.handle(), async move { observer.wait_ongoing("main") });
     let stall = runtime.block_on(task).unwrap().expect("the stall is reported while it lasts");
@@ -211,7 +211,7 @@ fn stalls_are_reported_without_procfs() {
     let computing = compute_until_reported(&watchdog, &runtime, &collected).expect("the CPU's clock needs no procfs");
     assert!(computing.stack.is_none(), "{computing}");
     let captures = watchdog.snapshot().watchdog.captures;
-    let of = |result| captures.iter().find(|c| c.result == result).map_or(0, |c| c.count);
+    let of = |result| captures.iter().find(|c| c.outcome.as_str() == result).map_or(0, |c| c.count);
     assert!(of("unavailable") > 0 && of("ok") + of("incomplete") == 0, "{captures:?}");
     assert_eq!(log.text().matches("without stacks").count(), 1, "logged once: {}", log.text());
 }

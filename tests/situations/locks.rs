@@ -1,23 +1,19 @@
 //! Situations of threads that wait for other threads.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, OnceLock, RwLock};
+use std::cell::UnsafeCell;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Barrier, Condvar, LazyLock, Mutex, OnceLock, RwLock};
 use std::thread::{self, JoinHandle};
 
 use pollwatch::Cause;
 
-use crate::fixture::{Expected, Situation, check, leak};
+use crate::fixture::{Expected, Situation, check, leak, not_the_last_call};
+use test_support::TIMEOUT;
 
-const ONCE: &str = "a value that another thread is initialising";
+pub(crate) const ONCE: &str = "a value that another thread is initialising";
 
-fn lock(reason: &'static str, advice: &'static str, function: &'static str) -> Expected {
+pub(crate) fn lock(reason: &'static str, advice: &'static str, function: &'static str) -> Expected {
     Expected { cause: Cause::Lock, syscalls: &["futex"], reason, advice, function }
-}
-
-/// Keeps a call from being a function's last one, which may be a jump that leaves no frame.
-#[inline(always)]
-fn not_the_last_call() {
-    std::hint::black_box(());
 }
 
 #[inline(never)]
@@ -31,20 +27,6 @@ fn a_mutex_that_is_held_is_diagnosed() {
         let mutex = leak(Mutex::new(1));
         let held = mutex.lock().unwrap();
         Situation::new(|| assert_eq!(locks_a_mutex(mutex), 1), || drop(held))
-    });
-}
-
-#[inline(never)]
-fn locks_a_mutex_of_parking_lot(mutex: &parking_lot::Mutex<u8>) -> u8 {
-    *mutex.lock() // blocks here
-}
-
-#[test]
-fn a_mutex_of_parking_lot_is_diagnosed() {
-    check(lock("a Mutex", "tokio::sync::Mutex", "locks::locks_a_mutex_of_parking_lot"), || {
-        let mutex = leak(parking_lot::Mutex::new(1));
-        let held = mutex.lock();
-        Situation::new(|| assert_eq!(locks_a_mutex_of_parking_lot(mutex), 1), || drop(held))
     });
 }
 
@@ -104,6 +86,155 @@ fn a_channel_is_diagnosed() {
     check(lock("a receive from a blocking channel", "tokio::sync::mpsc", "locks::receives"), || {
         let (send, receive) = channel();
         Situation::new(move || assert_eq!(receives(&receive), 1), move || send.send(1).unwrap())
+    });
+}
+
+#[inline(never)]
+fn sends(to: &SyncSender<u8>) {
+    to.send(2).unwrap(); // blocks here
+}
+
+#[test]
+fn a_full_channel_is_diagnosed() {
+    check(lock("a send into a full blocking channel", "tokio::sync::mpsc", "locks::sends"), || {
+        let (send, receive) = sync_channel(1);
+        send.send(1).unwrap();
+        Situation::new(move || sends(&send), move || assert_eq!(receive.iter().count(), 2))
+    });
+}
+
+#[inline(never)]
+fn waits_at_a_barrier(barrier: &Barrier) {
+    barrier.wait(); // blocks here
+    not_the_last_call();
+}
+
+#[test]
+fn a_barrier_is_diagnosed() {
+    check(lock("a wait at a Barrier", "tokio::sync::Barrier", "locks::waits_at_a_barrier"), || {
+        let barrier = leak(Barrier::new(2));
+        Situation::new(
+            || waits_at_a_barrier(barrier),
+            || {
+                barrier.wait();
+            },
+        )
+    });
+}
+
+#[inline(never)]
+fn publishes(sender: &tokio::sync::watch::Sender<u8>) {
+    sender.send_replace(2); // blocks here
+}
+
+#[test]
+fn a_borrowed_value_of_tokio_is_diagnosed() {
+    let (reason, advice) = ("the value of a tokio::sync::watch channel", "before an .await");
+    check(lock(reason, advice, "locks::publishes"), || {
+        let (sender, receiver) = tokio::sync::watch::channel(1);
+        let receiver = leak(receiver);
+        let held = receiver.borrow();
+        Situation::new(move || publishes(&sender), || drop(held))
+    });
+}
+
+/// A mutex of C and its condition variable.
+struct CMutex(UnsafeCell<libc::pthread_mutex_t>, UnsafeCell<libc::pthread_cond_t>);
+
+// SAFETY: the functions of C that use them are thread-safe.
+unsafe impl Sync for CMutex {}
+
+impl CMutex {
+    fn new() -> CMutex {
+        CMutex(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER), UnsafeCell::new(libc::PTHREAD_COND_INITIALIZER))
+    }
+
+    /// Unlocks it for the thread that has locked it.
+    fn unlock(&self) {
+        // SAFETY: the mutex is initialised.
+        assert_eq!(unsafe { libc::pthread_mutex_unlock(self.0.get()) }, 0);
+    }
+}
+
+#[inline(never)]
+fn locks_a_mutex_of_c(mutex: &CMutex) {
+    // SAFETY: the mutex is initialised.
+    assert_eq!(unsafe { libc::pthread_mutex_lock(mutex.0.get()) }, 0); // blocks here
+}
+
+#[test]
+fn a_mutex_of_c_is_diagnosed() {
+    check(lock("a lock of C code", "tokio::task::spawn_blocking", "locks::locks_a_mutex_of_c"), || {
+        let mutex = leak(CMutex::new());
+        locks_a_mutex_of_c(mutex);
+        Situation::new(
+            || {
+                locks_a_mutex_of_c(mutex);
+                mutex.unlock();
+            },
+            || mutex.unlock(),
+        )
+    });
+}
+
+#[inline(never)]
+fn waits_for_a_condition_of_c(mutex: &CMutex) {
+    // SAFETY: both are initialised, and this thread has locked the mutex.
+    assert_eq!(unsafe { libc::pthread_cond_wait(mutex.1.get(), mutex.0.get()) }, 0); // blocks here
+}
+
+#[test]
+fn a_condition_variable_of_c_is_diagnosed() {
+    let reason = "a wait on a condition variable of C code";
+    check(lock(reason, "tokio::task::spawn_blocking", "locks::waits_for_a_condition_of_c"), || {
+        let mutex = leak(CMutex::new());
+        let release = || {
+            locks_a_mutex_of_c(mutex);
+            // SAFETY: it is initialised.
+            assert_eq!(unsafe { libc::pthread_cond_signal(mutex.1.get()) }, 0);
+            mutex.unlock();
+        };
+        Situation::new(
+            || {
+                locks_a_mutex_of_c(mutex);
+                waits_for_a_condition_of_c(mutex);
+                mutex.unlock();
+            },
+            release,
+        )
+    });
+}
+
+#[inline(never)]
+fn waits_for_a_condvar_in_time(shared: &(Mutex<bool>, Condvar)) {
+    let ready = shared.0.lock().unwrap();
+    drop(shared.1.wait_timeout_while(ready, TIMEOUT, |ready| !*ready).unwrap()); // blocks here
+}
+
+#[test]
+fn a_condvar_with_a_time_limit_is_diagnosed() {
+    let function = "locks::waits_for_a_condvar_in_time";
+    check(lock("a wait on a Condvar", "tokio::sync::Notify", function), || {
+        let shared = leak((Mutex::new(false), Condvar::new()));
+        let release = || {
+            *shared.0.lock().unwrap() = true;
+            shared.1.notify_all();
+        };
+        Situation::new(|| waits_for_a_condvar_in_time(shared), release)
+    });
+}
+
+#[inline(never)]
+fn receives_in_time(from: &Receiver<u8>) -> u8 {
+    from.recv_timeout(TIMEOUT).unwrap() // blocks here
+}
+
+#[test]
+fn a_channel_with_a_time_limit_is_diagnosed() {
+    let (reason, advice) = ("a receive from a blocking channel", "tokio::sync::mpsc");
+    check(lock(reason, advice, "locks::receives_in_time"), || {
+        let (send, receive) = channel();
+        Situation::new(move || assert_eq!(receives_in_time(&receive), 1), move || send.send(1).unwrap())
     });
 }
 

@@ -13,8 +13,12 @@
 mod calls;
 mod children;
 mod computing;
+mod drops;
 mod executors;
 mod fixture;
+mod kernel_objects;
 mod limits;
 mod locks;
 mod memory;
+mod parking_lot_locks;
+mod processes;

@@ -11,6 +11,10 @@ use crate::text::clean;
 /// of the program is blocked.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The time limit of a request for a thread dump. The server takes up to 2.5 s, and responds to one
+/// request at a time.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The version of `/live` that this program reads.
 const SCHEMA: u64 = 1;
 
@@ -28,7 +32,7 @@ pub(crate) fn parse_url(url: &str) -> Result<String, String> {
 /// The reason why a request gave no answer that can be shown.
 #[derive(Debug)]
 pub(crate) enum FetchError {
-    /// The connection was refused, broke, or took longer than [`TIMEOUT`].
+    /// The connection was refused, broke, or took too long.
     Unreachable { url: String, source: ureq::Error },
     /// The server answered with another HTTP status than 200.
     Status { url: String, code: u16 },
@@ -79,20 +83,14 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(base: &str) -> Client {
-        let config =
-            ureq::Agent::config_builder().proxy(None).timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
+        let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false).build();
         Client { agent: config.into(), base: base.into() }
     }
 
     /// Returns the current state of the program: the JSON of `/live`.
     pub(crate) fn live(&self) -> Result<Value, FetchError> {
         let url = format!("{}/live", self.base);
-        let unreachable = |source| FetchError::Unreachable { url: self.base.clone(), source };
-        let mut response = self.agent.get(&url).call().map_err(unreachable)?;
-        let body = response.body_mut().read_to_string().map_err(unreachable)?;
-        if response.status() != 200 {
-            return Err(FetchError::Status { url, code: response.status().as_u16() });
-        }
+        let body = self.get(&url, TIMEOUT)?;
         let Ok(live) = serde_json::from_str::<Value>(&body) else {
             return Err(FetchError::NotPollwatch { url });
         };
@@ -100,6 +98,22 @@ impl Client {
             Some(SCHEMA) => Ok(live),
             Some(schema) => Err(FetchError::UnknownSchema { url, schema }),
             None => Err(FetchError::NotPollwatch { url }),
+        }
+    }
+
+    /// Returns the thread dump of the program in a format: `text` or `json`.
+    pub(crate) fn threads(&self, format: &str) -> Result<String, FetchError> {
+        self.get(&format!("{}/threads?format={format}", self.base), DUMP_TIMEOUT)
+    }
+
+    fn get(&self, url: &str, timeout: Duration) -> Result<String, FetchError> {
+        let unreachable = |source| FetchError::Unreachable { url: self.base.clone(), source };
+        let mut response =
+            self.agent.get(url).config().timeout_global(Some(timeout)).build().call().map_err(unreachable)?;
+        let body = response.body_mut().read_to_string().map_err(unreachable)?;
+        match response.status().as_u16() {
+            200 => Ok(body),
+            code => Err(FetchError::Status { url: url.into(), code }),
         }
     }
 }

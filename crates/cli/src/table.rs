@@ -36,6 +36,11 @@ impl Column {
         Column { title, layout: Layout::Left, rank }
     }
 
+    /// Returns the title.
+    pub(crate) fn title(&self) -> &'static str {
+        self.title
+    }
+
     /// Makes the column of locations. A table has at most one.
     pub(crate) fn location(title: &'static str) -> Column {
         Column { title, layout: Layout::Location, rank: 0 }

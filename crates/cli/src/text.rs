@@ -4,7 +4,14 @@
 //! its clients. An escape sequence in a name must not move the cursor, and a bidirectional control
 //! character must not reorder the line.
 
+use std::io::{self, Write};
+
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// Prints a line on standard error. When nobody reads that, the line is lost, and nothing else is.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
 
 /// Replaces control characters and invisible characters.
 pub(crate) fn clean(text: &str) -> String {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pollwatch::Watchdog;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt, service_fn};
 
 /// The time limit of every wait, ample for a busy machine.
@@ -28,11 +28,9 @@ struct Blocked {
 
 impl Blocked {
     fn new() -> Blocked {
-        let listen = "127.0.0.1:0".parse().unwrap();
         let watchdog =
-            Watchdog::builder().threshold(Duration::from_millis(10)).log(false).listen(listen).start().unwrap();
-        let mut builder = Builder::new_multi_thread();
-        let runtime = watchdog.build_runtime("ma\u{1b}[2Jin", builder.worker_threads(2).enable_all()).unwrap();
+            Watchdog::builder().threshold(Duration::from_millis(10)).log(false).listen("127.0.0.1:0").start().unwrap();
+        let runtime = watchdog.runtime("ma\u{1b}[2Jin").worker_threads(2).enable_all().build().unwrap();
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Mutex::new(released);
         let service = watchdog.layer().route_by(|_| Some(MALICIOUS_ROUTE.into())).layer(service_fn(move |_| {
@@ -159,6 +157,42 @@ fn errors_say_what_is_wrong_with_the_server() {
     let out = pollwatch(&["top"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stderr).contains("not a terminal. Use --once"), "{}", text(&out.stderr));
+}
+
+/// Conditions and late runtimes have lines of their own, and victims and tasks that are not polled
+/// have columns where they are known.
+#[test]
+fn states_of_whole_runtimes_are_shown() {
+    let live = r#"{"schema": 1, "now_unix_seconds": 100.0,
+        "incidents": [{"id": 1, "kind": "runtime_hung", "runtime": "a", "reason": "a hangs"}],
+        "conditions": [
+            {"kind": "runtime_hung", "runtime": "a", "reason": "a hangs, once more"},
+            {"kind": "runtime_hung", "runtime": "b", "reason": "b \u001b[31mhangs"}],
+        "runtimes": [{"name": "a", "alive": true, "workers": []}, {"name": "b", "alive": true, "workers": [], "driver_rescues": 3}],
+        "late_runtimes": [
+            {"runtime": "a", "reported_at_unix_seconds": 90.0, "delay_seconds": 0.3, "reason": "busy_workers",
+             "polling": 0.5, "on_cpu": 0.97, "sites": [{"site": "src/main.rs:1:1", "share": 0.9}],
+             "routes": [{"route": "/report", "share": 0.7}]},
+            {"runtime": "b", "reported_at_unix_seconds": 30.0, "delay_seconds": 0.3, "reason": "no_cpu"}],
+        "stalls": [{"id": 3, "victims": {"tasks": 2, "waited_seconds": 0.812}}],
+        "sites": [{"site": "src/lost.rs:2:2", "unpolled_seconds": 90.0}]}"#;
+    let table = text(&once(&answering("200 OK", live).to_string()).stdout);
+    for wanted in [
+        "incident #1: a hangs\n",
+        "b \u{fffd}[31mhangs\n",
+        "a: late 10.0 s ago, a woken task waited 300 ms without a stall; its workers were busy 97 %: src/main.rs:1:1 \
+         (90 %), /report (70 %)\n",
+        " · driver rescues: 3\n",
+        "2 tasks, 812 ms",
+        "not polled for",
+        "90.0 s",
+    ] {
+        assert!(table.contains(wanted), "{wanted:?} in:\n{table}");
+    }
+    assert!(!table.contains("once more"), "the incident says it:\n{table}");
+    assert!(!table.contains("b: late"), "it is a minute ago:\n{table}");
+    let table = text(&once(&answering("200 OK", r#"{"schema": 1, "stalls": [{}], "sites": [{}]}"#).to_string()).stdout);
+    assert!(!table.contains("waited behind it") && !table.contains("not polled for"), "{table}");
 }
 
 #[test]

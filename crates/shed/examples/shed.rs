@@ -42,8 +42,7 @@ fn row(title: &str, shed: bool, clients: usize) -> Result<(), Box<dyn Error>> {
     let app = if shed { app.layer(Shed::new().allow("/price").layer(&watchdog)) } else { app };
     // The watchdog's layer is outside, where it counts rejected requests with their status.
     let app = app.layer(watchdog.layer());
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = watchdog.build_runtime("main", builder.worker_threads(2).enable_all())?;
+    let runtime = watchdog.runtime("main").worker_threads(2).enable_all().build()?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
     let addr = listener.local_addr()?;
     runtime.spawn(async move { axum::serve(listener, app).await });

@@ -27,8 +27,7 @@ impl LateRuntime {
     }
 
     pub(crate) fn with_watchdog(watchdog: Watchdog, name: &str, workers: usize) -> LateRuntime {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let tokio = watchdog.build_runtime(name, builder.worker_threads(workers).enable_all()).unwrap();
+        let tokio = watchdog.runtime(name).worker_threads(workers).enable_all().build().unwrap();
         tokio.spawn(watchdog.watch(async {
             loop {
                 std::thread::sleep(Duration::from_millis(1));

@@ -18,6 +18,16 @@ impl Address {
         Address(address)
     }
 
+    /// Returns the address of a value.
+    ///
+    /// ```
+    /// let value = 1u8;
+    /// assert_eq!(pollwatch_stack::Address::of(&value).get(), &raw const value as u64);
+    /// ```
+    pub fn of<T: ?Sized>(value: &T) -> Address {
+        Address((&raw const *value).cast::<()>() as u64)
+    }
+
     /// Returns the address as an integer.
     pub const fn get(self) -> u64 {
         self.0

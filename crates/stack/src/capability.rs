@@ -9,6 +9,8 @@ pub enum Capability {
     AllThreads,
     /// Threads that wait in a system call. Some or all running threads cannot be captured.
     WaitingThreadsOnly(&'static str),
+    /// Threads that run. Those that wait cannot be captured.
+    RunningThreadsOnly(&'static str),
     /// None.
     Unavailable(&'static str),
 }
@@ -18,6 +20,7 @@ impl fmt::Display for Capability {
         match self {
             Capability::AllThreads => f.write_str("all threads"),
             Capability::WaitingThreadsOnly(why) => write!(f, "only threads that wait: {why}"),
+            Capability::RunningThreadsOnly(why) => write!(f, "only threads that run: {why}"),
             Capability::Unavailable(why) => write!(f, "none: {why}"),
         }
     }

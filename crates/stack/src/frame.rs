@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::Address;
+use crate::{Address, Module};
 
 /// One function of a [`Stack`](crate::Stack).
 ///
@@ -19,8 +19,13 @@ pub struct Frame {
     pub line: Option<u32>,
     /// The file name of the binary or library that contains the code.
     pub module: Option<Arc<str>>,
-    /// The address in that file.
+    /// The address in that file, as the linker has assigned it. For the caller of a function it is
+    /// that of the last byte of the call.
     pub offset: u64,
+    /// The path of that file and its build id. [`Stack`](crate::Stack) serializes it once for all
+    /// frames.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub module_info: Option<Arc<Module>>,
     /// True if the function belongs to Rust's standard library, to the system, to tokio, to a crate
     /// of locks (`parking_lot`, `lock_api`), or to another module than the program.
     pub library: bool,

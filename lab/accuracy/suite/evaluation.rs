@@ -6,20 +6,7 @@ use super::cpu_monitor::CpuAvailability;
 use super::ground_truth::{MS, Poll, Report, ReportedStall, Span};
 use super::guarantee::{FREE, Guarantee};
 use super::matching::match_up;
-
-/// The number of wrong values, and of all.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Score {
-    pub(crate) wrong: usize,
-    pub(crate) of: usize,
-}
-
-impl Score {
-    fn add(&mut self, right: bool) {
-        self.of += 1;
-        self.wrong += usize::from(!right);
-    }
-}
+use super::statements::{MissedBars, Score};
 
 /// The figures of one mode, which are the columns of its table.
 #[derive(Debug, Default)]
@@ -183,12 +170,8 @@ impl Evaluation {
 
     /// Returns a description of each missed bar.
     pub(crate) fn missed_bars(&self) -> Vec<String> {
-        let mut missed = Vec::new();
-        let mut bar = |holds: bool, text: String| {
-            if !holds {
-                missed.push(text)
-            }
-        };
+        let mut bars = MissedBars::default();
+        let mut bar = |is_met: bool, text: String| bars.require(is_met, || text);
         bar(self.missed == 0, format!("recall: {} of {} were not reported", self.missed, self.long));
         let wrong = self.wrong + self.duplicates;
         bar(wrong == 0, format!("precision: {wrong} of {} reports are false", self.reports));
@@ -204,7 +187,7 @@ impl Evaluation {
             self.counted == self.reports as u64,
             format!("the metrics count {} stalls, {} were reported", self.counted, self.reports),
         );
-        missed
+        bars.into_vec()
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pollwatch::{Phase, Stall, Watchdog};
+use pollwatch::{Phase, Stall, Watchdog, WatchdogBuilder};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -24,7 +24,7 @@ const NAME: &str = "main";
 const FENCE: &str = "fence";
 
 /// The time limit of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Fixture {
     pub(crate) mode: Mode,
@@ -39,6 +39,11 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new(mode: Mode, threshold: Duration) -> Arc<Fixture> {
+        Fixture::with(mode, threshold, Watchdog::builder())
+    }
+
+    /// Starts a fixture whose watchdog has further settings.
+    pub(crate) fn with(mode: Mode, threshold: Duration, builder: WatchdogBuilder) -> Arc<Fixture> {
         // Reads the clock, so that zero lies before all recorded times.
         now();
         let reported: Arc<Mutex<Vec<(u64, Stall)>>> = Arc::default();
@@ -47,7 +52,7 @@ impl Fixture {
             let received = now();
             lock(&keep).push((received, stall.clone()));
         };
-        let builder = Watchdog::builder().threshold(threshold).log(false);
+        let builder = builder.threshold(threshold).log(false);
         let watchdog = builder.on_stall(on_stall).start().expect("starts");
         // The watchdog first reads the unwind tables of the loaded libraries, which takes longer
         // than a threshold in a debug build.
@@ -55,7 +60,7 @@ impl Fixture {
             std::thread::sleep(threshold / 10);
         }
         let nanos = threshold.as_nanos() as u64;
-        let recorder = PollRecorder::new(nanos / 2);
+        let recorder = PollRecorder::new(nanos / 2, !mode.is_unwatched());
         let runtime = build(mode, &watchdog, &recorder);
         let handle = runtime.handle().clone();
         let (send, mut jobs) = mpsc::unbounded_channel::<Job>();
@@ -127,7 +132,7 @@ impl Fixture {
     fn fence(&self) {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!("{FENCE} {}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let runtime = self.watchdog.build_runtime(&name, &mut Builder::new_current_thread()).expect("builds");
+        let runtime = self.watchdog.build_runtime(&name, Builder::new_current_thread()).expect("builds");
         let is_reported =
             |phase: Phase| lock(&self.reported).iter().any(|(_, s)| *s.runtime == *name && s.phase == phase);
         let wait = |phase: Phase| {
@@ -172,7 +177,8 @@ pub(crate) fn end(mut fixture: Arc<Fixture>) -> Outcome {
     fixture.fence();
     let snapshot = fixture.watchdog.snapshot();
     let main = snapshot.runtimes.iter().find(|runtime| &*runtime.name == NAME).expect("the runtime is in the snapshot");
-    let (polls, counted) = (main.polls_total, main.stalls.iter().map(|c| c.stalls.count).sum());
+    let of_workers = main.stalls.iter().map(|c| c.stalls.count).sum::<u64>();
+    let (polls, counted) = (main.polls_total, of_workers + main.root_stalls.count);
     let reported = by_stall(&lock(&fixture.reported));
     Outcome { polls, counted, suspected: main.suspected.count, recorded: fixture.recorder.polls(), reported }
 }
@@ -239,7 +245,7 @@ fn build(mode: Mode, watchdog: &Watchdog, recorder: &Arc<PollRecorder>) -> Runti
     match mode.instrumentation {
         #[cfg(tokio_unstable)]
         Instrumentation::Hooks => {
-            build_hooked(watchdog, &mut builder, pollwatch::Hooks::new().on_thread_park(on_park), recorder)
+            build_hooked(watchdog, builder, pollwatch::Hooks::new().on_thread_park(on_park), recorder)
         }
         Instrumentation::Wrapper if cfg!(tokio_unstable) => {
             let runtime = builder.on_thread_park(on_park).build().expect("builds");
@@ -248,7 +254,7 @@ fn build(mode: Mode, watchdog: &Watchdog, recorder: &Arc<PollRecorder>) -> Runti
         }
         _ => {
             let hooks = pollwatch::Hooks::new().on_thread_park(on_park);
-            watchdog.build_runtime_with(NAME, &mut builder, hooks).expect("builds")
+            watchdog.runtime(NAME).with_builder(builder).hooks(hooks).build().expect("builds")
         }
     }
 }
@@ -256,12 +262,12 @@ fn build(mode: Mode, watchdog: &Watchdog, recorder: &Arc<PollRecorder>) -> Runti
 #[cfg(tokio_unstable)]
 fn build_hooked(
     watchdog: &Watchdog,
-    builder: &mut Builder,
+    builder: Builder,
     hooks: pollwatch::Hooks,
     recorder: &Arc<PollRecorder>,
 ) -> Runtime {
     let (before, after) = (recorder.clone(), recorder.clone());
     let hooks =
         hooks.on_before_task_poll(move |meta| before.start(Some(meta.id()))).on_after_task_poll(move |_| after.end());
-    watchdog.build_runtime_with(NAME, builder, hooks).expect("builds")
+    watchdog.runtime(NAME).with_builder(builder).hooks(hooks).build().expect("builds")
 }

@@ -67,9 +67,13 @@ pub(crate) struct Poll {
     pub(crate) task: Option<tokio::task::Id>,
     /// The worker index of the thread at the start of the poll.
     pub(crate) worker: Option<usize>,
+    /// True for a watched root that occupies no worker: its long polls are stalls nevertheless.
+    pub(crate) is_root: bool,
     pub(crate) outer: Span,
     /// The run delay of its thread during the poll, as the kernel counts it.
     pub(crate) waited: u64,
+    /// The CPU time of its thread during the poll.
+    pub(crate) cpu: u64,
     /// The latest time until which a poll that called `block_in_place` still held its worker.
     pub(crate) held_until: Option<u64>,
     pub(crate) blocks: Vec<Block>,
@@ -84,12 +88,16 @@ impl Poll {
         Some(Span { start: first.inner.start, end: last.inner.end })
     }
 
-    /// Returns the longest time for which the poll can have occupied a worker.
+    /// Returns the longest time for which the poll can have occupied a worker, or was in a root.
     pub(crate) fn max_nanos(&self) -> u64 {
-        match self.worker {
-            Some(_) => self.held_until.unwrap_or(self.outer.end).min(self.outer.end).saturating_sub(self.outer.start),
-            None => 0,
+        if !self.can_stall() {
+            return 0;
         }
+        self.held_until.unwrap_or(self.outer.end).min(self.outer.end).saturating_sub(self.outer.start)
+    }
+
+    fn can_stall(&self) -> bool {
+        self.worker.is_some() || self.is_root
     }
 
     /// Returns true if the poll would have been short without its run delay.
@@ -97,12 +105,15 @@ impl Poll {
         self.outer.nanos().saturating_sub(self.waited) + SHORT < threshold
     }
 
-    /// Returns the time for which the poll certainly occupied a worker.
+    /// Returns true if the poll was on a CPU for the threshold, whatever it waited for besides.
+    pub(crate) fn computed(&self, threshold: u64) -> bool {
+        self.cpu >= threshold + SHORT
+    }
+
+    /// Returns the time for which the poll certainly occupied a worker, or was in a root.
     pub(crate) fn min_nanos(&self) -> u64 {
-        match self.worker {
-            Some(_) if self.held_until.is_none() => self.inner().map_or(0, Span::nanos),
-            _ => 0,
-        }
+        let is_certain = self.can_stall() && self.held_until.is_none();
+        self.inner().filter(|_| is_certain).map_or(0, Span::nanos)
     }
 }
 

@@ -41,7 +41,8 @@ enum Shape {
     Aborted,
     /// A task that panics after the block.
     Panics,
-    /// The root future. In a current-thread runtime it blocks the event loop, otherwise no worker.
+    /// The root future. It occupies the event loop of a current-thread runtime, and otherwise no
+    /// worker.
     Root,
 }
 

@@ -41,11 +41,12 @@ pub(crate) fn match_up(guarantee: &Guarantee, polls: &[Poll], reported: &[Report
 
 /// Returns the poll of the reported task, thread and worker that started at the reported time, or
 /// earlier if its start was not observed. Such polls never overlap. The report of an unmeasured
-/// task does not name the task.
+/// task does not name the task, and the index of its worker is evaluated separately.
 fn poll_of(polls: &[Poll], reported: &ReportedStall) -> Option<usize> {
     let is_measured = reported.last().certainty == Certainty::Measured;
     let is_it = |poll: &Poll| {
-        (&poll.thread, poll.worker) == (&reported.thread, reported.worker)
+        poll.thread == reported.thread
+            && (poll.worker == reported.worker || !is_measured)
             && (poll.task == reported.task || !is_measured && reported.task.is_none())
             && (poll.outer.start.saturating_sub(SKEW)..=poll.outer.end + SKEW).contains(&reported.started_at)
             && (is_measured || reported.started_at + reported.last().elapsed <= poll.outer.end + SKEW)
@@ -70,8 +71,10 @@ pub(crate) mod tests {
             thread: "worker 0".into(),
             task: None,
             worker: Some(0),
+            is_root: false,
             outer: Span { start, end: inner.end + MS / 100 },
             waited: 0,
+            cpu: 0,
             held_until: None,
             blocks: vec![Block { kind: Kind::Sleeps, inner, waited: 0, request: None }],
             site: None,

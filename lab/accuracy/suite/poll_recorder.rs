@@ -22,6 +22,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Open {
     poll: Poll,
     waited: u64,
+    cpu: u64,
     used_block_in_place: bool,
 }
 
@@ -43,15 +44,18 @@ const WORKERS: usize = 64;
 pub(crate) struct PollRecorder {
     /// The shortest poll that is recorded even if it contains no block.
     keep: u64,
+    /// True where pollwatch watches the root.
+    root_is_watched: bool,
     polls: Mutex<Vec<(Poll, bool)>>,
     owners: [AtomicU64; WORKERS],
     takeovers: Mutex<Vec<Takeover>>,
 }
 
 impl PollRecorder {
-    pub(crate) fn new(keep: u64) -> Arc<PollRecorder> {
+    pub(crate) fn new(keep: u64, root_is_watched: bool) -> Arc<PollRecorder> {
         Arc::new(PollRecorder {
             keep,
+            root_is_watched,
             polls: Mutex::default(),
             owners: std::array::from_fn(|_| AtomicU64::new(0)),
             takeovers: Mutex::default(),
@@ -66,22 +70,26 @@ impl PollRecorder {
             thread: thread_name(),
             task,
             worker,
+            is_root: self.root_is_watched && task.is_none() && worker.is_none(),
             outer: Span { start, end: start },
             waited: 0,
+            cpu: 0,
             held_until: None,
             blocks: Vec::new(),
             site: None,
         };
         OPEN.with_borrow_mut(|open| {
-            open.push(Open { poll, waited: cpu_monitor::own_run_delay(), used_block_in_place: false })
+            let (waited, cpu) = (cpu_monitor::own_run_delay(), cpu_monitor::own_cpu());
+            open.push(Open { poll, waited, cpu, used_block_in_place: false })
         });
     }
 
     /// Records the end of the poll on this thread.
     pub(crate) fn end(&self) {
-        let Some(Open { mut poll, waited, used_block_in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
+        let Some(Open { mut poll, waited, cpu, used_block_in_place }) = OPEN.with_borrow_mut(Vec::pop) else { return };
         poll.outer.end = now();
         if poll.outer.nanos() >= self.keep || !poll.blocks.is_empty() {
+            poll.cpu = cpu_monitor::own_cpu().saturating_sub(cpu);
             poll.waited = cpu_monitor::own_run_delay().saturating_sub(waited);
             lock(&self.polls).push((poll, used_block_in_place));
         }
@@ -125,7 +133,13 @@ impl PollRecorder {
     }
 }
 
-fn thread_name() -> Arc<str> {
+/// Returns the start of the poll that this thread is in.
+#[cfg(all(tokio_unstable, feature = "delays"))]
+pub(crate) fn poll_start() -> Option<u64> {
+    OPEN.with_borrow(|open| open.last().map(|open| open.poll.outer.start))
+}
+
+pub(crate) fn thread_name() -> Arc<str> {
     NAME.with_borrow_mut(|name| {
         name.get_or_insert_with(|| std::thread::current().name().unwrap_or("unnamed").into()).clone()
     })

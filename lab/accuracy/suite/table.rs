@@ -2,11 +2,18 @@
 
 use std::process::Command;
 
-use super::evaluation::{Evaluation, Score, quantile};
+use super::evaluation::{Evaluation, quantile};
 use super::ground_truth::MS;
+use super::incidents::{ConditionRow, IncidentFigures};
+use super::kernel_time::KernelTime;
+use super::late::LateFigures;
+use super::locks::LockScenario;
 use super::modes::UNSTABLE;
 use super::overload::Overload;
+use super::statements::Score;
 use super::unwatched::{LONG_COMPUTATION, Unwatched};
+#[cfg(all(tokio_unstable, feature = "delays"))]
+use super::victims::VictimFigures;
 
 /// Describes the machine.
 pub(crate) fn machine() -> [String; 4] {
@@ -125,12 +132,152 @@ pub(crate) fn print_overload(rows: &[(String, Overload)]) {
             o.innocent.to_string(),
             o.blamed.to_string(),
             o.guilty.to_string(),
+            o.computed.to_string(),
+            share(o.computed - o.computed_found, o.computed),
             o.missed.to_string(),
             causes.join(", "),
         ]
     });
-    let head = ["mode", "polls", "reported", "precision", "innocent", "blamed", "guilty", "missed", "causes"];
+    let head = [
+        "mode",
+        "polls",
+        "reported",
+        "precision",
+        "innocent",
+        "blamed",
+        "guilty",
+        "computed",
+        "cpu",
+        "missed",
+        "causes",
+    ];
     print_table(&head, rows);
+}
+
+pub(crate) fn print_kernel_time(result: &KernelTime) {
+    let row = vec![
+        result.blocks.to_string(),
+        result.long.to_string(),
+        share(result.missed, result.long),
+        score(result.mode.made),
+        result.mode.missing.to_string(),
+        score(result.cause.made),
+        score(result.leaf.made),
+        result.leaf.missing.to_string(),
+        score(result.page_faults.made),
+    ];
+    let head =
+        ["blocks", "twice as long", "recall", "wrong mode", "no statement", "cause", "leaf", "no stack", "page faults"];
+    print_table(&head, std::iter::once(row));
+}
+
+pub(crate) fn print_incidents(figures: &IncidentFigures) {
+    let row = |row: &ConditionRow| {
+        vec![
+            row.kind.to_string(),
+            row.long.of.to_string(),
+            share(row.long.wrong, row.long.of),
+            row.excused.to_string(),
+            row.short.to_string(),
+            row.reports.of.to_string(),
+            row.reports.wrong.to_string(),
+            score(row.in_time),
+            score(row.starts),
+            score(row.durations),
+            at(&row.delays, 0.5, millis),
+            at(&row.delays, 1.0, millis),
+        ]
+    };
+    let head = [
+        "kind",
+        "long",
+        "recall",
+        "excused",
+        "short",
+        "reported",
+        "without cause",
+        "late",
+        "wrong start",
+        "wrong duration",
+        "delay p50",
+        "max",
+    ];
+    print_table(&head, figures.rows.iter().map(row));
+    println!("ends that were not reported: {}\n", figures.not_ended);
+}
+
+#[cfg(all(tokio_unstable, feature = "delays"))]
+pub(crate) fn print_victims(rows: &[(String, VictimFigures)]) {
+    let percent = |ppm: u64| format!("{:.3}%", ppm as f64 / 1e4);
+    let row = |(name, figures): &(String, VictimFigures)| {
+        vec![
+            name.clone(),
+            figures.stalls.to_string(),
+            figures.with_victims.of.to_string(),
+            share(figures.with_victims.wrong, figures.with_victims.of),
+            figures.victims.of.to_string(),
+            figures.victims.wrong.to_string(),
+            score(figures.found),
+            percent(quantile(&figures.errors, 0.5)),
+            percent(quantile(&figures.errors, 1.0)),
+            figures.sites.to_string(),
+            percent(figures.site_error),
+        ]
+    };
+    let head = [
+        "mode",
+        "stalls",
+        "with victims",
+        "right number",
+        "victims",
+        "wrong stall",
+        "missing",
+        "time off p50",
+        "max",
+        "sites",
+        "delay off max",
+    ];
+    print_table(&head, rows.iter().map(row));
+}
+
+pub(crate) fn print_late(rows: &[(String, LateFigures)]) {
+    let row = |(name, figures): &(String, LateFigures)| {
+        let ticker = if figures.floods.of > 0 { millis(figures.ticker) } else { "-".into() };
+        vec![
+            name.clone(),
+            figures.floods.of.to_string(),
+            share(figures.floods.wrong, figures.floods.of),
+            figures.disturbed.to_string(),
+            figures.reports.to_string(),
+            figures.without_cause.to_string(),
+            score(figures.users),
+            format!("{:.1}", figures.share_error),
+            ticker,
+        ]
+    };
+    let head = [
+        "mode",
+        "floods",
+        "recall",
+        "disturbed",
+        "reports",
+        "without cause",
+        "wrong users",
+        "share off max",
+        "ticker late min",
+    ];
+    print_table(&head, rows.iter().map(row));
+}
+
+pub(crate) fn print_locks(rows: &[LockScenario]) {
+    let row = |row: &LockScenario| {
+        let holders = row.holders;
+        let counts = [row.blocks, holders.right(), row.wrong_thread(), row.wrong_nobody, holders.missing];
+        let names = [row.lock.to_string(), row.holder.to_string()];
+        names.into_iter().chain(counts.map(|count| count.to_string())).collect()
+    };
+    let head = ["lock", "held by", "blocks", "right", "wrong thread", "wrongly nobody", "no statement"];
+    print_table(&head, rows.iter().map(row));
 }
 
 pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
@@ -158,6 +305,8 @@ pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
             u.observed.reported.to_string(),
             share(u.observed.wrong, u.observed.reported),
             u.observed.repeated.to_string(),
+            u.wrong_worker.to_string(),
+            u.without_worker.to_string(),
             u.suspected.reported.to_string(),
             share(u.suspected.wrong, u.suspected.reported),
             u.suspected.repeated.to_string(),
@@ -173,6 +322,8 @@ pub(crate) fn print_unwatched(rows: &[(String, Unwatched)]) {
         "observed reported",
         "precision",
         "repeated",
+        "wrong index",
+        "no index",
         "suspected reported",
         "precision",
         "repeated",

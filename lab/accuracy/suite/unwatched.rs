@@ -8,9 +8,16 @@ use super::fixture::Outcome;
 use super::ground_truth::{Poll, ReportedStall, SHORT};
 use super::guarantee::Guarantee;
 use super::matching::match_up;
+use super::statements::MissedBars;
 
 /// The number of thresholds after which a computing block must be suspected.
 pub(crate) const LONG_COMPUTATION: u64 = 30;
+
+/// The share of the long waits that must be observed beside other users of the pool. Before stacks
+/// were evidence, it was about 70 %.
+const MIN_OBSERVED_PERCENT: usize = 85;
+/// The fewest long waits of which a share is a figure.
+const MIN_FOR_SHARE: usize = 50;
 
 /// The number of blocks that must be reported, and of those that were.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,6 +58,10 @@ pub(crate) struct Unwatched {
     pub(crate) too_long: usize,
     /// True if only workers used the pool. Every waiting block must be observed then.
     pub(crate) alone: bool,
+    /// Observed stalls that name another worker than that of their thread.
+    pub(crate) wrong_worker: usize,
+    /// Observed stalls that name no worker.
+    pub(crate) without_worker: usize,
     /// The reports that do not call their duration a lower bound.
     pub(crate) without_lower_bound: usize,
     pub(crate) faults: Vec<String>,
@@ -104,6 +115,10 @@ impl Unwatched {
 
     fn evaluate(&mut self, guarantee: &Guarantee, poll: &Poll, reported: &ReportedStall, cpu: &CpuAvailability) {
         let last = reported.last();
+        if is_observed(reported) {
+            self.without_worker += usize::from(reported.worker.is_none());
+            self.wrong_worker += usize::from(reported.worker.is_some() && reported.worker != poll.worker);
+        }
         // The next scan observes that the worker was handed over.
         let late = if poll.held_until.is_some() { guarantee.short_by(poll, cpu) } else { 0 };
         let too_long = last.elapsed > poll.max_nanos() + late + SHORT;
@@ -152,16 +167,20 @@ impl Unwatched {
 
     /// Returns a description of each missed bar. Observed stalls must always be right.
     pub(crate) fn missed_bars(&self) -> Vec<String> {
-        let mut missed = Vec::new();
-        let mut bar = |holds: bool, text: String| {
-            if !holds {
-                missed.push(text)
-            }
-        };
+        let mut bars = MissedBars::default();
+        let mut bar = |is_met: bool, text: String| bars.require(is_met, || text);
         let Found { of, observed, .. } = self.waiting;
         bar(!self.alone || observed == of, format!("recall: {} of {of} were not reported as observed", of - observed));
+        bar(
+            of < MIN_FOR_SHARE || observed * 100 >= of * MIN_OBSERVED_PERCENT,
+            format!("recall: only {observed} of {of} were reported as observed"),
+        );
         let ReportCounts { reported, wrong, counted, .. } = self.observed;
         bar(wrong == 0, format!("precision: {wrong} of {reported} observed stalls are false"));
+        bar(
+            !self.alone || self.wrong_worker + self.without_worker == 0,
+            format!("workers: {} are wrong, {} unknown", self.wrong_worker, self.without_worker),
+        );
         bar(self.too_long == 0, format!("duration: {} are longer than their polls", self.too_long));
         bar(self.without_lower_bound == 0, format!("duration: {} are not lower bounds", self.without_lower_bound));
         bar(
@@ -173,7 +192,7 @@ impl Unwatched {
             counted == reported as u64,
             format!("the metrics count {counted} suspected stalls, {reported} were reported"),
         );
-        missed
+        bars.into_vec()
     }
 }
 

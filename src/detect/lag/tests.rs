@@ -51,7 +51,8 @@ impl Fixture {
             parent_route: None,
             task: TaskBits::NONE,
             allowed_since: None,
-            run_delay: Nanos::ZERO,
+            account: None,
+            is_root: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Observations of workers, and the conclusions that the [detector](super::detector) draws.
 
+use super::functions::StackRole;
 use crate::detect::identity::BusyPeriod;
 use crate::model::cause::Certainty;
 use crate::model::time::Nanos;
@@ -39,13 +40,28 @@ pub(crate) struct BlockedIn {
 pub(crate) trait Inspector {
     /// Returns the wait that the thread is blocked in, or `None` when it is not blocked.
     fn blocked_in(&mut self, thread: EntryId) -> Option<BlockedIn>;
+    /// Returns what the stack of a waiting thread shows, or `None` where that is unknown.
+    fn stack_role(&mut self, thread: EntryId) -> Option<StackRole>;
     /// Returns whether the thread still drives its worker for certain: `block_in_place` cannot have
     /// handed the worker on.
     fn is_confirmed_owner(&mut self, thread: EntryId) -> bool;
-    /// Returns how long the thread was ready to run without a CPU, over its whole life.
-    fn run_delay(&mut self, thread: EntryId) -> Nanos;
+    /// Returns how long the thread was ready to run without a CPU, over its whole life. `None`
+    /// where that cannot be read.
+    fn run_delay(&mut self, thread: EntryId) -> Option<Nanos>;
     /// Returns a digest of the code that the thread's task is in, or `None` where that is unknown.
     fn location(&mut self, thread: EntryId) -> Option<u64>;
+}
+
+/// The run delay of a thread at one moment; `None` where it could not be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunDelayReading(pub(super) Option<Nanos>);
+
+impl RunDelayReading {
+    /// Returns how long the thread was ready to run without a CPU since an earlier reading. `None`
+    /// if one of the two could not be read.
+    pub(super) fn since(self, earlier: RunDelayReading) -> Option<Nanos> {
+        Some(self.0?.saturating_sub(earlier.0?))
+    }
 }
 
 /// The activity of a blocked worker.

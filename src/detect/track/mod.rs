@@ -2,82 +2,23 @@
 //! the next scan is due. Pure: scans and times in, changes out.
 
 mod change;
+mod poll;
 mod requests;
 
 use std::collections::{HashMap, HashSet};
 
 use super::pause::Pauses;
-use crate::measure::primitives::task_id::TaskBits;
-use crate::model::id::{FrameNumber, PollKey, RouteId, RuntimeId, SiteId, StallId, ThreadNumber, WorkerIndex};
+use super::time_account::TimeAccount;
+use crate::model::cause::Cause;
+use crate::model::event::CpuVerdict;
+use crate::model::id::{PollKey, StallId, ThreadNumber};
 use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
-pub(crate) use change::{Change, NotBlamed};
+pub(crate) use change::Change;
+pub(crate) use poll::{EndedPoll, Poll, PollState};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
-
-/// An observed poll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Poll {
-    pub(crate) key: PollKey,
-    /// The moment at which the poll started.
-    pub(crate) start: Nanos,
-    pub(crate) runtime: RuntimeId,
-    pub(crate) site: SiteId,
-    /// The innermost watched future inside the poll.
-    pub(crate) watched: Option<SiteId>,
-    /// The innermost request inside the poll.
-    pub(crate) request: Option<OpenRequest>,
-    /// The route of the request whose handler spawned the task.
-    pub(crate) parent_route: Option<RouteId>,
-    /// The bits of the task's id, 0 where it has none.
-    pub(crate) task: TaskBits,
-    /// The moment since which the poll is in a scope of allowed blocking, where its time does not
-    /// count.
-    pub(crate) allowed_since: Option<Nanos>,
-    /// The time that the poll's thread was kept from a CPU since shortly before the poll started.
-    /// It is read once the poll has lasted for the threshold and until the poll is tracked; zero
-    /// where it is unknown. For a finished poll it is an upper bound: the reading includes waits
-    /// between the end of the poll and the scan. It is at most the poll's duration.
-    pub(crate) run_delay: Nanos,
-}
-
-impl Poll {
-    /// The unknown poll that a thread has been in since `start`, of a task that is not watched.
-    pub(crate) fn unwatched(thread: ThreadNumber, runtime: RuntimeId, start: Nanos) -> Poll {
-        Poll {
-            key: PollKey { thread, number: FrameNumber::NONE },
-            start,
-            runtime,
-            site: SiteId::OTHER,
-            watched: None,
-            request: None,
-            parent_route: None,
-            task: TaskBits::NONE,
-            allowed_since: None,
-            run_delay: Nanos::ZERO,
-        }
-    }
-}
-
-/// A finished poll that lasted at least the threshold, as its thread published it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EndedPoll {
-    pub(crate) poll: Poll,
-    pub(crate) duration: Nanos,
-    /// The worker that the poll blocked to its end.
-    pub(crate) worker: Option<WorkerIndex>,
-}
-
-/// The effect of a poll on the workers of its runtime at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PollState {
-    /// The poll blocks this worker.
-    OnWorker(WorkerIndex),
-    /// The poll blocks no worker: its thread is none, or the worker has been handed on.
-    OffWorker,
-    Finished,
-}
 
 /// The state of a poll that has crossed the threshold.
 #[derive(Debug)]
@@ -93,6 +34,17 @@ enum TrackedPoll {
     Ignored,
 }
 
+/// What the tracker knows of a running poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrackedState {
+    /// The poll has not crossed the threshold, or nothing was decided about it yet.
+    Untracked,
+    /// The poll is this ongoing stall.
+    Stall(StallId),
+    /// The poll is on no worker, or over.
+    OffWorker,
+}
+
 /// The polls that one scan of all slots and slow-poll rings found.
 #[derive(Debug, Default)]
 pub(crate) struct ScannedPolls {
@@ -101,6 +53,8 @@ pub(crate) struct ScannedPolls {
     pub(crate) ended_requests: Vec<EndedRequest>,
     /// The threads whose slots changed too fast to be read: nothing is concluded about them.
     pub(crate) unread: Vec<ThreadNumber>,
+    /// The number of polls that have an account.
+    pub(crate) accounts: usize,
 }
 
 /// Tracks the polls that have crossed the threshold.
@@ -206,7 +160,8 @@ impl Tracker {
         changes: &mut Vec<Change>,
     ) {
         let worker = match state {
-            PollState::OnWorker(worker) => worker,
+            PollState::OnWorker(worker) => Some(worker),
+            PollState::OffWorker if poll.is_root => None,
             PollState::OffWorker => {
                 self.tracked.insert(poll.key, TrackedPoll::Ignored);
                 return;
@@ -238,7 +193,13 @@ impl Tracker {
         };
         let id = *id;
         match state {
-            PollState::OnWorker(_) => {
+            PollState::OffWorker if !poll.is_root => {
+                // The poll left its worker at an unknown moment after the scan that last found it
+                // there.
+                changes.push(Change::Ended { id, elapsed: *confirmed, end: None, whole: *confirmed });
+                self.tracked.insert(poll.key, TrackedPoll::Ignored);
+            }
+            PollState::OnWorker(_) | PollState::OffWorker => {
                 *confirmed = elapsed.max(*confirmed);
                 changes.extend(requests::change_of_running(poll, id, context));
                 if elapsed >= *due {
@@ -247,12 +208,6 @@ impl Tracker {
                 } else {
                     changes.push(Change::StillOngoing { id, elapsed });
                 }
-            }
-            // The poll left its worker at an unknown moment after the scan that last found it
-            // there.
-            PollState::OffWorker => {
-                changes.push(Change::Ended { id, elapsed: *confirmed });
-                self.tracked.insert(poll.key, TrackedPoll::Ignored);
             }
             // The exact duration is among the ended polls, of this scan or the next.
             PollState::Finished => {}
@@ -268,47 +223,50 @@ impl Tracker {
             // find the frame again.
             self.tracked.insert(poll.key, TrackedPoll::Ignored);
         }
-        match (tracked, ended.worker) {
-            (Some(TrackedPoll::Stall { id, confirmed, .. }), Some(_)) => {
+        let is_stall = ended.worker.is_some() || poll.is_root;
+        match tracked {
+            Some(TrackedPoll::Stall { id, confirmed, .. }) if is_stall => {
                 let elapsed = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
-                changes.push(Change::Ended { id, elapsed });
+                changes.push(Change::Ended { id, elapsed, end: Some(ended.end), whole: elapsed });
             }
             // The poll left its worker at an unknown moment after the scan that last found it
             // there.
-            (Some(TrackedPoll::Stall { id, confirmed, .. }), None) => {
-                changes.push(Change::Ended { id, elapsed: confirmed });
+            Some(TrackedPoll::Stall { id, confirmed, .. }) => {
+                let whole = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
+                changes.push(Change::Ended { id, elapsed: confirmed, end: Some(ended.end), whole });
             }
-            (None, Some(worker)) if ended.duration >= self.threshold => {
-                self.end_unseen(ended, worker, context, changes);
+            None if is_stall && ended.duration >= self.threshold => {
+                self.end_unseen(ended, context, changes);
             }
             _ => {}
         }
     }
 
     /// Handles a stall that was over before a scan found it.
-    fn end_unseen(
-        &mut self,
-        ended: &EndedPoll,
-        worker: WorkerIndex,
-        context: StepContext<'_>,
-        changes: &mut Vec<Change>,
-    ) {
-        let (poll, duration) = (ended.poll, ended.duration);
+    fn end_unseen(&mut self, ended: &EndedPoll, context: StepContext<'_>, changes: &mut Vec<Change>) {
+        let EndedPoll { poll, duration, worker, .. } = *ended;
         let elapsed = context.duration_without_pauses(poll.start, duration);
-        let starved = context.pauses.starved_within(poll.start, poll.start + duration).max(poll.run_delay);
-        let not_blamed = if elapsed < self.threshold {
-            Some(NotBlamed::Paused)
-        } else if elapsed.saturating_sub(starved) < self.threshold {
-            Some(NotBlamed::Starved)
-        } else {
-            None
+        let verdict = poll.account.map_or_else(
+            || {
+                // Nothing was read of this thread. What is known is that no thread got a CPU.
+                let starved = context.pauses.starved_within(poll.start, poll.start + duration);
+                let is_short = elapsed.saturating_sub(starved) < self.threshold;
+                if is_short { CpuVerdict::Starved } else { CpuVerdict::Other }
+            },
+            |account| account.verdict(elapsed, self.threshold),
+        );
+        let cause = match verdict {
+            _ if elapsed < self.threshold => Cause::Paused,
+            CpuVerdict::Starved => Cause::Starved,
+            CpuVerdict::Computed => Cause::Cpu,
+            CpuVerdict::Other => Cause::Unknown,
         };
-        let elapsed = if not_blamed.is_some() { duration } else { elapsed };
+        let elapsed = if cause.is_blamed() { elapsed } else { duration };
         let (id, route) = (self.new_id(), self.pending.last_route(poll.key, context));
-        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, not_blamed });
+        changes.push(Change::EndedUnseen { id, poll, worker, elapsed, route, cause });
         let requests = self.pending.take(poll.key, id, context);
-        // No request is to blame for a poll that was short by itself.
-        changes.extend(requests.filter(|_| not_blamed.is_none()));
+        // No request blocks a worker in a root, or in a poll that was short by itself.
+        changes.extend(requests.filter(|_| cause.is_blamed() && !poll.is_root));
     }
 
     /// Ends the stalls whose end was lost (a full ring, a thread that exited) with the duration
@@ -321,7 +279,7 @@ impl Tracker {
         self.tracked.retain(|key, tracked| {
             let may_run = running.contains(key) || scan.unread.contains(&key.thread);
             if let (false, TrackedPoll::Stall { id, confirmed, .. }) = (may_run, tracked) {
-                changes.push(Change::Ended { id: *id, elapsed: *confirmed });
+                changes.push(Change::Ended { id: *id, elapsed: *confirmed, end: None, whole: *confirmed });
             }
             may_run
         });
@@ -351,9 +309,23 @@ impl Tracker {
         self.tracked.values().any(|tracked| matches!(tracked, TrackedPoll::Stall { .. }))
     }
 
+    /// Returns whether a poll is an ongoing stall.
+    pub(crate) fn is_stall(&self, poll: &PollKey) -> bool {
+        matches!(self.tracked.get(poll), Some(TrackedPoll::Stall { .. }))
+    }
+
     /// Returns whether a running poll has been judged: it is a stall, or never will be.
     pub(crate) fn is_tracked(&self, poll: &PollKey) -> bool {
         self.tracked.contains_key(poll)
+    }
+
+    /// Returns what is known of a running poll.
+    pub(crate) fn state_of(&self, poll: &PollKey) -> TrackedState {
+        match self.tracked.get(poll) {
+            Some(TrackedPoll::Stall { id, .. }) => TrackedState::Stall(*id),
+            Some(TrackedPoll::Ignored) => TrackedState::OffWorker,
+            None => TrackedState::Untracked,
+        }
     }
 
     /// Returns the id of a new stall. Stalls are counted from 1, by whichever detector finds them.
@@ -371,7 +343,7 @@ fn due_after(threshold: Nanos, poll: &Poll) -> Nanos {
 
 /// Returns the duration at which a stall that has lasted for `elapsed` is reported again: 2, 4, 8
 /// ... thresholds.
-pub(super) fn next_report(threshold: Nanos, elapsed: Nanos) -> Nanos {
+pub(crate) fn next_report(threshold: Nanos, elapsed: Nanos) -> Nanos {
     Nanos(next_doubling(threshold.0, elapsed.0))
 }
 
@@ -379,12 +351,8 @@ pub(super) fn next_report(threshold: Nanos, elapsed: Nanos) -> Nanos {
 /// time: it may still turn out to be long by itself, or short. A poll that was kept off for longer
 /// is reported at once, as starved.
 fn may_be_short(poll: &Poll, elapsed: Nanos, due: Nanos) -> bool {
-    elapsed.saturating_sub(poll.run_delay) < due && !spent_most_waiting(poll.run_delay, elapsed)
-}
-
-/// Returns whether a poll has spent at least half of its time waiting for a CPU.
-pub(crate) fn spent_most_waiting(run_delay: Nanos, elapsed: Nanos) -> bool {
-    run_delay >= elapsed / 2
+    let may_be_short = |account: TimeAccount| account.own_time(elapsed) < due && account.run_delay.likely < elapsed / 2;
+    poll.account.is_some_and(may_be_short)
 }
 
 /// Returns the time from one moment to another without the pauses in it.

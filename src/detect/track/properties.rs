@@ -7,9 +7,9 @@ use std::ops::Range;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::tests::{MS, T, WORKER};
+use super::tests::{END, MS, T, WORKER};
 use super::*;
-use crate::model::id::FrameNumber;
+use crate::model::id::{FrameNumber, RouteId};
 
 /// One planned poll.
 #[derive(Clone, Debug)]
@@ -162,7 +162,7 @@ impl Fixture {
                     scan.ended_requests.push(EndedRequest { poll: key, request, duration });
                 }
                 let worker = truth.never_off().then_some(WORKER);
-                scan.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, duration, worker });
+                scan.ended.push(EndedPoll { poll: Poll { request: None, ..truth.poll }, duration, worker, end: END });
             }
         }
         let world = &self.world;
@@ -213,7 +213,7 @@ impl Fixture {
                 prop_assert_eq!(matches!(change, Change::ReportDue { .. }), doublings > reported.doublings);
                 reported.doublings = doublings;
             }
-            Change::Ended { id, elapsed } => {
+            Change::Ended { id, elapsed, .. } => {
                 let reported = self.reported.get_mut(&id).expect("it started");
                 prop_assert!(reported.ended.replace(elapsed).is_none(), "it ends once");
                 prop_assert!(elapsed >= reported.last);

@@ -106,8 +106,9 @@ pub(super) fn change_of_running(poll: &Poll, id: StallId, context: StepContext<'
 mod tests {
     use super::*;
     use crate::detect::pause::Pauses;
-    use crate::detect::track::tests::{MS, T, WORKER, on_worker, poll, running};
+    use crate::detect::track::tests::{END, MS, T, WORKER, on_worker, poll, running};
     use crate::detect::track::{EndedPoll, Tracker};
+    use crate::model::cause::Cause;
 
     fn route(n: u16) -> RouteId {
         RouteId::from_bits(n).unwrap()
@@ -143,14 +144,14 @@ mod tests {
         assert_eq!(tracker.next_scan(2 * MS, &running(&[p]), &pauses), T + MS, "the scan comes when both are due");
         assert_eq!(tracker.step(T, &running(&[p]), &pauses, on_worker), []);
         let started =
-            Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T + MS, route: Some(route(2)) };
+            Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: T + MS, route: Some(route(2)) };
         assert_eq!(tracker.step(T + MS, &running(&[p]), &pauses, on_worker), [started, reported(1, 2, T, false)]);
         let ended = ScannedPolls {
-            ended: vec![EndedPoll { poll: p, duration: 15 * MS, worker: Some(WORKER) }],
+            ended: vec![EndedPoll { poll: p, duration: 15 * MS, worker: Some(WORKER), end: END }],
             ..ScannedPolls::default()
         };
         let scan = ScannedPolls { ended_requests: over(p, request(2, MS), 14 * MS).ended_requests, ..ended };
-        let ended = Change::Ended { id: StallId(1), elapsed: 15 * MS };
+        let ended = Change::Ended { id: StallId(1), elapsed: 15 * MS, end: Some(END), whole: 15 * MS };
         assert_eq!(tracker.step(16 * MS, &scan, &pauses, on_worker), [reported(1, 2, 14 * MS, true), ended]);
     }
 
@@ -158,7 +159,7 @@ mod tests {
     fn a_request_that_started_much_later_is_reported_when_it_is_long_enough_itself() {
         let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
         let p = within(6 * MS);
-        let started = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None };
+        let started = Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: T, route: None };
         assert_eq!(tracker.step(T, &running(&[p]), &pauses, on_worker), [started]);
         let unchanged = |elapsed| Change::StillOngoing { id: StallId(1), elapsed };
         assert_eq!(tracker.step(15 * MS, &running(&[p]), &pauses, on_worker), [unchanged(15 * MS)]);
@@ -189,16 +190,16 @@ mod tests {
         // Its end may be published one scan before that of its poll.
         assert_eq!(tracker.step(9 * MS, &scan, &pauses, on_worker), []);
         let scan = ScannedPolls {
-            ended: vec![EndedPoll { poll: p, duration: 13 * MS, worker: Some(WORKER) }],
+            ended: vec![EndedPoll { poll: p, duration: 13 * MS, worker: Some(WORKER), end: END }],
             ..ScannedPolls::default()
         };
         let unseen = Change::EndedUnseen {
             id: StallId(1),
             poll: p,
-            worker: WORKER,
+            worker: Some(WORKER),
             elapsed: 13 * MS,
             route: Some(route(8)),
-            not_blamed: None,
+            cause: Cause::Unknown,
         };
         assert_eq!(tracker.step(14 * MS, &scan, &pauses, on_worker), [unseen, reported(1, 8, 12 * MS, true)]);
         assert!(tracker.pending.0.is_empty());

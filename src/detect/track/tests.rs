@@ -1,12 +1,17 @@
 use super::*;
 use crate::detect::pause::CheckedSpan;
-use crate::model::id::FrameNumber;
+use crate::detect::time_account::{Estimate, PollEnd};
+use crate::measure::primitives::task_id::TaskBits;
+use crate::model::id::{FrameNumber, RuntimeId, SiteId, WorkerIndex};
 
 pub(super) const MS: Nanos = Nanos::from_millis(1);
 pub(super) const T: Nanos = Nanos::from_millis(10);
 
 /// The worker that the polls of most tests block.
 pub(super) const WORKER: WorkerIndex = WorkerIndex(0);
+
+/// The end of each poll, which the tracker passes on.
+pub(super) const END: PollEnd = PollEnd { at: Nanos(7), cpu: None };
 
 pub(super) fn poll(number: u64, start: Nanos) -> Poll {
     Poll {
@@ -19,7 +24,8 @@ pub(super) fn poll(number: u64, start: Nanos) -> Poll {
         parent_route: None,
         task: TaskBits(9),
         allowed_since: None,
-        run_delay: Nanos::ZERO,
+        account: None,
+        is_root: false,
     }
 }
 
@@ -28,7 +34,10 @@ pub(super) fn running(polls: &[Poll]) -> ScannedPolls {
 }
 
 fn ended(poll: Poll, duration: Nanos) -> ScannedPolls {
-    ScannedPolls { ended: vec![EndedPoll { poll, duration, worker: Some(WORKER) }], ..ScannedPolls::default() }
+    ScannedPolls {
+        ended: vec![EndedPoll { poll, duration, worker: Some(WORKER), end: END }],
+        ..ScannedPolls::default()
+    }
 }
 
 pub(super) fn on_worker(_: &Poll) -> PollState {
@@ -42,7 +51,7 @@ fn reported_at_the_threshold_then_at_each_doubling_then_with_the_exact_duration(
     assert_eq!(tracker.step(T - Nanos(1), &running(&[p]), &pauses, on_worker), []);
     assert_eq!(
         tracker.step(T, &running(&[p]), &pauses, on_worker),
-        [Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None }]
+        [Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: T, route: None }]
     );
     let mut reported = Vec::new();
     for now in (10..200).map(Nanos::from_millis) {
@@ -55,7 +64,7 @@ fn reported_at_the_threshold_then_at_each_doubling_then_with_the_exact_duration(
     assert!(tracker.has_stalls());
     assert_eq!(
         tracker.step(216 * MS, &ended(p, 214 * MS), &pauses, on_worker),
-        [Change::Ended { id: StallId(1), elapsed: 214 * MS }]
+        [Change::Ended { id: StallId(1), elapsed: 214 * MS, end: Some(END), whole: 214 * MS }]
     );
     assert_eq!(tracker.step(217 * MS, &ScannedPolls::default(), &pauses, on_worker), []);
     assert!(!tracker.has_stalls());
@@ -80,10 +89,10 @@ fn a_stall_that_ended_unseen_is_reported_once() {
         [Change::EndedUnseen {
             id: StallId(1),
             poll: p,
-            worker: WORKER,
+            worker: Some(WORKER),
             elapsed: 12 * MS,
             route: None,
-            not_blamed: None
+            cause: Cause::Unknown
         }]
     );
     assert_eq!(tracker.step(31 * MS, &ScannedPolls::default(), &pauses, on_worker), []);
@@ -98,8 +107,8 @@ fn a_stall_found_and_ended_in_one_scan_starts_and_ends() {
     assert_eq!(
         reported,
         [
-            Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 15 * MS, route: None },
-            Change::Ended { id: StallId(1), elapsed: 15 * MS }
+            Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: 15 * MS, route: None },
+            Change::Ended { id: StallId(1), elapsed: 15 * MS, end: Some(END), whole: 15 * MS }
         ]
     );
 }
@@ -115,10 +124,10 @@ fn a_poll_that_is_over_when_asked_is_left_to_its_published_end() {
         [Change::EndedUnseen {
             id: StallId(1),
             poll: p,
-            worker: WORKER,
+            worker: Some(WORKER),
             elapsed: 15 * MS,
             route: None,
-            not_blamed: None
+            cause: Cause::Unknown
         }]
     );
 }
@@ -145,7 +154,7 @@ fn a_hand_off_ends_the_stall_for_good() {
     let p = poll(1, Nanos::ZERO);
     tracker.step(T, &running(&[p]), &pauses, on_worker);
     let reported = tracker.step(15 * MS, &running(&[p]), &pauses, |_| PollState::OffWorker);
-    assert_eq!(reported, [Change::Ended { id: StallId(1), elapsed: T }], "where it was seen last");
+    assert_eq!(reported, [Change::Ended { id: StallId(1), elapsed: T, end: None, whole: T }], "where it was seen last");
     assert_eq!(tracker.step(90 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.step(99 * MS, &ended(p, 95 * MS), &pauses, on_worker), []);
 }
@@ -155,9 +164,14 @@ fn a_hand_off_that_only_the_end_shows_ends_where_it_was_last_observed() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
     let p = poll(1, Nanos::ZERO);
     tracker.step(12 * MS, &running(&[p]), &pauses, on_worker);
-    let scan =
-        ScannedPolls { ended: vec![EndedPoll { poll: p, duration: 80 * MS, worker: None }], ..ScannedPolls::default() };
-    assert_eq!(tracker.step(81 * MS, &scan, &pauses, on_worker), [Change::Ended { id: StallId(1), elapsed: 12 * MS }]);
+    let scan = ScannedPolls {
+        ended: vec![EndedPoll { poll: p, duration: 80 * MS, worker: None, end: END }],
+        ..ScannedPolls::default()
+    };
+    assert_eq!(
+        tracker.step(81 * MS, &scan, &pauses, on_worker),
+        [Change::Ended { id: StallId(1), elapsed: 12 * MS, end: Some(END), whole: 80 * MS }]
+    );
 }
 
 #[test]
@@ -169,7 +183,7 @@ fn a_lost_end_ends_a_stall_as_last_observed_and_an_unread_slot_does_not() {
     assert_eq!(tracker.step(14 * MS, &unread, &pauses, on_worker), []);
     assert_eq!(
         tracker.step(16 * MS, &ScannedPolls::default(), &pauses, on_worker),
-        [Change::Ended { id: StallId(1), elapsed: 12 * MS }]
+        [Change::Ended { id: StallId(1), elapsed: 12 * MS, end: None, whole: 12 * MS }]
     );
 }
 
@@ -185,20 +199,15 @@ fn a_part_that_may_block_does_not_count() {
     let reported = tracker.step(90 * MS, &running(&[unchanged]), &pauses, on_worker);
     assert_eq!(
         reported,
-        [Change::Started { id: StallId(1), poll: unchanged, worker: WORKER, elapsed: T, route: None }]
+        [Change::Started { id: StallId(1), poll: unchanged, worker: Some(WORKER), elapsed: T, route: None }]
     );
 }
 
 #[test]
 fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
     let (mut tracker, mut pauses) = (Tracker::new(T), Pauses::default());
-    let sleep = CheckedSpan {
-        start: Nanos::ZERO,
-        due: MS,
-        end: 40 * MS,
-        own_run_delay: Some(38 * MS),
-        busiest: Some(Nanos::ZERO),
-    };
+    let span = CheckedSpan::new(Nanos::ZERO, MS, 40 * MS);
+    let sleep = CheckedSpan { own_run_delay: Some(38 * MS), busiest: Some(Nanos::ZERO), ..span };
     assert_eq!(pauses.record(&sleep, T), None, "no pause: others had the CPU");
     let p = poll(1, MS);
     let reported = tracker.step(41 * MS, &ended(p, 38 * MS), &pauses, on_worker);
@@ -207,18 +216,18 @@ fn a_poll_that_got_no_cpu_and_ended_unseen_is_starved() {
         [Change::EndedUnseen {
             id: StallId(1),
             poll: p,
-            worker: WORKER,
+            worker: Some(WORKER),
             elapsed: 38 * MS,
             route: None,
-            not_blamed: Some(NotBlamed::Starved)
+            cause: Cause::Starved
         }]
     );
 }
 
 fn a_pause(start: Nanos, end: Nanos) -> Pauses {
     let mut pauses = Pauses::default();
-    let sleep =
-        CheckedSpan { start, due: start + MS, end, own_run_delay: Some(Nanos::ZERO), busiest: Some(Nanos::ZERO) };
+    let span = CheckedSpan::new(start, start + MS, end);
+    let sleep = CheckedSpan { own_run_delay: Some(Nanos::ZERO), busiest: Some(Nanos::ZERO), ..span };
     pauses.record(&sleep, T).expect("a pause");
     pauses
 }
@@ -235,10 +244,10 @@ fn a_pause_is_not_the_tasks_fault() {
         [Change::EndedUnseen {
             id: StallId(1),
             poll: p,
-            worker: WORKER,
+            worker: Some(WORKER),
             elapsed: 1_002 * MS,
             route: None,
-            not_blamed: Some(NotBlamed::Paused)
+            cause: Cause::Paused
         }]
     );
 }
@@ -250,9 +259,35 @@ fn a_block_that_continues_after_a_pause_is_a_stall() {
     let p = poll(1, Nanos::ZERO);
     assert_eq!(tracker.next_scan(1_000 * MS, &running(&[p]), &pauses), 1_008 * MS);
     let reported = tracker.step(1_008 * MS, &running(&[p]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 10 * MS, route: None }]);
+    assert_eq!(
+        reported,
+        [Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: 10 * MS, route: None }]
+    );
     let reported = tracker.step(1_030 * MS, &ended(p, 1_025 * MS), &pauses, on_worker);
-    assert_eq!(reported, [Change::Ended { id: StallId(1), elapsed: 27 * MS }]);
+    assert_eq!(reported, [Change::Ended { id: StallId(1), elapsed: 27 * MS, end: Some(END), whole: 27 * MS }]);
+}
+
+fn exactly(time: Nanos) -> Estimate {
+    Estimate { low: time, likely: time, high: time }
+}
+
+/// Returns the account of a poll that waited for a CPU for so many milliseconds.
+fn waited(millis: u64) -> Option<TimeAccount> {
+    Some(TimeAccount { run_delay: exactly(millis * MS), ..TimeAccount::default() })
+}
+
+/// However long a poll waited for a CPU: if it was on one for the threshold, its task is to blame.
+#[test]
+fn an_unseen_poll_that_computed_for_the_threshold_is_blamed() {
+    let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+    let mut cause = |number, cpu: Estimate| {
+        let account = Some(TimeAccount { run_delay: exactly(90 * MS), cpu });
+        let poll = Poll { account, ..poll(number, Nanos::ZERO) };
+        let changes = tracker.step(200 * MS, &ended(poll, 95 * MS), &pauses, on_worker);
+        if let Change::EndedUnseen { cause, .. } = changes[0] { cause } else { panic!("{changes:?}") }
+    };
+    assert_eq!((cause(1, exactly(T - Nanos(1))), cause(2, exactly(T))), (Cause::Starved, Cause::Cpu));
+    assert_eq!(cause(3, Estimate { low: T - Nanos(1), ..exactly(5 * T) }), Cause::Starved, "not proven");
 }
 
 /// It waited for a CPU for 3 ms: too long to be called slow, too short to be called starved. What
@@ -260,31 +295,34 @@ fn a_block_that_continues_after_a_pause_is_a_stall() {
 #[test]
 fn a_poll_that_is_due_only_because_it_waited_for_a_cpu_is_judged_again() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = Poll { run_delay: 3 * MS, ..poll(1, Nanos::ZERO) };
+    let p = Poll { account: waited(3), ..poll(1, Nanos::ZERO) };
     assert_eq!(tracker.step(11 * MS, &running(&[p]), &pauses, on_worker), []);
     assert_eq!(tracker.next_scan(11 * MS, &running(&[p]), &pauses), 11 * MS + T / 4, "and soon");
-    let started = Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: 13 * MS, route: None };
+    let started = Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: 13 * MS, route: None };
     assert_eq!(tracker.step(13 * MS, &running(&[p]), &pauses, on_worker), [started]);
     // Another one is over before that.
-    let q = Poll { run_delay: 3 * MS, ..poll(2, 20 * MS) };
+    let q = Poll { account: waited(3), ..poll(2, 20 * MS) };
     assert_eq!(tracker.step(31 * MS, &running(&[q]), &pauses, on_worker)[1..], []);
-    let (elapsed, not_blamed) = (12 * MS, Some(NotBlamed::Starved));
+    let (elapsed, cause) = (12 * MS, Cause::Starved);
     assert_eq!(
         tracker.step(33 * MS, &ended(q, 12 * MS), &pauses, on_worker),
-        [Change::EndedUnseen { id: StallId(2), poll: q, worker: WORKER, elapsed, route: None, not_blamed }]
+        [Change::EndedUnseen { id: StallId(2), poll: q, worker: Some(WORKER), elapsed, route: None, cause }]
     );
     // A third one would have been long in any case, so that it is blamed.
-    let r = Poll { run_delay: 3 * MS, ..poll(3, 40 * MS) };
+    let r = Poll { account: waited(3), ..poll(3, 40 * MS) };
     let reported = tracker.step(60 * MS, &ended(r, 14 * MS), &pauses, on_worker);
-    assert!(matches!(reported[..], [Change::EndedUnseen { id: StallId(3), not_blamed: None, .. }]), "{reported:?}");
+    assert!(
+        matches!(reported[..], [Change::EndedUnseen { id: StallId(3), cause: Cause::Unknown, .. }]),
+        "{reported:?}"
+    );
 }
 
 #[test]
 fn a_poll_that_mostly_waited_for_a_cpu_is_reported_at_once() {
     let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
-    let p = Poll { run_delay: 6 * MS, ..poll(1, Nanos::ZERO) };
+    let p = Poll { account: waited(6), ..poll(1, Nanos::ZERO) };
     let reported = tracker.step(T, &running(&[p]), &pauses, on_worker);
-    assert_eq!(reported, [Change::Started { id: StallId(1), poll: p, worker: WORKER, elapsed: T, route: None }]);
+    assert_eq!(reported, [Change::Started { id: StallId(1), poll: p, worker: Some(WORKER), elapsed: T, route: None }]);
 }
 
 /// A laptop is suspended for eight hours while the clock's counter runs. One poll was short; one
@@ -305,25 +343,25 @@ fn a_machine_that_was_suspended_has_no_stall_for_it() {
     assert_eq!(next, 49 * MS + HOURS + T, "when the short one would be due");
     let scan = ScannedPolls {
         ended: vec![
-            EndedPoll { poll: short, duration: HOURS + 2 * MS, worker: Some(WorkerIndex(1)) },
-            EndedPoll { poll: blocks, duration: HOURS + 60 * MS, worker: Some(WORKER) },
+            EndedPoll { poll: short, duration: HOURS + 2 * MS, worker: Some(WorkerIndex(1)), end: END },
+            EndedPoll { poll: blocks, duration: HOURS + 60 * MS, worker: Some(WORKER), end: END },
         ],
         ..ScannedPolls::default()
     };
     let reported = tracker.step(now + 10 * MS, &scan, &pauses, on_worker);
-    let (elapsed, not_blamed) = (HOURS + 2 * MS, Some(NotBlamed::Paused));
+    let (elapsed, cause) = (HOURS + 2 * MS, Cause::Paused);
     assert_eq!(
         reported,
         [
             Change::EndedUnseen {
                 id: StallId(2),
                 poll: short,
-                worker: WorkerIndex(1),
+                worker: Some(WorkerIndex(1)),
                 elapsed,
                 route: None,
-                not_blamed
+                cause
             },
-            Change::Ended { id: StallId(1), elapsed: 60 * MS }
+            Change::Ended { id: StallId(1), elapsed: 60 * MS, end: Some(END), whole: 60 * MS }
         ]
     );
 }

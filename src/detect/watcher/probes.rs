@@ -17,18 +17,20 @@ impl Watcher {
     pub(super) fn publish_lag(&mut self, scan: &ScanResult) {
         let meter = &self.meter;
         let outside = self.unwatched.keys().filter_map(|thread| scan.workers.busy.get(thread));
-        let outside: Vec<(RuntimeId, WorkerIndex)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
+        let outside: Vec<(RuntimeId, Option<WorkerIndex>)> = outside.map(|busy| (busy.runtime, busy.index)).collect();
         let busy = &scan.workers.busy_runtimes;
         self.lag.publish(meter, scan.now, &scan.polls, busy, |runtime| {
-            let mut blocked: HashSet<WorkerIndex> =
-                outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker).collect();
+            let of_runtime = || outside.iter().filter(|(id, _)| *id == runtime.id).map(|(_, worker)| *worker);
+            let mut blocked: HashSet<WorkerIndex> = of_runtime().flatten().collect();
+            // No two observed stalls are of one worker.
+            let unknown = of_runtime().filter(Option::is_none).count();
             let threshold = self.threshold;
             let is_long = |poll: &Poll| scan.now.saturating_sub(poll.start) >= threshold;
             if scan.polls.running.iter().any(|poll| poll.runtime == runtime.id && is_long(poll)) {
                 let polls = scan::worker_polls(meter, runtime, threshold);
                 blocked.extend(polls.iter().map(|poll| poll.worker));
             }
-            blocked.len()
+            blocked.len() + unknown
         });
     }
 
@@ -52,8 +54,10 @@ impl Watcher {
         let is_due = |last: Nanos, interval| scan.now.saturating_sub(last) >= interval;
         let is_due_for_all = is_due(self.probed_at, PROBE_INTERVAL);
         let is_due_for_lag = self.meter.has_lag_holders() && is_due(self.lag_probed_at, LAG_PROBE_INTERVAL);
+        let postponed = std::mem::take(&mut self.postponed_probes);
         if !is_due_for_all && !is_due_for_lag {
-            return;
+            let due = postponed.into_iter().filter(|id| polling.contains(id)).collect();
+            return self.send_probes(scan, due, &polls);
         }
         self.lag_probed_at = scan.now;
         if is_due_for_all {
@@ -63,14 +67,25 @@ impl Watcher {
         polling.extend(&scan.workers.busy_runtimes);
         // A late runtime is probed on, until the delay is known to be gone.
         polling.extend(self.lag.late());
-        for id in polling {
-            if let Some(runtime) = runtime(id).filter(|runtime| is_due_for_all || runtime.lag.is_held()) {
-                if runtime.probe.send(self.meter.clock.now()) {
-                    self.lag.probe_sent(&runtime);
-                }
-                let new = || RuntimeLiveness::new(scan.now, polls.get(&id).copied());
-                self.probing.entry(id).or_insert_with(new);
+        let is_held = |id: &RuntimeId| runtime(*id).is_some_and(|runtime| runtime.lag.is_held());
+        polling.retain(|id| is_due_for_all || postponed.contains(id) || is_held(id));
+        self.send_probes(scan, polling, &polls);
+    }
+
+    /// Wakes the probes of these runtimes. Where that might do more than to measure the delay, it
+    /// is postponed to the next scan.
+    fn send_probes(&mut self, scan: &ScanResult, due: HashSet<RuntimeId>, polls: &HashMap<RuntimeId, ThreadNumber>) {
+        for id in due {
+            let Some(runtime) = self.meter.runtimes.get(id) else { continue };
+            if !self.is_probe_harmless(scan, &runtime) {
+                self.postponed_probes.insert(id);
+                continue;
             }
+            if runtime.probe.send(self.meter.clock.now()) {
+                self.lag.probe_sent(&runtime);
+            }
+            let new = || RuntimeLiveness::new(scan.now, polls.get(&id).copied());
+            self.probing.entry(id).or_insert_with(new);
         }
     }
 }

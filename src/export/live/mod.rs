@@ -3,6 +3,8 @@
 //! Built only on request, on the thread that answers. docs/live.schema.json describes it, and
 //! tests/it/live.rs checks the two against each other.
 
+mod conditions;
+mod incidents;
 mod runtimes;
 mod stalls;
 mod tables;
@@ -12,14 +14,17 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use self::conditions::LiveCondition;
+use self::incidents::LiveIncident;
 use self::runtimes::LiveRuntime;
-use self::stalls::LiveStalls;
+use self::stalls::{LiveStalls, MAX_STALLS};
 use self::tables::{LiveRoute, LiveSite};
 use self::watchdog::LiveWatchdog;
 use super::families;
 use super::page_source::PageSource;
 use super::profile::program;
 
+use crate::LateRuntime;
 use crate::model::activity::StopReason;
 
 /// The version of the format. It changes when a field is removed or changes its meaning, not when
@@ -41,14 +46,34 @@ struct LiveResponse {
     stopped: Option<StopReason>,
     threshold_seconds: f64,
     bucket_bounds_seconds: Vec<f64>,
+    /// The ongoing incidents, the oldest first.
+    incidents: Vec<LiveIncident>,
+    /// The ongoing conditions of whole runtimes, the oldest first.
+    conditions: Vec<LiveCondition>,
     runtimes: Vec<LiveRuntime>,
     sites: Vec<LiveSite>,
     sites_left_out: usize,
     routes: Vec<LiveRoute>,
     routes_left_out: usize,
+    /// The latest reports of late runtimes, the most recent one last.
+    late_runtimes: Vec<LiveLateRuntime>,
     #[serde(flatten)]
     stalls: LiveStalls,
     watchdog: LiveWatchdog,
+}
+
+/// A report of a late runtime, with its text.
+#[derive(Serialize)]
+struct LiveLateRuntime {
+    #[serde(flatten)]
+    report: LateRuntime,
+    text: String,
+}
+
+impl LiveLateRuntime {
+    fn new(report: LateRuntime) -> LiveLateRuntime {
+        LiveLateRuntime { text: report.to_string(), report }
+    }
 }
 
 /// Returns the response to `/live`.
@@ -61,8 +86,9 @@ impl LiveResponse {
         let snapshot = source.snapshot();
         let status = source.status();
         let runtimes = runtimes::list(&snapshot, source.activity());
-        let (sites, sites_left_out) = tables::sites(&snapshot.sites);
-        let (routes, routes_left_out) = tables::routes(&snapshot.routes, &source.spawned_stalls());
+        let has_delays = snapshot.watchdog.coverage.delays;
+        let (sites, sites_left_out) = tables::sites(&snapshot.sites, has_delays);
+        let (routes, routes_left_out) = tables::routes(&snapshot.routes, &source.spawned_stalls(), has_delays);
         let workers = runtimes.iter().flat_map(|runtime| &runtime.workers);
         LiveResponse {
             schema: SCHEMA,
@@ -76,12 +102,15 @@ impl LiveResponse {
             stopped: status.stopped,
             threshold_seconds: seconds(snapshot.watchdog.threshold),
             bucket_bounds_seconds: snapshot.watchdog.bucket_bounds.iter().copied().map(seconds).collect(),
-            stalls: LiveStalls::new(source.stalls(), workers),
+            incidents: incidents::ongoing(source.incidents()),
+            conditions: source.conditions().into_iter().map(LiveCondition::new).collect(),
+            stalls: LiveStalls::new(source.stalls(MAX_STALLS), workers),
             runtimes,
             sites,
             sites_left_out,
             routes,
             routes_left_out,
+            late_runtimes: source.late_runtimes().into_iter().map(LiveLateRuntime::new).collect(),
             watchdog: LiveWatchdog::new(&snapshot.watchdog),
         }
     }

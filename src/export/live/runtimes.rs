@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::seconds;
 use crate::model::activity::{RuntimeActivity, WorkerActivity, WorkerState};
-use crate::snapshot::{CauseSnapshot, HistogramSnapshot, RuntimeSnapshot, TokioWorkerSnapshot};
+use crate::snapshot::{CauseSnapshot, HistogramSnapshot, RuntimeSnapshot, StallSnapshot, TokioWorkerSnapshot};
 use crate::{Cause, RuntimeCoverage, Site, Snapshot};
 
 #[derive(Serialize)]
@@ -17,6 +17,13 @@ pub(super) struct LiveRuntime {
     pub(super) workers: Vec<LiveWorker>,
     blocked_workers: usize,
     oldest_stall_seconds: f64,
+    offworker_polls: usize,
+    oldest_offworker_poll_seconds: f64,
+    /// `null` where it is not known.
+    driver_attended: Option<bool>,
+    driver_unattended_seconds: f64,
+    hung_seconds: f64,
+    driver_rescues: u64,
     busy_ratio: f64,
     alive_tasks: Option<f64>,
     global_queue_depth: Option<f64>,
@@ -29,7 +36,9 @@ pub(super) struct LiveRuntime {
     schedule_delay: LiveHistogram,
     stalls_by_cause: Vec<LiveCause>,
     /// Stalls that are only suspected, and not in `stalls_by_cause`.
-    suspected: LiveSuspected,
+    suspected: LiveStallCount,
+    /// Stalls of roots that occupy no worker, and not in `stalls_by_cause`.
+    root_stalls: LiveStallCount,
 }
 
 #[derive(Serialize)]
@@ -48,7 +57,7 @@ struct LiveCause {
 }
 
 #[derive(Serialize)]
-struct LiveSuspected {
+struct LiveStallCount {
     stalls: u64,
     stalled_seconds: f64,
 }
@@ -90,7 +99,13 @@ impl LiveRuntime {
             every_task: known.is_some_and(|known| known.every_task),
             blocked_workers: blocked().count(),
             oldest_stall_seconds: blocked().fold(0.0, f64::max),
+            offworker_polls: snapshot.offworker_polls,
+            oldest_offworker_poll_seconds: seconds(snapshot.oldest_offworker_poll),
             workers,
+            driver_attended: snapshot.driver_attended,
+            driver_unattended_seconds: seconds(snapshot.driver_unattended.time),
+            hung_seconds: seconds(snapshot.hung.time),
+            driver_rescues: snapshot.driver_unattended.rescues + snapshot.hung.rescues,
             busy_ratio: tokio.busy_ratio,
             alive_tasks: Some(tokio.alive_tasks as f64),
             global_queue_depth: Some(tokio.global_queue_depth as f64),
@@ -101,10 +116,8 @@ impl LiveRuntime {
             polls: LiveHistogram::new(&snapshot.polls),
             schedule_delay: LiveHistogram::new(&snapshot.schedule_delay),
             stalls_by_cause: snapshot.stalls.iter().map(LiveCause::new).collect(),
-            suspected: LiveSuspected {
-                stalls: snapshot.suspected.count,
-                stalled_seconds: seconds(snapshot.suspected.time),
-            },
+            suspected: LiveStallCount::new(snapshot.suspected),
+            root_stalls: LiveStallCount::new(snapshot.root_stalls),
         }
     }
 }
@@ -119,6 +132,12 @@ impl LiveHistogram {
 impl LiveCause {
     fn new(CauseSnapshot { cause, stalls }: &CauseSnapshot) -> LiveCause {
         LiveCause { cause: *cause, stalls: stalls.count, stalled_seconds: seconds(stalls.time) }
+    }
+}
+
+impl LiveStallCount {
+    fn new(stalls: StallSnapshot) -> LiveStallCount {
+        LiveStallCount { stalls: stalls.count, stalled_seconds: seconds(stalls.time) }
     }
 }
 

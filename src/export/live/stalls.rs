@@ -7,10 +7,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::runtimes::LiveWorker;
-use crate::{Phase, Stall};
+use crate::{Holder, Stall};
 
-/// The number of finished stalls; ongoing stalls are always included.
-const MAX_FINISHED: usize = 100;
+/// The largest number of stalls.
+pub(super) const MAX_STALLS: usize = 100;
 /// The number of functions of a stack: the innermost ones.
 const MAX_DEPTH: usize = 64;
 
@@ -41,19 +41,22 @@ struct LiveFrame {
 }
 
 impl LiveStalls {
-    pub(super) fn new<'a>(mut recent: Vec<Stall>, workers: impl Iterator<Item = &'a LiveWorker> + Clone) -> LiveStalls {
-        let finished = recent.iter().filter(|stall| stall.phase == Phase::Resolved).count();
-        let mut excess = finished.saturating_sub(MAX_FINISHED);
-        recent.retain(|stall| {
-            let drop = stall.phase == Phase::Resolved && excess > 0;
-            excess -= usize::from(drop);
-            !drop
-        });
+    pub(super) fn new<'a>(recent: Vec<Stall>, workers: impl Iterator<Item = &'a LiveWorker> + Clone) -> LiveStalls {
         let mut live = LiveStalls::default();
         for mut stall in recent {
+            // The page shows where the holder or the pool is, and not its whole stack.
+            if let Some(Holder::Thread(holder)) = stall.lock.as_mut().map(|lock| &mut lock.holder) {
+                holder.stack = None;
+            }
             let stack = stall.stack.take().map(|stack| live.index_of(LiveStack::new(&stack)));
             let Ok(mut value) = serde_json::to_value(&stall) else { continue };
             value["stack"] = stack.into();
+            if let Some(victims) = &stall.victims {
+                value["victims"]["text"] = victims.to_string().into();
+            }
+            if let Some(pool) = value["pool"].as_object_mut() {
+                pool.remove("stack");
+            }
             // A stall is as old as the watchdog's latest scan; the worker's slot is current.
             let worker = workers.clone().find(|worker| worker.stall == Some(stall.id));
             if let Some(elapsed) = worker.and_then(|worker| worker.elapsed_seconds) {

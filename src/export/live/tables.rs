@@ -20,6 +20,10 @@ pub(super) struct LiveSite {
     polls: u64,
     busy_seconds: f64,
     max_seconds: f64,
+    /// `None` unless delays are tracked.
+    delay_seconds: Option<f64>,
+    /// `None` unless the last polls of tasks are tracked.
+    unpolled_seconds: Option<f64>,
     stalls: u64,
     stalled_seconds: f64,
     alive_tasks: Option<u64>,
@@ -32,6 +36,8 @@ pub(super) struct LiveRoute {
     polls: u64,
     busy_seconds: f64,
     max_seconds: f64,
+    /// `None` unless delays are tracked.
+    delay_seconds: Option<f64>,
     stalls: u64,
     stalled_seconds: f64,
     /// Stalls of the tasks that the route's handlers spawned.
@@ -40,7 +46,7 @@ pub(super) struct LiveRoute {
 }
 
 /// Returns the sites with the most blocked time, and how many others there are.
-pub(super) fn sites(all: &[SiteSnapshot]) -> (Vec<LiveSite>, usize) {
+pub(super) fn sites(all: &[SiteSnapshot], has_delays: bool) -> (Vec<LiveSite>, usize) {
     let mut sites: Vec<_> = all.iter().zip(families::site_labels(all)).collect();
     sites.sort_by_key(|(site, _)| Reverse((site.stalls.time, site.busy)));
     let site = |(site, label): (&SiteSnapshot, String)| LiveSite {
@@ -49,6 +55,8 @@ pub(super) fn sites(all: &[SiteSnapshot]) -> (Vec<LiveSite>, usize) {
         polls: site.polls,
         busy_seconds: seconds(site.busy),
         max_seconds: seconds(site.poll_max),
+        delay_seconds: has_delays.then(|| seconds(site.delay)),
+        unpolled_seconds: site.unpolled.map(seconds),
         stalls: site.stalls.count,
         stalled_seconds: seconds(site.stalls.time),
         alive_tasks: site.alive().filter(|_| site.spawned > 0),
@@ -59,7 +67,11 @@ pub(super) fn sites(all: &[SiteSnapshot]) -> (Vec<LiveSite>, usize) {
 /// Returns the routes with the most blocked time, and how many others there are.
 ///
 /// `spawned` are the stalls of the tasks that each route's handlers spawned.
-pub(super) fn routes(all: &[RouteSnapshot], spawned: &HashMap<Arc<str>, StallSnapshot>) -> (Vec<LiveRoute>, usize) {
+pub(super) fn routes(
+    all: &[RouteSnapshot],
+    spawned: &HashMap<Arc<str>, StallSnapshot>,
+    has_delays: bool,
+) -> (Vec<LiveRoute>, usize) {
     let spawned = |route: &RouteSnapshot| spawned.get(&route.route).copied().unwrap_or_default();
     let mut routes: Vec<_> = all.iter().map(|route| (route, spawned(route))).collect();
     routes.sort_by_key(|(route, spawned)| Reverse((route.stalls.time + spawned.time, route.busy)));
@@ -69,6 +81,7 @@ pub(super) fn routes(all: &[RouteSnapshot], spawned: &HashMap<Arc<str>, StallSna
         polls: route.polls,
         busy_seconds: seconds(route.busy),
         max_seconds: seconds(route.poll_max),
+        delay_seconds: has_delays.then(|| seconds(route.delay)),
         stalls: route.stalls.count,
         stalled_seconds: seconds(route.stalls.time),
         spawned_stalls: spawned.count,

@@ -3,13 +3,16 @@
 use serde::Serialize;
 
 use super::seconds;
-use crate::snapshot::{AllowedSnapshot, CaptureSnapshot, WatchdogSnapshot};
+use crate::snapshot::{
+    AllowedSnapshot, CaptureOutcome, CaptureSnapshot, LostReportsSnapshot, ReportStage, WatchdogSnapshot,
+};
 
 #[derive(Serialize)]
 pub(super) struct LiveWatchdog {
     coverage: LiveCoverage,
     reports_suppressed: u64,
     reports_lost: u64,
+    reports_lost_by_stage: Vec<LiveLostReports>,
     captures: Vec<LiveCapture>,
     oversleeps: u64,
     wakeups: u64,
@@ -24,6 +27,7 @@ struct LiveCoverage {
     hooks: bool,
     exact_wakeup: bool,
     clock: &'static str,
+    clock_steps: u64,
     stacks: String,
     measured_threads: usize,
     unmeasured_threads: u64,
@@ -36,7 +40,13 @@ struct LiveCoverage {
 
 #[derive(Serialize)]
 struct LiveCapture {
-    result: &'static str,
+    result: CaptureOutcome,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct LiveLostReports {
+    stage: ReportStage,
     count: u64,
 }
 
@@ -49,13 +59,15 @@ struct LiveAllowed {
 impl LiveWatchdog {
     pub(super) fn new(snapshot: &WatchdogSnapshot) -> LiveWatchdog {
         let coverage = &snapshot.coverage;
-        let capture = |c: &CaptureSnapshot| LiveCapture { result: c.result, count: c.count };
+        let capture = |c: &CaptureSnapshot| LiveCapture { result: c.outcome, count: c.count };
+        let lost = |l: &LostReportsSnapshot| LiveLostReports { stage: l.stage, count: l.count };
         let allowed = |a: &AllowedSnapshot| LiveAllowed { reason: a.reason, seconds: seconds(a.time) };
         LiveWatchdog {
             coverage: LiveCoverage {
                 hooks: coverage.hooks,
                 exact_wakeup: coverage.exact_wakeup,
                 clock: coverage.clock,
+                clock_steps: coverage.clock_steps,
                 stacks: coverage.stacks.to_string(),
                 measured_threads: coverage.measured_threads,
                 unnamed_runtimes: coverage.unnamed_runtimes,
@@ -66,6 +78,7 @@ impl LiveWatchdog {
             },
             reports_suppressed: snapshot.reports_suppressed,
             reports_lost: snapshot.reports_lost,
+            reports_lost_by_stage: snapshot.reports_lost_by_stage.iter().map(lost).collect(),
             captures: snapshot.captures.iter().map(capture).collect(),
             oversleeps: snapshot.oversleeps,
             wakeups: snapshot.wakeups,

@@ -26,6 +26,7 @@ macro_rules! script {
             include_str!("script/tables.js"),
             include_str!("script/heat.js"),
             include_str!("script/health.js"),
+            include_str!("script/threads.js"),
             include_str!("script/main.js"),
             "})();\n"
         )
@@ -77,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_page_is_one_document() {
-        assert!(HTML.len() < 100_000, "{} bytes", HTML.len());
+        assert!(HTML.len() < 110_000, "{} bytes", HTML.len());
         for (tag, times) in [("<style>", 1), ("</style>", 1), ("<script>", 1), ("</script>", 1), ("<!doctype html>", 1)]
         {
             assert_eq!(HTML.matches(tag).count(), times, "{tag}");

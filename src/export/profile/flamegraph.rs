@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::tree::Node;
-use crate::model::stall::Millis;
+use crate::model::time::Millis;
 use crate::{Cause, Profile};
 
 const WIDTH: f64 = 1200.0;

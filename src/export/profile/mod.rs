@@ -7,10 +7,39 @@ pub(super) mod folded;
 pub(super) mod pprof;
 pub(super) mod speedscope;
 mod tree;
+pub(super) mod window;
 
 use std::borrow::Cow;
 
-use crate::ProfileEntry;
+use crate::{Profile, ProfileEntry};
+
+impl Profile {
+    /// Returns folded stacks, the input of flame graph tools: one line `frame;frame microseconds`
+    /// for each stack, outermost frame first. The same as the page `/stalls/folded`.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let path = std::env::temp_dir().join("stalls.folded");
+    /// std::fs::write(path, watchdog.profile().to_folded())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn to_folded(&self) -> String {
+        folded::text(self)
+    }
+
+    /// Returns the profile as JSON for [speedscope](https://www.speedscope.app). The same as the
+    /// page `/stalls/speedscope`.
+    ///
+    /// ```
+    /// let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// assert!(watchdog.profile().to_speedscope().starts_with('{'));
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    pub fn to_speedscope(&self) -> String {
+        // Numbers and texts are always JSON.
+        speedscope::json(self).unwrap_or_default()
+    }
+}
 
 /// Returns the file name of the program, empty where it is not known.
 pub(super) fn program() -> String {

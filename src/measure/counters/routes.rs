@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::primitives::route::RouteId;
+use crate::model::labels::RequestStatus;
 use crate::model::time::Nanos;
 #[cfg(feature = "tower")]
 use crate::sync::add_single_writer as add;
@@ -15,34 +16,6 @@ const CHUNK: usize = 32;
 /// The values of the label `method`. Methods that are not listed count as the last.
 pub(crate) const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "other"];
-
-/// The outcome of a request, an index of [`STATUSES`]: the class of its status code, or the reason
-/// why it has none.
-#[cfg(feature = "tower")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestStatus(u8);
-
-/// The values of the label `status`.
-pub(crate) const STATUSES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "error", "cancelled", "panicked"];
-
-#[cfg(feature = "tower")]
-impl RequestStatus {
-    /// The service returned an error instead of a response.
-    pub(crate) const ERROR: RequestStatus = RequestStatus(5);
-    /// The request was dropped before there was a response: the client disconnected, or a time
-    /// limit passed.
-    pub(crate) const CANCELLED: RequestStatus = RequestStatus(6);
-    /// The service panicked.
-    pub(crate) const PANICKED: RequestStatus = RequestStatus(7);
-
-    /// Returns the class of a status code. A code of no class counts as an error of the server.
-    pub(crate) fn of_code(code: u16) -> RequestStatus {
-        RequestStatus(match code / 100 {
-            class @ 1..=5 => class as u8 - 1,
-            _ => 4,
-        })
-    }
-}
 
 /// The upper bounds of the histogram of a route's polls.
 pub(crate) const ROUTE_BOUNDS: [Nanos; 8] = [
@@ -56,8 +29,21 @@ pub(crate) const ROUTE_BOUNDS: [Nanos; 8] = [
     Nanos(1_000_000_000),
 ];
 
-/// The requests by method and status.
-type Requests = [AtomicU64; METHODS.len() * STATUSES.len()];
+/// The requests of one route on one thread.
+#[derive(Debug)]
+struct Requests {
+    /// The requests by method and status.
+    by_outcome: [AtomicU64; METHODS.len() * RequestStatus::ALL.len()],
+    /// The requests that were answered, and that a layer could not name.
+    unnamed: AtomicU64,
+}
+
+impl Default for Requests {
+    fn default() -> Requests {
+        Requests { by_outcome: std::array::from_fn(|_| AtomicU64::new(0)), unnamed: AtomicU64::new(0) }
+    }
+}
+
 /// The polls by duration: one counter for each of [`ROUTE_BOUNDS`], and one for longer polls.
 type Durations = [AtomicU64; ROUTE_BOUNDS.len() + 1];
 
@@ -72,6 +58,9 @@ pub(crate) struct RouteCounters {
     max: AtomicU64,
     requests: OnceLock<Box<Requests>>,
     durations: OnceLock<Box<Durations>>,
+    /// The sum of the delays of the polls in which the route's requests were worked on, in
+    /// nanoseconds; 0 where delays are not tracked.
+    delay: AtomicU64,
 }
 
 #[cfg(feature = "tower")]
@@ -97,11 +86,23 @@ impl RouteCounters {
         }
     }
 
+    /// Counts the delay of a poll in which a request was worked on.
+    #[cfg(all(tokio_unstable, feature = "delays"))]
+    #[inline]
+    pub(crate) fn delay(&self, delay: Nanos) {
+        add(&self.delay, delay.0);
+    }
+
     /// Counts one request. `method` is an index of [`METHODS`].
     #[inline]
     pub(crate) fn request(&self, method: usize, status: RequestStatus) {
-        let requests = self.requests.get_or_init(|| Box::new(std::array::from_fn(|_| AtomicU64::new(0))));
-        add(&requests[method * STATUSES.len() + status.0 as usize], 1);
+        let requests = self.requests.get_or_init(Box::default);
+        add(&requests.by_outcome[method * RequestStatus::ALL.len() + status as usize], 1);
+    }
+
+    /// Counts one request as one that a layer could not name.
+    pub(crate) fn unnamed_request(&self) {
+        add(&self.requests.get_or_init(Box::default).unnamed, 1);
     }
 }
 
@@ -113,7 +114,11 @@ pub(crate) struct RouteTotals {
     pub(crate) busy: Nanos,
     /// The longest poll.
     pub(crate) max: Nanos,
+    /// The sum of the delays of the polls in which requests were worked on.
+    pub(crate) delay: Nanos,
     requests: Vec<u64>,
+    /// The requests that were answered, and that a layer could not name.
+    pub(crate) unnamed_requests: u64,
     /// The polls by [`ROUTE_BOUNDS`]; empty where there is no histogram.
     durations: Vec<u64>,
 }
@@ -124,19 +129,25 @@ impl RouteTotals {
         self.polls += read(&counters.polls);
         self.busy += Nanos(read(&counters.busy));
         self.max = self.max.max(Nanos(read(&counters.max)));
+        self.delay += Nanos(read(&counters.delay));
         let merge = |sums: &mut Vec<u64>, counters: Option<&[AtomicU64]>| {
             let Some(counters) = counters else { return };
             sums.resize(counters.len(), 0);
             sums.iter_mut().zip(counters).for_each(|(sum, counter)| *sum += read(counter));
         };
-        merge(&mut self.requests, counters.requests.get().map(|requests| &requests[..]));
+        if let Some(requests) = counters.requests.get() {
+            merge(&mut self.requests, Some(&requests.by_outcome));
+            self.unnamed_requests += read(&requests.unnamed);
+        }
         merge(&mut self.durations, counters.durations.get().map(|durations| &durations[..]));
     }
 
     /// Returns the requests by method and status, except where there were none.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+    pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, RequestStatus, u64)> {
         let some = self.requests.iter().enumerate().filter(|(_, count)| **count > 0);
-        some.map(|(i, count)| (METHODS[i / STATUSES.len()], STATUSES[i % STATUSES.len()], *count))
+        some.map(|(i, count)| {
+            (METHODS[i / RequestStatus::ALL.len()], RequestStatus::ALL[i % RequestStatus::ALL.len()], *count)
+        })
     }
 
     /// Returns how many polls took at most each of [`ROUTE_BOUNDS`], and how many polls there were;
@@ -171,6 +182,20 @@ impl ThreadRouteCounters {
         Some(&chunk[route.index() % CHUNK])
     }
 
+    /// Calls `f` with the polls of each route, and the time that they took. Any thread may call
+    /// this.
+    pub(crate) fn for_each_busy(&self, mut f: impl FnMut(RouteId, u64, Nanos)) {
+        for (i, chunk) in self.0.iter().enumerate() {
+            for (j, counters) in chunk.get().into_iter().flat_map(|chunk| chunk.iter()).enumerate() {
+                let (polls, busy) = (&counters.polls, &counters.busy);
+                let (polls, busy) = (polls.load(Ordering::Relaxed), Nanos(busy.load(Ordering::Relaxed)));
+                if let Some(route) = RouteId::from_bits((i * CHUNK + j + 1) as u16).filter(|_| busy > Nanos::ZERO) {
+                    f(route, polls, busy);
+                }
+            }
+        }
+    }
+
     /// Adds the counters to `sums`. Any thread may call this.
     pub(crate) fn add_to(&self, sums: &mut HashMap<RouteId, RouteTotals>) {
         for (i, chunk) in self.0.iter().enumerate() {
@@ -197,26 +222,21 @@ mod tests {
             let counters = thread.get_or_create(route).unwrap();
             counters.poll(Nanos(nanos), true);
             counters.request(2, RequestStatus::of_code(204));
-            counters.request(9, RequestStatus::CANCELLED);
+            counters.request(9, RequestStatus::Cancelled);
             thread.add_to(&mut sums);
         }
         assert_eq!(sums.len(), 1, "only the route that was counted");
         let totals = &sums[&route];
         assert_eq!((totals.polls, totals.busy, totals.max), (2, Nanos(3_400_000), Nanos(3_000_000)));
-        assert_eq!(totals.requests().collect::<Vec<_>>(), [("POST", "2xx", 2), ("other", "cancelled", 2)]);
+        assert_eq!(
+            totals.requests().collect::<Vec<_>>(),
+            [("POST", RequestStatus::Success, 2), ("other", RequestStatus::Cancelled, 2)]
+        );
         assert_eq!(totals.durations(), Some((vec![1, 1, 1, 2, 2, 2, 2, 2], 2)));
     }
 
     #[test]
     fn the_counters_of_a_route_are_one_cache_line() {
         assert!(size_of::<usize>() != 8 || size_of::<RouteCounters>() == 64);
-    }
-
-    #[test]
-    fn a_status_is_a_class() {
-        let class = |code| STATUSES[RequestStatus::of_code(code).0 as usize];
-        assert_eq!([100, 204, 304, 404, 599, 999, 0].map(class), ["1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx"]);
-        let others = [RequestStatus::ERROR, RequestStatus::CANCELLED, RequestStatus::PANICKED];
-        assert_eq!(others.map(|s| STATUSES[s.0 as usize]), STATUSES[5..]);
     }
 }

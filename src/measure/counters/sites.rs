@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::measure::counters::delays::{DelayCounters, DelayHistograms};
 use crate::measure::primitives::frame::{FrameKind, FrameTag, MAX_RUNTIMES, PackedTag};
 use crate::measure::primitives::histogram::{Histogram, HistogramTotals};
 use crate::measure::primitives::site::SiteId;
@@ -47,6 +48,8 @@ pub(crate) struct SiteCounters {
     histogram: OnceLock<Arc<Histogram>>,
     site: AtomicU32,
     events: [AtomicU64; EVENTS],
+    /// The delays of the polls, where they are tracked.
+    delays: OnceLock<Box<DelayCounters>>,
 }
 
 /// Counters of no site, for frames that are not counted. Nothing writes to them.
@@ -62,6 +65,7 @@ impl SiteCounters {
             site: AtomicU32::new(0),
             histogram: OnceLock::new(),
             events: [const { AtomicU64::new(0) }; EVENTS],
+            delays: OnceLock::new(),
         }
     }
 
@@ -104,6 +108,13 @@ impl SiteCounters {
         add(&self.events[event as usize], 1);
     }
 
+    /// Returns the counters of the polls' delays, where these are tracked.
+    #[cfg(all(tokio_unstable, feature = "delays"))]
+    #[inline]
+    pub(crate) fn delays(&self) -> Option<&DelayCounters> {
+        self.delays.get().map(|delays| &**delays)
+    }
+
     /// Returns the runtime and the index, in the bits that a frame's tag has for them.
     #[inline]
     pub(crate) fn tag(&self) -> PackedTag {
@@ -127,6 +138,8 @@ pub(crate) struct SiteTotals {
     pub(crate) busy: Nanos,
     /// The longest poll.
     pub(crate) max: Nanos,
+    /// The delays of the polls; zero where they are not tracked.
+    pub(crate) delays: DelayTotals,
     events: [u64; EVENTS],
 }
 
@@ -139,6 +152,7 @@ impl SiteTotals {
         self.polls += other.polls;
         self.busy += other.busy;
         self.max = self.max.max(other.max);
+        self.delays.merge(other.delays);
         for (sum, n) in self.events.iter_mut().zip(other.events) {
             *sum += n;
         }
@@ -149,8 +163,25 @@ impl SiteTotals {
             polls: counters.polls.load(Ordering::Relaxed),
             busy: Nanos(counters.busy.load(Ordering::Relaxed)),
             max: Nanos(counters.max.load(Ordering::Relaxed)),
+            delays: counters.delays.get().map(|delays| delays.totals()).unwrap_or_default(),
             events: std::array::from_fn(|i| counters.events[i].load(Ordering::Relaxed)),
         });
+    }
+}
+
+/// The delays of one site, summed over threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DelayTotals {
+    /// The sum of all delays.
+    pub(crate) sum: Nanos,
+    /// The longest delay.
+    pub(crate) max: Nanos,
+}
+
+impl DelayTotals {
+    fn merge(&mut self, other: DelayTotals) {
+        self.sum += other.sum;
+        self.max = self.max.max(other.max);
     }
 }
 
@@ -160,6 +191,8 @@ pub(crate) struct CounterSums {
     pub(crate) sites: HashMap<(RuntimeId, SiteId), SiteTotals>,
     /// The durations of the polls of each runtime.
     pub(crate) polls: HashMap<RuntimeId, HistogramTotals>,
+    /// The delays of the polls of each runtime, where they are tracked.
+    pub(crate) delays: HashMap<RuntimeId, HistogramTotals>,
 }
 
 /// The counters of all sites on one thread. They are made when the thread meets a site, and are
@@ -169,6 +202,8 @@ pub(crate) struct ThreadCounters {
     chunks: Box<[OnceLock<Box<[SiteCounters; CHUNK]>>]>,
     used: AtomicU32,
     histograms: [OnceLock<Arc<Histogram>>; MAX_RUNTIMES],
+    /// The histograms of delays, where delays are tracked.
+    delay_histograms: Option<Box<DelayHistograms>>,
 }
 
 impl ThreadCounters {
@@ -179,7 +214,13 @@ impl ThreadCounters {
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             used: AtomicU32::new(0),
             histograms: std::array::from_fn(|_| OnceLock::new()),
+            delay_histograms: None,
         }
+    }
+
+    /// Makes the counters track delays as well, if `track` is true.
+    pub(crate) fn tracking_delays(self, track: bool) -> ThreadCounters {
+        ThreadCounters { delay_histograms: DelayHistograms::create(track), ..self }
     }
 
     /// Makes counters and returns their index; the owning thread only. Returns `None` when only
@@ -198,6 +239,9 @@ impl ThreadCounters {
         counters.site.store(site.0, Ordering::Relaxed);
         let histogram = self.histograms[runtime.index() % MAX_RUNTIMES].get_or_init(|| Arc::new(Histogram::new()));
         let _ = counters.histogram.set(histogram.clone());
+        if let Some(delays) = DelayCounters::create(self.delay_histograms.as_deref(), runtime) {
+            let _ = counters.delays.set(delays);
+        }
         self.used.store(index + 1, Ordering::Release);
         Some(index)
     }
@@ -218,6 +262,16 @@ impl ThreadCounters {
         }
     }
 
+    /// Calls `f` with the polls of each site of a runtime, and the time that they took; any thread.
+    pub(crate) fn for_each_busy(&self, runtime: RuntimeId, mut f: impl FnMut(SiteId, u64, Nanos)) {
+        for index in 0..self.used.load(Ordering::Acquire) {
+            if let Some(counters) = self.get(index).filter(|counters| counters.key().0 == runtime) {
+                let busy = Nanos(counters.busy.load(Ordering::Relaxed));
+                f(counters.site(), counters.polls.load(Ordering::Relaxed), busy);
+            }
+        }
+    }
+
     /// Adds all counters to `sums`; any thread.
     pub(crate) fn add_to(&self, sums: &mut CounterSums) {
         for index in 0..self.used.load(Ordering::Acquire) {
@@ -229,6 +283,9 @@ impl ThreadCounters {
             if let Some(histogram) = histogram.get() {
                 histogram.add_to(sums.polls.entry(RuntimeId(runtime as u8)).or_default());
             }
+        }
+        for (runtime, histogram) in self.delay_histograms.iter().flat_map(|histograms| histograms.iter()) {
+            histogram.add_to(sums.delays.entry(runtime).or_default());
         }
     }
 }

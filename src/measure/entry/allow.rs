@@ -14,7 +14,8 @@ use crate::model::id::RuntimeId;
 /// (at start-up, in a tool, for a bounded call that has no async form), and
 /// [`tokio::task::spawn_blocking`] everywhere else.
 ///
-/// Costs two clock readings and a lock at the end. A panic in `f` unwinds through it.
+/// Costs two clock readings, and a lock and a system call at the end. A panic in `f` unwinds
+/// through it.
 ///
 /// ```
 /// let config = pollwatch::allow_blocking("reads its configuration", || {
@@ -55,8 +56,33 @@ impl Drop for Scope {
                 _ => return,
             };
             let (start, now) = (top.start(), thread.state.now());
-            slot.pop_allowed(now.saturating_sub(start));
-            thread.count_allowed(self.reason, start, now);
+            slot.pop_allowed(now.since_same_source(start));
+            thread.count_allowed(self.reason, start);
         });
+    }
+}
+
+#[cfg(all(test, not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::measure::runtime::meter::Meter;
+    use crate::measure::thread::local_handle;
+    use crate::model::time::Nanos;
+
+    /// The readings of the two sources have no difference that means anything.
+    #[test]
+    fn a_scope_that_spans_a_change_of_the_clock_moves_no_start() {
+        let meter = Meter::of(Nanos::from_secs(1), 10);
+        let thread = local_handle(&meter).unwrap();
+        let poll = FrameTag { kind: FrameKind::Watched, runtime: RuntimeId::OTHER, route: None, index: 0 }.pack();
+        let start = thread.state.now();
+        thread.state.push(start, poll);
+        allow_blocking("a test", || {
+            meter.clock.give_up_counter();
+            thread.state.clock.follow();
+        });
+        assert_eq!(thread.state.slot.top().unwrap().start(), start);
+        thread.state.slot.pop();
+        assert!(meter.allowed()["a test"] < Nanos::from_secs(3_600));
     }
 }

@@ -31,6 +31,13 @@ pin_project! {
     /// Where tokio's hooks measure the task already, this is a named part of its polls and counts
     /// none of its own. It adds 16 bytes to the future; what it adds to a poll is in
     /// `docs/overhead.md`.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let runtime = watchdog.runtime("main").current_thread().build()?;
+    /// assert_eq!(runtime.block_on(watchdog.watch(async { 42 })), 42);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
     #[must_use = "futures do nothing unless polled"]
     pub struct Watched<F> {
         #[pin]
@@ -46,7 +53,7 @@ impl<F> std::fmt::Debug for Watched<F> {
 }
 
 /// The state that a wrapper adds to its future: 16 bytes.
-struct WatchState {
+pub(super) struct WatchState {
     meter: Arc<Meter>,
     site: SiteId,
     spawn: SpawnRecord,
@@ -92,13 +99,19 @@ impl<F> Watched<F> {
     /// Wraps a future that may be polled anywhere.
     #[track_caller]
     pub(crate) fn new(meter: &Arc<Meter>, inner: F) -> Watched<F> {
-        let location = Location::caller();
-        let site = match local_handle(meter) {
-            Some(thread) => thread.site(location),
-            None => meter.sites.intern(location),
-        };
-        let (spawn, outcome) = (SpawnRecord::default(), FutureOutcome::Pending);
-        Watched { inner, state: WatchState { meter: meter.clone(), site, spawn, runtime: UNRESOLVED, outcome } }
+        Watched { inner, state: WatchState::new(meter, Location::caller()) }
+    }
+
+    /// Returns the future, which is not watched any more. If it was polled, it counts as cancelled.
+    ///
+    /// ```
+    /// # let watchdog = pollwatch::Watchdog::builder().start()?;
+    /// let watched = watchdog.watch(std::future::ready(42));
+    /// assert_eq!(watched.into_inner().into_inner(), 42);
+    /// # Ok::<(), pollwatch::Error>(())
+    /// ```
+    pub fn into_inner(self) -> F {
+        self.inner
     }
 
     /// Wraps a future that is about to be spawned on the current runtime. Where hooks see the tasks
@@ -169,7 +182,21 @@ fn count(meter: &Arc<Meter>, site: SiteId, runtime: RuntimeId, event: SiteEvent)
     }
 }
 
+/// Returns the site of a location, which each thread caches.
+pub(crate) fn site(meter: &Arc<Meter>, location: &'static Location<'static>) -> SiteId {
+    match local_handle(meter) {
+        Some(thread) => thread.site(location),
+        None => meter.sites.intern(location),
+    }
+}
+
 impl WatchState {
+    /// Returns the state of a future that was wrapped at a location and was not polled yet.
+    pub(super) fn new(meter: &Arc<Meter>, location: &'static Location<'static>) -> WatchState {
+        let (spawn, outcome) = (SpawnRecord::default(), FutureOutcome::Pending);
+        WatchState { meter: meter.clone(), site: site(meter, location), spawn, runtime: UNRESOLVED, outcome }
+    }
+
     /// Finds the runtime that polls this future. Returns whether hooks see its tasks.
     fn resolve(&mut self) -> bool {
         let resolved = resolve(&self.meter);
@@ -180,6 +207,28 @@ impl WatchState {
 
     fn count(&self, event: SiteEvent) {
         count(&self.meter, self.site, self.runtime, event);
+    }
+
+    /// Polls the future that this is the state of, in a frame of its own.
+    #[inline(always)]
+    pub(super) fn poll<F: Future>(&mut self, inner: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if self.runtime == UNRESOLVED {
+            self.resolve();
+        }
+        let WatchState { meter, site, spawn, runtime, outcome } = self;
+        let pushed = local_handle(meter).and_then(|thread| {
+            let origin = WrapperOrigin { site: *site, parent_route: spawn.parent_route(), runtime: *runtime };
+            let resolve = || resolve_cold(meter, *site, runtime);
+            Some((thread, poll::enter(thread, origin, TaskBits::current, resolve)?))
+        });
+        let guard = UnwindGuard { pushed, outcome };
+        let result = inner.poll(cx);
+        if result.is_ready() {
+            *guard.outcome = FutureOutcome::Completed;
+        }
+        std::mem::forget(guard);
+        leave(pushed);
+        result
     }
 }
 
@@ -227,24 +276,7 @@ impl<F: Future> Future for Watched<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let state = this.state;
-        if state.runtime == UNRESOLVED {
-            state.resolve();
-        }
-        let WatchState { meter, site, spawn, runtime, outcome } = state;
-        let pushed = local_handle(meter).and_then(|thread| {
-            let origin = WrapperOrigin { site: *site, parent_route: spawn.parent_route(), runtime: *runtime };
-            let resolve = || resolve_cold(meter, *site, runtime);
-            Some((thread, poll::enter(thread, origin, TaskBits::current, resolve)?))
-        });
-        let guard = UnwindGuard { pushed, outcome };
-        let result = this.inner.poll(cx);
-        if result.is_ready() {
-            *guard.outcome = FutureOutcome::Completed;
-        }
-        std::mem::forget(guard);
-        leave(pushed);
-        result
+        this.state.poll(this.inner, cx)
     }
 }
 

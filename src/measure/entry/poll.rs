@@ -10,6 +10,10 @@ use std::panic::Location;
 
 #[cfg(tokio_unstable)]
 use crate::measure::counters::sites::SiteEvent;
+#[cfg(feature = "tower")]
+use crate::measure::entry::delays;
+#[cfg(tokio_unstable)]
+use crate::measure::entry::unpolled;
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
@@ -19,9 +23,9 @@ use crate::measure::runtime::Runtime;
 use crate::measure::runtime::ownership;
 use crate::measure::thread::slot::{FrameCell, FrameKind, FrameTag};
 use crate::measure::thread::slow_polls::{SlowPoll, SlowSubject};
-use crate::measure::thread::{LocalHandle, SpawnSite};
 #[cfg(tokio_unstable)]
-use crate::measure::thread::{with_first_handle, with_handle};
+use crate::measure::thread::{EndOutsidePoll, LatestEnd, is_spawn_unknown, with_first_handle, with_handle};
+use crate::measure::thread::{LocalHandle, SpawnSite};
 use crate::model::id::{FrameNumber, RuntimeId};
 use crate::model::time::Nanos;
 
@@ -152,12 +156,21 @@ pub(crate) fn leave_call(thread: &LocalHandle, pushed: PushedFrame) {
 
 /// Pushes the finished poll to the slow-poll ring *before* popping its frame, so that the watchdog
 /// always finds one or the other.
+///
+/// This reads the thread's CPU clock, which is a system call. Only polls of the threshold or longer
+/// come here. Without the reading, nobody could say whether a poll computed or waited for a CPU
+/// after the last scan.
 fn publish_slow_poll(thread: &LocalHandle, top: &FrameCell, start: Ticks, duration: Nanos) {
     let frame = top.load();
-    let runtime = frame.tag.unpack().runtime;
-    let worker = thread.runtime(runtime).and_then(|r| r.worker_of(&thread.state, &frame));
-    let subject = SlowSubject::Poll { task: frame.task, worker };
-    thread.state.slow_polls.push(SlowPoll { number: frame.number, start, duration, tag: frame.tag, subject });
+    let tag = frame.tag.unpack();
+    let runtime = thread.runtime(tag.runtime);
+    let worker = runtime.as_ref().and_then(|runtime| runtime.worker_of(&thread.state, &frame));
+    let cpu = Nanos(thread.state.tid.and_then(crate::sys::thread_cpu_nanos).unwrap_or(0));
+    let subject = SlowSubject::Poll { task: frame.task, worker, cpu };
+    // The task may have ended before the watchdog reads this.
+    let route = tag.route.or_else(|| runtime?.meter.upgrade()?.spawn_route(frame.task));
+    let tag = FrameTag { route, ..tag }.pack();
+    thread.state.slow_polls.push(SlowPoll { number: frame.number, start, duration, tag, subject });
 }
 
 /// The frame that a wrapper has pushed, and has to pop.
@@ -235,10 +248,30 @@ pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static
     with_handle(runtime, |thread| {
         let Some(counters) = thread.counters(SpawnSite::Location(location), runtime.id) else { return };
         counters.event(SiteEvent::Spawned);
-        if thread.ended_before_spawn.get() == task {
-            counters.event(SiteEvent::Terminated);
+        if let Some(end) = LatestEnd::of(task) {
+            // Whatever is stored of the task would never be removed.
+            if !end.is_counted {
+                counters.event(SiteEvent::Terminated);
+            }
+            return;
         }
+        if let Some(route) = spawning_route(thread, runtime) {
+            runtime.spawn_routes.insert(task, route);
+        }
+        unpolled::spawn(thread, runtime, counters.site(), task);
     });
+}
+
+/// Returns the route that a task is spawned under, if this thread spawns one now: that of the
+/// request that it works for, or the one under which the spawning task was spawned itself.
+#[cfg(tokio_unstable)]
+#[inline]
+fn spawning_route(thread: &LocalHandle, runtime: &Runtime) -> Option<RouteId> {
+    let slot = &thread.state.slot;
+    if slot.depth() == 0 {
+        return None;
+    }
+    slot.current_route().or_else(|| runtime.spawn_routes.find(slot.innermost_poll()?.0.task()))
 }
 
 /// Counts a task that ended.
@@ -253,8 +286,10 @@ pub(crate) fn count_spawn(runtime: &Runtime, location: &'static Location<'static
 #[cfg(tokio_unstable)]
 #[inline]
 pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'static>, task: TaskBits) {
-    if crate::measure::thread::is_spawn_unknown(runtime, location) {
-        return;
+    runtime.spawn_routes.remove(task);
+    unpolled::end_task(runtime, task);
+    if is_spawn_unknown(runtime, location) {
+        return LatestEnd::set(EndOutsidePoll { task, is_counted: false });
     }
     with_handle(runtime, |thread| {
         let is_in_poll = thread.state.slot.top().is_some_and(|top| top.task() == task);
@@ -265,9 +300,11 @@ pub(crate) fn count_task_end(runtime: &Runtime, location: &'static Location<'sta
         } else {
             None
         };
-        match counters {
-            Some(counters) => counters.event(SiteEvent::Terminated),
-            None => thread.ended_before_spawn.set(task),
+        if let Some(counters) = counters {
+            counters.event(SiteEvent::Terminated);
+        }
+        if !is_in_poll {
+            LatestEnd::set(EndOutsidePoll { task, is_counted: counters.is_some() });
         }
     });
 }
@@ -298,6 +335,7 @@ pub(crate) fn leave_route(thread: &LocalHandle, pushed: PushedFrame, route: Rout
     let Some(top) = slot.top().filter(|top| top.number() == pushed.number) else {
         return leave(thread, pushed);
     };
+    delays::note_request(thread, route);
     let start = top.start();
     let duration = thread.state.since(start);
     if let Some(counters) = thread.state.routes.get_or_create(route) {
@@ -326,34 +364,4 @@ fn publish_slow_request(thread: &LocalHandle, top: &FrameCell, start: Ticks, dur
 }
 
 #[cfg(all(test, tokio_unstable, not(pollwatch_loom)))]
-mod tests {
-    use super::*;
-    use crate::measure::runtime::meter::Meter;
-    use crate::measure::thread::local_handle;
-
-    /// A stackful coroutine that is abandoned within a watched future leaves frames behind.
-    #[test]
-    fn the_end_of_a_poll_pops_the_frames_that_were_left_in_it() {
-        let meter = Meter::of(Nanos::from_secs(1), 10);
-        let runtime = meter.runtimes.reserve("main", &meter).unwrap().unwrap();
-        let thread = local_handle(&meter).unwrap();
-        let slot = &thread.state.slot;
-        let location = Location::caller();
-        let [outer, inner, unknown] = [7, 8, 9].map(TaskBits);
-        start_task_poll(&runtime, location, outer);
-        start_task_poll(&runtime, location, inner);
-        let origin = WrapperOrigin { site: meter.sites.intern(location), parent_route: None, runtime: runtime.id };
-        let left = enter(thread, origin, || inner, || runtime.id).unwrap();
-        enter(thread, origin, || inner, || runtime.id).unwrap();
-        assert_eq!(slot.depth(), 4);
-        end_task_poll(&runtime, location, unknown);
-        assert_eq!(slot.depth(), 4, "of no task that is polled");
-        end_task_poll(&runtime, location, inner);
-        assert_eq!(slot.depth(), 1);
-        assert!(slot.is_polling(outer) && !slot.is_polling(inner));
-        leave(thread, left);
-        assert_eq!(slot.depth(), 1, "its guard runs after its frame was popped");
-        end_task_poll(&runtime, location, outer);
-        assert_eq!(slot.depth(), 0);
-    }
-}
+mod tests;

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::measure::counters::routes::RequestStatus;
 use crate::measure::entry::future::{UNRESOLVED, resolve};
 use crate::measure::entry::poll::{self, PushedFrame, RequestPhase, WrapperOrigin};
 use crate::measure::primitives::route::{NameStatus, RouteId};
@@ -12,6 +11,7 @@ use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::thread::{LocalHandle, local_handle};
 use crate::model::id::RuntimeId;
+use crate::model::labels::RequestStatus;
 
 /// A request that is being handled. Its future owns this, and after that its body.
 pub(crate) struct ActiveRequest {
@@ -55,6 +55,18 @@ impl ActiveRequest {
         let Some(thread) = local_handle(&self.meter) else { return };
         if let Some(counters) = thread.state.routes.get_or_create(self.route) {
             counters.request(method, status);
+        }
+    }
+
+    /// Counts the request as one that a layer could not name, if it has no name.
+    #[cold]
+    pub(crate) fn count_unnamed(&self) {
+        if self.route != RouteId::UNMATCHED {
+            return;
+        }
+        let Some(thread) = local_handle(&self.meter) else { return };
+        if let Some(counters) = thread.state.routes.get_or_create(self.route) {
+            counters.unnamed_request();
         }
     }
 

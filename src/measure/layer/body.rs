@@ -7,8 +7,7 @@ use std::task::{Context, Poll};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::measure::entry::poll::RequestPhase;
-use crate::measure::entry::request::ActiveRequest;
+use crate::measure::entry::watched_request::WatchedRequest;
 
 /// The source file of the function that polls a body, as captured stacks name it.
 pub(crate) const FILE: &str = file!();
@@ -21,7 +20,7 @@ pin_project! {
     pub struct WatchBody<B> {
         #[pin]
         inner: Option<B>,
-        request: Option<ActiveRequest>,
+        request: Option<WatchedRequest>,
     }
 }
 
@@ -34,7 +33,7 @@ impl<B> Default for WatchBody<B> {
 }
 
 impl<B> WatchBody<B> {
-    pub(super) fn new(body: B, request: Option<ActiveRequest>) -> WatchBody<B> {
+    pub(super) fn new(body: B, request: Option<WatchedRequest>) -> WatchBody<B> {
         WatchBody { inner: Some(body), request }
     }
 
@@ -118,8 +117,10 @@ impl<B: Body> Body for WatchBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let Some(body) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
-        let _guard = this.request.as_mut().map(|request| request.enter(RequestPhase::Poll));
-        body.poll_frame(cx)
+        match this.request {
+            Some(request) => request.poll(|| body.poll_frame(cx)),
+            None => body.poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,9 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::WatchBody;
 use super::name::{UnconfirmedName, is_grpc};
-use crate::measure::counters::routes::RequestStatus;
-use crate::measure::entry::poll::RequestPhase;
-use crate::measure::entry::request::ActiveRequest;
+use crate::measure::entry::watched_request::WatchedRequest;
 
 /// The source file of the function that polls a response, as captured stacks name it.
 pub(crate) const FILE: &str = file!();
@@ -40,65 +38,37 @@ impl<F> ResponseFuture<F> {
     }
 }
 
-/// A request that has no response yet. It is counted when it gets one, or when this is dropped.
+/// A request that has no response yet.
 pub(super) struct UnansweredRequest {
-    /// The request; `None` once there is a response, whose body owns it then.
-    request: Option<ActiveRequest>,
-    /// The index of the method in [`METHODS`](crate::measure::counters::routes::METHODS).
-    method: u8,
+    /// The request; `None` once there is a response, whose body owns it then, and where no
+    /// watchdog measures it.
+    request: Option<WatchedRequest>,
     unconfirmed: Option<UnconfirmedName>,
-    outcome: OutcomeOnDrop,
-}
-
-/// The outcome of a request if it were dropped now.
-#[derive(Clone, Copy, PartialEq)]
-enum OutcomeOnDrop {
-    /// The request would be cancelled.
-    Cancelled,
-    /// The service is running, so that only a panic can drop the request.
-    Panicked,
-    /// Nothing would be counted: the request has been counted, or an outer layer counts it.
-    Counted,
 }
 
 impl UnansweredRequest {
-    pub(super) fn new(request: ActiveRequest, method: u8, unconfirmed: Option<UnconfirmedName>) -> UnansweredRequest {
-        // Of two nested layers the outer one counts the request.
-        let outcome = if request.is_within_its_route() { OutcomeOnDrop::Counted } else { OutcomeOnDrop::Cancelled };
-        UnansweredRequest { request: Some(request), method, unconfirmed, outcome }
+    pub(super) fn new(request: WatchedRequest, unconfirmed: Option<UnconfirmedName>) -> UnansweredRequest {
+        UnansweredRequest { request: Some(request), unconfirmed }
+    }
+
+    /// Returns the state of a request that no watchdog measures.
+    pub(super) fn unwatched() -> UnansweredRequest {
+        UnansweredRequest { request: None, unconfirmed: None }
     }
 
     /// Calls the service.
     pub(super) fn call<R>(&mut self, call: impl FnOnce() -> R) -> R {
-        self.within(RequestPhase::Call, call)
+        match &mut self.request {
+            Some(request) => request.call(call),
+            None => call(),
+        }
     }
 
     /// Polls the response.
     fn poll<R>(&mut self, poll: impl FnOnce() -> R) -> R {
-        self.within(RequestPhase::Poll, poll)
-    }
-
-    /// Runs a phase of the request as a frame of its route.
-    fn within<R>(&mut self, phase: RequestPhase, run: impl FnOnce() -> R) -> R {
-        let before = self.outcome;
-        let guard = self.request.as_mut().map(|request| request.enter(phase));
-        if before == OutcomeOnDrop::Cancelled {
-            // The outcome remains if `run` unwinds.
-            self.outcome = OutcomeOnDrop::Panicked;
-        }
-        let result = run();
-        drop(guard);
-        self.outcome = before;
-        result
-    }
-
-    /// Counts the request, unless that was done before or an outer layer does it.
-    fn count(&mut self, status: RequestStatus) {
-        if self.outcome != OutcomeOnDrop::Counted {
-            self.outcome = OutcomeOnDrop::Counted;
-            if let Some(request) = &self.request {
-                request.count(self.method.into(), status);
-            }
+        match &mut self.request {
+            Some(request) => request.poll(poll),
+            None => poll(),
         }
     }
 
@@ -110,23 +80,13 @@ impl UnansweredRequest {
             || response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == UNIMPLEMENTED)
             || name.is_grpc_path && !is_grpc(response.headers());
         if let (false, Some(request)) = (is_unknown, &mut self.request) {
-            request.confirm(&name.name);
+            request.set_route(&name.name);
         }
     }
 }
 
 /// gRPC's status code of a method that the service does not have.
 const UNIMPLEMENTED: &[u8] = b"12";
-
-impl Drop for UnansweredRequest {
-    fn drop(&mut self) {
-        match self.outcome {
-            OutcomeOnDrop::Counted => {}
-            OutcomeOnDrop::Cancelled => self.count(RequestStatus::CANCELLED),
-            OutcomeOnDrop::Panicked => self.count(RequestStatus::PANICKED),
-        }
-    }
-}
 
 impl<F, B, E> Future for ResponseFuture<F>
 where
@@ -140,13 +100,21 @@ where
         match unanswered.poll(|| inner.poll(cx)) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => {
-                unanswered.count(RequestStatus::ERROR);
+                if let Some(request) = &mut unanswered.request {
+                    request.fail();
+                }
                 Poll::Ready(Err(error))
             }
             Poll::Ready(Ok(response)) => {
                 unanswered.confirm(&response);
-                unanswered.count(RequestStatus::of_code(response.status().as_u16()));
-                let request = unanswered.request.take();
+                let mut request = unanswered.request.take();
+                if let Some(request) = &mut request {
+                    // A request that is not found has no route that the layer could know.
+                    if response.status() != StatusCode::NOT_FOUND {
+                        request.count_unnamed();
+                    }
+                    request.respond(response.status().as_u16());
+                }
                 Poll::Ready(Ok(response.map(|body| WatchBody::new(body, request))))
             }
         }

@@ -18,7 +18,7 @@ pub use body::WatchBody;
 pub use future::ResponseFuture;
 pub use service::WatchService;
 
-use crate::measure::primitives::site::SiteId;
+use crate::measure::entry::watched_request::RequestWatcher;
 use crate::measure::runtime::meter::Meter;
 use name::RouteBy;
 
@@ -27,7 +27,7 @@ use name::RouteBy;
 pub(crate) const FILES: [&str; 3] = [body::FILE, future::FILE, service::FILE];
 
 /// A tower layer that names what blocks by the route of its request; made by
-/// [`Watchdog::layer`](crate::Watchdog::layer).
+/// [`Watchdog::layer`](crate::Watchdog::layer) or [`pollwatch::layer()`](crate::layer()).
 ///
 /// A web framework spawns the tasks of all connections at one location, which says little about a
 /// stall. With this layer a stall names the route, if it happens in a handler, an extractor, a
@@ -95,18 +95,33 @@ pub struct WatchLayer {
 /// The part of a layer that its services share.
 #[derive(Clone)]
 struct LayerContext {
-    meter: Arc<Meter>,
-    /// The location where the layer was made.
-    site: SiteId,
+    watcher: LayerWatcher,
     /// The application's function that names routes.
     route_by: Option<RouteBy>,
+}
+
+/// The watcher of a layer's requests. Its site is the location where the layer was made.
+#[derive(Clone)]
+enum LayerWatcher {
+    Fixed(RequestWatcher),
+    /// One of the current watchdog at each request.
+    Current {
+        location: &'static Location<'static>,
+    },
 }
 
 impl WatchLayer {
     #[track_caller]
     pub(crate) fn new(meter: &Arc<Meter>) -> WatchLayer {
-        let site = meter.sites.intern(Location::caller());
-        WatchLayer { context: LayerContext { meter: meter.clone(), site, route_by: None } }
+        let watcher = LayerWatcher::Fixed(RequestWatcher::new(meter));
+        WatchLayer { context: LayerContext { watcher, route_by: None } }
+    }
+
+    /// Returns a layer that finds the current watchdog at each request.
+    #[track_caller]
+    pub(crate) fn of_current() -> WatchLayer {
+        let watcher = LayerWatcher::Current { location: Location::caller() };
+        WatchLayer { context: LayerContext { watcher, route_by: None } }
     }
 
     /// Sets a function that names routes by the head of a request. Where it returns `None`, the

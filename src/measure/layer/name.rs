@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Request};
 
-use super::LayerContext;
-use crate::measure::counters::routes::METHODS;
 use crate::measure::entry::request::route;
 use crate::measure::primitives::route::{NameStatus, RouteId};
+use crate::measure::runtime::meter::Meter;
 use crate::util::call_user;
 
 /// The application's function that names routes.
@@ -34,23 +33,23 @@ pub(super) struct UnconfirmedName {
 
 /// Names a request by its head, as [`WatchLayer`](super::WatchLayer) describes. The application's
 /// function runs on the calling thread, and its panic is caught and counted.
-pub(super) fn name_request<B>(context: &LayerContext, request: Request<B>) -> NamedRequest<B> {
-    let (request, custom) = match &context.route_by {
+pub(super) fn name_request<B>(meter: &Arc<Meter>, route_by: Option<&RouteBy>, request: Request<B>) -> NamedRequest<B> {
+    let (request, custom) = match route_by {
         None => (request, None),
         Some(route_by) => {
             let (parts, body) = request.into_parts();
             let mut custom = None;
             if call_user(|| custom = route_by(&parts)) {
-                context.meter.hook_panics.fetch_add(1, Ordering::Relaxed);
+                meter.hook_panics.fetch_add(1, Ordering::Relaxed);
             }
             (Request::from_parts(parts, body), custom)
         }
     };
     let (route, unconfirmed) = match (&custom, matched_path(&request)) {
-        (Some(name), _) => intern_unconfirmed(context, name, false),
-        (None, Some(name)) => (route(&context.meter, name, NameStatus::Confirmed), None),
+        (Some(name), _) => intern_unconfirmed(meter, name, false),
+        (None, Some(name)) => (route(meter, name, NameStatus::Confirmed), None),
         (None, None) if is_grpc(request.headers()) && is_grpc_method(request.uri().path()) => {
-            intern_unconfirmed(context, request.uri().path(), true)
+            intern_unconfirmed(meter, request.uri().path(), true)
         }
         (None, None) => (RouteId::UNMATCHED, None),
     };
@@ -58,8 +57,8 @@ pub(super) fn name_request<B>(context: &LayerContext, request: Request<B>) -> Na
 }
 
 /// Returns the route of an unconfirmed name, and keeps the name where it got no id.
-fn intern_unconfirmed(context: &LayerContext, name: &str, is_grpc_path: bool) -> (RouteId, Option<UnconfirmedName>) {
-    let route = route(&context.meter, name, NameStatus::Unconfirmed);
+fn intern_unconfirmed(meter: &Arc<Meter>, name: &str, is_grpc_path: bool) -> (RouteId, Option<UnconfirmedName>) {
+    let route = route(meter, name, NameStatus::Unconfirmed);
     (route, (route == RouteId::OTHER).then(|| UnconfirmedName { name: name.into(), is_grpc_path }))
 }
 
@@ -84,10 +83,4 @@ fn is_grpc_method(path: &str) -> bool {
     let mut parts = path.split('/');
     let mut next = || parts.next().map(str::is_empty);
     (next(), next(), next(), next()) == (Some(true), Some(false), Some(false), None)
-}
-
-/// Returns the index of a method in [`METHODS`].
-pub(super) fn method_index(method: &Method) -> u8 {
-    let known = METHODS[..METHODS.len() - 1].iter().position(|known| *known == method.as_str());
-    known.unwrap_or(METHODS.len() - 1) as u8
 }

@@ -9,8 +9,8 @@ use tower_service::Service;
 
 use super::future::UnansweredRequest;
 use super::name::NamedRequest;
-use super::{LayerContext, ResponseFuture, WatchBody, name};
-use crate::measure::entry::request::ActiveRequest;
+use super::{LayerContext, LayerWatcher, ResponseFuture, WatchBody, name};
+use crate::measure::entry::watched_request::RequestWatcher;
 
 /// The source file of the function that calls the inner service, as captured stacks name it.
 pub(crate) const FILE: &str = file!();
@@ -105,10 +105,21 @@ where
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> ResponseFuture<S::Future> {
-        let method = name::method_index(request.method());
-        let NamedRequest { request, route, unconfirmed } = name::name_request(&self.context, request);
-        let active = ActiveRequest::new(&self.context.meter, self.context.site, route);
-        let mut unanswered = UnansweredRequest::new(active, method, unconfirmed);
+        let current;
+        let watcher = match &self.context.watcher {
+            LayerWatcher::Fixed(fixed) => Some(fixed),
+            LayerWatcher::Current { location } => {
+                current = RequestWatcher::of_current(location);
+                current.as_ref()
+            }
+        };
+        let Some(watcher) = watcher else {
+            return ResponseFuture::new(self.inner.call(request), UnansweredRequest::unwatched());
+        };
+        let NamedRequest { request, route, unconfirmed } =
+            name::name_request(watcher.meter(), self.context.route_by.as_ref(), request);
+        let watched = watcher.start_with(request.method().as_str(), route);
+        let mut unanswered = UnansweredRequest::new(watched, unconfirmed);
         // Some services do their work in the call, not in the future that they return.
         let inner = unanswered.call(|| self.inner.call(request));
         ResponseFuture::new(inner, unanswered)

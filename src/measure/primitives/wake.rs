@@ -111,11 +111,16 @@ impl Wake {
 
     /// Sleeps until a poll starts; for the watchdog thread only. Does not sleep if `is_idle`, which
     /// runs when the flag is up, finds that a poll has started. Without the barrier the sleep lasts
-    /// 100 ms at most. Returns the clock reading at which a poll woke this thread, if one did.
-    pub(crate) fn fall_asleep(&self, is_idle: impl FnOnce() -> bool) -> Option<Ticks> {
+    /// 100 ms at most, and always no longer than `limit`. Returns the clock reading at which a poll
+    /// woke this thread, if one did.
+    pub(crate) fn fall_asleep(&self, limit: Option<Duration>, is_idle: impl FnOnce() -> bool) -> Option<Ticks> {
         self.woken.store(0, Ordering::Relaxed);
         // A wake-up before this has left a token, with which either call returns at once.
-        let park = |exact| if exact { std::thread::park() } else { std::thread::park_timeout(TICK) };
+        let park = |exact| match (exact, limit) {
+            (true, None) => std::thread::park(),
+            (true, Some(limit)) => std::thread::park_timeout(limit),
+            (false, limit) => std::thread::park_timeout(limit.map_or(TICK, |limit| limit.min(TICK))),
+        };
         self.flag.sleep(|| self.barrier && crate::sys::barrier(), is_idle, park);
         Some(Ticks(self.woken.load(Ordering::Relaxed))).filter(|woken| *woken != Ticks(0))
     }

@@ -5,39 +5,33 @@
 //! silently. A callback cannot be read or removed. The `Debug` text of the builder shows only which
 //! kinds are set.
 //!
-//! What follows from it:
+//! What follows from it: a callback of the user's that is already on the builder would be lost.
+//! [`install`] finds it by the `Debug` text, and refuses the builder. Where pollwatch only lists
+//! threads by its callbacks, it leaves every callback that is set: a list is not worth a callback
+//! of the user's.
 //!
-//! - A callback of the user's that is already on the builder would be lost. [`install`] finds it by
-//!   the `Debug` text, and refuses the builder.
-//! - After the build, pollwatch's callbacks cannot be removed. [`uninstall`] replaces them by
-//!   callbacks without effect, so that the next runtime from this builder does not publish to the
-//!   worker threads of this one.
-//! - The `Debug` text shows those placeholders like callbacks of the user's. A second build with
-//!   the same builder must not be refused because of them.
-//!
-//! What is stored: [`PLACEHOLDERS`], the list of all placeholders. The address of the builder
-//! identifies them, since tokio offers nothing else. Each placeholder owns a token, which is
-//! dropped with it, so that a callback that the user set over a placeholder is not mistaken for it.
-//! One case remains: a placeholder may live on in a runtime that was built from the builder, or in
-//! the builder after a move, while the user sets a callback on another builder at the old address.
-//! That callback is replaced without an error, as the documentation of `Watchdog::build_runtime`
-//! says.
+//! The builder is owned by the call that builds the runtime. So no further runtime is built from
+//! it, and the callbacks need not be replaced afterwards.
 
 use std::fmt;
-use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 
+use crate::error::{Error, ErrorKind};
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::worker_threads::WorkerThreads;
-use crate::util::{call_user, lock};
+use crate::util::call_user;
 
 /// `true` if pollwatch has thread callbacks of its own in this build. With `tokio_unstable`, the
 /// task hooks report more. On other systems than Linux, a worker's thread cannot be observed well
 /// enough.
 pub(crate) const INSTALLED: bool = cfg!(all(not(tokio_unstable), target_os = "linux"));
+
+/// `true` if pollwatch lists the threads of pools in this build, although they publish nothing.
+/// Their stacks can then be captured while they run.
+const LISTED: bool = cfg!(all(tokio_unstable, target_os = "linux"));
 
 type Callback = Box<dyn Fn() + Send + Sync>;
 
@@ -81,6 +75,9 @@ enum CallbackKind {
 impl CallbackKind {
     const ALL: [CallbackKind; 4] = [CallbackKind::Start, CallbackKind::Stop, CallbackKind::Park, CallbackKind::Unpark];
 
+    /// The kinds that list the threads of a pool.
+    const LISTING: [CallbackKind; 2] = [CallbackKind::Start, CallbackKind::Stop];
+
     /// Returns the name of the field in the `Debug` text of tokio's builder.
     fn field(self) -> &'static str {
         match self {
@@ -117,66 +114,38 @@ impl CallbackKind {
     }
 }
 
-/// A callback without effect that [`uninstall`] has set on a builder.
-struct Placeholder {
-    /// The address of the builder.
-    builder: usize,
-    kind: CallbackKind,
-    /// The token that the callback owns. It is dropped once no builder and no runtime has the
-    /// callback any more.
-    token: Weak<()>,
-}
-
-/// All placeholders that may still be on a builder.
-static PLACEHOLDERS: Mutex<Vec<Placeholder>> = Mutex::new(Vec::new());
-
-fn address(builder: &Builder) -> usize {
-    std::ptr::from_ref(builder) as usize
-}
-
-/// Returns whether the builder's callback of this kind is a placeholder.
-fn has_placeholder(builder: &Builder, kind: CallbackKind) -> bool {
-    let is_here = |known: &Placeholder| (known.builder, known.kind) == (address(builder), kind);
-    lock(&PLACEHOLDERS).iter().any(|known| is_here(known) && known.token.strong_count() > 0)
-}
-
-/// Replaces the builder's callback of this kind by a placeholder.
-fn set_placeholder(builder: &mut Builder, kind: CallbackKind) {
-    let token = Arc::new(());
-    let placeholder = Placeholder { builder: address(builder), kind, token: Arc::downgrade(&token) };
-    // This drops the previous callback, with everything that the user's closure owns. It happens
-    // before the lock is taken, because such a drop is user code.
-    kind.set(builder, move || {
-        let _ = &token;
-    });
-    let mut placeholders = lock(&PLACEHOLDERS);
-    placeholders.retain(|known| known.token.strong_count() > 0);
-    placeholders.push(placeholder);
-}
-
-/// The callbacks that [`install`] has set on a builder, for [`uninstall`].
+/// The lists to which the callbacks publish that [`install`] has set on a builder.
 pub(crate) struct InstalledCallbacks {
-    kinds: Vec<CallbackKind>,
     /// The list to which pollwatch's callbacks publish; `None` where only the user's are set.
     pub(crate) worker_threads: Option<Arc<WorkerThreads>>,
+    /// The list of the pool's threads, which publish nothing.
+    pub(crate) pool_threads: Option<Arc<WorkerThreads>>,
 }
 
 /// Sets the user's callbacks on the builder, with pollwatch's own if the threads are to be
-/// `observed` and this build has any ([`INSTALLED`]).
+/// `observed` and this build has any ([`INSTALLED`], [`LISTED`]). Threads are listed only if the
+/// builder has no callback that would be replaced thereby.
 ///
 /// # Errors
 ///
-/// `InvalidInput` when the builder already has a callback of the user's that would be lost.
+/// Fails when the builder already has a callback of the user's that would be lost.
 pub(crate) fn install(
     builder: &mut Builder,
     meter: &Arc<Meter>,
     user: ThreadCallbacks,
     observed: bool,
-) -> io::Result<InstalledCallbacks> {
-    let observed = observed && INSTALLED;
-    let kinds: Vec<CallbackKind> = CallbackKind::ALL.into_iter().filter(|kind| observed || user.has(*kind)).collect();
+) -> Result<InstalledCallbacks, Error> {
+    let wanted = observed;
+    let observed = wanted && INSTALLED;
+    let mut kinds: Vec<CallbackKind> =
+        CallbackKind::ALL.into_iter().filter(|kind| observed || user.has(*kind)).collect();
     refuse_lost_callbacks(builder, &kinds)?;
+    let listed = wanted && LISTED && has_none_of(builder, &CallbackKind::LISTING);
+    if listed {
+        kinds.extend(CallbackKind::LISTING.iter().filter(|kind| !user.has(**kind)));
+    }
     let worker_threads = observed.then(|| WorkerThreads::new(meter));
+    let pool_threads = listed.then(|| WorkerThreads::new(meter));
     let ThreadCallbacks { start, stop, park, unpark } = user;
     let by_kind = [
         (CallbackKind::Start, start),
@@ -185,27 +154,33 @@ pub(crate) fn install(
         (CallbackKind::Unpark, unpark),
     ];
     for (kind, user) in by_kind.into_iter().filter(|(kind, _)| kinds.contains(kind)) {
-        install_kind(builder, kind, worker_threads.clone(), Arc::downgrade(meter), user);
+        let listed = pool_threads.clone().filter(|_| CallbackKind::LISTING.contains(&kind));
+        let threads = worker_threads.clone().or(listed);
+        install_kind(builder, kind, threads, Arc::downgrade(meter), user);
     }
-    Ok(InstalledCallbacks { kinds, worker_threads })
+    Ok(InstalledCallbacks { worker_threads, pool_threads })
 }
 
-/// Returns an error if the builder has callbacks of these kinds that are not placeholders.
-fn refuse_lost_callbacks(builder: &Builder, kinds: &[CallbackKind]) -> io::Result<()> {
+/// Returns whether the builder has no callbacks of these kinds.
+fn has_none_of(builder: &Builder, kinds: &[CallbackKind]) -> bool {
     let debug_text = format!("{builder:?}");
-    let lost = kinds.iter().filter(|kind| kind.is_set(&debug_text) && !has_placeholder(builder, **kind));
+    !kinds.iter().any(|kind| kind.is_set(&debug_text))
+}
+
+/// Returns an error if the builder has callbacks of these kinds.
+fn refuse_lost_callbacks(builder: &Builder, kinds: &[CallbackKind]) -> Result<(), Error> {
+    let debug_text = format!("{builder:?}");
+    let lost = kinds.iter().filter(|kind| kind.is_set(&debug_text));
     let lost: Vec<&str> = lost.map(|kind| kind.method()).collect();
     if lost.is_empty() {
         return Ok(());
     }
-    Err(io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!(
-            "the builder has callbacks of its own that would be lost, because tokio keeps one of each kind: {}. Set them \
-             on pollwatch::Hooks, which has methods of the same names, and pass that to Watchdog::build_runtime_with",
-            lost.join(", ")
-        ),
-    ))
+    let text = format!(
+        "the builder has callbacks of its own that would be lost, because tokio keeps one of each kind: {}. Set them on \
+         pollwatch::Hooks, which has methods of the same names, and pass that to RuntimeBuilder::hooks",
+        lost.join(", ")
+    );
+    Err(Error::new(ErrorKind::CallbacksWouldBeLost, text))
 }
 
 /// Sets one callback. The user's callbacks for park and unpark run while the thread counts as
@@ -254,14 +229,6 @@ fn run_user(meter: &Weak<Meter>, user: &Callback) {
     }
 }
 
-/// Replaces the installed callbacks by placeholders, so that the next runtime that is built from
-/// this builder does not publish to the worker threads of this one.
-pub(crate) fn uninstall(builder: &mut Builder, installed: &InstalledCallbacks) {
-    for &kind in &installed.kinds {
-        set_placeholder(builder, kind);
-    }
-}
-
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
@@ -281,20 +248,5 @@ mod tests {
         assert_eq!(set_methods(&builder), ["on_thread_stop", "on_thread_unpark"], "{builder:?}");
         builder.on_thread_start(|| {}).on_thread_park(|| {});
         assert_eq!(set_methods(&builder).len(), 4, "{builder:?}");
-    }
-
-    #[test]
-    fn a_placeholder_is_not_mistaken_for_a_callback_of_the_user() {
-        let mut builder = Builder::new_multi_thread();
-        builder.on_thread_start(|| {});
-        assert!(!has_placeholder(&builder, CallbackKind::Start));
-        set_placeholder(&mut builder, CallbackKind::Park);
-        assert!(has_placeholder(&builder, CallbackKind::Park) && !has_placeholder(&builder, CallbackKind::Start));
-        builder.on_thread_park(|| {});
-        assert!(!has_placeholder(&builder, CallbackKind::Park), "the user has set another since");
-        set_placeholder(&mut builder, CallbackKind::Park);
-        set_placeholder(&mut builder, CallbackKind::Park);
-        assert!(has_placeholder(&builder, CallbackKind::Park));
-        assert!(!has_placeholder(&Builder::new_multi_thread(), CallbackKind::Park));
     }
 }

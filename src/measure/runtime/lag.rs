@@ -124,6 +124,15 @@ fn unpack_scan(word: u64) -> Option<(Nanos, usize)> {
 /// A clone costs one reference count. A `Lag` does not keep the watchdog running. It belongs to the
 /// name of the runtime, and also returns the lag of the next runtime that has the name after this
 /// one has shut down.
+///
+/// ```
+/// # let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let runtime = watchdog.runtime("main").build()?;
+/// let lag = watchdog.lag("main").expect("a runtime of this name");
+/// let is_blocked = lag.read().is_some_and(|reading| reading.blocked_workers > 0);
+/// # drop(runtime);
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Lag(Arc<LagHolder>);
 
@@ -161,8 +170,7 @@ impl Lag {
     /// use std::time::Duration;
     ///
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// # let runtime = watchdog.runtime("main").enable_all().build().unwrap();
     /// let lag = watchdog.lag("main").expect("a runtime of this name");
     /// let delay = lag.read().and_then(|reading| reading.schedule_delay);
     /// if delay.is_some_and(|measured| measured.delay > Duration::from_millis(50)) {
@@ -174,10 +182,7 @@ impl Lag {
         let LagHolder { meter, runtime } = &*self.0;
         let mut reading = runtime.lag.read()?;
         let sent = runtime.probe.unanswered();
-        reading.unanswered = sent.map_or(Duration::ZERO, |sent| {
-            let now = meter.clock.now();
-            meter.clock.delta(sent, now).to_duration()
-        });
+        reading.unanswered = sent.map_or(Duration::ZERO, |sent| meter.clock.elapsed_since(sent).to_duration());
         Some(reading)
     }
 
@@ -185,8 +190,7 @@ impl Lag {
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// # let runtime = watchdog.runtime("main").enable_all().build().unwrap();
     /// assert_eq!(watchdog.lag("main").unwrap().runtime(), "main");
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
@@ -198,8 +202,7 @@ impl Lag {
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// # let runtime = watchdog.runtime("main").enable_all().build().unwrap();
     /// assert_eq!(watchdog.lag("main").unwrap().runtime_id(), Some(runtime.handle().id()));
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
@@ -212,8 +215,7 @@ impl Lag {
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// let runtime = watchdog.build_runtime("main", builder.worker_threads(2)).unwrap();
+    /// let runtime = watchdog.runtime("main").worker_threads(2).build().unwrap();
     /// assert_eq!(watchdog.lag("main").unwrap().workers(), Some(2));
     /// # Ok::<(), pollwatch::Error>(())
     /// ```
@@ -232,6 +234,13 @@ impl fmt::Debug for Lag {
 /// [`Watchdog::lag_source`](crate::Watchdog::lag_source). Middleware that is made before its
 /// runtime is known holds one. It does not keep the watchdog running, and costs nothing until it
 /// returns a `Lag`.
+///
+/// ```
+/// # let watchdog = pollwatch::Watchdog::builder().start()?;
+/// let source = watchdog.lag_source();
+/// assert!(source.get("main").is_none(), "no runtime has this name");
+/// # Ok::<(), pollwatch::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct LagSource {
     meter: Arc<Meter>,
@@ -261,8 +270,7 @@ impl LagSource {
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;
-    /// # let mut builder = tokio::runtime::Builder::new_multi_thread();
-    /// # let runtime = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+    /// # let runtime = watchdog.runtime("main").enable_all().build().unwrap();
     /// let source = watchdog.lag_source();
     /// let lag = runtime.block_on(async move { source.current() });
     /// assert_eq!(lag.unwrap().runtime(), "main");
@@ -375,7 +383,7 @@ mod tests {
         let [before, after] = [(); 2].map(|()| tokio::runtime::Builder::new_current_thread().build().unwrap());
         assert!(before.block_on(async { source.current() }).is_some());
         assert_eq!(source.all().len(), 1);
-        meter.runtimes.stop_all();
+        meter.runtimes.stop_all(true);
         assert!(after.block_on(async { source.current() }).is_none());
         assert!(meter.runtimes.find(after.handle().id()).is_none() && source.all().is_empty());
         assert!(before.block_on(async { source.current() }).is_some(), "it is known by its name");

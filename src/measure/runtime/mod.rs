@@ -9,6 +9,8 @@
 //! - The hooks hold the [`Runtime`] entry, so an entry that held a handle for ever would be a cycle
 //!   and leak. The entry holds tokio's handle only while the runtime lives ([`LiveHandle`]).
 //! - The drop of a task of pollwatch's own, the [`probe`], reports the shutdown.
+//! - A poll that blocks when the shutdown starts continues to block its worker. What shows that is
+//!   kept until no poll of the runtime is running ([`ClosingRuntime`]).
 //! - A new runtime may take the name of one that was shut down. A probe of the old runtime may be
 //!   dropped later. The generation number of the entry distinguishes the two.
 //!
@@ -16,22 +18,33 @@
 //! [`Runtimes`]. Its index in the list is its [`RuntimeId`]; index 0 is `other`, which counts for
 //! all unknown runtimes. The meter ([`meter`]) owns the list.
 
+pub(crate) mod blocking_pool;
+pub(crate) mod build_facts;
 pub(crate) mod callbacks;
+pub(crate) mod current;
+pub(crate) mod driven;
+pub(crate) mod io_driver;
 pub(crate) mod lag;
 pub(crate) mod meter;
 pub(crate) mod ownership;
 pub(crate) mod probe;
+pub(crate) mod runtimes;
 pub(crate) mod stats;
 pub(crate) mod worker_threads;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::runtime::{Handle, Id, RuntimeFlavor, RuntimeMetrics};
 
-use crate::error::Error;
-use crate::measure::primitives::frame::MAX_RUNTIMES;
 use crate::measure::primitives::histogram::Histogram;
+#[cfg(tokio_unstable)]
+use crate::measure::primitives::spawn_routes::SpawnRoutes;
+#[cfg(tokio_unstable)]
+use crate::measure::primitives::unpolled::LastPolls;
+use crate::measure::runtime::build_facts::BuildFacts;
+use crate::measure::runtime::driven::DrivenRuntime;
+use crate::measure::runtime::io_driver::{DriverKnowledge, IoDriver};
 use crate::measure::runtime::lag::LagCell;
 use crate::measure::runtime::meter::Meter;
 use crate::measure::runtime::ownership::WorkerOwners;
@@ -44,6 +57,7 @@ use crate::measure::thread::ThreadState;
 use crate::measure::thread::slot::Frame;
 use crate::model::id::{RuntimeId, WorkerIndex};
 use crate::model::snapshot::TokioSnapshot;
+use crate::model::time::Nanos;
 use crate::util::lock;
 
 /// One named runtime. The entry outlives tokio's runtime: another one of the same name continues
@@ -58,6 +72,16 @@ pub(crate) struct Runtime {
     #[cfg(tokio_unstable)]
     pub(crate) runtime_key: RuntimeKey,
     pub(crate) meter: Weak<Meter>,
+    /// A copy of the meter's; the maximum where delays are not tracked.
+    #[cfg(all(tokio_unstable, feature = "delays"))]
+    pub(crate) min_delay: Nanos,
+    /// The routes under which tasks were spawned, of the whole meter.
+    #[cfg(tokio_unstable)]
+    pub(crate) spawn_routes: Arc<SpawnRoutes>,
+    /// The last polls of tasks, where they are tracked; the same table in all runtimes of a
+    /// watchdog.
+    #[cfg(tokio_unstable)]
+    pub(crate) last_polls: Option<Arc<LastPolls>>,
     pub(crate) probe: Probe,
     pub(crate) lag: LagCell,
     /// The delays from waking the probe to its poll.
@@ -76,6 +100,8 @@ struct RuntimeState {
     /// `true` from the reservation of the name until the runtime is shut down.
     reserved: bool,
     live: Option<LiveHandle>,
+    /// The runtime that shuts down, or has shut down, while a poll of it was running.
+    closing: Option<ClosingRuntime>,
     /// The runtime that was live when the watchdog stopped. Its tasks are still counted under this
     /// name.
     stopped: Option<Id>,
@@ -94,6 +120,30 @@ struct LiveHandle {
     stats: RuntimeStats,
     /// The runtime's threads, where they publish their parks.
     worker_threads: Option<Arc<WorkerThreads>>,
+    /// The list of the pool's threads where they publish nothing.
+    pool_threads: Option<Arc<WorkerThreads>>,
+    /// A current-thread runtime as it is recognised on a thread's stack.
+    driven: Option<DrivenRuntime>,
+    /// The address of tokio's scheduler, which the threads of its pool have as a thread-local.
+    scheduler: Option<u64>,
+    io_driver: IoDriver,
+    /// The result of the latest reading of the driver; `None` before the first one.
+    driver_knowledge: Option<DriverKnowledge>,
+    /// `true` if tokio is set to hand the driver on before it polls a task, `None` where it cannot.
+    hands_driver_on: Option<bool>,
+}
+
+/// A tokio runtime that was polling when it started to shut down.
+///
+/// A shutdown waits for the polls that are running. One that blocks still blocks its worker, and
+/// may be the reason why the process does not end. So its worker has to be known until it ends. No
+/// scan may find a handle like this for long, because it keeps tokio's scheduler alive.
+struct ClosingRuntime {
+    id: Id,
+    metrics: RuntimeMetrics,
+    owners: WorkerOwners,
+    /// The moment of the first of the latest scans that have found no poll of the runtime.
+    idle_since: Option<Nanos>,
 }
 
 impl Runtime {
@@ -106,6 +156,12 @@ impl Runtime {
             #[cfg(tokio_unstable)]
             runtime_key: RuntimeKey::of(id),
             meter: Arc::downgrade(meter),
+            #[cfg(all(tokio_unstable, feature = "delays"))]
+            min_delay: meter.min_delay.unwrap_or(Nanos::MAX),
+            #[cfg(tokio_unstable)]
+            spawn_routes: meter.spawn_routes.clone(),
+            #[cfg(tokio_unstable)]
+            last_polls: meter.last_polls.clone(),
             probe: Probe::new(),
             lag: LagCell::new(),
             delay: Histogram::new(),
@@ -117,8 +173,8 @@ impl Runtime {
     }
 
     /// Connects the entry with a tokio runtime until the tasks of that runtime are dropped.
-    /// `hooked` says that pollwatch's hooks are installed there.
-    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, hooked: bool, worker_threads: Option<Arc<WorkerThreads>>) {
+    pub(crate) fn go_live(self: &Arc<Self>, handle: &Handle, facts: BuildFacts) {
+        let BuildFacts { hooked, worker_threads, pool_threads, io_driver, hands_driver_on } = facts;
         self.hooked.store(hooked, Ordering::Relaxed);
         self.multi_thread.store(handle.runtime_flavor() == RuntimeFlavor::MultiThread, Ordering::Relaxed);
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
@@ -127,7 +183,28 @@ impl Runtime {
         let worker_threads = worker_threads.filter(|_| self.is_multi_thread());
         let (metrics, stats) = (handle.metrics(), RuntimeStats::new(handle));
         let owners = WorkerOwners::of(metrics.num_workers());
-        lock(&self.state).live = Some(LiveHandle { id: handle.id(), metrics, owners, stats, worker_threads });
+        let driven = (!self.is_multi_thread()).then(|| DrivenRuntime::new(handle)).flatten();
+        let (id, scheduler) = (handle.id(), driven::scheduler_address(handle));
+        let live = LiveHandle {
+            id,
+            metrics,
+            owners,
+            stats,
+            worker_threads,
+            pool_threads,
+            driven,
+            scheduler,
+            io_driver,
+            driver_knowledge: None,
+            hands_driver_on,
+        };
+        let closing = {
+            let mut state = lock(&self.state);
+            state.live = Some(live);
+            state.closing.take()
+        };
+        drop(closing);
+        current::invalidate();
         crate::measure::runtime::probe::spawn(handle, self, generation);
     }
 
@@ -135,39 +212,82 @@ impl Runtime {
     /// runtime drops its tasks, because it shuts down.
     pub(super) fn on_probe_dropped(&self, generation: u64) {
         if self.generation.load(Ordering::Relaxed) == generation {
-            self.release();
+            let meter = self.meter.upgrade();
+            self.release_unless(|| {
+                meter.is_some_and(|meter| {
+                    !meter.is_forked() && meter.runtimes.are_scanned() && meter.is_polling(self.id)
+                })
+            });
         }
     }
 
     /// Drops tokio's handle, and makes the name free for another runtime.
     pub(crate) fn release(&self) {
-        let live = {
+        self.release_unless(|| false);
+    }
+
+    /// Does what [`release`](Self::release) does, but keeps what [`worker_of`](Self::worker_of)
+    /// needs if the runtime `is_polling`. That is called while the state is locked.
+    fn release_unless(&self, is_polling: impl FnOnce() -> bool) {
+        let released = {
             let mut state = lock(&self.state);
             state.reserved = false;
             let mut live = state.live.take();
+            let mut closing = None;
             if let Some(live) = &mut live {
                 live.stats.update(&mut state.totals);
+                if is_polling() {
+                    let (metrics, owners) = (live.metrics.clone(), live.owners.clone());
+                    closing = Some(ClosingRuntime { id: live.id, metrics, owners, idle_since: None });
+                }
             }
-            live
+            (live, std::mem::replace(&mut state.closing, closing))
         };
         // Without the lock: this may drop the last reference to the scheduler, and with it the
         // user's hooks.
-        drop(live);
+        drop(released);
     }
 
-    /// Drops tokio's handle because the watchdog stops. tokio's runtime may continue.
-    fn stop(&self) {
+    /// Drops what is left of a runtime that shuts down once no scan has found a poll of it for
+    /// `idle`; the watchdog thread, after each scan. Its workers may continue with further polls
+    /// between two scans. Returns whether anything is left.
+    pub(crate) fn release_if_idle(&self, is_polling: bool, now: Nanos, idle: Nanos) -> bool {
+        let mut state = lock(&self.state);
+        let Some(closing) = &mut state.closing else { return false };
+        let since = *closing.idle_since.get_or_insert(now);
+        if is_polling {
+            closing.idle_since = None;
+        }
+        if is_polling || now.saturating_sub(since) < idle {
+            return true;
+        }
+        let closing = state.closing.take();
+        drop(state);
+        drop(closing);
+        false
+    }
+
+    /// Drops what is left of a runtime that shuts down.
+    pub(super) fn release_closing(&self) {
+        let closing = lock(&self.state).closing.take();
+        drop(closing);
+    }
+
+    /// Drops tokio's handle because the watchdog stops. tokio's runtime may continue. Where workers
+    /// share a driver, one is woken for the end of the probe only if that is allowed.
+    fn stop(&self, may_wake_worker: bool) {
         let mut state = lock(&self.state);
         state.stopped = state.live.as_ref().map(|live| live.id).or(state.stopped);
         drop(state);
-        self.probe.stop();
+        self.probe.stop(may_wake_worker || !self.is_multi_thread());
         self.release();
     }
 
     /// Returns whether tokio's runtime with this id is counted under this name.
     fn is(&self, id: Id) -> bool {
         let state = lock(&self.state);
-        state.live.as_ref().map(|live| live.id).or(state.stopped) == Some(id)
+        let closing = || state.closing.as_ref().map(|closing| closing.id);
+        state.live.as_ref().map(|live| live.id).or_else(closing).or(state.stopped) == Some(id)
     }
 
     /// Returns whether tokio's hooks report every task of this runtime.
@@ -186,17 +306,16 @@ impl Runtime {
 
     /// Returns the worker of this runtime that a thread's poll blocks; see [`ownership`].
     pub(crate) fn worker_of(&self, thread: &ThreadState, frame: &Frame) -> Option<WorkerIndex> {
-        let state = lock(&self.state);
-        let LiveHandle { metrics, owners, .. } = state.live.as_ref()?;
-        let (metrics, owners) = (metrics.clone(), owners.clone());
-        drop(state);
+        let (metrics, owners) = self.worker_readings()?;
         ownership::worker_of(&metrics, &owners, thread, frame)
     }
 
-    /// Returns the owners of the runtime's workers, while it is live.
-    #[cfg(not(tokio_unstable))]
-    pub(crate) fn owners(&self) -> Option<WorkerOwners> {
-        lock(&self.state).live.as_ref().map(|live| live.owners.clone())
+    /// Returns what shows the owners of the runtime's workers, until its last poll has ended.
+    pub(super) fn worker_readings(&self) -> Option<(RuntimeMetrics, WorkerOwners)> {
+        let state = lock(&self.state);
+        let of_live = state.live.as_ref().map(|live| (&live.metrics, &live.owners));
+        let closing = || state.closing.as_ref().map(|closing| (&closing.metrics, &closing.owners));
+        of_live.or_else(closing).map(|(metrics, owners)| (metrics.clone(), owners.clone()))
     }
 
     /// Returns tokio's metrics, while the runtime is live.
@@ -214,6 +333,24 @@ impl Runtime {
         lock(&self.state).live.as_ref()?.worker_threads.clone()
     }
 
+    /// Returns the threads of the runtime's pool, while it is live and where they are listed.
+    pub(crate) fn pool_threads(&self) -> Option<Arc<WorkerThreads>> {
+        let state = lock(&self.state);
+        let live = state.live.as_ref()?;
+        live.worker_threads.clone().or_else(|| live.pool_threads.clone())
+    }
+
+    /// Returns the current-thread runtime as it is recognised on a thread's stack, while it is
+    /// live.
+    pub(crate) fn driven(&self) -> Option<DrivenRuntime> {
+        lock(&self.state).live.as_ref()?.driven.clone()
+    }
+
+    /// Returns the address of tokio's scheduler, while the runtime is live.
+    pub(crate) fn scheduler(&self) -> Option<u64> {
+        lock(&self.state).live.as_ref()?.scheduler
+    }
+
     /// Returns tokio's own metrics, summed over all runtimes that have had this name.
     pub(crate) fn stats(&self) -> TokioSnapshot {
         let state = &mut *lock(&self.state);
@@ -222,124 +359,5 @@ impl Runtime {
             None => stats::clear_gauges(&mut state.totals),
         }
         state.totals.clone()
-    }
-}
-
-/// All runtimes of one watchdog, by id.
-#[derive(Default)]
-pub(crate) struct Runtimes {
-    list: Mutex<Vec<Arc<Runtime>>>,
-    /// Held while a runtime that exists already is looked up and attached.
-    attach: Mutex<()>,
-    /// `true` once the watchdog has stopped. No runtime is attached from then on.
-    stopped: AtomicBool,
-    /// The number of runtimes that were built when all names were taken.
-    unnamed: AtomicU64,
-}
-
-impl Runtimes {
-    /// Reserves a name for a runtime that is about to be built or attached. Returns `None` when all
-    /// names are taken.
-    pub(crate) fn reserve(&self, name: &str, meter: &Arc<Meter>) -> Result<Option<Arc<Runtime>>, Error> {
-        if name.trim().is_empty() {
-            return Err(Error::invalid("a runtime's name must not be empty: it is the `runtime` label of its metrics"));
-        }
-        let mut list = self.list_with_other(meter);
-        let known = list.iter().find(|r| &*r.name == name).cloned();
-        let runtime = match known {
-            Some(runtime) => runtime,
-            None if list.len() >= MAX_RUNTIMES => return Ok(None),
-            None => {
-                let runtime = Runtime::new(RuntimeId(list.len() as u8), name, meter);
-                list.push(runtime.clone());
-                runtime
-            }
-        };
-        let mut state = lock(&runtime.state);
-        if runtime.id == RuntimeId::OTHER || state.reserved {
-            return Err(Error::invalid(format!(
-                "a runtime named {name:?} is watched already, and two would share one `runtime` label. Give this runtime \
-                 another name, or shut the first one down before"
-            )));
-        }
-        state.reserved = true;
-        drop(state);
-        Ok(Some(runtime))
-    }
-
-    /// Counts a runtime that was built when all names were taken. Returns whether it is the first.
-    pub(crate) fn count_unnamed(&self) -> bool {
-        self.unnamed.fetch_add(1, Ordering::Relaxed) == 0
-    }
-
-    /// Returns the number of runtimes that were built when all names were taken.
-    pub(crate) fn unnamed(&self) -> u64 {
-        self.unnamed.load(Ordering::Relaxed)
-    }
-
-    /// Locks the list, which has at least the runtime `other`.
-    fn list_with_other(&self, meter: &Arc<Meter>) -> MutexGuard<'_, Vec<Arc<Runtime>>> {
-        let mut list = lock(&self.list);
-        if list.is_empty() {
-            list.push(Runtime::new(RuntimeId::OTHER, "other", meter));
-        }
-        list
-    }
-
-    /// Returns the runtime `other`, which counts for all unknown runtimes.
-    pub(crate) fn other(&self, meter: &Arc<Meter>) -> Arc<Runtime> {
-        self.list_with_other(meter)[RuntimeId::OTHER.index()].clone()
-    }
-
-    pub(crate) fn get(&self, id: RuntimeId) -> Option<Arc<Runtime>> {
-        lock(&self.list).get(id.index()).cloned()
-    }
-
-    /// Locks the attaching of runtimes: while the guard is held, no other thread attaches one.
-    pub(crate) fn lock_attach(&self) -> MutexGuard<'_, ()> {
-        lock(&self.attach)
-    }
-
-    /// Returns the entry of a handle's runtime, and attaches the runtime if it is not watched yet.
-    /// Attaches none after the watchdog has stopped.
-    ///
-    /// Its name is tokio's name for it, or else the first of `runtime-1`, `runtime-2` ... that is
-    /// free. A process that makes a runtime for each job or each test then needs only as many names
-    /// as there are runtimes at a time.
-    pub(crate) fn find_or_attach(&self, handle: &Handle, meter: &Arc<Meter>) -> Option<Arc<Runtime>> {
-        let _guard = self.lock_attach();
-        if let Some(known) = self.find(handle.id()) {
-            return Some(known);
-        }
-        if self.is_stopped() {
-            return None;
-        }
-        let reserve = |name: &str| self.reserve(name, meter).ok().flatten();
-        let numbered = || (1..MAX_RUNTIMES).find_map(|n| reserve(&format!("runtime-{n}")));
-        let runtime = handle.name().and_then(reserve).or_else(numbered)?;
-        runtime.go_live(handle, false, None);
-        Some(runtime)
-    }
-
-    /// Returns whether the watchdog has stopped.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<Runtime>> {
-        lock(&self.list).clone()
-    }
-
-    /// Returns the entry under which tokio's runtime with this id is counted.
-    pub(crate) fn find(&self, id: Id) -> Option<Arc<Runtime>> {
-        self.all().into_iter().find(|r| r.is(id))
-    }
-
-    /// Drops all handles of tokio's runtimes, because the watchdog stops.
-    pub(crate) fn stop_all(&self) {
-        let guard = self.lock_attach();
-        self.stopped.store(true, Ordering::Relaxed);
-        drop(guard);
-        self.all().iter().for_each(|runtime| runtime.stop());
     }
 }

@@ -35,6 +35,12 @@ pub(crate) fn worker_of(
     imp::worker_of(metrics, owners, thread, frame)
 }
 
+/// Returns whether the poll of `frame` started on a worker of a multi-thread runtime, as far as the
+/// frame shows it. If its thread owns none now, another thread has taken the worker over.
+pub(crate) fn started_on_worker(frame: &Frame) -> bool {
+    imp::started_on_worker(frame)
+}
+
 /// Ownership with `tokio_unstable`.
 ///
 /// tokio publishes the id of the thread that runs each worker, so that [`worker_of`] reads it. One
@@ -103,6 +109,12 @@ mod imp {
         pub(crate) fn of(_workers: usize) -> WorkerOwners {
             WorkerOwners
         }
+    }
+
+    /// A poll that the hooks report starts on a worker. The record of a watched future does not
+    /// show whether its poll started on a worker, or in `Handle::block_on` on another thread.
+    pub(super) fn started_on_worker(frame: &Frame) -> bool {
+        frame.tag.unpack().kind == FrameKind::Task
     }
 
     pub(super) fn worker_of(
@@ -189,6 +201,11 @@ mod imp {
             }
         }
 
+        /// Returns whether a thread was the last in a measured poll as one of the workers.
+        pub(crate) fn contains(&self, thread: ThreadNumber) -> bool {
+            self.0.iter().any(|owner| owner.load(Ordering::Relaxed) == thread.0 + 1)
+        }
+
         /// Returns whether no other thread has been in a measured poll as this worker since this
         /// thread was.
         fn is_owner(&self, worker: usize, thread: ThreadNumber) -> bool {
@@ -242,9 +259,10 @@ mod imp {
     #[inline(never)]
     fn record_worker_cold(thread: &LocalHandle, runtime: RuntimeId, worker: usize) -> Option<OwnershipRecord> {
         let entry = thread.runtime(runtime)?;
-        let metrics = if entry.is_multi_thread() { Some(entry.metrics()?) } else { None };
+        let (metrics, owners) = entry.worker_readings()?;
+        let metrics = entry.is_multi_thread().then_some(metrics);
         let workers = metrics.as_ref().map_or(1, RuntimeMetrics::num_workers);
-        let cached = CachedRuntime { runtime, workers, metrics, owners: entry.owners()? };
+        let cached = CachedRuntime { runtime, workers, metrics, owners };
         let record = cached.record_worker(worker, thread);
         *thread.ownership.0.try_borrow_mut().ok()? = Some(cached);
         record
@@ -265,6 +283,10 @@ mod imp {
                 Some(_) => None,
             }
         }
+    }
+
+    pub(super) fn started_on_worker(frame: &Frame) -> bool {
+        frame.ownership.0 & MULTI_THREAD != 0
     }
 
     pub(super) fn worker_of(

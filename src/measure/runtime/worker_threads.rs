@@ -17,10 +17,10 @@
 //! stack the worker loop takes. The thread itself is the only writer of its entry.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use pollwatch_stack::Tid;
+use pollwatch_stack::{Target, Tid};
 
 use crate::measure::primitives::clock::{Clock, Ticks};
 use crate::measure::primitives::wake::Wake;
@@ -53,6 +53,13 @@ pub(crate) struct ThreadEntry {
     pub(crate) id: u64,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<Tid>,
+    /// The thread's name.
+    pub(crate) name: Arc<str>,
+    /// The thread as the target of captures, where stacks can be captured.
+    target: Option<Target>,
+    /// `true` once the thread has ended, or is about to. Its ids may be those of another thread
+    /// then, and its stack may be unmapped.
+    has_ended: AtomicBool,
     /// The last event, as [`ParkEvent::packed`] has it; 0 before the first one.
     event: AtomicU64,
     /// The worker index at that event, plus 1.
@@ -99,6 +106,20 @@ thread_local! {
     static REGISTRATION: RefCell<Option<Registration>> = const { RefCell::new(None) };
 }
 
+/// The entries of a thread that are to know of its end.
+struct OwnEntries(RefCell<Vec<Weak<ThreadEntry>>>);
+
+thread_local! {
+    static OWN_ENTRIES: OwnEntries = const { OwnEntries(RefCell::new(Vec::new())) };
+}
+
+impl Drop for OwnEntries {
+    fn drop(&mut self) {
+        let entries = self.0.get_mut().iter().filter_map(Weak::upgrade);
+        entries.for_each(|entry| entry.has_ended.store(true, Ordering::Release));
+    }
+}
+
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -133,15 +154,7 @@ impl WorkerThreads {
 
     /// Lists the calling thread, which has just started.
     pub(crate) fn register(&self) {
-        let entry = Arc::new(ThreadEntry {
-            id: next_id(),
-            tid: Tid::current(),
-            event: AtomicU64::new(0),
-            worker: AtomicU64::new(0),
-            state: OnceLock::new(),
-            start_sp: stack_pointer(),
-            parked_sp: AtomicUsize::new(0),
-        });
+        let entry = ThreadEntry::current();
         {
             let mut entries = lock(&self.entries);
             if entries.len() >= MAX_ENTRIES {
@@ -156,7 +169,10 @@ impl WorkerThreads {
     /// Removes the calling thread, which is about to end, from the list.
     pub(crate) fn unregister(&self) {
         match REGISTRATION.try_with(RefCell::take) {
-            Ok(Some(own)) => lock(&self.entries).retain(|other| other.id != own.entry.id),
+            Ok(Some(own)) => {
+                own.entry.has_ended.store(true, Ordering::Release);
+                lock(&self.entries).retain(|other| other.id != own.entry.id);
+            }
             Ok(None) => {
                 self.unlisted.fetch_sub(1, Ordering::Relaxed);
             }
@@ -232,6 +248,60 @@ impl WorkerThreads {
 }
 
 impl ThreadEntry {
+    /// Returns an entry for the calling thread, which has published nothing.
+    pub(crate) fn current() -> Arc<ThreadEntry> {
+        let thread = std::thread::current();
+        Arc::new(ThreadEntry {
+            start_sp: stack_pointer(),
+            ..ThreadEntry::new(Tid::current(), thread.name().unwrap_or("unnamed").into(), Target::current())
+        })
+    }
+
+    /// Returns an entry for a measured thread that publishes nothing.
+    #[cfg(tokio_unstable)]
+    pub(crate) fn of(thread: &ThreadState) -> Arc<ThreadEntry> {
+        let target = thread.tid.zip(thread.stack).map(|(tid, stack)| Target { tid, stack });
+        Arc::new(ThreadEntry::new(thread.tid, thread.name.clone(), target))
+    }
+
+    fn new(tid: Option<Tid>, name: Arc<str>, target: Option<Target>) -> ThreadEntry {
+        ThreadEntry {
+            id: next_id(),
+            tid,
+            name,
+            target,
+            has_ended: AtomicBool::new(false),
+            event: AtomicU64::new(0),
+            worker: AtomicU64::new(0),
+            state: OnceLock::new(),
+            start_sp: 0,
+            parked_sp: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns an entry for the calling thread, which knows when the thread has ended.
+    pub(super) fn current_until_end() -> Arc<ThreadEntry> {
+        let entry = ThreadEntry::current();
+        // A thread that is ending can no longer add to its list.
+        let is_listed = OWN_ENTRIES.try_with(|own| {
+            let mut own = own.0.borrow_mut();
+            own.retain(|entry| entry.strong_count() > 0);
+            own.push(Arc::downgrade(&entry));
+        });
+        entry.has_ended.store(is_listed.is_err(), Ordering::Release);
+        entry
+    }
+
+    /// Returns the thread as the target of captures, until it has ended.
+    pub(crate) fn target(&self) -> Option<Target> {
+        self.target.filter(|_| !self.has_ended())
+    }
+
+    /// Returns whether the thread is known to have ended, or to be about to.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
     /// Returns the last event, or `None` for a thread that never was a worker.
     pub(crate) fn last_event(&self) -> Option<ParkEvent> {
         let packed = self.event.load(Ordering::Acquire);
@@ -264,72 +334,4 @@ impl ThreadEntry {
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
-mod tests {
-    use super::*;
-    use crate::model::time::Nanos;
-
-    fn on_a_worker(f: impl FnOnce() + Send + 'static) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        runtime.block_on(runtime.spawn(async move { f() })).unwrap();
-    }
-
-    #[test]
-    fn a_worker_is_known_from_its_first_park_on() {
-        let meter = Meter::of(Nanos::from_millis(1), 10);
-        let threads = WorkerThreads::new(&meter);
-        let other = WorkerThreads::new(&meter);
-        on_a_worker({
-            let threads = threads.clone();
-            move || {
-                threads.register();
-                let entry = threads.entries().pop().unwrap();
-                assert!(entry.last_event().is_none() && !is_worker());
-                threads.publish_park();
-                let parked = entry.last_event().unwrap();
-                assert!(parked.is_parked() && parked.worker == WorkerIndex(0) && is_worker());
-                assert!(entry.parked_depth().is_some() && entry.depth(stack_pointer() as u64 - 4_096) > 0);
-                let before = threads.fingerprint();
-                threads.publish_unpark();
-                let unparked = entry.last_event().unwrap();
-                assert!(!unparked.is_parked() && unparked.at() >= parked.at());
-                assert_ne!(threads.fingerprint(), before);
-                other.publish_park();
-                assert_eq!(entry.last_event(), Some(unparked), "another runtime that is driven on this thread");
-                threads.unregister();
-                assert!(threads.entries().is_empty() && !is_worker());
-            }
-        });
-    }
-
-    #[test]
-    fn a_thread_without_a_worker_publishes_nothing() {
-        let meter = Meter::of(Nanos::from_millis(1), 10);
-        let threads = WorkerThreads::new(&meter);
-        threads.register();
-        threads.publish_park();
-        assert!(threads.entries()[0].last_event().is_none(), "a thread of the pool that runs no worker");
-        assert!(meter.threads().is_empty(), "nor is it measured");
-        threads.unregister();
-        threads.publish_park();
-        assert!(threads.entries().is_empty());
-    }
-
-    #[test]
-    fn a_list_with_too_many_threads_is_incomplete() {
-        let threads = WorkerThreads::new(&Meter::of(Nanos::from_millis(1), 10));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                (0..MAX_ENTRIES).for_each(|_| threads.register());
-                assert!(!threads.is_incomplete());
-            });
-        });
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                threads.register();
-                assert!(threads.is_incomplete());
-                threads.unregister();
-                assert!(!threads.is_incomplete());
-            });
-        });
-    }
-}
+mod tests;

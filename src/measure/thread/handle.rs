@@ -15,7 +15,9 @@ use crate::measure::entry::spans;
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
 #[cfg(feature = "tower")]
-use crate::measure::primitives::route::{NameStatus, RouteId};
+use crate::measure::primitives::route::NameStatus;
+#[cfg(any(feature = "tower", all(tokio_unstable, feature = "delays")))]
+use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
 use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::runtime::Runtime;
@@ -124,10 +126,22 @@ pub(crate) struct LocalHandle {
     pub(crate) ownership: OwnershipCache,
     /// The runtime of the last future that was resolved on this thread.
     pub(crate) last_runtime: Cell<Option<ResolvedRuntime>>,
-    /// The last task whose end was reported here, at a location where no task was spawned so far.
-    /// On a runtime that is shut down, tokio reports a task's end before its spawn.
-    #[cfg(tokio_unstable)]
-    pub(crate) ended_before_spawn: Cell<TaskBits>,
+    /// The route of the latest poll that has one, where delays are tracked.
+    #[cfg(all(tokio_unstable, feature = "delays"))]
+    pub(crate) poll_route: Cell<PollRoute>,
+}
+
+/// The routes that a poll belongs to.
+#[cfg(all(tokio_unstable, feature = "delays"))]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PollRoute {
+    /// The number of the poll's frame.
+    pub(crate) poll: FrameNumber,
+    /// The route of the first request that the poll works on.
+    pub(crate) request: Option<RouteId>,
+    /// The route under which the task was spawned. It is known for polls that were delayed for
+    /// long.
+    pub(crate) parent: Option<RouteId>,
 }
 
 impl LocalHandle {
@@ -153,15 +167,15 @@ impl LocalHandle {
             routes: RefCell::default(),
             ownership: Default::default(),
             last_runtime: Cell::default(),
-            #[cfg(tokio_unstable)]
-            ended_before_spawn: Cell::default(),
+            #[cfg(all(tokio_unstable, feature = "delays"))]
+            poll_route: Cell::default(),
         })
     }
 
-    /// Counts the time of a scope of allowed blocking.
-    pub(crate) fn count_allowed(&self, reason: &'static str, start: Ticks, end: Ticks) {
+    /// Counts the time of a scope of allowed blocking, which ends now.
+    pub(crate) fn count_allowed(&self, reason: &'static str, start: Ticks) {
         if let Some(meter) = self.meter.upgrade() {
-            meter.count_allowed(reason, meter.clock.delta(start, end));
+            meter.count_allowed(reason, meter.clock.elapsed_since(start));
         }
     }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use super::LocalHandle;
 #[cfg(tokio_unstable)]
+use crate::measure::primitives::task_id::TaskBits;
+#[cfg(tokio_unstable)]
 use crate::measure::runtime::Runtime;
 use crate::measure::runtime::meter::Meter;
 
@@ -50,6 +52,9 @@ thread_local! {
     /// A copy of `LOCAL.first`. A thread-local variable without a destructor is found by one
     /// instruction, and needs neither a borrow nor a reference count.
     static FIRST: FirstHandle = const { FirstHandle { meter_id: Cell::new(0), handle: Cell::new(NonNull::dangling()) } };
+    #[cfg(tokio_unstable)]
+    static LATEST_END: Cell<EndOutsidePoll> =
+        const { Cell::new(EndOutsidePoll { task: TaskBits::NONE, is_counted: false }) };
     static REFUSED: Cell<Refusal> = const { Cell::new(Refusal { meter_id: 0, polls_left: 0 }) };
     static LOCAL: LocalHandles = const { LocalHandles { first: RefCell::new(None), others: RefCell::new(Vec::new()) } };
 }
@@ -123,6 +128,34 @@ unsafe fn find_or_register<'a>(meter_id: u64, meter: impl FnOnce() -> Option<Arc
     Some(unsafe { &*Rc::as_ptr(&found) })
 }
 
+/// The end of a task that was reported outside of a poll of the task.
+#[cfg(tokio_unstable)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct EndOutsidePoll {
+    pub(crate) task: TaskBits,
+    /// The end was counted.
+    pub(crate) is_counted: bool,
+}
+
+/// The latest such end on this thread, whichever runtime the task belongs to. On a runtime that is
+/// shut down, tokio reports a task's end before its spawn, on the same thread. The thread need not
+/// be registered by then.
+#[cfg(tokio_unstable)]
+pub(crate) struct LatestEnd;
+
+#[cfg(tokio_unstable)]
+impl LatestEnd {
+    pub(crate) fn set(end: EndOutsidePoll) {
+        LATEST_END.set(end);
+    }
+
+    /// Returns the latest end if it is that of this task.
+    #[inline]
+    pub(crate) fn of(task: TaskBits) -> Option<EndOutsidePoll> {
+        Some(LATEST_END.get()).filter(|end| end.task == task && task != TaskBits::NONE)
+    }
+}
+
 /// Returns whether the end of a task is to be ignored, because no spawn was counted for it
 /// (`spawn_blocking`): this thread is not registered, and the location is not interned. The
 /// function does not register the thread. It caches the last such location.
@@ -160,6 +193,36 @@ pub(crate) fn registered_state(meter_id: u64) -> Option<Arc<super::ThreadState>>
         }
     });
     found
+}
+
+/// Returns the id of the meter that measures the poll which this thread is in. `None` as for
+/// [`with_measuring_handle`].
+#[cfg(feature = "spans")]
+pub(crate) fn measuring_meter() -> Option<u64> {
+    with_measuring_handle(|handle| handle.meter_id)
+}
+
+/// Returns the id of the meter that measures the poll which this thread is in, if that poll is of
+/// the runtime with this id of tokio's. Outside of any runtime, any measured poll counts. `None` as
+/// for [`with_measuring_handle`].
+pub(crate) fn measuring_meter_within(runtime: Option<tokio::runtime::Id>) -> Option<u64> {
+    let is_within = |handle: &LocalHandle| {
+        runtime.is_none() || handle.last_runtime.get().is_some_and(|last| last.tokio_id == runtime)
+    };
+    with_measuring_handle(|handle| is_within(handle).then_some(handle.meter_id)).flatten()
+}
+
+/// Calls `f` with the handle whose meter measures the poll that this thread is in. Returns `None`
+/// outside of measured polls, and within polls of several watchdogs, of which any may be the
+/// innermost. `f` must not call user code.
+fn with_measuring_handle<R>(f: impl FnOnce(&LocalHandle) -> R) -> Option<R> {
+    let of_thread = |local: &LocalHandles| {
+        let (first, others) = (local.first.try_borrow().ok()?, local.others.try_borrow().ok()?);
+        let mut measuring = first.iter().chain(others.iter()).filter(|handle| handle.state.slot.depth() > 0);
+        let handle = measuring.next()?;
+        measuring.next().is_none().then(|| f(handle))
+    };
+    LOCAL.try_with(of_thread).ok().flatten()
 }
 
 /// Calls `f` with each of this thread's handles. `f` must not call user code.

@@ -7,11 +7,11 @@ use std::sync::atomic::{Ordering, compiler_fence};
 #[cfg(tokio_unstable)]
 use std::thread::ThreadId;
 
-use pollwatch_stack::{StackBounds, Tid};
+use pollwatch_stack::{StackBounds, Target, Tid};
 
 use crate::measure::counters::routes::ThreadRouteCounters;
 use crate::measure::counters::sites::{NO_COUNTERS, SiteCounters, ThreadCounters};
-use crate::measure::primitives::clock::{Clock, Ticks};
+use crate::measure::primitives::clock::{ThreadClock, Ticks};
 use crate::measure::primitives::frame::{OwnershipRecord, PackedTag};
 use crate::measure::primitives::histogram::SLOW;
 #[cfg(feature = "spans")]
@@ -19,16 +19,20 @@ use crate::measure::primitives::span_slot::SpanSlot;
 use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::primitives::wake::Wake;
 use crate::measure::runtime::meter::Meter;
+use crate::measure::thread::delayed_polls::DelayedPollRing;
 use crate::measure::thread::slot::Slot;
 use crate::measure::thread::slow_polls::SlowPollRing;
 use crate::model::id::{FrameNumber, ThreadNumber};
 use crate::model::time::Nanos;
 
+pub(crate) mod delayed_polls;
 mod handle;
 mod local;
 pub(crate) mod slot;
 pub(crate) mod slow_polls;
 
+#[cfg(all(tokio_unstable, feature = "delays"))]
+pub(crate) use handle::PollRoute;
 #[cfg(tokio_unstable)]
 pub(crate) use handle::RuntimeKey;
 pub(crate) use handle::{LocalHandle, ResolvedRuntime, SpawnSite};
@@ -41,10 +45,12 @@ pub(crate) struct ThreadState {
     pub(crate) counters: ThreadCounters,
     pub(crate) routes: ThreadRouteCounters,
     pub(crate) slow_polls: SlowPollRing,
+    /// The polls that were delayed for long, where delays are tracked.
+    pub(crate) delayed_polls: Option<Box<DelayedPollRing>>,
     /// The thread's span slot, from its first span on.
     #[cfg(feature = "spans")]
     pub(crate) spans: OnceLock<Arc<SpanSlot>>,
-    clock: Clock,
+    pub(crate) clock: ThreadClock,
     pub(crate) threshold: Nanos,
     /// The duration from which a poll takes the slow path at its end. Shorter ones are only
     /// counted: they are slow neither for the histogram's exact buckets nor for the watchdog.
@@ -59,24 +65,35 @@ pub(crate) struct ThreadState {
     pub(crate) name: Arc<str>,
     /// The kernel's thread id, where there is one.
     pub(crate) tid: Option<Tid>,
-    /// The run delay of the thread when it was registered: how long it had waited for a CPU since
-    /// its start. Zero where the kernel does not publish it.
-    pub(crate) initial_run_delay: Nanos,
+    /// What the kernel had counted for the thread when it was registered.
+    pub(crate) initial_times: InitialTimes,
     /// The bounds of the thread's stack, where stacks can be captured.
     pub(crate) stack: Option<StackBounds>,
+}
+
+/// The CPU time and the run delay of a thread since its start. Zero where the kernel does not
+/// publish them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct InitialTimes {
+    /// The moment at which they were read.
+    pub(crate) at: Nanos,
+    pub(crate) cpu: Nanos,
+    pub(crate) run_delay: Nanos,
 }
 
 impl ThreadState {
     pub(crate) fn new(meter: &Meter, id: ThreadNumber) -> ThreadState {
         let thread = std::thread::current();
+        let tid = Tid::current();
         ThreadState {
             slot: Slot::new(),
-            counters: ThreadCounters::new(meter.max_sites),
+            counters: ThreadCounters::new(meter.max_sites).tracking_delays(meter.min_delay.is_some()),
             routes: ThreadRouteCounters::new(meter.routes.capacity()),
             slow_polls: SlowPollRing::new(),
+            delayed_polls: meter.min_delay.map(|_| Box::new(DelayedPollRing::new())),
             #[cfg(feature = "spans")]
             spans: OnceLock::new(),
-            clock: meter.clock.clone(),
+            clock: ThreadClock::new(&meter.clock),
             threshold: meter.threshold,
             fast_limit: meter.threshold.min(SLOW),
             #[cfg(feature = "tower")]
@@ -86,10 +103,41 @@ impl ThreadState {
             #[cfg(tokio_unstable)]
             thread: thread.id(),
             name: thread.name().unwrap_or("unnamed").into(),
-            tid: Tid::current(),
-            initial_run_delay: Nanos(crate::sys::OwnRunDelay::open().nanos().unwrap_or(0)),
+            tid,
+            initial_times: InitialTimes {
+                at: meter.clock.moment(),
+                cpu: Nanos(tid.and_then(crate::sys::thread_cpu_nanos).unwrap_or(0)),
+                run_delay: Nanos(crate::sys::OwnRunDelay::open().nanos().unwrap_or(0)),
+            },
             stack: StackBounds::current(),
         }
+    }
+
+    /// Returns the state of a thread that is not measured and only observed from outside. Nothing
+    /// is ever published in it. It has a number of its own, like that of a measured thread.
+    pub(crate) fn detached(meter: &Meter, name: &Arc<str>, target: Target) -> ThreadState {
+        ThreadState {
+            name: name.clone(),
+            tid: Some(target.tid),
+            initial_times: InitialTimes::default(),
+            stack: Some(target.stack),
+            ..ThreadState::new(meter, meter.next_thread_number())
+        }
+    }
+
+    /// Returns whether the watchdog has not taken all polls from the thread's rings.
+    pub(crate) fn has_untaken_polls(&self) -> bool {
+        !self.slow_polls.is_empty() || self.delayed_polls.as_ref().is_some_and(|delayed| !delayed.is_empty())
+    }
+
+    /// Returns how many delayed polls the watchdog has not taken.
+    pub(crate) fn untaken_delays(&self) -> u64 {
+        self.delayed_polls.as_ref().map_or(0, |delayed| delayed.len())
+    }
+
+    /// Returns how many delayed polls did not fit into the ring.
+    pub(crate) fn lost_delays(&self) -> u64 {
+        self.delayed_polls.as_ref().map_or(0, |delayed| delayed.lost())
     }
 
     /// Publishes a frame without task and counters, otherwise like [`push_poll`](Self::push_poll).
@@ -131,15 +179,16 @@ impl ThreadState {
         self.clock.fast_now()
     }
 
-    /// Returns the time since a reading where that takes no call; `None` elsewhere.
+    /// Returns the time since a reading where that takes no call; `None` elsewhere. A time of the
+    /// threshold or more is not verified.
     #[inline(always)]
     pub(crate) fn fast_since(&self, start: Ticks) -> Option<Nanos> {
         self.clock.fast_since(start)
     }
 
-    /// Returns the time since a reading.
+    /// Returns the time since a reading. A jump of the clock does not count.
     #[inline(always)]
     pub(crate) fn since(&self, start: Ticks) -> Nanos {
-        self.clock.since(start)
+        self.clock.since(start, self.threshold)
     }
 }

@@ -29,6 +29,9 @@ pub(crate) enum SlowSubject {
         task: TaskBits,
         /// The worker that the poll still blocked at its end.
         worker: Option<WorkerIndex>,
+        /// The CPU time that the thread had used by then, over its whole life; zero where it is
+        /// unknown.
+        cpu: Nanos,
     },
     Request {
         /// The poll that the request is a part of.
@@ -38,7 +41,7 @@ pub(crate) enum SlowSubject {
 
 /// The ring of one thread. The model uses a short one.
 #[derive(Debug)]
-pub(crate) struct SlowPollRing<const LEN: usize = 64>(Ring<6, LEN>);
+pub(crate) struct SlowPollRing<const LEN: usize = 64>(Ring<7, LEN>);
 
 impl<const LEN: usize> SlowPollRing<LEN> {
     pub(crate) fn new() -> Self {
@@ -60,6 +63,11 @@ impl<const LEN: usize> SlowPollRing<LEN> {
         self.0.is_empty()
     }
 
+    /// Returns how many polls the watchdog has not taken.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len()
+    }
+
     /// Returns how many polls did not fit.
     pub(crate) fn lost(&self) -> u64 {
         self.0.dropped()
@@ -67,21 +75,23 @@ impl<const LEN: usize> SlowPollRing<LEN> {
 }
 
 impl SlowPoll {
-    fn to_words(self) -> [u64; 6] {
-        let (subject, worker) = match self.subject {
-            SlowSubject::Poll { task, worker } => (task.0, worker.map_or(0, |worker| u64::from(worker.0) + 1)),
-            SlowSubject::Request { poll } => (poll.0, 0),
+    fn to_words(self) -> [u64; 7] {
+        let [subject, worker, cpu] = match self.subject {
+            SlowSubject::Poll { task, worker, cpu } => {
+                [task.0, worker.map_or(0, |worker| u64::from(worker.0) + 1), cpu.0]
+            }
+            SlowSubject::Request { poll } => [poll.0, 0, 0],
         };
-        [self.number.0, self.start.0, self.duration.0, self.tag.0, subject, worker]
+        [self.number.0, self.start.0, self.duration.0, self.tag.0, subject, worker, cpu]
     }
 
-    fn from_words([number, start, duration, tag, subject, worker]: [u64; 6]) -> SlowPoll {
+    fn from_words([number, start, duration, tag, subject, worker, cpu]: [u64; 7]) -> SlowPoll {
         let tag = PackedTag(tag);
         let subject = match tag.unpack().kind {
             FrameKind::Route => SlowSubject::Request { poll: FrameNumber(subject) },
             _ => {
                 let worker = worker.checked_sub(1).map(|worker| WorkerIndex(worker as u16));
-                SlowSubject::Poll { task: TaskBits(subject), worker }
+                SlowSubject::Poll { task: TaskBits(subject), worker, cpu: Nanos(cpu) }
             }
         };
         SlowPoll { number: FrameNumber(number), start: Ticks(start), duration: Nanos(duration), tag, subject }
@@ -91,8 +101,14 @@ impl SlowPoll {
 #[cfg(test)]
 impl SlowPoll {
     /// Returns a poll of these words, for tests.
-    fn of_words(number: FrameNumber, start: u64, duration: u64, task: u64, worker: Option<WorkerIndex>) -> SlowPoll {
-        let subject = SlowSubject::Poll { task: TaskBits(task), worker };
+    pub(crate) fn of_words(
+        number: FrameNumber,
+        start: u64,
+        duration: u64,
+        task: u64,
+        worker: Option<WorkerIndex>,
+    ) -> SlowPoll {
+        let subject = SlowSubject::Poll { task: TaskBits(task), worker, cpu: Nanos(6) };
         SlowPoll { number, start: Ticks(start), duration: Nanos(duration), tag: PackedTag(4), subject }
     }
 }

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-/// One bucket of a histogram.
+#[cfg(feature = "serde")]
+use crate::model::serialize::as_seconds;
+
+/// One bucket of a histogram. The buckets of a route are serialized as such, since they have bounds
+/// of their own; those of a [`HistogramSnapshot`] as their counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct BucketSnapshot {
     /// The upper bound, inclusive.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "bound_seconds"))]
     pub bound: Duration,
     /// The number of durations up to the bound: cumulative, as in Prometheus.
     pub count: u64,
@@ -20,17 +26,24 @@ impl BucketSnapshot {
     }
 }
 
-/// A distribution of durations.
+/// A distribution of durations. Its serialized form has the counts of the buckets alone, as in
+/// `/live`. Their bounds are those of
+/// [`WatchdogSnapshot::bucket_bounds`](super::WatchdogSnapshot::bucket_bounds), for all such
+/// distributions.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HistogramSnapshot {
     /// The number of durations.
     pub count: u64,
     /// Their sum.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "sum_seconds"))]
     pub sum: Duration,
     /// The buckets that Prometheus gets, by ascending bounds.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_counts"))]
     pub buckets: Vec<BucketSnapshot>,
     /// The finer bins that quantiles are read from.
+    #[cfg_attr(feature = "serde", serde(skip))]
     bins: Bins,
 }
 
@@ -79,6 +92,11 @@ impl HistogramSnapshot {
         });
         at_rank.map_or(Duration::ZERO, |(middle, _)| *middle)
     }
+}
+
+#[cfg(feature = "serde")]
+fn as_counts<S: serde::Serializer>(buckets: &[BucketSnapshot], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(buckets.iter().map(|bucket| bucket.count))
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

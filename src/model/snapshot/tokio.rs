@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "serde")]
+use crate::model::serialize::as_seconds;
+
 /// Tokio's own metrics of one runtime.
 ///
 /// Counters are summed over all runtimes that have had the same name. `None` without
 /// `tokio_unstable`, where tokio does not provide the figure. The definitions are those of the
 /// Prometheus metrics `pollwatch_runtime_*`.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TokioSnapshot {
     /// Times that a worker parked.
     pub parks: u64,
     /// Time during which the workers were not parked, in total.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "busy_seconds_total"))]
     pub busy: Duration,
     /// Times that a worker was unparked and found nothing to do.
     pub noops: Option<u64>,
@@ -52,9 +57,11 @@ pub struct TokioSnapshot {
 
 /// Tokio's own metrics of one worker.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TokioWorkerSnapshot {
     /// Time during which the worker was not parked.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_seconds", rename = "busy_seconds_total"))]
     pub busy: Duration,
     /// Times that the worker parked.
     pub parks: u64,

@@ -24,7 +24,7 @@ impl Account {
     fn step(&mut self, throttle: &mut Throttle<u8>, key: u8, now: u64, retry: bool) -> Option<[u64; 2]> {
         let at = Duration::from_nanos(now);
         let (result, is_unreported) = match self.refused.pop_if(|_| retry) {
-            Some((refusal, is_unreported)) => (throttle.retry(refusal, at), Some(is_unreported)),
+            Some((refusal, is_unreported)) => (throttle.retry(refusal, key, at), Some(is_unreported)),
             None => (throttle.admit(key, at), None),
         };
         match result {

@@ -1,6 +1,7 @@
 //! Reads the counters, slots and stores, and returns plain data. Implements the sources that
 //! `export` defines.
 
+mod incidents;
 #[cfg(feature = "prometheus")]
 mod metrics;
 #[cfg(feature = "server")]

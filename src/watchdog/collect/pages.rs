@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use super::workers;
 use crate::export::page_source::PageSource;
-use crate::model::activity::{BlockedWorkers, RuntimeActivity, StopReason, WatchdogStatus};
+use crate::model::activity::{RuntimeActivity, StopReason, WatchdogStatus};
+use crate::model::condition::Condition;
+use crate::model::incident::{HealthProblem, Incident};
+use crate::model::late_runtime::LateRuntime;
 use crate::model::profile::Profile;
 use crate::model::snapshot::StallSnapshot;
 use crate::model::stall::Stall;
+use crate::model::thread_dump::ThreadDump;
 use crate::util::lock;
 use crate::watchdog::WatchdogState;
 
 impl PageSource for WatchdogState {
-    fn stalls(&self) -> Vec<Stall> {
-        lock(&self.stalls).recent()
+    fn stalls(&self, limit: usize) -> Vec<Stall> {
+        lock(&self.stalls).recent(limit)
     }
 
     fn profile(&self) -> Profile {
@@ -25,20 +29,33 @@ impl PageSource for WatchdogState {
         lock(&self.profile).spawned_stalls()
     }
 
+    fn late_runtimes(&self) -> Vec<LateRuntime> {
+        lock(&self.stalls).late_runtimes()
+    }
+
     fn activity(&self) -> Vec<RuntimeActivity> {
         workers::activity(self)
     }
 
-    fn blocked_workers(&self) -> Vec<BlockedWorkers> {
-        workers::blocked(self)
+    fn health(&self) -> Vec<HealthProblem> {
+        WatchdogState::health(self)
+    }
+
+    fn incidents(&self) -> Vec<Incident> {
+        lock(&self.incidents.tracker).recent()
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        // Without scans it is not known whether they last.
+        if self.status.is_running() { WatchdogState::conditions(self) } else { Vec::new() }
+    }
+
+    fn threads(&self) -> Arc<ThreadDump> {
+        self.thread_dumps.dump()
     }
 
     fn status(&self) -> WatchdogStatus {
-        WatchdogStatus {
-            uptime: self.started.elapsed(),
-            stopped: stop_reason(self),
-            unhealthy_after: self.config.unhealthy_after,
-        }
+        WatchdogStatus { uptime: self.started.elapsed(), stopped: stop_reason(self) }
     }
 }
 

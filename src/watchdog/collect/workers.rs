@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::detect::scan::{WorkerPoll, worker_polls};
 use crate::measure::runtime::Runtime;
-use crate::model::activity::{BlockedWorkers, RuntimeActivity, WorkerActivity, WorkerState};
+use crate::model::activity::{RuntimeActivity, WorkerActivity, WorkerState};
 use crate::model::id::RuntimeId;
 use crate::model::time::Nanos;
 use crate::util::lock;
@@ -16,17 +16,6 @@ pub(super) fn activity(state: &WatchdogState) -> Vec<RuntimeActivity> {
         Some(RuntimeActivity { workers: workers(state, &runtime)?, runtime: runtime.name.clone() })
     };
     named(state).filter_map(activity).collect()
-}
-
-/// Returns the living runtimes and their blocked workers. It is cheaper than [`activity`].
-pub(super) fn blocked(state: &WatchdogState) -> Vec<BlockedWorkers> {
-    let blocked = |runtime: Arc<Runtime>| {
-        let workers = runtime.metrics()?.num_workers();
-        let blocked = state.blocked_workers(&runtime);
-        let blocked_for = blocked.iter().map(|b| b.elapsed.to_duration()).collect();
-        Some(BlockedWorkers { runtime: runtime.name.clone(), workers, blocked_for })
-    };
-    named(state).filter_map(blocked).collect()
 }
 
 fn named(state: &WatchdogState) -> impl Iterator<Item = Arc<Runtime>> {

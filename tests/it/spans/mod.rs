@@ -29,12 +29,11 @@ fn traced_by(mut builder: Builder, subscriber: impl FnOnce(&Watchdog, &Collected
     let dispatch = subscriber(&watchdog, &collected);
     let _default = tracing::dispatcher::set_default(&dispatch);
     builder.on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&dispatch)));
-    let built = if HOOKS {
-        watchdog.build_runtime_with("main", &mut builder, pollwatch::Hooks::new())
-    } else {
-        builder.build()
+    let runtime = match HOOKS {
+        true => watchdog.build_runtime("main", builder).unwrap(),
+        false => builder.build().unwrap(),
     };
-    Traced { watchdog, collected, runtime: built.unwrap(), _default }
+    Traced { watchdog, collected, runtime, _default }
 }
 
 impl Traced {

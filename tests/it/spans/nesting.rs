@@ -216,7 +216,7 @@ fn spans_around_a_poll_are_reported() {
     let _default = tracing::dispatcher::set_default(&dispatch);
     // Around the first poll of this thread, and before the thread is known to have any.
     let _main = info_span!("main").entered();
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
     let observer = collected.clone();
     runtime.block_on(watchdog.watch(async move {
         let _inner = info_span!("inner").entered();

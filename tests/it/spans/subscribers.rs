@@ -1,16 +1,14 @@
 //! Tests of the span layer beside others: filters, layers that block or panic, and subscribers that
 //! receive stalls.
 
-use std::sync::{Arc, Mutex};
-
-use pollwatch::{Stall, Watchdog};
-use tracing::{Dispatch, Event, Instrument, Subscriber, debug_span, info, info_span, span, warn};
+use pollwatch::Watchdog;
+use tracing::{Dispatch, Event, Subscriber, debug_span, info, info_span, span, warn};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use super::{block_until_reported, texts, traced_by};
+use super::{block_until_reported, traced_by};
 use test_support::*;
 
 /// The span layer above and beneath others, and with filters of its own.
@@ -166,89 +164,4 @@ fn a_layer_that_panics_behaves_as_without_pollwatch() {
         let _poisoned = poisoned.enter();
         block_until_reported(&collected, &["outer", "poisoned"]);
     });
-}
-
-/// A subscriber that blocks, logs and makes spans when it receives the event of a stall.
-#[derive(Clone, Default)]
-struct Chatty {
-    watchdog: Arc<Mutex<Option<Watchdog>>>,
-    events: Arc<Mutex<Vec<String>>>,
-}
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Chatty {
-    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-        if event.metadata().target() != "pollwatch::stall" {
-            return;
-        }
-        assert!(ctx.lookup_current().is_some(), "the callback has left a span entered");
-        assert!(event.is_root() && ctx.event_scope(event).is_none(), "the event is in none");
-        struct Spans(Option<String>);
-        impl tracing::field::Visit for Spans {
-            fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
-            fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
-                if field.name() == "spans" {
-                    self.0 = Some(value.into());
-                }
-            }
-        }
-        let mut spans = Spans(None);
-        event.record(&mut spans);
-        lock(&self.events).push(spans.0.unwrap_or_default());
-        let _entered = info_span!("reported", n = 1).entered();
-        warn!("a stall was reported");
-        // Further stalls are found while this one is being reported.
-        if let Some(watchdog) = lock(&self.watchdog).clone() {
-            wait_until("the watchdog continues", || watchdog.stalls().len() >= 4);
-        }
-    }
-}
-
-#[test]
-fn a_subscriber_may_block_and_log_when_it_receives_a_stall() {
-    let chatty = Chatty::default();
-    let collected = CollectedStalls::default();
-    let keep = collected.callback();
-    let dispatch: Arc<Mutex<Option<Dispatch>>> = Arc::default();
-    let for_callback = dispatch.clone();
-    // The reporting thread logs to the global subscriber, which belongs to another test, so it gets
-    // its own one here.
-    let callback = move |stall: &Stall| {
-        if let Some(dispatch) = lock(&for_callback).take() {
-            std::mem::forget(tracing::dispatcher::set_default(&dispatch));
-            std::mem::forget(info_span!("left entered on the watchdog's thread").entered());
-        }
-        keep(stall);
-    };
-    let watchdog = Watchdog::builder().threshold(THRESHOLD).on_stall(callback).start().unwrap();
-    let subscriber: Dispatch = tracing_subscriber::registry().with(watchdog.span_layer()).with(chatty.clone()).into();
-    // With a single dispatcher tracing caches the interest of the thread's own one, and the
-    // reporting thread has none yet.
-    let _second = Dispatch::new(Registry::default());
-    *lock(&dispatch) = Some(subscriber.clone());
-    *lock(&chatty.watchdog) = Some(watchdog.clone());
-    let _default = tracing::dispatcher::set_default(&subscriber);
-    let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
-    runtime.block_on(watchdog.watch(async { block(THRESHOLD * 2) }));
-    // The subscriber is set from the next report on, which may be the end of this stall.
-    collected.wait(|s| s.id == 1).expect("the stall is reported");
-    for id in 1..=3 {
-        // Waits until the stall is found, not until it is reported.
-        let (seen, before) = (watchdog.clone(), watchdog.stalls().len());
-        let stalls = async move {
-            wait_until("the stall is found with its span", || {
-                let stalls = seen.stalls();
-                let name = format!("request{{id={id}}}");
-                // The first report delays all others, but their later scans are stored.
-                stalls.len() > before && texts(stalls.last().unwrap()) == [&name]
-            });
-        };
-        runtime.block_on(watchdog.watch(stalls.instrument(info_span!("request", id))));
-    }
-    for id in 1..=3 {
-        let name = format!("request{{id={id}}}");
-        wait_until("each is logged with its span", || lock(&chatty.events).contains(&name));
-    }
-    drop(lock(&chatty.watchdog).take());
-    let watchdog = watchdog.clone();
-    within_timeout("the shutdown", move || watchdog.shutdown());
 }

@@ -1,4 +1,4 @@
-//! A program that blocks a worker in three ways, each until the log has its stack, and prints the
+//! A program that blocks a worker in three ways, each until its stack is reported, and prints the
 //! expected report.
 
 use std::hint::black_box;
@@ -34,15 +34,16 @@ fn locks(mutex: &Mutex<u8>) {
 
 pub(crate) fn main() {
     tracing_subscriber::fmt().with_ansi(false).without_time().init();
-    until_reported("a sleep", sleeps as *const (), |block| {
+    until_reported(&["a sleep"], sleeps as *const (), |block| {
         let stop = block.stop.clone();
         block.run(async move { sleeps(&stop) }, || ());
     });
-    until_reported("computing", computes as *const (), |block| {
+    until_reported(&["computing"], computes as *const (), |block| {
         let stop = block.stop.clone();
         block.run(async move { computes(&stop) }, || ());
     });
-    until_reported("a lock", locks as *const (), |block| {
+    // With symbols the kind of lock is known.
+    until_reported(&["a lock", "a Mutex"], locks as *const (), |block| {
         let mutex: &'static Mutex<u8> = Box::leak(Box::default());
         let held = mutex.lock().unwrap();
         block.run(async move { locks(mutex) }, || drop(held));
@@ -58,27 +59,27 @@ struct Block {
     /// The offset of the blocking function in the file.
     offset: usize,
     is_right: bool,
-    reason: &'static str,
+    /// The reasons that are right: without symbols, and with them.
+    reasons: &'static [&'static str],
 }
 
 impl Block {
     /// Polls a blocking future until its stall is reported with a stack.
     #[track_caller]
     fn run(&mut self, future: impl Future<Output = ()> + Send + 'static, release: impl FnOnce()) {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = self.watchdog.build_runtime("main", builder.worker_threads(1)).unwrap();
+        let runtime = self.watchdog.runtime("main").worker_threads(1).build().unwrap();
         let _guard = runtime.enter();
         let task = self.watchdog.spawn(future);
-        let (reason, offset, id, location) = (self.reason, self.offset, task.id(), Location::caller());
-        self.is_right = self.collected.recv_timeout(TIMEOUT) == Ok(reason);
+        let (offset, id, location) = (self.offset, task.id(), Location::caller());
+        self.is_right = self.collected.recv_timeout(TIMEOUT).is_ok_and(|reason| self.reasons.contains(&reason));
         self.stop.store(true, Ordering::Relaxed);
         release();
         runtime.block_on(task).unwrap();
-        println!("expected of {reason}: task {id} spawned at {location} in {offset:#x}");
+        println!("expected of {}: task {id} spawned at {location} in {offset:#x}", self.reasons[0]);
     }
 }
 
-fn until_reported(reason: &'static str, function: *const (), attempt: impl Fn(&mut Block)) {
+fn until_reported(reasons: &'static [&'static str], function: *const (), attempt: impl Fn(&mut Block)) {
     let started = Instant::now();
     while started.elapsed() < TIMEOUT {
         let (tell, collected) = mpsc::channel();
@@ -89,13 +90,13 @@ fn until_reported(reason: &'static str, function: *const (), attempt: impl Fn(&m
         };
         let watchdog = Watchdog::builder().on_stall(on_stall).start().unwrap();
         let (stop, offset) = (Arc::default(), function as usize - base());
-        let mut block = Block { watchdog, collected, stop, offset, is_right: false, reason };
+        let mut block = Block { watchdog, collected, stop, offset, is_right: false, reasons };
         attempt(&mut block);
         if block.is_right {
             return;
         }
     }
-    panic!("{reason} was never reported");
+    panic!("{} was never reported", reasons[0]);
 }
 
 /// The address at which the program's file is mapped.

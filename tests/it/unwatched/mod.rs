@@ -3,8 +3,12 @@
 
 mod block_in_place;
 mod detects;
+#[cfg(feature = "capture")]
+mod first_park;
 mod no_false_positives;
 mod paused;
+#[cfg(feature = "capture")]
+mod short_waits;
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +43,7 @@ fn settle(runtime: &Runtime) {
 }
 
 fn build(watchdog: &Watchdog, workers: usize) -> Runtime {
-    let runtime = watchdog.build_runtime("main", &mut multi_thread(workers)).unwrap();
+    let runtime = watchdog.build_runtime("main", multi_thread(workers)).unwrap();
     settle(&runtime);
     runtime
 }

@@ -133,7 +133,7 @@ fn a_shutdown_is_not_reported() {
         let (watchdog, collected) = start(THRESHOLD);
         for i in 0..20 {
             let name = format!("main {i}");
-            let runtime = watchdog.build_runtime(&name, &mut multi_thread(2)).unwrap();
+            let runtime = watchdog.build_runtime(&name, multi_thread(2)).unwrap();
             settle(&runtime);
             runtime.spawn(async { block(THRESHOLD / 4) });
             runtime.spawn_blocking(|| block(THRESHOLD / 2));
@@ -150,12 +150,12 @@ fn a_shutdown_is_not_reported() {
 fn the_thread_of_a_current_thread_runtime_is_not_reported() {
     undisturbed(|| {
         let (watchdog, collected) = start(THRESHOLD);
-        let runtime = watchdog.build_runtime("main", &mut current_thread()).unwrap();
+        let runtime = watchdog.build_runtime("main", current_thread()).unwrap();
         settle(&runtime);
         block(THRESHOLD * 5);
         // The same holds for a pool thread that drives one.
         let (outer, inner) =
-            (build_named(&watchdog, "outer"), watchdog.build_runtime("inner", &mut current_thread()).unwrap());
+            (build_named(&watchdog, "outer"), watchdog.build_runtime("inner", current_thread()).unwrap());
         let drives = outer.spawn_blocking(move || {
             settle(&inner);
             block(THRESHOLD * 5)
@@ -180,7 +180,7 @@ fn an_attached_runtime_is_not_scanned() {
 }
 
 fn build_named(watchdog: &Watchdog, name: &str) -> Runtime {
-    let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
+    let runtime = watchdog.build_runtime(name, multi_thread(1)).unwrap();
     settle(&runtime);
     runtime
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use pollwatch::{Watchdog, allow_blocking};
+use pollwatch::{Action, Watchdog, allow_blocking};
 use pollwatch_shed::Shed;
 use tokio::runtime::Runtime;
 
@@ -31,11 +31,15 @@ impl Fixture {
     pub(crate) fn new() -> Fixture {
         // A watermark that any delay exceeds.
         let all = Shed::new().high(Duration::ZERO).sustain(Duration::ZERO);
-        let builder = Watchdog::builder().log(false).collector(all.collector());
-        let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap();
+        let builder = Watchdog::builder().log(false).track_delays(true).track_unpolled(true).collector(all.collector());
+        // An action that is set has its series, also before an incident.
+        let builder = builder.on_incident(Duration::from_secs(3600), Action::call(|_| {}));
+        let watchdog = builder.listen("127.0.0.1:0").start().unwrap();
         let runtime = two_workers(&watchdog, "main");
+        let spawner = watchdog.clone();
         let app = Router::new()
             .route("/sleep", get(async || thread::sleep(BLOCK)))
+            .route("/spawn", get(async move || drop(spawner.spawn(async { thread::sleep(BLOCK) }))))
             .route("/compute", get(async || compute()))
             .route("/fail", get(async || StatusCode::INTERNAL_SERVER_ERROR));
         let refusing = Router::new().route("/refused", get(async || thread::sleep(BLOCK)));
@@ -43,7 +47,9 @@ impl Fixture {
         let refused = serve(&runtime, refusing.layer(all.layer(&watchdog)).layer(watchdog.layer()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut load = Vec::new();
-        for (addr, path) in [(served, "/sleep"), (served, "/compute"), (served, "/fail"), (refused, "/refused")] {
+        for (addr, path) in
+            [(served, "/sleep"), (served, "/spawn"), (served, "/compute"), (served, "/fail"), (refused, "/refused")]
+        {
             let stop = stop.clone();
             load.push(thread::spawn(move || {
                 let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();

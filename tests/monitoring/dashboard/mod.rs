@@ -75,12 +75,22 @@ fn each_panel_has_a_description_a_unit_and_a_legend() {
         assert!(description.len() > 20 && description.ends_with('.'), "{title}: {description:?} describes nothing");
         let unit = panel.json["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or("");
         assert!(units.contains(&unit) || unit.starts_with("suffix: "), "{title}: the unit {unit:?}");
+        for target in &panel.targets {
+            // Over several instances, a sum of shares is no share.
+            let is_by_instance = between(&target.expr, "by (", ")").any(|labels| labels.contains("instance"));
+            let is_sum = target.expr.starts_with("sum") && !target.expr.contains(" / ") && !is_by_instance;
+            assert!(unit != "percentunit" || !is_sum, "{title}: {}", target.expr);
+            // A ranking at each point in time names more series than $top.
+            assert!(target.json["range"] != true || !target.expr.starts_with("topk"), "{title}: {}", target.expr);
+            assert!(!target.expr.contains("vector("), "{title}: a value without a series in {}", target.expr);
+        }
         assert!(!panel.targets.is_empty(), "{title} asks nothing");
     }
     assert!(dashboard.rows.len() >= 8, "{:?}", dashboard.rows);
     for row in [
         "Overview",
         "Stalls by cause",
+        "Whole runtimes",
         "Worst sites",
         "Worst routes",
         "Workers",

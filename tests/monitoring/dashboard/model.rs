@@ -87,8 +87,11 @@ pub(crate) struct Metric {
 impl Metric {
     /// True if this build exports the metric.
     pub(crate) fn is_exported(&self, name: &str) -> bool {
-        (self.mode == "both" || cfg!(tokio_unstable))
+        let needs_delays = self.mode.contains("delays");
+        (self.mode == "both" || cfg!(tokio_unstable) && (cfg!(feature = "delays") || !needs_delays))
             && (name != "pollwatch_captures_total" || cfg!(feature = "capture"))
+            // In stable mode the state of the pool is not known.
+            && (!name.starts_with("pollwatch_blocking_pool_") || name.contains("_full_") || cfg!(tokio_unstable))
     }
 }
 

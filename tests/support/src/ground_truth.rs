@@ -68,7 +68,7 @@ impl GroundTruth {
         let metrics = fixture.metrics();
         let blocked = self.blocked();
         let visits = lock(&self.0);
-        let lost = metrics.get("pollwatch_lost_polls_total", &[]) + metrics.get("pollwatch_reports_lost_total", &[]);
+        let lost = metrics.get("pollwatch_lost_polls_total", &[]) + metrics.sum("pollwatch_reports_lost_total", &[]);
         let oversleeps = metrics.get("pollwatch_watchdog_oversleeps_total", &[]);
         let excused = stalls.iter().filter(|s| matches!(s.cause, Cause::Starved | Cause::Paused)).count() as f64;
 

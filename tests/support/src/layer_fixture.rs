@@ -31,12 +31,12 @@ impl LayerFixture {
 
     /// Starts a fixture with a watchdog of these settings.
     pub fn start_with(builder: WatchdogBuilder) -> LayerFixture {
-        let (watchdog, collected) = start_with(builder.log(false).listen("127.0.0.1:0".parse().unwrap()));
+        let (watchdog, collected) = start_with(builder.log(false).listen("127.0.0.1:0"));
         let mut builder = multi_thread(LAYER_WORKERS);
         // Each worker has a name of its own, by which its stalls are recognised.
         let next = AtomicU64::new(0);
         builder.thread_name_fn(move || format!("worker {}", next.fetch_add(1, Ordering::Relaxed)));
-        let runtime = watchdog.build_runtime("main", &mut builder).unwrap();
+        let runtime = watchdog.build_runtime("main", builder).unwrap();
         LayerFixture { watchdog, collected, runtime }
     }
 
@@ -70,8 +70,9 @@ impl LayerFixture {
     /// shortly after the response was sent.
     #[track_caller]
     pub fn wait_requests(&self, name: &str, wanted: &[(&'static str, &'static str, u64)]) {
-        let requests =
-            |route: RouteSnapshot| route.requests.iter().map(|r| (r.method, r.status, r.count)).collect::<Vec<_>>();
+        let requests = |route: RouteSnapshot| {
+            route.requests.iter().map(|r| (r.method, r.status.as_str(), r.count)).collect::<Vec<_>>()
+        };
         wait_equal(name, &Some(wanted.to_vec()), || self.route(name).map(requests));
     }
 

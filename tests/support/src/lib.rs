@@ -4,6 +4,7 @@
 //! instead of a condition. A test that needs a free CPU runs under [`undisturbed`].
 
 mod blocking;
+mod driver;
 pub mod external;
 mod ground_truth;
 mod http;
@@ -20,6 +21,7 @@ mod waiting;
 pub mod watched;
 
 pub use blocking::*;
+pub use driver::{KeptDriver, keep_driver};
 pub use ground_truth::{GroundTruth, LOAD_THRESHOLD};
 pub use http::*;
 pub use layer_fixture::{LAYER_WORKERS, LayerFixture};

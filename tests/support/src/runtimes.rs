@@ -39,8 +39,14 @@ pub fn multi_thread(workers: usize) -> Builder {
 
 /// One builder of each flavour, with a name for its runtime.
 pub fn flavours() -> [(&'static str, Builder); 2] {
-    [("current", current_thread()), ("multi", multi_thread(2))]
+    FLAVOURS.map(|(name, new_builder)| (name, new_builder()))
 }
+
+/// A flavour, and what makes a builder of it.
+pub type Flavour = (&'static str, fn() -> Builder);
+
+/// What makes a builder of each flavour, for tests that build several runtimes of one flavour.
+pub const FLAVOURS: [Flavour; 2] = [("current", current_thread), ("multi", || multi_thread(2))];
 
 /// Spawns as `tokio::spawn` does, and returns the location of the caller, which the hooks see.
 #[track_caller]

@@ -49,6 +49,29 @@ impl StoppableChild {
         wait_until("the child is stopped", || self.state() == "T");
     }
 
+    /// Stops the child while its thread of this name is parked.
+    pub fn stop_while_parked(&self, thread: &str) {
+        wait_until("the child is stopped while the thread is parked", || {
+            self.stop();
+            let is_parked = self.is_parked(thread);
+            if !is_parked {
+                self.signal(libc::SIGCONT);
+            }
+            is_parked
+        });
+    }
+
+    /// True if the stopped child's thread of this name waits on a futex, as a parked thread does.
+    fn is_parked(&self, thread: &str) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).expect("the child lives");
+        tasks.flatten().map(|task| task.path()).any(|task| {
+            let read = |file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+            // The number of the system call comes first; it is -1 in user mode.
+            let number = read("syscall").split(' ').next().and_then(|number| number.parse().ok());
+            read("comm").trim() == thread && number == Some(libc::SYS_futex)
+        })
+    }
+
     /// Continues the child, waits until it ends with success, and returns what it printed.
     pub fn finish(mut self, lines: impl Iterator<Item = String>) -> Vec<String> {
         self.signal(libc::SIGCONT);

@@ -84,7 +84,7 @@ pub fn start_with(builder: WatchdogBuilder) -> (Watchdog, CollectedStalls) {
 pub fn reported_so_far(watchdog: &Watchdog, stalls: &CollectedStalls) -> Vec<Stall> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!("{FENCE}{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    let runtime = watchdog.build_runtime(&name, &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime(&name, current_thread()).unwrap();
     runtime.block_on(watchdog.watch(async { stalls.wait_ongoing(&name).expect("the fence is reported") }));
     stalls.wait_resolved(&name);
     stalls.all().into_iter().filter(|s| !s.runtime.starts_with(FENCE)).collect()

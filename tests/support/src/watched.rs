@@ -11,12 +11,12 @@ use crate::{TIMEOUT, multi_thread};
 /// Starts a watchdog that does not log and serves on a free port.
 pub fn served(threshold: Duration) -> Watchdog {
     let builder = Watchdog::builder().threshold(threshold).log(false);
-    builder.listen("127.0.0.1:0".parse().unwrap()).start().unwrap()
+    builder.listen("127.0.0.1:0").start().unwrap()
 }
 
 /// Builds a runtime with two workers.
 pub fn two_workers(watchdog: &Watchdog, name: &str) -> Runtime {
-    watchdog.build_runtime(name, &mut multi_thread(2)).unwrap()
+    watchdog.build_runtime(name, multi_thread(2)).unwrap()
 }
 
 /// Keeps one worker blocked until it is dropped, also by a failing assertion.

@@ -50,9 +50,14 @@ fn route(item: &Value) -> String {
     }
 }
 
-/// Returns the reason of a stall, marked if the stall is inferred and not measured.
+/// Returns the reason of a stall, marked if the stall is inferred and not measured. If the thread
+/// has done something else before, it says how long it has done what it does now.
 fn reason(stall: &Value) -> String {
-    let reason = text(&stall["reason"]);
+    let mut reason = text(&stall["reason"]);
+    let from = list(stall, "segments").last().map_or(0.0, |segment| number(&segment["from_seconds"]));
+    if stall["phase"] == "ongoing" && from > 0.0 && !reason.is_empty() {
+        reason += &format!(" for {}", seconds((number(&stall["elapsed_seconds"]) - from).max(0.0)));
+    }
     if stall["certainty"] == "suspected" { format!("suspected: {reason}") } else { reason }
 }
 
@@ -98,6 +103,31 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
+impl Table {
+    /// Removes a column if none of its cells has a text. Some figures exist only where an option is
+    /// set.
+    fn without_empty(mut self, title: &str) -> Table {
+        if let Some(i) = self.columns.iter().position(|column| column.title() == title)
+            && self.rows.iter().all(|row| row[i].is_empty())
+        {
+            self.columns.remove(i);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(i)));
+        }
+        self
+    }
+}
+
+/// Returns how many tasks waited behind a stall and how long in total; empty where none is known.
+fn victims(victims: &Value) -> String {
+    match number(&victims["tasks"]) {
+        0.0 => String::new(),
+        tasks => {
+            let unit = if tasks == 1.0 { "task" } else { "tasks" };
+            format!("{} {unit}, {}", count(tasks), seconds(number(&victims["waited_seconds"])))
+        }
+    }
+}
+
 /// Returns the table of the latest stalls, the newest first.
 pub(crate) fn stalls(live: &Value) -> Table {
     let columns = vec![
@@ -108,6 +138,7 @@ pub(crate) fn stalls(live: &Value) -> Table {
         Column::text("route", 2),
         Column::location("at"),
         Column::text("reason", 4),
+        Column::text("waited behind it", 6),
     ];
     let row = |stall: &Value| {
         let ongoing = stall["phase"] == "ongoing";
@@ -120,9 +151,10 @@ pub(crate) fn stalls(live: &Value) -> Table {
             route(stall),
             location(live, Some(stall), &stall["site"]),
             reason(stall),
+            victims(&stall["victims"]),
         ]
     };
-    Table { columns, rows: list(live, "stalls").iter().rev().map(row).collect() }
+    Table { columns, rows: list(live, "stalls").iter().rev().map(row).collect() }.without_empty("waited behind it")
 }
 
 /// The index of the column that needs a history.
@@ -178,6 +210,7 @@ pub(crate) fn sites(live: &Value, history: Option<&History>) -> Table {
         Column::number("busy", 3),
         Column::number("polls", 5),
         Column::number("tasks", 6),
+        Column::number("not polled for", 8),
         Column::text("runtime", 7),
     ];
     let row = |s: &Value| {
@@ -191,9 +224,10 @@ pub(crate) fn sites(live: &Value, history: Option<&History>) -> Table {
             seconds(number(&s["busy_seconds"])),
             count(number(&s["polls"])),
             known(&s["alive_tasks"], count),
+            s["unpolled_seconds"].as_f64().map(seconds).unwrap_or_default(),
             text(&s["runtime"]),
         ];
         (blocked, cells)
     };
-    sorted(columns, list(live, "sites").iter().map(row).collect(), history.is_some())
+    sorted(columns, list(live, "sites").iter().map(row).collect(), history.is_some()).without_empty("not polled for")
 }

@@ -12,6 +12,8 @@ use crate::text::{clean, clip, count, seconds};
 const MAX_ROWS: usize = 20;
 /// The fewest rows for which a table is shown.
 const MIN_ROWS: usize = 2;
+/// The time for which a report of a late runtime is shown, in seconds.
+const LATE_SHOWN: f64 = 60.0;
 /// The number of lines of a table that are not rows: an empty one and the titles.
 const HEAD: usize = 2;
 
@@ -55,7 +57,10 @@ pub(crate) fn notice(text: &str, width: usize) -> Line {
 /// of the last minute.
 pub(crate) fn lines(live: &Value, history: Option<&History>, width: usize, height: usize) -> Vec<Line> {
     let mut lines = vec![line(headline(live), Style::Title, width)];
+    lines.extend(list(live, "incidents").iter().map(|incident| line(incident_line(incident), Style::Alarm, width)));
+    lines.extend(condition_lines(live).map(|text| line(text, Style::Alarm, width)));
     lines.extend(list(live, "runtimes").iter().map(|runtime| line(runtime_line(runtime), Style::Plain, width)));
+    lines.extend(late_lines(live).map(|text| line(text, Style::Notice, width)));
     let rows = workers(live);
     let shown = rows.len().min((height / 3).max(1));
     let columns = [
@@ -125,6 +130,56 @@ fn headline(live: &Value) -> String {
     )
 }
 
+fn incident_line(incident: &Value) -> String {
+    format!("incident #{}: {}", number(&incident["id"]), text(&incident["reason"]))
+}
+
+/// Returns the conditions of whole runtimes that are in no incident.
+fn condition_lines(live: &Value) -> impl Iterator<Item = String> {
+    let is_in = |condition: &Value, incident: &Value| {
+        incident["kind"] == condition["kind"] && incident["runtime"] == condition["runtime"]
+    };
+    let incidents = list(live, "incidents");
+    let others = list(live, "conditions").iter().filter(move |c| !incidents.iter().any(|incident| is_in(c, incident)));
+    others.map(|condition| text(&condition["reason"]))
+}
+
+/// Returns the latest report of each runtime that was late within the last minute.
+fn late_lines(live: &Value) -> impl Iterator<Item = String> {
+    let (now, reports) = (number(&live["now_unix_seconds"]), list(live, "late_runtimes"));
+    list(live, "runtimes").iter().filter_map(move |runtime| {
+        let latest = reports.iter().rfind(|report| report["runtime"] == runtime["name"])?;
+        let age = (now - number(&latest["reported_at_unix_seconds"])).max(1e-3);
+        (age < LATE_SHOWN).then(|| late_line(latest, age))
+    })
+}
+
+/// Returns a report of a late runtime in one line, which is shorter than its text.
+fn late_line(report: &Value, age: f64) -> String {
+    let percent = |share: &Value| format!("{:.0} %", number(share) * 100.0);
+    let reason = match report["reason"].as_str() {
+        Some("busy_workers") => {
+            format!("its workers were busy {:.0} %", number(&report["polling"]).max(number(&report["on_cpu"])) * 100.0)
+        }
+        Some("no_cpu") => format!("its workers waited for a CPU {}", percent(&report["waiting_for_cpu"])),
+        _ => "the reason is not known".into(),
+    };
+    let mut line = format!(
+        "{}: late {} ago, a woken task waited {} without a stall; {reason}",
+        text(&report["runtime"]),
+        seconds(age),
+        seconds(number(&report["delay_seconds"])),
+    );
+    let sites = list(report, "sites").iter().map(|usage| (&usage["site"], usage));
+    let routes = list(report, "routes").iter().map(|usage| (&usage["route"], usage));
+    let users = sites.take(2).chain(routes.take(2)).filter(|(_, usage)| number(&usage["share"]) >= 0.005);
+    for (index, (name, usage)) in users.enumerate() {
+        line += if index == 0 { ": " } else { ", " };
+        line += &format!("{} ({})", text(name), percent(&usage["share"]));
+    }
+    line
+}
+
 fn runtime_line(runtime: &Value) -> String {
     if runtime["alive"] == false {
         return format!("{}: ended", text(&runtime["name"]));
@@ -137,8 +192,12 @@ fn runtime_line(runtime: &Value) -> String {
     } else {
         format!("none of {workers} workers blocked · {:.0} % busy", number(&runtime["busy_ratio"]) * 100.0)
     };
+    let rescues = match number(&runtime["driver_rescues"]) {
+        0.0 => String::new(),
+        rescues => format!(" · driver rescues: {}", count(rescues)),
+    };
     format!(
-        "{}: {state} · {} tasks alive, {} waiting · blocking threads: {}",
+        "{}: {state} · {} tasks alive, {} waiting · blocking threads: {}{rescues}",
         text(&runtime["name"]),
         known(&runtime["alive_tasks"], count),
         known(&runtime["global_queue_depth"], count),

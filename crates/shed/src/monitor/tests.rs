@@ -18,8 +18,7 @@ struct Fixture {
 impl Fixture {
     fn new(watermarks: Watermarks) -> Fixture {
         let watchdog = Watchdog::builder().log(false).start().unwrap();
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let tokio = watchdog.build_runtime("main", builder.enable_all()).unwrap();
+        let tokio = watchdog.runtime("main").current_thread().enable_all().build().unwrap();
         let control = AdmissionControl::new(watermarks, watchdog.lag_source(), false);
         let lag = watchdog.lag("main").unwrap();
         let runtime = RuntimeLag::new(tokio.handle().id(), lag, 2);

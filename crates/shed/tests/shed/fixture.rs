@@ -28,8 +28,8 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn new(shed: &Shed) -> Fixture {
         let builder = Watchdog::builder().threshold(THRESHOLD).log(false).collector(shed.collector());
-        let watchdog = builder.listen("127.0.0.1:0".parse().unwrap()).start().expect("a watchdog starts");
-        let runtime = watchdog.build_runtime("main", &mut multi_thread(2)).unwrap();
+        let watchdog = builder.listen("127.0.0.1:0").start().expect("a watchdog starts");
+        let runtime = watchdog.build_runtime("main", multi_thread(2)).unwrap();
         let layer = shed.layer(&watchdog);
         Fixture { watchdog, runtime, layer }
     }
@@ -73,7 +73,7 @@ impl Fixture {
     pub(crate) fn wait_requests(&self, name: &str, wanted: &[(&'static str, &'static str, u64)]) {
         wait_equal(name, &Some(wanted.to_vec()), || {
             let route = self.watchdog.snapshot().routes.into_iter().find(|route| &*route.route == name)?;
-            Some(route.requests.iter().map(|r| (r.method, r.status, r.count)).collect())
+            Some(route.requests.iter().map(|r| (r.method, r.status.as_str(), r.count)).collect())
         });
     }
 }

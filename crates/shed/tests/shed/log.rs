@@ -60,7 +60,7 @@ struct Overload {
 impl Overload {
     fn new(name: &str) -> Overload {
         let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).start().unwrap();
-        let runtime = watchdog.build_runtime(name, &mut multi_thread(1)).unwrap();
+        let runtime = watchdog.build_runtime(name, multi_thread(1)).unwrap();
         let (stop, stopped) = mpsc::channel::<()>();
         let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
             while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {

@@ -88,7 +88,7 @@ fn overload_is_found_without_the_watchdogs_layer() {
 #[test]
 fn a_current_thread_runtime_rejects_requests_as_well() {
     let watchdog = Watchdog::builder().threshold(THRESHOLD).log(false).start().unwrap();
-    let runtime = watchdog.build_runtime("single", &mut current_thread()).unwrap();
+    let runtime = watchdog.build_runtime("single", current_thread()).unwrap();
     let app = Router::new().route("/slow", on_get(async || format!("{:?}", block(Duration::from_millis(20)))));
     let app = app.layer(Shed::new().layer(&watchdog)).layer(watchdog.layer());
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();

@@ -1,8 +1,9 @@
 //! Guards against panics of readers of malformed tables, and against the locks that they poison.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
+
+pub(super) use crate::panics::catches_panic;
 
 /// The interval at which a lock that is held is tried again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(1);
@@ -26,15 +27,6 @@ pub(super) fn lock_within<T: ?Sized>(mutex: &Mutex<T>, limit: Duration) -> Optio
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_INTERVAL),
         }
     }
-}
-
-/// Calls `f` and returns whether it panicked. A payload whose own drop panics is leaked.
-pub(super) fn catches_panic(f: impl FnOnce()) -> bool {
-    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else { return false };
-    if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
-        std::mem::forget(second);
-    }
-    true
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

@@ -1,36 +1,59 @@
 //! Captures: a thread's stack is copied at no risk to the thread, and unwound by the caller.
 //!
 //! The stack of a waiting thread is read through the kernel ([`memory`]). A running thread copies
-//! its stack itself, in a signal handler that does nothing else ([`signal`]). Unwinding
-//! ([`unwind`]) and symbolization ([`symbols`]) happen on the calling thread.
+//! its stack itself, in a signal handler that does nothing else ([`signal`]). A thread that
+//! computes in the kernel does so when it returns to user mode ([`pending`]). Unwinding
+//! ([`unwind`]) and symbolization ([`symbolizer`]) happen on the calling thread.
 
 mod arch;
 mod capability;
+mod functions;
 mod guard;
 mod handshake;
+#[cfg(target_arch = "x86_64")]
+mod held_locks;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "held_locks_off.rs"]
+mod held_locks;
+pub(crate) mod little_endian;
+mod mappings;
 mod memory;
+mod memory_files;
+mod memory_work;
+mod module_file;
 mod modules;
-mod names;
-mod ownership;
+mod other_memory;
+mod pending;
 mod raw;
 mod signal;
-mod symbols;
+mod symbolizer;
 mod unwind;
+pub(crate) mod waiting;
 
 pub use capability::{capability, degradation};
+pub(crate) use functions::search_all;
+pub use functions::{ModuleFunctions, find_functions};
+pub use held_locks::{LockSearch, ThreadLocks};
 pub use modules::hold_unwind_tables;
+pub use pending::{Capture, PendingCapture};
 pub use raw::RawStack;
-pub use symbols::Symbolizer;
+pub use symbolizer::Symbolizer;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arch::Regs;
+pub(crate) use arch::{Regs, SyscallReturn};
 use guard::catches_panic;
-use modules::Modules;
+use mappings::Mappings;
+pub(crate) use modules::{LoadedObject, Modules, ObjectFiles, ObjectOwner, OtherOwner, ProgramHeader};
+pub(crate) use other_memory::{OtherMemory, StoppedMemory};
+pub(crate) use signal::MAX_STACK;
+pub(crate) use unwind::ReadCode;
 use unwind::{Chain, Source, StackCopy};
+use waiting::WaitingThread;
 
-use crate::procfs::{self, SyscallState};
-use crate::{Address, CaptureError, Frame, Target, Tid};
+use crate::procfs::{self, ProcessFolder, SyscallState};
+use crate::{Activity, Address, CaptureError, Frame, Target, Tid};
 
 /// The number of attempts to read a waiting thread that moves. Then the capture fails.
 const ATTEMPTS: usize = 3;
@@ -74,6 +97,7 @@ pub fn is_preloaded() -> bool {
 pub struct Capturer {
     copy: Vec<u8>,
     boundary: Option<fn(&Frame) -> bool>,
+    mappings: Mappings,
 }
 
 impl std::fmt::Debug for Capturer {
@@ -173,34 +197,67 @@ impl Capturer {
         state: Option<SyscallState>,
         is_current: impl Fn() -> bool,
     ) -> Result<RawStack, CaptureError> {
-        let regs = self.copy(target, state)?;
-        if !is_current() {
-            return Err(CaptureError::Moved);
+        match self.copy(target, state, None)? {
+            Copied::Now(regs) if is_current() => self.unwind(regs),
+            Copied::Now(_) => Err(CaptureError::Moved),
+            Copied::Pending(_) => Err(CaptureError::Timeout),
         }
+    }
+
+    /// Unwinds the copy in the buffer.
+    fn unwind(&self, regs: Regs) -> Result<RawStack, CaptureError> {
         // The tables belong to modules of any origin. A malformed one may make the reader panic,
         // which must not reach the caller.
         let mut modules = None;
         catches_panic(|| modules = Some(Modules::current()));
         let modules = modules.ok_or(CaptureError::Unavailable)?;
-        let stack = StackCopy { start: regs.sp, bytes: &self.copy };
-        let source = Source { modules: &modules, stack, code: &memory::read };
-        let mut chain = Chain::default();
-        if catches_panic(|| chain = unwind::unwind(&source, regs)) {
-            return Err(CaptureError::Unavailable);
-        }
-        Ok(RawStack { chain, modules, boundary: self.boundary })
+        unwind_copy(modules, &self.copy, regs, &memory::read, self.boundary)
     }
 
-    /// Copies the stack into the buffer and returns the registers.
-    fn copy(&mut self, target: Target, mut state: Option<SyscallState>) -> Result<Regs, CaptureError> {
+    /// Returns whether the latest copy of a stack has a word, such as the address of a value that
+    /// is in use, within a call. `call` is the call's address, as [`RawStack::addresses`] returns
+    /// it: the last byte of the call instruction. False before the first capture.
+    ///
+    /// The call's part of the stack ends with its return address. If that is found more than once,
+    /// the smaller part is searched. A function that a signal has interrupted is in no call and has
+    /// no such part, so the result is false for its address.
+    ///
+    /// ```
+    /// use pollwatch_stack::{Address, Capturer};
+    ///
+    /// assert!(!Capturer::new().copy_contains(Address::new(4096), 7));
+    /// ```
+    pub fn copy_contains(&self, call: Address, word: u64) -> bool {
+        let words = self.copy.chunks_exact(size_of::<u64>());
+        let mut words = words.map(|bytes| u64::from_ne_bytes(bytes.try_into().unwrap_or_default()));
+        let return_address = call.get() + 1;
+        let mut is_found = false;
+        // Where the return address is not on the stack, the part is unknown.
+        words.any(|found| {
+            is_found |= found == word;
+            found == return_address
+        }) && is_found
+    }
+
+    /// Copies the stack into the buffer and returns the registers. With an activity, the copy may
+    /// stay pending.
+    fn copy(
+        &mut self,
+        target: Target,
+        mut state: Option<SyscallState>,
+        activity: Option<&Activity>,
+    ) -> Result<Copied, CaptureError> {
         for _ in 0..ATTEMPTS {
             match state {
                 // The thread may be in a system call, which a signal would interrupt.
-                None => return Err(CaptureError::Unavailable),
-                Some(_) if !arch::FROM_SYSCALL => return self.copy_by_signal(target),
-                Some(SyscallState::Waiting { sp, ip, .. }) => {
-                    if let Some(regs) = self.read_waiting(target, state, sp, ip)? {
-                        return Ok(regs);
+                None => {
+                    capability::record_unread();
+                    return Err(CaptureError::Unavailable);
+                }
+                Some(_) if !arch::FROM_SYSCALL => return self.copy_by_signal(target, activity),
+                Some(SyscallState::Waiting { .. }) => {
+                    if let Some(regs) = self.read_waiting(target, state)? {
+                        return Ok(Copied::Now(regs));
                     }
                     state = procfs::syscall(target.tid);
                 }
@@ -212,7 +269,7 @@ impl Capturer {
                     }
                     state = procfs::syscall(target.tid);
                     if state == Some(SyscallState::Running) {
-                        return self.copy_by_signal(target);
+                        return self.copy_by_signal(target, activity);
                     }
                 }
             }
@@ -220,34 +277,49 @@ impl Capturer {
         Err(CaptureError::Moved)
     }
 
-    /// Makes a running thread copy its stack itself.
-    fn copy_by_signal(&mut self, target: Target) -> Result<Regs, CaptureError> {
-        signal::copy(target, &mut self.copy)
+    /// Reads the stack of a thread that waits in the kernel; `None` when it moved meanwhile.
+    fn read_waiting(&mut self, target: Target, state: Option<SyscallState>) -> Result<Option<Regs>, CaptureError> {
+        let mut thread = WaitingThread {
+            folder: ProcessFolder::OWN,
+            tid: target.tid,
+            state,
+            stack_at: &mut |_| Some(target.stack),
+            read_prefix: &memory::read_prefix,
+            copy: &mut self.copy,
+        };
+        waiting::copy_once(&mut thread, target.stack)
     }
 
-    /// Reads the stack of a thread that waits in the kernel; `None` when it moved meanwhile.
-    fn read_waiting(
-        &mut self,
-        target: Target,
-        state: Option<SyscallState>,
-        sp: Address,
-        ip: Address,
-    ) -> Result<Option<Regs>, CaptureError> {
-        let ran = procfs::ran(target.tid).ok_or(CaptureError::Unavailable)?;
-        if !target.stack.contains(sp) {
-            return Err(CaptureError::Elsewhere);
-        }
-        let len = (target.stack.high().get() - sp.get()).min(signal::MAX_STACK as u64) as usize;
-        self.copy.resize(len, 0);
-        if !memory::read(sp.get(), &mut self.copy) {
-            return Err(CaptureError::Unavailable);
-        }
-        let unmoved = procfs::syscall(target.tid) == state && procfs::ran(target.tid) == Some(ran);
-        let mut regs = [0; arch::REGS];
-        regs[0] = ip.get();
-        regs[arch::REGS - 1] = arch::UNKNOWN;
-        Ok(unmoved.then(|| Regs::new(sp.get(), regs)))
+    /// Makes a running thread copy its stack itself.
+    fn copy_by_signal(&mut self, target: Target, activity: Option<&Activity>) -> Result<Copied, CaptureError> {
+        Ok(match signal::request(target, activity, &mut self.copy)? {
+            signal::Requested::Answered(answer) => Copied::Now(answer.regs),
+            signal::Requested::Pending(pending) => Copied::Pending(pending),
+        })
     }
+}
+
+/// Unwinds the copy of a stack, with the modules and the code of its process.
+pub(crate) fn unwind_copy(
+    modules: Arc<Modules>,
+    copy: &[u8],
+    regs: Regs,
+    code: ReadCode<'_>,
+    boundary: Option<fn(&Frame) -> bool>,
+) -> Result<RawStack, CaptureError> {
+    let source = Source { modules: &modules, stack: StackCopy { start: regs.sp, bytes: copy }, code };
+    let mut chain = Chain::default();
+    if catches_panic(|| chain = unwind::unwind(&source, regs)) {
+        return Err(CaptureError::Unavailable);
+    }
+    Ok(RawStack { chain, modules, boundary })
+}
+
+/// A copy of a stack, or the request for one.
+enum Copied {
+    /// The copy is in the buffer. These are the registers.
+    Now(Regs),
+    Pending(signal::Pending),
 }
 
 /// Waits until a thread has run for long enough to have left a system call that it was woken in.

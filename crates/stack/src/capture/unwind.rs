@@ -9,7 +9,7 @@
 use framehop::{CacheNative, Error, FrameAddress, MayAllocateDuringUnwind, Unwinder};
 
 use super::arch::{self, Regs};
-use super::modules::Modules;
+use super::modules::{Modules, UnwindWork};
 
 /// The most frames of one stack.
 pub(crate) const MAX_FRAMES: usize = 16_384;
@@ -17,6 +17,9 @@ pub(crate) const MAX_FRAMES: usize = 16_384;
 const SEARCH: u64 = 64 * 1024;
 /// The most candidates of each kind that are tried for one frame pointer.
 const MAX_CANDIDATES: usize = 32;
+/// The most bytes by which a table's entry starts before the code to which signal handlers return:
+/// an instruction. Some have no entry.
+const MAX_BEFORE_SIGNAL_RETURN: u64 = 8;
 
 /// A copied part of a stack.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +29,7 @@ pub(crate) struct StackCopy<'a> {
 }
 
 impl StackCopy<'_> {
-    fn word(&self, address: u64) -> Result<u64, ()> {
+    pub(super) fn word(&self, address: u64) -> Result<u64, ()> {
         let offset = usize::try_from(address.checked_sub(self.start).ok_or(())?).map_err(|_| ())?;
         let end = offset.checked_add(8).ok_or(())?;
         let bytes = self.bytes.get(offset..end).ok_or(())?;
@@ -34,12 +37,26 @@ impl StackCopy<'_> {
     }
 }
 
-/// A stack as addresses to look up: the instruction pointer, then the last byte of each call.
+/// A stack as addresses to look up: the instruction pointer, then the last byte of each call. The
+/// address of an interrupted frame is an instruction pointer, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) addresses: Vec<u64>,
+    /// The stack pointer in the frame of each address.
+    pub(crate) stack_pointers: Vec<u64>,
+    /// The frames that a signal has interrupted, the innermost first. Their addresses are those of
+    /// the instructions that run next.
+    pub(crate) interrupted: Vec<InterruptedFrame>,
     /// True if the stack reaches the thread's first function.
     pub(crate) complete: bool,
+}
+
+/// A frame that is not the innermost, and not in a call: a signal has interrupted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InterruptedFrame {
+    /// The index of its address in the chain.
+    pub(crate) frame: usize,
+    pub(crate) regs: Regs,
 }
 
 /// A function that fills a buffer with the code at an address, and returns whether it could.
@@ -52,18 +69,29 @@ pub(crate) struct Source<'a> {
     pub(crate) code: ReadCode<'a>,
 }
 
-type Cache = CacheNative<MayAllocateDuringUnwind>;
+/// The state of unwinding one stack that all attempts share.
+struct Progress {
+    cache: CacheNative<MayAllocateDuringUnwind>,
+    work: UnwindWork,
+}
 
 /// Unwinds from `regs` to the thread's first function. A frame pointer of [`arch::UNKNOWN`] is
 /// recovered where a function needs it.
 pub(crate) fn unwind(source: &Source<'_>, regs: Regs) -> Chain {
-    let mut cache = Cache::new();
+    let mut progress = Progress { cache: CacheNative::new(), work: UnwindWork::LIMIT };
     let mut chain = Chain::default();
-    walk(source, regs, FrameAddress::from_instruction_pointer(regs.ip), &mut cache, &mut chain, true);
+    walk(source, regs, FrameAddress::from_instruction_pointer(regs.ip), &mut progress, &mut chain, true);
     chain
 }
 
-fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache, chain: &mut Chain, recover: bool) {
+fn walk(
+    source: &Source<'_>,
+    regs: Regs,
+    first: FrameAddress,
+    progress: &mut Progress,
+    chain: &mut Chain,
+    recover: bool,
+) {
     let (mut address, mut regs) = (first, regs.unwinder());
     let mut read = |at| source.stack.word(at);
     let (mut panicking, mut doubtful) = (false, false);
@@ -71,9 +99,22 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
         let lookup = address.address_for_lookup();
         let is_leaf = matches!(address, FrameAddress::InstructionPointer(_));
         chain.addresses.push(lookup);
+        chain.stack_pointers.push(Regs::from_unwinder(address.address(), &regs).sp);
         let module = source.modules.find(lookup).filter(|_| source.modules.is_code(lookup));
         let Some(module) = module.filter(|_| chain.addresses.len() < MAX_FRAMES) else { return };
-        if module.function(lookup).is_none() {
+        if source.modules.is_foreign && progress.work.take_frame().is_err() {
+            return;
+        }
+        let function = module.function(lookup);
+        let offset = function.as_ref().map_or(0, |function| lookup - function.start);
+        if offset < MAX_BEFORE_SIGNAL_RETURN
+            && let Some(regs_before) = interrupted(source, Regs::from_unwinder(address.address(), &regs))
+        {
+            chain.interrupted.push(InterruptedFrame { frame: chain.addresses.len(), regs: regs_before });
+            (address, regs) = (FrameAddress::from_instruction_pointer(regs_before.ip), regs_before.unwinder());
+            continue;
+        }
+        if function.is_none() {
             // No table describes this code. If it is the innermost frame, it is a few instructions
             // around a system call, and has nothing on the stack.
             let known = Regs::from_unwinder(address.address(), &regs);
@@ -100,10 +141,13 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
                 _ => {}
             }
         }
+        if source.modules.is_foreign && progress.work.admit(module, lookup).is_err() {
+            return;
+        }
         let before = Regs::from_unwinder(address.address(), &regs);
-        let next = match source.modules.unwinder.unwind_frame(address, &mut regs, cache, &mut read) {
+        let next = match source.modules.unwinder.unwind_frame(address, &mut regs, &mut progress.cache, &mut read) {
             Err(Error::CouldNotReadStack(at)) if recover && at.abs_diff(arch::UNKNOWN) < SEARCH => {
-                return recover_frame_pointer(source, before, address, cache, chain);
+                return recover_frame_pointer(source, before, address, progress, chain);
             }
             next => next,
         };
@@ -113,7 +157,7 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
                 None => return,
             },
             Ok(None) => {
-                chain.complete = !doubtful && is_root(source, before, address, cache);
+                chain.complete = !doubtful && is_root(source, before, address, progress);
                 return;
             }
             Err(_) => return,
@@ -121,13 +165,22 @@ fn walk(source: &Source<'_>, regs: Regs, first: FrameAddress, cache: &mut Cache,
     }
 }
 
+/// Returns the registers of the function that a signal has interrupted, for the frame of the code
+/// to which the signal's handler returns. The kernel has saved them; `framehop` cannot evaluate how
+/// tables describe that.
+fn interrupted(source: &Source<'_>, returns: Regs) -> Option<Regs> {
+    let mut code = [0; arch::SIGNAL_RETURN];
+    let is_signal_return = (source.code)(returns.ip, &mut code) && arch::is_signal_return(&code);
+    is_signal_return.then(|| arch::interrupted(returns.sp, |at| source.stack.word(at).ok()))?
+}
+
 /// Returns whether a frame is the thread's first by its unwind table (no return address).
 ///
 /// The check uses neither memory nor a frame pointer. A return address or a frame pointer that
 /// happens to be 0 ends unwinding as well, and proves nothing.
-fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache) -> bool {
+fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, progress: &mut Progress) -> bool {
     let mut regs = Regs { fp: arch::UNKNOWN, ..regs }.unwinder();
-    matches!(source.modules.unwinder.unwind_frame(address, &mut regs, cache, &mut |_| Err(())), Ok(None))
+    matches!(source.modules.unwinder.unwind_frame(address, &mut regs, &mut progress.cache, &mut |_| Err(())), Ok(None))
 }
 
 /// Continues from a frame whose function needs a frame pointer that is unknown.
@@ -135,16 +188,26 @@ fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut C
 /// The frame pointer is computed from the function's first instructions where they can be read, and
 /// searched for on the stack otherwise. A result counts only if its chain reaches the thread's
 /// first function.
-fn recover_frame_pointer(source: &Source<'_>, regs: Regs, address: FrameAddress, cache: &mut Cache, chain: &mut Chain) {
+fn recover_frame_pointer(
+    source: &Source<'_>,
+    regs: Regs,
+    address: FrameAddress,
+    progress: &mut Progress,
+    chain: &mut Chain,
+) {
     let Some(module) = source.modules.find(address.address_for_lookup()) else { return };
     let Some(start) = module.function(address.address_for_lookup()).map(|function| function.start) else { return };
     let depth = chain.addresses.len() - 1;
     let mut attempt = |fp: u64, chain: &mut Chain| {
         let mut tried = Chain::default();
-        walk(source, Regs { fp, ..regs }, address, cache, &mut tried, false);
+        walk(source, Regs { fp, ..regs }, address, progress, &mut tried, false);
         if tried.complete {
             chain.addresses.truncate(depth);
             chain.addresses.extend(tried.addresses);
+            chain.stack_pointers.truncate(depth);
+            chain.stack_pointers.extend(tried.stack_pointers);
+            let of_tried = tried.interrupted.into_iter();
+            chain.interrupted.extend(of_tried.map(|frame| InterruptedFrame { frame: frame.frame + depth, ..frame }));
             chain.complete = true;
         }
         tried.complete

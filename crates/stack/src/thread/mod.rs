@@ -8,11 +8,76 @@ mod imp;
 mod imp;
 
 use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::Address;
 
-/// The kernel's id of a thread of this process.
+/// The kernel's id of a process, as this process' `/proc` knows it.
+///
+/// ```
+/// use pollwatch_stack::Pid;
+///
+/// assert_eq!(Pid::current().as_raw() as u32, std::process::id());
+/// assert_eq!("42".parse(), Ok(Pid::from_raw(42)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Pid(i32);
+
+impl Pid {
+    /// Returns the id of this process.
+    pub fn current() -> Pid {
+        Pid(std::process::id() as i32)
+    }
+
+    /// Wraps an id that the kernel gave, such as a name in `/proc`.
+    pub const fn from_raw(id: i32) -> Pid {
+        Pid(id)
+    }
+
+    /// Returns the id as the kernel's integer.
+    pub const fn as_raw(self) -> i32 {
+        self.0
+    }
+
+    /// Returns the CPU time that all threads of this process have used so far; `None` where that
+    /// cannot be known. Costs one system call.
+    ///
+    /// ```
+    /// let (before, start) = (pollwatch_stack::Pid::own_cpu_time(), std::time::Instant::now());
+    /// # let work = || ();
+    /// work();
+    /// if let (Some(before), Some(now)) = (before, pollwatch_stack::Pid::own_cpu_time()) {
+    ///     println!("{:?} of CPU time in {:?}", now - before, start.elapsed());
+    /// }
+    /// ```
+    pub fn own_cpu_time() -> Option<Duration> {
+        imp::cpu_time_of_process()
+    }
+
+    /// Returns the id of the process' first thread, which is the same number.
+    pub const fn first_thread(self) -> Tid {
+        Tid(self.0)
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Pid {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Pid, ParseIntError> {
+        text.parse().map(Pid)
+    }
+}
+
+/// The kernel's id of a thread.
 ///
 /// ```
 /// use pollwatch_stack::Tid;
@@ -57,6 +122,34 @@ impl Tid {
     pub fn cpu_time(self) -> Option<Duration> {
         imp::cpu_time(self.0)
     }
+
+    /// Returns the CPU time that the thread has used in user mode and in the kernel, as the kernel
+    /// samples it; `None` when it has ended. Costs two system calls.
+    ///
+    /// ```
+    /// # use pollwatch_stack::Tid;
+    /// if let Some(modes) = Tid::current().and_then(Tid::cpu_modes) {
+    ///     println!("{:?} in user mode, {:?} in the kernel", modes.user, modes.system);
+    /// }
+    /// ```
+    pub fn cpu_modes(self) -> Option<CpuModes> {
+        imp::cpu_modes(self.0)
+    }
+}
+
+/// The CPU time of a thread by the mode of the CPU.
+///
+/// Most kernels find the mode by sampling: at each tick (1, 4 or 10 ms, by `CONFIG_HZ`) they add
+/// the length of a tick to the mode that the thread is in. So a difference of two readings is a
+/// multiple of a tick, which is what the share of a mode is known by: of `n` ticks, with a standard
+/// error of at most `0.5 / sqrt(n)`. The sum differs from [`Tid::cpu_time`], which is measured, by
+/// a tick or two. `/proc/self/task/<tid>/stat` has the same samples, in units of 10 ms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuModes {
+    /// The time in user mode.
+    pub user: Duration,
+    /// The time in the kernel: in system calls, page faults and interrupts.
+    pub system: Duration,
 }
 
 impl fmt::Display for Tid {
@@ -67,7 +160,8 @@ impl fmt::Display for Tid {
 
 /// The bounds of a thread's stack.
 ///
-/// Only the thread itself can make them. So no memory is ever copied that is not a stack.
+/// Only the thread itself can make them, so that no signal handler ever copies memory that is not a
+/// stack.
 ///
 /// ```
 /// use pollwatch_stack::StackBounds;
@@ -92,6 +186,23 @@ impl StackBounds {
         }
         let bounds = imp::own_stack()?;
         Some(StackBounds { low: Address::new(bounds.start as u64), high: Address::new(bounds.end as u64) })
+    }
+
+    /// The bounds of a stack of which nothing is known. It is read through the kernel alone, which
+    /// finds its end: also by the signal handler.
+    #[cfg(all(feature = "capture", target_os = "linux", target_env = "gnu"))]
+    pub(crate) const UNKNOWN: StackBounds = StackBounds { low: Address::new(0), high: Address::new(u64::MAX) };
+
+    /// Makes the bounds of memory that may be read through the kernel as a stack, and never by a
+    /// signal handler. `None` if it is empty.
+    #[cfg(all(
+        feature = "capture",
+        target_os = "linux",
+        target_env = "gnu",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
+    pub(crate) fn from_mapping(low: Address, high: Address) -> Option<StackBounds> {
+        (low < high).then_some(StackBounds { low, high })
     }
 
     /// Returns the lowest address. A stack that grows below it overflows.
@@ -144,6 +255,31 @@ impl Target {
 #[cfg(all(test, target_os = "linux", not(pollwatch_loom)))]
 mod tests {
     use super::*;
+
+    /// Runs `work` for 100 ms of CPU time, and returns what was sampled in that time.
+    fn modes_of(mut work: impl FnMut()) -> CpuModes {
+        let own = Tid::current().unwrap();
+        let (start, before) = (own.cpu_time().unwrap(), own.cpu_modes().unwrap());
+        while own.cpu_time().unwrap() < start + Duration::from_millis(100) {
+            work();
+        }
+        let now = own.cpu_modes().unwrap();
+        CpuModes { user: now.user - before.user, system: now.system - before.system }
+    }
+
+    #[test]
+    fn user_and_system_time_are_told_apart() {
+        let computing = modes_of(|| {
+            std::hint::black_box((0..100_000u64).fold(0, |sum, i| std::hint::black_box(sum + i)));
+        });
+        let zero = std::fs::File::open("/dev/zero").unwrap();
+        let mut buffer = vec![0; 4 << 20];
+        let reading = modes_of(|| {
+            std::io::Read::read_exact(&mut &zero, &mut buffer).unwrap();
+        });
+        assert!(computing.user > 2 * computing.system, "{computing:?}");
+        assert!(reading.system > 2 * reading.user, "{reading:?}");
+    }
 
     #[test]
     #[cfg(feature = "capture")]

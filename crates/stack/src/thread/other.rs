@@ -5,7 +5,15 @@ pub(super) fn thread_id() -> Option<i32> {
     None
 }
 
+pub(super) fn cpu_modes(_tid: i32) -> Option<super::CpuModes> {
+    None
+}
+
 pub(super) fn cpu_time(_tid: i32) -> Option<Duration> {
+    None
+}
+
+pub(super) fn cpu_time_of_process() -> Option<Duration> {
     None
 }
 

@@ -62,7 +62,7 @@ fn measure(variant: &str) -> f64 {
     match variant {
         "pollwatch, hooks" => {
             let watchdog = Watchdog::builder().log(false).start().expect("a watchdog");
-            polls(&watchdog.build_runtime("main", &mut builder).expect("a runtime"))
+            polls(&watchdog.build_runtime("main", builder).expect("a runtime"))
         }
         "dial9" => {
             let folder = std::env::temp_dir().join(format!("others-bench-{}", std::process::id()));

@@ -32,9 +32,9 @@ fn main() {
     let (seconds, rounds) = (args.next().unwrap_or(3), args.next().unwrap_or(9));
     // TraceLayer creates spans at DEBUG. They are filtered out, as in production.
     tracing_subscriber::fmt().with_env_filter("warn").with_writer(std::io::stderr).init();
-    let watchdog = Watchdog::builder().listen((Ipv4Addr::LOCALHOST, 0).into()).start().expect("a watchdog");
+    let watchdog = Watchdog::builder().listen((Ipv4Addr::LOCALHOST, 0)).start().expect("a watchdog");
     scrape_each_second(watchdog.clone());
-    let watched = |name| watchdog.build_runtime(name, &mut one_worker()).expect("a runtime");
+    let watched = |name| watchdog.build_runtime(name, one_worker()).expect("a runtime");
     let bare = || one_worker().build().expect("a runtime");
     let hello = || Router::new().route("/hello/{name}", get(|| async { "Hello, World!" }));
     let variants = [

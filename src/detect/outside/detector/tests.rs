@@ -1,7 +1,12 @@
 //! The detector with invented clocks and threads.
 
+mod handed_on;
+mod short_waits;
+
 use super::*;
 use crate::detect::identity::BusyPeriod;
+use crate::detect::outside::observation::EntryId;
+use crate::detect::outside::stalls::MIN_SAMPLES;
 use crate::detect::pause::CheckedSpan;
 
 const MS: Nanos = Nanos::from_millis(1);
@@ -25,7 +30,9 @@ struct World {
 struct FakeInspector {
     blocked_in: Option<BlockedIn>,
     is_owner: bool,
+    stack_role: Option<StackRole>,
     run_delay: Nanos,
+    can_read_run_delay: bool,
     location: Option<u64>,
     /// The number of stacks that were sampled.
     samples: u32,
@@ -38,12 +45,16 @@ impl Inspector for FakeInspector {
         self.blocked_in
     }
 
+    fn stack_role(&mut self, _: EntryId) -> Option<StackRole> {
+        self.stack_role
+    }
+
     fn is_confirmed_owner(&mut self, _: EntryId) -> bool {
         self.is_owner
     }
 
-    fn run_delay(&mut self, _: EntryId) -> Nanos {
-        self.run_delay
+    fn run_delay(&mut self, _: EntryId) -> Option<Nanos> {
+        self.can_read_run_delay.then_some(self.run_delay)
     }
 
     fn location(&mut self, _: EntryId) -> Option<u64> {
@@ -66,7 +77,9 @@ impl World {
             inspector: FakeInspector {
                 blocked_in: None,
                 is_owner: true,
+                stack_role: None,
                 run_delay: Nanos::ZERO,
+                can_read_run_delay: true,
                 location: None,
                 samples: 0,
                 inspections: 0,
@@ -226,47 +239,13 @@ fn a_worker_that_is_ready_to_run_does_not_wait() {
 }
 
 #[test]
-fn a_worker_that_may_have_been_handed_on_is_suspected_later() {
-    for (is_owner, in_syscall) in [(false, true), (true, false)] {
-        let mut world = World::waiting();
-        (world.inspector.is_owner, world.inspector.blocked_in) = (is_owner, Some(BlockedIn { in_syscall, ..WAIT }));
-        world.scan();
-        assert_eq!(world.run(2 * THRESHOLD - INTERVAL, |_| ()), []);
-        assert_eq!(started(&world.run(INTERVAL, |_| ())), [Certainty::Suspected]);
-    }
-}
-
-#[test]
-fn figures_published_meanwhile_are_another_threads() {
-    let mut world = World::waiting();
-    world.inspector.is_owner = false;
-    world.scan();
-    assert_eq!(started(&world.run(3 * THRESHOLD, |_| ())), [Certainty::Suspected]);
-    world.published += 1;
-    assert!(matches!(world.run(INTERVAL, |_| ())[..], [WorkerChange::Ended { .. }]));
-    world.inspector.is_owner = true;
-    assert_eq!(world.run(100 * THRESHOLD, |_| ()), [], "whatever it does now");
-    assert_eq!(world.run_busy(100 * THRESHOLD), []);
-    world.period.event += 2;
-    assert_eq!(started(&world.run(2 * THRESHOLD, |_| ())), [Certainty::Observed], "it is a worker again");
-}
-
-#[test]
-fn a_thread_that_is_back_in_the_pool_is_no_worker() {
-    let mut world = World::waiting();
-    world.inspector.blocked_in = Some(BlockedIn { is_shallow: true, ..WAIT });
-    assert_eq!(world.run(100 * THRESHOLD, |_| ()), []);
-    assert_eq!(world.inspector.inspections, 1, "asked once");
-}
-
-#[test]
 fn a_pause_of_the_process_does_not_count() {
     let mut world = World::waiting();
     world.scan();
     let start = world.now;
     world.now += 100 * THRESHOLD;
     let sleep =
-        CheckedSpan { start, due: start + INTERVAL, end: world.now, own_run_delay: Some(Nanos::ZERO), busiest: None };
+        CheckedSpan { own_run_delay: Some(Nanos::ZERO), ..CheckedSpan::new(start, start + INTERVAL, world.now) };
     world.pauses.record(&sleep, THRESHOLD).expect("a pause");
     assert_eq!(world.scan(), []);
     assert_eq!(world.run(THRESHOLD - INTERVAL, |_| ()), []);

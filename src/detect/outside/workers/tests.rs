@@ -3,6 +3,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::measure::runtime::build_facts::BuildFacts;
 use crate::util::lock;
 
 #[test]
@@ -22,7 +23,8 @@ fn a_worker_that_has_never_parked_is_busy() {
         first.map(|blocked| blocked.recv_timeout(Duration::from_secs(30)));
     });
     let runtime = builder.build().unwrap();
-    entry.go_live(runtime.handle(), false, Some(threads.clone()));
+    let worker_threads = Some(threads.clone());
+    entry.go_live(runtime.handle(), BuildFacts { worker_threads, ..BuildFacts::default() });
     let mut workers = Workers::default();
     let start = Instant::now();
     let mut wait_parked = |n: usize| {
@@ -38,4 +40,39 @@ fn a_worker_that_has_never_parked_is_busy() {
     while !wait_parked(2).is_empty() {
         assert!(start.elapsed() < Duration::from_secs(30), "an idle runtime is not busy");
     }
+}
+
+/// What is kept by the number of a thread must not mix two threads.
+#[cfg(feature = "capture")]
+#[test]
+fn each_thread_that_is_not_measured_has_a_state_of_its_own() {
+    let meter = Meter::of(Nanos::from_millis(10), 10);
+    let threads = WorkerThreads::new(&meter);
+    let (hold, held) = channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let spawn = || {
+        let (threads, held, started) = (threads.clone(), held.clone(), channel());
+        let thread = std::thread::spawn(move || {
+            threads.register();
+            let _ = started.0.send(());
+            let _ = lock(&held).recv();
+        });
+        started.1.recv().unwrap();
+        thread
+    };
+    let handles = [spawn(), spawn()];
+    let mut workers = Workers::default();
+    let entries = threads.entries();
+    let states: Vec<_> = entries.iter().filter_map(|entry| workers.state_of(&meter, entry)).collect();
+    drop(hold);
+    handles.into_iter().for_each(|thread| thread.join().unwrap());
+    if entries.iter().any(|entry| entry.target().is_none()) {
+        return;
+    }
+    let [first, second] = &states[..] else { panic!("{states:?}") };
+    assert_ne!(first.id, second.id);
+    assert!(workers.is_detached(first.id) && workers.is_detached(second.id));
+    assert_ne!(meter.register_thread().unwrap().id, first.id);
+    let again = workers.state_of(&meter, &entries[0]).unwrap();
+    assert_eq!(again.id, first.id);
 }

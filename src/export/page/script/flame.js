@@ -35,11 +35,12 @@ class Flame {
     const now = performance.now();
     if (
       !this.isVisible ||
-      (this.drawn === blockedSeconds && this.profile) ||
+      (this.drawn === blockedSeconds && this.isSettled && this.profile) ||
       now - (this.requestedAt ?? -Infinity) < PROFILE_SECONDS * 1000
     )
       return false;
-    Object.assign(this, { requestedAt: now, drawn: blockedSeconds });
+    // The profile gets the latest time when its stacks are symbolized: it is requested once more.
+    Object.assign(this, { requestedAt: now, isSettled: this.drawn === blockedSeconds, drawn: blockedSeconds });
     return true;
   }
 

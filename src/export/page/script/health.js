@@ -12,16 +12,18 @@ class Health {
           { class: 'health' },
           make('h3', {}, named(runtime.name)),
           make('p', { class: 'hint' }),
+          make('p', { class: 'hint late', hidden: true }),
+          make('ul', { class: 'conditions' }),
           make('dl', { class: 'figures' }),
         ),
-      (element, runtime) => this.runtime(element, runtime),
+      (element, runtime) => this.runtime(element, runtime, live),
     );
     byId('runtimes-empty').hidden = live.runtimes.length > 0;
     setText(byId('runtimes-empty'), 'No runtime is known yet.');
     this.self(live);
   }
 
-  runtime(element, runtime) {
+  runtime(element, runtime, live) {
     setAttribute(element, 'data-alive', runtime.alive);
     const measured = runtime.every_task ? 'every task is measured' : 'watched futures and requests are measured';
     setText(element.children[1], runtime.alive ? measured : 'shut down');
@@ -44,10 +46,48 @@ class Health {
         runtime.suspected.stalls ? count(runtime.suspected.stalls) : null,
         `stalls, ${duration(runtime.suspected.stalled_seconds)}`,
       ],
+      [
+        'root stalls',
+        runtime.root_stalls.stalls ? count(runtime.root_stalls.stalls) : null,
+        `on no worker, ${duration(runtime.root_stalls.stalled_seconds)}`,
+      ],
+      [
+        'off their worker',
+        runtime.offworker_polls ? count(runtime.offworker_polls) : null,
+        `polls in block_in_place, the oldest for ${duration(runtime.oldest_offworker_poll_seconds)}`,
+      ],
+      [
+        'sockets and timers',
+        runtime.driver_attended === false ? 'unattended' : null,
+        'no worker attends them: a blocked task keeps the driver, or the runtime hangs',
+      ],
+      [
+        'driver rescues',
+        runtime.driver_rescues ? count(runtime.driver_rescues) : null,
+        `workers woken by pollwatch; unattended for ${duration(runtime.driver_unattended_seconds)} in all`,
+      ],
+      [
+        'hung',
+        runtime.hung_seconds ? duration(runtime.hung_seconds) : null,
+        'in all: every worker was parked, and none attended sockets and timers',
+      ],
       ['blocking queue', depth(runtime.blocking_queue_depth), 'waiting closures'],
     ];
+    const late = live.late_runtimes.findLast((report) => report.runtime === runtime.name);
+    element.children[2].hidden = !late;
+    if (late) setText(element.children[2], `${clock(late.reported_at_unix_seconds)}: ${late.text}`);
     sync(
-      element.children[2],
+      element.children[3],
+      live.conditions.filter((condition) => condition.runtime === runtime.name),
+      (condition) => condition.kind,
+      () => make('li', {}, make('p'), make('p', { class: 'advice' })),
+      (item, condition) => {
+        setText(item.children[0], condition.reason);
+        setText(item.children[1], condition.remedy);
+      },
+    );
+    sync(
+      element.children[4],
       figures.filter(([, value]) => value !== null),
       ([name]) => name,
       ([name]) =>

@@ -58,7 +58,11 @@ function start() {
       );
     } else {
       const stopped = latest?.watching === false;
-      banner(stopped && `${stoppedBy(latest)}: polls are still counted, but stalls are no longer detected.`);
+      banner(
+        stopped
+          ? `${stoppedBy(latest)}: polls are still counted, but stalls are no longer detected.`
+          : latest && alarms(latest).join('; '),
+      );
       if (connection.paused) state('paused', 'Paused');
       else if (stopped) state('stopped', 'Stopped');
       else if (latest) state('live', 'Live');
@@ -79,8 +83,20 @@ function start() {
     if (connection.paused) now.stop();
     showState();
   });
+  byId('threads-take').addEventListener('click', readThreads);
   byId('times-runtime').addEventListener('change', () => latest && show());
   connection.resume();
+}
+
+/**
+ * Returns the ongoing incidents, and the conditions of whole runtimes that are no incidents yet.
+ * While no worker is blocked, the verdict is about the conditions.
+ */
+function alarms({ incidents, conditions, runtimes }) {
+  const isShown = ({ kind, runtime }) => incidents.some((one) => one.kind === kind && one.runtime === runtime);
+  const isBlocked = runtimes.some((runtime) => runtime.blocked_workers);
+  const others = isBlocked ? conditions.filter((condition) => !isShown(condition)) : [];
+  return [...incidents, ...others].map(({ reason }) => reason);
 }
 
 /** Explains why stalls are no longer detected. */
@@ -117,9 +133,10 @@ function banner(text, action, act) {
   byId('banner-action').onclick = act ?? null;
 }
 
-function title({ runtimes, program }) {
+function title({ runtimes, conditions, program }) {
   const blocked = runtimes.reduce((sum, runtime) => sum + runtime.blocked_workers, 0);
-  return `${blocked ? `${blocked} blocked · ` : ''}${program || 'pollwatch'}`;
+  const alarm = blocked ? `${blocked} blocked · ` : conditions.length ? `${titleOf(conditions[0])} · ` : '';
+  return `${alarm}${program || 'pollwatch'}`;
 }
 
 start();

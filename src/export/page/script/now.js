@@ -6,6 +6,16 @@ const MIN_SECONDS = 0.15;
 const MAX_WORKERS = 12;
 /** The interval between two responses, in seconds. */
 const INTERVAL_SECONDS = 1;
+/** The time for which the verdict shows a report of a late runtime, in seconds. */
+const LATE_SECONDS = 10;
+
+/** The verdict on a condition of a whole runtime. */
+const CONDITIONS = {
+  driver_unattended: (runtime) => `Nobody attends the sockets and timers of ${runtime}`,
+  runtime_hung: (runtime) => `The runtime ${runtime} hangs`,
+  blocking_pool_full: (runtime) => `The blocking pool of ${runtime} is full`,
+};
+const titleOf = ({ kind, runtime }) => (CONDITIONS[kind] ?? ((name) => `${name}: ${kind}`))(runtime);
 
 class Now {
   constructor(history, worst) {
@@ -53,6 +63,9 @@ class Now {
     const last = history.latestStalls[0];
     const workers = live.runtimes.reduce((sum, runtime) => sum + runtime.workers.length, 0);
     const [worst] = blocked;
+    const late = live.late_runtimes.findLast(
+      (report) => live.now_unix_seconds - report.reported_at_unix_seconds < LATE_SECONDS,
+    );
     let [level, line, sub] = ['calm', 'Nothing is blocked', ''];
     this.ticking = null;
     if (live.runtimes.every((runtime) => !runtime.alive)) {
@@ -64,11 +77,17 @@ class Now {
       this.prefix = `${blocked.length === workers ? (workers === 1 ? 'The worker' : `All ${workers} workers`) : `${blocked.length} of ${plural(workers, 'worker')}`} blocked, `;
       line = '';
       sub = describe(worst.worker, history);
+    } else if (live.conditions.length) {
+      level = 'blocked';
+      line = live.conditions.map(titleOf).join('; ');
+      sub = live.conditions.map(({ reason }) => reason).join('; ');
     } else if (share > 0.005) {
       level = 'recent';
       line = 'Intermittently blocked';
       const [most] = this.worst.groups(live);
       sub = `Workers were blocked for ${percent(share)} of the last 10 s${most ? `, most by ${most.name}: ${reasonFor(most.example)}` : ''}`;
+    } else if (late) {
+      [level, line, sub] = ['recent', `The runtime ${late.runtime} is late`, late.text];
     } else if (last) {
       sub = `The last stall was ${ago(live.now_unix_seconds - last.started_at_unix_seconds - last.elapsed_seconds)}, for ${duration(last.elapsed_seconds)}`;
     } else {

@@ -94,7 +94,7 @@ class Stalls {
   /** Creates the details of a stall when it is opened, and again when it has changed. */
   fill(details) {
     const { stall } = details;
-    const version = `${stall.phase} ${stall.elapsed_seconds} ${stall.location_changed} ${!!stall.stack}`;
+    const version = `${stall.phase} ${stall.elapsed_seconds} ${stall.location_changed} ${stall.stack} ${stall.segments.length} ${stall.reason} ${stall.advice} ${JSON.stringify(stall.lock)} ${JSON.stringify(stall.pool)} ${stall.victims?.tasks}`;
     if (!details.open || details.version === version) return;
     details.version = version;
     details.querySelector('.stall-body')?.remove();
@@ -104,6 +104,7 @@ class Stalls {
         { class: 'stall-body' },
         stall.advice && make('p', { class: 'advice', text: stall.advice }),
         this.facts(stall),
+        segmentsOf(stall),
         stall.stack ? stackOf(stall) : make('p', { class: 'empty', text: noStack(stall) }),
       ),
     );
@@ -114,7 +115,7 @@ class Stalls {
       ['route', stall.route],
       ['spawned under route', stall.parent_route],
       [
-        stall.task ? `task ${stall.task} spawned at` : 'future watched at',
+        stall.task ? `task ${stall.task}${stall.task_name ? ` "${stall.task_name}"` : ''} spawned at` : 'future watched at',
         (stall.certainty ?? 'measured') === 'measured' ? stall.site : null,
       ],
       [
@@ -126,12 +127,25 @@ class Stalls {
       ],
       ['within the future watched at', stall.watched === stall.site ? null : stall.watched],
       ['spans', stall.spans.join(' › ') || null],
-      ['worker', stall.worker === null ? null : `${stall.worker} of ${stall.runtime}, thread ${stall.thread}`],
+      [
+        'worker',
+        stall.worker === null
+          ? `${stall.certainty === 'measured' ? 'none: the root' : 'one'} of ${stall.runtime}, thread ${stall.thread}`
+          : `${stall.worker} of ${stall.runtime}, thread ${stall.thread}`,
+      ],
       [
         'system call',
         stall.syscall && `${stall.syscall.name}${stall.syscall.target ? ` on ${stall.syscall.target}` : ''}`,
       ],
+      ['waits for the lock at', stall.lock?.address],
+      ['which is held by', stall.lock && holderOf(stall.lock)],
+      ['deadlock', stall.lock?.is_deadlock && 'each of its threads waits for a lock that the next one holds'],
+      ['the pool', stall.pool && poolOf(stall.pool)],
       ['CPU time', stall.on_cpu_seconds === null ? null : `${duration(stall.on_cpu_seconds)} since it was detected`],
+      ['of that in the kernel', stall.system_time_seconds ? duration(stall.system_time_seconds) : null],
+      ['page faults', stall.page_faults && `${count(stall.page_faults.minor)}, and ${count(stall.page_faults.major)} that waited for the page`],
+      ['victims', stall.victims?.text],
+      ['CPUs withheld by the hypervisor', stall.steal_seconds ? duration(stall.steal_seconds) : null],
     ];
     return make(
       'dl',
@@ -143,9 +157,51 @@ class Stalls {
   }
 }
 
+/** Returns who holds a lock. Only a lock that records its owner makes that certain. */
+function holderOf({ holder }) {
+  if (holder === 'no_running_code') return 'no running code: it seems that a guard is kept across an .await';
+  if (!holder.thread) return 'unknown';
+  const { name, tid, is_waiting_itself: itself, is_recorded: recorded, site, location } = holder.thread;
+  const who = itself ? 'this same thread' : `thread ${name} (${tid})`;
+  const line = location?.file ? ` (${atOf(location)})` : '';
+  const at = location ? ` at ${location.function ?? location.module ?? 'an unknown function'}${line}` : '';
+  const task = site ? `, in a task spawned at ${site}` : '';
+  return `${who}${recorded ? '' : ', it seems,'}${at}${task}`;
+}
+
+/** Returns what the threads of the pool do that a task waits for. */
+function poolOf({ location, threads, threads_read: read }) {
+  const line = location.file ? ` (${atOf(location)})` : '';
+  return `${threads} of ${plural(read, 'rayon thread')} in ${location.function ?? location.module}${line}`;
+}
+
 function noStack(stall) {
   if (stall.phase === 'ongoing') return 'No stack yet.';
   return 'No stack: the stall ended before a stack could be captured, or captures are not available (see “pollwatch itself”).';
+}
+
+/** Returns what the thread did one after the other, if that was more than one thing. */
+function segmentsOf(stall) {
+  const { segments, merged_segments: merged } = stall;
+  if (segments.length < 2) return null;
+  const row = (segment) =>
+    make(
+      'li',
+      { class: 'segment' },
+      make('span', { class: 'segment-time', text: duration(segment.to_seconds - segment.from_seconds) }),
+      make('span', { class: `cause cause-${segment.cause}`, text: segment.cause }),
+      make('span', { text: causeOf(segment) }),
+      segment.location && named(segment.location, { class: 'name code at' }),
+    );
+  return make(
+    'div',
+    { class: 'segments' },
+    make('h3', { text: stall.phase === 'ongoing' ? 'So far, the latest last' : 'One after the other' }),
+    merged.count > 0
+      ? make('p', { class: 'hint', text: `before: ${plural(merged.count, 'segment')}, ${duration(merged.seconds)}` })
+      : null,
+    make('ol', {}, ...segments.map(row)),
+  );
 }
 
 function stackOf(stall) {

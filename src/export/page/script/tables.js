@@ -55,6 +55,10 @@ class Table {
         column.key === sort.key ? (sort.down ? 'descending' : 'ascending') : null,
       ),
     );
+    // A column of what is not tracked has no values.
+    columns.forEach((column, i) => {
+      this.headings[i].hidden = !!column.optional && !rows.some(column.optional);
+    });
     const by = columns.find((column) => column.key === sort.key);
     const order = (a, b) => (by.value ? by.value(a) - by.value(b) : by.text(a).localeCompare(by.text(b)));
     const sorted = [...rows].sort(
@@ -72,6 +76,7 @@ class Table {
         columns.forEach((column, i) => {
           if (i === 0) return;
           const cell = element.children[i];
+          cell.hidden = this.headings[i].hidden;
           setText(cell.lastChild, column.text(row));
           setAttribute(cell, 'data-zero', !column.value(row));
           if (column.bar) cell.firstChild.style.width = `${(column.value(row) / most.get(column)) * 100}%`;
@@ -131,6 +136,13 @@ class Tables {
           hint: 'Total duration of all polls of its requests',
           ...seconds((row) => row.busy_seconds),
         },
+        {
+          key: 'delay',
+          title: 'Waited',
+          hint: 'From the wakes of its tasks to their polls, in total',
+          optional: (row) => row.delay_seconds !== null,
+          ...seconds((row) => row.delay_seconds ?? 0),
+        },
         { key: 'requests', title: 'Requests', ...number((row) => row.requests) },
       ],
       (row) => row.route,
@@ -151,7 +163,21 @@ class Tables {
         { key: 'stalls', title: 'Stalls', ...number((row) => row.stalls) },
         { key: 'max', title: 'Longest poll', ...seconds((row) => row.max_seconds) },
         { key: 'busy', title: 'Busy', hint: 'Total duration of all polls', ...seconds((row) => row.busy_seconds) },
+        {
+          key: 'delay',
+          title: 'Waited',
+          hint: 'From the wakes of the tasks to their polls, in total',
+          optional: (row) => row.delay_seconds !== null,
+          ...seconds((row) => row.delay_seconds ?? 0),
+        },
         { key: 'polls', title: 'Polls', ...number((row) => row.polls) },
+        {
+          key: 'unpolled',
+          title: 'Not polled',
+          hint: 'The longest time for which one of its tasks has waited for a poll',
+          optional: (row) => row.unpolled_seconds !== null,
+          ...seconds((row) => row.unpolled_seconds ?? 0),
+        },
         { key: 'tasks', title: 'Tasks', hint: 'That have not ended', ...number((row) => row.alive_tasks) },
       ],
       (row) => `${row.runtime}\n${row.site}`,

@@ -4,19 +4,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracing::Subscriber;
 use tracing::span::{Attributes, Id, Record};
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::thread;
 use crate::measure::primitives::span_slot::SpanKey;
 use crate::measure::primitives::span_slot::text::SpanText;
+use crate::measure::runtime::current;
 use crate::measure::runtime::meter::Meter;
 
 /// A `tracing_subscriber` layer that reports, with each stall, the tracing spans that the stalled
 /// poll is in: [`Stall::spans`](crate::Stall::spans). Made by
-/// [`Watchdog::span_layer`](crate::Watchdog::span_layer).
+/// [`Watchdog::span_layer`](crate::Watchdog::span_layer) or
+/// [`pollwatch::span_layer`](crate::span_layer).
 ///
 /// ```
 /// use tracing_subscriber::layer::SubscriberExt;
@@ -45,6 +47,13 @@ use crate::measure::runtime::meter::Meter;
 /// Not reported are spans that an earlier poll entered and did not exit: a guard that is held
 /// across an `.await`. Such a guard also puts the log lines of other tasks into the wrong span.
 ///
+/// # Names of tasks
+///
+/// tokio has the names of `tokio::task::Builder` (`tokio_unstable`, tokio's feature `tracing`) in
+/// spans of its own: `runtime.spawn`, target `tokio::task`, level TRACE. If they pass the filter of
+/// this layer, such as `EnvFilter::new("info,tokio::task=trace")`, the stall has the name:
+/// [`Stall::task_name`](crate::Stall::task_name). These spans are not among the reported ones.
+///
 /// # Text
 ///
 /// Name and fields, as in `request{id=7 path="/x"}`, in at most 184 bytes. A longer text is
@@ -65,9 +74,16 @@ use crate::measure::runtime::meter::Meter;
 /// The watchdog never calls the subscriber. So a layer that blocks is reported as a stall, whatever
 /// locks it holds.
 pub struct SpanLayer {
-    meter: Arc<Meter>,
+    watchdog: SpanWatcher,
     /// The number of this layer in the process.
     number: u64,
+}
+
+/// The watchdog that a layer records spans for.
+enum SpanWatcher {
+    Fixed(Arc<Meter>),
+    /// The current watchdog at each entry of a span.
+    Current,
 }
 
 impl std::fmt::Debug for SpanLayer {
@@ -78,8 +94,28 @@ impl std::fmt::Debug for SpanLayer {
 
 impl SpanLayer {
     pub(crate) fn new(meter: &Arc<Meter>) -> SpanLayer {
+        SpanLayer::numbered(SpanWatcher::Fixed(meter.clone()))
+    }
+
+    /// Returns a layer that finds the current watchdog at each entry of a span.
+    pub(crate) fn of_current() -> SpanLayer {
+        SpanLayer::numbered(SpanWatcher::Current)
+    }
+
+    fn numbered(watchdog: SpanWatcher) -> SpanLayer {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        SpanLayer { meter: meter.clone(), number: NEXT.fetch_add(1, Ordering::Relaxed) }
+        SpanLayer { watchdog, number: NEXT.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    fn enter(&self, key: SpanKey, text: &SpanText) {
+        match &self.watchdog {
+            SpanWatcher::Fixed(meter) => thread::enter(meter.id, key, text, || Some(meter.clone())),
+            SpanWatcher::Current => {
+                if let Some(id) = current::meter_id() {
+                    thread::enter(id, key, text, || current::meter_with_id(id));
+                }
+            }
+        }
     }
 
     fn key(&self, id: &Id) -> SpanKey {
@@ -92,6 +128,12 @@ struct FormattedSpan {
     text: SpanText,
     /// The number of the layer that formatted the text, and that changes it.
     formatted_by: u64,
+}
+
+/// Returns whether a span is the one in which tokio polls a task. There is one for each task where
+/// tokio is built with `tokio_unstable` and its feature `tracing`, and the subscriber lets it pass.
+fn is_task(metadata: &Metadata<'_>) -> bool {
+    metadata.name() == "runtime.spawn" && metadata.target() == "tokio::task"
 }
 
 /// Returns `None` if another layer has panicked while it held the extensions: then their lock is
@@ -110,8 +152,13 @@ where
             return;
         }
         // Before the extensions are locked, because the fields call the user's code.
-        let mut text = SpanText::new(span.name());
-        text.record(|visitor| attributes.record(visitor));
+        let text = if is_task(attributes.metadata()) {
+            SpanText::of_task(|visitor| attributes.record(visitor))
+        } else {
+            let mut text = SpanText::new(span.name());
+            text.record(|visitor| attributes.record(visitor));
+            text
+        };
         unless_poisoned(|| span.extensions_mut().replace(FormattedSpan { text, formatted_by: self.number }));
     }
 
@@ -125,7 +172,10 @@ where
             if formatted.formatted_by == self.number {
                 formatted.text.merge(&recorded);
             }
-            thread::update_text(self.meter.id, self.key(id), &formatted.text);
+            match &self.watchdog {
+                SpanWatcher::Fixed(meter) => thread::update_text(meter.id, self.key(id), &formatted.text),
+                SpanWatcher::Current => thread::update_text_anywhere(self.key(id), &formatted.text),
+            }
             Some(())
         });
     }
@@ -134,15 +184,18 @@ where
         let Some(span) = ctx.span(id) else { return };
         let entered = unless_poisoned(|| {
             let extensions = span.extensions();
-            thread::enter(&self.meter, self.key(id), &extensions.get::<FormattedSpan>()?.text);
+            self.enter(self.key(id), &extensions.get::<FormattedSpan>()?.text);
             Some(())
         });
         if entered.is_none() {
-            thread::enter(&self.meter, self.key(id), &SpanText::new(span.name()));
+            self.enter(self.key(id), &SpanText::new(span.name()));
         }
     }
 
     fn on_exit(&self, id: &Id, _: Context<'_, S>) {
-        thread::exit(self.meter.id, self.key(id));
+        match &self.watchdog {
+            SpanWatcher::Fixed(meter) => thread::exit(meter.id, self.key(id)),
+            SpanWatcher::Current => thread::exit_any(self.key(id)),
+        }
     }
 }

@@ -9,7 +9,7 @@ mod thread;
 
 use std::sync::Arc;
 
-use crate::measure::primitives::span_slot::{EnteredDuring, PublishedSpan};
+use crate::measure::primitives::span_slot::{EnteredDuring, SpanLabel, SpanStack};
 use crate::measure::primitives::task_id::TaskBits;
 use crate::measure::thread::ThreadState;
 use crate::model::id::FrameNumber;
@@ -21,18 +21,12 @@ pub(crate) use thread::attach_to;
 /// Excluded are spans that an earlier poll entered and did not exit, and spans that another task
 /// entered in a poll that is not measured. They say nothing about this poll.
 pub(crate) fn during_poll(thread: &ThreadState, poll: FrameNumber) -> Vec<Arc<str>> {
-    let Some(stack) = thread.spans.get().and_then(|spans| spans.read()) else { return Vec::new() };
-    let Some(slot) = thread.slot.read() else { return Vec::new() };
-    let task = slot.frames().iter().find(|frame| frame.number == poll).map_or(TaskBits::NONE, |frame| frame.task);
-    let belongs = |span: &&PublishedSpan| match span.during {
-        EnteredDuring::Poll(number) => slot.frames().iter().any(|frame| frame.number == number),
-        EnteredDuring::Task(bits) => bits == task,
-        EnteredDuring::NoTask => true,
-    };
+    let Some(stack) = spans_during(thread, poll) else { return Vec::new() };
     let mut spans: Vec<(u64, Arc<str>)> = Vec::new();
-    for span in stack.spans.iter().filter(belongs) {
-        let span = (span.key.span, span.text().into());
-        // A span can be entered twice, and be seen by two layers.
+    for span in stack.spans {
+        let SpanLabel::Span(text) = span.label() else { continue };
+        // A span can be entered twice, and pass two layers.
+        let span = (span.key.span, text.into());
         if !spans.contains(&span) {
             spans.push(span);
         }
@@ -42,4 +36,27 @@ pub(crate) fn during_poll(thread: &ThreadState, poll: FrameNumber) -> Vec<Arc<st
         texts.push(format!("… {} more", stack.excess).into());
     }
     texts
+}
+
+/// Returns the name of the task that a poll is of, if it has one and tokio's span of the task was
+/// published.
+pub(crate) fn task_name(thread: &ThreadState, poll: FrameNumber) -> Option<Arc<str>> {
+    let spans = spans_during(thread, poll)?.spans;
+    spans.into_iter().rev().find_map(|span| match (span.during, span.label()) {
+        (EnteredDuring::Poll(number), SpanLabel::Task(name)) if number == poll && !name.is_empty() => Some(name.into()),
+        _ => None,
+    })
+}
+
+/// Returns the spans that belong to a poll, and the number of further ones.
+fn spans_during(thread: &ThreadState, poll: FrameNumber) -> Option<SpanStack> {
+    let mut stack = thread.spans.get()?.read()?;
+    let slot = thread.slot.read()?;
+    let task = slot.frames().iter().find(|frame| frame.number == poll).map_or(TaskBits::NONE, |frame| frame.task);
+    stack.spans.retain(|span| match span.during {
+        EnteredDuring::Poll(number) => slot.frames().iter().any(|frame| frame.number == number),
+        EnteredDuring::Task(bits) => bits == task,
+        EnteredDuring::NoTask => true,
+    });
+    Some(stack)
 }

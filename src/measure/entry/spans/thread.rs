@@ -58,14 +58,19 @@ fn with(meter_id: u64, f: impl FnOnce(&mut ThreadSpans)) {
     });
 }
 
-/// Records that this thread has entered a span.
+/// Records that this thread has entered a span. `meter` returns the meter with this id. It is
+/// called at the thread's first span.
 #[inline]
-pub(crate) fn enter(meter: &Arc<Meter>, key: SpanKey, text: &SpanText) {
+pub(crate) fn enter(meter_id: u64, key: SpanKey, text: &SpanText, meter: impl FnOnce() -> Option<Arc<Meter>>) {
     let _ = SPANS.try_with(|all| {
         let Ok(mut all) = all.try_borrow_mut() else { return };
-        match all.iter_mut().find(|spans| spans.meter_id == meter.id) {
+        match all.iter_mut().find(|spans| spans.meter_id == meter_id) {
             Some(spans) => spans.enter(key, text),
-            None => add(&mut all, meter).enter(key, text),
+            None => {
+                if let Some(meter) = meter().filter(|meter| meter.id == meter_id) {
+                    add(&mut all, &meter).enter(key, text);
+                }
+            }
         }
     });
 }
@@ -77,13 +82,40 @@ pub(crate) fn exit(meter_id: u64, key: SpanKey) {
     with(meter_id, |spans| spans.exit(key));
 }
 
-/// Publishes the new text of a span, if this thread is in it.
-pub(crate) fn update_text(meter_id: u64, key: SpanKey, text: &SpanText) {
-    with(meter_id, |spans| {
-        if let Some(index) = spans.slot.find(key) {
-            spans.slot.replace_text(index, text);
+/// Records that this thread has exited a span, of whichever watchdog it was entered for.
+///
+/// The order of entries is known for each watchdog only. A span that this thread has entered for
+/// two of them at a time is exited first for the one that has recorded spans of the thread earlier.
+/// Between the two exits the watchdog of the outer entry may miss the span, and the other keep it.
+#[inline]
+pub(crate) fn exit_any(key: SpanKey) {
+    let _ = SPANS.try_with(|all| {
+        let Ok(mut all) = all.try_borrow_mut() else { return };
+        let spans = match &mut all[..] {
+            [only] => Some(only),
+            all => match all.iter().position(|spans| spans.has(key)) {
+                Some(index) => all.get_mut(index),
+                // Of spans beyond those with known keys, only the number is known.
+                None => all.iter_mut().find(|spans| spans.excess.untracked > 0),
+            },
+        };
+        if let Some(spans) = spans {
+            spans.exit(key);
         }
     });
+}
+
+/// Publishes the new text of a span for each watchdog that this thread has entered it for.
+pub(crate) fn update_text_anywhere(key: SpanKey, text: &SpanText) {
+    let _ = SPANS.try_with(|all| {
+        let Ok(all) = all.try_borrow() else { return };
+        all.iter().for_each(|spans| spans.update_text(key, text));
+    });
+}
+
+/// Publishes the new text of a span, if this thread is in it.
+pub(crate) fn update_text(meter_id: u64, key: SpanKey, text: &SpanText) {
+    with(meter_id, |spans| spans.update_text(key, text));
 }
 
 /// Gives this thread's span slot to its state, which was just created.
@@ -169,6 +201,16 @@ impl ThreadSpans {
             self.publish_excess();
         } else if let Some(index) = self.slot.find(key) {
             self.slot.remove(index);
+        }
+    }
+
+    fn has(&self, key: SpanKey) -> bool {
+        self.slot.find(key).is_some() || self.excess.keys.contains(&key)
+    }
+
+    fn update_text(&self, key: SpanKey, text: &SpanText) {
+        if let Some(index) = self.slot.find(key) {
+            self.slot.replace_text(index, text);
         }
     }
 

@@ -63,9 +63,26 @@ pub(crate) struct PublishedSpan {
     len: u64,
 }
 
+/// The content of a published span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SpanLabel {
+    /// The text of a span.
+    Span(String),
+    /// The name of the task whose polls tokio puts into this span; empty for a task without one.
+    Task(String),
+}
+
 impl PublishedSpan {
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         SpanText::decode(&self.text, self.len)
+    }
+
+    pub(crate) fn label(&self) -> SpanLabel {
+        let text = self.text();
+        match text.strip_prefix(text::TASK_MARK) {
+            Some(name) => SpanLabel::Task(name.into()),
+            None => SpanLabel::Span(text),
+        }
     }
 }
 

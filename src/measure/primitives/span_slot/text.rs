@@ -28,6 +28,11 @@ const MAX_FIELDS: usize = 32;
 /// Most values are shorter, and some `Debug` implementations panic on an error.
 const MAX_DISCARDED: usize = 16 * 1024;
 
+/// The first character of the text of a task's span. Other texts have no control characters.
+pub(super) const TASK_MARK: char = '\u{1}';
+/// The field in which tokio's span of a task has the name of the task.
+const TASK_NAME_FIELD: &str = "task.name";
+
 /// A range of bytes in the buffer.
 #[derive(Clone, Copy, Debug, Default)]
 struct ByteRange {
@@ -76,6 +81,17 @@ impl SpanText {
             ranges: [ByteRange::default(); MAX_FIELDS],
         };
         text.append_escaped(name);
+        text.name_end = text.body_end;
+        text.write_ending();
+        text
+    }
+
+    /// Returns the text of a span in which tokio polls a task: its mark, and the task's name, which
+    /// is empty for most tasks.
+    pub(crate) fn of_task(record: impl FnOnce(&mut dyn Visit)) -> SpanText {
+        let mut text = SpanText::new("");
+        text.append(TASK_MARK);
+        record(&mut TaskName(&mut text));
         text.name_end = text.body_end;
         text.write_ending();
         text
@@ -243,6 +259,18 @@ impl Visit for SpanText {
         let end = value.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_TEXT_BYTES).last();
         let value = if value.len() > MAX_TEXT_BYTES { &value[..end.unwrap_or(0)] } else { value };
         self.record_field(field, format_args!("{value:?}"));
+    }
+}
+
+/// Appends the value of one field, the name of a task, to a text.
+struct TaskName<'a>(&'a mut SpanText);
+
+impl Visit for TaskName<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == TASK_NAME_FIELD {
+            // An error means that the name was too long.
+            let _ = BoundedWriter { text: self.0, discarded: 0 }.write_fmt(format_args!("{value:?}"));
+        }
     }
 }
 

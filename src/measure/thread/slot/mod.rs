@@ -145,6 +145,12 @@ impl Slot {
         self.version.observe()
     }
 
+    /// Returns the word in memory that has the version.
+    #[cfg(not(all(test, pollwatch_loom)))]
+    pub(crate) fn version_word(&self) -> &std::sync::atomic::AtomicU64 {
+        self.version.word()
+    }
+
     /// Returns whether the frame with this push number has not been popped yet.
     pub(crate) fn has_frame(&self, number: FrameNumber) -> bool {
         self.read().is_some_and(|reading| reading.frames().iter().any(|f| f.number == number))

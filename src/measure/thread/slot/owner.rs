@@ -49,7 +49,7 @@ impl Slot {
             return;
         }
         let Some(top) = self.top() else { return };
-        let ticks = now().saturating_sub(top.start());
+        let ticks = now().since_same_source(top.start());
         let parts =
             self.own_frames().skip(1).take_while(|(_, tag)| !tag.kind.is_poll() && tag.kind != FrameKind::Allowed);
         for (request, _) in parts.filter(|(_, tag)| tag.kind == FrameKind::Route) {

@@ -4,6 +4,7 @@ use super::{Frame, FrameKind, FrameTag, MAX_FRAMES};
 use crate::measure::primitives::clock::Ticks;
 use crate::measure::primitives::route::RouteId;
 use crate::measure::primitives::site::SiteId;
+use crate::model::id::RuntimeId;
 
 /// A consistent copy of a slot.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,11 @@ impl SlotReading {
         let frames = self.frames().iter().enumerate().map(|(i, frame)| (i, frame, frame.tag.unpack()));
         let polls = frames.filter(|(_, _, tag)| tag.kind.is_poll());
         polls.map(|(i, frame, tag)| PollFrame { frame, tag, allowed_since: self.allowed_since(i) })
+    }
+
+    /// Returns whether a poll is one of this runtime.
+    pub(crate) fn has_poll_of(&self, runtime: RuntimeId) -> bool {
+        self.polls().any(|poll| poll.tag.runtime == runtime)
     }
 
     /// Returns the start of the outermost scope of allowed blocking at this depth or deeper.

@@ -5,4 +5,4 @@ mod prometheus;
 mod server;
 
 pub use alertmanager::{Alertmanager, Webhook};
-pub use prometheus::Prometheus;
+pub use prometheus::{Prometheus, alerts_with_short_waits};

@@ -1,11 +1,12 @@
 //! A real Prometheus and its API.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use super::server::Server;
-use crate::wait_for;
+use crate::{read, wait_for};
 
 /// A running Prometheus.
 pub struct Prometheus(Server);
@@ -53,4 +54,25 @@ impl Prometheus {
             _ => None,
         })
     }
+}
+
+/// Writes a copy of `dashboards/alerts.yml` in which every longer `for` is one second, and returns
+/// its path.
+#[track_caller]
+pub fn alerts_with_short_waits(dir: &Path) -> String {
+    let alerts = read("dashboards/alerts.yml");
+    let (mut waits, mut copy) = (0, String::new());
+    for line in alerts.lines() {
+        match line.split_once("for: ") {
+            Some((indent, _)) if indent.trim().is_empty() => {
+                waits += 1;
+                copy += &format!("{indent}for: 1s\n");
+            }
+            _ => copy += &format!("{line}\n"),
+        }
+    }
+    assert!(waits > 5, "{waits} lines with a `for`:\n{alerts}");
+    let file = dir.join("alerts.yml");
+    std::fs::write(&file, copy).unwrap();
+    file.display().to_string()
 }

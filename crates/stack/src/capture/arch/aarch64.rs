@@ -49,6 +49,52 @@ pub(crate) unsafe fn from_context(context: *const libc::ucontext_t) -> (u64, [u6
     (regs.sp, [regs.pc, regs.regs[30], regs.regs[29]])
 }
 
+impl Regs {
+    /// Returns the registers of a thread that a debugger has stopped.
+    pub(crate) fn of_user(regs: &libc::user_regs_struct) -> Regs {
+        Regs::new(regs.sp, [regs.pc, regs.regs[30], regs.regs[29]])
+    }
+}
+
+/// Where a thread was when a debugger stopped it. It is not known here: this kernel decides whether
+/// a system call starts again before the thread stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the same variants as on x86_64")]
+pub(crate) enum SyscallReturn {
+    /// Not in a system call, as far as is known.
+    None,
+    /// At the end of one.
+    Normal,
+    /// At the end of one that starts again.
+    Changed,
+}
+
+impl SyscallReturn {
+    /// Finds nothing.
+    pub(crate) fn of(_regs: &mut libc::user_regs_struct) -> SyscallReturn {
+        SyscallReturn::None
+    }
+}
+
+/// The number of bytes of code that [`is_signal_return`] needs.
+pub(crate) const SIGNAL_RETURN: usize = 8;
+
+/// Returns whether code is that to which a signal handler returns: `mov x8, 139; svc 0`.
+pub(crate) fn is_signal_return(code: &[u8; SIGNAL_RETURN]) -> bool {
+    *code == [0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4]
+}
+
+/// Returns the registers of a function that a signal has interrupted. `word` reads the stack, and
+/// `sp` is the stack pointer where the handler returns: the `siginfo_t` is there.
+pub(crate) fn interrupted(sp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<Regs> {
+    // The `siginfo_t` has 128 bytes. The registers follow 184 bytes after the start of the
+    // `ucontext_t`: its flags, link, signal stack and signal mask, and the fault's address.
+    let start = sp.checked_add(128 + 184)?;
+    let register = |index: u64| word(start.checked_add(8 * index)?);
+    let [fp, lr, sp, ip] = [register(29)?, register(30)?, register(31)?, register(32)?];
+    Some(Regs::new(sp, [ip, lr, fp]))
+}
+
 /// Copies bytes in assembly, outside of the language's memory model.
 ///
 /// # Safety

@@ -2,9 +2,9 @@
 
 use framehop::x86_64::UnwindRegsX86_64;
 
-/// The number of registers that are copied besides the stack pointer: instruction pointer, frame
-/// pointer.
-pub(crate) const REGS: usize = 2;
+/// The number of registers that are copied besides the stack pointer: instruction pointer, those
+/// that a call keeps, frame pointer.
+pub(crate) const REGS: usize = 7;
 
 /// True: the stack of a thread in a system call can be captured without a signal. The frame
 /// pointer, which the kernel does not report, is computed from the code ([`frame_size`]).
@@ -19,15 +19,30 @@ pub(crate) struct Regs {
     pub(crate) ip: u64,
     pub(crate) sp: u64,
     pub(crate) fp: u64,
+    pub(crate) saved: SavedRegs,
+}
+
+/// The registers that a call keeps, besides the pointers: each its value or [`UNKNOWN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SavedRegs {
+    pub(crate) rbx: u64,
+    pub(crate) r12: u64,
+    pub(crate) r13: u64,
+    pub(crate) r14: u64,
+    pub(crate) r15: u64,
+}
+
+impl SavedRegs {
+    const UNKNOWN: SavedRegs = SavedRegs { rbx: UNKNOWN, r12: UNKNOWN, r13: UNKNOWN, r14: UNKNOWN, r15: UNKNOWN };
 }
 
 impl Regs {
-    pub(crate) fn new(sp: u64, [ip, fp]: [u64; REGS]) -> Regs {
-        Regs { ip, sp, fp }
+    pub(crate) fn new(sp: u64, [ip, rbx, r12, r13, r14, r15, fp]: [u64; REGS]) -> Regs {
+        Regs { ip, sp, fp, saved: SavedRegs { rbx, r12, r13, r14, r15 } }
     }
 
     pub(crate) fn from_unwinder(ip: u64, regs: &UnwindRegsX86_64) -> Regs {
-        Regs { ip, sp: regs.sp(), fp: regs.bp() }
+        Regs { ip, sp: regs.sp(), fp: regs.bp(), saved: SavedRegs::UNKNOWN }
     }
 
     pub(crate) fn unwinder(self) -> UnwindRegsX86_64 {
@@ -44,7 +59,97 @@ pub(crate) unsafe fn from_context(context: *const libc::ucontext_t) -> (u64, [u6
     // SAFETY: the caller guarantees it.
     let regs = unsafe { &(*context).uc_mcontext.gregs };
     let get = |reg: libc::c_int| regs[reg as usize] as u64;
-    (get(libc::REG_RSP), [get(libc::REG_RIP), get(libc::REG_RBP)])
+    let saved = [libc::REG_RBX, libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15].map(get);
+    let [rbx, r12, r13, r14, r15] = saved;
+    (get(libc::REG_RSP), [get(libc::REG_RIP), rbx, r12, r13, r14, r15, get(libc::REG_RBP)])
+}
+
+impl Regs {
+    /// Returns the registers of a thread that a debugger has stopped.
+    pub(crate) fn of_user(regs: &libc::user_regs_struct) -> Regs {
+        Regs::new(regs.rsp, [regs.rip, regs.rbx, regs.r12, regs.r13, regs.r14, regs.r15, regs.rbp])
+    }
+}
+
+/// Where a thread was when a debugger stopped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SyscallReturn {
+    /// Not in a system call.
+    None,
+    /// At the end of one, which the stop does not change.
+    Normal,
+    /// At the end of one that would have failed with `EINTR`. The registers have been changed so
+    /// that the kernel starts it again.
+    Changed,
+}
+
+impl SyscallReturn {
+    /// Finds where a thread was stopped.
+    ///
+    /// Some system calls fail with `EINTR` when a debugger stops a thread in them, as described in
+    /// `signal(7)`, "Interruption of system calls and library functions by stop signals". Those of
+    /// the list below have done nothing then. Their result is replaced by the one with which the
+    /// kernel's other calls say that they have to be started again, unless a signal handler runs
+    /// first.
+    ///
+    /// A call with a timeout that starts again waits for its whole timeout anew.
+    pub(crate) fn of(regs: &mut libc::user_regs_struct) -> SyscallReturn {
+        const RESTARTS: u64 = -514i64 as u64;
+        const INTERRUPTED: u64 = -(libc::EINTR as i64) as u64;
+        const WITHOUT_EFFECT: [i64; 20] = [
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_pwait2,
+            libc::SYS_io_getevents,
+            libc::SYS_io_uring_enter,
+            libc::SYS_semop,
+            libc::SYS_semtimedop,
+            libc::SYS_rt_sigtimedwait,
+            libc::SYS_read,
+            libc::SYS_readv,
+            libc::SYS_recvfrom,
+            libc::SYS_recvmsg,
+            libc::SYS_accept,
+            libc::SYS_accept4,
+            libc::SYS_sendto,
+            libc::SYS_sendmsg,
+            libc::SYS_write,
+            libc::SYS_writev,
+            libc::SYS_sendmmsg,
+            libc::SYS_recvmmsg,
+        ];
+        let call = regs.orig_rax as i64;
+        if call < 0 {
+            return SyscallReturn::None;
+        }
+        if regs.rax != INTERRUPTED || !WITHOUT_EFFECT.contains(&call) {
+            return SyscallReturn::Normal;
+        }
+        regs.rax = RESTARTS;
+        SyscallReturn::Changed
+    }
+}
+
+/// The code to which a signal handler returns: `mov rax, 15; syscall`, and the same with `eax`.
+const SIGNAL_RETURNS: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05], &[0xb8, 15, 0, 0, 0, 0x0f, 0x05]];
+
+/// The number of bytes of code that [`is_signal_return`] needs.
+pub(crate) const SIGNAL_RETURN: usize = 9;
+
+/// Returns whether code is that to which a signal handler returns.
+pub(crate) fn is_signal_return(code: &[u8; SIGNAL_RETURN]) -> bool {
+    SIGNAL_RETURNS.iter().any(|known| code.starts_with(known))
+}
+
+/// Returns the registers of a function that a signal has interrupted. `word` reads the stack, and
+/// `sp` is the stack pointer where the handler returns: the `ucontext_t` is there.
+pub(crate) fn interrupted(sp: u64, word: impl Fn(u64) -> Option<u64>) -> Option<Regs> {
+    // The flags, the link and the signal stack come before the registers.
+    let start = sp.checked_add(40)?;
+    let register = |index: u64| word(start.checked_add(8 * index)?);
+    let [r12, r13, r14, r15] = [register(4)?, register(5)?, register(6)?, register(7)?];
+    let [fp, rbx, sp, ip] = [register(10)?, register(11)?, register(15)?, register(16)?];
+    Some(Regs::new(sp, [ip, rbx, r12, r13, r14, r15, fp]))
 }
 
 /// Copies bytes in assembly, outside of the language's memory model.
@@ -128,6 +233,21 @@ const LOOP: [u8; 20] =
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interrupted_calls_start_again() {
+        // SAFETY: registers are integers, for which zero is valid.
+        let mut regs: libc::user_regs_struct = unsafe { std::mem::zeroed() };
+        (regs.orig_rax, regs.rax) = (u64::MAX, -4i64 as u64);
+        assert_eq!(SyscallReturn::of(&mut regs), SyscallReturn::None);
+        regs.orig_rax = libc::SYS_epoll_wait as u64;
+        assert_eq!((SyscallReturn::of(&mut regs), regs.rax), (SyscallReturn::Changed, -514i64 as u64));
+        assert_eq!(SyscallReturn::of(&mut regs), SyscallReturn::Normal, "once");
+        (regs.orig_rax, regs.rax) = (libc::SYS_write as u64, -4i64 as u64);
+        assert_eq!(SyscallReturn::of(&mut regs), SyscallReturn::Changed, "as with SO_SNDTIMEO");
+        (regs.orig_rax, regs.rax) = (libc::SYS_close as u64, -4i64 as u64);
+        assert_eq!(SyscallReturn::of(&mut regs), SyscallReturn::Normal, "the descriptor is closed");
+    }
 
     #[test]
     fn frame_sizes_are_decoded() {

@@ -1,5 +1,5 @@
 //! The handshake between a requester and the signal handler: a state machine that says which of
-//! the two owns the one request.
+//! the two owns a request.
 //!
 //! Its state is a single atomic integer, which is async-signal-safe. The `models` check it without
 //! signals.
@@ -8,6 +8,10 @@
 //! claimed it) -> `DONE` (the handler has answered) -> `IDLE` (the requester has read the answer).
 //! A request that nobody claims in time is withdrawn, `REQUESTED` -> `IDLE`, by the same
 //! compare-and-swap by which a handler claims, so that only one of the two succeeds.
+//!
+//! A pending request stays `REQUESTED` until the thread returns to user mode. It goes through the
+//! same states, and is withdrawn in the same way when nobody wants the answer any more. After that
+//! no handler touches what the request refers to.
 
 mod atomic;
 
@@ -23,7 +27,7 @@ const BUSY: u64 = 2;
 const DONE: u64 = 3;
 const PHASE: u64 = 3;
 
-/// The state of the request: the id of the thread it addresses (upper half), the request's number,
+/// The state of a request: the id of the thread it addresses (upper half), the request's number,
 /// and its phase (lowest two bits).
 ///
 /// All three are compared and swapped at once, so that a late handler never claims a request to
@@ -34,13 +38,18 @@ pub(super) struct Handshake<A> {
 }
 
 /// One request, distinguished from those before it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(u64);
 
 impl Ticket {
     /// Makes the ticket of the `number`th request, which is to thread `tid`.
     pub(super) fn new(tid: Tid, number: u64) -> Ticket {
         Ticket((tid.as_raw() as u64) << 32 | (number % (1 << 30)) << 2)
+    }
+
+    /// Returns the ticket as an integer, which is not 0.
+    pub(super) fn to_bits(self) -> u64 {
+        self.0
     }
 }
 
@@ -58,7 +67,7 @@ impl<A: AtomicState> Handshake<A> {
     }
 
     /// Publishes a request that has been filled in. Not allowed while the last one
-    /// [is busy](Self::is_busy).
+    /// [is busy](Self::is_busy) or pending.
     pub(super) fn request(&self, ticket: Ticket) {
         self.state.store(ticket.0 | REQUESTED, Ordering::Release);
     }
@@ -68,9 +77,15 @@ impl<A: AtomicState> Handshake<A> {
         self.state.compare_exchange(ticket.0 | REQUESTED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Returns whether a request waits for its handler or is being answered.
+    pub(super) fn is_open(&self, ticket: Ticket) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        state == ticket.0 | REQUESTED || state == ticket.0 | BUSY
+    }
+
     /// Returns whether the request has been answered. The requester then owns its data again.
-    pub(super) fn is_done(&self) -> bool {
-        self.state.load(Ordering::Acquire) & PHASE == DONE
+    pub(super) fn is_done(&self, ticket: Ticket) -> bool {
+        self.state.load(Ordering::Acquire) == ticket.0 | DONE
     }
 
     /// Ends the request, after its answer has been read.

@@ -13,7 +13,7 @@ struct Shared {
     answered: UnsafeCell<u64>,
 }
 
-/// Requests as `signal::copy` does. The number of checks for the answer models the time to wait.
+/// Requests as `signal::request` does. The number of checks for the answer models the time to wait.
 fn ask(shared: &Shared, tid: i32, number: u64) -> Option<u64> {
     if shared.handshake.is_busy() {
         return None;
@@ -21,10 +21,10 @@ fn ask(shared: &Shared, tid: i32, number: u64) -> Option<u64> {
     let ticket = Ticket::new(Tid::from_raw(tid), number);
     shared.asked.with_mut(|asked| unsafe { *asked = number });
     shared.handshake.request(ticket);
-    if !shared.handshake.is_done() && shared.handshake.withdraw(ticket) {
+    if !shared.handshake.is_done(ticket) && shared.handshake.withdraw(ticket) {
         return None;
     }
-    if !shared.handshake.is_done() {
+    if !shared.handshake.is_done(ticket) {
         // The thread hangs in its handler.
         return None;
     }
@@ -102,4 +102,101 @@ fn a_late_handler_takes_no_other_threads_request() {
 #[test]
 fn a_request_is_answered_once_and_whole() {
     check(7);
+}
+
+/// Two requests: one that may stay pending, and one that is waited for meanwhile. `word` models
+/// what a request refers to, which its requester drops once no handler can read it any more.
+struct TwoRequests {
+    requests: [Shared; 2],
+    words: [UnsafeCell<u64>; 2],
+}
+
+/// The end of a pending request.
+#[derive(Clone, Copy)]
+enum End {
+    Collected,
+    Withdrawn,
+    /// It was dropped while its handler ran.
+    Abandoned,
+}
+
+impl TwoRequests {
+    fn new() -> TwoRequests {
+        let request = || Shared {
+            handshake: Handshake::new(AtomicU64::new(IDLE)),
+            asked: UnsafeCell::new(0),
+            answered: UnsafeCell::new(0),
+        };
+        TwoRequests { requests: [request(), request()], words: [UnsafeCell::new(7), UnsafeCell::new(8)] }
+    }
+
+    /// Drops what a request refers to.
+    fn free(&self, index: usize) {
+        self.words[index].with_mut(|word| unsafe { *word = 0 });
+    }
+
+    /// Answers as `signal::handler::answer` does on thread `tid`: the first request to it.
+    fn handle(&self, tid: u64) {
+        let claim = |index: usize| Some((index, self.requests[index].handshake.claim(tid)?));
+        let Some((index, ticket)) = (0..2).find_map(claim) else { return };
+        let request = &self.requests[index];
+        let word = self.words[index].with(|word| unsafe { *word });
+        assert_eq!(word, tid, "a request to another thread, or one that was given up");
+        request.answered.with_mut(|answered| unsafe { *answered = word });
+        request.handshake.answer(ticket);
+    }
+
+    /// Ends a pending request as `signal::Pending` does: takes its answer, or withdraws it.
+    fn end(&self, ticket: Ticket) -> End {
+        let Shared { handshake, answered, .. } = &self.requests[0];
+        if handshake.is_done(ticket) {
+            assert_eq!(answered.with(|answered| unsafe { *answered }), 7);
+            handshake.close();
+        } else if handshake.withdraw(ticket) {
+            self.free(0);
+            return End::Withdrawn;
+        } else if handshake.is_done(ticket) {
+            handshake.close();
+        } else {
+            return End::Abandoned;
+        }
+        self.free(0);
+        End::Collected
+    }
+}
+
+#[test]
+fn a_pending_request_refers_to_nothing_after_its_end() {
+    let ends = Arc::new([const { AtomicU32::new(0) }; 3]);
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check({
+        let ends = ends.clone();
+        move || {
+            let shared = loom::sync::Arc::new(TwoRequests::new());
+            let pending = Ticket::new(Tid::from_raw(7), 1);
+            shared.requests[0].handshake.request(pending);
+            let handlers = [7, 8].map(|tid| {
+                let shared = shared.clone();
+                thread::spawn(move || shared.handle(tid))
+            });
+            // Another thread is captured while the first request is pending.
+            let other = Ticket::new(Tid::from_raw(8), 2);
+            let handshake = &shared.requests[1].handshake;
+            handshake.request(other);
+            if handshake.is_done(other) || handshake.withdraw(other) {
+                handshake.close();
+                shared.free(1);
+            }
+            let end = shared.end(pending);
+            ends[end as usize].fetch_add(1, Relaxed);
+            // What was abandoned is freed as soon as its handler is no longer busy.
+            if matches!(end, End::Abandoned) && !shared.requests[0].handshake.is_busy() {
+                shared.free(0);
+            }
+            handlers.into_iter().for_each(|handler| handler.join().unwrap());
+        }
+    });
+    let ends = ends.each_ref().map(|count| count.load(Relaxed));
+    assert!(ends.iter().all(|count| *count > 0), "collected, withdrawn, abandoned: {ends:?}");
 }

@@ -1,27 +1,11 @@
 //! The dynamic loader's list of objects (`dl_iterate_phdr`).
 
 use std::ffi::CStr;
-use std::ops::Range;
 use std::path::PathBuf;
 
 use super::super::guard::catches_panic;
-use super::super::symbols::EXECUTABLE;
-
-/// One object, as the loader describes it.
-#[derive(Default)]
-pub(super) struct LoadedObject {
-    pub(super) path: PathBuf,
-    pub(super) base: u64,
-    pub(super) segments: Vec<Segment>,
-    /// The addresses of `.eh_frame_hdr`.
-    pub(super) header: Option<Range<u64>>,
-}
-
-/// A part of an object that is mapped from its file.
-pub(super) struct Segment {
-    pub(super) range: Range<u64>,
-    pub(super) is_code: bool,
-}
+use super::super::symbolizer::EXECUTABLE;
+use super::object::{LoadedObject, ObjectFiles, ProgramHeader};
 
 /// The numbers of objects that were loaded and unloaded since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,15 +35,17 @@ pub(super) fn objects() -> Vec<LoadedObject> {
 }
 
 fn describe(info: &libc::dl_phdr_info) -> LoadedObject {
-    let mut object = LoadedObject { base: info.dlpi_addr, ..LoadedObject::default() };
+    let mut path = PathBuf::new();
     if !info.dlpi_name.is_null() {
         // SAFETY: the loader's name is a C string, valid during the callback.
         let name = unsafe { CStr::from_ptr(info.dlpi_name) };
-        object.path = PathBuf::from(name.to_string_lossy().into_owned());
+        path = PathBuf::from(name.to_string_lossy().into_owned());
     }
-    if object.path.as_os_str().is_empty() {
-        object.path = PathBuf::from(EXECUTABLE);
+    let is_program = path.as_os_str().is_empty();
+    if is_program {
+        path = PathBuf::from(EXECUTABLE);
     }
+    let mut object = LoadedObject::new(path, info.dlpi_addr, ObjectFiles::own(is_program));
     if info.dlpi_phdr.is_null() {
         return object;
     }
@@ -67,16 +53,14 @@ fn describe(info: &libc::dl_phdr_info) -> LoadedObject {
     // callback.
     let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum as usize) };
     for header in headers {
-        let start = info.dlpi_addr.wrapping_add(header.p_vaddr);
-        match header.p_type {
-            libc::PT_LOAD => {
-                // Behind the file's part there are zeroes, which may not be readable in one piece.
-                let range = start..start.saturating_add(header.p_filesz);
-                object.segments.push(Segment { range, is_code: header.p_flags & libc::PF_X != 0 });
-            }
-            libc::PT_GNU_EH_FRAME => object.header = Some(start..start.saturating_add(header.p_memsz)),
-            _ => {}
-        }
+        object.add(&ProgramHeader {
+            kind: header.p_type,
+            flags: header.p_flags,
+            offset: header.p_offset,
+            address: header.p_vaddr,
+            file_size: header.p_filesz,
+            memory_size: header.p_memsz,
+        });
     }
     object
 }

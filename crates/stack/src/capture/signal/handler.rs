@@ -1,40 +1,57 @@
-//! The signal handler, and the one request that it answers.
+//! The signal handler, and the requests that it answers.
 //!
-//! The handler checks who sent the signal and which thread it is for, claims the request by one
+//! The handler checks who sent the signal, finds the request to its thread, claims it by one
 //! compare-and-swap ([`Handshake`]), copies plain memory into a buffer that was allocated and
-//! touched before, and answers. It takes no lock, allocates nothing, touches no thread-local
-//! variable but `errno` (which it restores), and unwinds nothing.
+//! touched before, and answers. The kernel copies, by `process_vm_readv`, so that no address can be
+//! wrong enough to fault; it waits while another thread changes the mappings. Only where that call
+//! is filtered does the handler copy by itself. It takes no lock of the process, allocates nothing,
+//! touches no thread-local variable but `errno` (which it restores), and unwinds nothing.
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use super::super::arch;
 use super::super::handshake::Handshake;
-use super::{MAX_STACK, SIGNAL};
+use super::super::{arch, memory};
+use super::{MAX_REQUESTS, MAX_STACK, SIGNAL};
+use crate::StackBounds;
 
-/// The one request. The requester writes it, the handler that has claimed it writes the answer, and
+/// A request. The requester writes it, the handler that has claimed it writes the answer, and
 /// the requester reads the answer.
 pub(super) struct Request {
     /// The state machine that orders these accesses.
     pub(super) handshake: Handshake<AtomicU64>,
-    /// The bounds of the thread's stack. The handler copies nothing from outside.
+    /// The bounds of the thread's stack. The handler copies nothing from outside. With
+    /// [`StackBounds::UNKNOWN`] the copy ends where no memory is.
     pub(super) low: AtomicU64,
     pub(super) high: AtomicU64,
     pub(super) buffer: AtomicPtr<u8>,
+    /// The word of the thread's [`Activity`](crate::Activity), or null.
+    pub(super) activity: AtomicPtr<AtomicU64>,
+    /// The value of that word at the copy.
+    pub(super) value: AtomicU64,
     /// The number of bytes copied; 0 when the stack pointer was outside the bounds.
     pub(super) len: AtomicUsize,
     pub(super) sp: AtomicU64,
     pub(super) regs: [AtomicU64; arch::REGS],
 }
 
-pub(super) static REQUEST: Request = Request {
-    handshake: Handshake::new(AtomicU64::new(0)),
-    low: AtomicU64::new(0),
-    high: AtomicU64::new(0),
-    buffer: AtomicPtr::new(std::ptr::null_mut()),
-    len: AtomicUsize::new(0),
-    sp: AtomicU64::new(0),
-    regs: [const { AtomicU64::new(0) }; arch::REGS],
-};
+impl Request {
+    const fn new() -> Request {
+        Request {
+            handshake: Handshake::new(AtomicU64::new(0)),
+            low: AtomicU64::new(0),
+            high: AtomicU64::new(0),
+            buffer: AtomicPtr::new(std::ptr::null_mut()),
+            activity: AtomicPtr::new(std::ptr::null_mut()),
+            value: AtomicU64::new(0),
+            len: AtomicUsize::new(0),
+            sp: AtomicU64::new(0),
+            regs: [const { AtomicU64::new(0) }; arch::REGS],
+        }
+    }
+}
+
+/// All requests. At most one at a time is open to a thread.
+pub(super) static REQUESTS: [Request; MAX_REQUESTS] = [const { Request::new() }; MAX_REQUESTS];
 
 /// The handler that was installed before this one.
 ///
@@ -108,26 +125,45 @@ unsafe fn answer(info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     if !sent_by_us {
         return;
     }
-    let Some(ticket) = REQUEST.handshake.claim(tid) else { return };
+    let claim = |request: &'static Request| Some((request, request.handshake.claim(tid)?));
+    let Some((request, ticket)) = REQUESTS.iter().find_map(claim) else { return };
     // SAFETY: the kernel passes a valid ucontext to a handler with three arguments.
     let (sp, regs) = unsafe { arch::from_context(context.cast()) };
-    let (low, high) = (REQUEST.low.load(Ordering::Relaxed), REQUEST.high.load(Ordering::Relaxed));
-    let mut len = 0;
-    if (low..high).contains(&sp) {
-        len = ((high - sp) as usize).min(MAX_STACK);
-        // SAFETY: `sp..high` lies within this thread's own stack, which is mapped from its stack
-        // pointer up. The buffer has MAX_STACK bytes and belongs to the handler while the request
-        // is claimed. The bytes are copied by the machine, not by the language: other threads may
-        // write to what they have borrowed of this stack meanwhile, and then either value is
-        // copied.
-        unsafe { arch::copy(sp as *const u8, REQUEST.buffer.load(Ordering::Relaxed), len) };
-    }
-    for (cell, reg) in REQUEST.regs.iter().zip(regs) {
+    let (low, high) = (request.low.load(Ordering::Relaxed), request.high.load(Ordering::Relaxed));
+    let are_bounds_known = high != StackBounds::UNKNOWN.high().get();
+    let limit = match are_bounds_known {
+        false => MAX_STACK,
+        true if (low..high).contains(&sp) => ((high - sp) as usize).min(MAX_STACK),
+        true => 0,
+    };
+    // SAFETY: the buffer has MAX_STACK bytes, which were written before, and belongs to the handler
+    // while the request is claimed.
+    let buffer = unsafe { std::slice::from_raw_parts_mut(request.buffer.load(Ordering::Relaxed), limit) };
+    // The bounds may be those of an earlier thread with this id, whose stack was at the same
+    // addresses. The kernel copies only what is mapped.
+    let len = match memory::by_syscall(sp, buffer) {
+        Some(len) => len,
+        None if are_bounds_known => {
+            // SAFETY: `sp..high` lies within this thread's own stack, which is mapped from its
+            // stack pointer up. The bytes are copied by the machine, not by the language: other
+            // threads may write to what they have borrowed of this stack meanwhile, and then either
+            // value is copied.
+            unsafe { arch::copy(sp as *const u8, buffer.as_mut_ptr(), limit) };
+            limit
+        }
+        None => 0,
+    };
+    for (cell, reg) in request.regs.iter().zip(regs) {
         cell.store(reg, Ordering::Relaxed);
     }
-    REQUEST.sp.store(sp, Ordering::Relaxed);
-    REQUEST.len.store(len, Ordering::Relaxed);
-    REQUEST.handshake.answer(ticket);
+    // SAFETY: the requester keeps the word in memory as long as the request may be claimed, and
+    // until it has been answered.
+    let value =
+        unsafe { request.activity.load(Ordering::Relaxed).as_ref() }.map_or(0, |word| word.load(Ordering::Relaxed));
+    request.value.store(value, Ordering::Relaxed);
+    request.sp.store(sp, Ordering::Relaxed);
+    request.len.store(len, Ordering::Relaxed);
+    request.handshake.answer(ticket);
 }
 
 /// Calls the earlier handler.

@@ -4,8 +4,9 @@
 //! Unwinding has to end in bounded time, and no code of this crate may panic. gimli and framehop
 //! may panic over malformed tables where overflow is checked; `Capturer` catches that.
 //!
-//! DWARF expressions that jump are not generated. framehop does not limit them, so that a loop in
-//! an unwind table, which no linker writes, would block the calling thread forever.
+//! DWARF expressions that jump are generated for tables of another process alone. framehop does not
+//! limit them, so that a loop in a table of this process, which no linker writes, would block the
+//! calling thread forever. Those of another process are checked before.
 
 use std::cell::Cell;
 
@@ -39,8 +40,9 @@ fn samples() -> Vec<Sample> {
     let take = |subject: &Subject| {
         let (mut capturer, start) = (Capturer::default(), Instant::now());
         loop {
-            match capturer.copy(subject.target, procfs::syscall(subject.target.tid)) {
-                Ok(regs) => return Sample { regs, bytes: std::mem::take(&mut capturer.copy) },
+            match capturer.copy(subject.target, procfs::syscall(subject.target.tid), None) {
+                Ok(Copied::Now(regs)) => return Sample { regs, bytes: std::mem::take(&mut capturer.copy) },
+                Ok(Copied::Pending(_)) => unreachable!("without an activity nothing stays pending"),
                 // The thread got no CPU, or moved.
                 Err(error) => assert!(start.elapsed() < PATIENCE, "{error:?}"),
             }
@@ -155,13 +157,25 @@ fn library(random: &Random, like: &Modules) -> Modules {
     let mut cie = vec![1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1];
     let mut frames = Vec::new();
     let noise = |random: &Random, len: usize| -> Vec<u8> {
+        let mut noise = random.bytes(len);
+        if like.is_foreign && len >= 3 && random.once_in(2) {
+            // A jump, which most often leads to where it is, or to shortly before.
+            let at = random.below(len - 2);
+            let distance = -3 - random.size(8) as i16;
+            noise[at] = random.pick(&[0x28, 0x2f]);
+            noise[at + 1..at + 3].copy_from_slice(&distance.to_le_bytes());
+        }
         // The bytes of jump instructions are replaced, as this file's documentation explains.
-        random.bytes(len).into_iter().map(|byte| if matches!(byte, 0x28 | 0x2f) { 0x30 } else { byte }).collect()
+        let replaced = |byte| if matches!(byte, 0x28 | 0x2f) && !like.is_foreign { 0x30 } else { byte };
+        noise.into_iter().map(replaced).collect()
     };
     if random.once_in(3) {
         let len = random.below(40);
         cie = noise(random, len);
     }
+    // Pointers relative to the data, of which `framehop` takes 0 as the start.
+    let is_data_relative = cie.contains(&0x1b) && random.once_in(4);
+    cie.iter_mut().filter(|byte| is_data_relative && **byte == 0x1b).for_each(|byte| *byte = 0x3b);
     let entry = |frames: &mut Vec<u8>, body: &[u8]| {
         let at = frames.len();
         frames.extend((body.len() as u32).to_le_bytes());
@@ -178,7 +192,8 @@ fn library(random: &Random, like: &Modules) -> Modules {
         let mut body = Vec::new();
         // The distance to the CIE, the function, its length, no more augmentation.
         body.extend((at as u32 + 4).to_le_bytes());
-        body.extend((start.wrapping_sub(frames_at + at + 8) as u32).to_le_bytes());
+        let base = if is_data_relative { BASE } else { frames_at + at + 8 };
+        body.extend((start.wrapping_sub(base) as u32).to_le_bytes());
         body.extend(0x100u32.to_le_bytes());
         body.push(0);
         // Instructions: usual ones, expressions, and noise.
@@ -226,7 +241,8 @@ fn library(random: &Random, like: &Modules) -> Modules {
 #[test]
 fn corrupt_tables() {
     in_child_process(module_path!(), "corrupt_tables", Duration::from_secs(600), || {
-        let (modules, samples) = (Modules::current(), samples());
+        let (own, samples) = (Modules::current(), samples());
+        let foreign_modules = own.as_foreign();
         let (frames, foreign) = (Cell::new(0), Arc::new(AtomicU64::new(0)));
         let (report, panics) = (std::panic::take_hook(), foreign.clone());
         std::panic::set_hook(Box::new(move |info| match info.location() {
@@ -242,7 +258,8 @@ fn corrupt_tables() {
                 assert!(!panicked || foreign.load(Ordering::Relaxed) > panics, "a panic of this crate");
             };
             let mut made = None;
-            survives(&mut || made = Some(library(random, &modules)));
+            let like = if random.once_in(2) { &*own } else { &foreign_modules };
+            survives(&mut || made = Some(library(random, like)));
             let Some(modules) = made else { return };
             let library = modules.list.last().expect("the library was added").range.clone();
             let sample = &samples[0];

@@ -2,9 +2,10 @@ mod fuzz;
 mod ground_truth;
 mod hammer;
 mod interrupted;
-#[path = "../../random.rs"]
-mod random;
+mod pending;
 mod signal_blocked;
+mod stale_bounds;
+mod symbols;
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::Stack;
+use crate::random;
 
 /// A thread that runs one function until the test drops it.
 struct Subject {
@@ -55,6 +57,14 @@ impl Subject {
                 _ => assert!(start.elapsed() < Duration::from_secs(30), "{stack:#?}"),
             }
         }
+    }
+}
+
+/// Makes a thread copy its stack by a signal, whatever it does. Returns the registers.
+fn copy_by_signal(target: Target, stack: &mut Vec<u8>) -> Result<Regs, CaptureError> {
+    match signal::request(target, None, stack)? {
+        signal::Requested::Answered(answer) => Ok(answer.regs),
+        signal::Requested::Pending(_) => unreachable!("without an activity nothing stays pending"),
     }
 }
 

@@ -39,7 +39,7 @@ fn threads_that_block_the_signal_are_remembered() {
         assert_eq!(signal::degradation(), Some(signal::IS_BLOCKED));
         // From now on no capture waits for this thread.
         for _ in 0..100 {
-            let answer = signal::copy(blocking.target, &mut Vec::new());
+            let answer = copy_by_signal(blocking.target, &mut Vec::new());
             assert!(matches!(answer, Err(CaptureError::Unavailable)), "{:?}", answer.map(|_| ()));
         }
         capture_until(&other, Ok(()));

@@ -1,0 +1,2 @@
+#[pollwatch::main(current_thread)]
+async fn main() {}

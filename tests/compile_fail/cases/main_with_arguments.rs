@@ -1,0 +1,2 @@
+#[pollwatch::main]
+async fn main(port: u16) {}

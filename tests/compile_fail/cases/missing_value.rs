@@ -1,0 +1,2 @@
+#[pollwatch::main(threshold)]
+async fn main() {}

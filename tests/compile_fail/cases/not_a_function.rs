@@ -1,0 +1,4 @@
+#[pollwatch::main]
+struct Main;
+
+fn main() {}

@@ -1,0 +1,2 @@
+#[pollwatch::main]
+fn main() {}

@@ -1,0 +1,5 @@
+#[pollwatch::test]
+#[test]
+async fn works() {}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[pollwatch::test]
+fn works() {}
+
+fn main() {}

@@ -1,0 +1,2 @@
+#[pollwatch::main(worker_threads = 0, threshold = "10")]
+async fn main() {}

@@ -1,0 +1,2 @@
+#[pollwatch::main(treshold = "10ms")]
+async fn main() {}

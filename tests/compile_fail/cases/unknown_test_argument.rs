@@ -1,0 +1,4 @@
+#[pollwatch::test(workers = 2)]
+async fn works() {}
+
+fn main() {}

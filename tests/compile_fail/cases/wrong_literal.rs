@@ -1,0 +1,2 @@
+#[pollwatch::main(threshold = 10)]
+async fn main() {}

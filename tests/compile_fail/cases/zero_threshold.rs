@@ -1,0 +1,2 @@
+#[pollwatch::main(threshold = "0ms")]
+async fn main() {}

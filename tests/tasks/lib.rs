@@ -1,0 +1,1 @@
+//! Nothing: a package with a feature has a library.
