@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -271,34 +271,65 @@ fn waits_for_pages(file: ColdFile) {
     assert_eq!(sum, 7 * COLD_PAGES as u64);
 }
 
+/// What the latest read of a cold file took of a thread's time, in nanoseconds.
+struct ReadTimes {
+    on_cpu: AtomicU64,
+    without_cpu: AtomicU64,
+    elapsed: AtomicU64,
+}
+
+impl ReadTimes {
+    fn read(&self, file: ColdFile) {
+        let ran = || Tid::current().and_then(procfs::ran).expect("the kernel counts it");
+        let (start, before) = (Instant::now(), ran());
+        waits_for_pages(file);
+        let after = ran();
+        let store = |to: &AtomicU64, time: Duration| to.store(time.as_nanos() as u64, Ordering::SeqCst);
+        store(&self.on_cpu, after.on_cpu - before.on_cpu);
+        store(&self.without_cpu, after.run_delay - before.run_delay);
+        store(&self.elapsed, start.elapsed());
+    }
+
+    /// Whether the thread waited for the disk for most of the time. To start each of many short
+    /// waits takes CPU time: on a busy machine, and with the fastest disks, more than the waits.
+    fn mostly_waited(&self) -> Result<(), String> {
+        let load = |from: &AtomicU64| Duration::from_nanos(from.load(Ordering::SeqCst));
+        let (on_cpu, without_cpu, elapsed) = (load(&self.on_cpu), load(&self.without_cpu), load(&self.elapsed));
+        let waited = elapsed.saturating_sub(on_cpu + without_cpu);
+        if on_cpu + without_cpu < waited {
+            return Ok(());
+        }
+        Err(format!("{on_cpu:?} on a CPU, {without_cpu:?} without one, {waited:?} in waits for pages"))
+    }
+}
+
 /// Each wait for a page is too short to be met by a scan, and there are many.
 #[test]
 fn many_short_waits_for_pages_are_page_faults() {
-    /// The nanoseconds for which the latest block had no CPU.
-    static WITHOUT_CPU: AtomicU64 = AtomicU64::new(0);
-    fn waits_for_pages_and_counts(file: ColdFile) {
-        let delay = || Tid::current().and_then(procfs::ran).map_or(Duration::ZERO, |ran| ran.run_delay);
-        let before = delay();
-        waits_for_pages(file);
-        WITHOUT_CPU.store((delay() - before).as_nanos() as u64, Ordering::SeqCst);
-    }
+    const MOST_FAST_READS: usize = 30;
+    static TIMES: ReadTimes =
+        ReadTimes { on_cpu: AtomicU64::new(0), without_cpu: AtomicU64::new(0), elapsed: AtomicU64::new(0) };
 
     if ColdFile::new().is_none() {
         return skipped("the page cache cannot be emptied here");
     }
+    let fast_reads = AtomicUsize::new(0);
     let is_found = |stall: &Stall| {
-        // To start each of many short waits takes CPU time, on a busy machine more than the waits.
-        let without_cpu = Duration::from_nanos(WITHOUT_CPU.load(Ordering::SeqCst));
-        let computed = stall.on_cpu.unwrap_or_default();
-        let waited = stall.elapsed.saturating_sub(computed + without_cpu);
+        if let Err(times) = TIMES.mostly_waited() {
+            // Not accepted as a result: see below.
+            let is_last = fast_reads.fetch_add(1, Ordering::SeqCst) + 1 == MOST_FAST_READS;
+            return if is_last { Ok(()) } else { Err(format!("disturbed: {times}")) };
+        }
         match stall.page_faults {
-            _ if computed + without_cpu > waited / 2 => Err(format!("disturbed: {}", brief(stall))),
             Some(faults) if faults.major >= 20 && stall.cause != Cause::Unknown => Ok(()),
             _ => Err(format!("observed late: {}", brief(stall))),
         }
     };
     let prepare = || ColdFile::new().expect("as before");
-    let (_, stall) = observe(Duration::from_millis(5), prepare, waits_for_pages_and_counts, is_found);
+    let (_, stall) = observe(Duration::from_millis(5), prepare, |file| TIMES.read(file), is_found);
+    if let Err(times) = TIMES.mostly_waited() {
+        return skipped(&format!("pages of the disk come too fast here: {times}"));
+    }
     assert_eq!(stall.cause, Cause::Syscall, "{}", brief(&stall));
     assert_eq!(stall.reason, "a page of memory (a page fault)", "{stall}");
     assert!(stall.page_faults.unwrap().major <= COLD_PAGES as u64, "{}", brief(&stall));
