@@ -35,8 +35,9 @@ fn observe<T: Send + 'static>(
         let stalls = reported_so_far(&watchdog, &collected);
         let stall = stalls.into_iter().rfind(|stall| stall.phase == Phase::Resolved);
         let stall = stall.ok_or("it did not last for the threshold")?;
-        assert_eq!(stall.site.to_string(), location);
+        // On a busy machine the runtime itself may be without a CPU, after the task.
         is_undisturbed(&stall)?;
+        assert_eq!(stall.site.to_string(), location, "{stall}");
         accept(&stall)?;
         Ok((watchdog, stall))
     })
