@@ -65,6 +65,9 @@ fn the_environment_wins_over_the_arguments() {
 fn off_means_a_runtime_without_pollwatch() {
     let ended = run(program().env("POLLWATCH", "off").env("POLLWATCH_THRESHOLD", "nonsense").arg("blocks"));
     ended.is_well().has("no watchdog").has("workers 2");
+    // Elsewhere a layer without a watchdog logs a warning.
+    let ended = run(program().env("POLLWATCH", "off").arg("serves"));
+    assert_eq!((ended.has("no watchdog").has("done").code, &*ended.error), (Some(0), ""));
 }
 
 #[test]
