@@ -62,7 +62,7 @@ pub(crate) struct AttachArgs {
     target: String,
 
     /// Report what blocks for at least this long: 1ms to 1h
-    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = words::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = words::parse_threshold)]
     threshold: Duration,
 
     /// End after this time, such as 30s or 5m
