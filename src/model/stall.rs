@@ -152,8 +152,8 @@ pub struct Stall {
     /// comes with the first report of a stall, or with the second where symbols had to be loaded
     /// first, and not with a stall that ended before it was found.
     pub stack: Option<Stack>,
-    /// True if the latest stack is in another function than the one before; `None` until there are
-    /// two.
+    /// True if the latest stack is in another function, or at another line, than the one before;
+    /// `None` until there are two. In a report, the one before is that of the previous report.
     pub location_changed: Option<bool>,
     /// The reason why it blocks, in a few words: `a sync file read`. Empty where it is unknown.
     pub reason: &'static str,
