@@ -91,7 +91,8 @@ fn a_missing_permission_is_named_with_the_command_that_gives_it() {
         let mut command = Command::new(&program);
         command.args([subcommand, &idle.pid().to_string()]).uid(NOBODY).gid(NOBODY).current_dir("/");
         let error = error_line(&command.output().unwrap(), 1);
-        assert!(error.contains("it belongs to user 0 and this is user 65534"), "{error}");
+        assert!(error.contains("it belongs to user 0 and this is user 65534. Run"), "{error}");
+        assert!(!error.contains("or as root"), "the remedy is said once: {error}");
         let sudo = format!("Run `sudo {} {subcommand} {}`", program.display(), idle.pid());
         assert!(error.contains(&sudo), "{error}");
     }
