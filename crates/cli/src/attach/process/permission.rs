@@ -2,6 +2,7 @@
 
 use pollwatch_stack::{Denial, ProcessError};
 
+use super::{Pid, ProcessInfo};
 use crate::text::clean;
 
 /// Returns why the kernel does not permit to observe a process, and the command that helps: the
@@ -11,32 +12,34 @@ pub(crate) fn explain(error: &pollwatch::Error) -> Option<String> {
     // `sudo` does not search the directories of this user, and a container has its own.
     let path = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
     let here = own_command(&path.unwrap_or_else(|_| "pollwatch".into()));
-    let remedy = remedy(*denial, &here, &own_command("pollwatch"))?;
+    let remedy = remedy(*denial, is_root(), &here, &own_command("pollwatch"))?;
     Some(format!("process {pid} may not be read: {}. {remedy}", denial.reason()))
 }
 
 /// Returns the remedy with the command line of this program that is to be run, here and in a
-/// container.
-fn remedy(denial: Denial, here: &str, in_container: &str) -> Option<String> {
+/// container. Root lacks a permission only where it lacks the capability, which `sudo` does not
+/// give.
+fn remedy(denial: Denial, is_root: bool, here: &str, in_container: &str) -> Option<String> {
     let sudo = format!("sudo {here}");
     let in_container = || {
         format!(
-            "In a container, run `{in_container}` in another one that shares its processes and has the capability: \
-             `docker run --cap-add SYS_PTRACE --pid container:CONTAINER ..`, or `kubectl debug -it POD --image=IMAGE \
+            "In a container, run `{in_container}` in another one that shares its processes and has the capability to \
+             trace: `docker run --cap-add SYS_PTRACE --pid container:CONTAINER ..`, or `kubectl debug -it POD --image=IMAGE \
              --target=CONTAINER --profile=general`."
         )
     };
     Some(match denial {
-        Denial::Yama { scope: 1 } => format!("Run `{sudo}`, or `sudo sysctl kernel.yama.ptrace_scope=0` first."),
-        Denial::Yama { scope: 2 } | Denial::NotDumpable | Denial::Capabilities | Denial::HiddenProc => {
-            format!("Run `{sudo}`.")
-        }
-        Denial::OtherUser { own: 0, .. } => in_container(),
-        Denial::OtherUser { .. } => format!("Run `{sudo}`."),
+        Denial::Yama { scope: 3 } => return None,
         Denial::OtherUserNamespace => format!("Run `{sudo}` on the host."),
         Denial::Filtered => in_container(),
-        _ => return None,
+        _ if is_root => in_container(),
+        Denial::Yama { scope: 1 } => format!("Run `{sudo}`, or `sudo sysctl kernel.yama.ptrace_scope=0` first."),
+        _ => format!("Run `{sudo}`."),
     })
+}
+
+fn is_root() -> bool {
+    ProcessInfo::read(Pid(std::process::id())).is_ok_and(|own| own.user == 0)
 }
 
 /// Returns the command line of this program, for a shell.
@@ -59,24 +62,25 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn remedy_for(denial: Denial) -> Option<String> {
-        remedy(denial, "/bin/pollwatch attach 7", "pollwatch attach 7")
+    fn remedy_for(denial: Denial, is_root: bool) -> Option<String> {
+        remedy(denial, is_root, "/bin/pollwatch attach 7", "pollwatch attach 7")
     }
 
     #[test]
     fn each_missing_permission_has_a_command() {
-        let yama = |scope| remedy_for(Denial::Yama { scope });
+        let yama = |scope| remedy_for(Denial::Yama { scope }, false);
         let sudo = "`sudo /bin/pollwatch attach 7`";
         assert!(yama(1).unwrap().contains(sudo) && yama(1).unwrap().contains("sysctl kernel.yama.ptrace_scope=0"));
         assert!(yama(2).unwrap().contains(sudo));
         assert_eq!(yama(3), None, "nothing helps but a boot");
-        assert!(remedy_for(Denial::NotDumpable).unwrap().contains(sudo));
-        for denial in [Denial::Filtered, Denial::OtherUser { user: 7, own: 0 }] {
-            let remedy = remedy_for(denial).unwrap();
-            assert!(
-                remedy.contains("--cap-add SYS_PTRACE") && remedy.contains("run `pollwatch attach 7` in"),
-                "{remedy}"
-            );
+        assert!(remedy_for(Denial::NotDumpable, false).unwrap().contains(sudo));
+        assert!(remedy_for(Denial::Filtered, false).unwrap().contains("--cap-add SYS_PTRACE"));
+        // In a container root has no `sudo`, and cannot set the host's variables.
+        for denial in [Denial::OtherUser { user: 7, own: 0 }, Denial::Yama { scope: 1 }, Denial::Capabilities] {
+            let remedy = remedy_for(denial, true).unwrap();
+            let command = "In a container, run `pollwatch attach 7` in another one";
+            assert!(remedy.starts_with(command) && remedy.contains("--cap-add SYS_PTRACE"), "{remedy}");
+            assert!(!remedy.contains("sudo"), "{remedy}");
         }
     }
 
