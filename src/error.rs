@@ -17,7 +17,7 @@ use std::io;
 ///
 /// let error = pollwatch::Watchdog::builder().threshold(Duration::ZERO).start().unwrap_err();
 /// assert_eq!(error.kind(), ErrorKind::InvalidSetting);
-/// assert!(error.to_string().starts_with("the threshold must be from 100 µs to 1 hour"));
+/// assert!(error.to_string().starts_with("the threshold must be from 100µs to 3600s"));
 /// ```
 pub struct Error {
     kind: ErrorKind,
@@ -97,6 +97,11 @@ impl fmt::Display for ErrorKind {
         })
     }
 }
+
+/// The advice where the address of a server cannot be read. The crate of pollwatch's macros and its
+/// program have it as well.
+#[cfg(any(feature = "macros", feature = "server"))]
+pub(crate) const ADDRESS_ADVICE: &str = "write an IP address and a port, such as 127.0.0.1:9464";
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Error {

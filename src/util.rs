@@ -4,6 +4,7 @@
 pub(crate) mod backoff;
 pub(crate) mod interner;
 pub(crate) mod own_thread;
+pub(crate) mod threshold_text;
 pub(crate) mod token_bucket;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("watchdog", &["model", "measure", "detect", "report", "export", "util", "sys", "error"]),
     ("attach", &["model", "detect", "report", "export", "util", "error"]),
     ("testing", &["watchdog", "model", "measure", "error"]),
-    ("macros", &["watchdog", "testing", "measure", "error"]),
+    ("macros", &["watchdog", "testing", "measure", "util", "error"]),
 ];
 
 /// The order of modules within a layer. A module imports only those before it. Modules that are not

@@ -12,6 +12,7 @@ use crate::export::listen_address::ListenAddress;
 use crate::model::log_format::LogFormat;
 use crate::model::stall::Stall;
 use crate::report::dispatch::OnStall;
+use crate::util::threshold_text;
 
 /// The settings with which another process is watched. [`start`](Self::start) attaches to it.
 ///
@@ -130,6 +131,27 @@ impl Attach {
         self
     }
 
+    /// Checks the settings without attaching, as [`start`](Self::start) does first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidSetting`](crate::ErrorKind::InvalidSetting) where the threshold is none
+    /// of [`THRESHOLDS`](Self::THRESHOLDS).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let attach = pollwatch::attach::Attach::new(4711).threshold(Duration::ZERO);
+    /// assert!(attach.validate().is_err());
+    /// ```
+    pub fn validate(&self) -> Result<(), Error> {
+        let threshold = self.settings.threshold;
+        match Attach::THRESHOLDS.contains(&threshold) {
+            true => Ok(()),
+            false => Err(Error::invalid(threshold_text::out_of_range(threshold, &Attach::THRESHOLDS))),
+        }
+    }
+
     /// Attaches to the process, and starts the threads that watch it.
     ///
     /// # Errors
@@ -145,13 +167,7 @@ impl Attach {
     /// assert_eq!(error.kind(), ErrorKind::Process);
     /// ```
     pub fn start(self) -> Result<Attached, Error> {
-        if !Attach::THRESHOLDS.contains(&self.settings.threshold) {
-            let text = format!(
-                "the threshold must be from 1 ms to 1 hour, not {:?}; 10 ms suits a service",
-                self.settings.threshold
-            );
-            return Err(Error::invalid(text));
-        }
+        self.validate()?;
         let Attach { settings, on_stall, listen } = self;
         Attached::start(settings, on_stall, listen)
     }

@@ -232,6 +232,7 @@ impl AttachEmitter {
             kernel: KernelUsage::default(),
             spans: Vec::new(),
             stack,
+            no_stack: None,
             lock_wait: None,
             verdict: found.verdict,
         };

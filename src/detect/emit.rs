@@ -26,6 +26,7 @@ use crate::model::event::{BlockedRequest, CpuVerdict, Event, StallEnd, StallOrig
 #[cfg(feature = "server")]
 use crate::model::id::PollKey;
 use crate::model::id::{RuntimeId, StallId, WorkerIndex};
+use crate::model::no_stack::NoStack;
 use crate::model::stall::{Phase, Stall};
 use crate::model::time::Nanos;
 
@@ -265,7 +266,7 @@ impl Emitter {
             Examination::Found(found) => {
                 let since = stall.examined(elapsed, ExaminationSummary::of(&found)).to_duration();
                 let lock_wait = locks::wait(stall.thread.tid, found.cause, found.state);
-                let Diagnosis { cause, syscall, on_cpu, kernel, stack, spans, verdict, .. } = *found;
+                let Diagnosis { cause, syscall, on_cpu, kernel, stack, no_stack, spans, verdict, .. } = *found;
                 let elapsed = elapsed.to_duration();
                 Event::StallProgress(Box::new(StallProgress {
                     id,
@@ -279,6 +280,7 @@ impl Emitter {
                     kernel,
                     spans,
                     stack,
+                    no_stack,
                     lock_wait,
                     verdict,
                 }))
@@ -336,7 +338,7 @@ impl Emitter {
         };
         let (summary, stack, verdict) = match examiner.examine(&subject) {
             Examination::Over { verdict } => {
-                stall.cause = cause_of_ended(verdict);
+                (stall.cause, stall.no_stack) = (cause_of_ended(verdict), Some(NoStack::EndedFirst));
                 let since_scan = self.meter.clock.moment().saturating_sub(at);
                 set_fork(&mut stall, &thread, PastTime { started_ago: elapsed + since_scan, ended_ago: since_scan });
                 (ExaminationSummary { cause: stall.cause, state: None, baseline, readings }, None, verdict)
@@ -345,7 +347,7 @@ impl Emitter {
                 let summary = ExaminationSummary::of(&found);
                 (stall.cause, stall.on_cpu, stall.syscall) = (found.cause, found.on_cpu, found.syscall);
                 stall.set_kernel_usage(found.kernel);
-                stall.spans = found.spans;
+                (stall.spans, stall.no_stack) = (found.spans, found.no_stack);
                 (summary, found.stack, found.verdict)
             }
         };

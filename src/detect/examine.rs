@@ -28,6 +28,7 @@ use crate::model::cause::{Cause, Syscall};
 use crate::model::event::CpuVerdict;
 use crate::model::kernel_time::KernelUsage;
 use crate::model::labels::CaptureOutcome;
+use crate::model::no_stack::NoStack;
 use crate::model::time::Nanos;
 use crate::sys;
 use crate::util::token_bucket::{RateLimit, TokenBucket};
@@ -86,6 +87,8 @@ pub(crate) struct Diagnosis {
     /// The state of the thread that the cause follows from.
     pub(crate) state: Option<SyscallState>,
     pub(crate) stack: Option<RawStack>,
+    /// The reason why there is no stack.
+    pub(crate) no_stack: Option<NoStack>,
     pub(crate) spans: Vec<Arc<str>>,
     pub(crate) verdict: CpuVerdict,
 }
@@ -146,7 +149,10 @@ impl Examiner {
         let gets_no_cpu = cause == Cause::Starved && shares.is_some_and(|shares| shares.cpu < MIN_CAPTURE_SHARE);
         // Many long stalls that are examined again leave captures to those that start.
         let reserve = if subject.previous.is_some() { RESERVED_FOR_STALLS } else { 0 };
-        let stack = if gets_no_cpu { None } else { self.capture(thread, identity, evidence.state, reserve) };
+        let captured = match gets_no_cpu {
+            true => Err(NoStack::NoCpu),
+            false => self.capture(thread, identity, evidence.state, reserve),
+        };
         let is_wait = matches!(cause, Cause::Syscall | Cause::Lock);
         let by_channel = || channel.filter(|_| is_wait).map(WaitChannel::into_syscall);
         let syscall = blocking_syscall(cause, evidence.state).or_else(by_channel);
@@ -166,6 +172,7 @@ impl Examiner {
         let started_ago = subject.elapsed + self.now().saturating_sub(subject.at);
         kernel.fork = longest_fork(thread, PastTime { started_ago, ended_ago: Nanos::ZERO });
         let state = evidence.state;
+        let (no_stack, stack) = (captured.as_ref().err().copied(), captured.ok());
         Examination::Found(Box::new(Diagnosis {
             cause,
             syscall,
@@ -175,6 +182,7 @@ impl Examiner {
             readings,
             state,
             stack,
+            no_stack,
             spans,
             verdict,
         }))
@@ -244,7 +252,7 @@ impl Examiner {
         }
         self.has_examined = true;
         let state = thread.tid.and_then(procfs::syscall);
-        let stack = self.capture(thread, identity, state, RESERVED_FOR_STALLS)?;
+        let stack = self.capture(thread, identity, state, RESERVED_FOR_STALLS).ok()?;
         stack.is_complete().then(|| stack.addresses().rev().collect())
     }
 
@@ -299,22 +307,24 @@ impl Examiner {
         identity: &StallIdentity,
         state: Option<SyscallState>,
         reserve: u32,
-    ) -> Option<RawStack> {
+    ) -> Result<RawStack, NoStack> {
         if !self.capture_stacks {
-            return None;
+            return Err(NoStack::SwitchedOff);
         }
-        let Some((tid, stack)) = thread.tid.zip(thread.stack) else {
-            self.status.count_capture(CaptureOutcome::Unavailable);
-            return None;
+        let failed = |outcome| {
+            self.status.count_capture(outcome);
+            NoStack::Failed(outcome)
         };
-        if !self.capture_limit.take_above(reserve, self.now().to_duration()) {
-            self.status.count_capture(CaptureOutcome::Limited);
-            return None;
+        let (tid, stack) = thread.tid.zip(thread.stack).ok_or_else(|| failed(CaptureOutcome::Unavailable))?;
+        if !self.capture_limit.take_above(reserve, self.meter.clock.moment().to_duration()) {
+            return Err(failed(CaptureOutcome::Limited));
         }
         let target = Target { tid, stack };
-        let result = self.pending.capture(&mut self.capturer, thread, identity, target, state).transpose()?;
-        self.status.count_capture(CaptureOutcome::of(&result));
-        result.ok()
+        let result = self.pending.capture(&mut self.capturer, thread, identity, target, state).transpose();
+        let result = result.ok_or(NoStack::InKernel)?;
+        let outcome = CaptureOutcome::of(&result);
+        self.status.count_capture(outcome);
+        result.map_err(|_| NoStack::Failed(outcome))
     }
 
     fn now(&self) -> Nanos {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{ADDRESS_ADVICE, Error, ErrorKind};
 
 /// What the user has given to `listen`: one address, or several of which one is bound.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl ListenAddress {
     pub(crate) fn bind<B>(&self, bind: impl Fn(SocketAddr) -> io::Result<B>) -> Result<B, Error> {
         let invalid = |source| {
             let text = format!(
-                "cannot listen on {}: write an IP address or a known host, and a port, such as 127.0.0.1:9464",
+                "cannot listen on {}: {ADDRESS_ADVICE} (or the name of a host that this machine can look up, and a port)",
                 self.shown
             );
             Error::with_io(ErrorKind::InvalidAddress, text, source)
@@ -98,7 +98,7 @@ mod tests {
         for address in ["9464", "127.0.0.1", "127.0.0.1:99999", "", "[::1", "127.0.0.1:port"] {
             let (kind, text) = error(address, None);
             assert_eq!(kind, ErrorKind::InvalidAddress, "{text}");
-            assert!(text.contains(&format!("{address:?}")) && text.contains("127.0.0.1:9464"), "{text}");
+            assert!(text.starts_with(&format!("cannot listen on {address:?}: {ADDRESS_ADVICE} (or")), "{text}");
         }
         assert_eq!(error(&[][..], None).0, ErrorKind::InvalidAddress);
         let (kind, text) = error("127.0.0.1:80", Some(io::ErrorKind::AddrInUse));

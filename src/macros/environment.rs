@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::duration::parse_duration;
+use crate::error::ADDRESS_ADVICE;
+use crate::util::threshold_text;
 use crate::watchdog::WatchdogBuilder;
 
 /// The settings of the environment.
@@ -32,18 +34,18 @@ impl Environment {
         let is_off = variable(&get, "POLLWATCH", |value| match value {
             "off" => Ok(true),
             "on" => Ok(false),
-            _ => Err("write off or on"),
+            _ => Err("write off or on".to_owned()),
         })?;
         if is_off == Some(true) {
             return Ok(Environment { is_off: true, ..Environment::default() });
         }
         let listen = |value: &str| match value {
             "off" => Ok(Listen::Off),
-            address => address.parse().map(Listen::At).map_err(|_| "write an IP address and a port, or off"),
+            address => address.parse().map(Listen::At).map_err(|_| format!("{ADDRESS_ADVICE}, or off")),
         };
         let threshold = |value: &str| match parse_duration(value)? {
             threshold if WatchdogBuilder::THRESHOLDS.contains(&threshold) => Ok(threshold),
-            _ => Err("the threshold must be from 100us to 3600s"),
+            threshold => Err(threshold_text::out_of_range(threshold, &WatchdogBuilder::THRESHOLDS)),
         };
         Ok(Environment {
             is_off: false,
@@ -57,12 +59,12 @@ impl Environment {
 fn variable<T>(
     get: impl Fn(&str) -> Option<OsString>,
     name: &str,
-    parse: impl Fn(&str) -> Result<T, &'static str>,
+    parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, String> {
     let Some(value) = get(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     let parsed = match value.to_str() {
         Some(text) => parse(text.trim()),
-        None => Err("it is no text"),
+        None => Err("it is no text".to_owned()),
     };
     parsed.map(Some).map_err(|why| format!("the environment variable {name} is {value:?}: {why}"))
 }
@@ -99,10 +101,14 @@ mod tests {
         for (name, value, why) in [
             ("POLLWATCH", "maybe", "write off or on"),
             ("POLLWATCH_THRESHOLD", "10", "write a number with the unit us, ms or s, such as 10ms"),
-            ("POLLWATCH_THRESHOLD", "0ms", "the threshold must be from 100us to 3600s"),
-            ("POLLWATCH_THRESHOLD", "3601s", "the threshold must be from 100us to 3600s"),
-            ("POLLWATCH_LISTEN", "9464", "write an IP address and a port, or off"),
-            ("POLLWATCH_LISTEN", "localhost:9464", "write an IP address and a port, or off"),
+            ("POLLWATCH_THRESHOLD", "0ms", "the threshold must be from 100µs to 3600s, not 0ns; 10ms suits a service"),
+            (
+                "POLLWATCH_THRESHOLD",
+                "3601s",
+                "the threshold must be from 100µs to 3600s, not 3601s; 10ms suits a service",
+            ),
+            ("POLLWATCH_LISTEN", "9464", "write an IP address and a port, such as 127.0.0.1:9464, or off"),
+            ("POLLWATCH_LISTEN", "localhost:9464", "write an IP address and a port, such as 127.0.0.1:9464, or off"),
         ] {
             let error = format!("the environment variable {name} is {value:?}: {why}");
             assert_eq!(read(&[(name, value)]), Err(error));

@@ -12,6 +12,8 @@ use super::environment::Listen;
 use super::print;
 use crate::error::{Error, ErrorKind};
 use crate::measure::entry::current_future::FutureExt;
+#[cfg(feature = "tower")]
+use crate::measure::entry::unwatched;
 use crate::watchdog::Watchdog;
 
 /// The arguments of `#[pollwatch::main]`.
@@ -97,6 +99,11 @@ impl Main {
     ) -> Program<R> {
         let environment = Environment::read(|name| std::env::var_os(name)).unwrap_or_else(|error| fail(&error));
         let watchdog = if environment.is_off { None } else { self.start_watchdog(&environment) };
+        #[cfg(feature = "tower")]
+        if watchdog.is_none() {
+            // It is known already.
+            unwatched::settle();
+        }
         match build(watchdog.as_ref(), builder) {
             Ok(runtime) => Program { runtime, watchdog },
             Err(error) => fail(&format!("{error:#}")),

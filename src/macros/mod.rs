@@ -38,10 +38,18 @@ fn print(text: &str) {
 
 #[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
-    /// A crate of macros exports nothing but macros, so that both parse durations by themselves.
+    use crate::error::ADDRESS_ADVICE;
+
+    /// A crate of macros exports nothing but macros, so that both parse durations by themselves,
+    /// and word errors by themselves.
     #[test]
-    fn both_parsers_of_durations_are_the_same() {
-        let of_macros = concat!(env!("CARGO_MANIFEST_DIR"), "/crates/macros/src/duration.rs");
-        assert_eq!(std::fs::read_to_string(of_macros).unwrap(), include_str!("duration.rs"));
+    fn both_parsers_of_settings_are_the_same() {
+        let of_macros = |file: &str| {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crates/macros/src/");
+            std::fs::read_to_string(folder.to_owned() + file).unwrap()
+        };
+        assert_eq!(of_macros("duration.rs"), include_str!("duration.rs"));
+        assert_eq!(of_macros("threshold_text.rs"), include_str!("../util/threshold_text.rs"));
+        assert!(of_macros("arguments.rs").contains(ADDRESS_ADVICE));
     }
 }

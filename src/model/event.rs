@@ -20,6 +20,7 @@ use super::incident::Incident;
 use super::kernel_time::KernelUsage;
 use super::late_runtime::LateRuntime;
 use super::lock::{Deadlock, LockWait};
+use super::no_stack::NoStack;
 use super::site::Site;
 use super::stall::Stall;
 use super::time::Nanos;
@@ -120,6 +121,7 @@ pub(crate) struct StallProgress {
     pub(crate) kernel: KernelUsage,
     pub(crate) spans: Vec<Arc<str>>,
     pub(crate) stack: Option<RawStack>,
+    pub(crate) no_stack: Option<NoStack>,
     /// The futex in which the thread waits for a lock.
     pub(crate) lock_wait: Option<LockWait>,
     pub(crate) verdict: CpuVerdict,

@@ -97,9 +97,9 @@ impl LockInfo {
             return Some(DEADLOCK_ADVICE);
         }
         match &self.holder {
-            Holder::NoRunningCode => {
-                Some("drop the guard before the .await (end its block, or call drop), or use the lock of tokio::sync")
-            }
+            Holder::NoRunningCode => Some(
+                "drop the guard before the .await (end its block, or call drop), or use tokio::sync::Mutex or RwLock",
+            ),
             Holder::Thread(thread) if thread.is_waiting_itself => {
                 Some("lock it once: pass the guard on, or drop it before the code that locks again")
             }

@@ -17,6 +17,7 @@ pub(crate) mod lag;
 pub(crate) mod late_runtime;
 pub(crate) mod lock;
 pub(crate) mod log_format;
+pub(crate) mod no_stack;
 mod other_segments;
 pub(crate) mod pool;
 #[cfg(feature = "server")]

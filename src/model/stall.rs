@@ -10,6 +10,7 @@ use super::cause::{Cause, Certainty, Syscall};
 use super::id::StallId;
 use super::kernel_time::{KernelUsage, PageFaults};
 use super::lock::LockInfo;
+use super::no_stack::NoStack;
 use super::other_segments::{OtherSegments, ShownActivity};
 use super::pool::PoolActivity;
 use super::segment::{MergedSegments, Segment};
@@ -152,8 +153,11 @@ pub struct Stall {
     /// comes with the first report of a stall, or with the second where symbols had to be loaded
     /// first, and not with a stall that ended before it was found.
     pub stack: Option<Stack>,
-    /// True if the latest stack is in another function than the one before; `None` until there are
-    /// two.
+    /// The reason why the latest examination has captured no stack.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) no_stack: Option<NoStack>,
+    /// True if the latest stack is in another function, or at another line, than the one before;
+    /// `None` until there are two. In a report, the one before is that of the previous report.
     pub location_changed: Option<bool>,
     /// The reason why it blocks, in a few words: `a sync file read`. Empty where it is unknown.
     pub reason: &'static str,
@@ -205,6 +209,7 @@ impl Stall {
             victims: None,
             syscall: None,
             stack: None,
+            no_stack: None,
             location_changed: None,
             reason: "",
             advice: None,
@@ -287,6 +292,14 @@ impl fmt::Display for Summary<'_> {
 }
 
 impl Summary<'_> {
+    /// Writes why the reason is not known. With a stack, its location is in the text.
+    fn fmt_missing_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.0.stack, self.0.no_stack) {
+            (None, Some(why)) => write!(f, ": reason not known: no stack was captured: {why}"),
+            _ => Ok(()),
+        }
+    }
+
     fn fmt_reason(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary(stall) = self;
         let others = stall.other_segments();
@@ -300,7 +313,7 @@ impl Summary<'_> {
         match (cause, &stall.syscall) {
             (Cause::Unknown, _) => match &others {
                 Some(others) => write!(f, ": {others}"),
-                None => Ok(()),
+                None => self.fmt_missing_reason(f),
             },
             (Cause::Cpu | Cause::Starved | Cause::Paused, _) => write!(f, ": {reason}{length} ({cause}{inside})"),
             (_, None) => write!(f, "{blocked} in {reason}{length} (off-CPU{inside})"),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::counters::{QUEUE, ReportCounters};
 use super::queue::{Report, ReportQueue};
+use super::reported_locations::ReportedLocations;
 use crate::model::event::Notice;
 use crate::model::stall::Stall;
 use crate::util::call_user;
@@ -37,17 +38,20 @@ pub(super) struct CallStage {
     /// The queue of the log, unless the log is off.
     log: Option<Arc<ReportQueue>>,
     has_logged_slow: bool,
+    /// The locations that the callback has got.
+    locations: ReportedLocations,
 }
 
 impl CallStage {
     pub(super) fn new(callback: OnStall, counters: Arc<ReportCounters>, log: Option<Arc<ReportQueue>>) -> CallStage {
-        CallStage { callback, counters, log, has_logged_slow: false }
+        CallStage { callback, counters, log, has_logged_slow: false, locations: ReportedLocations::default() }
     }
 
     /// Runs until the queue is closed and all reports were passed to the callback.
     pub(super) fn run(mut self, queue: &ReportQueue) {
         while let Some(report) = queue.pop() {
-            if let Report::Stall(record) = report {
+            if let Report::Stall(mut record) = report {
+                self.locations.compare(&mut record.stall);
                 self.call(&record.stall);
             }
         }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::counters::{QUEUE, ReportCounters};
+use super::counters::ReportCounters;
 use super::log;
 use super::ongoing::StallRecord;
 use super::queue::{Report, ReportQueue};
+use super::reported_locations::{MAX_ONGOING, ReportedLocations};
 use super::throttle::{RefusedLine, Throttle};
 use crate::model::cause::{Cause, Certainty};
 use crate::model::condition::ConditionKind;
@@ -19,9 +20,6 @@ use crate::model::incident::IncidentKind;
 use crate::model::log_format::LogFormat;
 use crate::model::stall::{Phase, Stall};
 use crate::util::call_user;
-
-/// The number of ongoing stalls that are remembered: the end of one may have been lost.
-const MAX_ONGOING: usize = 4 * QUEUE;
 
 /// The key by which log lines of stalls are rate-limited. The first culprit of a site does not hide
 /// the second, and starved stalls do not hide those that a task causes.
@@ -74,6 +72,8 @@ pub(super) struct LogStage {
     condition_throttle: Throttle<(RuntimeId, ConditionKind)>,
     /// Ongoing stalls by id: the oldest first.
     ongoing: BTreeMap<u64, LogState>,
+    /// The locations that the log has shown.
+    locations: ReportedLocations,
 }
 
 impl LogStage {
@@ -89,6 +89,7 @@ impl LogStage {
             incident_throttle: Throttle::new(),
             condition_throttle: Throttle::new(),
             ongoing: BTreeMap::new(),
+            locations: ReportedLocations::default(),
         }
     }
 
@@ -96,17 +97,18 @@ impl LogStage {
     pub(super) fn run(mut self, queue: &ReportQueue) {
         while let Some(report) = queue.pop() {
             match report {
-                Report::Stall(record) => self.report_stall(&record),
+                Report::Stall(record) => self.report_stall(*record),
                 Report::Notice(notice) => self.report_notice(&notice),
             }
         }
     }
 
-    fn report_stall(&mut self, record: &StallRecord) {
-        let StallRecord { stall, origin, .. } = record;
+    fn report_stall(&mut self, record: StallRecord) {
+        let StallRecord { mut stall, origin, .. } = record;
         let mut state = self.ongoing.remove(&stall.id).unwrap_or_default();
-        if let Some(suppressed) = self.admit(stall, *origin, &mut state) {
-            self.log(|format| log::stall(stall, suppressed, format));
+        if let Some(suppressed) = self.admit(&stall, origin, &mut state) {
+            self.locations.compare(&mut stall);
+            self.log(|format| log::stall(&stall, suppressed, format));
         }
         if stall.phase == Phase::Ongoing {
             self.ongoing.insert(stall.id, state);

@@ -24,6 +24,7 @@ mod queues;
 pub(crate) mod reason;
 pub(crate) mod recent;
 pub(crate) mod recorder;
+mod reported_locations;
 mod requests;
 #[cfg(all(test, not(pollwatch_loom)))]
 mod samples;

@@ -148,7 +148,8 @@ impl StoredStall {
 
     /// Adds the results of a further examination. Time until `since` belongs to the segment before.
     pub(super) fn examine(&mut self, progress: StallProgress, has_stack: bool, totals: &mut StallTotals) {
-        let StallProgress { elapsed, at, since, cause, syscall, on_cpu, kernel, spans, verdict, .. } = progress;
+        let StallProgress { elapsed, at, since, cause, syscall, on_cpu, kernel, no_stack, spans, verdict, .. } =
+            progress;
         self.accrue_until(since.min(elapsed).into(), totals);
         if cause != self.history.current().cause {
             let changed_at = at.saturating_sub(elapsed.saturating_sub(since).into());
@@ -161,7 +162,7 @@ impl StoredStall {
         let before = CpuUsage::of(stall);
         stall.on_cpu = on_cpu.or(stall.on_cpu);
         stall.set_kernel_usage(kernel);
-        stall.spans = spans;
+        (stall.spans, stall.no_stack) = (spans, no_stack);
         let usage = SegmentUsage::between(before, CpuUsage::of(stall));
         let findings =
             Findings { cause, syscall, stack: None, reason: "", advice: None, lock: None, pool: None, usage };

@@ -22,6 +22,7 @@ use crate::model::event::{Event, Notice};
 use crate::model::id::StallId;
 use crate::model::labels::ReportStage;
 use crate::model::lock::LockWait;
+use crate::model::no_stack::NoStack;
 use crate::model::stall::{Phase, Stall};
 use crate::util::lock;
 
@@ -94,6 +95,7 @@ impl Recorder {
             Event::StallEndedUnseen { mut stall, origin } => {
                 let kernel = KernelShare::of_unexamined(&stall);
                 reason::explain(&mut stall, kernel);
+                stall.no_stack = Some(NoStack::EndedFirst);
                 let record = StallRecord { stall: *stall, origin, version: 0 };
                 lock(&self.store).insert_resolved(record.clone());
                 self.queues.push_held_stall(&record, Duration::ZERO, self.waits.victims);

@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_stall_of_a_spawned_task_is_counted_under_its_site_and_its_route() {
-        let route = RouteId::UNMATCHED;
+        let route = RouteId::OTHER;
         let totals = totals_of(StallKey { parent_route: Some(route), ..KEY }, Cause::Cpu);
         assert_eq!((totals.sites[&(RUNTIME, SiteId(1))], totals.spawned[&route]), (ONE, ONE));
         let totals = totals_of(StallKey { parent_route: Some(route), ..KEY }, Cause::Starved);

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::measure::entry::delays;
 use crate::measure::runtime::meter::Settings;
 use crate::model::log_format::LogFormat;
+use crate::util::threshold_text;
 
 /// The shortest [`unhealthy_after`](WatchdogBuilder::unhealthy_after), as for actions.
 const MIN_UNHEALTHY_AFTER: Duration = Duration::from_millis(10);
@@ -60,10 +61,7 @@ impl Config {
     /// Checks that all settings are in their ranges.
     pub(super) fn validate(&self) -> Result<(), Error> {
         if !WatchdogBuilder::THRESHOLDS.contains(&self.threshold) {
-            return Err(Error::invalid(format!(
-                "the threshold must be from 100 µs to 1 hour, not {:?}; 10 ms suits a service",
-                self.threshold
-            )));
+            return Err(Error::invalid(threshold_text::out_of_range(self.threshold, &WatchdogBuilder::THRESHOLDS)));
         }
         let check = |name: &str, value: usize, max: usize| match (1..=max).contains(&value) {
             true => Ok(()),

@@ -105,7 +105,7 @@ where
 
 /// Returns a tower layer that names what blocks by the route of its request, as
 /// [`Watchdog::layer`](crate::Watchdog#method.layer) does by the [current] watchdog. Where there is
-/// none, requests pass unchanged.
+/// none, requests pass unchanged, and the first one logs a warning, unless `POLLWATCH=off`.
 ///
 /// The watchdog is found at each request, so that the layer may be made before it starts, such as
 /// in a `static` or in a function that tests use as well. To find it takes some nanoseconds where

@@ -305,12 +305,10 @@ impl RuntimeBuilder {
     ///
     /// # Errors
     ///
-    /// As [`build`](Self::build).
-    ///
-    /// # Panics
-    ///
-    /// When the builder of [`with_builder`](Self::with_builder) is a multi-thread one, as tokio's
-    /// `build_local` does. tokio's builder does not say which flavor it has.
+    /// As [`build`](Self::build), and [`InvalidSetting`](crate::ErrorKind::InvalidSetting) when the
+    /// builder of [`with_builder`](Self::with_builder) is a multi-thread one. tokio's builder says
+    /// that by a panic alone, which is caught: a panic hook is called nevertheless, and a program
+    /// that aborts on panics is aborted.
     ///
     /// ```
     /// # let watchdog = pollwatch::Watchdog::builder().start()?;

@@ -11,7 +11,7 @@
 //! need the runtime's entry in the list of runtimes. The entry becomes live after the build, when
 //! tokio's handle is there.
 
-use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Handle, LocalOptions, LocalRuntime, Runtime};
@@ -94,7 +94,7 @@ impl Watchdog {
     }
 
     pub(super) fn build_with_hooks(&self, name: &str, builder: Builder, hooks: Hooks) -> Result<Runtime, Error> {
-        let built = self.build(name, builder, hooks, true, Builder::build)?;
+        let built = self.build(name, builder, hooks, true, |builder| builder.build().map_err(Error::build))?;
         self.go_live(built.entry, built.runtime.handle(), built.facts);
         Ok(built.runtime)
     }
@@ -105,7 +105,7 @@ impl Watchdog {
         builder: Builder,
         hooks: Hooks,
     ) -> Result<LocalRuntime, Error> {
-        let built = self.build(name, builder, hooks, false, |b| b.build_local(LocalOptions::default()))?;
+        let built = self.build(name, builder, hooks, false, |b| build_local(name, b))?;
         self.go_live(built.entry, built.runtime.handle(), built.facts);
         Ok(built.runtime)
     }
@@ -119,7 +119,7 @@ impl Watchdog {
         mut builder: Builder,
         mut user: Hooks,
         has_workers: bool,
-        build: impl FnOnce(&mut Builder) -> io::Result<R>,
+        build: impl FnOnce(&mut Builder) -> Result<R, Error>,
     ) -> Result<Built<R>, Error> {
         let meter = &self.state.meter;
         let has_task_hooks = user.has_task_hooks();
@@ -139,7 +139,7 @@ impl Watchdog {
         }
         let hands_driver_on = io_driver::hands_driver_on(&builder);
         let before = has_workers.then(OpenDescriptors::list);
-        let runtime = build(&mut builder).map_err(Error::build)?;
+        let runtime = build(&mut builder)?;
         let io_driver = before.map(OpenDescriptors::driver_opened_since).unwrap_or_default();
         let facts = BuildFacts { hooked: hooks::INSTALLED, worker_threads, pool_threads, io_driver, hands_driver_on };
         Ok(Built { runtime, entry: reservation.keep(), facts })
@@ -250,6 +250,21 @@ impl NameReservation {
     /// Returns the entry, whose name stays reserved for the runtime.
     fn keep(mut self) -> Option<Arc<RuntimeEntry>> {
         self.0.take()
+    }
+}
+
+/// Builds a `LocalRuntime`. tokio's builder says by a panic alone that it is a multi-thread one.
+/// That becomes an error, as other wrong settings are. Any other panic is resumed.
+fn build_local(name: &str, builder: &mut Builder) -> Result<LocalRuntime, Error> {
+    match catch_unwind(AssertUnwindSafe(|| builder.build_local(LocalOptions::default()))) {
+        Ok(built) => built.map_err(Error::build),
+        Err(panic) if panic.downcast_ref::<&str>().is_some_and(|text| text.contains("multi_thread")) => {
+            Err(Error::invalid(format!(
+                "the runtime {name:?} is not built: a LocalRuntime has one thread, and the builder is a multi-thread one. \
+                 Give with_builder a Builder::new_current_thread(), or call build instead of build_local"
+            )))
+        }
+        Err(panic) => resume_unwind(panic),
     }
 }
 

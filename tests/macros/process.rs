@@ -65,6 +65,9 @@ fn the_environment_wins_over_the_arguments() {
 fn off_means_a_runtime_without_pollwatch() {
     let ended = run(program().env("POLLWATCH", "off").env("POLLWATCH_THRESHOLD", "nonsense").arg("blocks"));
     ended.is_well().has("no watchdog").has("workers 2");
+    // Elsewhere a layer without a watchdog logs a warning.
+    let ended = run(program().env("POLLWATCH", "off").arg("serves"));
+    assert_eq!((ended.has("no watchdog").has("done").code, &*ended.error), (Some(0), ""));
 }
 
 #[test]
@@ -72,9 +75,9 @@ fn nonsense_in_the_environment_is_one_line_and_exit_code_1() {
     for (name, value, why) in [
         ("POLLWATCH", "yes please", "write off or on"),
         ("POLLWATCH_THRESHOLD", "10", "write a number with the unit us, ms or s, such as 10ms"),
-        ("POLLWATCH_THRESHOLD", "0ms", "the threshold must be from 100us to 3600s"),
-        ("POLLWATCH_THRESHOLD", "3601s", "the threshold must be from 100us to 3600s"),
-        ("POLLWATCH_LISTEN", "everywhere", "write an IP address and a port, or off"),
+        ("POLLWATCH_THRESHOLD", "0ms", "the threshold must be from 100µs to 3600s, not 0ns; 10ms suits a service"),
+        ("POLLWATCH_THRESHOLD", "3601s", "the threshold must be from 100µs to 3600s, not 3601s; 10ms suits a service"),
+        ("POLLWATCH_LISTEN", "everywhere", "write an IP address and a port, such as 127.0.0.1:9464, or off"),
     ] {
         let ended = run(program().env(name, value));
         let expected = format!("pollwatch: the environment variable {name} is {value:?}: {why}\n");

@@ -62,7 +62,7 @@ pub(crate) struct AttachArgs {
     target: String,
 
     /// Report what blocks for at least this long: 1ms to 1h
-    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = words::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = words::parse_threshold)]
     threshold: Duration,
 
     /// End after this time, such as 30s or 5m
@@ -122,10 +122,7 @@ pub(crate) enum AttachCommandError {
         label: String,
         address: SocketAddr,
     },
-    Attach {
-        error: pollwatch::Error,
-        remedy: Option<String>,
-    },
+    Attach(pollwatch::Error),
     Signals(io::Error),
     Profile {
         file: ProfileFile,
@@ -143,8 +140,10 @@ impl fmt::Display for AttachCommandError {
                 "{label} has pollwatch inside, which knows more than can be read from outside: open http://{address}/ or run \
                  `pollwatch top http://{address}`. With --force this command attaches nevertheless."
             ),
-            AttachCommandError::Attach { error, remedy: None } => write!(f, "{error:#}"),
-            AttachCommandError::Attach { error, remedy: Some(remedy) } => write!(f, "{error:#}. {remedy}"),
+            AttachCommandError::Attach(error) => match process::explain(error) {
+                Some(text) => f.write_str(&text),
+                None => write!(f, "{error:#}"),
+            },
             AttachCommandError::Signals(error) => write!(f, "cannot handle signals: {error}"),
             AttachCommandError::Profile { file, error } => write!(f, "cannot write {}: {error}", file.path.display()),
             AttachCommandError::Write(error) => write!(f, "cannot write to standard output: {error}"),
@@ -205,14 +204,9 @@ fn settings(args: &AttachArgs, process: &ProcessInfo) -> Attach {
     attach.stop(!args.no_stop).all_threads(args.all_threads)
 }
 
-/// Attaches, or says which permission is missing and how to get it.
-fn start(attach: Attach, process: &ProcessInfo) -> Result<Attached, AttachCommandError> {
-    attach.start().map_err(|error| attach_error(error, process))
-}
-
-fn attach_error(error: pollwatch::Error, process: &ProcessInfo) -> AttachCommandError {
-    let remedy = process::remedy(&error, process);
-    AttachCommandError::Attach { error, remedy }
+/// Attaches. The error says which permission is missing and how to get it.
+fn start(attach: Attach) -> Result<Attached, AttachCommandError> {
+    attach.start().map_err(AttachCommandError::Attach)
 }
 
 /// Watches until the process or the user ends it.
@@ -237,7 +231,7 @@ fn watch(
         attach = attach.listen(address);
     }
     let started = Instant::now();
-    let attached = start(attach, process)?;
+    let attached = start(attach)?;
     announce(args, process, &attached, output);
     let reason = wait(args, &attached, output, is_ended, started);
     let coverage = attached.snapshot().watchdog.coverage.to_string();
@@ -379,7 +373,7 @@ fn summarize(
 /// Returns what all threads of a process do, as text or JSON, for `pollwatch threads`.
 pub(crate) fn thread_dump(target: &str, no_stop: bool, is_json: bool) -> Result<String, AttachCommandError> {
     let process = process::find(target).map_err(AttachCommandError::Find)?;
-    let dump = pollwatch::attach::threads(process.pid.0, !no_stop).map_err(|error| attach_error(error, &process))?;
+    let dump = pollwatch::attach::threads(process.pid.0, !no_stop).map_err(AttachCommandError::Attach)?;
     // Numbers and texts are always JSON.
     Ok(if is_json { serde_json::to_string_pretty(&dump).unwrap_or_default() } else { dump.to_string() })
 }

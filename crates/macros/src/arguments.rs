@@ -8,6 +8,7 @@ use syn::parse::ParseStream;
 use syn::{Expr, ExprLit, Ident, Lit, LitStr, Path, Token, ext::IdentExt};
 
 use crate::duration::parse_duration;
+use crate::threshold_text;
 
 /// The thresholds that `pollwatch::WatchdogBuilder::THRESHOLDS` has, too.
 const THRESHOLDS: std::ops::RangeInclusive<Duration> = Duration::from_micros(100)..=Duration::from_secs(3600);
@@ -232,14 +233,14 @@ impl Value {
     fn threshold(&self) -> syn::Result<Duration> {
         match parse_duration(&self.text()?.value()) {
             Ok(threshold) if THRESHOLDS.contains(&threshold) => Ok(threshold),
-            Ok(_) => self.error("the threshold must be from 100us to 3600s"),
+            Ok(threshold) => self.error(&threshold_text::out_of_range(threshold, &THRESHOLDS)),
             Err(message) => self.error(message),
         }
     }
 
     fn address(&self) -> syn::Result<SocketAddr> {
         let address = self.text()?.value().parse();
-        address.or_else(|_| self.error("an IP address and a port are expected, such as \"127.0.0.1:9464\""))
+        address.or_else(|_| self.error("write an IP address and a port, such as 127.0.0.1:9464"))
     }
 
     fn runtime_name(&self) -> syn::Result<String> {

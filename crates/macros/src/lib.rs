@@ -5,6 +5,7 @@ mod arguments;
 mod duration;
 mod expand;
 mod function;
+mod threshold_text;
 
 use proc_macro::TokenStream;
 

@@ -43,14 +43,21 @@ impl<'a> Grouping<'a> {
         settings: &'a DumpSettings,
         functions: &'a TokioFunctions,
     ) -> Grouping<'a> {
-        let mut grouping =
-            Grouping { readings, settings, functions, stacks: Vec::new(), is_symbolized: !settings.symbols };
+        let mut grouping = Grouping::without_symbols(readings, settings, functions);
         if settings.symbols && !grouping.must_load_symbols() {
             grouping.symbolize();
-        } else {
-            grouping.stacks = readings.stacks.iter().map(|raw| raw.without_symbols()).collect();
         }
         grouping
+    }
+
+    /// Groups the threads by stacks without the names of functions. Waits for nothing.
+    pub(super) fn without_symbols(
+        readings: &'a AllThreads,
+        settings: &'a DumpSettings,
+        functions: &'a TokioFunctions,
+    ) -> Grouping<'a> {
+        let stacks = readings.stacks.iter().map(|raw| raw.without_symbols()).collect();
+        Grouping { readings, settings, functions, stacks, is_symbolized: !settings.symbols }
     }
 
     /// Returns whether debug information has to be loaded, which may take seconds.

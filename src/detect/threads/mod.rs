@@ -200,6 +200,12 @@ impl SharedDumper {
         let started = Instant::now();
         let has_panicked = call_user(|| {
             let readings = AllThreads::take(&self.meter, &self.settings, &mut lock(&self.waits));
+            // The symbol table is read by the first dump, and another thread may have locked the
+            // symbolizer to load debug information. Both may take longer than anybody waits.
+            if lock(&self.state).latest.is_none() {
+                let functions = TokioFunctions::default();
+                self.publish(Grouping::without_symbols(&readings, &self.settings, &functions).dump(), started);
+            }
             let mut grouping = Grouping::new(&readings, &self.settings, TokioFunctions::of_executable());
             // To load symbols may take longer than anybody waits.
             if grouping.must_load_symbols() {
@@ -227,5 +233,25 @@ impl SharedDumper {
         // A dump that lacks the names of functions is not returned again.
         let expires = if dump.symbols_pending { now } else { now + max_age };
         state.latest = Some(LatestDump { dump: Arc::new(dump), number, started, expires });
+    }
+}
+
+#[cfg(all(test, target_os = "linux", feature = "capture", not(pollwatch_loom)))]
+mod tests {
+    use super::*;
+    use crate::model::time::Nanos;
+
+    /// As in a process that loads the symbols of its first stall, which takes seconds in a debug
+    /// build.
+    #[test]
+    fn the_first_dump_does_not_wait_for_another_thread_that_loads_symbols() {
+        let symbolizer = pollwatch_stack::Symbolizer::shared();
+        let settings =
+            DumpSettings { capture_stacks: true, symbols: true, explain: |_| "", stacks: StackCoverage::Taken };
+        let dumper = ThreadDumper::new(Meter::of(Nanos(1), 10), settings);
+        let dump = dumper.dump();
+        assert!(dump.threads > 0 && dump.symbols_pending, "{dump}");
+        drop(symbolizer);
+        dumper.wait_until_idle(Instant::now() + Duration::from_secs(60));
     }
 }

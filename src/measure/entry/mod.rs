@@ -17,4 +17,6 @@ pub(crate) mod task;
 #[cfg(tokio_unstable)]
 mod unpolled;
 #[cfg(feature = "tower")]
+pub(crate) mod unwatched;
+#[cfg(feature = "tower")]
 pub(crate) mod watched_request;

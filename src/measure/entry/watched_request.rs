@@ -11,6 +11,7 @@ use crate::measure::counters::routes::METHODS;
 use crate::measure::entry::future;
 use crate::measure::entry::poll::RequestPhase;
 use crate::measure::entry::request::{ActiveRequest, route};
+use crate::measure::entry::unwatched;
 use crate::measure::primitives::route::{NameStatus, RouteId};
 use crate::measure::primitives::site::SiteId;
 use crate::measure::runtime::current;
@@ -117,6 +118,7 @@ impl RequestWatcher {
 
     /// Starts a request of a route.
     pub(crate) fn start_with(&self, method: &str, route: RouteId) -> WatchedRequest {
+        unwatched::counted(&self.meter, self.site);
         let request = ActiveRequest::new(&self.meter, self.site, route);
         // Of two nested layers the outer one counts the request.
         let outcome = if request.is_within_its_route() { OutcomeOnDrop::Counted } else { OutcomeOnDrop::Cancelled };

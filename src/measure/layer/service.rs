@@ -10,6 +10,7 @@ use tower_service::Service;
 use super::future::UnansweredRequest;
 use super::name::NamedRequest;
 use super::{LayerContext, LayerWatcher, ResponseFuture, WatchBody, name};
+use crate::measure::entry::unwatched;
 use crate::measure::entry::watched_request::RequestWatcher;
 
 /// The source file of the function that calls the inner service, as captured stacks name it.
@@ -110,6 +111,9 @@ where
             LayerWatcher::Fixed(fixed) => Some(fixed),
             LayerWatcher::Current { location } => {
                 current = RequestWatcher::of_current(location);
+                if current.is_none() {
+                    unwatched::passed(location);
+                }
                 current.as_ref()
             }
         };

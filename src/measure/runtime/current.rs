@@ -35,8 +35,11 @@ struct RunningMeter {
 /// The meters of all watchdogs that run, in the order of their starts.
 static RUNNING: Mutex<Vec<RunningMeter>> = Mutex::new(Vec::new());
 
-/// The generation number. No answer is of generation 0.
-static GENERATION: AtomicU64 = AtomicU64::new(1);
+/// The generation number before the first watchdog starts. No answer is of generation 0.
+const FIRST_GENERATION: u64 = 1;
+
+/// The generation number.
+static GENERATION: AtomicU64 = AtomicU64::new(FIRST_GENERATION);
 
 /// The part of the process that an answer holds for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,6 +133,29 @@ pub(crate) fn make_process_wide(meter: &Meter) {
 pub(crate) fn deregister(meter: &Meter) {
     lock(&RUNNING).retain(|running| running.id != meter.id);
     invalidate();
+}
+
+/// The reason why a thread has no current meter.
+#[cfg(feature = "tower")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoMeter {
+    /// No watchdog was started in this process.
+    NeverStarted,
+    /// All watchdogs have stopped.
+    Stopped,
+    /// Watchdogs run, and none of them watches the thread's runtime.
+    ElsewhereOnly,
+}
+
+/// Returns why [`meter`] has returned `None`.
+#[cfg(feature = "tower")]
+#[cold]
+pub(crate) fn why_no_meter() -> NoMeter {
+    match (lock(&RUNNING).is_empty(), generation()) {
+        (false, _) => NoMeter::ElsewhereOnly,
+        (true, FIRST_GENERATION) => NoMeter::NeverStarted,
+        (true, _) => NoMeter::Stopped,
+    }
 }
 
 /// Returns the current meter. `None` when no watchdog watches the runtime of the calling thread,

@@ -1,5 +1,7 @@
 use super::*;
 use crate::model::cause::{Cause, Purpose, Syscall};
+use crate::model::labels::CaptureOutcome;
+use crate::model::no_stack::NoStack;
 use crate::model::segment::Segment;
 use crate::model::stall::{Phase, Stall};
 use crate::report::samples;
@@ -44,6 +46,23 @@ fn a_line_says_what_the_thread_does_now_and_what_it_did_before() {
     lock.syscall = Some(call);
     let text = ongoing(1_200, &[sleep, lock]);
     assert!(text.ends_with("(off-CPU, syscall futex) on /data (before: 100 ms in a sleep)"), "{text}");
+}
+
+#[test]
+fn a_stall_without_a_reason_says_why_it_has_no_stack() {
+    let reason = |stall: &Stall| stall.summary().to_string().split_once("\"main\"").unwrap().1.to_owned();
+    let stall = |no_stack| Stall { no_stack: Some(no_stack), ..samples::stall(1, 10) };
+    for (why, text) in [
+        (NoStack::EndedFirst, "it ended before its thread could be read"),
+        (NoStack::Failed(CaptureOutcome::Limited), "too many stalls were examined at once"),
+        (NoStack::Failed(CaptureOutcome::Timeout), "its thread did not answer in time"),
+    ] {
+        assert_eq!(reason(&stall(why)), format!(": reason not known: no stack was captured: {text}"));
+    }
+    let sleeps = Stall { cause: Cause::Syscall, reason: "a sleep", ..stall(NoStack::EndedFirst) };
+    assert_eq!(reason(&sleeps), ": blocked in a sleep (off-CPU)");
+    let stack = Some(Stack::new(vec![samples::frame("app::work")], true, |_| false));
+    assert_eq!(reason(&Stall { stack, ..stall(NoStack::EndedFirst) }), "", "its location follows");
 }
 
 #[test]

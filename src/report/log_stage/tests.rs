@@ -11,6 +11,7 @@ use crate::model::event::TaskGroup;
 use crate::model::lock::{Deadlock, DeadlockedThread};
 use crate::model::site::Site;
 use crate::report::call_stage::{CallStage, OnStall, SLOW_CALLBACK, combine};
+use crate::report::counters::QUEUE;
 use crate::report::samples::{self, stall};
 use crate::report::throttle::LOG_LINES;
 use crate::util::lock;
@@ -78,7 +79,7 @@ fn stage() -> LogStage {
 }
 
 fn report(stage: &mut LogStage, stall: Stall) {
-    stage.report_stall(&StallRecord { stall, origin: ORIGIN, version: 0 });
+    stage.report_stall(StallRecord { stall, origin: ORIGIN, version: 0 });
 }
 
 fn ongoing(id: u64, millis: u64) -> Stall {
@@ -112,6 +113,32 @@ fn a_panicking_subscriber_costs_only_its_line() {
     });
     assert_eq!(stage.counters.callback_panics.load(Ordering::Relaxed), 4);
     assert!(stage.ongoing.is_empty());
+}
+
+/// The first location of a stall in the log is not one that it is still at, however many samples
+/// were taken before.
+#[test]
+fn the_log_compares_a_location_with_its_line_before() {
+    let mut stage = stage();
+    let stack = |name| Some(pollwatch_stack::Stack::new(vec![samples::frame(name)], true, |_| false));
+    // The latest two samples were of one location.
+    let at = |millis, name| Stall { stack: stack(name), location_changed: Some(false), ..ongoing(1, millis) };
+    with_subscriber(false, |lines| {
+        let mut logged = |stall: Stall| {
+            report(&mut stage, stall);
+            lines.take().remove(0)
+        };
+        assert!(!logged(ongoing(1, 10)).contains("at app::"));
+        let first = logged(at(20, "app::one"));
+        assert!(first.contains("at app::one") && !first.contains("still at"), "{first}");
+        assert!(logged(at(40, "app::one")).contains("still at app::one"));
+        assert!(logged(at(80, "app::two")).contains("now at app::two"));
+        assert!(!logged(ongoing(1, 160)).contains("at app::"), "a report without a stack");
+        assert!(logged(at(320, "app::two")).contains("still at app::two"));
+        let end = logged(Stall { stack: stack("app::two"), ..resolved(1, 400) });
+        assert!(end.contains("at app::two") && !end.contains("still at"), "{end}");
+    });
+    assert!(stage.locations.is_empty());
 }
 
 /// A stall whose first report was suppressed, and a later one is logged, does not say that another

@@ -146,8 +146,11 @@ pub(super) const PARK: ReasonRow =
 pub(crate) const BLOCK_ON: Reason =
     advised("block_on inside a task", "await the future, or move the call to tokio::task::spawn_blocking");
 
-pub(super) const LOCK: Reason =
-    advised("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking");
+/// A lock of a kind that is not known.
+pub(super) const LOCK: Reason = advised(
+    "a lock",
+    "use tokio::sync::Mutex if the guard lives across .await, otherwise hold the lock for a shorter time",
+);
 
 /// The advice for a lock in `block_in_place` that still occupies the worker.
 pub(super) const IN_PLACE: &str = "shorten the critical section of whoever holds it, and raise max_blocking_threads: \

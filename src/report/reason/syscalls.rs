@@ -1,7 +1,7 @@
 //! Reasons of threads that wait in a system call, or for a page of memory.
 
 use super::called::Called;
-use super::locks::BLOCK_ON;
+use super::locks::{BLOCK_ON, LOCK};
 use super::{Reason, advised, library};
 use crate::model::cause::{Purpose, Syscall};
 
@@ -72,7 +72,7 @@ pub(super) fn by_purpose(syscall: &Syscall) -> Reason {
         Purpose::Device => advised("a call to a device (ioctl)", BLOCKING_ADVICE),
         Purpose::File => advised("a sync file call", FILE_ADVICE),
         Purpose::Descriptor => advised("a system call that makes a descriptor", BLOCKING_ADVICE),
-        Purpose::Futex => advised("a lock", "use the one of tokio::sync, or take it in tokio::task::spawn_blocking"),
+        Purpose::Futex => LOCK,
         Purpose::AsyncIo => advised(
             "a wait for I/O that the kernel was given (io_uring, AIO)",
             "await its completion through an eventfd in tokio::io::unix::AsyncFd, or wait on a thread of its own",

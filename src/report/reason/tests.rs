@@ -62,6 +62,10 @@ fn locks_by_the_functions_near_the_leaf() {
     );
     assert_eq!(lock(&["pthread_join", "std::thread::JoinInner::join"]), "a wait for another thread's end");
     assert_eq!(lock(&[]), "a lock", "the user's own functions decide nothing");
+    let advice = reason_of(Cause::Lock, None, None).advice.unwrap();
+    assert!(advice.contains("tokio::sync::Mutex if the guard") && advice.contains("a shorter time"), "{advice}");
+    let futex = Syscall { name: "futex".into(), target: None, purpose: Purpose::Futex };
+    assert_eq!(reason_of(Cause::Syscall, Some(&futex), None).advice, Some(advice));
     assert_eq!(reason_of(Cause::Lock, None, None).text, "a lock");
 }
 

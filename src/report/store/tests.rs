@@ -67,6 +67,7 @@ fn progress(id: u64, since: u64, elapsed: u64, cause: Cause) -> StallProgress {
         kernel: KernelUsage::default(),
         spans: Vec::new(),
         stack: None,
+        no_stack: None,
         lock_wait: None,
         verdict: CpuVerdict::Other,
     }

@@ -88,7 +88,7 @@ fn check(program: &mut Command) {
     let advice = "move it to tokio::task::spawn_blocking or rayon, or split it with tokio::task::yield_now().await";
     assert_reported(&printed, "cpu", "computing", "computing (cpu)", advice);
     // Only symbols say which kind of lock it is.
-    let advice = "use the one of tokio::sync, or take it in tokio::task::spawn_blocking";
+    let advice = "use tokio::sync::Mutex if the guard lives across .await, otherwise hold the lock for a shorter time";
     assert_reported(&printed, "lock", "a lock", "blocked in a lock (off-CPU, syscall futex)", advice);
 }
 

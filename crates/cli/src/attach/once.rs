@@ -35,7 +35,7 @@ pub(super) fn run(
     output: &Arc<Output>,
     is_ended: &AtomicBool,
 ) -> Result<ExitCode, AttachCommandError> {
-    let attached = start(settings(args, process).log(false), process)?;
+    let attached = start(settings(args, process).log(false))?;
     let time = args.duration.unwrap_or(MIN_TIME.max(args.threshold * THRESHOLDS));
     let started = Instant::now();
     let (ongoing, unknown) = loop {

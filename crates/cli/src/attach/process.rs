@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub(crate) use find::{FindError, find};
 pub(crate) use inside::{Inside, inside};
-pub(crate) use permission::remedy;
+pub(crate) use permission::explain;
 
 use crate::text::{clean, seconds};
 

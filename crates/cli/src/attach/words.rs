@@ -4,8 +4,25 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Parses a duration: a number with a unit, such as `10ms`, `1.5s`, `2m` or `1h`.
+use pollwatch::attach::Attach;
+
+/// Parses the threshold. The library says which ones it accepts.
+pub(super) fn parse_threshold(text: &str) -> Result<Duration, String> {
+    let threshold = parse_time(text)?;
+    let is_valid = Attach::new(0).threshold(threshold).validate();
+    is_valid.map(|()| threshold).map_err(|error| error.to_string())
+}
+
+/// Parses a duration that is longer than zero.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    match parse_time(text)? {
+        duration if duration.is_zero() => Err("the time must be longer than zero".into()),
+        duration => Ok(duration),
+    }
+}
+
+/// Parses a number with a unit, such as `10ms`, `1.5s`, `2m` or `1h`.
+fn parse_time(text: &str) -> Result<Duration, String> {
     let at = text.find(|c: char| c.is_alphabetic() || c == 'µ').unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
     let scale = match unit {
@@ -20,10 +37,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let is_plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
     let number = number.trim().parse::<f64>().ok().filter(|_| is_plain);
     let number = number.ok_or("the number is missing: 10ms, 1.5s, 2m, 1h")?;
-    match Duration::try_from_secs_f64(number * scale) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("the time must be longer than zero, and no longer than a century".into()),
-    }
+    Duration::try_from_secs_f64(number * scale).map_err(|_| "this is longer than any duration".into())
 }
 
 /// Parses the address that the server listens on.
@@ -63,6 +77,8 @@ pub(super) fn parse_profile_file(text: &str) -> Result<ProfileFile, String> {
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
+
     #[test]
     fn durations_have_a_unit() {
         let millis = |text| parse_duration(text).map(|duration| duration.as_millis());
@@ -74,6 +90,18 @@ mod tests {
         {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_threshold_names_the_range() {
+        let expected = |threshold: &str| {
+            Err(format!("the threshold must be from 1ms to 3600s, not {threshold}; 10ms suits a service"))
+        };
+        for (text, threshold) in [("0ms", "0ns"), ("10us", "10µs"), ("2h", "7200s")] {
+            assert_eq!(parse_threshold(text), expected(threshold));
+        }
+        assert_eq!((parse_threshold("1ms"), parse_threshold("1h")), (Ok(MS), Ok(3_600_000 * MS)));
+        assert_eq!(parse_threshold("10"), Err("the unit is missing: 10ms, 1.5s, 2m, 1h".into()));
     }
 
     #[test]

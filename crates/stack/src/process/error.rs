@@ -115,43 +115,53 @@ impl std::error::Error for ProcessError {
     }
 }
 
+impl Denial {
+    /// Returns which check fails, without what to do about it.
+    pub fn reason(&self) -> String {
+        match self {
+            Denial::OtherUser { user, own: 0 } => {
+                format!("it belongs to user {user}, and this is root without CAP_SYS_PTRACE")
+            }
+            Denial::OtherUser { user, own } => format!("it belongs to user {user} and this is user {own}"),
+            Denial::Yama { scope: 3 } => {
+                "kernel.yama.ptrace_scope is 3, which forbids it to everybody until the next boot".into()
+            }
+            Denial::Yama { scope } => format!("kernel.yama.ptrace_scope is {scope}"),
+            Denial::NotDumpable => {
+                "it is not dumpable (it has file capabilities, has changed its user, or has set PR_SET_DUMPABLE)".into()
+            }
+            Denial::Capabilities => "it has capabilities that this process has not".into(),
+            Denial::OtherUserNamespace => {
+                "it is in another user namespace, such as that of a rootless container".into()
+            }
+            Denial::HiddenProc => "/proc is mounted with hidepid".into(),
+            Denial::Filtered => "a seccomp filter or a security module forbids it".into(),
+        }
+    }
+
+    /// Returns what to do about it. `None` where nothing helps.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Denial::OtherUser { own: 0, .. } => {
+                "run this as that user, or with the capability (docker run --cap-add SYS_PTRACE)"
+            }
+            Denial::OtherUser { .. } => "run this as that user, or as root",
+            Denial::Yama { scope: 3 } => return None,
+            Denial::Yama { .. } => {
+                "run this as root or with CAP_SYS_PTRACE, or set it to 0 (sysctl kernel.yama.ptrace_scope=0)"
+            }
+            Denial::NotDumpable | Denial::Capabilities => "run this as root or with CAP_SYS_PTRACE",
+            Denial::OtherUserNamespace => "run this in that namespace, or as root outside of it",
+            Denial::HiddenProc => "run this as root or as the user of that process",
+            Denial::Filtered => "in a container, add the capability SYS_PTRACE (docker run --cap-add SYS_PTRACE)",
+        })
+    }
+}
+
+/// Shows the reason and the remedy.
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Denial::OtherUser { user, own: 0 } => write!(
-                f,
-                "it belongs to user {user}, and this is root without CAP_SYS_PTRACE: run this as that user, or with \
-                 the capability (docker run --cap-add SYS_PTRACE)"
-            ),
-            Denial::OtherUser { user, own } => {
-                write!(f, "it belongs to user {user} and this is user {own}: run this as that user, or as root")
-            }
-            Denial::Yama { scope: 3 } => {
-                f.write_str("kernel.yama.ptrace_scope is 3, which forbids it to everybody until the next boot")
-            }
-            Denial::Yama { scope } => write!(
-                f,
-                "kernel.yama.ptrace_scope is {scope}: run this as root or with CAP_SYS_PTRACE, or set it to 0 \
-                 (sysctl kernel.yama.ptrace_scope=0)"
-            ),
-            Denial::NotDumpable => f.write_str(
-                "it is not dumpable (it has file capabilities, has changed its user, or has set PR_SET_DUMPABLE): \
-                 run this as root or with CAP_SYS_PTRACE",
-            ),
-            Denial::Capabilities => {
-                f.write_str("it has capabilities that this process has not: run this as root or with CAP_SYS_PTRACE")
-            }
-            Denial::OtherUserNamespace => f.write_str(
-                "it is in another user namespace, such as that of a rootless container: run this in that namespace, \
-                 or as root outside of it",
-            ),
-            Denial::HiddenProc => {
-                f.write_str("/proc is mounted with hidepid: run this as root or as the user of that process")
-            }
-            Denial::Filtered => f.write_str(
-                "a seccomp filter or a security module forbids it: in a container, add the capability SYS_PTRACE \
-                 (docker run --cap-add SYS_PTRACE)",
-            ),
-        }
+        f.write_str(&self.reason())?;
+        self.remedy().map_or(Ok(()), |remedy| write!(f, ": {remedy}"))
     }
 }

@@ -5,48 +5,47 @@ use pollwatch_stack::{Denial, ProcessError};
 use super::{Pid, ProcessInfo};
 use crate::text::clean;
 
-/// Returns the command that helps where the kernel does not permit to observe a process, and
-/// `None` where something else fails, or nothing helps.
-pub(crate) fn remedy(error: &pollwatch::Error, process: &ProcessInfo) -> Option<String> {
-    remedy_of(error.process_error()?, process, &own_command())
+/// Returns why the kernel does not permit to observe a process, and the command that helps: the
+/// library's own advice is for programs. `None` where something else fails, or no command helps.
+pub(crate) fn explain(error: &pollwatch::Error) -> Option<String> {
+    let ProcessError::Denied { pid, denial } = error.process_error()? else { return None };
+    // `sudo` does not search the directories of this user, and a container has its own.
+    let path = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
+    let here = own_command(&path.unwrap_or_else(|_| "pollwatch".into()));
+    let remedy = remedy(*denial, is_root(), &here, &own_command("pollwatch"))?;
+    Some(format!("process {pid} may not be read: {}. {remedy}", denial.reason()))
 }
 
-/// Returns the remedy with the command line of this program that is to be run.
-pub(crate) fn remedy_of(error: &ProcessError, process: &ProcessInfo, command: &str) -> Option<String> {
-    let ProcessError::Denied { denial, .. } = error else { return None };
-    let sudo = format!("sudo {command}");
+/// Returns the remedy with the command line of this program that is to be run, here and in a
+/// container. Root lacks a permission only where it lacks the capability, which `sudo` does not
+/// give.
+fn remedy(denial: Denial, is_root: bool, here: &str, in_container: &str) -> Option<String> {
+    let sudo = format!("sudo {here}");
+    let in_container = || {
+        format!(
+            "In a container, run `{in_container}` in another one that shares its processes and has the capability to \
+             trace: `docker run --cap-add SYS_PTRACE --pid container:CONTAINER ..`, or `kubectl debug -it POD --image=IMAGE \
+             --target=CONTAINER --profile=general`."
+        )
+    };
     Some(match denial {
-        Denial::Yama { scope: 1 } => format!("Run `{sudo}`, or `sudo sysctl kernel.yama.ptrace_scope=0` first."),
-        Denial::Yama { scope: 2 } | Denial::NotDumpable | Denial::Capabilities | Denial::HiddenProc => {
-            format!("Run `{sudo}`.")
-        }
-        Denial::OtherUser { .. } if is_root() => in_container(process),
-        Denial::OtherUser { .. } => format!("Run `{sudo}`."),
+        Denial::Yama { scope: 3 } => return None,
         Denial::OtherUserNamespace => format!("Run `{sudo}` on the host."),
-        Denial::Filtered => in_container(process),
-        _ => return None,
+        Denial::Filtered => in_container(),
+        _ if is_root => in_container(),
+        Denial::Yama { scope: 1 } => format!("Run `{sudo}`, or `sudo sysctl kernel.yama.ptrace_scope=0` first."),
+        _ => format!("Run `{sudo}`."),
     })
-}
-
-/// Returns the remedy for a container that does not have the capability.
-fn in_container(process: &ProcessInfo) -> String {
-    format!(
-        "In a container: `docker run --cap-add SYS_PTRACE --pid container:NAME ..`, or `kubectl debug -it POD \
-         --image=IMAGE --target=CONTAINER --profile=general`, and there `pollwatch attach {}`.",
-        process.label()
-    )
 }
 
 fn is_root() -> bool {
     ProcessInfo::read(Pid(std::process::id())).is_ok_and(|own| own.user == 0)
 }
 
-/// Returns the command line of this program, for a shell. The program has its whole path, since
-/// `sudo` does not search the directories of this user.
-fn own_command() -> String {
-    let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned());
+/// Returns the command line of this program, for a shell.
+fn own_command(program: &str) -> String {
     let arguments = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let words = [program.unwrap_or_else(|_| "pollwatch".into())].into_iter().chain(arguments);
+    let words = [program.to_owned()].into_iter().chain(arguments);
     words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
 }
 
@@ -63,22 +62,43 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn remedy_for(denial: Denial) -> Option<String> {
-        let own = std::process::id();
-        let process = ProcessInfo::read(Pid(own)).unwrap();
-        let error = ProcessError::Denied { pid: pollwatch_stack::Pid::from_raw(own as i32), denial };
-        remedy_of(&error, &process, "/bin/pollwatch attach 7")
+    fn remedy_for(denial: Denial, is_root: bool) -> Option<String> {
+        remedy(denial, is_root, "/bin/pollwatch attach 7", "pollwatch attach 7")
     }
 
     #[test]
     fn each_missing_permission_has_a_command() {
-        let yama = |scope| remedy_for(Denial::Yama { scope });
+        let yama = |scope| remedy_for(Denial::Yama { scope }, false);
         let sudo = "`sudo /bin/pollwatch attach 7`";
         assert!(yama(1).unwrap().contains(sudo) && yama(1).unwrap().contains("sysctl kernel.yama.ptrace_scope=0"));
         assert!(yama(2).unwrap().contains(sudo));
         assert_eq!(yama(3), None, "nothing helps but a boot");
-        assert!(remedy_for(Denial::NotDumpable).unwrap().contains(sudo));
-        assert!(remedy_for(Denial::Filtered).unwrap().contains("--cap-add SYS_PTRACE"));
+        assert!(remedy_for(Denial::NotDumpable, false).unwrap().contains(sudo));
+        assert!(remedy_for(Denial::Filtered, false).unwrap().contains("--cap-add SYS_PTRACE"));
+        // In a container root has no `sudo`, and cannot set the host's variables.
+        for denial in [Denial::OtherUser { user: 7, own: 0 }, Denial::Yama { scope: 1 }, Denial::Capabilities] {
+            let remedy = remedy_for(denial, true).unwrap();
+            let command = "In a container, run `pollwatch attach 7` in another one";
+            assert!(remedy.starts_with(command) && remedy.contains("--cap-add SYS_PTRACE"), "{remedy}");
+            assert!(!remedy.contains("sudo"), "{remedy}");
+        }
+    }
+
+    /// The library's text has a remedy, too, which is not printed besides.
+    #[test]
+    fn one_line_has_the_reason_and_one_remedy() {
+        let pid = pollwatch_stack::Pid::from_raw(7);
+        for denial in [Denial::Filtered, Denial::OtherUser { user: 7, own: 0 }, Denial::NotDumpable] {
+            let error = pollwatch::Error::from(ProcessError::Denied { pid, denial });
+            let text = explain(&error).unwrap();
+            assert!(text.starts_with(&format!("process 7 may not be read: {}. ", denial.reason())), "{text}");
+            assert!(!text.contains(denial.remedy().unwrap()) && text.lines().count() == 1, "{text}");
+            assert!(text.matches("--cap-add").count() <= 1 && text.matches("sudo").count() <= 1, "{text}");
+        }
+        let other = pollwatch::Error::from(ProcessError::NotFound { pid });
+        assert_eq!(explain(&other), None);
+        let never = pollwatch::Error::from(ProcessError::Denied { pid, denial: Denial::Yama { scope: 3 } });
+        assert_eq!(explain(&never), None, "the library's text says that nothing helps");
     }
 
     #[test]
