@@ -27,8 +27,7 @@ fn quiet() -> Watchdog {
 
 /// Takes dumps until one satisfies the condition.
 fn wait_for_dump(watchdog: &Watchdog, expected: &str, is_it: impl Fn(&ThreadDump) -> bool) -> ThreadDump {
-    let mut last = String::new();
-    let start = Instant::now();
+    let (start, mut last) = (Instant::now(), String::new());
     loop {
         let dump = watchdog.threads();
         if is_it(&dump) {
