@@ -121,7 +121,7 @@ fn the_file_of_a_profile_keeps_its_text_until_there_is_a_new_one() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let idle = target("idle --seconds 600");
     let output = run(&format!("attach --threshold 10us --output {} PID", file.display()), Some(&idle));
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(fs::read_to_string(&file).unwrap().starts_with("the profile of before"));
     stdout(&run(&format!("attach --threshold 1h --duration 1s --output {} PID", file.display()), Some(&idle)));
     assert_eq!(fs::read_to_string(&file).unwrap(), "");
