@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 ///
 /// let path = "/home/me/.cargo/registry/src/index-1/axum-0.8.9/src/serve/mod.rs";
 /// assert_eq!(portable_path(path), "axum-0.8.9/src/serve/mod.rs");
-/// assert_eq!(portable_path("/usr/src/rustc-1.85.0/library/std/src/io.rs"), "library/std/src/io.rs");
+/// assert_eq!(portable_path("/usr/src/rustc-1.85.0/library/std/a.rs"), "library/std/a.rs");
 /// assert_eq!(portable_path("/app/src/main.rs"), "/app/src/main.rs");
 /// ```
 pub fn portable_path(path: &str) -> &str {
@@ -54,7 +54,7 @@ pub(crate) fn below_package_folder(path: &str) -> Option<&str> {
     let is_index = |folder: &str| {
         folder.rsplit_once('-').is_some_and(|(_, hash)| hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
     };
-    let is_dependency = |parent: &str| parent.is_empty() || is_index(parent);
+    let is_dependency = |parent: &str| parent.is_empty() || parent == "." || is_index(parent);
     let found = folders(path).find(|&(parent, folder, _)| is_dependency(parent) && without_version(folder).is_some());
     found.map(|(_, _, rest)| rest)
 }
@@ -145,7 +145,7 @@ mod tests {
             ("/usr/src/rustc-1.85.0/vendor/hashbrown-0.16.1/src/map.rs", "hashbrown-0.16.1/src/map.rs"),
             ("/t/lib/rustlib/src/rust/library/alloc/src/vec/mod.rs", "library/alloc/src/vec/mod.rs"),
             ("tokio-1.54.1/src/runtime/park.rs", "tokio-1.54.1/src/runtime/park.rs"),
-            ("/tokio-1.54.1/src/runtime/park.rs", "tokio-1.54.1/src/runtime/park.rs"),
+            ("./tokio-1.54.1/src/runtime/park.rs", "tokio-1.54.1/src/runtime/park.rs"),
             ("/r/index.crates.io-1949cf8c6b5b557f/a-b-1.0.0-rc.1/src/lib.rs", "a-b-1.0.0-rc.1/src/lib.rs"),
         ] {
             assert_eq!(portable_path(long), portable);

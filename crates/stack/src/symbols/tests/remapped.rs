@@ -55,7 +55,7 @@ fn build_with_crates(folder: &Folder, flags: &[String]) -> Option<Program> {
     let (source, path) = (folder.path("app/src/main.rs"), folder.path("app/app"));
     std::fs::write(&source, program).unwrap();
     let mut rustc = rustc(folder, flags);
-    CRATES.iter().for_each(|each| drop(rustc.arg("--extern").arg(each.name)));
+    rustc.args(CRATES.iter().flat_map(|each| ["--extern", each.name]));
     run(rustc.args(["-L", ".", "-o"]).arg(&path).arg(&source))?;
     let outer = run(&mut Command::new(&path))?.trim().parse().unwrap();
     Some(Program { path, outer })
@@ -77,7 +77,7 @@ fn ownership_does_not_depend_on_how_paths_are_spelled() {
         &[],
         &[(REGISTRY, "/deps"), (TOOLCHAIN, "/usr/src/rustc-1.97.1")],
         // Relative ones, as of cargo's `trim-paths`.
-        &[(INDEX, ""), (TOOLCHAIN, "/rustc/0123abcd"), ("app", "")],
+        &[("", "."), (INDEX, ""), (TOOLCHAIN, "/rustc/0123abcd")],
         &[("home", "/h"), ("app", "/app")],
         &[("", "")],
     ];
