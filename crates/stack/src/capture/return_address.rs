@@ -36,22 +36,32 @@ const OVERLAP: u64 = WORD * a64::STUB as u64;
 /// The time for which another thread may look up calls.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The calls of some functions, each by its return address.
+/// The calls of some functions.
 #[derive(Debug, Default)]
 pub(super) struct CallerIndex {
-    known: Mutex<HashMap<u64, Arc<[u64]>>>,
+    known: Mutex<HashMap<u64, Arc<[CallInCode]>>>,
+}
+
+/// A call, and what is known of the function that contains it.
+#[derive(Clone, Copy, Debug)]
+struct CallInCode {
+    return_address: u64,
+    /// The start of the function that contains the call.
+    caller: u64,
+    /// How far the caller's frame pointer is above its stack pointer.
+    frame_size: Option<u64>,
 }
 
 impl CallerIndex {
-    /// Returns the return addresses of the calls of a function, which are searched for in the code
-    /// of all modules at first.
-    fn calls_of(&self, source: &Source<'_>, function: &Range<u64>) -> Arc<[u64]> {
+    /// Returns the calls of a function, which are searched for in the code of all modules at first.
+    fn calls_of(&self, source: &Source<'_>, function: &Range<u64>) -> Arc<[CallInCode]> {
         // A fork may have left the lock locked, hence the limit.
         let lock = || lock_within(&self.known, PATIENCE);
         if let Some(calls) = lock().and_then(|known| known.get(&function.start).cloned()) {
             return calls;
         }
-        let calls: Arc<[u64]> = find_calls(source, function).into();
+        let calls = find_calls(source, function).into_iter();
+        let calls: Arc<[_]> = calls.filter_map(|call| CallInCode::find(source, call)).collect();
         if let Some(mut known) = lock() {
             if known.len() >= MAX_FUNCTIONS {
                 known.clear();
@@ -59,6 +69,17 @@ impl CallerIndex {
             known.insert(function.start, calls.clone());
         }
         calls
+    }
+}
+
+impl CallInCode {
+    /// Finds what is known of the function that contains a call; `None` if no table describes it.
+    fn find(source: &Source<'_>, return_address: u64) -> Option<CallInCode> {
+        let at = return_address.checked_sub(1)?;
+        let caller = source.modules.find(at)?.function(at)?.start;
+        let mut code = [0; arch::PROLOGUE];
+        let frame_size = (source.code)(caller, &mut code).then(|| arch::frame_size(&code)).flatten();
+        Some(CallInCode { return_address, caller, frame_size })
     }
 }
 
@@ -79,9 +100,7 @@ enum Fit {
 /// A call that fits the stack.
 struct FittingCall {
     fit: Fit,
-    return_address: u64,
-    /// The start of the function that contains the call.
-    caller: u64,
+    call: CallInCode,
     /// The registers after the call.
     regs: Regs,
 }
@@ -97,11 +116,15 @@ pub(super) fn recover(
     let at = address.address_for_lookup();
     let Some(function) = source.modules.find(at).and_then(|module| module.function(at)) else { return };
     let calls = source.modules.callers.calls_of(source, &function);
-    let mut candidates: Vec<_> = calls.iter().filter_map(|&call| candidate(source, regs.sp, call, progress)).collect();
-    candidates.sort_by_key(|candidate| candidate.fit);
-    for same_fit in candidates.chunk_by(|a, b| a.fit == b.fit) {
-        let fitting = same_fit.iter().take(MAX_FITTING);
-        let complete: Vec<_> = fitting.filter_map(|candidate| complete_chain(source, candidate, progress)).collect();
+    let mut fits: Vec<_> = calls.iter().filter_map(|&call| fitting(source, regs.sp, call, progress)).collect();
+    fits.sort_by_key(|fitting| fitting.fit);
+    for same_fit in fits.chunk_by(|a, b| a.fit == b.fit) {
+        // Of too many, it would not be known whether one alone is possible.
+        if same_fit.len() > MAX_FITTING {
+            return;
+        }
+        let complete = same_fit.iter().filter_map(|fitting| complete_chain(source, fitting, progress));
+        let complete: Vec<_> = complete.collect();
         let Some((first, _)) = complete.first() else { continue };
         if let Some(found) = complete.iter().all(|(caller, _)| caller == first).then(|| only_chain(complete)).flatten()
         {
@@ -113,11 +136,11 @@ pub(super) fn recover(
 
 /// Returns the stack of a call, with the start of the function that contains it; `None` if it does
 /// not reach the thread's first function.
-fn complete_chain(source: &Source<'_>, candidate: &FittingCall, progress: &mut Progress) -> Option<(u64, Chain)> {
-    let address = FrameAddress::from_return_address(candidate.return_address)?;
+fn complete_chain(source: &Source<'_>, fitting: &FittingCall, progress: &mut Progress) -> Option<(u64, Chain)> {
+    let address = FrameAddress::from_return_address(fitting.call.return_address)?;
     let mut chain = Chain::default();
-    walk(source, candidate.regs, address, progress, &mut chain, true);
-    chain.complete.then_some((candidate.caller, chain))
+    walk(source, fitting.regs, address, progress, &mut chain, true);
+    chain.complete.then_some((fitting.call.caller, chain))
 }
 
 /// Returns the stack that several calls in one function have in common. Which of the calls it is
@@ -135,31 +158,28 @@ fn only_chain(complete: Vec<(u64, Chain)>) -> Option<Chain> {
 }
 
 /// Returns a call if it fits the stack.
-fn candidate(source: &Source<'_>, sp: u64, return_address: u64, progress: &mut Progress) -> Option<FittingCall> {
+fn fitting(source: &Source<'_>, sp: u64, call: CallInCode, progress: &mut Progress) -> Option<FittingCall> {
+    let CallInCode { return_address, caller, frame_size } = call;
     let address = FrameAddress::from_return_address(return_address)?;
     let at = address.address_for_lookup();
-    let module = source.modules.find(at)?;
-    let caller = module.function(at)?.start;
     if source.modules.is_foreign {
         progress.work.take_frame().ok()?;
-        progress.work.admit(module, at).ok()?;
+        progress.work.admit(source.modules.find(at)?, at).ok()?;
     }
     let mut next = |fp| {
         let mut regs = Regs::new(sp, [return_address, arch::UNKNOWN, fp]).unwinder();
         let mut read = |at| source.stack.word(at);
         source.modules.unwinder.unwind_frame(address, &mut regs, &mut progress.cache, &mut read)
     };
-    let candidate = |fit, fp| {
+    let fits = |fit, fp| {
         let regs = Regs::new(sp, [return_address, arch::UNKNOWN, fp]);
-        Some(FittingCall { fit, return_address, caller, regs })
+        Some(FittingCall { fit, call, regs })
     };
     let (fp, outer) = match next(arch::UNKNOWN) {
         Ok(outer) => (arch::UNKNOWN, outer?),
         Err(Error::CouldNotReadStack(at)) if at.abs_diff(arch::UNKNOWN) < super::unwind::SEARCH => {
-            let mut code = [0; arch::PROLOGUE];
-            let size = (source.code)(caller, &mut code).then(|| arch::frame_size(&code)).flatten();
-            let Some(fp) = size.and_then(|size| sp.checked_add(size)) else {
-                return candidate(Fit::Searched, arch::UNKNOWN);
+            let Some(fp) = frame_size.and_then(|size| sp.checked_add(size)) else {
+                return fits(Fit::Searched, arch::UNKNOWN);
             };
             (fp, next(fp).ok()??)
         }
@@ -170,7 +190,7 @@ fn candidate(source: &Source<'_>, sp: u64, return_address: u64, progress: &mut P
         Some(_) => Fit::Jump,
         None => Fit::Indirect,
     };
-    candidate(fit, fp)
+    fits(fit, fp)
 }
 
 /// Returns the function that a stub calls; `None` if no stub is at an address.
