@@ -6,22 +6,80 @@ use std::sync::LazyLock;
 /// registry, or to the compiler's sources. Other paths are returned unchanged. Distinct files keep
 /// distinct paths.
 ///
+/// Where the compiler's sources were does not matter: distributions build it elsewhere, and paths
+/// may be remapped (`--remap-path-prefix`).
+///
 /// ```
 /// use pollwatch_stack::paths::portable_path;
 ///
 /// let path = "/home/me/.cargo/registry/src/index-1/axum-0.8.9/src/serve/mod.rs";
 /// assert_eq!(portable_path(path), "axum-0.8.9/src/serve/mod.rs");
+/// assert_eq!(portable_path("/usr/src/rustc-1.85.0/library/std/a.rs"), "library/std/a.rs");
 /// assert_eq!(portable_path("/app/src/main.rs"), "/app/src/main.rs");
 /// ```
 pub fn portable_path(path: &str) -> &str {
-    if let Some(rest) = path.strip_prefix("/rust/deps/") {
+    if let Some(rest) = below_toolchain(path) {
         return rest;
     }
-    let below = match path.strip_prefix("/rustc/") {
-        Some(rest) => rest.split_once('/'),
-        None => path.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/')),
+    let of_registry = path.split_once("/registry/src/").and_then(|(_, rest)| rest.split_once('/'));
+    of_registry.map(|(_, rest)| rest).or_else(|| below_package_folder(path)).unwrap_or(path)
+}
+
+/// Returns the part of a path below the compiler's sources: `library/core/src/..`, or a dependency
+/// of the standard library with its version. `None` for other files.
+///
+/// The Rust project builds in `/rustc/<hash>` and `/rust/deps`, a distribution in
+/// `../rustc-<version>` or `../rustc-<version>-src`, and `rust-src` is in `../rustlib/src/rust`.
+pub(crate) fn below_toolchain(path: &str) -> Option<&str> {
+    if let Some(rest) = path.strip_prefix("/rust/deps/") {
+        return Some(rest);
+    }
+    if let Some((_, rest)) = path.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/')) {
+        return Some(rest);
+    }
+    folders(path).find_map(|(parent, folder, rest)| {
+        let is_toolchain = parent.starts_with("rustc-") || parent == "rustc";
+        match folder {
+            "library" if is_toolchain || path.contains("/rustlib/src/rust/library/") => Some(rest),
+            "vendor" if is_toolchain => rest.split_once('/').map(|(_, below)| below),
+            _ => None,
+        }
+    })
+}
+
+/// Returns the part of a path from a package's folder with its version on, where the folders before
+/// it prove that it is a dependency: there are none, or the last is that of a registry's index
+/// (`index.crates.io-1949cf8c6b5b557f`).
+pub(crate) fn below_package_folder(path: &str) -> Option<&str> {
+    let is_index = |folder: &str| {
+        folder.rsplit_once('-').is_some_and(|(_, hash)| hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()))
     };
-    below.map_or(path, |(_, rest)| rest)
+    let is_dependency = |parent: &str| parent.is_empty() || parent == "." || is_index(parent);
+    let found = folders(path).find(|&(parent, folder, _)| is_dependency(parent) && without_version(folder).is_some());
+    found.map(|(_, _, rest)| rest)
+}
+
+/// Returns a package's name, given that of a folder with its name and version (`mio-1.0.3`).
+pub(crate) fn without_version(folder: &str) -> Option<&str> {
+    let is_version = |version: &str| {
+        let core = version.split(['-', '+']).next().unwrap_or_default();
+        core.split('.').count() == 3 && core.split('.').all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let mut dashes = folder.match_indices('-').map(|(at, _)| at);
+    dashes.find(|&at| is_version(&folder[at + 1..])).map(|at| &folder[..at])
+}
+
+/// Returns each folder of a path with the name of its parent, which may be empty, and the path from
+/// that folder on.
+pub(crate) fn folders(path: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    let mut rest = path.strip_prefix('/').unwrap_or(path);
+    let mut parent = "";
+    std::iter::from_fn(move || {
+        let (folder, below) = rest.split_once('/')?;
+        let found = (parent, folder, rest);
+        (parent, rest) = (folder, below);
+        Some(found)
+    })
 }
 
 /// Returns the shortest form of a path that still names the file.
@@ -76,6 +134,25 @@ mod tests {
         assert_eq!(portable_path(path), "axum-0.8.9/src/serve/mod.rs");
         assert_ne!(portable_path("/a/one/src/lib.rs"), portable_path("/a/two/src/lib.rs"));
         assert_eq!(portable_path("src/main.rs"), "src/main.rs");
+    }
+
+    /// Those of distributions, of `rust-src`, and remapped ones.
+    #[test]
+    fn paths_of_other_toolchains_and_registries() {
+        for (long, portable) in [
+            ("/usr/src/rustc-1.85.0/library/core/src/ops/function.rs", "library/core/src/ops/function.rs"),
+            ("/build/rustc-1.86.0-src/library/std/src/panic.rs", "library/std/src/panic.rs"),
+            ("/usr/src/rustc-1.85.0/vendor/hashbrown-0.16.1/src/map.rs", "hashbrown-0.16.1/src/map.rs"),
+            ("/t/lib/rustlib/src/rust/library/alloc/src/vec/mod.rs", "library/alloc/src/vec/mod.rs"),
+            ("tokio-1.54.1/src/runtime/park.rs", "tokio-1.54.1/src/runtime/park.rs"),
+            ("./tokio-1.54.1/src/runtime/park.rs", "tokio-1.54.1/src/runtime/park.rs"),
+            ("/r/index.crates.io-1949cf8c6b5b557f/a-b-1.0.0-rc.1/src/lib.rs", "a-b-1.0.0-rc.1/src/lib.rs"),
+        ] {
+            assert_eq!(portable_path(long), portable);
+        }
+        for path in ["/build/app-1.2.3/src/main.rs", "/home/me/library/core/src/lib.rs", "library/api/src/main.rs"] {
+            assert_eq!(portable_path(path), path);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{arch, memory, signal};
+use super::{memory, signal};
 use crate::procfs::ProcessFolder;
 use crate::{Capability, Tid};
 
@@ -65,7 +65,7 @@ pub(super) fn record_unread() {
 }
 
 fn without_signal(why: &'static str) -> Capability {
-    if arch::FROM_SYSCALL { Capability::WaitingThreadsOnly(why) } else { Capability::Unavailable(why) }
+    Capability::WaitingThreadsOnly(why)
 }
 
 fn without_syscalls(why: Unreadable) -> Capability {

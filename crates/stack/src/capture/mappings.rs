@@ -10,6 +10,7 @@ const MAX_MAPPINGS: usize = 65_536;
 
 /// The age up to which the mappings are not read again for one thread. A stack that was unmapped
 /// since cannot be read, or is that of another thread, whose stack pointer is not within it.
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(super) const MAX_AGE: Duration = Duration::from_millis(50);
 
 /// The writable mappings of the process, of which some are stacks.

@@ -25,6 +25,11 @@ mod modules;
 mod other_memory;
 mod pending;
 mod raw;
+#[cfg(target_arch = "aarch64")]
+mod return_address;
+#[cfg(not(target_arch = "aarch64"))]
+#[path = "return_address_off.rs"]
+mod return_address;
 mod signal;
 mod symbolizer;
 mod unwind;
@@ -254,7 +259,6 @@ impl Capturer {
                     capability::record_unread();
                     return Err(CaptureError::Unavailable);
                 }
-                Some(_) if !arch::FROM_SYSCALL => return self.copy_by_signal(target, activity),
                 Some(SyscallState::Waiting { .. }) => {
                     if let Some(regs) = self.read_waiting(target, state)? {
                         return Ok(Copied::Now(regs));

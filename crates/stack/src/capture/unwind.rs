@@ -4,17 +4,19 @@
 //! involved.
 //! [`framehop`] interprets the call frame information. On top of it this module finds frame
 //! pointers that are unknown (the kernel reports none for a thread in a system call) or overwritten
-//! (while a panic unwinds), and decides whether a stack is complete.
+//! (while a panic unwinds), return addresses that are unknown ([`return_address`]), and decides
+//! whether a stack is complete.
 
 use framehop::{CacheNative, Error, FrameAddress, MayAllocateDuringUnwind, Unwinder};
 
 use super::arch::{self, Regs};
 use super::modules::{Modules, UnwindWork};
+use super::return_address;
 
 /// The most frames of one stack.
 pub(crate) const MAX_FRAMES: usize = 16_384;
 /// The number of bytes of the stack in which a frame pointer is searched for.
-const SEARCH: u64 = 64 * 1024;
+pub(super) const SEARCH: u64 = 64 * 1024;
 /// The most candidates of each kind that are tried for one frame pointer.
 const MAX_CANDIDATES: usize = 32;
 /// The most bytes by which a table's entry starts before the code to which signal handlers return:
@@ -70,13 +72,26 @@ pub(crate) struct Source<'a> {
 }
 
 /// The state of unwinding one stack that all attempts share.
-struct Progress {
-    cache: CacheNative<MayAllocateDuringUnwind>,
-    work: UnwindWork,
+pub(super) struct Progress {
+    pub(super) cache: CacheNative<MayAllocateDuringUnwind>,
+    pub(super) work: UnwindWork,
 }
 
-/// Unwinds from `regs` to the thread's first function. A frame pointer of [`arch::UNKNOWN`] is
-/// recovered where a function needs it.
+impl Chain {
+    /// Replaces the frames from the one at `depth` on by those of a chain that is complete.
+    pub(super) fn replace_from(&mut self, depth: usize, found: Chain) {
+        self.addresses.truncate(depth);
+        self.addresses.extend(found.addresses);
+        self.stack_pointers.truncate(depth);
+        self.stack_pointers.extend(found.stack_pointers);
+        let interrupted = found.interrupted.into_iter();
+        self.interrupted.extend(interrupted.map(|frame| InterruptedFrame { frame: frame.frame + depth, ..frame }));
+        self.complete = true;
+    }
+}
+
+/// Unwinds from `regs` to the thread's first function. A frame pointer or link register of
+/// [`arch::UNKNOWN`] is recovered where a function needs it.
 pub(crate) fn unwind(source: &Source<'_>, regs: Regs) -> Chain {
     let mut progress = Progress { cache: CacheNative::new(), work: UnwindWork::LIMIT };
     let mut chain = Chain::default();
@@ -84,7 +99,8 @@ pub(crate) fn unwind(source: &Source<'_>, regs: Regs) -> Chain {
     chain
 }
 
-fn walk(
+/// Unwinds from one frame. The result is added to `chain`.
+pub(super) fn walk(
     source: &Source<'_>,
     regs: Regs,
     first: FrameAddress,
@@ -119,6 +135,7 @@ fn walk(
             // around a system call, and has nothing on the stack.
             let known = Regs::from_unwinder(address.address(), &regs);
             if is_leaf
+                && arch::CALL_PUSHES
                 && caller(source, known.sp.wrapping_sub(8)).is_some()
                 && let Some(next) = source.stack.word(known.sp).ok().and_then(FrameAddress::from_return_address)
             {
@@ -129,7 +146,7 @@ fn walk(
             // may be missing.
             doubtful = true;
         }
-        panicking |= module.is_unwinder();
+        panicking |= arch::CHECKS_UNWINDER && module.is_unwinder();
         if panicking {
             // libgcc's unwinder overwrites the registers that its functions have saved with those
             // of the frame where it will land.
@@ -152,6 +169,9 @@ fn walk(
             next => next,
         };
         match next {
+            Ok(Some(found)) if recover && is_leaf && return_address::is_unknown(found) => {
+                return return_address::recover(source, before, address, progress, chain);
+            }
             Ok(Some(return_address)) => match FrameAddress::from_return_address(return_address) {
                 Some(next) => address = next,
                 None => return,
@@ -201,16 +221,11 @@ fn recover_frame_pointer(
     let mut attempt = |fp: u64, chain: &mut Chain| {
         let mut tried = Chain::default();
         walk(source, Regs { fp, ..regs }, address, progress, &mut tried, false);
-        if tried.complete {
-            chain.addresses.truncate(depth);
-            chain.addresses.extend(tried.addresses);
-            chain.stack_pointers.truncate(depth);
-            chain.stack_pointers.extend(tried.stack_pointers);
-            let of_tried = tried.interrupted.into_iter();
-            chain.interrupted.extend(of_tried.map(|frame| InterruptedFrame { frame: frame.frame + depth, ..frame }));
-            chain.complete = true;
+        let is_complete = tried.complete;
+        if is_complete {
+            chain.replace_from(depth, tried);
         }
-        tried.complete
+        is_complete
     };
     let computed = frame_pointer(source, regs.sp, address).filter(|&fp| caller(source, fp).is_some());
     if computed.is_some_and(|fp| attempt(fp, chain)) {
@@ -231,7 +246,7 @@ fn recover_frame_pointer(
 /// Computes the frame pointer of a function from its first instructions and the stack pointer.
 fn frame_pointer(source: &Source<'_>, sp: u64, address: FrameAddress) -> Option<u64> {
     let function = source.modules.find(address.address_for_lookup())?.function(address.address_for_lookup())?;
-    let mut code = [0; 64];
+    let mut code = [0; arch::PROLOGUE];
     let size = (source.code)(function.start, &mut code).then(|| arch::frame_size(&code))??;
     sp.checked_add(size)
 }
@@ -239,16 +254,18 @@ fn frame_pointer(source: &Source<'_>, sp: u64, address: FrameAddress) -> Option<
 /// Checks that a frame pointer of `fp` has a return address above it, and that a call precedes that
 /// address. Returns the call's target, which is `None` for an indirect call.
 fn caller(source: &Source<'_>, fp: u64) -> Option<Option<u64>> {
-    let return_address = source.stack.word(fp.wrapping_add(8)).ok()?;
+    called(source, source.stack.word(fp.wrapping_add(8)).ok()?)
+}
+
+/// Checks that a word of the stack is a return address, and returns what its call calls.
+pub(super) fn called(source: &Source<'_>, word: u64) -> Option<Option<u64>> {
+    let return_address = arch::return_address(word);
     if !source.modules.is_code(return_address) {
         return None;
     }
     let mut before = [0; 8];
-    if !(source.code)(return_address.checked_sub(8)?, &mut before) || !arch::follows_call(&before) {
-        return None;
-    }
-    let [_, _, _, 0xe8, a, b, c, d] = before else { return Some(None) };
-    Some(Some(return_address.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])))))
+    let is_read = (source.code)(return_address.checked_sub(8)?, &mut before);
+    is_read.then(|| arch::called(&before, return_address))?
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]

@@ -19,8 +19,7 @@ impl Capturer {
     ///
     /// # Errors
     ///
-    /// As [`capture`](Self::capture). It is [`CaptureError::Unavailable`] for a thread that runs,
-    /// and for all threads on aarch64.
+    /// As [`capture`](Self::capture). It is [`CaptureError::Unavailable`] for a thread that runs.
     ///
     /// ```
     /// use pollwatch_stack::{Capturer, procfs};
@@ -67,7 +66,7 @@ pub(crate) struct WaitingThread<'a> {
 pub(crate) fn copy_waiting(thread: &mut WaitingThread<'_>) -> Result<Regs, CaptureError> {
     for _ in 0..ATTEMPTS {
         match thread.state {
-            Some(SyscallState::Waiting { sp, .. }) if arch::FROM_SYSCALL => {
+            Some(SyscallState::Waiting { sp, .. }) => {
                 let stack = (thread.stack_at)(sp).ok_or(CaptureError::Elsewhere)?;
                 if let Some(regs) = copy_once(thread, stack)? {
                     return Ok(regs);
@@ -130,7 +129,7 @@ impl Capturer {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64", not(pollwatch_loom)))]
+#[cfg(all(test, not(pollwatch_loom)))]
 mod tests {
     use std::sync::mpsc;
     use std::time::Instant;

@@ -1,13 +1,23 @@
-//! aarch64: captures by signal only.
+//! aarch64: captures by signal, and from system calls without one.
+//!
+//! Of a thread in a system call, only the stack pointer and the program counter are known. Its link
+//! register is [searched](super::super::return_address), its frame pointer computed from the code.
 
+use super::a64::{self, Call};
 use framehop::aarch64::{PtrAuthMask, UnwindRegsAarch64};
 
 /// The number of registers that are copied besides the stack pointer: program counter, link
 /// register, frame pointer.
 pub(crate) const REGS: usize = 3;
 
-/// False: the stack of a thread in a system call cannot be captured without a signal yet.
-pub(crate) const FROM_SYSCALL: bool = false;
+/// The number of a function's first bytes from which [`frame_size`] is decoded.
+pub(crate) const PROLOGUE: usize = 128;
+
+/// False: a call keeps its return address in a register.
+pub(crate) const CALL_PUSHES: bool = false;
+
+/// False: frame pointers are not computed anew while a panic unwinds.
+pub(crate) const CHECKS_UNWINDER: bool = false;
 
 /// The bits of an address in Linux' user space. The bits above may sign a return address.
 const USER_ADDRESSES: u64 = u64::MAX >> 16;
@@ -120,12 +130,27 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// Unused without captures from system calls.
-pub(crate) fn follows_call(_before: &[u8]) -> bool {
-    false
+/// Returns what the call before a return address calls; `None` if no call is there. `before` is the
+/// code that ends at the address. The target of an indirect call is not known.
+pub(crate) fn called(before: &[u8; 8], return_address: u64) -> Option<Option<u64>> {
+    let [.., a, b, c, d] = *before;
+    Some(match a64::call(u32::from_le_bytes([a, b, c, d]), return_address.wrapping_sub(4))? {
+        Call::Direct(target) => Some(target),
+        Call::Indirect => None,
+    })
 }
 
-/// Unused without captures from system calls.
-pub(crate) fn frame_size(_code: &[u8]) -> Option<u64> {
-    None
+/// Returns the address that a word of the stack means as a return address. It may be signed.
+pub(crate) fn return_address(word: u64) -> u64 {
+    word & USER_ADDRESSES
+}
+
+/// Returns whether a return address is the link register's unknown value.
+pub(crate) fn is_unknown_return(address: u64) -> bool {
+    address == UNKNOWN & USER_ADDRESSES
+}
+
+/// Returns how far below its frame pointer a function's stack pointer is in its body.
+pub(crate) fn frame_size(code: &[u8]) -> Option<u64> {
+    a64::frame_size(code)
 }

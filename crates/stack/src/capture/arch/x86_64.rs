@@ -6,9 +6,14 @@ use framehop::x86_64::UnwindRegsX86_64;
 /// that a call keeps, frame pointer.
 pub(crate) const REGS: usize = 7;
 
-/// True: the stack of a thread in a system call can be captured without a signal. The frame
-/// pointer, which the kernel does not report, is computed from the code ([`frame_size`]).
-pub(crate) const FROM_SYSCALL: bool = true;
+/// The number of a function's first bytes from which [`frame_size`] is decoded.
+pub(crate) const PROLOGUE: usize = 64;
+
+/// True: a call pushes its return address.
+pub(crate) const CALL_PUSHES: bool = true;
+
+/// True: frame pointers are computed anew while a panic unwinds.
+pub(crate) const CHECKS_UNWINDER: bool = true;
 
 /// An unknown frame pointer: an address at which every read fails.
 pub(crate) const UNKNOWN: u64 = 0xdead_dead_dead_0000;
@@ -172,13 +177,28 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 
 /// Returns whether the code before a return address is a call: a direct one (`e8`), or an indirect
 /// one (`ff /2`) of any length.
-pub(crate) fn follows_call(before: &[u8]) -> bool {
+fn follows_call(before: &[u8]) -> bool {
     let n = before.len();
     let at = |back: usize| before.get(n.wrapping_sub(back)).copied();
     if at(5) == Some(0xe8) {
         return true;
     }
     (2..=8).any(|back| at(back) == Some(0xff) && at(back - 1).is_some_and(|modrm| modrm & 0x38 == 0x10))
+}
+
+/// Returns what the call before a return address calls; `None` if no call is there. `before` is the
+/// code that ends at the address. The target of an indirect call is not known.
+pub(crate) fn called(before: &[u8; 8], return_address: u64) -> Option<Option<u64>> {
+    if !follows_call(before) {
+        return None;
+    }
+    let [_, _, _, 0xe8, a, b, c, d] = *before else { return Some(None) };
+    Some(Some(return_address.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])))))
+}
+
+/// Returns the address that a word of the stack means as a return address.
+pub(crate) fn return_address(word: u64) -> u64 {
+    word
 }
 
 /// Returns how far below its frame pointer a function's stack pointer is in its body.

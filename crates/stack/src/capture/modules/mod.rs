@@ -8,6 +8,8 @@ mod call_sites;
 mod frame_entry;
 mod loader;
 mod object;
+#[cfg(any(target_arch = "aarch64", all(test, not(pollwatch_loom))))]
+mod pointer_authentication;
 mod table;
 mod work;
 
@@ -21,6 +23,8 @@ use framehop::{ExplicitModuleSectionInfo, Module as FramehopModule, Unwinder, Un
 
 use super::guard::{lock, lock_within};
 use super::memory;
+#[cfg(target_arch = "aarch64")]
+use super::return_address::CallerIndex;
 use super::symbolizer::EXECUTABLE;
 use super::unwind::ReadCode;
 use crate::module::build_id_of_notes;
@@ -90,6 +94,8 @@ pub(crate) struct Modules {
     version: LoadCount,
     /// True for those of another process, whose tables may be made to harm the reader.
     pub(super) is_foreign: bool,
+    #[cfg(target_arch = "aarch64")]
+    pub(super) callers: CallerIndex,
 }
 
 impl Modules {
@@ -119,7 +125,14 @@ impl Modules {
     }
 
     fn new(version: LoadCount) -> Modules {
-        Modules { list: Vec::new(), unwinder: UnwinderNative::new(), version, is_foreign: false }
+        Modules {
+            list: Vec::new(),
+            unwinder: UnwinderNative::new(),
+            version,
+            is_foreign: false,
+            #[cfg(target_arch = "aarch64")]
+            callers: CallerIndex::default(),
+        }
     }
 
     /// Returns the objects of another process, whose memory `read` reads. What `previous` has of
@@ -250,7 +263,6 @@ fn build_id(notes: &[Range<u64>], read: ReadCode<'_>) -> Option<BuildId> {
 
 impl LoadedModule {
     /// Returns the addresses of the module's code.
-    #[cfg(target_arch = "x86_64")]
     pub(crate) fn code(&self) -> &[Range<u64>] {
         &self.code
     }

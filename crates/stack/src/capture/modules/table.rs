@@ -74,7 +74,10 @@ pub(super) fn copy_tables(
 ) -> Result<UnwindTables, TableError> {
     let header = Table::copy(header, limit, read)?;
     let range = range_of_frames(&header, segments, read).ok_or(TableError::Unusual)?;
-    let frames = Table::copy(range, limit - header.bytes.len() as u64, read)?;
+    #[cfg_attr(not(target_arch = "aarch64"), expect(unused_mut))]
+    let mut frames = Table::copy(range, limit - header.bytes.len() as u64, read)?;
+    #[cfg(target_arch = "aarch64")]
+    Arc::get_mut(&mut frames.bytes).map(super::pointer_authentication::ignore);
     Ok(UnwindTables { header, frames })
 }
 

@@ -301,6 +301,8 @@ fn corrupt_code() {
             code[..len].copy_from_slice(&prologue[..len]);
         }
         arch::frame_size(&code);
-        arch::follows_call(&code);
+        if let Some(before) = code.last_chunk() {
+            arch::called(before, random.next());
+        }
     });
 }

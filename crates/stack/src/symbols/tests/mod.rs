@@ -4,6 +4,7 @@
 //! program itself prints: the offset of its function.
 
 mod damaged;
+mod remapped;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
