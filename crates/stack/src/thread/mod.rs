@@ -256,15 +256,21 @@ impl Target {
 mod tests {
     use super::*;
 
-    /// Runs `work` for 100 ms of CPU time, and returns what was sampled in that time.
+    /// Runs `work` until the kernel has sampled it often enough, and returns what was sampled. A
+    /// virtual machine whose host takes the CPU away gets few samples in much CPU time.
     fn modes_of(mut work: impl FnMut()) -> CpuModes {
+        const ENOUGH: Duration = Duration::from_millis(80);
         let own = Tid::current().unwrap();
         let (start, before) = (own.cpu_time().unwrap(), own.cpu_modes().unwrap());
-        while own.cpu_time().unwrap() < start + Duration::from_millis(100) {
+        loop {
             work();
+            let now = own.cpu_modes().unwrap();
+            let modes = CpuModes { user: now.user - before.user, system: now.system - before.system };
+            if modes.user + modes.system >= ENOUGH {
+                return modes;
+            }
+            assert!(own.cpu_time().unwrap() < start + Duration::from_secs(20), "{modes:?}");
         }
-        let now = own.cpu_modes().unwrap();
-        CpuModes { user: now.user - before.user, system: now.system - before.system }
     }
 
     #[test]
