@@ -127,7 +127,7 @@ fn a_hook_knows_how_long_its_task_has_waited() {
 fn tasks_in_the_queue_of_the_stalled_worker_wait_behind_it() {
     const WOKEN: usize = 5;
     let (watchdog, _) = start_tracking();
-    for (name, mut builder) in [("current", current_thread()), ("multi", multi_thread(1))] {
+    for (name, builder) in [("current", current_thread()), ("multi", multi_thread(1))] {
         let runtime = watchdog.build_runtime(name, builder).unwrap();
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();

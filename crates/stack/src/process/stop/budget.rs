@@ -35,6 +35,7 @@ impl StopBudget {
     }
 
     /// Returns a budget of a multiple of this share, of which nothing is spent.
+    #[cfg(feature = "capture")]
     pub(super) fn times(self, factor: u32) -> StopBudget {
         StopBudget::percent(self.percent.saturating_mul(factor))
     }
