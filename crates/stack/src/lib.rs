@@ -57,8 +57,9 @@
 //! # Limits
 //!
 //! - **Platforms.** Captures work on Linux with glibc on x86_64 and aarch64. Elsewhere every
-//!   capture ends with [`CaptureError::Unavailable`], and [`capability`] gives the reason. The code
-//!   for aarch64 is less tested, and under emulation alone.
+//!   capture ends with [`CaptureError::Unavailable`], and [`capability`] gives the reason. On
+//!   aarch64, captures by signal were run under emulation alone, and captures of waiting threads
+//!   were only compiled.
 //! - **Blocked signals.** A running thread that blocks `SIGURG` cannot be captured. No running
 //!   thread can, if a later handler of `SIGURG` does not call the earlier one. [`degradation`]
 //!   reports both once they were observed. A handler that was installed *before* is called for

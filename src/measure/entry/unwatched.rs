@@ -64,7 +64,7 @@ fn explain(location: &'static Location<'static>) {
     warn_once(Site::new(Some(location)), remedy);
 }
 
-/// Lets the warning not be logged any more, for a program that runs without a watchdog on purpose.
+/// Turns the warning off, for a program that runs without a watchdog on purpose.
 pub(crate) fn settle() {
     STATE.store(SETTLED, Ordering::Relaxed);
 }

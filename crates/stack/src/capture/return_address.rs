@@ -149,10 +149,10 @@ fn only_chain(complete: Vec<(u64, Chain)>) -> Option<Chain> {
     let mut rest = complete.into_iter();
     let (caller, mut chain) = rest.next()?;
     for (_, other) in rest {
-        if other.addresses[1..] != chain.addresses[1..] {
+        if other.addresses.get(1..) != chain.addresses.get(1..) {
             return None;
         }
-        chain.addresses[0] = caller;
+        *chain.addresses.first_mut()? = caller;
     }
     Some(chain)
 }
@@ -213,6 +213,9 @@ fn find_calls(source: &Source<'_>, function: &Range<u64>) -> Vec<u64> {
     each_part(source, |words, at| {
         for (index, &word) in words.iter().enumerate() {
             let at = at + WORD * index as u64;
+            if targets.len() >= MAX_CALLS {
+                return;
+            }
             if a64::jump(word, at) == Some(function.start) && !function.contains(&at) {
                 targets.extend(source.modules.find(at).and_then(|module| Some(module.function(at)?.start)));
             }
@@ -226,7 +229,6 @@ fn find_calls(source: &Source<'_>, function: &Range<u64>) -> Vec<u64> {
             }
         }
     });
-    targets.truncate(MAX_CALLS);
     targets.sort_unstable();
     targets.dedup();
     let mut calls = Vec::new();

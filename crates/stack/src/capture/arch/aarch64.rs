@@ -16,6 +16,9 @@ pub(crate) const PROLOGUE: usize = 128;
 /// False: a call keeps its return address in a register.
 pub(crate) const CALL_PUSHES: bool = false;
 
+/// True: functions may sign their return addresses.
+pub(crate) const SIGNS_RETURN_ADDRESSES: bool = true;
+
 /// False: frame pointers are not computed anew while a panic unwinds.
 pub(crate) const CHECKS_UNWINDER: bool = false;
 

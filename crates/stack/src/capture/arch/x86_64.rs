@@ -12,6 +12,9 @@ pub(crate) const PROLOGUE: usize = 64;
 /// True: a call pushes its return address.
 pub(crate) const CALL_PUSHES: bool = true;
 
+/// False: there is no instruction for it.
+pub(crate) const SIGNS_RETURN_ADDRESSES: bool = false;
+
 /// True: frame pointers are computed anew while a panic unwinds.
 pub(crate) const CHECKS_UNWINDER: bool = true;
 

@@ -8,7 +8,6 @@ mod call_sites;
 mod frame_entry;
 mod loader;
 mod object;
-#[cfg(any(target_arch = "aarch64", all(test, not(pollwatch_loom))))]
 mod pointer_authentication;
 mod table;
 mod work;

@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::super::arch;
 use super::super::unwind::ReadCode;
 use super::object::Segment;
+use super::pointer_authentication;
 
 /// The largest table of this process that is copied. Unwinding ends at a module with a larger one.
 pub(super) const MAX_TABLE: u64 = 256 << 20;
@@ -74,10 +76,10 @@ pub(super) fn copy_tables(
 ) -> Result<UnwindTables, TableError> {
     let header = Table::copy(header, limit, read)?;
     let range = range_of_frames(&header, segments, read).ok_or(TableError::Unusual)?;
-    #[cfg_attr(not(target_arch = "aarch64"), expect(unused_mut))]
     let mut frames = Table::copy(range, limit - header.bytes.len() as u64, read)?;
-    #[cfg(target_arch = "aarch64")]
-    Arc::get_mut(&mut frames.bytes).map(super::pointer_authentication::ignore);
+    if arch::SIGNS_RETURN_ADDRESSES {
+        Arc::get_mut(&mut frames.bytes).map(pointer_authentication::ignore);
+    }
     Ok(UnwindTables { header, frames })
 }
 
