@@ -5,7 +5,6 @@ use axum::Router;
 use axum::routing::get;
 use pollwatch::Watchdog;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let builder = Watchdog::builder();
