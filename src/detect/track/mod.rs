@@ -2,6 +2,7 @@
 //! the next scan is due. Pure: scans and times in, changes out.
 
 mod change;
+mod handed_on;
 mod poll;
 mod requests;
 
@@ -16,6 +17,7 @@ use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
 pub(crate) use change::Change;
+use handed_on::HandedOnWorkers;
 pub(crate) use poll::{EndedPoll, Poll, PollState};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
@@ -63,6 +65,7 @@ pub(crate) struct Tracker {
     threshold: Nanos,
     tracked: HashMap<PollKey, TrackedPoll>,
     pending: PendingRequests,
+    handed_on: HandedOnWorkers,
     last_id: StallId,
 }
 
@@ -94,7 +97,13 @@ const LATE_REQUEST_DIVISOR: u64 = 8;
 
 impl Tracker {
     pub(crate) fn new(threshold: Nanos) -> Tracker {
-        Tracker { threshold, tracked: HashMap::new(), pending: PendingRequests::default(), last_id: StallId(0) }
+        Tracker {
+            threshold,
+            tracked: HashMap::new(),
+            pending: PendingRequests::default(),
+            handed_on: HandedOnWorkers::default(),
+            last_id: StallId(0),
+        }
     }
 
     /// Returns what a scan changes. `state` is called for polls over the threshold only, since it
@@ -117,6 +126,9 @@ impl Tracker {
         }
         for poll in &scan.running {
             self.step_running(poll, context, &mut state, &mut changes);
+        }
+        for ended in scan.ended.iter().filter(|ended| ended.worker.is_none()) {
+            self.handed_on.record(&ended.poll, now);
         }
         for ended in &scan.ended {
             let is_running = scan.running.iter().any(|running| running.key == ended.poll.key);
@@ -163,6 +175,7 @@ impl Tracker {
             PollState::OnWorker(worker) => Some(worker),
             PollState::OffWorker if poll.is_root => None,
             PollState::OffWorker => {
+                self.handed_on.record(poll, context.now);
                 self.tracked.insert(poll.key, TrackedPoll::Ignored);
                 return;
             }
@@ -235,6 +248,9 @@ impl Tracker {
                 let whole = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
                 changes.push(Change::Ended { id, elapsed: confirmed, end: Some(ended.end), whole });
             }
+            // The thread may have got the worker back shortly before the end. No scan has found the
+            // poll on it, so that nothing shows that it was blocked.
+            None if self.handed_on.may_concern(&poll, context.now) => {}
             None if is_stall && ended.duration >= self.threshold => {
                 self.end_unseen(ended, context, changes);
             }

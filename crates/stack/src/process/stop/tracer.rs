@@ -25,13 +25,15 @@ use crate::procfs::{ProcessFolder, RunState, SyscallState};
 use crate::{Address, Tid};
 
 /// The time for a thread to stop after it was asked to. It stops when it next gets a CPU, and runs
-/// no code of its own before that.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// no code of its own before that. One that stops later may find its system call interrupted.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// The time for which its answer is polled without a pause, and the length of each pause after
 /// that. The thread may need this CPU.
 const SPIN: Duration = Duration::from_micros(15);
-/// The interval at which a thread that has not stopped is looked up, since it may have ended. That
-/// reads a file, and takes longer than all else in the wait.
+/// After this time the pauses are longer.
+const BUSY: Duration = Duration::from_millis(10);
+const BUSY_PAUSE: Duration = Duration::from_micros(150);
+/// The interval at which a thread that has not stopped is looked up, since it may have ended.
 const END_CHECK: Duration = Duration::from_micros(500);
 /// The time for which a thread stays stopped while its stack is copied.
 const COPY_TIME: Duration = Duration::from_micros(600);
@@ -237,8 +239,10 @@ fn wait(attached: &Attached, start: Instant, has_ended: &dyn Fn() -> bool) -> Re
         if now - start >= PATIENCE {
             return Err(StopError::Timeout);
         }
-        if now - start >= SPIN {
-            std::thread::sleep(SPIN);
+        match now - start {
+            waited if waited >= BUSY => std::thread::sleep(BUSY_PAUSE),
+            waited if waited >= SPIN => std::thread::sleep(SPIN),
+            _ => {}
         }
     }
 }
