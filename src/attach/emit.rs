@@ -281,5 +281,5 @@ fn readings_from(known: &TargetThread, start: Nanos) -> Option<&ThreadTimes> {
 
 /// Returns the system call that a thread of the process in this state waits in.
 fn syscall(target: &mut dyn TargetProcess, state: Option<SyscallState>) -> Option<Syscall> {
-    syscall_in(state, |fd| target.descriptor(fd).map(Into::into))
+    syscall_in(state, |fd| target.descriptor(fd))
 }

@@ -11,6 +11,7 @@ use super::inlined::BLOCK_IN_PLACE;
 use super::outcome::{Ended, Stops};
 use super::run_times::{RunTimes, RunTimesFiles};
 use super::target::TargetProcess;
+use crate::detect::classify::Descriptor;
 use crate::detect::outside::functions::TokioFunctions;
 use crate::error::Error;
 
@@ -117,8 +118,8 @@ impl TargetProcess for OtherProcess {
         is_stopped(self.folder, tid) || self.folder.wait_channel(tid).is_some_and(is_frozen)
     }
 
-    fn descriptor(&mut self, fd: u64) -> Option<String> {
-        self.folder.descriptor(fd)
+    fn descriptor(&mut self, fd: u64) -> Option<Descriptor> {
+        Descriptor::read(self.folder, fd)
     }
 
     fn capture_waiting(&mut self, tid: Tid, state: SyscallState) -> Result<RawStack, CaptureError> {

@@ -5,6 +5,7 @@ use pollwatch_stack::{CaptureError, RawStack, ReadLosses, StopError, Tid};
 
 use super::outcome::{Ended, Stops};
 use super::run_times::RunTimes;
+use crate::detect::classify::Descriptor;
 use crate::detect::outside::functions::TokioFunctions;
 
 /// The threads of another process. Only the thread that opened the process may stop a thread of it,
@@ -44,8 +45,8 @@ pub(super) trait TargetProcess {
     /// does.
     fn is_held(&mut self, tid: Tid) -> bool;
 
-    /// Returns what a descriptor of the process refers to.
-    fn descriptor(&mut self, fd: u64) -> Option<String>;
+    /// Reads a descriptor of the process.
+    fn descriptor(&mut self, fd: u64) -> Option<Descriptor>;
 
     /// Captures the stack of a thread that waits, without stopping it.
     fn capture_waiting(&mut self, tid: Tid, state: SyscallState) -> Result<RawStack, CaptureError>;

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use pollwatch_stack::procfs::ProcessFolder;
+
 use super::procfs::SyscallState;
 pub(crate) use super::syscalls::describe;
 use super::time_account::Shares;
@@ -14,16 +16,38 @@ const COMPUTING_SHARE: f64 = 0.5;
 /// The share of a CPU above which a thread computes, even if it waits at this moment.
 const COMPUTING_SHARE_OF_WAITING: f64 = 0.9;
 
-/// Returns the system call that a thread in this state waits in. `target_of` returns what a
-/// descriptor of the thread's process refers to.
+/// A file descriptor of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// What it refers to: a path, `socket:[1234]`, `pipe:[1234]`.
+    pub(crate) target: Arc<str>,
+    /// Calls do not wait for the other side.
+    pub(crate) is_nonblocking: bool,
+}
+
+impl Descriptor {
+    /// Reads a descriptor; `None` where that is not permitted, or it has been closed.
+    pub(crate) fn read(folder: ProcessFolder, fd: u64) -> Option<Descriptor> {
+        let target = folder.descriptor(fd)?.into();
+        Some(Descriptor { target, is_nonblocking: folder.is_nonblocking(fd).unwrap_or(false) })
+    }
+}
+
+/// Returns the system call that a thread in this state waits in. `descriptor` reads a descriptor of
+/// the thread's process.
 pub(crate) fn syscall_in(
     state: Option<SyscallState>,
-    target_of: impl FnOnce(u64) -> Option<Arc<str>>,
+    descriptor: impl FnOnce(u64) -> Option<Descriptor>,
 ) -> Option<Syscall> {
     let Some(SyscallState::Waiting { call: Some(call), .. }) = state else { return None };
     let (name, purpose) = describe(call.number);
-    let target = purpose.has_descriptor().then(|| target_of(call.first_argument)).flatten();
-    Some(Syscall { name, target, purpose })
+    Some(match purpose.has_descriptor().then(|| descriptor(call.first_argument)).flatten() {
+        Some(Descriptor { target, is_nonblocking: true }) => {
+            let purpose = purpose.in_nonblocking_mode(&target);
+            Syscall { name, target: Some(target), purpose }
+        }
+        descriptor => Syscall { name, target: descriptor.map(|descriptor| descriptor.target), purpose },
+    })
 }
 
 /// The observations of a thread.
@@ -107,6 +131,21 @@ mod tests {
         assert_eq!(of(None, Some((0.9, 0.0))), Cause::Cpu);
         assert_eq!(of(None, Some((0.1, 0.9))), Cause::Unknown, "asleep or starved: unknown");
         assert_eq!(of(running, None), Cause::Unknown);
+    }
+
+    #[test]
+    fn a_call_in_non_blocking_mode_has_a_purpose_of_its_own() {
+        let purpose = |number, target: &str, is_nonblocking| {
+            let descriptor = Descriptor { target: target.into(), is_nonblocking };
+            let syscall = syscall_in(waiting(Some(number)), |_| Some(descriptor)).unwrap();
+            assert_eq!(syscall.target.as_deref(), Some(target));
+            syscall.purpose
+        };
+        assert_eq!(purpose(libc::SYS_sendto, "socket:[1]", true), Purpose::Nonblocking);
+        assert_eq!(purpose(libc::SYS_sendto, "socket:[1]", false), Purpose::Socket);
+        assert_eq!(purpose(libc::SYS_read, "pipe:[1]", true), Purpose::Nonblocking);
+        assert_eq!(purpose(libc::SYS_read, "pipe:[1]", false), Purpose::Io);
+        assert_eq!(purpose(libc::SYS_read, "/var/data", true), Purpose::Io, "a file has no such mode");
     }
 
     #[test]

@@ -9,9 +9,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pollwatch_stack::procfs::ProcessFolder;
 use pollwatch_stack::{Address, Capturer, RawStack, Target, Tid, is_preloaded};
 
-use super::classify::{Evidence, classify, syscall_in};
+use super::classify::{Descriptor, Evidence, classify, syscall_in};
 use super::forks::{self, PastTime};
 use super::identity::StallIdentity;
 use super::kernel_time::KernelTimes;
@@ -345,19 +346,18 @@ fn blocking_syscall(cause: Cause, state: Option<SyscallState>) -> Option<Syscall
 
 /// Returns the system call that a thread of this process in this state waits in.
 pub(super) fn syscall_of(state: Option<SyscallState>) -> Option<Syscall> {
-    syscall_in(state, descriptor_target)
+    syscall_in(state, own_descriptor)
 }
 
-/// Returns what a file descriptor refers to: for a connected socket its peer, else the link's
-/// target in procfs.
-fn descriptor_target(fd: u64) -> Option<Arc<str>> {
-    let target = procfs::descriptor(fd)?;
-    if target.starts_with("socket:")
+/// Reads a file descriptor of this process. A connected socket is named by its peer.
+fn own_descriptor(fd: u64) -> Option<Descriptor> {
+    let mut descriptor = Descriptor::read(ProcessFolder::OWN, fd)?;
+    if descriptor.target.starts_with("socket:")
         && let Some(peer) = sys::peer(fd)
     {
-        return Some(format!("socket to {peer}").into());
+        descriptor.target = format!("socket to {peer}").into();
     }
-    Some(target.into())
+    Some(descriptor)
 }
 
 #[cfg(all(test, target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(pollwatch_loom)))]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-pub(crate) use pollwatch_stack::procfs::{SyscallState, descriptor, ran, syscall};
+pub(crate) use pollwatch_stack::procfs::{SyscallState, ran, syscall};
 use pollwatch_stack::{Tid, procfs};
 
 use super::time_account::ThreadTimes;

@@ -168,6 +168,9 @@ pub(crate) enum Purpose {
     Io,
     /// Sends to, receives from or connects the socket that is its first argument.
     Socket,
+    /// Reads, writes, sends to or receives from what is in non-blocking mode: it does not wait for
+    /// the other side.
+    Nonblocking,
     /// Controls the device that is its first argument.
     Device,
     /// A call about a file or its name that neither reads nor writes it: an open, a rename.
@@ -217,6 +220,7 @@ impl Purpose {
         Purpose::Sleep,
         Purpose::Io,
         Purpose::Socket,
+        Purpose::Nonblocking,
         Purpose::Device,
         Purpose::File,
         Purpose::Descriptor,
@@ -242,7 +246,18 @@ impl Purpose {
 
     /// Returns whether the call's first argument is a descriptor of what it waits for.
     pub(crate) fn has_descriptor(self) -> bool {
-        matches!(self, Purpose::Io | Purpose::Socket | Purpose::Device | Purpose::FileLock)
+        matches!(self, Purpose::Io | Purpose::Socket | Purpose::Nonblocking | Purpose::Device | Purpose::FileLock)
+    }
+
+    /// Returns the purpose of the call for a descriptor in non-blocking mode that refers to
+    /// `target`. Files and disks have no such mode.
+    pub(crate) fn in_nonblocking_mode(self, target: &str) -> Purpose {
+        let has_other_side = ["socket", "pipe:", "anon_inode:"].iter().any(|kind| target.starts_with(kind));
+        match self {
+            Purpose::Socket => Purpose::Nonblocking,
+            Purpose::Io if has_other_side => Purpose::Nonblocking,
+            other => other,
+        }
     }
 }
 

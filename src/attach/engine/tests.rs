@@ -12,6 +12,7 @@ use crate::attach::outcome::Stops;
 use crate::attach::process;
 use crate::attach::run_times::RunTimes;
 use crate::attach::settings::AttachSettings;
+use crate::detect::classify::Descriptor;
 use crate::detect::outside::functions::TokioFunctions;
 use crate::report::incidents::source::IncidentSource;
 
@@ -63,7 +64,7 @@ impl TargetProcess for PanickingTarget {
         self.inner.is_held(tid)
     }
 
-    fn descriptor(&mut self, fd: u64) -> Option<String> {
+    fn descriptor(&mut self, fd: u64) -> Option<Descriptor> {
         self.inner.descriptor(fd)
     }
 

@@ -10,7 +10,7 @@ use pollwatch_stack::{CaptureError, Process, RawStack, StopError, Stopper, Tid};
 use super::DumpSettings;
 use super::grouping::Grouping;
 use super::reading::{AllThreads, CPU_WINDOW, DifferentStacks, NOT_REACHED, ReadThread, TIME_LIMIT, reason_of};
-use crate::detect::classify::syscall_in;
+use crate::detect::classify::{Descriptor, syscall_in};
 use crate::detect::outside::functions::TokioFunctions;
 use crate::detect::procfs::SyscallState;
 use crate::model::thread_dump::ThreadDump;
@@ -94,7 +94,7 @@ impl OtherThreads<'_> {
             cpu_time,
             cpu_share: None,
             state,
-            syscall: syscall_in(state, |fd| folder.descriptor(fd).map(Into::into)),
+            syscall: syscall_in(state, |fd| Descriptor::read(folder, fd)),
             waits_at_least: None,
             runtime: self.runtimes.get(&tid).cloned(),
             stack: Err(NOT_REACHED),

@@ -48,7 +48,7 @@ pub(super) fn reason(called: &Called<'_>, syscall: Option<&Syscall>) -> Reason {
         return library::waiting(called).unwrap_or(PAGE);
     };
     let is_read = syscall.name.contains("read");
-    let moves_data = matches!(syscall.purpose, Purpose::Io | Purpose::Socket | Purpose::Poll);
+    let moves_data = matches!(syscall.purpose, Purpose::Io | Purpose::Socket | Purpose::Nonblocking | Purpose::Poll);
     let stream = || match is_read {
         _ if !moves_data => None,
         true => called.any(STANDARD_STREAMS).then_some(INPUT),
@@ -69,6 +69,10 @@ pub(super) fn by_purpose(syscall: &Syscall) -> Reason {
         Purpose::FileLock => advised("a file lock", "take it in tokio::task::spawn_blocking"),
         Purpose::Socket => SOCKET,
         Purpose::Io => by_target(syscall),
+        Purpose::Nonblocking => advised(
+            "a call that does not wait for the other side (non-blocking)",
+            "find out what keeps the kernel in it: a filter of packets or calls (nftables, eBPF, seccomp), or a lack of memory",
+        ),
         Purpose::Device => advised("a call to a device (ioctl)", BLOCKING_ADVICE),
         Purpose::File => advised("a sync file call", FILE_ADVICE),
         Purpose::Descriptor => advised("a system call that makes a descriptor", BLOCKING_ADVICE),

@@ -140,6 +140,27 @@ impl ProcessFolder {
     pub fn descriptor(self, fd: u64) -> Option<String> {
         Some(fs::read_link(self.path(format!("fd/{fd}"))).ok()?.to_string_lossy().into_owned())
     }
+
+    /// Returns whether a file descriptor is in non-blocking mode (`O_NONBLOCK`); `None` where that
+    /// cannot be read. The mode has no effect on a regular file.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use pollwatch_stack::procfs::ProcessFolder;
+    /// use std::os::fd::AsRawFd;
+    ///
+    /// let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    /// socket.set_nonblocking(true)?;
+    /// assert_eq!(ProcessFolder::OWN.is_nonblocking(socket.as_raw_fd() as u64), Some(true));
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn is_nonblocking(self, fd: u64) -> Option<bool> {
+        let info = fs::read_to_string(self.path(format!("fdinfo/{fd}"))).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
+        Some(flags & libc::O_NONBLOCK != 0)
+    }
 }
 
 /// The bytes that are read at once: more than the files that are read in each scan have.
