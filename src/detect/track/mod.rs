@@ -135,6 +135,7 @@ impl Tracker {
             self.end_poll(ended, is_running, context, &mut changes);
         }
         self.pending.remove_expired(scan);
+        self.handed_on.keep(&scan.running);
         self.end_vanished(scan, &mut changes);
         changes
     }
@@ -157,6 +158,8 @@ impl Tracker {
                 // then.
                 if elapsed >= due && !may_be_short(poll, elapsed, due) {
                     self.start_stall(poll, elapsed, state(poll), context, changes);
+                } else if self.handed_on.wants_state(poll, elapsed, context) {
+                    self.handed_on.observe(poll, state(poll), context.now);
                 }
             }
         }
@@ -248,8 +251,6 @@ impl Tracker {
                 let whole = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
                 changes.push(Change::Ended { id, elapsed: confirmed, end: Some(ended.end), whole });
             }
-            // The thread may have got the worker back shortly before the end. No scan has found the
-            // poll on it, so that nothing shows that it was blocked.
             None if self.handed_on.may_concern(&poll, context.now) => {}
             None if is_stall && ended.duration >= self.threshold => {
                 self.end_unseen(ended, context, changes);
