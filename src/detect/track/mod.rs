@@ -17,7 +17,7 @@ use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
 pub(crate) use change::Change;
-use handed_on::HandedOnWorkers;
+use handed_on::ConfirmedPolls;
 pub(crate) use poll::{EndedPoll, Poll, PollState};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
@@ -65,7 +65,7 @@ pub(crate) struct Tracker {
     threshold: Nanos,
     tracked: HashMap<PollKey, TrackedPoll>,
     pending: PendingRequests,
-    handed_on: HandedOnWorkers,
+    confirmed: ConfirmedPolls,
     last_id: StallId,
 }
 
@@ -101,13 +101,13 @@ impl Tracker {
             threshold,
             tracked: HashMap::new(),
             pending: PendingRequests::default(),
-            handed_on: HandedOnWorkers::default(),
+            confirmed: ConfirmedPolls::default(),
             last_id: StallId(0),
         }
     }
 
-    /// Returns what a scan changes. `state` is called for polls over the threshold only, since it
-    /// takes locks.
+    /// Returns what a scan changes. `state` is called for long polls only, and for those that
+    /// started within one, since it takes locks.
     pub(crate) fn step(
         &mut self,
         now: Nanos,
@@ -127,15 +127,14 @@ impl Tracker {
         for poll in &scan.running {
             self.step_running(poll, context, &mut state, &mut changes);
         }
-        for ended in scan.ended.iter().filter(|ended| ended.worker.is_none()) {
-            self.handed_on.record(&ended.poll, now);
-        }
         for ended in &scan.ended {
             let is_running = scan.running.iter().any(|running| running.key == ended.poll.key);
-            self.end_poll(ended, is_running, context, &mut changes);
+            let is_untracked = !self.tracked.contains_key(&ended.poll.key);
+            let may_have_been_off = is_untracked && self.confirmed.may_have_been_off(ended, scan, &mut state);
+            self.end_poll(ended, is_running, may_have_been_off, context, &mut changes);
         }
         self.pending.remove_expired(scan);
-        self.handed_on.keep(&scan.running);
+        self.confirmed.keep(&scan.running);
         self.end_vanished(scan, &mut changes);
         changes
     }
@@ -158,8 +157,8 @@ impl Tracker {
                 // then.
                 if elapsed >= due && !may_be_short(poll, elapsed, due) {
                     self.start_stall(poll, elapsed, state(poll), context, changes);
-                } else if self.handed_on.wants_state(poll, elapsed, context) {
-                    self.handed_on.observe(poll, state(poll), context.now);
+                } else if ConfirmedPolls::is_due(elapsed, self.threshold) {
+                    self.confirmed.observe(poll, state(poll));
                 }
             }
         }
@@ -178,7 +177,6 @@ impl Tracker {
             PollState::OnWorker(worker) => Some(worker),
             PollState::OffWorker if poll.is_root => None,
             PollState::OffWorker => {
-                self.handed_on.record(poll, context.now);
                 self.tracked.insert(poll.key, TrackedPoll::Ignored);
                 return;
             }
@@ -230,8 +228,16 @@ impl Tracker {
         }
     }
 
-    /// Handles a finished poll. `is_running` says whether the same scan found its frame as well.
-    fn end_poll(&mut self, ended: &EndedPoll, is_running: bool, context: StepContext<'_>, changes: &mut Vec<Change>) {
+    /// Handles a finished poll. `is_running` says whether the same scan found its frame as well,
+    /// and `may_have_been_off` whether it may have been off its worker for most of its time.
+    fn end_poll(
+        &mut self,
+        ended: &EndedPoll,
+        is_running: bool,
+        may_have_been_off: bool,
+        context: StepContext<'_>,
+        changes: &mut Vec<Change>,
+    ) {
         let poll = ended.poll;
         let tracked = self.tracked.remove(&poll.key);
         if is_running {
@@ -251,8 +257,7 @@ impl Tracker {
                 let whole = context.duration_without_pauses(poll.start, ended.duration).max(confirmed);
                 changes.push(Change::Ended { id, elapsed: confirmed, end: Some(ended.end), whole });
             }
-            None if self.handed_on.may_concern(&poll, context.now) => {}
-            None if is_stall && ended.duration >= self.threshold => {
+            None if is_stall && !may_have_been_off && ended.duration >= self.threshold => {
                 self.end_unseen(ended, context, changes);
             }
             _ => {}
