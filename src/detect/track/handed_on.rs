@@ -6,72 +6,103 @@
 //! block for most of its time, and its thread cannot tell.
 //!
 //! The second call shows it: its poll started within the first one, and either is off its worker
-//! or was on the same one. So a poll that ended before it became a stall is none if there is such
-//! another poll, unless a scan has found it on its worker late enough.
+//! or was on the same one. If a scan finds such another poll, the first one becomes a stall only
+//! once a further scan finds it on its worker, and is none if it has ended by then.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use super::{EndedPoll, Poll, PollState, ScannedPolls};
+use super::{Poll, PollState, ScannedPolls};
 use crate::measure::primitives::task_id::TaskBits;
 use crate::model::id::{PollKey, WorkerIndex};
 use crate::model::time::Nanos;
 
-/// The running polls that were found on their worker late.
-#[derive(Debug, Default)]
-pub(super) struct ConfirmedPolls(HashSet<PollKey>);
+/// What a scan has shown of a running poll that it found on its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WorkerHistory {
+    /// The poll has had the worker all the time.
+    Kept,
+    /// It may have got the worker back.
+    Doubtful,
+}
 
-impl ConfirmedPolls {
-    /// Returns whether a running poll that is no stall yet has to be confirmed. It may end as a
+/// The running polls that were found on their worker late, and are no stalls yet.
+#[derive(Debug, Default)]
+pub(super) struct SightedPolls(HashMap<PollKey, WorkerHistory>);
+
+impl SightedPolls {
+    /// Returns whether a running poll that is no stall yet has to be inspected. It may end as a
     /// stall before the next scan.
     pub(super) fn is_due(elapsed: Nanos, threshold: Nanos) -> bool {
         elapsed >= threshold.saturating_sub(threshold / 4)
     }
 
-    /// Records the state of a running poll.
-    pub(super) fn observe(&mut self, poll: &Poll, state: PollState) {
-        match state {
-            PollState::OnWorker(_) => _ = self.0.insert(poll.key),
-            PollState::OffWorker => _ = self.0.remove(&poll.key),
-            PollState::Finished => {}
+    /// Records the state in which a scan at the moment `now` found a running poll. Returns false if
+    /// the poll is on a worker that it may have got back just before.
+    pub(super) fn sight(
+        &mut self,
+        poll: &Poll,
+        found: PollState,
+        now: Nanos,
+        scan: &ScannedPolls,
+        state: impl FnMut(&Poll) -> PollState,
+    ) -> bool {
+        let PollState::OnWorker(worker) = found else {
+            self.0.remove(&poll.key);
+            return true;
+        };
+        let is_known = self.0.contains_key(&poll.key);
+        if !is_known {
+            let is_doubtful = may_have_been_off(poll, worker, now, scan, state);
+            self.0.insert(poll.key, if is_doubtful { WorkerHistory::Doubtful } else { WorkerHistory::Kept });
         }
+        is_known || self.0.get(&poll.key) == Some(&WorkerHistory::Kept)
     }
 
-    /// Forgets the polls that are over.
-    pub(super) fn keep(&mut self, running: &[Poll]) {
-        self.0.retain(|key| running.iter().any(|poll| poll.key == *key));
-    }
-
-    /// Returns whether a poll that has ended on a worker may have been off it for most of its time,
-    /// as far as a scan shows. `state` returns the state of a running poll.
+    /// Returns whether a poll that ended on a worker may have been off it for most of its time.
     pub(super) fn may_have_been_off(
         &self,
-        ended: &EndedPoll,
+        poll: &Poll,
+        worker: WorkerIndex,
+        end: Nanos,
         scan: &ScannedPolls,
-        mut state: impl FnMut(&Poll) -> PollState,
+        state: impl FnMut(&Poll) -> PollState,
     ) -> bool {
-        let Some(worker) = ended.worker.filter(|_| !self.0.contains(&ended.poll.key)) else { return false };
-        let is_off = |other: Option<WorkerIndex>| other.is_none_or(|other| other == worker);
-        scan.ended.iter().any(|other| started_within(&other.poll, ended) && is_off(other.worker))
-            || scan.running.iter().any(|other| {
-                started_within(other, ended)
-                    && match state(other) {
-                        PollState::OnWorker(other) => is_off(Some(other)),
-                        PollState::OffWorker => true,
-                        PollState::Finished => false,
-                    }
-            })
+        self.0.get(&poll.key) != Some(&WorkerHistory::Kept) && may_have_been_off(poll, worker, end, scan, state)
+    }
+
+    /// Forgets the polls that are over, and those that are stalls.
+    pub(super) fn keep(&mut self, running: &[Poll], is_tracked: impl Fn(&PollKey) -> bool) {
+        self.0.retain(|key, _| !is_tracked(key) && running.iter().any(|poll| poll.key == *key));
     }
 }
 
-/// Returns whether a poll of another task of the same runtime started within a poll that has ended.
-/// A poll of no task is the argument of a `block_on`, whose thread has no worker.
-fn started_within(other: &Poll, ended: &EndedPoll) -> bool {
-    let EndedPoll { poll, duration, .. } = ended;
-    other.runtime == poll.runtime
-        && other.key.thread != poll.key.thread
-        && other.task != TaskBits::NONE
-        && other.start > poll.start
-        && other.start < poll.start + *duration
+/// Returns whether a poll that was on `worker` at the moment `end` may have been off it for most of
+/// its time. `state` returns the state of a running poll.
+fn may_have_been_off(
+    poll: &Poll,
+    worker: WorkerIndex,
+    end: Nanos,
+    scan: &ScannedPolls,
+    mut state: impl FnMut(&Poll) -> PollState,
+) -> bool {
+    let started_within = |other: &Poll| {
+        other.runtime == poll.runtime
+            && other.key.thread != poll.key.thread
+            // A poll of no task is the argument of a `block_on`, whose thread has no worker.
+            && other.task != TaskBits::NONE
+            && other.start > poll.start
+            && other.start < end
+    };
+    let shows = |other: Option<WorkerIndex>| other.is_none_or(|other| other == worker);
+    scan.ended.iter().any(|other| started_within(&other.poll) && shows(other.worker))
+        || scan.running.iter().any(|other| {
+            started_within(other)
+                && match state(other) {
+                    PollState::OnWorker(other) => shows(Some(other)),
+                    PollState::OffWorker => true,
+                    PollState::Finished => false,
+                }
+        })
 }
 
 #[cfg(all(test, not(pollwatch_loom)))]
@@ -133,6 +164,27 @@ mod tests {
         }
     }
 
+    /// The watchdog comes so late that the first scan meets a poll that may have got its worker
+    /// back.
+    #[test]
+    fn a_running_poll_has_to_be_found_on_its_worker_twice() {
+        let state = |poll: &Poll| match poll.key.thread {
+            ThreadNumber(1) => PollState::OnWorker(WORKER),
+            _ => PollState::OffWorker,
+        };
+        let (first, others) = (poll(1, MS), other(14 * MS));
+        let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
+        assert_eq!(tracker.step(16 * MS, &running(&[first, others]), &pauses, state), []);
+        let ended = ScannedPolls { ended: vec![end(first, Some(WORKER))], ..running(&[others]) };
+        assert_eq!(tracker.step(18 * MS, &ended, &pauses, state), []);
+        let mut tracker = Tracker::new(T);
+        assert_eq!(tracker.step(16 * MS, &running(&[first, others]), &pauses, state), []);
+        let changes = tracker.step(18 * MS, &running(&[first, others]), &pauses, state);
+        assert!(matches!(changes[..], [Change::Started { .. }]), "{changes:?}");
+        assert_eq!(tracker.step(19 * MS, &running(&[others]), &pauses, state).len(), 1, "it ends");
+        assert!(tracker.sighted.0.is_empty());
+    }
+
     /// A scan meets a poll 1 ms before it is due, and the next one comes after its end.
     #[test]
     fn a_scan_that_found_the_poll_on_its_worker_for_long_is_evidence() {
@@ -144,7 +196,7 @@ mod tests {
             let scan = ScannedPolls { ended, ..ScannedPolls::default() };
             let changes = tracker.step(16 * MS, &scan, &pauses, on_worker);
             assert_eq!(!changes.is_empty(), is_reported, "{changes:?}");
-            assert!(tracker.confirmed.0.is_empty());
+            assert!(tracker.sighted.0.is_empty());
         }
     }
 }

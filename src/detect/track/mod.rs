@@ -17,7 +17,7 @@ use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
 pub(crate) use change::Change;
-use handed_on::ConfirmedPolls;
+use handed_on::SightedPolls;
 pub(crate) use poll::{EndedPoll, Poll, PollState};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
@@ -65,7 +65,7 @@ pub(crate) struct Tracker {
     threshold: Nanos,
     tracked: HashMap<PollKey, TrackedPoll>,
     pending: PendingRequests,
-    confirmed: ConfirmedPolls,
+    sighted: SightedPolls,
     last_id: StallId,
 }
 
@@ -101,7 +101,7 @@ impl Tracker {
             threshold,
             tracked: HashMap::new(),
             pending: PendingRequests::default(),
-            confirmed: ConfirmedPolls::default(),
+            sighted: SightedPolls::default(),
             last_id: StallId(0),
         }
     }
@@ -125,16 +125,18 @@ impl Tracker {
             }
         }
         for poll in &scan.running {
-            self.step_running(poll, context, &mut state, &mut changes);
+            self.step_running(poll, scan, context, &mut state, &mut changes);
         }
         for ended in &scan.ended {
             let is_running = scan.running.iter().any(|running| running.key == ended.poll.key);
-            let is_untracked = !self.tracked.contains_key(&ended.poll.key);
-            let may_have_been_off = is_untracked && self.confirmed.may_have_been_off(ended, scan, &mut state);
+            let worker = ended.worker.filter(|_| !self.tracked.contains_key(&ended.poll.key));
+            let end = ended.poll.start + ended.duration;
+            let may_have_been_off =
+                worker.is_some_and(|worker| self.sighted.may_have_been_off(&ended.poll, worker, end, scan, &mut state));
             self.end_poll(ended, is_running, may_have_been_off, context, &mut changes);
         }
         self.pending.remove_expired(scan);
-        self.confirmed.keep(&scan.running);
+        self.sighted.keep(&scan.running, |key| self.tracked.contains_key(key));
         self.end_vanished(scan, &mut changes);
         changes
     }
@@ -143,6 +145,7 @@ impl Tracker {
     fn step_running(
         &mut self,
         poll: &Poll,
+        scan: &ScannedPolls,
         context: StepContext<'_>,
         state: &mut impl FnMut(&Poll) -> PollState,
         changes: &mut Vec<Change>,
@@ -155,10 +158,12 @@ impl Tracker {
                 let due = due_after(self.threshold, poll);
                 // A poll that may be short by itself is judged again in a moment, or is over by
                 // then.
-                if elapsed >= due && !may_be_short(poll, elapsed, due) {
-                    self.start_stall(poll, elapsed, state(poll), context, changes);
-                } else if ConfirmedPolls::is_due(elapsed, self.threshold) {
-                    self.confirmed.observe(poll, state(poll));
+                if SightedPolls::is_due(elapsed, self.threshold) {
+                    let found = state(poll);
+                    let has_kept = self.sighted.sight(poll, found, context.now, scan, state);
+                    if has_kept && elapsed >= due && !may_be_short(poll, elapsed, due) {
+                        self.start_stall(poll, elapsed, found, context, changes);
+                    }
                 }
             }
         }
