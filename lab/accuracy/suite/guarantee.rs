@@ -51,6 +51,18 @@ impl Guarantee {
         let more = poll.min_nanos().saturating_sub(self.long);
         self.scan_delay.is_some() && self.hold_up_within(poll, cpu) >= more.max(self.threshold / FREE)
     }
+
+    /// Returns true if a long poll may remain unreported because another poll of its runtime handed
+    /// a worker on meanwhile, and no scan came in time.
+    pub(crate) fn excuses_handed_on(&self, poll: &Poll, polls: &[Poll], cpu: &CpuAvailability) -> bool {
+        let hands_on = |other: &Poll| {
+            other.held_until.is_some()
+                && other.thread != poll.thread
+                && (poll.outer.start..poll.outer.end).contains(&other.outer.start)
+        };
+        let in_time = self.threshold * 3 / 2 + MARGIN + self.hold_up_within(poll, cpu);
+        poll.min_nanos() < in_time && polls.iter().any(hands_on)
+    }
 }
 
 /// The watchdog is taken to have had a CPU if its run delay was less than this part of the
@@ -61,6 +73,23 @@ pub(crate) const FREE: u64 = 10;
 mod tests {
     use super::super::matching::tests::{T, poll};
     use super::*;
+
+    #[test]
+    fn only_a_short_poll_in_which_another_one_hands_a_worker_on_is_excused() {
+        let hands_on = Poll { thread: "worker 1".into(), held_until: Some(5 * MS), ..poll(4 * MS, 30 * MS) };
+        let (quiet, guarantee) = (CpuAvailability::default(), Guarantee::measured(T));
+        let excuses = |poll: &Poll, others: &[Poll]| guarantee.excuses_handed_on(poll, others, &quiet);
+        let (short, long) = (poll(0, 14 * MS), poll(0, 19 * MS));
+        assert!(excuses(&short, std::slice::from_ref(&hands_on)));
+        assert!(!excuses(&long, std::slice::from_ref(&hands_on)), "two scans were in time");
+        let later = poll(10 * MS, 14 * MS);
+        assert!(!excuses(&later, std::slice::from_ref(&hands_on)), "it did so before");
+        let stays = Poll { held_until: None, ..hands_on.clone() };
+        assert!(!excuses(&short, &[stays, Poll { thread: short.thread.clone(), ..hands_on }]));
+        let busy = CpuAvailability::paused_during(Span { start: 9 * MS, end: 14 * MS });
+        let hands_on = Poll { thread: "worker 1".into(), held_until: Some(5 * MS), ..poll(4 * MS, 30 * MS) };
+        assert!(guarantee.excuses_handed_on(&long, &[hands_on], &busy));
+    }
 
     #[test]
     fn only_a_scan_without_a_cpu_is_excused() {

@@ -80,6 +80,7 @@ pub(crate) fn print(evaluations: &[(String, Evaluation)]) {
             t.blocks.to_string(),
             t.long.to_string(),
             share(t.missed, t.long),
+            t.handed_on.to_string(),
             t.reports.to_string(),
             share(t.wrong + t.duplicates, t.reports),
             t.late.of.to_string(),
@@ -87,8 +88,19 @@ pub(crate) fn print(evaluations: &[(String, Evaluation)]) {
             t.excused.to_string(),
         ]
     });
-    let head =
-        ["mode", "polls", "blocks", "long", "recall", "reported", "precision", "twice as long", "in flight", "excused"];
+    let head = [
+        "mode",
+        "polls",
+        "blocks",
+        "long",
+        "recall",
+        "handed on",
+        "reported",
+        "precision",
+        "twice as long",
+        "in flight",
+        "excused",
+    ];
     print_table(&head, found);
     let right = evaluations.iter().map(|(name, t)| {
         vec![

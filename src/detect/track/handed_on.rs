@@ -6,56 +6,65 @@
 //! block for most of its time, and its thread cannot tell.
 //!
 //! The second call shows it: its poll started within the first one, and either is off its worker
-//! or was on the same one. If a scan finds such another poll, the first one becomes a stall only
-//! once a further scan finds it on its worker, and is none if it has ended by then.
+//! or was on the same one. If a scan finds such another poll, the first one is a stall only if it
+//! was found on its worker earlier. A late scan that finds it there for the first time waits for
+//! the next one.
 
 use std::collections::HashMap;
 
-use super::{Poll, PollState, ScannedPolls};
+use super::{Poll, PollState, ScannedPolls, StepContext};
 use crate::measure::primitives::task_id::TaskBits;
 use crate::model::id::{PollKey, WorkerIndex};
 use crate::model::time::Nanos;
 
-/// What a scan has shown of a running poll that it found on its worker.
+/// From this part of a threshold on, a poll that is found on its worker counts as one that has kept
+/// it: what blocks in `block_in_place` mostly enters it at once.
+const EARLY: u64 = 8;
+
+/// What scans have shown of a running poll that they found on its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WorkerHistory {
-    /// The poll has had the worker all the time.
+    /// It had the worker before it reached the threshold.
     Kept,
-    /// It may have got the worker back.
+    /// It was found on the worker late, and may have got it back just before.
     Doubtful,
 }
 
-/// The running polls that were found on their worker late, and are no stalls yet.
+/// The running polls that were found on their workers, and are no stalls yet.
 #[derive(Debug, Default)]
 pub(super) struct SightedPolls(HashMap<PollKey, WorkerHistory>);
 
+/// A scan that has found a running poll after some time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PollSighting<'a> {
+    pub(super) poll: &'a Poll,
+    pub(super) found: PollState,
+    pub(super) elapsed: Nanos,
+    pub(super) scan: &'a ScannedPolls,
+    pub(super) context: StepContext<'a>,
+}
+
 impl SightedPolls {
-    /// Returns whether a running poll that is no stall yet has to be inspected. It may end as a
-    /// stall before the next scan.
+    /// Returns whether the state of a running poll that is no stall yet has to be known. The poll
+    /// may end as a stall before the next scan.
     pub(super) fn is_due(elapsed: Nanos, threshold: Nanos) -> bool {
-        elapsed >= threshold.saturating_sub(threshold / 4)
+        elapsed >= threshold / EARLY
     }
 
-    /// Records the state in which a scan at the moment `now` found a running poll. Returns false if
-    /// the poll is on a worker that it may have got back just before.
-    pub(super) fn sight(
-        &mut self,
-        poll: &Poll,
-        found: PollState,
-        now: Nanos,
-        scan: &ScannedPolls,
-        state: impl FnMut(&Poll) -> PollState,
-    ) -> bool {
+    /// Records a sighting. Returns false if the poll is on a worker that it may have got back just
+    /// before.
+    pub(super) fn sight(&mut self, sighting: PollSighting<'_>, state: impl FnMut(&Poll) -> PollState) -> bool {
+        let PollSighting { poll, found, elapsed, scan, context } = sighting;
         let PollState::OnWorker(worker) = found else {
             self.0.remove(&poll.key);
             return true;
         };
-        let is_known = self.0.contains_key(&poll.key);
-        if !is_known {
-            let is_doubtful = may_have_been_off(poll, worker, now, scan, state);
-            self.0.insert(poll.key, if is_doubtful { WorkerHistory::Doubtful } else { WorkerHistory::Kept });
+        if self.0.contains_key(&poll.key) {
+            return true;
         }
-        is_known || self.0.get(&poll.key) == Some(&WorkerHistory::Kept)
+        let is_doubtful = elapsed >= context.threshold && may_have_been_off(poll, worker, context.now, scan, state);
+        self.0.insert(poll.key, if is_doubtful { WorkerHistory::Doubtful } else { WorkerHistory::Kept });
+        !is_doubtful
     }
 
     /// Returns whether a poll that ended on a worker may have been off it for most of its time.
@@ -185,13 +194,13 @@ mod tests {
         assert!(tracker.sighted.0.is_empty());
     }
 
-    /// A scan meets a poll 1 ms before it is due, and the next one comes after its end.
+    /// A scan meets a poll 2 ms after its start, and the next one comes after its end.
     #[test]
-    fn a_scan_that_found_the_poll_on_its_worker_for_long_is_evidence() {
+    fn a_scan_that_found_the_poll_on_its_worker_is_evidence() {
         for (state, is_reported) in [(on_worker as fn(&Poll) -> PollState, true), (off_worker, false)] {
             let (mut tracker, pauses) = (Tracker::new(T), Pauses::default());
             let first = poll(1, MS);
-            assert_eq!(tracker.step(T, &running(&[first]), &pauses, state), []);
+            assert_eq!(tracker.step(3 * MS, &running(&[first]), &pauses, state), []);
             let ended = vec![end(first, Some(WORKER)), end(other(3 * MS), None)];
             let scan = ScannedPolls { ended, ..ScannedPolls::default() };
             let changes = tracker.step(16 * MS, &scan, &pauses, on_worker);

@@ -17,7 +17,7 @@ use crate::model::time::Nanos;
 use crate::util::backoff::next_doubling;
 
 pub(crate) use change::Change;
-use handed_on::SightedPolls;
+use handed_on::{PollSighting, SightedPolls};
 pub(crate) use poll::{EndedPoll, Poll, PollState};
 use requests::PendingRequests;
 pub(crate) use requests::{EndedRequest, OpenRequest};
@@ -160,7 +160,8 @@ impl Tracker {
                 // then.
                 if SightedPolls::is_due(elapsed, self.threshold) {
                     let found = state(poll);
-                    let has_kept = self.sighted.sight(poll, found, context.now, scan, state);
+                    let sighting = PollSighting { poll, found, elapsed, scan, context };
+                    let has_kept = self.sighted.sight(sighting, state);
                     if has_kept && elapsed >= due && !may_be_short(poll, elapsed, due) {
                         self.start_stall(poll, elapsed, found, context, changes);
                     }
