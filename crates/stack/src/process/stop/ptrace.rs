@@ -83,15 +83,16 @@ impl Attached {
     }
 
     /// Returns whether the thread has ended, or is attached no more. The exit status stays, since
-    /// it belongs to the parent.
+    /// it belongs to the parent. The kernel reports a stop here as well, though it is not asked to.
     fn has_ended(&self) -> bool {
         // SAFETY: a `siginfo_t` of zeroes is valid, and says that there is nothing to report.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL | libc::__WNOTHREAD;
         // SAFETY: `info` is valid for the write.
         let result = unsafe { libc::waitid(libc::P_PID, self.tid.as_raw() as libc::id_t, &mut info, flags) };
+        let is_end = matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED);
         // SAFETY: waitid fills the field, or leaves the zero.
-        result == -1 || unsafe { info.si_pid() } != 0
+        result == -1 || unsafe { info.si_pid() } != 0 && is_end
     }
 
     /// Reads the general registers. `None` if the thread runs 32-bit code, which has others.
@@ -140,6 +141,25 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    /// It may stop between the two questions by which `observe` finds out what it does.
+    #[test]
+    fn a_thread_that_has_stopped_has_not_ended() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        match Attached::seize(Tid::from_raw(child.id() as i32)) {
+            Ok(attached) => {
+                attached.interrupt().unwrap();
+                let start = Instant::now();
+                while attached.observe() != Observed::Stopped {
+                    assert!(start.elapsed() < Duration::from_secs(60));
+                }
+                assert!(!attached.has_ended());
+            }
+            Err(error) => println!("skipped: {error}"),
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_thread_that_ends_while_it_is_attached_is_gone() {
