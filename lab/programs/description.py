@@ -69,6 +69,9 @@ class Program:
     client: str
     edits: list
     blocks: list
+    # What may be reported besides where the machine has too few CPUs, so that other stalls are
+    # starved: a thread lost its CPU while it held a lock, and others wait for it.
+    busy: list = field(default_factory=list)
     # The features of pollwatch; None for those that are on by default.
     features: list = None
     # Packages that it depends on, with their versions, which are changed as well. Each is copied
@@ -89,6 +92,7 @@ def read(folder):
         data = tomllib.load(file)
     data["edits"] = [Edit(**edit) for edit in data.get("edits", [])]
     data["blocks"] = [block_of(block) for block in data.get("blocks", [])]
+    data["busy"] = [Expected(**expected) for expected in data.get("busy", [])]
     return Program(folder=folder, **data)
 
 

@@ -14,6 +14,8 @@ import clients
 
 # The pause after the first blocks, in which pollwatch loads the program's symbols.
 SYMBOLS_SECONDS = 8
+# The pause of a connection between two requests.
+PAUSE_SECONDS = 0.001
 # The first blocks of a run, for which no stack is asked.
 FIRST_BLOCKS = 2
 
@@ -51,6 +53,7 @@ class Load(threading.Thread):
             while not self.stopped:
                 client.request()
                 self.requests += 1
+                time.sleep(PAUSE_SECONDS)
         except Exception as error:
             self.error = error
 

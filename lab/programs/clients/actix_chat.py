@@ -1,7 +1,5 @@
 """The chat of actix-ws: WebSockets, and a page."""
 
-import time
-
 from clients import chat, http
 
 
@@ -16,7 +14,6 @@ class Client(chat.Client):
         super().request()
         if self.number % 10 == 0:
             self.page.expect([200], "/")
-        time.sleep(0.002)
 
 
 class Page(http.Client):

@@ -4,8 +4,6 @@ import base64
 import os
 import socket
 import struct
-import time
-
 from clients import Base
 
 
@@ -40,4 +38,3 @@ class Client(Base):
         self.number += 1
         self.frame(1, b"a message " * (1 + self.number % 20))
         self.drop_what_came()
-        time.sleep(0.001)
