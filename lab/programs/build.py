@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -18,6 +19,9 @@ PROFILE = {
     "PANIC": "unwind",
     "OPT_LEVEL": "3",
 }
+
+
+RESOLVER = re.compile(r'resolver = "[0-9]"$')
 
 
 def append(path, lines):
@@ -50,8 +54,10 @@ class Tree:
     def prepare(self, source):
         """Copies the source, from the registry unless a folder is given, and changes it. A copy
         that has these changes already is kept, so that it is not compiled again."""
-        with open(os.path.join(self.program.folder, "program.toml"), encoding="utf-8") as file:
-            wanted = f"{source}\n{file.read()}"
+        wanted = str(source)
+        for path in [os.path.join(self.program.folder, "program.toml"), __file__]:
+            with open(path, encoding="utf-8") as file:
+                wanted += "\n" + file.read()
         stamp = os.path.join(self.source, "lab-stamp")
         if os.path.exists(stamp):
             with open(stamp, encoding="utf-8") as file:
@@ -91,11 +97,17 @@ class Tree:
         added = ["[dependencies.pollwatch]", *pollwatch, "[dependencies.lab-block]", *block]
         if self.program.actix:
             added += ["[dependencies.pollwatch-actix]", f'path = "{self.root}/crates/actix"']
-        added += ["[workspace]"]
+        added += ["[workspace]", 'resolver = "1"']
         for name in self.program.patched:
             append(os.path.join(self.source, name, "Cargo.toml"), ["[dependencies.lab-block]", *block])
             added += [f"[patch.crates-io.{name}]", f'path = "{name}"']
-        append(os.path.join(self.source, "Cargo.toml"), added)
+        manifest = os.path.join(self.source, "Cargo.toml")
+        with open(manifest, encoding="utf-8") as file:
+            text = file.read()
+        with open(manifest, "w", encoding="utf-8") as file:
+            # The workspace says the same.
+            file.write("\n".join(line for line in text.split("\n") if not RESOLVER.match(line)))
+        append(manifest, added)
         shutil.copy(os.path.join(self.root, "Cargo.lock"), os.path.join(self.source, "Cargo.lock"))
 
     def build(self):
