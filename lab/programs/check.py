@@ -115,7 +115,7 @@ def judge(program, tree, block, result):
         verdict.kinds[describe(stall)] += 1
         # A stall that ended before it was examined has no reason and no stack.
         is_examined = stall["cause"] != "unknown" or stall["stack"] is not None
-        needs_stack = stall["id"] not in result.first_ids and is_examined
+        needs_stack = block is not None and stall["id"] not in result.first_ids
         if stall["cause"] in EXCUSED:
             continue
         if verdict.excused and not is_examined:

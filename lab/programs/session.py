@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import clients
 
-# The pause after the first blocks, in which pollwatch loads the program's symbols.
-SYMBOLS_SECONDS = 8
+# The time in which the first blocks of a run wait for pollwatch to load the program's symbols.
+SYMBOLS_SECONDS = 120
+# The time in which the stacks of the last stalls have to come.
+SETTLE_SECONDS = 60
 # The pause of a connection between two requests.
 PAUSE_SECONDS = 0.001
-# The first blocks of a run, for which no stack is asked.
-FIRST_BLOCKS = 2
 
 
 @dataclass
@@ -148,15 +148,11 @@ def load(program, client, place, block, pages, options):
         time.sleep(options.seconds)
     else:
         blocking = client(place)
-        for _ in range(FIRST_BLOCKS):
-            blocking.block()
-            time.sleep(0.2)
-        time.sleep(SYMBOLS_SECONDS)
-        first_ids = {stall["id"] for stall in json.loads(get(pages, "/stalls?limit=256"))}
+        blocks, first_ids = load_symbols(blocking, pages)
         for _ in range(options.blocks):
             blocking.block()
             time.sleep(0.1)
-        blocks = options.blocks + FIRST_BLOCKS
+        blocks += options.blocks
     for one in loads:
         one.stopped = True
     for one in loads:
@@ -165,11 +161,34 @@ def load(program, client, place, block, pages, options):
     errors = [str(one.error) for one in loads if one.error]
     if errors:
         raise SystemExit(f"a client failed: {errors[0]}")
-    # What has just ended is reported some milliseconds later.
-    time.sleep(1)
-    stalls = json.loads(get(pages, "/stalls?limit=256"))
+    stalls = settled(pages)
     requests = sum(one.requests for one in loads)
     return Result(seconds, requests, blocks, first_ids, stalls, get(pages, "/metrics"), "", 0)
+
+
+def load_symbols(blocking, pages):
+    """Blocks until a stall has a stack, which the first stalls of a process have not. Returns the
+    number of blocks, and the stalls so far."""
+    end, blocks = time.monotonic() + SYMBOLS_SECONDS, 0
+    while True:
+        blocking.block()
+        blocks += 1
+        time.sleep(1)
+        stalls = json.loads(get(pages, "/stalls?limit=256"))
+        if any(stall["stack"] for stall in stalls) or time.monotonic() > end:
+            return blocks, {stall["id"] for stall in stalls}
+
+
+def settled(pages):
+    """Returns the stalls once all have the stacks that they are going to have. The thread that
+    resolves symbols may lack a CPU."""
+    end = time.monotonic() + SETTLE_SECONDS
+    while True:
+        time.sleep(1)
+        stalls = json.loads(get(pages, "/stalls?limit=256"))
+        waiting = [s for s in stalls if s["segments"] and s["cause"] in ("cpu", "syscall", "lock") and not s["stack"]]
+        if not waiting or time.monotonic() > end:
+            return stalls
 
 
 def resident_kib(pid):
