@@ -2,8 +2,9 @@
 
 import base64
 import os
-import socket
+import select
 import struct
+
 from clients import Base
 
 
@@ -28,11 +29,9 @@ class Client(Base):
         self.send(bytes([0x80 | opcode]) + length + mask + masked)
 
     def drop_what_came(self):
-        try:
-            while self.socket.recv(1 << 16, socket.MSG_DONTWAIT):
-                pass
-        except BlockingIOError:
-            pass
+        while select.select([self.socket], [], [], 0)[0]:
+            if not self.socket.recv(1 << 16):
+                raise ConnectionError("the connection was closed")
 
     def request(self):
         self.number += 1
