@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use pollwatch_stack::{Frame, Holding, LockRef, LockSearch, Stack, Symbolizer, Tid, procfs};
 
 use super::poll_entry::is_poll_entry;
+use super::syscalls::is_futex;
 use crate::measure::runtime::meter::Meter;
 use crate::model::cause::Cause;
 use crate::model::lock::{Holder, HolderThread, LockFindings, LockInfo, LockInspector, LockWait};
@@ -187,8 +188,7 @@ fn still_waits(wait: LockWait) -> bool {
 /// Returns the futex that a thread waits in.
 fn futex(state: Option<procfs::SyscallState>) -> Option<pollwatch_stack::Address> {
     match state? {
-        #[cfg(target_os = "linux")]
-        procfs::SyscallState::Waiting { call: Some(call), .. } if call.number == libc::SYS_futex => {
+        procfs::SyscallState::Waiting { call: Some(call), .. } if is_futex(call.number) => {
             Some(pollwatch_stack::Address::new(call.first_argument))
         }
         _ => None,

@@ -7,9 +7,7 @@
 
 mod common;
 
-#[cfg(any(all(test, not(pollwatch_loom)), target_arch = "aarch64"))]
 mod aarch64;
-#[cfg(any(all(test, not(pollwatch_loom)), target_arch = "x86_64"))]
 mod x86_64;
 
 #[cfg(all(test, not(pollwatch_loom)))]
@@ -19,14 +17,15 @@ use std::borrow::Cow;
 
 use crate::model::cause::Purpose;
 
-#[cfg(target_arch = "aarch64")]
-use aarch64::TABLE;
-#[cfg(target_arch = "x86_64")]
-use x86_64::TABLE;
-
-/// No other processor has a table, since pollwatch reads no system calls there.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-const TABLE: &[SyscallRow] = &[];
+/// The rows below number 424. The kernel has one table for aarch64, riscv64 and loongarch64. On
+/// other processors calls are reported by their numbers.
+const TABLE: &[SyscallRow] = if cfg!(target_arch = "x86_64") {
+    x86_64::TABLE
+} else if cfg!(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "loongarch64")) {
+    aarch64::TABLE
+} else {
+    &[]
+};
 
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +46,11 @@ pub(crate) fn describe(number: i64) -> (Cow<'static, str>, Purpose) {
         Some(row) => (row.name.into(), row.purpose),
         None => (format!("syscall {number}").into(), Purpose::Unknown),
     }
+}
+
+/// Returns whether a system call is `futex`, whose first argument is the address of the futex.
+pub(crate) fn is_futex(number: i64) -> bool {
+    find(number).is_some_and(|row| row.name == "futex")
 }
 
 fn find(number: i64) -> Option<&'static SyscallRow> {

@@ -42,7 +42,12 @@ impl Problems {
     }
 
     /// Returns whether a `.dwo` file was nowhere so far.
-    #[cfg(feature = "capture")]
+    #[cfg(all(
+        feature = "capture",
+        target_os = "linux",
+        target_env = "gnu",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
     pub(crate) fn misses_split_unit(&self) -> bool {
         self.with(|list| list.missed_split_unit)
     }

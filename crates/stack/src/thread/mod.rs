@@ -188,23 +188,6 @@ impl StackBounds {
         Some(StackBounds { low: Address::new(bounds.start as u64), high: Address::new(bounds.end as u64) })
     }
 
-    /// The bounds of a stack of which nothing is known. It is read through the kernel alone, which
-    /// finds its end: also by the signal handler.
-    #[cfg(all(feature = "capture", target_os = "linux", target_env = "gnu"))]
-    pub(crate) const UNKNOWN: StackBounds = StackBounds { low: Address::new(0), high: Address::new(u64::MAX) };
-
-    /// Makes the bounds of memory that may be read through the kernel as a stack, and never by a
-    /// signal handler. `None` if it is empty.
-    #[cfg(all(
-        feature = "capture",
-        target_os = "linux",
-        target_env = "gnu",
-        any(target_arch = "x86_64", target_arch = "aarch64")
-    ))]
-    pub(crate) fn from_mapping(low: Address, high: Address) -> Option<StackBounds> {
-        (low < high).then_some(StackBounds { low, high })
-    }
-
     /// Returns the lowest address. A stack that grows below it overflows.
     pub fn low(self) -> Address {
         self.low
@@ -218,6 +201,25 @@ impl StackBounds {
     /// Returns whether an address lies in the stack.
     pub fn contains(self, address: Address) -> bool {
         (self.low..self.high).contains(&address)
+    }
+}
+
+/// What only captures need.
+#[cfg(all(
+    feature = "capture",
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+impl StackBounds {
+    /// The bounds of a stack of which nothing is known. It is read through the kernel alone, which
+    /// finds its end: also by the signal handler.
+    pub(crate) const UNKNOWN: StackBounds = StackBounds { low: Address::new(0), high: Address::new(u64::MAX) };
+
+    /// Makes the bounds of memory that may be read through the kernel as a stack, and never by a
+    /// signal handler. `None` if it is empty.
+    pub(crate) fn from_mapping(low: Address, high: Address) -> Option<StackBounds> {
+        (low < high).then_some(StackBounds { low, high })
     }
 }
 

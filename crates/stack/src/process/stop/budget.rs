@@ -35,7 +35,12 @@ impl StopBudget {
     }
 
     /// Returns a budget of a multiple of this share, of which nothing is spent.
-    #[cfg(feature = "capture")]
+    #[cfg(all(
+        feature = "capture",
+        target_os = "linux",
+        target_env = "gnu",
+        any(target_arch = "x86_64", target_arch = "aarch64")
+    ))]
     pub(super) fn times(self, factor: u32) -> StopBudget {
         StopBudget::percent(self.percent.saturating_mul(factor))
     }
