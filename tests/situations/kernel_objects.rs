@@ -4,11 +4,11 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::FromRawFd;
 use std::process::{Command, Stdio};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use pollwatch::Cause;
@@ -198,6 +198,28 @@ fn a_start_of_a_process_is_diagnosed() {
     });
 }
 
+/// Waits until a word is no longer 0, for an hour at most. When its process has been stopped and
+/// continued, the kernel resumes this call by `restart_syscall`. It does not do so for `ppoll`,
+/// which is what `poll` calls on aarch64.
+fn waits_for_a_word(word: &AtomicU32) {
+    let limit = libc::timespec { tv_sec: 3_600, tv_nsec: 0 };
+    while word.load(Ordering::SeqCst) == 0 {
+        // SAFETY: the word and the limit live as long as the call.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0, &limit) };
+    }
+}
+
+/// Ends [`waits_for_a_word`] when it is dropped, in a panic, too.
+struct EndsWait(&'static AtomicU32);
+
+impl Drop for EndsWait {
+    fn drop(&mut self) {
+        self.0.store(1, Ordering::SeqCst);
+        // SAFETY: the word is static.
+        unsafe { libc::syscall(libc::SYS_futex, self.0, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, i32::MAX) };
+    }
+}
+
 /// A wait with a time limit is another system call once its process has been stopped and continued.
 #[test]
 fn a_wait_that_is_resumed_is_diagnosed() {
@@ -206,6 +228,9 @@ fn a_wait_that_is_resumed_is_diagnosed() {
     }
     let mut child = rerun("kernel_objects::a_wait_that_is_resumed_is_diagnosed");
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // A pipe that is full would block the child.
+    let errors = child.stderr.take().unwrap();
+    let errors = std::thread::spawn(move || std::io::read_to_string(errors).unwrap());
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
@@ -214,26 +239,22 @@ fn a_wait_that_is_resumed_is_diagnosed() {
         assert!(Command::new("kill").args(["-CONT", &child.id().to_string()]).status().unwrap().success());
         std::thread::sleep(Duration::from_millis(20));
     };
-    let errors = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
-    assert!(status.success(), "{errors}");
+    assert!(status.success(), "{}", errors.join().unwrap());
 }
 
 fn stop_while_blocked() {
     let (watchdog, collected) = start(THRESHOLD);
     let runtime = watchdog.build_runtime("main", multi_thread(1)).unwrap();
-    let (receiver, sender) = std::io::pipe().unwrap();
-    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move {
-        let mut fd = libc::pollfd { fd: receiver.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one descriptor, valid for the call.
-        assert_eq!(unsafe { libc::poll(&mut fd, 1, 3_600_000) }, 1);
-    });
+    let word = leak(AtomicU32::new(0));
+    let ends = EndsWait(word);
+    let (task, _) = spawn_measured(&watchdog, runtime.handle(), async move { waits_for_a_word(word) });
     collected.wait_ongoing("main").expect("the wait is reported");
     // SAFETY: the parent continues this process.
     assert_eq!(unsafe { libc::raise(libc::SIGSTOP) }, 0);
     let is_resumed =
         |stall: &pollwatch::Stall| stall.syscall.as_ref().is_some_and(|call| call.name == "restart_syscall");
     let stall = collected.wait(is_resumed).unwrap_or_else(|| panic!("{:#?}", collected.all()));
-    drop(sender);
+    drop(ends);
     runtime.block_on(task).unwrap();
     assert_eq!(stall.reason, "a wait that the kernel resumed after a stop of the process", "{stall}");
 }

@@ -58,8 +58,7 @@
 //!
 //! - **Platforms.** Captures work on Linux with glibc on x86_64 and aarch64. Elsewhere every
 //!   capture ends with [`CaptureError::Unavailable`], and [`capability`] gives the reason. On
-//!   aarch64, captures by signal were run under emulation alone, and captures of waiting threads
-//!   were only compiled.
+//!   aarch64, they were run under emulation alone, and those of waiting threads little.
 //! - **Blocked signals.** A running thread that blocks `SIGURG` cannot be captured. No running
 //!   thread can, if a later handler of `SIGURG` does not call the earlier one. [`degradation`]
 //!   reports both once they were observed. A handler that was installed *before* is called for

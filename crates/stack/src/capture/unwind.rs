@@ -176,9 +176,14 @@ pub(super) fn walk(
                 Some(next) => address = next,
                 None => return,
             },
-            Ok(None) => {
-                chain.complete = !doubtful && is_root(source, before, address, progress);
+            Ok(None) if is_root(source, before, address, progress) => {
+                chain.complete = !doubtful;
                 return;
+            }
+            Ok(None) => {
+                let next = arch::STARTS_AT_ZERO.then(|| past_zero(source, before, address, progress)).flatten();
+                let Some((next, regs_before)) = next else { return };
+                (address, regs) = (next, regs_before.unwinder());
             }
             Err(_) => return,
         }
@@ -201,6 +206,22 @@ fn interrupted(source: &Source<'_>, returns: Regs) -> Option<Regs> {
 fn is_root(source: &Source<'_>, regs: Regs, address: FrameAddress, progress: &mut Progress) -> bool {
     let mut regs = Regs { fp: arch::UNKNOWN, ..regs }.unwinder();
     matches!(source.modules.unwinder.unwind_frame(address, &mut regs, &mut progress.cache, &mut |_| Err(())), Ok(None))
+}
+
+/// Returns the return address of a frame that has saved a frame pointer of 0, and its caller's
+/// registers. `framehop` takes that frame for the end of the stack, but the code that started the
+/// thread called it. The caller's frame pointer is unknown then.
+fn past_zero(
+    source: &Source<'_>,
+    regs: Regs,
+    address: FrameAddress,
+    progress: &mut Progress,
+) -> Option<(FrameAddress, Regs)> {
+    let mut regs = regs.unwinder();
+    let mut read = |at| source.stack.word(at).map(|word| if word == 0 { arch::UNKNOWN } else { word });
+    let found = source.modules.unwinder.unwind_frame(address, &mut regs, &mut progress.cache, &mut read).ok()??;
+    let next = FrameAddress::from_return_address(found).filter(|_| called(source, found).is_some())?;
+    Some((next, Regs::from_unwinder(found, &regs)))
 }
 
 /// Continues from a frame whose function needs a frame pointer that is unknown.

@@ -19,6 +19,10 @@ pub(crate) const CALL_PUSHES: bool = false;
 /// True: functions may sign their return addresses.
 pub(crate) const SIGNS_RETURN_ADDRESSES: bool = true;
 
+/// True: glibc's `start_thread`, which calls a thread's function, finds its frame by its frame
+/// pointer, and has saved the frame pointer 0 of its own caller.
+pub(crate) const STARTS_AT_ZERO: bool = true;
+
 /// False: frame pointers are not computed anew while a panic unwinds.
 pub(crate) const CHECKS_UNWINDER: bool = false;
 

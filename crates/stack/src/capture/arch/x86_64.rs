@@ -15,6 +15,9 @@ pub(crate) const CALL_PUSHES: bool = true;
 /// False: there is no instruction for it.
 pub(crate) const SIGNS_RETURN_ADDRESSES: bool = false;
 
+/// False: the function that calls a thread's function is found by its stack pointer.
+pub(crate) const STARTS_AT_ZERO: bool = false;
+
 /// True: frame pointers are computed anew while a panic unwinds.
 pub(crate) const CHECKS_UNWINDER: bool = true;
 
