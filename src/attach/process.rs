@@ -11,8 +11,8 @@ use super::inlined::BLOCK_IN_PLACE;
 use super::outcome::{Ended, Stops};
 use super::run_times::{RunTimes, RunTimesFiles};
 use super::target::TargetProcess;
-use crate::detect::classify::Descriptor;
 use crate::detect::outside::functions::TokioFunctions;
+use crate::detect::procfs::Descriptor;
 use crate::error::Error;
 
 /// The kernel's functions in which the threads of a frozen or traced process sleep.

@@ -5,8 +5,8 @@ use pollwatch_stack::{CaptureError, RawStack, ReadLosses, StopError, Tid};
 
 use super::outcome::{Ended, Stops};
 use super::run_times::RunTimes;
-use crate::detect::classify::Descriptor;
 use crate::detect::outside::functions::TokioFunctions;
+use crate::detect::procfs::Descriptor;
 
 /// The threads of another process. Only the thread that opened the process may stop a thread of it,
 /// so all is read by one thread.

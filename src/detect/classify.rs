@@ -1,11 +1,7 @@
 //! Classification of a blocked thread, by the state that the kernel reports and by what it counts
 //! of the thread's time. Pure.
 
-use std::sync::Arc;
-
-use pollwatch_stack::procfs::ProcessFolder;
-
-use super::procfs::SyscallState;
+use super::procfs::{Descriptor, SyscallState};
 pub(crate) use super::syscalls::describe;
 use super::time_account::Shares;
 use crate::model::cause::{Cause, Purpose, Syscall};
@@ -15,23 +11,6 @@ use crate::model::event::CpuVerdict;
 const COMPUTING_SHARE: f64 = 0.5;
 /// The share of a CPU above which a thread computes, even if it waits at this moment.
 const COMPUTING_SHARE_OF_WAITING: f64 = 0.9;
-
-/// A file descriptor of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Descriptor {
-    /// What it refers to: a path, `socket:[1234]`, `pipe:[1234]`.
-    pub(crate) target: Arc<str>,
-    /// Calls do not wait for the other side.
-    pub(crate) is_nonblocking: bool,
-}
-
-impl Descriptor {
-    /// Reads a descriptor; `None` where that is not permitted, or it has been closed.
-    pub(crate) fn read(folder: ProcessFolder, fd: u64) -> Option<Descriptor> {
-        let target = folder.descriptor(fd)?.into();
-        Some(Descriptor { target, is_nonblocking: folder.is_nonblocking(fd).unwrap_or(false) })
-    }
-}
 
 /// Returns the system call that a thread in this state waits in. `descriptor` reads a descriptor of
 /// the thread's process.

@@ -12,13 +12,13 @@ use std::time::Duration;
 use pollwatch_stack::procfs::ProcessFolder;
 use pollwatch_stack::{Address, Capturer, RawStack, Target, Tid, is_preloaded};
 
-use super::classify::{Descriptor, Evidence, classify, syscall_in};
+use super::classify::{Evidence, classify, syscall_in};
 use super::forks::{self, PastTime};
 use super::identity::StallIdentity;
 use super::kernel_time::KernelTimes;
 use super::pending_captures::PendingCaptures;
 use super::poll_entry::is_poll_entry;
-use super::procfs::{self, SyscallState};
+use super::procfs::{self, Descriptor, SyscallState};
 use super::status::WatcherStatus;
 use super::time_account::{PollEnd, PollReadings};
 use super::wait_channel::WaitChannel;

@@ -1,7 +1,9 @@
 //! Readings of `/proc` and of CPU clocks in the units of detection, and what follows from them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use pollwatch_stack::procfs::ProcessFolder;
 pub(crate) use pollwatch_stack::procfs::{SyscallState, ran, syscall};
 use pollwatch_stack::{Tid, procfs};
 
@@ -58,6 +60,23 @@ pub(crate) fn times(tid: Tid, now: impl Fn() -> Nanos) -> Option<ThreadTimes> {
             return Some(ThreadTimes { at, cpu, run_delay, runs: ran.map_or(0, |ran| ran.times), is_runnable: false });
         }
         attempt += 1;
+    }
+}
+
+/// A file descriptor of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    /// What it refers to: a path, `socket:[1234]`, `pipe:[1234]`.
+    pub(crate) target: Arc<str>,
+    /// Calls do not wait for the other side.
+    pub(crate) is_nonblocking: bool,
+}
+
+impl Descriptor {
+    /// Reads a descriptor; `None` where that is not permitted, or it has been closed.
+    pub(crate) fn read(folder: ProcessFolder, fd: u64) -> Option<Descriptor> {
+        let target = folder.descriptor(fd)?.into();
+        Some(Descriptor { target, is_nonblocking: folder.is_nonblocking(fd).unwrap_or(false) })
     }
 }
 

@@ -85,9 +85,9 @@ mod tests {
         let later = poll(10 * MS, 14 * MS);
         assert!(!excuses(&later, std::slice::from_ref(&hands_on)), "it did so before");
         let stays = Poll { held_until: None, ..hands_on.clone() };
-        assert!(!excuses(&short, &[stays, Poll { thread: short.thread.clone(), ..hands_on }]));
+        let same_thread = Poll { thread: short.thread.clone(), ..hands_on.clone() };
+        assert!(!excuses(&short, &[stays, same_thread]));
         let busy = CpuAvailability::paused_during(Span { start: 9 * MS, end: 14 * MS });
-        let hands_on = Poll { thread: "worker 1".into(), held_until: Some(5 * MS), ..poll(4 * MS, 30 * MS) };
         assert!(guarantee.excuses_handed_on(&long, &[hands_on], &busy));
     }
 

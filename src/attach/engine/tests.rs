@@ -12,8 +12,8 @@ use crate::attach::outcome::Stops;
 use crate::attach::process;
 use crate::attach::run_times::RunTimes;
 use crate::attach::settings::AttachSettings;
-use crate::detect::classify::Descriptor;
 use crate::detect::outside::functions::TokioFunctions;
+use crate::detect::procfs::Descriptor;
 use crate::report::incidents::source::IncidentSource;
 
 /// A process that panics when its threads are read, once it is to.

@@ -10,9 +10,9 @@ use pollwatch_stack::{CaptureError, Process, RawStack, StopError, Stopper, Tid};
 use super::DumpSettings;
 use super::grouping::Grouping;
 use super::reading::{AllThreads, CPU_WINDOW, DifferentStacks, NOT_REACHED, ReadThread, TIME_LIMIT, reason_of};
-use crate::detect::classify::{Descriptor, syscall_in};
+use crate::detect::classify::syscall_in;
 use crate::detect::outside::functions::TokioFunctions;
-use crate::detect::procfs::SyscallState;
+use crate::detect::procfs::{Descriptor, SyscallState};
 use crate::model::thread_dump::ThreadDump;
 
 /// The process, and what is known of its threads already.

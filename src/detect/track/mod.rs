@@ -106,8 +106,8 @@ impl Tracker {
         }
     }
 
-    /// Returns what a scan changes. `state` is called for long polls only, and for those that
-    /// started within one, since it takes locks.
+    /// Returns what a scan changes. `state` is called at most once for a poll, and only for long
+    /// ones and those that started within one, since it takes locks.
     pub(crate) fn step(
         &mut self,
         now: Nanos,
@@ -116,7 +116,8 @@ impl Tracker {
         mut state: impl FnMut(&Poll) -> PollState,
     ) -> Vec<Change> {
         let context = StepContext { now, threshold: self.threshold, pauses };
-        let mut changes = Vec::new();
+        let (mut known, mut changes) = (HashMap::new(), Vec::new());
+        let mut state = |poll: &Poll| *known.entry(poll.key).or_insert_with(|| state(poll));
         for ended in &scan.ended_requests {
             match self.tracked.get(&ended.poll) {
                 Some(TrackedPoll::Stall { id, .. }) => changes.extend(requests::change_of_ended(ended, *id, context)),
